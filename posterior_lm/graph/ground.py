@@ -1,0 +1,97 @@
+"""Grounding: a graph and bound data become a graph without parameters or plates.
+
+Inputs and row fields turn into constants, every plate sum into a plain sum with
+one copy of its body per row. A latent inside a plate becomes one latent per row,
+named `z[0]`, `z[1]`, … (`z[2][0]` in nested plates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import define, evolve, field
+
+from posterior_lm.graph.build import GraphBuilder
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.nodes import Constant, Input, Latent, Node, PlateSum, RowField, Sum
+
+Row = Mapping[str, object]
+Env = Mapping[int, tuple[int, Row]]  # plate -> (row number, row)
+
+
+@define
+class _Grounding:
+    graph: RewardGraph
+    data: Mapping[str, object]
+    build: GraphBuilder = field(factory=GraphBuilder)
+    memo: dict[tuple[int, tuple[tuple[int, int], ...]], int] = field(factory=dict)
+    plates_of: dict[int, frozenset[int]] = field(factory=dict)
+    homes: dict[str, tuple[str, Env]] = field(factory=dict)  # ground name -> (name, rows)
+
+    def run(self) -> RewardGraph:
+        for i in self.graph.order():
+            self.plates_of[i] = self._plates(self.graph[i])
+        total = self.place(self.graph.total, {})
+        guides = {}
+        for ground, (name, env) in self.homes.items():
+            if name in self.graph.guides:
+                guide = self.graph.guides[name]
+                guides[ground] = evolve(guide, context=self.place(guide.context, env))
+        return self.graph.rebuilt(self.build.nodes, total=total, guides=guides, fixed=frozenset())
+
+    def _plates(self, node: Node) -> frozenset[int]:
+        """The plates whose current row the node's value depends on."""
+        inside: frozenset[int] = frozenset()
+        for i in node.inputs:
+            inside |= self.plates_of[i]
+        match node:
+            case RowField(plate=plate):
+                return inside | {plate}
+            case Latent(plates=plates):
+                return inside | set(plates)
+            case PlateSum(plate=plate):
+                return inside - {plate}
+        return inside
+
+    def place(self, i: int, env: Env) -> int:
+        """The ground id of node `i` for the rows in `env`."""
+        rows = tuple(sorted((p, env[p][0]) for p in self.plates_of[i]))
+        if (i, rows) not in self.memo:
+            self.memo[i, rows] = self.build.add(self.ground(self.graph[i], env))
+        return self.memo[i, rows]
+
+    def ground(self, node: Node, env: Env) -> Node:
+        match node:
+            case Input(name=name):
+                return Constant(value=_constant(self.data[name]), span=node.span)
+            case RowField(plate=plate, column=column):
+                return Constant(value=_constant(env[plate][1][column]), span=node.span)
+            case PlateSum(plate=plate):
+                table = self._rows(node.inputs[0])
+                terms = [self.place(node.inputs[1], {**env, plate: (r, row)}) for r, row in enumerate(table)]
+                return Sum(inputs=tuple(terms), span=node.span)
+            case Latent(name=name, plates=plates):
+                ground = name + "".join(f"[{env[p][0]}]" for p in plates)
+                self.homes[ground] = (name, {p: env[p] for p in plates})
+                inputs = tuple(self.place(i, env) for i in node.inputs)
+                return evolve(node, name=ground, inputs=inputs, plates=())
+        return evolve(node, inputs=tuple(self.place(i, env) for i in node.inputs))
+
+    def _rows(self, table: int) -> Sequence[Row]:
+        node = self.graph[table]
+        assert isinstance(node, Input)
+        return self.data[node.name]  # type: ignore[return-value]
+
+
+def _constant(value: object) -> str | int | float | bool | tuple:
+    if isinstance(value, str | int | float | bool):
+        return value
+    return ()  # a table is only ever read row by row
+
+
+def ground(graph: RewardGraph, data: Mapping[str, object]) -> RewardGraph:
+    """The graph for one binding; `data` has a value for every parameter that is read.
+
+    Tables are sequences of mappings from column to value.
+    """
+    return _Grounding(graph, data).run()

@@ -1,0 +1,257 @@
+"""The closed set of node kinds of a log-reward graph.
+
+A node refers to its inputs by their ids, in order. Spans are left out of
+equality and of the fingerprint. Three kinds exist only before a graph is bound
+to data (`Input`, `RowField`, `PlateSum`) and one only after (`Sum`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import field, frozen
+
+from posterior_lm.lang.source import NOWHERE, Span
+
+
+@frozen(kw_only=True)
+class Node:
+    """What every node has: ordered input ids and the source text it came from."""
+
+    KIND: ClassVar[str] = "node"
+    inputs: tuple[int, ...] = ()
+    span: Span = field(default=NOWHERE, eq=False, repr=False)
+
+    @property
+    def detail(self) -> str:
+        """What the dump prints besides kind and inputs."""
+        return ""
+
+
+# ------------------------------------------------------------------- values
+
+
+@frozen(kw_only=True)
+class Input(Node):
+    """A parameter of the program, known once data is bound."""
+
+    KIND = "input"
+    name: str
+
+    @property
+    def detail(self) -> str:
+        return self.name
+
+
+@frozen(kw_only=True)
+class Constant(Node):
+    KIND = "constant"
+    value: str | int | float | bool | tuple
+
+    @property
+    def detail(self) -> str:
+        return repr(self.value)
+
+    def __eq__(self, other: object) -> bool:  # 1, 1.0 and True are different constants
+        return (
+            isinstance(other, Constant)
+            and type(self.value) is type(other.value)
+            and self.value == other.value
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+
+@frozen(kw_only=True)
+class Marker(Node):
+    """The segment `bos` or `eos`."""
+
+    KIND = "marker"
+    kind: str
+
+    @property
+    def detail(self) -> str:
+        return self.kind
+
+
+@frozen(kw_only=True)
+class RowField(Node):
+    """A column of the current row of a plate."""
+
+    KIND = "row"
+    plate: int
+    column: str
+
+    @property
+    def detail(self) -> str:
+        return f"plate={self.plate} .{self.column}"
+
+
+@frozen(kw_only=True)
+class Latent(Node):
+    """An unknown. `options` names what the inputs are: (`low`, `high`, `lead`, `tokens`…).
+
+    `choices` holds the values of a `one_of`; `lm` the model whose tokens spell the
+    value (None in a program without one); `plates` the plates it stands in.
+    """
+
+    KIND = "latent"
+    name: str
+    type: str  # "text" | "int" | "one_of"
+    options: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    lm: str | None = None
+    plates: tuple[int, ...] = ()
+
+    @property
+    def detail(self) -> str:
+        parts = [f"{self.name}: {self.type}"]
+        if self.choices:
+            parts.append(f"choices={list(self.choices)!r}")
+        if self.options:
+            parts.append(f"options={','.join(self.options)}")
+        if self.lm is not None:
+            parts.append(f"lm={self.lm}")
+        if self.plates:
+            parts.append(f"plates={list(self.plates)!r}")
+        return " ".join(parts)
+
+
+@frozen(kw_only=True)
+class Segments(Node):
+    """Text: known neighbours joined as strings, latents spliced in as their tokens."""
+
+    KIND = "segments"
+
+
+@frozen(kw_only=True)
+class Apply(Node):
+    """A function or operator on values."""
+
+    KIND = "apply"
+    op: str
+
+    @property
+    def detail(self) -> str:
+        return self.op
+
+
+# ------------------------------------------------------------------- log scores
+
+
+@frozen(kw_only=True)
+class LmScore(Node):
+    """log p(text | context) of a language model; inputs (context, text), both `Segments`.
+
+    `rides` is set by the pass that shares prefixes: the id of a longer `LmScore`
+    whose token sequence begins with this one's, so one forward pass serves both.
+    """
+
+    KIND = "lm_score"
+    lm: str
+    rides: int | None = field(default=None, eq=False)
+
+    @property
+    def detail(self) -> str:
+        return self.lm if self.rides is None else f"{self.lm} rides=%{self.rides}"
+
+
+@frozen(kw_only=True)
+class ChoiceScore(Node):
+    """log of a language model's probability renormalised over a finite type.
+
+    Inputs (context, value), and (low, high) where the type is an int.
+    """
+
+    KIND = "choice_score"
+    lm: str
+    choices: tuple[str, ...] = ()
+    lead: str = ""
+
+    @property
+    def detail(self) -> str:
+        return f"{self.lm} over {list(self.choices) if self.choices else 'int'}" + (
+            f" lead={self.lead!r}" if self.lead else ""
+        )
+
+
+@frozen(kw_only=True)
+class DistScore(Node):
+    """log pmf of a distribution that is not a language model.
+
+    Inputs: value, the arguments, then (low, high) where `bounded` (an int type).
+    """
+
+    KIND = "dist_score"
+    dist: str
+    choices: tuple[str, ...] = ()
+    bounded: bool = False
+
+    @property
+    def detail(self) -> str:
+        over = f" over {list(self.choices)}" if self.choices else ""
+        return self.dist + over
+
+
+@frozen(kw_only=True)
+class Test(Node):
+    """0 where the input is true, -inf where it is false."""
+
+    KIND = "test"
+    __test__ = False  # not a test case, whatever its name
+
+
+@frozen(kw_only=True)
+class Power(Node):
+    """exponent × term; a term of -inf stays -inf. Inputs (exponent, term)."""
+
+    KIND = "power"
+
+
+@frozen(kw_only=True)
+class PlateSum(Node):
+    """The sum of a term over the rows of a table. Inputs (table, term)."""
+
+    KIND = "plate"
+    plate: int
+
+    @property
+    def detail(self) -> str:
+        return str(self.plate)
+
+
+@frozen(kw_only=True)
+class Sum(Node):
+    """A plate's sum written out."""
+
+    KIND = "sum"
+
+
+@frozen
+class TermInfo:
+    """The statement a term came from: its keyword, what it is about, its span."""
+
+    keyword: str  # latent | observe | factor | condition
+    about: str
+    span: Span = field(eq=False, repr=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.keyword} {self.about}".strip()
+
+
+@frozen(kw_only=True)
+class Total(Node):
+    """The log reward: the sum of its inputs, one per statement."""
+
+    KIND = "total"
+    terms: tuple[TermInfo, ...] = field(default=(), eq=False)
+
+
+NODE_KINDS: tuple[type[Node], ...] = (
+    Input, Constant, Marker, RowField, Latent, Segments, Apply,
+    LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum, Total,
+)  # fmt: skip
+
+SCORES = (LmScore, ChoiceScore, DistScore)

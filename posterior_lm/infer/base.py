@@ -1,0 +1,149 @@
+"""What an inference algorithm is: `init`, `step`, `sample`; and what it draws.
+
+`init(rng, target, guide) -> state`, `step(rng, state) -> (state, info)`,
+`sample(rng, state, n) -> Draws`. States are frozen. Exact enumeration grows its
+state step by step; importance sampling needs no step at all. Progress, budgets
+and stopping live in `run`, never in a step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.infer import weights
+from posterior_lm.infer.guide import Guide
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value, count
+
+
+@frozen
+class Certificate:
+    """What exact enumeration knows of what it did not list.
+
+    `covered` is Σ exp(log reward) over the listed values, as a log; `rest` an upper
+    bound of the same sum over all others, as a log (+inf where there is none);
+    `complete` where nothing is left. All in nats.
+    """
+
+    covered: float
+    rest: float
+    complete: bool
+    listed: int
+
+    @property
+    def missing_share(self) -> float:
+        """At most this share of the posterior is not listed; 1 where the bound says nothing."""
+        if self.complete:
+            return 0.0
+        if self.rest == math.inf:
+            return 1.0
+        return float(np.exp(self.rest - np.logaddexp(self.covered, self.rest)))
+
+
+@frozen(eq=False)
+class Draws:
+    """Weighted values: N draws with log weights, and where they came from.
+
+    Shapes: each column of `values` N, `log_weights` (N,), `log_reward` (N,),
+    `log_prob` (N,) of the proposal (None where draws are listed, not proposed).
+    """
+
+    values: Mapping[str, tuple[Value, ...]]
+    log_weights: np.ndarray
+    log_reward: np.ndarray
+    method: str
+    log_prob: np.ndarray | None = None
+    certificate: Certificate | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.log_weights)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the draws are listed values, each once, rather than samples."""
+        return self.certificate is not None
+
+    @property
+    def normalized_weights(self) -> np.ndarray:
+        """(N,) weights that sum to 1."""
+        return weights.normalize(self.log_weights)
+
+    @property
+    def log_evidence(self) -> float:
+        """Nats: log of the mean weight, or of the sum where values are listed."""
+        if self.exact:
+            return weights.logsumexp(self.log_weights)
+        return weights.log_evidence(self.log_weights)
+
+    @property
+    def log_evidence_se(self) -> float | None:
+        """Standard error in nats; 0 for a complete list, None for one with a rest."""
+        if self.certificate is not None:
+            return 0.0 if self.certificate.complete else None
+        return weights.log_evidence_se(self.log_weights)
+
+    @property
+    def ess(self) -> float | None:
+        return None if self.exact else weights.ess(self.log_weights)
+
+    @property
+    def khat(self) -> float | None:
+        return None if self.exact else weights.khat(self.log_weights)
+
+
+@frozen
+class Info:
+    """What a step did, for people to look at."""
+
+    done: bool
+    note: str = ""
+    fraction: float | None = field(default=None)
+
+
+State = TypeVar("State")
+
+
+class InferenceAlgorithm(Protocol[State]):
+    """A frozen triple of functions over an immutable state."""
+
+    name: str
+
+    def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State: ...
+
+    def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]: ...
+
+    def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws: ...
+
+
+def run(
+    algorithm: InferenceAlgorithm[State],
+    target: Target,
+    *,
+    n: int,
+    rng: np.random.Generator,
+    guide: Guide | None = None,
+    budget: float | None = None,
+    progress: Callable[[Info], None] | None = None,
+) -> Draws:
+    """Init, step until done or out of `budget` (seconds), sample."""
+    from attrs import evolve
+
+    began = time.monotonic()
+    state = algorithm.init(rng, target, guide)
+    while True:
+        state, info = algorithm.step(rng, state)
+        if progress is not None:
+            progress(info)
+        if info.done or (budget is not None and time.monotonic() - began > budget):
+            break
+    draws = algorithm.sample(rng, state, n)
+    count(draws.values)
+    return evolve(draws, seconds=time.monotonic() - began)

@@ -1,0 +1,164 @@
+"""What may follow a partial assignment: tokens of a text, values of a finite type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lm.base import eos_log_probs
+from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Value
+
+KEPT = 4096
+"""Children kept per prefix; the mass of the rest is added to the certificate's bound."""
+
+
+@frozen(eq=False)
+class Partial:
+    """Finished latents, and the tokens so far of the next one.
+
+    `bound` is the log of its tempered prior mass: at least the sum over its completions.
+    """
+
+    values: tuple[Value, ...] = ()
+    ids: tuple[int, ...] = ()
+    state: object = None
+    bound: float = 0.0
+
+
+@frozen(eq=False)
+class Family:
+    """The children of one partial assignment, best first.
+
+    `tails[r]` is the log-sum of the bounds from rank r on; `lost` that of children
+    that were not kept.
+    """
+
+    bounds: np.ndarray
+    make: Callable[[int], Partial]
+    lost: float = -math.inf
+    tails: np.ndarray = field(init=False)
+
+    @tails.default
+    def _tails(self) -> np.ndarray:
+        return np.logaddexp.accumulate(self.bounds[::-1])[::-1] if len(self.bounds) else self.bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def child(self, rank: int) -> Partial:
+        return self.make(rank)
+
+    def tail(self, rank: int) -> float:
+        return float(self.tails[rank])
+
+
+@frozen(eq=False)
+class Branching:
+    """Opens partial assignments of a target, many per model call."""
+
+    target: Target
+    guide: PriorGuide
+    bounded: bool = field(init=False)
+    """Whether the tempered prior mass bounds what follows: every text prior has power ≥ 1."""
+
+    @bounded.default
+    def _bounded(self) -> bool:
+        return all(
+            self.guide.priors[info.name].exponent >= 1 or hasattr(info.support, "ids_of")
+            for info in self.target.latents
+        )
+
+    def open(self, partials: list[Partial]) -> tuple[list[Family], list[Partial]]:
+        """The families of children, and the assignments that are complete already or just became so."""
+        finished: list[Partial] = []
+        texts: dict[int, list[Partial]] = {}
+        families: list[Family] = []
+        for partial in partials:
+            k = len(partial.values)
+            if k == len(self.target.latents):
+                finished.append(partial)
+            elif hasattr(self.target.latents[k].support, "ids_of"):
+                families.append(self._finite(self.target.latents[k], partial))
+            else:
+                texts.setdefault(k, []).append(partial)
+        for k, group in texts.items():
+            families += self._texts(self.target.latents[k], group)
+        return families, finished
+
+    def _past(self, partials: list[Partial]) -> dict[str, list[Value]]:
+        k = len(partials[0].values)
+        return {info.name: [p.values[j] for p in partials] for j, info in enumerate(self.target.latents[:k])}
+
+    def _finite(self, info: LatentInfo, partial: Partial) -> Family:
+        candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
+        scores = self.guide.prior_scores(info, candidates, self._past([partial]), 1)[0]
+        bounds = partial.bound + scores
+        order = np.argsort(-bounds, kind="stable")
+        order = order[np.isfinite(bounds[order])] if np.isfinite(bounds).any() else order[:1]
+
+        def make(rank: int) -> Partial:
+            place = int(order[rank])
+            return Partial((*partial.values, candidates[place]), (), None, float(bounds[place]))
+
+        return Family(bounds[order], make)
+
+    def _texts(self, info: LatentInfo, group: list[Partial]) -> list[Family]:
+        support, prior = info.support, self.guide.priors[info.name]
+        assert prior.lm is not None
+        model = self.target.models[prior.lm]
+        pieces = self.target.evaluator.plan(prior.node).context
+        contexts, shared = contexts_of(self.target, prior.lm, pieces, self._past(group), len(group))
+        states = [support.start() if p.state is None else p.state for p in group]
+        settled = [support.must_stop(s) for s in states]
+        rows = [i for i in range(len(group)) if not settled[i]]
+        log_probs = eos = None
+        if rows:
+            rollout = model.open([contexts[i] + group[i].ids for i in rows], shared=shared)
+            log_probs, eos = rollout.log_probs, eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)
+        place = {i: r for r, i in enumerate(rows)}
+        families = []
+        for i, (partial, state) in enumerate(zip(group, states, strict=True)):
+            row = None if settled[i] else np.asarray(log_probs[place[i]], dtype=np.float64)  # type: ignore[index]
+            stop = 0.0
+            if support.ending == "eos":
+                end = self._eos(model, contexts[i] + partial.ids, shared) if row is None else float(eos[place[i]])  # type: ignore[index]
+                stop = end
+            families.append(self._family(info, partial, state, row, stop, prior.exponent))
+        return families
+
+    def _eos(self, model: object, ids: tuple[int, ...], shared: int) -> float:
+        rollout = model.open([ids], shared=shared)  # type: ignore[attr-defined]
+        return float(eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)[0])  # type: ignore[attr-defined]
+
+    def _family(
+        self, info: LatentInfo, partial: Partial, state: object, row: np.ndarray | None, stop: float, exponent: float
+    ) -> Family:
+        """Children by token, and the finished value where the text may stop here."""
+        support = info.support
+        b = exponent if exponent > 0 else 1.0
+        allowed = np.nonzero(support.allowed(state))[0] if row is not None else np.empty(0, dtype=np.int64)
+        scores = b * row[allowed] if row is not None else np.empty(0)
+        if support.may_stop(state):
+            allowed, scores = np.append(allowed, -1), np.append(scores, b * stop)
+        alive = np.isfinite(scores)
+        allowed, scores = allowed[alive], scores[alive]
+        order = np.argsort(-scores, kind="stable")
+        bounds = partial.bound + scores[order]
+        kept = order[:KEPT]
+
+        def make(rank: int) -> Partial:
+            token = int(allowed[kept[rank]])
+            if token < 0:
+                value = self.target.value_of(info.name, partial.ids)
+                return Partial((*partial.values, value), (), None, float(bounds[rank]))
+            return Partial(
+                partial.values, (*partial.ids, token), support.advance(state, token), float(bounds[rank])
+            )
+
+        return Family(bounds[:KEPT], make, logsumexp(bounds[KEPT:]))

@@ -1,0 +1,150 @@
+"""Exact enumeration: the likeliest values first, with a certificate.
+
+Prefixes are opened in order of their prior mass. What is not listed is bounded:
+for a power b ≥ 1 the completions of a prefix have Σ p(z)^b ≤ p(prefix)^b, and the
+other terms add at most their upper bound. For b < 1 there is no such bound, and
+only a list that is complete carries a certificate.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from attrs import define, evolve, field, frozen
+
+from posterior_lm.infer.base import Certificate, Draws, Info
+from posterior_lm.infer.bounds import upper_bound
+from posterior_lm.infer.children import Branching, Partial, Family
+from posterior_lm.infer.dead import all_dead
+from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value
+
+BATCH = 256
+"""Prefixes opened per model call."""
+
+
+@define(eq=False)
+class _Frontier:
+    """Families of children by the bound of their best one left; children leave in order."""
+
+    heap: list[tuple[float, int, Family, int]] = field(factory=list)
+    pushed: int = 0
+
+    def push(self, family: Family, rank: int = 0) -> None:
+        if rank < len(family):
+            heapq.heappush(self.heap, (-family.bounds[rank], self.pushed, family, rank))
+            self.pushed += 1
+
+    def pop(self, most: int) -> Iterator[Partial]:
+        while self.heap and most > 0:
+            _, _, family, rank = heapq.heappop(self.heap)
+            self.push(family, rank + 1)
+            most -= 1
+            yield family.child(rank)
+
+    def mass(self) -> float:
+        """log Σ of the bounds of everything not opened yet."""
+        return logsumexp(np.array([family.tail(rank) for _, _, family, rank in self.heap] or [-math.inf]))
+
+
+@frozen(eq=False)
+class State:
+    """What is listed so far, and the frontier; `step` hands over a new state."""
+
+    target: Target
+    branching: Branching
+    frontier: _Frontier
+    others: float
+    lost: float
+    """log of the bound of children that were never kept (tails of large vocabularies)."""
+    values: tuple[tuple[Value, ...], ...] = ()
+    log_reward: tuple[float, ...] = ()
+    dead: tuple[np.ndarray, ...] = ()
+    n_dead: int = 0
+
+
+@frozen
+class Exact:
+    """Lists values until the rest is at most `tolerance` of the covered mass, or `values` are listed."""
+
+    values: int = 20_000
+    tolerance: float = 1e-4
+    name: str = field(default="exact", init=False)
+
+    def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
+        branching = Branching(target, PriorGuide(target))
+        frontier = _Frontier()
+        exponents = {p.node: p.exponent for p in branching.guide.priors.values()}
+        root, finished = branching.open([Partial()])
+        state = State(target, branching, frontier, upper_bound(target, exponents), -math.inf)
+        return self._take(state, root, finished)
+
+    def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
+        if not state.frontier.heap:
+            return state, Info(done=True)
+        families, finished = state.branching.open(list(state.frontier.pop(BATCH)))
+        state = self._take(state, families, finished)
+        listed = len(state.values) + state.n_dead
+        certificate = self._certificate(state)
+        done = (
+            not state.frontier.heap
+            or listed >= self.values
+            or certificate.rest <= math.log(self.tolerance) + certificate.covered
+        )
+        return state, Info(done, f"{listed} values listed", min(1.0, listed / self.values))
+
+    def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
+        if not state.values:
+            complete = not state.frontier.heap and state.lost == -math.inf
+            if not state.dead:
+                raise all_dead(state.target, np.full((1, len(state.target.statements)), -np.inf))
+            raise all_dead(state.target, np.concatenate(state.dead), listed=complete)
+        log_reward = np.array(state.log_reward)
+        order = np.argsort(-log_reward, kind="stable")
+        columns = {
+            name: tuple(state.values[i][k] for i in order) for k, name in enumerate(state.target.names)
+        }
+        return Draws(
+            columns, log_reward[order], log_reward[order], self.name, certificate=self._certificate(state)
+        )
+
+    # ------------------------------------------------------------- bookkeeping
+
+    def _take(self, state: State, families: list[Family], finished: list[Partial]) -> State:
+        for family in families:
+            state.frontier.push(family)
+        lost = logsumexp(np.array([state.lost, *(f.lost for f in families)]))
+        state = evolve(state, lost=lost)
+        if not finished:
+            return state
+        names = state.target.names
+        columns = {name: [p.values[k] for p in finished] for k, name in enumerate(names)}
+        if names:
+            terms = state.target.terms(columns)
+        else:
+            terms = state.target.evaluator.terms({}, len(finished))
+        log_reward = terms.sum(axis=1)
+        alive = np.isfinite(log_reward)
+        return evolve(
+            state,
+            values=state.values + tuple(p.values for p, ok in zip(finished, alive, strict=True) if ok),
+            log_reward=state.log_reward + tuple(log_reward[alive].tolist()),
+            dead=(*state.dead, terms[~alive]) if not alive.all() and len(state.dead) < 64 else state.dead,
+            n_dead=state.n_dead + int((~alive).sum()),
+        )
+
+    def _certificate(self, state: State) -> Certificate:
+        complete = not state.frontier.heap and state.lost == -math.inf
+        covered = logsumexp(np.array(state.log_reward))
+        if complete:
+            rest = -math.inf
+        elif not state.branching.bounded or state.others == math.inf:
+            rest = math.inf
+        else:
+            rest = float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others
+        return Certificate(covered, rest, complete, len(state.values) + state.n_dead)

@@ -1,0 +1,199 @@
+"""Guides: what an algorithm may propose with, and the prior as one.
+
+A guide draws values inside the supports and says with which log probability.
+The prior guide draws each latent from its own distribution under the mask of its
+support, renormalised step by step:
+
+    log q(z) = Σ_t [ b log p(z_t | z_<t) − log Σ_{v allowed} p(v | z_<t)^b ]
+
+with b the power that the target puts on the prior (1 where that is not positive).
+A forced token or stop has log q = 0. Importance weights correct the rest, so the
+power only matters for their spread, never for the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.infer.choose import Chooser, Follow, Sample
+from posterior_lm.infer.prior import Prior, prior_of
+from posterior_lm.infer.rollout import roll_out
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.target.pieces import Known, Piece, Special
+from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Value, Values, count
+
+CHUNK_ELEMENTS = 1 << 25
+"""Draws × vocabulary proposed at a time: 2^25 float64 are 256 MB per temporary."""
+
+
+@frozen(eq=False)
+class Proposal:
+    """N values of every latent, and the guide's log probability of each draw (N,), nats."""
+
+    values: Mapping[str, tuple[Value, ...]]
+    log_prob: np.ndarray
+
+
+class Guide(Protocol):
+    """A proposal over the latents of one target."""
+
+    name: str
+
+    def sample(self, rng: np.random.Generator, n: int) -> Proposal: ...
+
+    def log_prob(self, values: Values) -> np.ndarray:
+        """(N,) float64 nats; −inf for a value the guide cannot draw."""
+        ...
+
+
+@frozen(eq=False)
+class PriorGuide:
+    """Draws from the latents' own distributions, or from what their `guide` statements read."""
+
+    target: Target
+    reads: Literal["prior", "guide"] = "prior"
+    priors: Mapping[str, Prior] = field(init=False)
+
+    @priors.default
+    def _priors(self) -> Mapping[str, Prior]:
+        return {info.name: prior_of(self.target, info.name) for info in self.target.latents}
+
+    @property
+    def name(self) -> str:
+        return self.reads
+
+    def sample(self, rng: np.random.Generator, n: int) -> Proposal:
+        """Draws and their log probability; the same generator state gives the same draws."""
+        widest = max((m.tokenizer.vocabulary_size for m in self.target.models.values()), default=1)
+        chunk = max(1, CHUNK_ELEMENTS // widest)
+        parts = [self._walk(Sample(rng), min(chunk, n - start), None) for start in range(0, n, chunk)]
+        values = {
+            name: tuple(v for part in parts for v in part.values[name]) for name in self.target.names
+        }
+        return Proposal(values, np.concatenate([part.log_prob for part in parts]))
+
+    def log_prob(self, values: Values) -> np.ndarray:
+        n = count(values)
+        log_q = self._walk(None, n, values).log_prob
+        for info in self.target.latents:
+            inside = np.fromiter((info.support.accepts(v.ids) for v in values[info.name]), dtype=bool, count=n)
+            log_q = np.where(inside, log_q, -np.inf)
+        return log_q
+
+    # ------------------------------------------------------------- one pass over the latents
+
+    def _walk(self, chooser: Chooser | None, n: int, values: Values | None) -> Proposal:
+        drawn: dict[str, tuple[Value, ...]] = {}
+        log_q = np.zeros(n)
+        for info in self.target.latents:
+            choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
+            if hasattr(info.support, "ids_of"):
+                ids, step = self._finite(info, drawn, n, choose)
+            else:
+                ids, step = self._text(info, drawn, n, choose)
+            log_q = log_q + step
+            known: dict[tuple[int, ...], Value] = {}
+            if values is not None:
+                drawn[info.name] = tuple(values[info.name])
+                continue
+            for one in ids:
+                if one not in known:
+                    known[one] = self.target.value_of(info.name, one)
+            drawn[info.name] = tuple(known[one] for one in ids)
+        return Proposal(drawn, log_q)
+
+    def _text(
+        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
+    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        prior = self.priors[info.name]
+        lm, pieces, exponent = self._reading(info, prior)
+        contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
+        return roll_out(
+            self.target.models[lm],
+            contexts,
+            info.support,
+            choose,
+            exponent=exponent if exponent > 0 else 1.0,
+            shared=shared,
+        )
+
+    def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:
+        guide = self.target.graph.guides.get(info.name)
+        if self.reads == "guide" and guide is not None:
+            own = self.target.models[info.lm or guide.lm].tokenizer.digest
+            if self.target.models[guide.lm].tokenizer.digest != own:
+                raise InferenceError(
+                    error(
+                        "PLM540",
+                        f"the guide of `{info.name}` has another tokenizer than its distribution",
+                        guide.span,
+                        help="let the guide read the model that the latent is drawn from",
+                    )
+                )
+            return guide.lm, self.target.evaluator.pieces(guide.context), 1.0
+        assert prior.lm is not None
+        return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
+
+    def _finite(
+        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
+    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """Every value is scored after each distinct past; q is the prior's power, normalised."""
+        candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
+        pasts: dict[tuple, list[int]] = {}
+        for d in range(n):
+            pasts.setdefault(tuple(drawn[name][d].ids for name in drawn), []).append(d)
+        ids: list[tuple[int, ...]] = [()] * n
+        log_q = np.zeros(n)
+        rows = [draws[0] for draws in pasts.values()]
+        scores = self.prior_scores(info, candidates, {k: [v[d] for d in rows] for k, v in drawn.items()}, len(rows))
+        for row, draws in zip(scores, pasts.values(), strict=True):
+            if np.all(np.isneginf(row)):
+                row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
+            log_probs = row - np.logaddexp.reduce(row)
+            picked = choose.values(np.array(draws), log_probs, [c.ids for c in candidates])
+            for d, place in zip(draws, picked, strict=True):
+                ids[d] = candidates[place].ids if place >= 0 else ()
+                log_q[d] = log_probs[place] if place >= 0 else -np.inf
+        return ids, log_q
+
+    def prior_scores(self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int) -> np.ndarray:
+        """(rows, candidates) the tempered prior of each candidate after each past, nats."""
+        prior = self.priors[info.name]
+        exponent = prior.exponent if prior.exponent > 0 else 1.0
+        size = len(candidates)
+        grid: dict[str, list[Value]] = {k: [v for v in column for _ in range(size)] for k, column in past.items()}
+        grid[info.name] = list(candidates) * rows
+        column = np.array(self.target.evaluator.node(prior.node, grid, rows * size), dtype=np.float64)
+        column = np.where(np.isneginf(column), -np.inf, exponent * column)
+        return column.reshape(rows, size)
+
+
+def contexts_of(
+    target: Target, lm: str, pieces: Sequence[Piece], drawn: Values, n: int
+) -> tuple[list[tuple[int, ...]], int]:
+    """Each draw's context tokens, and how many leading ones are the same known prompt."""
+    evaluator = target.evaluator
+    speller = evaluator.spellers[lm]
+    columns = {p.node: evaluator.node(p.node, drawn, n) for p in pieces if hasattr(p, "node")}
+    contexts = []
+    for d in range(n):
+        ids, _ = speller.context(pieces, lambda name, d=d: drawn[name][d], lambda node, d=d: str(columns[node][d]))  # type: ignore[misc]
+        contexts.append(ids)
+        if d == 0 and all(isinstance(p, Known | Special) for p in pieces):
+            return [ids] * n, len(ids)
+    known = list(pieces[: next(i for i, p in enumerate(pieces) if not isinstance(p, Known | Special))]) if n else []
+    shared = len(speller.context(known, _no_latent, _no_node)[0]) if known else len(speller.tokenizer.start_ids)
+    return contexts, shared
+
+
+def _no_latent(name: str) -> Value:
+    raise AssertionError(name)
+
+
+def _no_node(node: int) -> str:
+    raise AssertionError(node)

@@ -1,0 +1,67 @@
+"""Log weights and what they say: evidence, effective sample size, Pareto k-hat.
+
+Every function takes log weights (N,) in nats; −inf is a weight of zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def logsumexp(log_weights: np.ndarray) -> float:
+    """log Σ exp(log_weights); −inf of nothing."""
+    if len(log_weights) == 0:
+        return -math.inf
+    top = float(np.max(log_weights))
+    if not math.isfinite(top):
+        return top
+    return top + math.log(float(np.sum(np.exp(log_weights - top))))
+
+
+def normalize(log_weights: np.ndarray) -> np.ndarray:
+    """(N,) weights that sum to 1. Raises ValueError where every weight is zero."""
+    total = logsumexp(log_weights)
+    if total == -math.inf:
+        raise ValueError("every weight is zero")
+    return np.exp(log_weights - total)
+
+
+def log_evidence(log_weights: np.ndarray) -> float:
+    """log of the mean weight: its exponential is an unbiased estimate of the evidence."""
+    return logsumexp(log_weights) - math.log(len(log_weights))
+
+
+def log_evidence_se(log_weights: np.ndarray) -> float:
+    """Standard error of `log_evidence` by the delta method: sd(w) / (mean(w) √N)."""
+    n = len(log_weights)
+    if n < 2:
+        return math.inf
+    w = normalize(log_weights) * n  # mean 1
+    return float(np.sqrt(np.sum((w - 1) ** 2) / (n - 1) / n))
+
+
+def ess(log_weights: np.ndarray) -> float:
+    """(Σ w)² / Σ w² (Kish 1965): how many equal weights would be as good."""
+    w = normalize(log_weights)
+    return float(1.0 / np.sum(w * w))
+
+
+def khat(log_weights: np.ndarray) -> float | None:
+    """Shape of the generalised Pareto tail of the weights (Vehtari et al. 2024), by arviz-stats.
+
+    Below 0.5 the estimates are reliable, above 0.7 they are not. None where there
+    is no tail to fit: fewer than 25 weights, or fewer than 5 distinct ones above zero.
+    """
+    finite = log_weights[np.isfinite(log_weights)]
+    if len(log_weights) < 25 or len(np.unique(finite)) < 5:
+        return None
+    from arviz_stats.base import array_stats
+
+    # The tail is that of all N weights; a zero weight lies in no upper tail, but
+    # psislw wants numbers, so zeros become weights that are zero for any purpose.
+    filled = np.where(np.isfinite(log_weights), log_weights, finite.min() - 700.0)
+    with np.errstate(all="ignore"):
+        shape = float(np.asarray(array_stats.psislw(filled)[1]))
+    return shape if math.isfinite(shape) else None

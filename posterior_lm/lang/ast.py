@@ -1,0 +1,260 @@
+"""The surface language as frozen nodes with spans.
+
+Spans are left out of equality, so `parse(format(tree)) == tree` is a meaningful
+law. Nothing here knows what a name refers to; `check` finds that out.
+"""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from posterior_lm.lang.source import NOWHERE, Span
+
+
+@frozen(kw_only=True)
+class Node:
+    span: Span = field(default=NOWHERE, eq=False, repr=False)
+
+
+# ---------------------------------------------------------------- expressions
+
+
+@frozen
+class Literal(Node):
+    """A string, integer, real or boolean; `raw` marks r"…" so that it prints back."""
+
+    value: str | int | float | bool
+    raw: bool = False
+
+
+@frozen
+class Name(Node):
+    id: str
+
+
+@frozen
+class Field(Node):
+    """`row.column` inside a plate."""
+
+    row: Name
+    column: str
+
+
+@frozen
+class Marker(Node):
+    """The segment `bos` or `eos`: the model's own begin- or end-of-text token."""
+
+    kind: str  # "bos" | "eos"
+
+
+@frozen
+class ListExpr(Node):
+    """`[a, b]`: segments that are joined, or the items of `categorical([...])`."""
+
+    items: tuple[Expr, ...]
+
+
+@frozen
+class Option(Node):
+    """`name=value` inside a call or a type."""
+
+    name: str
+    value: Expr | Range
+
+
+@frozen
+class Call(Node):
+    """`f(a, b, k=v)`: a function, a distribution or a declared language model."""
+
+    function: Name
+    args: tuple[Expr, ...] = ()
+    options: tuple[Option, ...] = ()
+
+
+@frozen
+class PowerExpr(Node):
+    """`d ^ b`."""
+
+    base: Expr
+    exponent: Expr
+
+
+@frozen
+class Unary(Node):
+    op: str  # "-" | "not"
+    operand: Expr
+
+
+@frozen
+class Binary(Node):
+    op: str  # + - * / == != < <= > >= and or
+    left: Expr
+    right: Expr
+
+
+@frozen
+class IfExpr(Node):
+    """`if test then a else b`."""
+
+    test: Expr
+    then: Expr
+    orelse: Expr
+
+
+@frozen
+class Range(Node):
+    """`low..high`, both ends included; only inside options and `int(low..high)`."""
+
+    low: Expr
+    high: Expr
+
+
+Expr = Literal | Name | Field | Marker | ListExpr | Call | PowerExpr | Unary | Binary | IfExpr
+
+
+# ---------------------------------------------------------------- types
+
+
+@frozen
+class Column(Node):
+    name: Name
+    type: TypeExpr
+
+
+@frozen
+class TypeExpr(Node):
+    """`text(tokens=1..25)`, `int(0..9, lead=" ")`, `one_of("a", "b")`, `table(input: text)`, `real`, `bool`.
+
+    `args` holds the range of an `int` (one `Range`) or the choices of a `one_of`
+    (literals); `columns` only those of a `table`.
+    """
+
+    name: str
+    args: tuple[Expr | Range, ...] = ()
+    options: tuple[Option, ...] = ()
+    columns: tuple[Column, ...] = ()
+
+
+# ---------------------------------------------------------------- statements
+
+
+@frozen
+class Latent(Node):
+    name: Name
+    type: TypeExpr
+    dist: Expr
+
+
+@frozen
+class Observe(Node):
+    value: Expr
+    dist: Expr
+
+
+@frozen
+class Factor(Node):
+    value: Expr
+
+
+@frozen
+class Condition(Node):
+    value: Expr
+
+
+@frozen
+class Temper(Node):
+    exponent: Expr
+    body: tuple[Statement, ...]
+
+
+@frozen
+class Plate(Node):
+    row: Name
+    table: Expr  # a Name in a legal program
+    body: tuple[Statement, ...]
+
+
+@frozen
+class Let(Node):
+    name: Name
+    value: Expr
+
+
+@frozen
+class Guide(Node):
+    name: Name
+    dist: Expr
+
+
+@frozen
+class Infer(Node):
+    """`infer smc(particles=64)`: defaults of a backend."""
+
+    method: Call
+
+
+Statement = Latent | Observe | Factor | Condition | Temper | Plate | Let | Guide | Infer
+
+
+# ---------------------------------------------------------------- declarations
+
+
+@frozen
+class LmDecl(Node):
+    """`lm base = "tiny"` or `lm base = transformers("gpt2", dtype="bfloat16")`."""
+
+    name: Name
+    model: Literal | Call
+
+
+@frozen
+class ToolDecl(Node):
+    name: Name
+    tool: Call
+
+
+@frozen
+class UseDecl(Node):
+    """`use name from "module:function"`."""
+
+    name: Name
+    target: Literal
+
+
+Declaration = LmDecl | ToolDecl | UseDecl
+
+
+@frozen
+class Param(Node):
+    name: Name
+    type: TypeExpr
+    default: Expr | None = None
+
+
+@frozen
+class Program(Node):
+    name: Name
+    params: tuple[Param, ...]
+    body: tuple[Statement, ...]
+
+
+@frozen
+class Comment(Node):
+    """A `#` comment; `span` says where, `text` includes the `#`."""
+
+    text: str
+
+
+@frozen
+class Module(Node):
+    """One file: declarations, one program, and the comments between them.
+
+    `broken` is empty unless the text has syntax errors: the names that were
+    declared in what had to be skipped, so that later checks do not call them
+    unknown.
+    """
+
+    declarations: tuple[Declaration, ...]
+    program: Program
+    comments: tuple[Comment, ...] = field(default=(), eq=False)
+    broken: frozenset[str] = field(default=frozenset(), eq=False)

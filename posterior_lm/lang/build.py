@@ -1,0 +1,256 @@
+"""One function per grammar rule: from what the rule matched to a frozen node.
+
+The parser calls these as it reduces, bottom up, so building never recurses. They
+change nothing they are given: the parser may go back to an earlier state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import evolve, frozen
+from lark.grammar import Rule
+from lark.lexer import Token
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.literals import decode_number, decode_string
+from posterior_lm.lang.source import Source, Span
+
+_PUNCTUATION = frozenset(
+    ("EQUAL", "LPAR", "RPAR", "LBRACE", "RBRACE", "LSQB", "RSQB", "COMMA", "COLON", "TILDE",
+     "CIRCUMFLEX", "DOT", "RANGE")
+)  # fmt: skip
+
+
+@frozen(eq=False)
+class Sequence:
+    """Items matched so far, as a chain to the earlier ones: appending copies nothing."""
+
+    earlier: Sequence | None
+    items: tuple[Any, ...]
+    start: int
+    end: int
+
+    def __iter__(self) -> Iterator[Any]:
+        links = []
+        link: Sequence | None = self
+        while link is not None:
+            links.append(link)
+            link = link.earlier
+        for link in reversed(links):
+            yield from link.items
+
+
+def _ends(part: Any) -> tuple[int, int]:
+    if isinstance(part, Token):
+        return part.start_pos, part.end_pos
+    if isinstance(part, Sequence):
+        return part.start, part.end
+    return part.span.start, part.span.end
+
+
+def _sequence(parts: list[Any]) -> Sequence:
+    earlier = parts[0] if isinstance(parts[0], Sequence) else None
+    items: list[Any] = []
+    for part in parts if earlier is None else parts[1:]:
+        if isinstance(part, Sequence):  # a first item, then the rest
+            items.extend(part)
+        elif not isinstance(part, Token):
+            items.append(part)
+    return Sequence(earlier, tuple(items), _ends(parts[0])[0], _ends(parts[-1])[1])
+
+
+class Builder:
+    """The callbacks of one parse, and what they found wrong."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.found: list[Diagnostic] = []
+
+    def callbacks(self, rules: list[Rule]) -> dict[Rule, Callable[[list[Any]], Any]]:
+        return {rule: self._callback(rule) for rule in rules}
+
+    def _callback(self, rule: Rule) -> Callable[[list[Any]], Any]:
+        name = rule.alias or rule.origin.name
+        if name.startswith("__") or name in ("params", "type_items", "arguments"):
+            return _sequence
+        if rule.options.expand1 and rule.alias is None:
+            return _only if len(rule.expansion) == 1 else self._parenthesised
+        make = getattr(self, f"_{name}")
+
+        def callback(parts: list[Any]) -> Any:
+            kept = [p for p in parts if not (isinstance(p, Token) and p.type in _PUNCTUATION)]
+            return make(self._span(parts), *kept)
+
+        return callback
+
+    def _span(self, parts: list[Any]) -> Span:
+        return Span(self.source, _ends(parts[0])[0], _ends(parts[-1])[1])
+
+    def _parenthesised(self, parts: list[Any]) -> ast.Expr:
+        return evolve(parts[1], span=self._span(parts))
+
+    def _named(self, token: Token) -> ast.Name:
+        return ast.Name(str(token), span=self._span([token]))
+
+    def _wrong(self, code: str, message: str, span: Span, label: str = "", **more: Any) -> None:
+        self.found.append(error(code, message, span, label, **more))
+
+    # ------------------------------------------------------------ expressions
+
+    def _literal(self, span: Span, token: Token) -> ast.Literal:
+        value: str | int | float | bool
+        if token.type == "STRING":
+            value, wrong = decode_string(token, span)
+        elif token.type == "RAW_STRING":
+            return ast.Literal(str(token[2:-1]), raw=True, span=span)
+        elif token.type in ("TRUE", "FALSE"):
+            return ast.Literal(token.type == "TRUE", span=span)
+        else:
+            value, wrong = decode_number(token, span)
+        self.found += wrong
+        return ast.Literal(value, span=span)
+
+    def _name(self, span: Span, token: Token) -> ast.Name:
+        return ast.Name(str(token), span=span)
+
+    def _marker(self, span: Span, token: Token) -> ast.Marker:
+        return ast.Marker(str(token), span=span)
+
+    def _list_expr(self, span: Span, first: Any = None, more: Any = ()) -> ast.ListExpr:
+        items = () if first is None else (first, *more)
+        return ast.ListExpr(items, span=span)
+
+    def _call(self, span: Span, function: Token, arguments: Any = ()) -> ast.Call:
+        args, options = self._arguments(arguments)
+        return ast.Call(self._named(function), args, options, span=span)
+
+    def _arguments(self, parts: Any) -> tuple[tuple[Any, ...], tuple[ast.Option, ...]]:
+        args: list[Any] = []
+        options: list[ast.Option] = []
+        for part in parts:
+            if isinstance(part, ast.Option):
+                options.append(part)
+                continue
+            if options:
+                self._wrong(
+                    "PLM112",
+                    "a plain argument stands after an option",
+                    part.span,
+                    "move it to the front",
+                    secondary=[(options[-1].span, "the option")],
+                )
+            args.append(part)
+        return tuple(args), tuple(options)
+
+    def _field(self, span: Span, row: Token, column: Token) -> ast.Field:
+        return ast.Field(self._named(row), str(column), span=span)
+
+    def _power_expr(self, span: Span, base: Any, exponent: Any) -> ast.PowerExpr:
+        return ast.PowerExpr(base, exponent, span=span)
+
+    def _unary(self, span: Span, op: Token, operand: Any) -> ast.Unary:
+        return ast.Unary(str(op), operand, span=span)
+
+    def _binary(self, span: Span, left: Any, op: Token, right: Any) -> ast.Binary:
+        return ast.Binary(str(op), left, right, span=span)
+
+    def _if_expr(self, span: Span, _if: Token, test: Any, _t: Token, then: Any, _e: Token, orelse: Any) -> ast.IfExpr:
+        return ast.IfExpr(test, then, orelse, span=span)
+
+    def _range(self, span: Span, low: Any, high: Any) -> ast.Range:
+        return ast.Range(low, high, span=span)
+
+    def _option(self, span: Span, name: Token, value: Any) -> ast.Option:
+        return ast.Option(str(name), value, span=span)
+
+    # ------------------------------------------------------------ types
+
+    def _type(self, span: Span, name: Token, items: Any = ()) -> ast.TypeExpr:
+        plain = [item for item in items if not isinstance(item, ast.Column)]
+        columns = tuple(item for item in items if isinstance(item, ast.Column))
+        args, options = self._arguments(plain)
+        return ast.TypeExpr(str(name), args, options, columns, span=span)
+
+    def _column(self, span: Span, name: Token, type_: ast.TypeExpr) -> ast.Column:
+        return ast.Column(self._named(name), type_, span=span)
+
+    # ------------------------------------------------------------ statements
+
+    def _latent(self, span: Span, _k: Token, name: Token, type_: ast.TypeExpr, dist: Any) -> ast.Latent:
+        return ast.Latent(self._named(name), type_, dist, span=span)
+
+    def _observe(self, span: Span, _k: Token, value: Any, dist: Any) -> ast.Observe:
+        return ast.Observe(value, dist, span=span)
+
+    def _factor(self, span: Span, _k: Token, value: Any) -> ast.Factor:
+        return ast.Factor(value, span=span)
+
+    def _condition(self, span: Span, _k: Token, value: Any) -> ast.Condition:
+        return ast.Condition(value, span=span)
+
+    def _temper(self, span: Span, _k: Token, exponent: Any, body: Any = ()) -> ast.Temper:
+        return ast.Temper(exponent, tuple(body), span=span)
+
+    def _plate(self, span: Span, _k: Token, row: Token, _in: Token, table: Any, body: Any = ()) -> ast.Plate:
+        return ast.Plate(self._named(row), table, tuple(body), span=span)
+
+    def _let(self, span: Span, _k: Token, name: Token, value: Any) -> ast.Let:
+        return ast.Let(self._named(name), value, span=span)
+
+    def _guide(self, span: Span, _k: Token, name: Token, dist: Any) -> ast.Guide:
+        return ast.Guide(self._named(name), dist, span=span)
+
+    def _infer(self, span: Span, _k: Token, name: Token, arguments: Any = ()) -> ast.Infer:
+        args, options = self._arguments(arguments)
+        call = ast.Call(self._named(name), args, options, span=Span(self.source, name.start_pos, span.end))
+        return ast.Infer(call, span=span)
+
+    # ------------------------------------------------------------ declarations
+
+    def _lm_decl(self, span: Span, _k: Token, name: Token, model: Any) -> ast.LmDecl:
+        if not isinstance(model, ast.Call) and not (
+            isinstance(model, ast.Literal) and isinstance(model.value, str)
+        ):
+            self._wrong("PLM116", "this does not name a language model", model.span,
+                        'expected a string such as "tiny", or a call such as transformers("gpt2")')  # fmt: skip
+            model = ast.Literal("", span=model.span)
+        return ast.LmDecl(self._named(name), model, span=span)
+
+    def _tool_decl(self, span: Span, _k: Token, name: Token, tool: Any) -> ast.ToolDecl:
+        if not isinstance(tool, ast.Call):
+            self._wrong("PLM116", "this does not make a tool", tool.span,
+                        'expected a call such as calculator(trigger="=")')  # fmt: skip
+            tool = ast.Call(ast.Name("", span=tool.span), span=tool.span)
+        return ast.ToolDecl(self._named(name), tool, span=span)
+
+    def _use_decl(self, span: Span, _k: Token, name: Token, _f: Token, target: Token) -> ast.UseDecl:
+        where = self._span([target])
+        return ast.UseDecl(self._named(name), self._literal(where, target), span=span)
+
+    def _param(self, span: Span, name: Token, type_: ast.TypeExpr, default: Any = None) -> ast.Param:
+        return ast.Param(self._named(name), type_, default, span=span)
+
+    def _program(self, span: Span, _k: Token, name: Token, *parts: Any) -> ast.Program:
+        params: tuple[ast.Param, ...] = ()
+        body: tuple[ast.Statement, ...] = ()
+        for part in parts:
+            items = tuple(part)
+            if items and isinstance(items[0], ast.Param):
+                params = items
+            else:
+                body = items
+        if not body:
+            self._wrong("PLM114", f"the program '{name}' has no statements", self._span([name]),
+                        help="write at least one, such as: latent z: text(tokens=1..20) ~ base()")  # fmt: skip
+        return ast.Program(self._named(name), params, body, span=span)
+
+    def _module(self, span: Span, *parts: Any) -> ast.Module:
+        declarations = tuple(parts[0]) if len(parts) == 2 else ()
+        return ast.Module(declarations, parts[-1], span=span)
+
+
+def _only(parts: list[Any]) -> Any:
+    return parts[0]

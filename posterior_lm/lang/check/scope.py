@@ -1,0 +1,241 @@
+"""Names: what each one stands for where it is used, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import frozen
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.check.values import UNKNOWN, Binding, Value
+from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.near import nearest
+from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS
+from posterior_lm.lang.source import Span
+
+
+@frozen(eq=False)
+class Planned:
+    """A latent or let that some statement of the program makes, drawn yet or not."""
+
+    name: str
+    span: Span
+    sort: str
+    blocks: tuple[int, ...]  # the plates around it, outermost first
+
+
+def planned(body: Iterable[ast.Statement]) -> dict[str, Planned]:
+    """Every latent, let and plate row of a program by name, the first of each."""
+    found: dict[str, Planned] = {}
+
+    def walk(statements: Iterable[ast.Statement], blocks: tuple[int, ...]) -> None:
+        for statement in statements:
+            if isinstance(statement, (ast.Latent, ast.Let)):
+                sort = "latent" if isinstance(statement, ast.Latent) else "let"
+                name = statement.name
+                found.setdefault(name.id, Planned(name.id, name.span, sort, blocks))
+            elif isinstance(statement, ast.Plate):
+                inner = (*blocks, id(statement))
+                row = statement.row
+                found.setdefault(row.id, Planned(row.id, row.span, "row", inner))
+                walk(statement.body, inner)
+            elif isinstance(statement, ast.Temper):
+                walk(statement.body, blocks)
+
+    walk(body, ())
+    return found
+
+
+class Scope:
+    """The bindings visible at one point of the walk, and the diagnostics so far."""
+
+    def __init__(self, module: ast.Module) -> None:
+        self.broken = module.broken
+        self.found: list[Diagnostic] = []
+        self.levels: list[dict[str, Binding]] = [{}]
+        self.blocks: list[int] = []  # the plates we are inside of
+        self.planned = planned(module.program.body)
+        self.cyclic: frozenset[str] = frozenset()  # names whose cycle has been reported
+        self.has_lm = any(isinstance(d, ast.LmDecl) for d in module.declarations)
+        self.used: set[str] = set()
+        self._reported: set[str] = set()
+
+    # ------------------------------------------------------------ reporting
+
+    def error(
+        self, code: str, message: str, span: Span, label: str = "", *,
+        secondary: Sequence[tuple[Span, str]] = (), notes: Sequence[str] = (), help: str | None = None,
+    ) -> None:  # fmt: skip
+        self.found.append(
+            error(code, message, span, label, secondary=secondary, notes=notes, help=help)
+        )
+
+    # ------------------------------------------------------------ declaring
+
+    def visible(self) -> dict[str, Binding]:
+        """Every name in scope; inner levels hide nothing, since names are unique."""
+        return {name: b for level in self.levels for name, b in level.items()}
+
+    def get(self, name: str) -> Binding | None:
+        for level in reversed(self.levels):
+            if name in level:
+                return level[name]
+        return None
+
+    def declare(self, binding: Binding) -> None:
+        """Adds a name; the first declaration of a name wins."""
+        name = binding.name
+        if not name:  # a stand-in of the parser
+            return
+        if name in BUILT_IN:
+            sort = "function" if name in FUNCTIONS else "distribution"
+            self.error(
+                "PLM203",
+                f"'{name}' is a built-in {sort}",
+                binding.span,
+                "cannot be given another meaning",
+                help=f"choose another name, such as '{name}_'",
+            )
+            return
+        first = self.get(name)
+        if first is not None:
+            if first.sort == "latent" and binding.sort == "latent":
+                self.error(
+                    "PLM404",
+                    f"'{name}' has two priors",
+                    binding.span,
+                    "second prior",
+                    secondary=[(first.span, "first prior")],
+                    help=f"to add a second term, write: observe {name} ~ …",
+                )
+            else:
+                self.error(
+                    "PLM202",
+                    f"'{name}' is declared twice",
+                    binding.span,
+                    "declared again here",
+                    secondary=[(first.span, "first declared here")],
+                    help="rename one of them",
+                )
+            return
+        self.levels[-1][name] = binding
+
+    # ------------------------------------------------------------ using
+
+    def resolve(self, name: ast.Name) -> Binding | None:
+        """The binding of a used name; None, once reported, where there is none."""
+        binding = self.get(name.id)
+        if binding is not None:
+            self.used.add(name.id)
+        elif name.id and name.id not in self.broken:
+            self._missing(name)
+        return binding
+
+    def _missing(self, name: ast.Name) -> None:
+        plan = self.planned.get(name.id)
+        if plan is not None:
+            self.used.add(name.id)
+            if name.id not in self.cyclic:
+                self._too_early(name, plan)
+            return
+        if name.id in self._reported:
+            return
+        self._reported.add(name.id)
+        if name.id in FUNCTIONS or name.id in DISTRIBUTIONS:
+            sort = "function" if name.id in FUNCTIONS else "distribution"
+            self.error("PLM305", f"'{name.id}' is a {sort}, not a value", name.span,
+                       "call it", help=f"write {name.id}(…)")  # fmt: skip
+            return
+        self.error("PLM201", f"unknown name '{name.id}'", name.span, "not declared",
+                   help=self._suggestion(name.id))  # fmt: skip
+
+    def _too_early(self, name: ast.Name, plan: Planned) -> None:
+        drawn = {"latent": "drawn", "let": "given a value", "row": "a row of the plate"}[plan.sort]
+        if plan.blocks != tuple(self.blocks[: len(plan.blocks)]):
+            self.error(
+                "PLM405",
+                f"'{name.id}' belongs to a plate and is not known outside it",
+                name.span,
+                "used outside the plate",
+                secondary=[(plan.span, f"{drawn} here, once per row" if plan.sort != "row" else "the plate")],
+                help="move this statement into the plate",
+            )
+            return
+        self.error(
+            "PLM401",
+            f"'{name.id}' is used before it is {drawn}",
+            name.span,
+            "used here",
+            secondary=[(plan.span, f"{drawn} here")],
+            help=f"move the {plan.sort} statement above this one",
+        )
+
+    def _suggestion(self, word: str) -> str | None:
+        visible = self.visible()
+        near = nearest(word, visible) or nearest(word, [*FUNCTIONS, *DISTRIBUTIONS])
+        if near:
+            return f"did you mean '{near}'?"
+        for binding in visible.values():
+            if binding.sort == "row":
+                column = word if word in binding.columns else nearest(word, binding.columns)
+                if column:
+                    return f"did you mean '{binding.name}.{column}'?"
+        later = nearest(word, self.planned)
+        return f"did you mean '{later}'?" if later else None
+
+    def call(self, name: ast.Name, *, dist: bool) -> Binding | None:
+        """The lm or `use` that a call names; None, once reported, where it is neither."""
+        binding = self.get(name.id)
+        if binding is not None:
+            self.used.add(name.id)
+            if binding.sort in ("lm", "use") or binding.value.kind == "unknown":
+                return binding
+            self.error("PLM305", f"'{name.id}' is {binding.value.shown} and cannot be called", name.span,
+                       "not a function", secondary=[(binding.span, "declared here")])  # fmt: skip
+            return None
+        if not name.id or name.id in self.broken or name.id in self._reported:
+            return None
+        if name.id in self.planned:
+            self._missing(name)
+            return None
+        self._reported.add(name.id)
+        lms = [b.name for b in self.levels[0].values() if b.sort in ("lm", "use")]
+        pools = [[*lms, *DISTRIBUTIONS], FUNCTIONS] if dist else [[*FUNCTIONS, *lms], DISTRIBUTIONS]
+        near = nearest(name.id, pools[0]) or nearest(name.id, pools[1])
+        if near:
+            help = f"did you mean '{near}'?"
+        elif dist and not self.has_lm:
+            help = f'declare it above the program: lm {name.id} = "tiny"'
+        elif dist and lms:
+            help = f"the language models here are {', '.join(lms)}"
+        else:
+            help = None
+        what = "distribution" if dist else "function"
+        self.error("PLM201", f"unknown {what} '{name.id}'", name.span, "not declared", help=help)
+        return None
+
+    def field(self, expr: ast.Field) -> Value:
+        """The value of `row.column`."""
+        binding = self.resolve(expr.row)
+        if binding is None or binding.value.kind == "unknown":
+            return UNKNOWN
+        if binding.sort != "row":
+            self.error("PLM305", f"'{expr.row.id}' is {binding.value.shown} and has no columns", expr.row.span,
+                       "not a row of a plate", secondary=[(binding.span, "declared here")])  # fmt: skip
+            return UNKNOWN
+        if expr.column not in binding.columns:
+            if not binding.columns:
+                return UNKNOWN
+            near = nearest(expr.column, binding.columns)
+            self.error(
+                "PLM204",
+                f"the table has no column '{expr.column}'",
+                Span(expr.span.source, max(expr.span.start, expr.span.end - len(expr.column)), expr.span.end),
+                "not a column",
+                secondary=[(binding.span, "a row of the table")],
+                help=f"did you mean '{near}'?" if near else f"its columns are {', '.join(binding.columns)}",
+            )
+            return UNKNOWN
+        from posterior_lm.lang.check.values import value_of_type
+
+        return value_of_type(binding.columns[expr.column])

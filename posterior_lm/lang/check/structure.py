@@ -1,0 +1,234 @@
+"""The generative rules: what is drawn when, and which statement may stand where."""
+
+from __future__ import annotations
+
+from attrs import evolve, frozen
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.check import declared
+from posterior_lm.lang.check.dists import Found, distribution, exponent, fits_type, fits_value
+from posterior_lm.lang.check.scope import Scope
+from posterior_lm.lang.check.types import segments, value
+from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, value_of_type
+from posterior_lm.lang.near import nearest
+from posterior_lm.lang.signatures import METHODS
+from posterior_lm.lang.source import Span
+from posterior_lm.lang.walk import names
+
+
+@frozen(eq=False)
+class _Guided:
+    """A guide statement as it stood, judged once every latent is known."""
+
+    statement: ast.Guide
+    found: Found
+    block: int
+
+
+class Structure:
+    """One walk over the statements of a program, in order."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.latents: dict[str, Binding] = {}
+        self.guides: dict[str, _Guided] = {}
+        self.methods: dict[str, Span] = {}
+        self.tempers = 0
+
+    def program(self, body: tuple[ast.Statement, ...]) -> None:
+        self._body(body)
+        for guided in self.guides.values():
+            self._judge(guided)
+
+    def _body(self, body: tuple[ast.Statement, ...]) -> None:
+        for statement in body:
+            match statement:
+                case ast.Latent():
+                    self._latent(statement)
+                case ast.Observe():
+                    found = segments(self.scope, statement.value)
+                    distribution(self.scope, statement.dist)
+                    fits_value(self.scope, statement.value, found, statement.dist)
+                case ast.Factor():
+                    self._factor(statement)
+                case ast.Condition():
+                    self._condition(statement)
+                case ast.Temper():
+                    self._temper(statement)
+                case ast.Plate():
+                    self._plate(statement)
+                case ast.Let():
+                    found = value(self.scope, statement.value)
+                    name = statement.name
+                    self.scope.declare(Binding(name.id, "let", name.span, found, block=self._block))
+                case ast.Guide():
+                    self._guide(statement)
+                case ast.Infer():
+                    self._infer(statement)
+
+    @property
+    def _block(self) -> int:
+        return self.scope.blocks[-1] if self.scope.blocks else 0
+
+    # ------------------------------------------------------------ terms
+
+    def _latent(self, statement: ast.Latent) -> None:
+        scope, name = self.scope, statement.name
+        known = declared.check_type(scope, statement.type, place="latent")
+        found = distribution(scope, statement.dist)
+        if known:
+            fits_type(scope, statement.type, statement.dist, found, f"'{name.id}'")
+        earlier = self.latents.get(name.id)
+        if earlier is not None and scope.get(name.id) is None:
+            scope.error("PLM202", f"two plates hold a latent named '{name.id}'", name.span, "declared again here",
+                        secondary=[(earlier.span, "first declared here")], help="rename one of them")  # fmt: skip
+            return
+        is_new = scope.get(name.id) is None
+        known_value = value_of_type(statement.type, frozenset((name.id,)))
+        binding = Binding(
+            name.id, "latent", name.span, known_value if known else evolve(UNKNOWN, depends=frozenset((name.id,))),
+            statement.type, block=self._block, order=len(self.latents) + 1,
+        )  # fmt: skip
+        scope.declare(binding)
+        if is_new and scope.get(name.id) is binding:
+            self.latents[name.id] = binding
+
+    def _factor(self, statement: ast.Factor) -> None:
+        found = value(self.scope, statement.value)
+        if not found.is_number:
+            help = None
+            if found.kind == "bool":
+                help = "write 'condition', or spell a weight: factor if … then 1 else 0"
+            self.scope.error("PLM304", "a factor is a number, in nats", statement.value.span,
+                             f"this is {found.shown}", help=help)  # fmt: skip
+
+    def _condition(self, statement: ast.Condition) -> None:
+        found = value(self.scope, statement.value)
+        if not found.is_bool:
+            help = "compare it, such as words(z) <= 16" if found.is_number else None
+            if found.kind == "text":
+                help = 'compare it, or look into it: contains(z, "dog")'
+            self.scope.error("PLM303", "a condition is true or false", statement.value.span,
+                             f"this is {found.shown}", help=help)  # fmt: skip
+
+    def _temper(self, statement: ast.Temper) -> None:
+        exponent(self.scope, statement.exponent)
+        if not statement.body and statement.exponent.span.end > statement.exponent.span.start:
+            self.scope.error("PLM411", "this temper has nothing in it", statement.span, "no statements",
+                             help="put statements between the braces or drop it")  # fmt: skip
+        self.tempers += 1
+        self._body(statement.body)
+        self.tempers -= 1
+
+    def _plate(self, statement: ast.Plate) -> None:
+        scope = self.scope
+        columns, known = self._table(statement.table)
+        row = statement.row
+        if not statement.body and row.id:
+            scope.error("PLM411", "this plate has nothing in it", statement.span, "no statements",
+                        help="put statements between the braces or drop it")  # fmt: skip
+        scope.levels.append({})
+        scope.blocks.append(id(statement))
+        scope.declare(
+            Binding(row.id, "row", row.span, Value("row") if known else UNKNOWN, columns=columns, block=self._block)
+        )
+        self._body(statement.body)
+        scope.blocks.pop()
+        scope.levels.pop()
+
+    def _table(self, table: ast.Expr) -> tuple[dict[str, ast.TypeExpr], bool]:
+        """The columns that a plate goes over, and whether they are known."""
+        if isinstance(table, ast.Name):
+            binding = self.scope.resolve(table)
+            if binding is None:
+                return {}, False
+            if binding.value.kind in ("table", "unknown"):
+                return binding.columns, bool(binding.columns)
+            secondary = [(binding.span, "declared here")]
+            shown = f"'{table.id}' is {binding.value.shown}"
+        else:
+            found = value(self.scope, table)
+            if found.kind == "unknown":
+                return {}, False
+            secondary, shown = [], f"this is {found.shown}"
+        self.scope.error("PLM320", "a plate goes over the rows of a table", table.span, shown, secondary=secondary,
+                         help="declare a parameter such as rows: table(input: text)")  # fmt: skip
+        return {}, False
+
+    # ------------------------------------------------------------ guide and infer
+
+    def _guide(self, statement: ast.Guide) -> None:
+        scope, name = self.scope, statement.name
+        own = [used for used in names(statement.dist) if used.id == name.id]
+        if own and (name.id in scope.planned):
+            scope.error("PLM407", f"the guide of '{name.id}' reads '{name.id}' itself", own[0].span,
+                        "not known when the guide draws it")  # fmt: skip
+        cyclic = scope.cyclic
+        if own:
+            scope.cyclic = cyclic | {name.id}
+        found = distribution(scope, statement.dist)
+        scope.cyclic = cyclic
+        if name.id in self.guides:
+            scope.error("PLM406", f"'{name.id}' has two guides", name.span, "second guide",
+                        secondary=[(self.guides[name.id].statement.name.span, "first guide")],
+                        help="keep one of them")  # fmt: skip
+            return
+        self.guides[name.id] = _Guided(statement, found, self._block)
+
+    def _judge(self, guided: _Guided) -> None:
+        scope, statement = self.scope, guided.statement
+        name = statement.name
+        latent = self.latents.get(name.id)
+        if latent is None:
+            self._not_a_latent(name)
+            return
+        if latent.block != guided.block:
+            scope.error("PLM409", f"the guide of '{name.id}' stands in another block than its latent", name.span,
+                        "guided here", secondary=[(latent.span, "drawn here")],
+                        help="move the guide next to the latent")  # fmt: skip
+        if guided.found.tempered:
+            scope.error("PLM409", "a guide is drawn from, so it has no power", statement.dist.span,
+                        "raised to a power", help="drop '^'; the target keeps its own")  # fmt: skip
+        assert latent.type is not None
+        fits_type(scope, latent.type, statement.dist, guided.found, f"'{name.id}'")
+        for other in sorted(guided.found.value.depends - {name.id}):
+            later = self.latents.get(other)
+            if later is not None and later.order > latent.order:
+                uses = [used.span for used in names(statement.dist) if used.id == other]
+                scope.error("PLM407", f"the guide of '{name.id}' reads '{other}', which is drawn later",
+                            uses[0] if uses else statement.dist.span, "not known when the guide draws",
+                            secondary=[(later.span, "drawn here")])  # fmt: skip
+
+    def _not_a_latent(self, name: ast.Name) -> None:
+        scope = self.scope
+        if name.id in scope.broken or name.id in scope.planned and scope.planned[name.id].sort == "latent":
+            return
+        binding = scope.get(name.id)
+        if binding is not None:
+            scope.error("PLM408", f"'{name.id}' is a {binding.sort}, and only a latent has a guide", name.span,
+                        "not a latent", secondary=[(binding.span, "declared here")])  # fmt: skip
+            return
+        near = nearest(name.id, self.latents)
+        help = f"did you mean '{near}'?" if near else None
+        scope.error("PLM201", f"unknown latent '{name.id}'", name.span, "no such latent", help=help)
+
+    def _infer(self, statement: ast.Infer) -> None:
+        scope, call = self.scope, statement.method
+        name = call.function.id
+        if self.scope.blocks or self.tempers:
+            scope.error("PLM410", "infer stands in the program itself, not inside a block", statement.span,
+                        "inside a block", help="move it to the end of the program")  # fmt: skip
+        if name not in METHODS:
+            near = nearest(name, METHODS)
+            scope.error("PLM210", f"unknown method '{name}'", call.function.span, "not a method of inference",
+                        help=f"did you mean '{near}'?" if near else f"the methods are {', '.join(METHODS)}")  # fmt: skip
+            return
+        if name in self.methods:
+            scope.error("PLM410", f"the defaults of {name} are given twice", call.function.span, "again here",
+                        secondary=[(self.methods[name], "first given here")], help="keep one of them")  # fmt: skip
+        self.methods.setdefault(name, call.function.span)
+        if call.args:
+            first = next(iter(METHODS[name].options), "n")
+            scope.error("PLM307", f"{name} takes options, not plain arguments", call.args[0].span, "no name",
+                        help=f"write {first}=…")  # fmt: skip
+        declared.options(scope, call.options, METHODS[name].options, f"the method {name}", call.function.span)

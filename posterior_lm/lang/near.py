@@ -1,0 +1,37 @@
+"""The known name that a misspelt one was probably meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The closest of `known` by edit distance, if close enough to be meant; ties go to the first.
+
+    At most 3 edits, and at most a third of the longer word (one edit is allowed
+    in words of two letters); swapping neighbours is one edit.
+    """
+    best: tuple[int, str] | None = None
+    for name in known:
+        longer = max(len(word), len(name))
+        limit = min(3, max(1, (longer + 1) // 3)) if longer > 1 else 0
+        if abs(len(word) - len(name)) > limit or name == word or longer > 60:
+            continue
+        distance = _distance(word.lower(), name.lower())
+        if distance <= limit and (best is None or distance < best[0]):
+            best = (distance, name)
+    return best[1] if best else None
+
+
+def _distance(a: str, b: str) -> int:
+    """Edits that turn `a` into `b`: insert, delete, replace, swap neighbours (Damerau 1964)."""
+    rows = [list(range(len(b) + 1))]
+    for i, left in enumerate(a, 1):
+        row = [i]
+        for j, right in enumerate(b, 1):
+            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (left != right))
+            if i > 1 and j > 1 and left == b[j - 2] and a[i - 2] == right:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]

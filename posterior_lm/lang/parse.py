@@ -1,0 +1,254 @@
+"""Program text to AST, with every syntax error of a file in one run.
+
+The parser is driven token by token. Wherever a statement, a declaration or a
+parameter begins, its state is kept; on an error that state comes back, the text
+up to the next such place is skipped, and parsing goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import evolve, frozen
+from lark.exceptions import UnexpectedToken
+from lark.lexer import Token
+from lark.parsers.lalr_interactive_parser import InteractiveParser
+
+from posterior_lm.lang import ast, tables
+from posterior_lm.lang.brackets import balance, begins_statement, too_deep
+from posterior_lm.lang.build import Builder
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
+from posterior_lm.lang.source import Source, Span
+from posterior_lm.lang.tokens import DECLARATIONS, STATEMENTS, STRAY, refuse, tokenize
+from posterior_lm.lang.wording import unexpected
+
+MOST_ERRORS = 50
+FragmentKind = Literal["statement", "expression", "type", "distribution", "parameter"]
+_START = {"statement": "statement", "expression": "expr", "distribution": "expr",
+          "type": "type", "parameter": "param"}  # fmt: skip
+_DECLARING = frozenset(("LATENT", "LET", "PLATE", "LM", "TOOL", "USE"))
+
+
+def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:
+    """The module and what is wrong with its text, in order of position.
+
+    With errors the module holds what could be read, for later checks; it is None
+    where nothing could.
+    """
+    result, found, comments, broken = _parse(source, "module")
+    if not isinstance(result, ast.Module):
+        return None, found
+    return evolve(result, comments=comments, broken=broken), found
+
+
+def parse_fragment(text: str | Source, kind: FragmentKind) -> Any:
+    """One statement, expression, type, distribution or parameter from its own text.
+
+    Raises `CompileError` with everything that is wrong with it.
+    """
+    source = text if isinstance(text, Source) else Source(f"<{kind}>", text)
+    result, found, _, _ = _parse(source, _START[kind])
+    if found:
+        raise CompileError(found)
+    return result
+
+
+def _parse(
+    source: Source, start: str
+) -> tuple[Any, list[Diagnostic], tuple[ast.Comment, ...], frozenset[str]]:
+    refused = refuse(source)
+    if refused:
+        return None, [refused], (), frozenset()
+    tokens, comments, found = tokenize(source)
+    tokens, unbalanced = balance(source, tokens)
+    found += unbalanced
+    deep = too_deep(source, tokens)
+    if deep:
+        return None, [*found, deep], (), frozenset()
+    driver = _Driver(source, tokens, start)
+    result = driver.run()
+    found += driver.found
+    seen = {(d.code, d.primary.span.start if d.primary else 0): d for d in driver.builder.found}
+    found += [d for d in seen.values() if not (found and d.code == "PLM114")]
+    found.sort(key=lambda d: d.primary.span.start if d.primary else 0)
+    if len(found) > MOST_ERRORS:
+        last = evolve(found[MOST_ERRORS - 1], notes=(f"only the first {MOST_ERRORS} errors are shown",))
+        found = [*found[: MOST_ERRORS - 1], last]
+    return result, found, tuple(comments), frozenset(driver.broken)
+
+
+@frozen(eq=False)
+class _Point:
+    """A parser state to come back to, and the index of the token that comes next in it."""
+
+    parser: InteractiveParser
+    index: int
+    kind: str  # "statement" | "declaration" | "parameter"
+
+
+class _Driver:
+    def __init__(self, source: Source, tokens: list[Token], start: str) -> None:
+        self.source = source
+        self.tokens = tokens
+        self.builder = Builder(source)
+        self.found: list[Diagnostic] = []
+        self.broken: set[str] = set()
+        lark = tables.parser()
+        self.parser = lark.parse_interactive(start=start)
+        conf = self.parser.parser_state.parse_conf
+        conf.callbacks = self.builder.callbacks(lark.rules)
+        self.whole = start == "module"
+        self.parens = 0  # open ( and [
+        self.header = False  # between `program name (` and its `)`
+        self.point = _Point(self._snapshot(), 0, "declaration")
+
+    def _snapshot(self) -> InteractiveParser:
+        return self.parser.copy(deepcopy_values=False)  # builders never change a value
+
+    def run(self) -> Any:
+        index = 0
+        while index < len(self.tokens):
+            token = self.tokens[index]
+            try:
+                before = self._snapshot() if token.type in STATEMENTS | DECLARATIONS else None
+                self.parser.feed_token(token)
+            except UnexpectedToken:
+                self._report(index)
+                if not self.whole or len(self.found) > MOST_ERRORS:
+                    return None
+                index = self._recover(index)
+                continue
+            self._mark(index, before)
+            index += 1
+        end = Token("$END", "", start_pos=len(self.source.text), end_pos=len(self.source.text))
+        try:
+            return self.parser.feed_token(end)
+        except UnexpectedToken:
+            self._report(len(self.tokens), end)
+            return None
+
+    def _mark(self, index: int, before: InteractiveParser | None) -> None:
+        """Keeps the state where this token, now accepted, begins or ends something."""
+        kind = self.tokens[index].type
+        if before is not None and kind != "IN":
+            self.point = _Point(before, index, "declaration" if kind in DECLARATIONS else "statement")
+            self.parens = 0
+            self.header = kind == "PROGRAM"
+        elif kind in ("LBRACE", "RBRACE"):
+            self.point = _Point(self._snapshot(), index + 1, "statement")
+            self.header = False
+        elif kind in ("LPAR", "LSQB"):
+            self.parens += 1
+        elif kind in ("RPAR", "RSQB"):
+            self.parens -= 1
+        if self.header and self.parens == 1 and kind in ("LPAR", "COMMA"):
+            self.point = _Point(self._snapshot(), index + 1, "parameter")
+
+    # ------------------------------------------------------------ errors
+
+    def _report(self, index: int, end: Token | None = None) -> None:
+        token = self.tokens[index] if end is None else end
+        since = self.tokens[self.point.index : index + 1]
+        repaired = [t for t in since if t.type == STRAY or t == ""]
+        if token.type == STRAY or (repaired and self.whole):
+            return  # already complained about
+        if end is not None and self.found and self.whole:
+            return
+        accepted = self.parser.accepts()
+        if end is not None and self.whole and "PROGRAM" in accepted:
+            self.found.append(self._no_program())
+            return
+        before = self.tokens[index - 1] if index else None
+        statement = end is None and begins_statement(self.tokens, index)
+        self.found.append(unexpected(self.source, token, accepted, before, statement=statement))
+
+    def _no_program(self) -> Diagnostic:
+        at = len(self.source.text.rstrip())
+        return error(
+            "PLM115",
+            "the file holds no program",
+            Span(self.source, at, at),
+            help='a smallest one: lm base = "tiny" program p() { latent z: text(tokens=1..20) ~ base() }',
+        )
+
+    # ------------------------------------------------------------ recovery
+
+    def _recover(self, at: int) -> int:
+        """Restores the last state kept and returns the index to go on from."""
+        point = self.point
+        self.parser = point.parser
+        index = self._skip_parameter(at) if point.kind == "parameter" else self._skip(at)
+        self.parens = 1 if point.kind == "parameter" else 0
+        self.header = point.kind == "parameter"
+        self.point = _Point(self._snapshot(), max(index, at), point.kind)
+        return index
+
+    def _skip_parameter(self, at: int) -> int:
+        """Skips to the next parameter of a program's header, or to what ends it."""
+        depth = 0
+        if self.point.index < len(self.tokens) and self.tokens[self.point.index].type == "NAME":
+            self.broken.add(str(self.tokens[self.point.index]))
+        for token in self.tokens[self.point.index : at]:
+            depth += _deeper(token)
+        for index in range(at, len(self.tokens)):
+            token = self.tokens[index]
+            if depth == 0 and token.type in ("COMMA", "RPAR"):
+                self._note_broken(self.tokens[self.point.index : index])
+                return index + 1 if token.type == "COMMA" else index
+            if token.type == "LBRACE" or begins_statement(self.tokens, index):
+                break
+            depth += _deeper(token)
+        self._note_broken(self.tokens[self.point.index : index])
+        self._feed_all("RPAR")
+        return index
+
+    def _skip(self, at: int) -> int:
+        """Skips to the next statement or declaration, or to the brace that ends the block."""
+        start = self.point.index
+        for index in range(max(at, start), len(self.tokens)):
+            token = self.tokens[index]
+            if token.type == "LBRACE":
+                skipped = self.tokens[start:index]
+                self._note_broken(skipped)
+                return self._enter_block(index, skipped)
+            here = index > at or index > start
+            if here and begins_statement(self.tokens, index) and self._takes(token):
+                self._note_broken(self.tokens[start:index])
+                return index
+            if token.type == "RBRACE" and self._takes(token):
+                self._note_broken(self.tokens[start:index])
+                return index
+        self._note_broken(self.tokens[start:])
+        return len(self.tokens)
+
+    def _takes(self, token: Token) -> bool:
+        return token.type in self.parser.accepts()
+
+    def _enter_block(self, index: int, skipped: list[Token]) -> int:
+        """Puts a stand-in before `{` so that the statements inside are still read."""
+        kinds = [t.type for t in skipped]
+        accepted = self.parser.accepts()
+        if "PROGRAM" in accepted and ("PROGRAM" in kinds or "LATENT" not in kinds):
+            self._feed_all("PROGRAM", "NAME", "LPAR", "RPAR", "LBRACE")
+        elif "PLATE" in accepted:
+            self._feed_all("PLATE", "NAME", "IN", "NAME", "LBRACE")
+        else:  # after the program: nothing may come
+            return len(self.tokens)
+        return index + 1
+
+    def _feed_all(self, *kinds: str) -> None:
+        for kind in kinds:
+            self.parser.feed_token(Token(kind, "", start_pos=0, end_pos=0))
+
+    def _note_broken(self, skipped: list[Token]) -> None:
+        """Remembers names that skipped text declared, so that using them is no second error."""
+        for before, token, after in zip([None, *skipped], skipped, [*skipped[1:], None], strict=False):
+            if token.type == "NAME" and (
+                (before is not None and before.type in _DECLARING)
+                or (after is not None and after.type == "COLON")
+            ):
+                self.broken.add(str(token))
+
+
+def _deeper(token: Token) -> int:
+    return {"LPAR": 1, "LSQB": 1, "RPAR": -1, "RSQB": -1}.get(token.type, 0)

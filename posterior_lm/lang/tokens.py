@@ -1,0 +1,159 @@
+"""Source text to tokens, comments and the diagnostics of what is neither."""
+
+from __future__ import annotations
+
+import re
+
+from lark.exceptions import UnexpectedCharacters
+from lark.lexer import BasicLexer, LexerThread, Token
+
+from posterior_lm.lang import tables
+from posterior_lm.lang.ast import Comment
+from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.source import Source, Span
+
+LARGEST_SOURCE = 1_000_000  # characters
+STRAY = "STRAY"
+"""Type of a token that stands for text already complained about."""
+
+KEYWORDS = frozenset(
+    "lm tool use from program latent observe factor condition temper plate in let guide infer "
+    "if then else or and not true false bos eos".split()
+)
+STATEMENTS = frozenset(
+    ("LATENT", "OBSERVE", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER")
+)
+DECLARATIONS = frozenset(("LM", "TOOL", "USE", "PROGRAM"))
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HINTS = {
+    "'": "strings stand in double quotes",
+    "“": 'write a straight quote: "',
+    "”": 'write a straight quote: "',
+    "‘": "strings stand in straight double quotes",
+    "’": "strings stand in straight double quotes",
+    ";": "statements need nothing between them: drop it",
+    "&": "write 'and'",
+    "|": "write 'or'",
+    "!": "write 'not'",
+    "%": "the operators are + - * / ^",
+    "–": "write a plain minus: -",
+    "−": "write a plain minus: -",
+    "…": "a range has two dots: ..",
+    "\u00a0": "this is a no-break space: write a plain one",
+}
+
+
+def span_of(source: Source, token: Token) -> Span:
+    return Span(source, token.start_pos, token.end_pos)
+
+
+def refuse(source: Source) -> Diagnostic | None:
+    """Why a source is not read at all: too large, or not text."""
+    size = len(source.text)
+    if size > LARGEST_SOURCE:
+        return error(
+            "PLM109",
+            f"the program is too large: {size:,} characters, and {LARGEST_SOURCE:,} are allowed",
+            Span(source, 0, 0),
+            help="put data into a file and pass it with --data or --given",
+        )
+    at = source.text.find("\0")
+    if at >= 0:
+        return error(
+            "PLM110",
+            "the program holds a null byte",
+            Span(source, at, at + 1),
+            "here",
+            help="a program is plain UTF-8 text; is this the right file?",
+        )
+    surrogate = _SURROGATE.search(source.text)
+    if surrogate:
+        return error(
+            "PLM110",
+            f"the program holds half a character, U+{ord(surrogate.group()):04X}",
+            Span(source, surrogate.start(), surrogate.end()),
+            "here",
+            help="a program is plain UTF-8 text",
+        )
+    return None
+
+
+def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnostic]]:
+    """Tokens without space or comments, the comments, and one diagnostic per stray run."""
+    text = source.text
+    if text.startswith("\ufeff"):
+        text = " " + text[1:]  # a byte order mark: same offsets, no token
+    state = LexerThread.from_text(_lexer(), text).state
+    assert state is not None
+    tokens: list[Token] = []
+    comments: list[Comment] = []
+    diagnostics: list[Diagnostic] = []
+    while True:
+        try:
+            token = _lexer().next_token(state)
+        except EOFError:
+            return tokens, comments, diagnostics
+        except UnexpectedCharacters as stray:
+            start = stray.pos_in_stream
+            end = _skip(text, start)
+            if tokens and tokens[-1].end_pos == start and tokens[-1] == "r" and text[start] == '"':
+                start = tokens.pop().start_pos
+            state.line_ctr.feed(text[state.line_ctr.char_pos : end], True)
+            token = Token(STRAY, text[start:end], start_pos=start, end_pos=end, line=state.line_ctr.line, end_line=state.line_ctr.line)
+            if tokens and tokens[-1].type == STRAY and "\n" not in text[tokens[-1].end_pos : start]:
+                continue  # one message a line is enough
+            diagnostics.append(_stray(source, start, end))
+        if token.type == "COMMENT":
+            comments.append(Comment(str(token), span=span_of(source, token)))
+        elif token.type == "NAME" and tokens and _glued(tokens[-1], token):
+            diagnostics.append(_bad_name(source, tokens[-1], token))
+            tokens[-1] = Token(STRAY, "", start_pos=tokens[-1].start_pos, end_pos=token.end_pos)
+        else:
+            tokens.append(token)
+
+
+def _lexer() -> BasicLexer:
+    parser = tables.parser()
+    if not hasattr(parser, "plm_lexer"):
+        conf = parser.lexer_conf
+        conf.ignore = tuple(name for name in conf.ignore if name != "COMMENT")
+        parser.plm_lexer = BasicLexer(conf)  # type: ignore[attr-defined]
+    return parser.plm_lexer  # type: ignore[attr-defined]
+
+
+def _skip(text: str, start: int) -> int:
+    """The end of a stray run: an open string takes the rest of its line."""
+    if text[start] == '"':
+        end = text.find("\n", start)
+        return len(text.rstrip()) if end < 0 else start + len(text[start:end].rstrip("\r"))
+    return start + 1
+
+
+def _stray(source: Source, start: int, end: int) -> Diagnostic:
+    found = source.text[start:end]
+    span = Span(source, start, end)
+    if found.startswith(('"', 'r"')):
+        return error(
+            "PLM104",
+            "the string has no closing quote",
+            Span(source, start, start + (2 if found[0] == "r" else 1)),
+            "opened here",
+            help='close it with " on the same line; a line break inside a string is written \\n',
+        )
+    shown = found if found.isprintable() else f"U+{ord(found):04X}"
+    return error("PLM105", f"stray character '{shown}'", span, "not part of the language",
+                 help=_HINTS.get(found))
+
+
+def _glued(number: Token, name: Token) -> bool:
+    return number.type in ("INT", "REAL") and number.end_pos == name.start_pos
+
+
+def _bad_name(source: Source, number: Token, name: Token) -> Diagnostic:
+    return error(
+        "PLM113",
+        f"'{number}{name}' is neither a number nor a name",
+        Span(source, number.start_pos, name.end_pos),
+        "a name begins with a letter, a number holds digits",
+    )

@@ -1,0 +1,147 @@
+"""What every language model offers: one protocol, a few plain values.
+
+Letters: N requests, T scored tokens, V vocabulary. Every log is natural (nats).
+Token ids of a request are complete sequences: start tokens, prompt, latents and
+scored text; nothing is padded, so padding can carry no meaning. End-of-text may
+be several ids (`eos_ids`); its log-prob is the log-sum-exp over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from attrs import frozen
+
+
+@frozen
+class ModelIdentity:
+    """Which model this is: what was asked for, and a digest of what was found."""
+
+    name: str
+    kind: str  # "transformers" | "tabular" | a user's own
+    digest: str  # SHA-256 of configuration and weights, or of the table
+    revision: str | None = None
+    dtype: str = "float32"
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back, with the two ways a text can begin."""
+
+    digest: str
+    """SHA-256 of the vocabulary: two models share tokens exactly when these agree."""
+    vocabulary_size: int
+    token_bytes: tuple[bytes | None, ...]
+    """(V,) the bytes each token adds; None for special and unusable ids."""
+    start_ids: tuple[int, ...]
+    """What the tokenizer puts at the start of a sequence: () or (bos,)."""
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text that follows something: no special tokens, no dummy prefix.
+
+        Raises `ModelError` (PLM531) where the vocabulary cannot spell the text.
+        """
+        ...
+
+    def encode_start(self, text: str) -> tuple[int, ...]:
+        """Tokens of the first text of a sequence, as the tokenizer itself begins one, without `start_ids`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens: their bytes joined, read as UTF-8, broken bytes replaced."""
+        ...
+
+
+@frozen
+class Branch:
+    """Tokens that follow `ids[:at]` of their request instead of `ids[at:]`."""
+
+    at: int
+    ids: tuple[int, ...]
+
+
+@frozen
+class Request:
+    """One sequence to score: log p(ids[i] | ids[:i]) for every i >= start.
+
+    `start` is at least 1. `shared` says how many leading tokens are a known
+    prompt, the same for many requests, whose cache is worth keeping; it is at
+    most `start`. Every branch has `at >= start`.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    shared: int = 0
+    branches: tuple[Branch, ...] = ()
+
+
+@frozen(eq=False)
+class Scores:
+    """Log-probs of one request, float64, nats.
+
+    `tokens` (T,) with T = len(ids) - start; `eos` (T + 1,), where entry t is the
+    log-prob of end-of-text after `ids[:start + t]`; one `Scores` per branch, whose
+    `tokens` are those of the branch and whose `eos[0]` is end-of-text right at `at`.
+    """
+
+    tokens: np.ndarray
+    eos: np.ndarray
+    branches: tuple[Scores, ...] = ()
+
+
+class Rollout(Protocol):
+    """Sequences that are being extended, one token a step, with their cache."""
+
+    log_probs: np.ndarray
+    """(N, V) float32 or float64: log p(next token | sequence), special ids included."""
+
+    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> Rollout:
+        """A rollout of M sequences: row j is sequence `rows[j]` followed by `tokens[j]`.
+
+        Shapes: rows (M,), tokens (M,), both integers; rows may repeat, be reordered
+        or leave some out. The rollout it is called on may not be used again.
+        """
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A frozen autoregressive model over a tokenizer's vocabulary."""
+
+    identity: ModelIdentity
+    tokenizer: Tokenizer
+    max_length: int | None
+    """Tokens that fit in the model's window; None where there is no limit."""
+    packed: bool
+    """Whether branches are scored in one packed forward pass rather than one by one."""
+
+    def score(self, requests: Sequence[Request]) -> list[Scores]:
+        """Scores of each request, in order. Raises `ModelError` (PLM520) past `max_length`."""
+        ...
+
+    def open(self, sequences: Sequence[tuple[int, ...]], *, shared: int = 0) -> Rollout:
+        """A rollout that stands after each sequence (N,); the first `shared` tokens are one known prompt."""
+        ...
+
+
+def eos_log_probs(log_probs: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
+    """(N,) float64 log-prob of end-of-text: log-sum-exp over `eos_ids` of (N, V) log-probs."""
+    if not eos_ids:
+        return np.full(len(log_probs), -np.inf)
+    picked = log_probs[:, list(eos_ids)].astype(np.float64)
+    return np.logaddexp.reduce(picked, axis=1)
+
+
+def unpack_branches(request: Request) -> list[Request]:
+    """The plain requests that mean the same: the trunk, then one per branch."""
+    trunk = Request(request.ids, request.start, request.shared)
+    return [
+        trunk,
+        *(
+            Request(request.ids[: b.at] + b.ids, b.at, request.shared)
+            for b in request.branches
+        ),
+    ]

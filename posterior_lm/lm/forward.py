@@ -1,0 +1,82 @@
+"""The one place that calls a transformers model, and what it hands back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+
+@frozen(eq=False)
+class Forward:
+    """A frozen model behind one call. Letters: B rows, L columns, P cached columns, V vocabulary."""
+
+    module: PreTrainedModel = field(repr=False)
+    vocabulary_size: int
+    max_length: int | None
+    parameters: frozenset[str] = field(init=False, repr=False)
+
+    @parameters.default
+    def _parameters(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.module.forward).parameters)
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    def new_cache(self) -> Cache:
+        return DynamicCache(config=self.module.config)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        ids: Tensor,
+        *,
+        cache: Cache | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        keep: int = 0,
+    ) -> Tensor:
+        """(B, K, V) logits, float32 or better, of the last `keep` columns (0: of all L).
+
+        `ids` (B, L) continue the `cache`, which grows by L columns in place. Without
+        `mask` attention is causal; `mask` (B, 1, L, P + L) is added to the scores.
+        `positions` (B, L) where they are not simply those that follow the cache.
+        """
+        options: dict[str, object] = {"use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if mask is not None:
+            options["attention_mask"] = mask
+        if positions is not None:
+            options["position_ids"] = positions
+        if keep and "logits_to_keep" in self.parameters:
+            options["logits_to_keep"] = keep
+        logits = self.module(input_ids=ids, **options).logits
+        if keep and logits.shape[1] > keep:
+            logits = logits[:, -keep:]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def tensor(self, values: object) -> Tensor:
+        """Whole numbers on the model's device."""
+        return torch.as_tensor(values, dtype=torch.long, device=self.device)
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """(B, L) ids, padded on the right with id 0, which no earlier column can see."""
+        width = max(map(len, rows))
+        return self.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+    def additive(self, visible: Tensor) -> Tensor:
+        """(B, 1, L, P + L) mask to add to attention scores, of (B, L, P + L) booleans."""
+        blocked = torch.finfo(self.dtype).min
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(~visible, blocked).unsqueeze(1)

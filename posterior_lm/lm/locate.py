@@ -1,0 +1,107 @@
+"""Where a model is: the packaged one, a folder, a table, or the hub and its cache. No torch here."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from posterior_lm.lang.diagnostics import ModelError, error
+
+Kind = Literal["tiny", "folder", "tabular", "hub"]
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WANTED = ["*.json", "*.safetensors"]
+
+
+@frozen
+class Location:
+    """What a name means. `path` is None for a hub name, which is looked up only when it is loaded."""
+
+    spec: str
+    kind: Kind
+    path: Path | None
+
+
+def resolve(spec: str, base_dir: str | Path | None = None) -> Location:
+    """`tiny`, an existing folder, a `.json` table, else a hub name, in that order.
+
+    Relative paths start at `base_dir`, or at the working directory without one.
+    """
+    if spec == "tiny":
+        from posterior_lm.lm.tiny import WEIGHTS
+
+        return Location(spec, "tiny", Path(WEIGHTS))
+    path = Path(spec).expanduser()
+    if base_dir is not None:
+        path = Path(base_dir) / path
+    if path.is_dir():
+        return Location(spec, "folder", path)
+    if spec.endswith(".json"):
+        return Location(spec, "tabular", path)
+    return Location(spec, "hub", None)
+
+
+def find_folder(
+    spec: str, *, base_dir: str | Path | None = None, revision: str | None = None
+) -> tuple[Path, str | None]:
+    """The folder of a model and its revision on the hub; PLM510 where there is none.
+
+    The hub's cache is asked first. Only where it has no copy, and neither
+    HF_HUB_OFFLINE nor TRANSFORMERS_OFFLINE is set, is the hub itself asked.
+    """
+    location = resolve(spec, base_dir)
+    if location.path is not None:
+        return location.path, None
+    looked = Path(base_dir or Path.cwd()) / Path(spec).expanduser()
+    if not _HUB_NAME.fullmatch(spec):
+        raise _missing(spec, f"there is no folder {looked}")
+    folder = _snapshot(spec, revision, offline=True)
+    reason = "offline mode is on" if _is_offline() else "the hub did not have it or could not be reached"
+    if (folder is None or not any(folder.glob("*.safetensors"))) and not _is_offline():
+        folder = _snapshot(spec, revision, offline=False) or folder
+    if folder is None:
+        from huggingface_hub import constants
+
+        raise _missing(
+            spec if revision is None else f"{spec}@{revision}",
+            f"there is no folder {looked}, the hub cache {constants.HF_HUB_CACHE} does not hold it, and {reason}",
+        )
+    return folder, folder.name
+
+
+def _missing(spec: str, looked: str) -> ModelError:
+    return ModelError(
+        error(
+            "PLM510",
+            f"the model {spec!r} was not found: {looked}",
+            help=f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` where there is a "
+            "network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model \"tiny\"",
+        )
+    )
+
+
+def _snapshot(spec: str, revision: str | None, *, offline: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(spec, revision=revision, allow_patterns=_WANTED, local_files_only=offline)
+        )
+    except Exception:  # every kind of absence: no such name, no network, no permission
+        return None
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _is_offline() -> bool:
+    return any(
+        os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )

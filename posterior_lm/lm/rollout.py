@@ -1,0 +1,150 @@
+"""Sequences extended token by token on a key-value cache, and two slower ways for models without one.
+
+Every class here is a `Rollout`: `log_probs` (N, V), and `extend(rows, tokens)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from posterior_lm.lm.forward import Forward
+from posterior_lm.lm.kv_cache import expanded, joined, picked
+from posterior_lm.lm.window import check_window
+
+COLUMNS = 2**13
+"""New columns of all rows in one prefill."""
+
+Ids = tuple[int, ...]
+
+
+def log_softmax(logits: Tensor) -> np.ndarray:
+    """(N, V) log-probs of (N, V) logits."""
+    with torch.inference_mode():
+        return torch.log_softmax(logits, dim=-1).cpu().numpy()
+
+
+@frozen(eq=False)
+class CachedRollout:
+    """Rows of one cache. Rows of different lengths share columns: `filled` says which are theirs."""
+
+    forward: Forward
+    cache: Cache = field(repr=False)
+    lengths: np.ndarray  # (N,) tokens of each sequence
+    filled: Tensor | None = field(repr=False)  # (N, W) booleans; None: all of them
+    log_probs: np.ndarray = field(repr=False)
+
+    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> CachedRollout:
+        rows, tokens = np.asarray(rows, dtype=np.int64), np.asarray(tokens, dtype=np.int64)
+        chosen = self._picked(rows)
+        if not len(rows):
+            return chosen
+        return chosen._stepped(tokens)
+
+    def _picked(self, rows: np.ndarray) -> CachedRollout:
+        if len(rows) == len(self.lengths) and np.array_equal(rows, np.arange(len(rows))):
+            return self
+        index = self.forward.tensor(rows)
+        filled = None if self.filled is None else self.filled.index_select(0, index)
+        cache = picked(self.cache, index) if self.cache.layers else self.cache
+        return CachedRollout(self.forward, cache, self.lengths[rows], filled, self.log_probs[rows])
+
+    def _stepped(self, tokens: np.ndarray) -> CachedRollout:
+        """Every row followed by one token; the cache grows in place."""
+        check_window(int(self.lengths.max()) + 1, self.forward.max_length)
+        ids = self.forward.tensor(tokens)[:, None]
+        filled, options = self.filled, {}
+        if filled is not None:
+            filled = torch.cat([filled, torch.ones_like(filled[:, :1])], dim=1)
+            options["mask"] = self.forward.additive(filled[:, None, :])
+            options["positions"] = self.forward.tensor(self.lengths)[:, None]
+        logits = self.forward(ids, cache=self.cache, keep=1, **options)[:, -1]
+        return CachedRollout(self.forward, self.cache, self.lengths + 1, filled, log_softmax(logits))
+
+
+def open_cached(forward: Forward, sequences: Sequence[Ids], prompt: Cache | None, past: int) -> CachedRollout:
+    """A rollout after distinct sequences, which all begin with the `past` tokens of `prompt`.
+
+    All but the last token of each is prefilled, padded on the right; the last
+    token is a first step, so that sequences of any lengths end in one column.
+    """
+    heads = [s[past:-1] for s in sequences]
+    lengths = np.asarray([len(s) - 1 for s in sequences])
+    width = int(lengths.max()) - past
+    caches = []
+    count = max(1, COLUMNS // max(1, width))
+    for at in range(0, len(heads), count):
+        part = heads[at : at + count]
+        cache = forward.new_cache() if prompt is None else expanded(prompt, len(part))
+        if width:
+            padded = [[*h, *[0] * (width - len(h))] for h in part]
+            forward(forward.tensor(padded), cache=cache, keep=1)
+        caches.append(cache)
+    filled = None
+    if lengths.min() < lengths.max():
+        filled = torch.arange(past + width, device=forward.device) < forward.tensor(lengths)[:, None]
+    start = CachedRollout(
+        forward, joined(caches) if past or width else caches[0], lengths, filled, np.empty((len(heads), 0))
+    )
+    return start._stepped(np.asarray([s[-1] for s in sequences]))
+
+
+@frozen(eq=False)
+class GroupedRollout:
+    """One `CachedRollout` per length, for models whose masks and positions cannot be given."""
+
+    groups: tuple[CachedRollout, ...]
+    group: np.ndarray  # (N,) which group a row is in
+    place: np.ndarray  # (N,) which row of the group
+    log_probs: np.ndarray = field(repr=False)
+
+    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> GroupedRollout:
+        rows, tokens = np.asarray(rows, dtype=np.int64), np.asarray(tokens, dtype=np.int64)
+        group = self.group[rows]
+        moved = [g.extend(self.place[rows[group == k]], tokens[group == k]) for k, g in enumerate(self.groups)]
+        return gather_groups(moved, group)
+
+
+def gather_groups(groups: Sequence[CachedRollout], group: np.ndarray) -> GroupedRollout:
+    """Groups as one rollout; row j is the next unused row of group `group[j]`."""
+    place = np.zeros(len(group), dtype=np.int64)
+    log_probs = np.empty((len(group), groups[0].log_probs.shape[1]), dtype=groups[0].log_probs.dtype)
+    for k, one in enumerate(groups):
+        mine = group == k
+        place[mine] = np.arange(mine.sum())
+        log_probs[mine] = one.log_probs
+    return GroupedRollout(tuple(groups), group, place, log_probs)
+
+
+@frozen(eq=False)
+class RecomputedRollout:
+    """Whole sequences, computed anew at every step: for recurrent models and caches of other kinds."""
+
+    forward: Forward
+    sequences: tuple[Ids, ...] = field(repr=False)
+    log_probs: np.ndarray = field(init=False, repr=False)
+
+    @log_probs.default
+    def _compute(self) -> np.ndarray:
+        distinct = sorted(set(self.sequences), key=len)
+        check_window(len(distinct[-1]) if distinct else 0, self.forward.max_length)
+        found: dict[Ids, np.ndarray] = {}
+        count = max(1, COLUMNS // max(map(len, distinct), default=1))
+        for at in range(0, len(distinct), count):
+            part = distinct[at : at + count]
+            keep = len(part[-1]) - len(part[0]) + 1
+            logits = self.forward(self.forward.padded(part), keep=keep)
+            last = self.forward.tensor([len(s) - 1 - (len(part[-1]) - logits.shape[1]) for s in part])
+            found |= zip(part, log_softmax(logits[torch.arange(len(part)), last]), strict=True)
+        if not self.sequences:
+            return np.empty((0, self.forward.vocabulary_size), dtype=np.float32)
+        return np.stack([found[s] for s in self.sequences])
+
+    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> RecomputedRollout:
+        pairs = zip(np.asarray(rows).tolist(), np.asarray(tokens).tolist(), strict=True)
+        return RecomputedRollout(self.forward, tuple((*self.sequences[r], t) for r, t in pairs))

@@ -1,0 +1,161 @@
+"""Any causal language model of the transformers library as a `LanguageModel`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from posterior_lm.lm.abilities import Abilities, find_abilities
+from posterior_lm.lm.base import ModelIdentity, Request, Rollout, Scores, unpack_branches
+from posterior_lm.lm.batching import Limits, score_rows
+from posterior_lm.lm.forward import Forward
+from posterior_lm.lm.kv_cache import PrefixStore
+from posterior_lm.lm.loading import load_module
+from posterior_lm.lm.locate import find_folder
+from posterior_lm.lm.packed import Row, lay_out
+from posterior_lm.lm.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
+from posterior_lm.lm.tokenizer import HFTokenizer
+from posterior_lm.lm.window import check_window, longest
+
+WORTH = 128
+"""Saved columns from which a prompt gets its own prefill: below that the extra call costs more."""
+
+Ids = tuple[int, ...]
+
+
+class TransformersModel:
+    """A frozen `LanguageModel` over an `AutoModelForCausalLM`.
+
+    `limits` bounds a micro-batch; `share_prompts` and `pack` switch the two
+    shortcuts off, which changes no number beyond rounding.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        tokenizer: HFTokenizer,
+        identity: ModelIdentity,
+        *,
+        limits: Limits | None = None,
+        share_prompts: bool = True,
+        pack: bool = True,
+    ) -> None:
+        self.identity = identity
+        self.tokenizer = tokenizer
+        self.max_length = forward.max_length
+        self._forward = forward
+        self._limits = limits or Limits()
+        self._share_prompts = share_prompts
+        self._pack = pack
+        self._store = PrefixStore(forward)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+    ) -> TransformersModel:
+        """Load a folder, or a name from the hub or its cache; `ModelError` PLM510 to PLM514 in one sentence.
+
+        `device` None takes the first GPU where there is one, else the CPU. Weights
+        are read from safetensors only, and no code that comes with a model is run.
+        """
+        folder, found = find_folder(str(name), revision=revision)
+        return cls.from_folder(folder, name=str(name), revision=found, dtype=dtype, device=device)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, *, name: str, revision: str | None, dtype: str, device: str | None
+    ) -> TransformersModel:
+        """The model of an existing folder, under the name it was asked for."""
+        return cls(*load_module(folder, name, revision, dtype, device))
+
+    def __repr__(self) -> str:
+        return f"TransformersModel({self.identity.name!r}, dtype={self.identity.dtype!r}, device={str(self._forward.device)!r})"
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What the model's code can do; measured at first need."""
+        return find_abilities(self._forward)
+
+    @property
+    def packed(self) -> bool:
+        return self._pack and self.abilities.packed
+
+    def score(self, requests: Sequence[Request]) -> list[Scores]:
+        """Scores of each request, in order; equal requests are computed once. PLM520 past the window."""
+        check_window(longest(requests), self.max_length)
+        parts: dict[Request, list[Request]] = {}
+        for request in requests:
+            if request not in parts:
+                whole = not request.branches or self.packed
+                parts[request] = [request] if whole else unpack_branches(request)
+        found = self._score_rows(dict.fromkeys(p for ps in parts.values() for p in ps))
+        return [_assembled(request, [found[p] for p in parts[request]]) for request in requests]
+
+    def _score_rows(self, requests: dict[Request, None]) -> dict[Request, Scores]:
+        groups: dict[Ids, list[Request]] = defaultdict(list)
+        for request in requests:
+            # The last prompt token is computed again, as it predicts the first scored one.
+            groups[request.ids[: max(0, request.shared - 1)]].append(request)
+        scored: dict[Request, Scores] = {}
+        loose: list[Row] = []
+        for prompt, group in groups.items():
+            if not self._is_worth_sharing(len(prompt), len(group)):
+                loose += [lay_out(r, 0) for r in group]
+                continue
+            rows = [lay_out(r, len(prompt)) for r in group]
+            cache = self._store.prefill(prompt)
+            for row, scores in score_rows(self._forward, rows, self.tokenizer.eos_ids, cache, self._limits):
+                scored[row.request] = scores
+        for row, scores in score_rows(self._forward, loose, self.tokenizer.eos_ids, None, self._limits):
+            scored[row.request] = scores
+        return scored
+
+    def _is_worth_sharing(self, tokens: int, rows: int) -> bool:
+        return self._share_prompts and tokens * rows >= WORTH and self.abilities.cached
+
+    def open(self, sequences: Sequence[Ids], *, shared: int = 0) -> Rollout:
+        """A rollout that stands after each sequence (N,), each of at least one token."""
+        sequences = [tuple(s) for s in sequences]
+        if not sequences:
+            return RecomputedRollout(self._forward, ())
+        if not all(sequences):
+            raise ValueError("a sequence of no tokens has no next token: begin with a start token")
+        check_window(max(map(len, sequences)), self.max_length)
+        if not self.abilities.cached:
+            return RecomputedRollout(self._forward, tuple(sequences))
+        distinct = list(dict.fromkeys(sequences))
+        place = {s: i for i, s in enumerate(distinct)}
+        if self.packed or len({len(s) for s in distinct}) == 1:
+            return self._open_equal(distinct, shared)._picked(np.asarray([place[s] for s in sequences]))
+        return self._open_grouped(sequences, shared)
+
+    def _open_equal(self, distinct: list[Ids], shared: int):
+        past = min(shared, min(map(len, distinct)) - 1) if self._share_prompts else 0
+        prompt = self._store.prefill(distinct[0][:past]) if past > 0 else None
+        return open_cached(self._forward, distinct, prompt, max(past, 0))
+
+    def _open_grouped(self, sequences: list[Ids], shared: int) -> GroupedRollout:
+        lengths = sorted({len(s) for s in sequences})
+        group = np.asarray([lengths.index(len(s)) for s in sequences])
+        groups = []
+        for length in lengths:
+            mine = [s for s in sequences if len(s) == length]
+            distinct = list(dict.fromkeys(mine))
+            opened = self._open_equal(distinct, shared)
+            groups.append(opened._picked(np.asarray([distinct.index(s) for s in mine])))
+        return gather_groups(groups, group)
+
+
+def _assembled(request: Request, scores: list[Scores]) -> Scores:
+    if len(scores) == 1:
+        return scores[0]
+    return Scores(scores[0].tokens, scores[0].eos, tuple(scores[1:]))

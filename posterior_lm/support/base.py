@@ -1,0 +1,66 @@
+"""What a support answers: which tokens may come next, and where a value may stop.
+
+One support per latent is shared by the target, every proposal and every guide,
+so a draw outside it cannot happen. States are hashable values; a support holds
+caches but no other state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+Ending = Literal["stop", "eos", "free", "value"]
+"""How a value of the support ends.
+
+`stop`: the tokens of the stop string are the last of the value, nothing else is
+scored. `eos`: end-of-text is scored after the value and is no part of it.
+`free`: nothing is scored. `value`: a finite type, whose values' tokens are all
+there is."""
+
+
+class Support(Protocol):
+    """A finite automaton over tokens. Every state that can be reached can be completed."""
+
+    ending: Ending
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+    """The tokenizer's own tokens for the stop string; () without one."""
+    size: int | None
+    """How many values there are, where they are listed one by one; else None."""
+
+    def start(self) -> Hashable: ...
+
+    def allowed(self, state: Hashable) -> np.ndarray:
+        """(V,) bool, read-only: the tokens that may come next. All false where only stopping is left."""
+        ...
+
+    def may_stop(self, state: Hashable) -> bool:
+        """Whether the tokens so far are a complete value."""
+        ...
+
+    def must_stop(self, state: Hashable) -> bool:
+        """Whether they are complete and nothing may follow (a stop string, or the last value, or the cap)."""
+        ...
+
+    def advance(self, state: Hashable, token: int) -> Hashable:
+        """The state after an allowed token; raises ValueError for one that is not."""
+        ...
+
+    def accepts(self, ids: Sequence[int]) -> bool:
+        """Whether the tokens are exactly one value of the support."""
+        ...
+
+    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
+        """The value that stops after the first `tokens` tokens, or None outside the support.
+
+        The first tokens, then `stop_ids` where the support has a stop and they do
+        not end in it already.
+        """
+        ...
+
+    def values(self) -> Iterator[tuple[int, ...]]:
+        """Every value of a finite type, in order of declaration; raises TypeError for text."""
+        ...

@@ -1,0 +1,138 @@
+"""A support from a specification and a tokenizer; what leaves no value is an error here."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+import numpy as np
+from attrs import evolve
+
+from posterior_lm.lang.diagnostics import CompileError, Label, ModelError, error
+from posterior_lm.lang.source import Span
+from posterior_lm.lm.base import Tokenizer
+from posterior_lm.support.base import Support
+from posterior_lm.support.bytes_dfa import DEAD, text_dfa
+from posterior_lm.support.canonical import CanonicalSupport, fragment
+from posterior_lm.support.characters import any_bytes, any_characters, these_characters
+from posterior_lm.support.empty import why_empty
+from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
+from posterior_lm.support.lift import lift, token_matrix, tokenizer_key
+from posterior_lm.support.reach import can_finish, edge_counts
+from posterior_lm.support.spec import ChoiceSpec, IntSpec, Spec, TextSpec
+from posterior_lm.support.spelling import shortest_spelling
+from posterior_lm.support.text import TextSupport
+
+_KEPT = 64
+"""Supports kept: with GPT-2's vocabulary a stop string of 11 bytes takes 2.4 MB."""
+
+_supports: dict[tuple[object, ...], Support] = {}
+_lock = Lock()
+
+
+def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = None) -> Support:
+    """The support of a type over a tokenizer; without one, values are pseudo-tokens.
+
+    Raises `CompileError` at `span`: PLM330 where no value is left, PLM331 for too
+    many values to list, PLM332 for two values with the same tokens, PLM531 for a
+    stop string or a value that the tokenizer cannot spell. Equal specifications
+    over equal vocabularies share one support.
+    """
+    if found := spec.checks(span):
+        raise CompileError(found)
+    key = (spec, None if tokenizer is None else tokenizer_key(tokenizer))
+    with _lock:
+        kept = _supports.get(key)
+    if kept is None:
+        if isinstance(spec, TextSpec):
+            if tokenizer is None:
+                raise TypeError("a text has no tokens without a tokenizer")
+            kept = _text(spec, tokenizer, span)
+        else:
+            kept = _finite(spec, tokenizer, span)
+        with _lock:
+            while len(_supports) >= _KEPT:
+                _supports.pop(next(iter(_supports)))
+            _supports[key] = kept
+    return kept
+
+
+def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Support:
+    if spec.chars is not None:
+        body = these_characters(spec.chars)
+    else:
+        body = any_characters() if spec.canonical else any_bytes()
+    stop = None if spec.stop is None else spec.stop.encode("utf-8")
+    own = () if spec.stop is None else _encode(tokenizer, spec.stop, span)
+    dfa = text_dfa(stop, body)
+    after = lift(dfa, token_matrix(tokenizer))
+    if spec.canonical:
+        for token, spelled in enumerate(tokenizer.token_bytes):
+            if fragment(spelled) == (True, True):
+                after[:, token] = DEAD
+    after.flags.writeable = False
+    edges = edge_counts(after)
+    finish = can_finish(edges, dfa.accepting, spec.min_tokens, spec.max_tokens)
+    if not finish[0, 0]:
+        raise CompileError(why_empty(spec, edges, dfa.accepting, span))
+    support = TextSupport(
+        ending=spec.end,
+        min_tokens=spec.min_tokens,
+        max_tokens=spec.max_tokens,
+        stop_ids=() if stop is None else _stop_ids(stop, own, tokenizer),
+        after=after,
+        accepting=dfa.accepting,
+        edges=edges,
+        finish=finish,
+    )
+    if not spec.canonical:
+        return support
+    canonical = CanonicalSupport(support, tokenizer)
+    if not canonical.possible:
+        raise CompileError(why_empty(spec, edges, dfa.accepting, span))
+    return canonical
+
+
+def _stop_ids(stop: bytes, own: tuple[int, ...], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokenizer's own tokens for the stop string, where these spell exactly it.
+
+    A tokenizer that changes text needs another spelling, a shortest one; where
+    there is none a value can end only in a longer token and no cut can be closed.
+    """
+    if b"".join(tokenizer.token_bytes[i] or b"" for i in own) == stop:
+        return own
+    return shortest_spelling(stop, tokenizer) or ()
+
+
+def _finite(
+    spec: IntSpec | ChoiceSpec, tokenizer: Tokenizer | None, span: Span | None
+) -> FiniteSupport:
+    if tokenizer is None:
+        encoded = np.arange(spec.size, dtype=np.int32)[:, None]
+        return FiniteSupport(spec, spec.size, encoded, np.arange(spec.size), None)
+    spelled = (spec.spelling(number) for number in range(spec.size))
+    table, order = sorted_table([_encode(tokenizer, text, span) for text in spelled])
+    twice = same_tokens(table, order)
+    if twice is not None:
+        first, second = (spec.spelling(number) for number in twice)
+        raise CompileError(
+            error(
+                "PLM332",
+                f"the tokenizer spells {first!r} and {second!r} with the same tokens",
+                span,
+                "these two cannot be told apart",
+                help="leave one of them out, or use a model whose tokenizer changes nothing",
+            )
+        )
+    table.flags.writeable = False
+    return FiniteSupport(spec, tokenizer.vocabulary_size, table, order, tokenizer)
+
+
+def _encode(tokenizer: Tokenizer, text: str, span: Span | None) -> tuple[int, ...]:
+    """`tokenizer.encode`, with what it cannot spell reported at the span."""
+    try:
+        return tokenizer.encode(text)
+    except ModelError as problem:
+        label = None if span is None else Label(span, f"spells {text!r}")
+        raise CompileError(
+            evolve(d, primary=d.primary or label) for d in problem.diagnostics
+        ) from problem

@@ -1,0 +1,181 @@
+"""The support of a finite type: one token sequence per value, as a sorted table.
+
+The table stands for the tree of prefixes: the values that share a prefix are a
+run of rows, so a state is (first row, row after the last, tokens so far).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.lm.base import Tokenizer
+from posterior_lm.support.base import Ending
+from posterior_lm.support.spec import ChoiceSpec, IntSpec
+
+State = tuple[int, int, int]
+
+_END = -1
+"""Fills the table after a value's last token; sorts before every token."""
+
+_MASKS = 256
+"""Masks kept; with GPT-2's vocabulary each takes 50 kB."""
+
+
+@frozen(eq=False)
+class FiniteSupport:
+    """The values of `int(a..b)` or `one_of(…)`, each with its one encoding.
+
+    `table` (N, L) int32 holds their tokens in lexicographic order, filled up with
+    -1; `order` (N,) the place of each row's value in the declaration. A value ends
+    with its last token, nothing else is scored; where one value's tokens begin
+    another's, the state after them may stop and may go on.
+
+    Without a tokenizer value number i is the single pseudo-token i.
+    """
+
+    spec: IntSpec | ChoiceSpec
+    vocabulary_size: int
+    table: np.ndarray = field(repr=False)
+    order: np.ndarray = field(repr=False)
+    tokenizer: Tokenizer | None = field(repr=False)
+    ending: Ending = field(init=False, default="value")
+    stop_ids: tuple[int, ...] = field(init=False, default=())
+    _masks: dict[State, np.ndarray] = field(init=False, factory=dict, repr=False)
+
+    @property
+    def max_tokens(self) -> int:
+        return self.table.shape[1]
+
+    @property
+    def size(self) -> int:
+        return len(self.table)
+
+    def start(self) -> State:
+        return (0, self.size, 0)
+
+    def allowed(self, state: State) -> np.ndarray:
+        mask = self._masks.get(state)
+        if mask is None:
+            mask = np.zeros(self.vocabulary_size, dtype=bool)
+            mask[self._next_tokens(state)] = True
+            mask.flags.writeable = False
+            while len(self._masks) >= _MASKS:
+                self._masks.pop(next(iter(self._masks)))
+            self._masks[state] = mask
+        return mask
+
+    def _next_tokens(self, state: State) -> np.ndarray:
+        first, last, depth = state
+        if depth == self.max_tokens:
+            return np.zeros(0, dtype=np.int32)
+        tokens = self.table[first:last, depth]
+        return tokens[tokens != _END]
+
+    def may_stop(self, state: State) -> bool:
+        first, _, depth = state
+        # The shorter value sorts first among those with its prefix.
+        return depth == self.max_tokens or bool(self.table[first, depth] == _END)
+
+    def must_stop(self, state: State) -> bool:
+        first, last, _ = state
+        return last - first == 1 and self.may_stop(state)
+
+    def advance(self, state: State, token: int) -> State:
+        then = self.step(state, token)
+        if then is None:
+            raise ValueError(f"token {token} is not allowed in state {state}")
+        return then
+
+    def step(self, state: State, token: int) -> State | None:
+        """The state after a token, or None where it is not allowed."""
+        first, last, depth = state
+        if depth == self.max_tokens or not 0 <= token < self.vocabulary_size:
+            return None
+        column = self.table[first:last, depth]
+        low, high = np.searchsorted(column, (token, token + 1))
+        return (first + int(low), first + int(high), depth + 1) if low < high else None
+
+    def row(self, ids: Sequence[int]) -> int | None:
+        """The row of the value with exactly these tokens, or None."""
+        state: State | None = self.start()
+        for token in ids:
+            state = self.step(state, token)
+            if state is None:
+                return None
+        return state[0] if self.may_stop(state) else None
+
+    def accepts(self, ids: Sequence[int]) -> bool:
+        return self.row(ids) is not None
+
+    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
+        head = tuple(ids[:tokens])
+        return head if self.accepts(head) else None
+
+    def values(self) -> Iterator[tuple[int, ...]]:
+        rows = np.empty(self.size, dtype=np.int64)
+        rows[self.order] = np.arange(self.size)
+        for row in rows:
+            yield self._ids(int(row))
+
+    def _ids(self, row: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in self.table[row] if token != _END)
+
+    def datum(self, ids: Sequence[int]) -> int | str:
+        """The integer or the string that the tokens stand for; ValueError for other tokens."""
+        row = self.row(ids)
+        if row is None:
+            raise ValueError(f"the tokens {tuple(ids)} are no value of this type")
+        return self.spec.datum(int(self.order[row]))
+
+    def ids_of(self, datum: int | str) -> tuple[int, ...]:
+        """The tokens of an integer or a string; ValueError for what is no value of this type."""
+        number = self.spec.number(datum)
+        if number is None:
+            raise ValueError(f"{datum!r} is no value of this type")
+        if self.tokenizer is None:
+            return (number,)
+        return self.tokenizer.encode(self.spec.spelling(number))
+
+    def count_values(self, limit: int) -> int | None:
+        """How many values there are, or None where there are more than `limit`."""
+        return self.size if self.size <= limit else None
+
+    def beginning(self) -> tuple[int | str, int | str] | None:
+        """Two values of which the first one's tokens begin the second one's, or None.
+
+        No terminator is scored, so a model reads the first as the beginning of the
+        second; the checker warns about it.
+        """
+        above, below = self.table[:-1], self.table[1:]
+        starts = ((above == below) | (above == _END)).all(axis=1)
+        if not starts.any():
+            return None
+        row = int(np.argmax(starts))
+        return (
+            self.spec.datum(int(self.order[row])),
+            self.spec.datum(int(self.order[row + 1])),
+        )
+
+
+def sorted_table(encoded: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The (N, L) table of token sequences in lexicographic order, and each row's place before."""
+    longest = max((len(ids) for ids in encoded), default=0)
+    table = np.full((len(encoded), longest), _END, dtype=np.int32)
+    for row, ids in enumerate(encoded):
+        table[row, : len(ids)] = ids
+    order = np.lexsort(table.T[::-1]) if longest else np.arange(len(encoded))
+    # Columns are searched one at a time, so they lie together.
+    return np.asfortranarray(table[order]), order
+
+
+def same_tokens(table: np.ndarray, order: np.ndarray) -> tuple[int, int] | None:
+    """The places of two values with the same tokens, or None."""
+    same = (table[1:] == table[:-1]).all(axis=1)
+    if not same.any():
+        return None
+    row = int(np.argmax(same))
+    first, second = sorted((int(order[row]), int(order[row + 1])))
+    return first, second

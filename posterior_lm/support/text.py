@@ -1,0 +1,113 @@
+"""The support of a text latent: limits on tokens, a stop string, a set of characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.support.base import Ending
+from posterior_lm.support.bytes_dfa import DEAD
+from posterior_lm.support.reach import count_paths
+
+State = tuple[int, int]
+"""State of the byte automaton, tokens so far."""
+
+
+@frozen(eq=False)
+class TextSupport:
+    """Token sequences whose text is a body, then the stop string where there is one.
+
+    Exact: `accepts` is true of a sequence if and only if walking `allowed` reaches
+    it and `may_stop` is true there; every state that can be reached can be
+    completed. Without `chars` the bytes of a body need not be whole characters,
+    because a value is its tokens. States are (automaton state, tokens so far).
+
+    `after` (S, V) int32 next states, `finish` (max_tokens + 1, S) bool as in
+    `reach.can_finish`, `edges` (S, S) numbers of tokens, `accepting` (S,) bool.
+    """
+
+    ending: Ending
+    min_tokens: int
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+    after: np.ndarray = field(repr=False)
+    accepting: np.ndarray = field(repr=False)
+    edges: np.ndarray = field(repr=False)
+    finish: np.ndarray = field(repr=False)
+    size: None = field(init=False, default=None)
+    _phase: np.ndarray = field(init=False, repr=False)
+    _masks: dict[tuple[int, int], np.ndarray] = field(init=False, factory=dict, repr=False)
+
+    @_phase.default
+    def _number_rows(self) -> np.ndarray:
+        """(R + 1,) equal numbers for counts with equal rows of `finish`, which share masks."""
+        return np.unique(self.finish, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def start(self) -> State:
+        return (0, 0)
+
+    def allowed(self, state: State) -> np.ndarray:
+        here, count = state
+        # No row of `finish` lies beyond the cap: -1 stands for "nothing more".
+        phase = int(self._phase[count + 1]) if count < self.max_tokens else -1
+        mask = self._masks.get((here, phase))
+        if mask is None:
+            if phase < 0:
+                mask = np.zeros(self.after.shape[1], dtype=bool)
+            else:
+                # `DEAD` is -1, which indexes the False appended at the end.
+                mask = np.append(self.finish[count + 1], False)[self.after[here]]
+            mask.flags.writeable = False
+            self._masks[here, phase] = mask
+        return mask
+
+    def may_stop(self, state: State) -> bool:
+        here, count = state
+        return bool(self.accepting[here]) and self.min_tokens <= count <= self.max_tokens
+
+    def must_stop(self, state: State) -> bool:
+        return self.may_stop(state) and not self.allowed(state).any()
+
+    def advance(self, state: State, token: int) -> State:
+        then = self.step(state, token)
+        if then is None:
+            raise ValueError(f"token {token} is not allowed in state {state}")
+        return then
+
+    def step(self, state: State, token: int) -> State | None:
+        """The state after a token, or None where it is not allowed."""
+        here, count = state
+        if count >= self.max_tokens or not 0 <= token < self.after.shape[1]:
+            return None
+        then = int(self.after[here, token])
+        return (then, count + 1) if then != DEAD and self.finish[count + 1, then] else None
+
+    def accepts(self, ids: Sequence[int]) -> bool:
+        state: State | None = self.start()
+        for token in ids:
+            state = self.step(state, token)
+            if state is None:
+                return False
+        return self.may_stop(state)
+
+    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
+        head = tuple(ids[:tokens])
+        if self.accepts(head):
+            return head
+        closed = head + self.stop_ids
+        return closed if self.stop_ids and self.accepts(closed) else None
+
+    def values(self) -> Iterator[tuple[int, ...]]:
+        raise_unlisted()
+
+    def count_values(self, limit: int) -> int | None:
+        """How many token sequences the support holds, or None where there are more than `limit`."""
+        return count_paths(self.edges, self.accepting, self.finish, self.min_tokens, limit)
+
+
+def raise_unlisted() -> NoReturn:
+    """What every text support answers to `values`."""
+    raise TypeError("the values of a text are not listed; walk its automaton instead")

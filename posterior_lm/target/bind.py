@@ -1,0 +1,94 @@
+"""From a graph, data and models to a target that can be evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.ground import ground
+from posterior_lm.graph.nodes import Constant, Latent
+from posterior_lm.graph.passes import optimize
+from posterior_lm.lang.diagnostics import CompileError, InternalError, error
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
+from posterior_lm.support.spec import ChoiceSpec, IntSpec, TextSpec
+from posterior_lm.target.evaluate import Evaluator
+from posterior_lm.target.pieces import Speller
+from posterior_lm.target.target import LatentInfo, Target
+
+DEFAULT_TOKENS = (1, 64)
+"""The length of a text latent that states none."""
+
+
+def bind(
+    program: RewardGraph,
+    data: Mapping[str, object],
+    models: Mapping[str, LanguageModel],
+    uses: Mapping[str, Callable[..., object]] | None = None,
+) -> Target:
+    """The target of an optimised graph for one binding of its parameters.
+
+    `data` comes from `bind_data`; `models` holds every declared model by alias.
+    Raises CompileError PLM501 for what has no backend yet, PLM330 for an empty
+    support, PLM531 for a stop or choice that the tokenizer cannot spell.
+    """
+    if program.pending:
+        raise CompileError(
+            [
+                error("PLM501", f"{what} is not available yet", span, "not available yet")
+                for what, span in program.pending
+            ]
+        )
+    grounded = optimize(ground(program, data))
+    latents = tuple(
+        LatentInfo(n.name, n.type, support_of(grounded, n, models), n.lm, i, n.span) for i, n in grounded.latents()
+    )
+    spellers = {}
+    for alias, model in models.items():
+        own = frozenset(
+            info.name
+            for info in latents
+            if info.lm is not None and models[info.lm].tokenizer.digest == model.tokenizer.digest
+        )
+        spellers[alias] = Speller.of(model.tokenizer, own)
+    supports = {info.name: info.support for info in latents}
+    evaluator = Evaluator(grounded, models, spellers, supports, uses or {})
+    return Target(program, grounded, dict(data), dict(models), latents, evaluator)
+
+
+def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:
+    """A latent's options by name; they are constants once the graph is grounded."""
+    found: dict[str, object] = {}
+    for name, i in zip(latent.options, latent.inputs, strict=True):
+        node = graph[i]
+        if not isinstance(node, Constant):
+            raise InternalError(f"the option `{name}` of `{latent.name}` is not a constant")
+        found[name] = node.value
+    return found
+
+
+def support_of(graph: RewardGraph, latent: Latent, models: Mapping[str, LanguageModel]) -> Support:
+    """The support of a latent of a grounded graph."""
+    options = options_of(graph, latent)
+    tokenizer = models[latent.lm].tokenizer if latent.lm is not None else None
+    spec: TextSpec | IntSpec | ChoiceSpec
+    match latent.type:
+        case "int":
+            spec = IntSpec(int(str(options["low"])), int(str(options["high"])), str(options.get("lead", "")))
+        case "one_of":
+            spec = ChoiceSpec(tuple(latent.choices))
+        case "text":
+            stop = options.get("stop")
+            end = "stop" if stop is not None else str(options.get("end", "eos"))
+            spec = TextSpec(
+                min_tokens=int(str(options.get("tokens_low", DEFAULT_TOKENS[0]))),
+                max_tokens=int(str(options.get("tokens_high", DEFAULT_TOKENS[1]))),
+                stop=None if stop is None else str(stop),
+                end=end,  # type: ignore[arg-type]
+                chars=None if options.get("chars") is None else str(options["chars"]),
+                canonical=bool(options.get("canonical", False)),
+            )
+        case _:
+            raise InternalError(f"no support for {latent.type}")
+    return build_support(spec, tokenizer, span=latent.span)

@@ -1,0 +1,177 @@
+"""Data meets a program: typed values for its parameters, every mistake with its path.
+
+All mistakes of one binding are collected and raised together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
+from posterior_lm.lang.near import nearest
+
+NAMES = {
+    "text": "a text",
+    "int": "a whole number",
+    "real": "a number",
+    "bool": "true or false",
+    "one_of": "one of the declared choices",
+    "table": "a list of rows",
+}
+
+
+def bind_data(
+    graph: RewardGraph, given: Mapping[str, object], *, path: str = "", missing: Sequence[str] = ()
+) -> dict[str, object]:
+    """A value for every parameter. Raises DataError PLM601–603, PLM608.
+
+    `path` is put before the names in messages (`rows[3].`); the parameters in
+    `missing` may be left out and get no value.
+    """
+    found: list[Diagnostic] = []
+    names = [p.name for p in graph.params]
+    for name in given:
+        if name not in names:
+            close = nearest(name, names)
+            found.append(
+                error(
+                    "PLM602",
+                    f"`{graph.name}` has no parameter `{name}`",
+                    where=path + name,
+                    help=f"did you mean `{close}`?" if close else f"its parameters are {_listed(names)}",
+                )
+            )
+    data: dict[str, object] = {}
+    for param in graph.params:
+        where = path + param.name
+        if param.name in given:
+            data[param.name] = _typed(param, given[param.name], where, found)
+        elif not param.required:
+            data[param.name] = param.default
+        elif param.name not in missing:
+            found.append(
+                error(
+                    "PLM601",
+                    f"the parameter `{param.name}` has no value",
+                    param.span,
+                    "declared here",
+                    where=where,
+                    help=f"give it with `--given {param.name}=VALUE`, a data row, or a default in the program",
+                )
+            )
+    if found:
+        raise DataError(found)
+    return data
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{n}`" for n in names) if names else "none"
+
+
+def _mistyped(param: ParamSpec, value: object, where: str, *, help: str | None = None) -> Diagnostic:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return error(
+        "PLM603", f"`{param.name}` must be {NAMES[param.type]}, not {shown}", param.span, where=where, help=help
+    )
+
+
+def _outside(param: ParamSpec, message: str, where: str, help: str | None = None) -> Diagnostic:
+    return error("PLM608", message, param.span, where=where, help=help)
+
+
+def _typed(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
+    match param.type:
+        case "text":
+            return _text(param, value, where, found)
+        case "int":
+            return _int(param, value, where, found)
+        case "real":
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                found.append(_mistyped(param, value, where))
+            elif not math.isfinite(value):
+                found.append(_outside(param, f"`{param.name}` must be finite, not {value}", where))
+        case "bool":
+            if not isinstance(value, bool):
+                found.append(_mistyped(param, value, where))
+        case "one_of":
+            return _choice(param, value, where, found)
+        case "table":
+            return _table(param, value, where, found)
+    return value
+
+
+def _text(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
+    if not isinstance(value, str):
+        found.append(_mistyped(param, value, where, help="put the value in quotes"))
+        return value
+    chars = dict(param.options).get("chars")
+    stop = dict(param.options).get("stop")
+    body = value.removesuffix(stop) if isinstance(stop, str) else value
+    if isinstance(chars, str) and (bad := next((c for c in body if c not in chars), None)) is not None:
+        found.append(_outside(param, f"`{param.name}` holds {bad!r}, which is not among its `chars`", where))
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        found.append(_outside(param, f"`{param.name}` holds half of a surrogate pair, which is no text", where))
+    return value
+
+
+def _int(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
+    if isinstance(value, bool) or not isinstance(value, int):
+        found.append(_mistyped(param, value, where))
+    elif (param.low is not None and value < param.low) or (param.high is not None and value > param.high):
+        found.append(_outside(param, f"`{param.name}` is {value}, outside {param.low}..{param.high}", where))
+    return value
+
+
+def _choice(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
+    if not isinstance(value, str):
+        found.append(_mistyped(param, value, where))
+    elif value not in param.choices:
+        close = nearest(value, param.choices)
+        found.append(
+            _outside(
+                param,
+                f"`{param.name}` is {value!r}, which is not one of its choices",
+                where,
+                f"did you mean {close!r}?" if close else f"choose from {', '.join(map(repr, param.choices))}",
+            )
+        )
+    return value
+
+
+def _table(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
+    if not isinstance(value, list | tuple):
+        found.append(_mistyped(param, value, where, help="a table is a list of objects, one per row"))
+        return ()
+    rows: list[dict[str, object]] = []
+    names = [c.name for c in param.columns]
+    for number, row in enumerate(value):
+        at = f"{where}[{number}]"
+        if not isinstance(row, Mapping):
+            found.append(_mistyped(param, row, at, help=f"a row is an object with {_listed(names)}"))
+            continue
+        for name in row:
+            if name not in names:
+                close = nearest(str(name), names)
+                found.append(
+                    error(
+                        "PLM602",
+                        f"`{param.name}` has no column `{name}`",
+                        where=f"{at}.{name}",
+                        help=f"did you mean `{close}`?" if close else f"its columns are {_listed(names)}",
+                    )
+                )
+        bound: dict[str, object] = {}
+        for column in param.columns:
+            if column.name in row:
+                bound[column.name] = _typed(column, row[column.name], f"{at}.{column.name}", found)
+            else:
+                found.append(
+                    error("PLM601", f"the column `{column.name}` has no value", where=f"{at}.{column.name}")
+                )
+        rows.append(bound)
+    return tuple(rows)

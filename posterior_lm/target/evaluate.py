@@ -1,0 +1,340 @@
+"""Evaluating a grounded graph over N draws at once.
+
+Nodes are computed level by level, where a level holds what needs equally many
+rounds of language-model calls; nodes that depend on no latent are computed once
+and kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from attrs import define, field
+
+from posterior_lm.dists import DISTS, Finite, ParameterError
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.nodes import (
+    Apply, ChoiceScore, Constant, DistScore, Latent, LmScore, Marker, Node, Power, Segments, Sum, Test, Total,
+)  # fmt: skip
+from posterior_lm.graph.ops import OPS, spelled
+from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+from posterior_lm.lm.base import LanguageModel, Request
+from posterior_lm.support.base import Support
+from posterior_lm.target.lm_scores import Batch, ScorePlan, Scored, ask_group, hosts_and_riders, total
+from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice, join
+from posterior_lm.target.values import Value, Values
+
+Column = list
+
+
+@define(eq=False)
+class Evaluator:
+    """A grounded graph with its models; caches what no draw changes, nothing else."""
+
+    graph: RewardGraph
+    models: Mapping[str, LanguageModel]
+    spellers: Mapping[str, Speller]
+    supports: Mapping[str, Support]
+    uses: Mapping[str, Callable[..., object]] = field(factory=dict)
+    levels: list[list[int]] = field(init=False)
+    plans: dict[int, ScorePlan] = field(factory=dict)
+    _fixed: dict[int, object] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        level: dict[int, int] = {}
+        for i in self.graph.order():
+            node = self.graph[i]
+            below = max((level[j] for j in node.inputs), default=0)
+            level[i] = below + isinstance(node, LmScore | ChoiceScore)
+        self.levels = [[] for _ in range(max(level.values(), default=0) + 1)]
+        for i in sorted(level):
+            self.levels[level[i]].append(i)
+        self._settle()
+
+    # ------------------------------------------------------------- the walk
+
+    def _settle(self) -> None:
+        """Compute what depends on no latent, once."""
+        fixed = [[i for i in nodes if i in self.graph.fixed] for nodes in self.levels]
+        columns = self._walk(fixed, {}, 1, {})
+        self._fixed = {i: column[0] for i, column in columns.items()}
+
+    def columns(
+        self, values: Values, n: int, given: Mapping[int, Column] | None = None
+    ) -> dict[int, Column]:
+        """Every node's N values; `given` holds score columns that are known already."""
+        moving = [[i for i in nodes if i not in self.graph.fixed] for nodes in self.levels]
+        return self._walk(moving, values, n, given or {})
+
+    def node(self, i: int, values: Values, n: int) -> Column:
+        """The N values of one node; only what it reads is computed, so later latents may be absent."""
+        if i in self.graph.fixed:
+            return [self._fixed[i]] * n
+        needed = self.graph.ancestors(i) - self.graph.fixed
+        return self._walk([[j for j in nodes if j in needed] for nodes in self.levels], values, n, {})[i]
+
+    def fixed_value(self, i: int) -> object:
+        """The value of a node that depends on no latent."""
+        return self._fixed[i]
+
+    def terms(
+        self, values: Values, n: int, given: Mapping[int, Column] | None = None
+    ) -> np.ndarray:
+        """(N, K) float64 nats: the terms of the log reward; −inf outside the support.
+
+        Raises InferenceError PLM701 (NaN) or PLM704 (+inf) naming the statement.
+        """
+        columns = self.columns(values, n, given)
+        sink = self.graph.sink
+        out = np.empty((n, len(sink.inputs)))
+        for k, i in enumerate(sink.inputs):
+            out[:, k] = self._column(columns, i, n)
+        for k, info in enumerate(sink.terms):
+            if info.keyword == "latent":
+                for name, support in self.supports.items():
+                    if name.split("[", 1)[0] == info.about:
+                        inside = [support.accepts(v.ids) for v in values[name]]
+                        out[~np.array(inside, dtype=bool), k] = -math.inf
+        self._check(out)
+        return out
+
+    def _check(self, out: np.ndarray) -> None:
+        for code, bad, what in (
+            ("PLM701", np.isnan(out), "is not a number"),
+            ("PLM704", out == math.inf, "is +infinity"),
+        ):
+            if bad.any():
+                info = self.graph.sink.terms[int(np.argmax(bad.any(axis=0)))]
+                raise InferenceError(
+                    error(
+                        code,
+                        f"the term of `{info.label}` {what} for {int(bad.any(axis=1).sum())} of {len(out)} draws",
+                        info.span,
+                        "this statement",
+                        help="guard the expression, for example with `if … then … else …`",
+                    )
+                )
+
+    def _column(self, columns: Mapping[int, Column], i: int, n: int) -> Column:
+        return columns[i] if i in columns else [self._fixed[i]] * n
+
+    def _at(self, columns: Mapping[int, Column], i: int, d: int) -> object:
+        return columns[i][d] if i in columns else self._fixed[i]
+
+    def _walk(
+        self, levels: Sequence[Sequence[int]], values: Values, n: int, given: Mapping[int, Column]
+    ) -> dict[int, Column]:
+        columns: dict[int, Column] = dict(given)
+        for nodes in levels:
+            todo = [i for i in nodes if i not in columns]
+            scores = [i for i in todo if isinstance(self.graph[i], LmScore | ChoiceScore)]
+            columns.update(self._score(scores, columns, values, n))
+            for i in todo:
+                if i not in columns:
+                    columns[i] = self._node(self.graph[i], columns, values, n)
+        return columns
+
+    # ------------------------------------------------------------- plain nodes
+
+    def _node(self, node: Node, columns: Mapping[int, Column], values: Values, n: int) -> Column:
+        match node:
+            case Constant(value=value):
+                return [value] * n
+            case Latent(name=name):
+                return [v.datum for v in values[name]]
+            case Marker():
+                return [""] * n
+        inputs = [self._column(columns, i, n) for i in node.inputs]
+        match node:
+            case Segments():
+                texts = [self._texts(i, column, values) for i, column in zip(node.inputs, inputs, strict=True)]
+                return ["".join(t[d] for t in texts) for d in range(n)]
+            case Apply():
+                return self._apply(node, inputs, values, n)
+            case DistScore():
+                return self._dist(node, inputs, n)
+            case Test():
+                return [0.0 if v else -math.inf for v in inputs[0]]
+            case Power():
+                return [self._power(node, b, t) for b, t in zip(*inputs, strict=True)]
+            case Sum() | Total():
+                return [math.fsum(c[d] for c in inputs) if _finite(inputs, d) else _sum(inputs, d) for d in range(n)]
+        raise InternalError(f"cannot evaluate {node.KIND}")
+
+    def _texts(self, i: int, column: Column, values: Values) -> list[str]:
+        node = self.graph[i]
+        if isinstance(node, Latent):
+            return [v.text for v in values[node.name]]
+        return [spelled(v) for v in column]
+
+    def _apply(self, node: Apply, inputs: list[Column], values: Values, n: int) -> Column:
+        if node.op == "tokens":
+            source = self.graph[node.inputs[0]]
+            if isinstance(source, Latent):
+                return [len(v.ids) for v in values[source.name]]
+            speller = next(iter(self.spellers.values()))
+            return [len(speller.text(str(t), first=False)) for t in inputs[0]]
+        call = self.uses[node.op[4:]] if node.op.startswith("use ") else OPS[node.op]
+        return [self._call(node, call, args) for args in zip(*inputs, strict=True)] if inputs else [
+            self._call(node, call, ())
+        ] * n
+
+    def _call(self, node: Apply, call: Callable[..., object], args: tuple) -> object:
+        try:
+            result = call(*args)
+        except ArithmeticError:
+            return math.nan
+        except Exception as problem:
+            if not node.op.startswith("use "):
+                raise InternalError(f"{node.op}: {problem}") from problem
+            raise InferenceError(
+                error("PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}", node.span)
+            ) from problem
+        if isinstance(result, str | bool | int | float):
+            return result
+        if isinstance(result, tuple) and node.op == "list":
+            return result
+        if hasattr(result, "item"):
+            return result.item()  # a numpy scalar
+        raise InferenceError(
+            error("PLM542", f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean", node.span)
+        )
+
+    def _power(self, node: Power, exponent: float, term: float) -> float:
+        if not math.isfinite(exponent):
+            raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", node.span))
+        return -math.inf if term == -math.inf else exponent * term
+
+    def _dist(self, node: DistScore, inputs: list[Column], n: int) -> Column:
+        value, *args = inputs
+        low_high = None
+        if node.bounded:
+            *args, low, high = args
+            low_high = (low, high)
+        log_pmf = DISTS[node.dist]
+        out = []
+        for d in range(n):
+            finite = None
+            if node.choices:
+                finite = Finite.of_choices(node.choices)
+            elif low_high is not None:
+                finite = Finite.of_range(int(low_high[0][d]), int(low_high[1][d]))
+            try:
+                out.append(log_pmf(value[d], [a[d] for a in args], finite))
+            except ParameterError as problem:
+                raise InferenceError(error("PLM705", str(problem), node.span)) from None
+        return out
+
+    # ------------------------------------------------------------- scores
+
+    def pieces(self, segments: int) -> tuple[Piece, ...]:
+        """A `Segments` node as pieces; what depends on no latent is known text."""
+        found: list[Piece] = []
+        for i in self.graph[segments].inputs:
+            node = self.graph[i]
+            match node:
+                case Latent(name=name):
+                    found.append(Splice(name))
+                case Marker(kind=kind, span=span):
+                    found.append(Special(kind, span))
+                case Constant(value=value):
+                    found.append(Known(spelled(value)))
+                case _ if i in self.graph.fixed and i in self._fixed:
+                    found.append(Known(spelled(self._fixed[i])))  # type: ignore[arg-type]
+                case _:
+                    found.append(Computed(i))
+        return join(found)
+
+    def plan(self, i: int) -> ScorePlan:
+        """The compiled form of a score node."""
+        if i not in self.plans:
+            node = self.graph[i]
+            assert isinstance(node, LmScore)
+            text = self.pieces(node.inputs[1])
+            bare = len(text) == 1 and isinstance(text[0], Splice)
+            ends = bare and self.supports[text[0].latent].ending == "eos"  # type: ignore[union-attr]
+            self.plans[i] = ScorePlan(i, node.lm, self.pieces(node.inputs[0]), text, ends, node.rides)
+        return self.plans[i]
+
+    def _score(
+        self, nodes: Sequence[int], columns: Mapping[int, Column], values: Values, n: int
+    ) -> dict[int, Column]:
+        out: dict[int, Column] = {i: [0.0] * n for i in nodes}
+        batches = {lm: Batch(model) for lm, model in self.models.items()}
+        plans = {i: self.plan(i) for i in nodes if isinstance(self.graph[i], LmScore)}
+        groups = hosts_and_riders(plans)
+        for d in range(n):
+            latent, computed = self._readers(columns, values, d)
+
+            def put(node: int, value: float, d: int = d) -> None:
+                out[node][d] = value
+
+            for host, riders in groups:
+                speller = self.spellers[host.lm]
+                spelt = [(r, r.spell(speller, latent, computed)) for r in riders]
+                ask_group(batches[host.lm], host, host.spell(speller, latent, computed), spelt, put)
+        choices: list[Callable[[], None]] = []
+        for i in nodes:
+            node = self.graph[i]
+            if isinstance(node, ChoiceScore):
+                choices += self._choice(i, node, batches[node.lm], columns, values, n, out)
+        for batch in batches.values():
+            batch.run()
+        for finish in choices:
+            finish()
+        return out
+
+    def _readers(
+        self, columns: Mapping[int, Column], values: Values, d: int
+    ) -> tuple[Callable[[str], Value], Callable[[int], str]]:
+        return (lambda name: values[name][d]), (lambda node: spelled(self._at(columns, node, d)))
+
+    def _choice(
+        self, i: int, node: ChoiceScore, batch: Batch, columns: Mapping[int, Column], values: Values, n: int,
+        out: dict[int, Column],
+    ) -> list[Callable[[], None]]:
+        """Ask for every candidate after each draw's context; what to do once the answers are in."""
+        speller, context = self.spellers[node.lm], self.pieces(node.inputs[0])
+        picked = self._column(columns, node.inputs[1], n)
+        finish: list[Callable[[], None]] = []
+        for d in range(n):
+            latent, computed = self._readers(columns, values, d)
+            ids, empty = speller.context(context, latent, computed)
+            data = node.choices or self._range(node, columns, d)
+            scores = np.zeros(len(data))
+            for place, datum in enumerate(data):
+                text = speller.text(node.lead + spelled(datum), first=empty)
+
+                def read(answer: object, place: int = place, scores: np.ndarray = scores, size: int = len(text)) -> None:
+                    scores[place] = total(answer, 0, size, ends=False)  # type: ignore[arg-type]
+
+                batch.ask(Request(ids + text, len(ids), len(ids)), read)
+
+            def done(d: int = d, scores: np.ndarray = scores, data: Sequence = data) -> None:
+                place = data.index(picked[d]) if picked[d] in data else None
+                out[i][d] = -math.inf if place is None else float(scores[place] - np.logaddexp.reduce(scores))
+
+            finish.append(done)
+        return finish
+
+    def _range(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> tuple[int, ...]:
+        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:])
+        return tuple(range(low, high + 1))
+
+    def spell(self, plan: ScorePlan, values: Values, d: int, columns: Mapping[int, Column]) -> Scored:
+        latent, computed = self._readers(columns, values, d)
+        return plan.spell(self.spellers[plan.lm], latent, computed)
+
+
+def _finite(inputs: list[Column], d: int) -> bool:
+    return all(math.isfinite(c[d]) for c in inputs)
+
+
+def _sum(inputs: list[Column], d: int) -> float:
+    """−inf where any part is, so that NaN can only come from a statement itself."""
+    parts = [c[d] for c in inputs]
+    if any(math.isnan(p) for p in parts):
+        return math.nan
+    return -math.inf if -math.inf in parts else math.inf

@@ -1,0 +1,149 @@
+"""Language-model scores of many draws as few batched calls.
+
+All scores of one level of the graph go out together, one batch per model; equal
+requests are sent once; a score that rides on a longer one is read off its pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from attrs import define, field, frozen
+
+from posterior_lm.graph.nodes import LmScore
+from posterior_lm.lm.base import LanguageModel, Request, Scores
+from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice
+from posterior_lm.target.values import Value
+
+
+@frozen
+class Scored:
+    """The tokens of one score for one draw: context, text, and how much is a known prompt."""
+
+    context: tuple[int, ...]
+    text: tuple[int, ...]
+    shared: int
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.context + self.text
+
+
+@frozen(eq=False)
+class ScorePlan:
+    """A score node with its segments compiled to pieces."""
+
+    node: int
+    lm: str
+    context: tuple[Piece, ...]
+    text: tuple[Piece, ...]
+    ends: bool
+    """Whether end-of-text after the text is scored: a bare latent that ends with it."""
+    rides: int | None = None
+
+    def spell(
+        self, speller: Speller, latent: Callable[[str], Value], computed: Callable[[int], str]
+    ) -> Scored:
+        context, empty = speller.context(self.context, latent, computed)
+        text = speller.spell(self.text, latent, computed, first=empty)
+        return Scored(context, text, self._shared(speller, context, latent, computed))
+
+    def _shared(
+        self,
+        speller: Speller,
+        context: tuple[int, ...],
+        latent: Callable[[str], Value],
+        computed: Callable[[int], str],
+    ) -> int:
+        """How many leading tokens every draw has in common: those before the first unknown."""
+        known: list[Piece] = []
+        for piece in self.context:
+            if not isinstance(piece, Known | Special):
+                break
+            known.append(piece)
+        if len(known) == len(self.context):
+            return len(context)
+        if not known:
+            return len(speller.tokenizer.start_ids)
+        return len(speller.context(known, latent, computed)[0])
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """The latents it reads as tokens, each time it does."""
+        return tuple(p.latent for p in (*self.context, *self.text) if isinstance(p, Splice))
+
+    @property
+    def computed(self) -> tuple[int, ...]:
+        return tuple(p.node for p in (*self.context, *self.text) if isinstance(p, Computed))
+
+
+@define(eq=False)
+class Batch:
+    """Requests to one model, each distinct one once, and what to read from the answers."""
+
+    model: LanguageModel
+    _places: dict[Request, int] = field(factory=dict)
+    _reads: list[tuple[int, Callable[[Scores], None]]] = field(factory=list)
+
+    def ask(self, request: Request, read: Callable[[Scores], None]) -> None:
+        place = self._places.setdefault(request, len(self._places))
+        self._reads.append((place, read))
+
+    def run(self) -> None:
+        if not self._places:
+            return
+        answers = self.model.score(list(self._places))
+        for place, read in self._reads:
+            read(answers[place])
+
+
+def total(scores: Scores, start: int, length: int, *, ends: bool) -> float:
+    """Σ log p over `length` tokens from place `start` of the scored ones, and end-of-text after them."""
+    value = float(np.sum(scores.tokens[start : start + length]))
+    return value + float(scores.eos[start + length]) if ends else value
+
+
+def ask_group(
+    batch: Batch,
+    host: ScorePlan,
+    host_tokens: Scored,
+    riders: Sequence[tuple[ScorePlan, Scored]],
+    put: Callable[[int, float], None],
+) -> None:
+    """Ask for a host and its riders in one request where the tokens agree, else apart."""
+    start = len(host_tokens.context)
+    fitting = []
+    for plan, tokens in riders:
+        if host_tokens.ids[: len(tokens.ids)] == tokens.ids:
+            fitting.append((plan, tokens))
+            start = min(start, len(tokens.context))
+        else:
+            ask_group(batch, plan, tokens, (), put)
+    shared = min(start, *(t.shared for t in (host_tokens, *(t for _, t in fitting))))
+
+    def read(scores: Scores) -> None:
+        for plan, tokens in ((host, host_tokens), *fitting):
+            at = len(tokens.context) - start
+            put(plan.node, total(scores, at, len(tokens.text), ends=plan.ends))
+
+    if host_tokens.text or host.ends or fitting:
+        batch.ask(Request(host_tokens.ids, start, shared), read)
+    else:
+        put(host.node, 0.0)
+
+
+def hosts_and_riders(
+    plans: Mapping[int, ScorePlan],
+) -> list[tuple[ScorePlan, list[ScorePlan]]]:
+    """The plans of one level in groups: a host, and the plans that ride on it."""
+    riders: dict[int, list[ScorePlan]] = {}
+    for plan in plans.values():
+        if plan.rides is not None and plan.rides in plans:
+            riders.setdefault(plan.rides, []).append(plan)
+    riding = {p.node for group in riders.values() for p in group}
+    return [(p, riders.get(i, [])) for i, p in plans.items() if i not in riding]
+
+
+def is_score(node: object) -> bool:
+    return isinstance(node, LmScore)

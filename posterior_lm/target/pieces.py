@@ -1,0 +1,155 @@
+"""Segments as tokens (language.md §3.1).
+
+Known neighbours are joined as strings and tokenised together; a latent's tokens
+are spliced in as they are; what follows a latent is tokenised on its own. Only
+the first text of a sequence gets the tokenizer's own beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from attrs import frozen
+
+from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.source import Span
+from posterior_lm.lm.base import Tokenizer
+from posterior_lm.target.values import Value
+
+
+@frozen
+class Known:
+    """Text that is the same for every draw."""
+
+    text: str
+
+
+@frozen
+class Splice:
+    """A latent's tokens."""
+
+    latent: str
+
+
+@frozen
+class Computed:
+    """Text that an expression over latents gives; it is tokenised on its own."""
+
+    node: int
+
+
+@frozen
+class Special:
+    """`bos` or `eos`, put in by hand."""
+
+    kind: str
+    span: Span
+
+
+Piece = Known | Splice | Computed | Special
+
+
+def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Known neighbours as one, empty texts left out."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, Known):
+            if not piece.text:
+                continue
+            if joined and isinstance(joined[-1], Known):
+                joined[-1] = Known(joined[-1].text + piece.text)
+                continue
+        joined.append(piece)
+    return tuple(joined)
+
+
+@frozen(eq=False)
+class Speller:
+    """Tokens of pieces under one tokenizer, with its encodings remembered."""
+
+    tokenizer: Tokenizer
+    own: frozenset[str]
+    """Latents whose values hold tokens of this very tokenizer."""
+    _encode: Callable[[str], tuple[int, ...]]
+    _encode_start: Callable[[str], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, own: frozenset[str]) -> Speller:
+        return cls(
+            tokenizer,
+            own,
+            lru_cache(maxsize=65536)(tokenizer.encode),
+            lru_cache(maxsize=4096)(tokenizer.encode_start),
+        )
+
+    def text(self, text: str, *, first: bool) -> tuple[int, ...]:
+        """Tokens of a text; `first` where it begins the sequence."""
+        return self._encode_start(text) if first else self._encode(text)
+
+    def value(self, latent: str, value: Value, *, first: bool = False) -> tuple[int, ...]:
+        """A value's tokens: its own, or another tokenizer's spelling of its text."""
+        return value.ids if latent in self.own else self.text(value.text, first=first)
+
+    def special(self, piece: Special) -> int:
+        tokenizer = self.tokenizer
+        found = tokenizer.bos_id if piece.kind == "bos" else next(iter(tokenizer.eos_ids), None)
+        if found is None:
+            raise ModelError(
+                error(
+                    "PLM513",
+                    f"this model's tokenizer has no `{piece.kind}` token",
+                    piece.span,
+                    "put in by hand here",
+                    help=f"leave `{piece.kind}` out, or choose a model that has one",
+                )
+            )
+        return found
+
+    def spell(
+        self, pieces: Sequence[Piece], latent: Callable[[str], Value], computed: Callable[[int], str], *, first: bool
+    ) -> tuple[int, ...]:
+        """The tokens of pieces for one draw; `first` where nothing stands before them."""
+        ids: tuple[int, ...] = ()
+        for piece in pieces:
+            match piece:
+                case Known(text=text):
+                    ids += self.text(text, first=first)
+                case Splice(latent=name):
+                    ids += self.value(name, latent(name), first=first)
+                case Computed(node=node):
+                    text = computed(node)
+                    if not text:
+                        continue
+                    ids += self.text(text, first=first)
+                case Special():
+                    ids += (self.special(piece),)
+                    first = first and piece.kind == "bos"
+                    continue
+            first = False
+        return ids
+
+    def context(
+        self, pieces: Sequence[Piece], latent: Callable[[str], Value], computed: Callable[[int], str]
+    ) -> tuple[tuple[int, ...], bool]:
+        """A context's tokens from the start of the sequence, and whether the sequence is still empty.
+
+        A `bos` by hand at the front stands for the one that the tokenizer adds by
+        itself; an empty context is the start token, or end-of-text without one.
+        """
+        start = self.tokenizer.start_ids
+        if start and pieces and isinstance(pieces[0], Special) and pieces[0].kind == "bos":
+            start = ()
+        ids = start + self.spell(pieces, latent, computed, first=True)
+        empty = all(isinstance(p, Special) and p.kind == "bos" for p in pieces) or ids == start
+        if not ids:
+            if not self.tokenizer.eos_ids:
+                raise ModelError(
+                    error(
+                        "PLM513",
+                        "the context is empty and the tokenizer has neither a begin- nor an end-of-text token",
+                        help="give the context some text",
+                    )
+                )
+            ids = self.tokenizer.eos_ids[:1]
+        return ids, empty

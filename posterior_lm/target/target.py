@@ -1,0 +1,166 @@
+"""The target: a program bound to data and models, as a log reward over values.
+
+Letters: N draws, T tokens, K terms. Every number is in nats, float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.nodes import Latent, TermInfo
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.source import Span
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.support.base import Support
+from posterior_lm.target.evaluate import Evaluator
+from posterior_lm.target.values import Value, Values, count, take
+
+
+@frozen(eq=False)
+class LatentInfo:
+    """A latent of a bound program: its support and the model that spells it."""
+
+    name: str
+    type: str
+    support: Support
+    lm: str | None
+    node: int
+    span: Span
+
+
+@frozen(eq=False)
+class Target:
+    """log reward (N,), its terms (N, K), and the log reward of stopping early (N, T + 1)."""
+
+    program: RewardGraph
+    """The graph before data was bound: its fingerprint identifies the log reward."""
+    graph: RewardGraph
+    """The grounded graph: no parameters, no plates."""
+    data: Mapping[str, object]
+    models: Mapping[str, LanguageModel]
+    latents: tuple[LatentInfo, ...]
+    evaluator: Evaluator
+
+    @property
+    def statements(self) -> tuple[TermInfo, ...]:
+        """(K,) what each term came from."""
+        return self.graph.sink.terms
+
+    def latent(self, name: str) -> LatentInfo:
+        """The latent of that name; raises KeyError."""
+        return next(info for info in self.latents if info.name == name) if name in self.names else _missing(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(info.name for info in self.latents)
+
+    # ------------------------------------------------------------- numbers
+
+    def terms(self, values: Values) -> np.ndarray:
+        """(N, K) float64 nats: one term per statement; `log_reward` is their sum.
+
+        Equal draws are evaluated once. Raises InferenceError PLM701 or PLM704.
+        """
+        n = count(values)
+        places: dict[tuple, int] = {}
+        where = np.empty(n, dtype=np.int64)
+        first: list[int] = []
+        for d in range(n):
+            key = tuple(values[name][d].ids for name in self.names)
+            if key not in places:
+                places[key] = len(first)
+                first.append(d)
+            where[d] = places[key]
+        distinct = self.evaluator.terms(take(values, first), len(first))
+        return distinct[where]
+
+    def log_reward(self, values: Values) -> np.ndarray:
+        """(N,) float64 nats: the unnormalised log density of each draw."""
+        return self.terms(values).sum(axis=1)
+
+    def log_reward_prefixes(
+        self, values: Values, latent: str | None = None, *, packed: bool = True
+    ) -> np.ndarray:
+        """(N, T + 1) float64 nats: the log reward of stopping `latent` after each token.
+
+        Entry t is the log reward of `support.cut(value, t)`: the first t tokens,
+        with the stop where the support has one; −inf where the value may not stop
+        there, and past its own length. T is the longest value's number of tokens.
+        With `packed`, terms that read the latent once are scored for all t in one
+        forward pass where the model allows it. `latent` may be left out where there
+        is only one; raises KeyError for an unknown name, ValueError for several.
+        """
+        from posterior_lm.target.prefixes import log_reward_prefixes
+
+        if latent is None:
+            if len(self.latents) != 1:
+                raise ValueError(f"name one of the latents {list(self.names)}")
+            latent = self.names[0]
+        return log_reward_prefixes(self, values, self.latent(latent), packed=packed)
+
+    # ------------------------------------------------------------- values
+
+    def value(self, latent: str, text: str | int) -> Value:
+        """The value that a text or an integer spells, in its tokenizer's own spelling.
+
+        Raises DataError PLM610 where it is outside the support.
+        """
+        info = self.latent(latent)
+        support = info.support
+        datum_ids: Callable[[object], tuple[int, ...] | None] | None = getattr(support, "ids_of", None)
+        ids: tuple[int, ...] | None
+        if datum_ids is not None:
+            ids = datum_ids(_datum(info.type, text))
+        else:
+            assert info.lm is not None
+            ids = tuple(self.models[info.lm].tokenizer.encode(str(text)))
+        if ids is None or not support.accepts(ids):
+            raise DataError(
+                error(
+                    "PLM610",
+                    f"{text!r} is no value of `{latent}`",
+                    info.span,
+                    "this type",
+                    where=latent,
+                    help="check its length in tokens, its stop and its characters; the text of a latent usually begins with a space",
+                )
+            )
+        return self.value_of(latent, ids)
+
+    def value_of(self, latent: str, ids: Sequence[int]) -> Value:
+        """The value with these tokens; they must be in the support or be cut from one."""
+        info = self.latent(latent)
+        ids = tuple(int(i) for i in ids)
+        datum_of: Callable[[Sequence[int]], str | int] | None = getattr(info.support, "datum", None)
+        if datum_of is not None:
+            datum = datum_of(ids)
+            node = self.graph[info.node]
+            assert isinstance(node, Latent)
+            lead = _lead(self.graph, node)
+            return Value(ids, lead + str(datum), datum)
+        assert info.lm is not None
+        text = self.models[info.lm].tokenizer.decode(ids)
+        return Value(ids, text, text)
+
+
+def _missing(name: str) -> LatentInfo:
+    raise KeyError(name)
+
+
+def _lead(graph: RewardGraph, node: Latent) -> str:
+    if "lead" not in node.options:
+        return ""
+    return str(getattr(graph[node.inputs[node.options.index("lead")]], "value", ""))
+
+
+def _datum(kind: str, text: str | int) -> str | int:
+    if kind == "int" and isinstance(text, str):
+        try:
+            return int(text.strip())
+        except ValueError:
+            return text
+    return text

@@ -1,0 +1,40 @@
+"""Values of latents: what a draw holds.
+
+A text latent's value is its token sequence; two values with equal text and
+different tokens are different values that are reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+
+@frozen
+class Value:
+    """One value: its tokens under its latent's tokenizer, its text, and what expressions see."""
+
+    ids: tuple[int, ...]
+    text: str
+    datum: str | int
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Values = Mapping[str, Sequence[Value]]
+"""For every latent by name, N values; entry i of each belongs to draw i."""
+
+
+def count(values: Values) -> int:
+    """N; raises ValueError where the latents disagree."""
+    lengths = {len(column) for column in values.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"latents have different numbers of values: {sorted(lengths)}")
+    return lengths.pop() if lengths else 1
+
+
+def take(values: Values, rows: Sequence[int]) -> dict[str, list[Value]]:
+    """The draws with these numbers, in this order."""
+    return {name: [column[i] for i in rows] for name, column in values.items()}

@@ -1,0 +1,42 @@
+"""What every test shares: a seeded generator, the goldens' flag, where shared data may be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("PLM_SHARED", ROOT.parent / "shared"))
+"""A folder of small real models and data beside the checkout; tests that need it skip without it."""
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="write golden files instead of comparing")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture
+def update_goldens(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("--update-goldens")
+
+
+def shared_model(name: str) -> Path:
+    """The folder of a shared test model; skips the test, saying so, where it is absent."""
+    folder = SHARED / "models" / name
+    if not folder.exists():
+        pytest.skip(f"{folder} is absent")
+    return folder
