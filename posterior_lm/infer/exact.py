@@ -70,10 +70,10 @@ class State:
 
 @frozen
 class Exact:
-    """Lists values until the rest is at most `tolerance` of the covered mass, or `values` are listed."""
+    """Lists values until they certainly cover `mass` of the posterior, or `values` are listed."""
 
     values: int = 20_000
-    tolerance: float = 1e-4
+    mass: float = 0.999
     name: str = field(default="exact", init=False)
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
@@ -94,7 +94,7 @@ class Exact:
         done = (
             not state.frontier.heap
             or listed >= self.values
-            or certificate.rest <= math.log(self.tolerance) + certificate.covered
+            or certificate.missing_share <= 1 - self.mass
         )
         return state, Info(done, f"{listed} values listed", min(1.0, listed / self.values))
 

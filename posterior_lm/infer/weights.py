@@ -52,15 +52,17 @@ def khat(log_weights: np.ndarray) -> float | None:
     """Shape of the generalised Pareto tail of the weights (Vehtari et al. 2024), by arviz-stats.
 
     Below 0.5 the estimates are reliable, above 0.7 they are not. None where there
-    is no tail to fit: fewer than 25 weights, or fewer than 5 distinct ones above zero.
+    is no tail to fit: fewer than 25 weights, or a tail in which most weights are
+    ties, as when few distinct values were drawn; a smooth fit of ties means nothing.
     """
     finite = log_weights[np.isfinite(log_weights)]
-    if len(log_weights) < 25 or len(np.unique(finite)) < 5:
+    tail = min(len(log_weights) // 5, int(3 * math.sqrt(len(log_weights))))  # the size psislw uses
+    if tail < 5 or len(finite) <= tail or 2 * len(np.unique(np.sort(finite)[-tail:])) < tail:
         return None
     from arviz_stats.base import array_stats
 
-    # The tail is that of all N weights; a zero weight lies in no upper tail, but
-    # psislw wants numbers, so zeros become weights that are zero for any purpose.
+    # A zero weight lies in no upper tail, but psislw wants numbers, so zeros become
+    # weights that are zero for any purpose.
     filled = np.where(np.isfinite(log_weights), log_weights, finite.min() - 700.0)
     with np.errstate(all="ignore"):
         shape = float(np.asarray(array_stats.psislw(filled)[1]))

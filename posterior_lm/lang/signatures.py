@@ -154,10 +154,13 @@ METHODS: dict[str, Method] = {
         Method("exact", {
             "mass": OptionType(kind="number", low=0, high=1, default=0.999,
                                about="posterior mass to cover before stopping"),
+            "values": OptionType(kind="int", low=1, default=20000, about="values to list at most"),
             "budget": _BUDGET,
         }, True, "best-first enumeration with a certificate"),
         Method("importance", {
             "n": OptionType(kind="int", low=1, default=1000, about="number of draws"),
+            "proposal": OptionType(kind="choice", default="prior", choices=("prior", "guide"),
+                                   about="draw from the latents' own distributions, or from their guides"),
             "budget": _BUDGET,
         }, True, "weighted draws from the guide or the prior"),
         Method("smc", {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +39,56 @@ def is_cuttable(cache: Cache) -> bool:
     )
 
 
-def _mapped(cache: Cache, keys_and_values: list[tuple[Tensor, Tensor]]) -> Cache:
+class GrowingLayer(DynamicLayer):
+    """A layer with room to grow: a step writes its columns instead of copying all earlier ones."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._buffers: tuple[Tensor, Tensor] | None = None  # columns beyond the used ones hold nothing
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
+        """The keys and values with the new columns; the buffers are this layer's own."""
+        used = self.keys.shape[-2]
+        total = used + key_states.shape[-2]
+        if self._buffers is None or total > self._buffers[0].shape[-2]:
+            room = total + max(32, total // 2)
+            self._buffers = tuple(_with_room(t, room) for t in (self.keys, self.values))  # type: ignore[assignment]
+        for buffer, added in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, used:total] = added
+        self.keys, self.values = (b[:, :, :total] for b in self._buffers)
+        return self.keys, self.values
+
+    def picked(self, rows: Tensor) -> GrowingLayer:
+        """The rows (M,) as a layer of its own."""
+        used = self.keys.shape[-2]
+        if self._buffers is None:
+            return GrowingLayer(self.keys.index_select(0, rows), self.values.index_select(0, rows))
+        buffers = tuple(b.index_select(0, rows) for b in self._buffers)
+        made = GrowingLayer(*(b[:, :, :used] for b in buffers))
+        made._buffers = buffers  # type: ignore[assignment]
+        return made
+
+
+def _with_room(tensor: Tensor, columns: int) -> Tensor:
+    rows, heads, used, size = tensor.shape
+    buffer = tensor.new_empty((rows, heads, columns, size))
+    buffer[:, :, :used] = tensor
+    return buffer
+
+
+def growing(cache: Cache) -> Cache:
+    """The same cache for many single steps; only layers that forget columns stay as they are."""
+    made = copy.copy(cache)
+    made.layers = [
+        GrowingLayer(la.keys, la.values) if type(la) is DynamicLayer and la.is_initialized else la
+        for la in cache.layers
+    ]
+    return made
+
+
+def _mapped(cache: Cache, keys_and_values: Iterable[tuple[Tensor, Tensor]]) -> Cache:
     made = copy.copy(cache)
     made.layers = [copy.copy(layer) for layer in cache.layers]
     for layer, (keys, values) in zip(made.layers, keys_and_values, strict=True):
@@ -50,8 +99,7 @@ def _mapped(cache: Cache, keys_and_values: list[tuple[Tensor, Tensor]]) -> Cache
 def expanded(cache: Cache, rows: int) -> Cache:
     """The one row of a cache as `rows` rows; no memory is copied until it grows."""
     return _mapped(
-        cache,
-        [(la.keys.expand(rows, -1, -1, -1), la.values.expand(rows, -1, -1, -1)) for la in cache.layers],
+        cache, [(la.keys.expand(rows, -1, -1, -1), la.values.expand(rows, -1, -1, -1)) for la in cache.layers]
     )
 
 
@@ -62,9 +110,14 @@ def cut(cache: Cache, columns: int) -> Cache:
 
 def picked(cache: Cache, rows: Tensor) -> Cache:
     """The rows (M,) of a cache, in that order, possibly repeated."""
-    return _mapped(
-        cache, [(la.keys.index_select(0, rows), la.values.index_select(0, rows)) for la in cache.layers]
-    )
+    made = copy.copy(cache)
+    made.layers = [copy.copy(layer) for layer in cache.layers]
+    for i, layer in enumerate(made.layers):
+        if isinstance(layer, GrowingLayer):
+            made.layers[i] = layer.picked(rows)
+        elif layer.is_initialized:
+            layer.reorder_cache(rows)
+    return made
 
 
 def joined(caches: Sequence[Cache]) -> Cache:

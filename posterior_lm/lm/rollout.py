@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from posterior_lm.lm.forward import Forward
-from posterior_lm.lm.kv_cache import expanded, joined, picked
+from posterior_lm.lm.kv_cache import expanded, growing, joined, picked
 from posterior_lm.lm.window import check_window
 
 COLUMNS = 2**13
@@ -31,40 +31,61 @@ def log_softmax(logits: Tensor) -> np.ndarray:
 
 @frozen(eq=False)
 class CachedRollout:
-    """Rows of one cache. Rows of different lengths share columns: `filled` says which are theirs."""
+    """Rows of one cache. Letters: N sequences, R >= N rows of the cache, W columns.
+
+    Rows of different lengths share columns: `filled` says which are theirs. A
+    sequence that is left out keeps its row until half of the rows are idle, since
+    copying the cache costs more than a step of idle rows.
+    """
 
     forward: Forward
     cache: Cache = field(repr=False)
-    lengths: np.ndarray  # (N,) tokens of each sequence
-    filled: Tensor | None = field(repr=False)  # (N, W) booleans; None: all of them
+    row: np.ndarray  # (N,) the row of each sequence, increasing
+    lengths: np.ndarray  # (R,) tokens of each row
+    filled: Tensor | None = field(repr=False)  # (R, W) booleans; None: all of them
     log_probs: np.ndarray = field(repr=False)
 
     def extend(self, rows: np.ndarray, tokens: np.ndarray) -> CachedRollout:
-        rows, tokens = np.asarray(rows, dtype=np.int64), np.asarray(tokens, dtype=np.int64)
-        chosen = self._picked(rows)
+        """Row j is sequence `rows[j]` followed by `tokens[j]`; the cache grows in place."""
+        rows = np.asarray(rows, dtype=np.int64)
         if not len(rows):
-            return chosen
-        return chosen._stepped(tokens)
+            return self.pick(rows)
+        return self._moved(rows).step(np.asarray(tokens, dtype=np.int64))
 
-    def _picked(self, rows: np.ndarray) -> CachedRollout:
-        if len(rows) == len(self.lengths) and np.array_equal(rows, np.arange(len(rows))):
-            return self
-        index = self.forward.tensor(rows)
-        filled = None if self.filled is None else self.filled.index_select(0, index)
-        cache = picked(self.cache, index) if self.cache.layers else self.cache
-        return CachedRollout(self.forward, cache, self.lengths[rows], filled, self.log_probs[rows])
+    def pick(self, rows: np.ndarray) -> CachedRollout:
+        """The sequences `rows` (M,), nothing added."""
+        return evolve(self._moved(rows), log_probs=self.log_probs[rows])
 
-    def _stepped(self, tokens: np.ndarray) -> CachedRollout:
-        """Every row followed by one token; the cache grows in place."""
-        check_window(int(self.lengths.max()) + 1, self.forward.max_length)
-        ids = self.forward.tensor(tokens)[:, None]
+    def _moved(self, rows: np.ndarray) -> CachedRollout:
+        row = self.row[rows]
+        kept = bool((np.diff(row) > 0).all()) and 2 * len(row) >= len(self.lengths)
+        if kept or not len(row):
+            return evolve(self, row=row)
+        index = self.forward.tensor(row)
+        return evolve(
+            self,
+            cache=picked(self.cache, index),
+            row=np.arange(len(row)),
+            lengths=self.lengths[row],
+            filled=None if self.filled is None else self.filled.index_select(0, index),
+        )
+
+    def step(self, tokens: np.ndarray) -> CachedRollout:
+        """Every sequence followed by one token (N,); idle rows are given id 0."""
+        check_window(int(self.lengths[self.row].max()) + 1, self.forward.max_length)
+        ids = np.zeros_like(self.lengths)
+        ids[self.row] = tokens
         filled, options = self.filled, {}
         if filled is not None:
             filled = torch.cat([filled, torch.ones_like(filled[:, :1])], dim=1)
             options["mask"] = self.forward.additive(filled[:, None, :])
             options["positions"] = self.forward.tensor(self.lengths)[:, None]
-        logits = self.forward(ids, cache=self.cache, keep=1, **options)[:, -1]
-        return CachedRollout(self.forward, self.cache, self.lengths + 1, filled, log_softmax(logits))
+        logits = self.forward(self.forward.tensor(ids)[:, None], cache=self.cache, keep=1, **options)[:, -1]
+        lengths = self.lengths.copy()
+        lengths[self.row] += 1  # an idle row stays inside the window
+        if len(self.row) < len(ids):
+            logits = logits.index_select(0, self.forward.tensor(self.row))
+        return CachedRollout(self.forward, self.cache, self.row, lengths, filled, log_softmax(logits))
 
 
 def open_cached(forward: Forward, sequences: Sequence[Ids], prompt: Cache | None, past: int) -> CachedRollout:
@@ -88,10 +109,11 @@ def open_cached(forward: Forward, sequences: Sequence[Ids], prompt: Cache | None
     filled = None
     if lengths.min() < lengths.max():
         filled = torch.arange(past + width, device=forward.device) < forward.tensor(lengths)[:, None]
+    cache = joined(caches) if past or width else caches[0]
     start = CachedRollout(
-        forward, joined(caches) if past or width else caches[0], lengths, filled, np.empty((len(heads), 0))
+        forward, growing(cache), np.arange(len(heads)), lengths, filled, np.empty((len(heads), 0))
     )
-    return start._stepped(np.asarray([s[-1] for s in sequences]))
+    return start.step(np.asarray([s[-1] for s in sequences]))
 
 
 @frozen(eq=False)

@@ -37,9 +37,9 @@ def special_ids(spec: dict[str, Any], config: dict[str, Any]) -> set[int]:
 def table_of_bytes(spec: dict[str, Any], size: int, special: set[int]) -> tuple[bytes | None, ...]:
     """(V,) the bytes of every id; None for special ids and for ids the tokenizer does not have."""
     table: list[bytes | None] = [None] * size
-    steps = list(_steps(spec.get("normalizer"))) + list(_steps(spec.get("pre_tokenizer")))
-    alphabet = byte_alphabet() if any(s.get("type") == "ByteLevel" for s in steps) else None
-    spaced = any(s.get("type") == "Metaspace" or s.get("content") == _SPACE for s in steps)
+    found = [*steps(spec.get("normalizer")), *steps(spec.get("pre_tokenizer"))]
+    alphabet = byte_alphabet() if any(s.get("type") == "ByteLevel" for s in found) else None
+    spaced = any(s.get("type") == "Metaspace" or s.get("content") == _SPACE for s in found)
     fallback = bool(spec["model"].get("byte_fallback"))
     for piece, i in _pieces(spec["model"]):
         if alphabet is not None:
@@ -65,7 +65,7 @@ def _pieces(model: dict[str, Any]) -> Iterator[tuple[str, int]]:
         yield from ((entry[0], i) for i, entry in enumerate(vocabulary))
 
 
-def _steps(step: Any) -> Iterator[dict[str, Any]]:
+def steps(step: Any) -> Iterator[dict[str, Any]]:
     """The normalizers or pre-tokenizers of a possibly nested sequence."""
     if isinstance(step, dict):
         inner = step.get("normalizers") or step.get("pretokenizers")
@@ -73,7 +73,7 @@ def _steps(step: Any) -> Iterator[dict[str, Any]]:
             yield step
         else:
             for one in inner:
-                yield from _steps(one)
+                yield from steps(one)
 
 
 def _from_alphabet(piece: str, alphabet: dict[str, int]) -> bytes | None:

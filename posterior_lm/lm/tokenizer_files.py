@@ -11,6 +11,11 @@ from typing import Any
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lm.token_bytes import steps
+
+LOSSY = ("Lowercase", "StripAccents", "BertNormalizer")
+"""Normalizers that change ordinary text. Others, such as NFC, leave most texts as they
+are; there, the texts that do change are refused one by one (PLM531)."""
 
 
 @frozen(eq=False)
@@ -105,6 +110,9 @@ def _check(files: TokenizerFiles) -> None:
     kind = model.get("type", "BPE")
     if kind == "WordPiece" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise files.unusable(f"the pieces of its {kind} vocabulary do not spell text byte for byte")
+    for step in steps(files.spec.get("normalizer")):
+        if step.get("type") in LOSSY:
+            raise files.unusable(f"its {step['type']} normalizer changes letters")
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

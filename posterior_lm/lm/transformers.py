@@ -135,7 +135,7 @@ class TransformersModel:
         distinct = list(dict.fromkeys(sequences))
         place = {s: i for i, s in enumerate(distinct)}
         if self.packed or len({len(s) for s in distinct}) == 1:
-            return self._open_equal(distinct, shared)._picked(np.asarray([place[s] for s in sequences]))
+            return self._open_equal(distinct, shared).pick(np.asarray([place[s] for s in sequences]))
         return self._open_grouped(sequences, shared)
 
     def _open_equal(self, distinct: list[Ids], shared: int):
@@ -151,7 +151,7 @@ class TransformersModel:
             mine = [s for s in sequences if len(s) == length]
             distinct = list(dict.fromkeys(mine))
             opened = self._open_equal(distinct, shared)
-            groups.append(opened._picked(np.asarray([distinct.index(s) for s in mine])))
+            groups.append(opened.pick(np.asarray([distinct.index(s) for s in mine])))
         return gather_groups(groups, group)
 
 

@@ -3,7 +3,8 @@
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.finite import FiniteSupport
-from posterior_lm.support.spec import ChoiceSpec, IntSpec, Spec, TextSpec
+from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
+from posterior_lm.support.spec import Spec, TextSpec
 
 __all__ = [
     "ChoiceSpec",

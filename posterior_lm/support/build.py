@@ -11,14 +11,16 @@ from posterior_lm.lang.diagnostics import CompileError, Label, ModelError, error
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Support
+from posterior_lm.support.bounded import keep
 from posterior_lm.support.bytes_dfa import DEAD, text_dfa
-from posterior_lm.support.canonical import CanonicalSupport, fragment
-from posterior_lm.support.characters import any_bytes, any_characters, these_characters
+from posterior_lm.support.canonical import CanonicalSupport
+from posterior_lm.support.characters import any_bytes, any_characters, fragment, these_characters
 from posterior_lm.support.empty import why_empty
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
+from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 from posterior_lm.support.lift import lift, token_matrix, tokenizer_key
 from posterior_lm.support.reach import can_finish, edge_counts
-from posterior_lm.support.spec import ChoiceSpec, IntSpec, Spec, TextSpec
+from posterior_lm.support.spec import Spec, TextSpec
 from posterior_lm.support.spelling import shortest_spelling
 from posterior_lm.support.text import TextSupport
 
@@ -50,9 +52,7 @@ def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = N
         else:
             kept = _finite(spec, tokenizer, span)
         with _lock:
-            while len(_supports) >= _KEPT:
-                _supports.pop(next(iter(_supports)))
-            _supports[key] = kept
+            keep(_supports, key, kept, _KEPT)
     return kept
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 from attrs import field, frozen
@@ -12,19 +11,16 @@ from attrs import field, frozen
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Ending
+from posterior_lm.support.bounded import keep
+from posterior_lm.support.characters import fragment
 from posterior_lm.support.text import TextSupport, raise_unlisted
 
 Window = tuple[int, ...]
 State = tuple[int, int, Window]
 """State of the byte automaton, tokens so far, the last tokens that the next one is tested with."""
 
-Key = TypeVar("Key")
-
 _MASKS = 256
 """Masks and rows of tests kept, each; with GPT-2's vocabulary one takes 50 kB."""
-
-_CONTINUATION = bytes(range(0x80, 0xC0))
-"""The bytes that go on with a character in UTF-8."""
 
 _ANSWERS = 1 << 20
 """Single answers kept before all are forgotten: some 200 MB at most."""
@@ -100,7 +96,7 @@ class CanonicalSupport:
             for token in self._fitting(state):
                 mask[token] = self._can_end(self._then(state, token))
             mask.flags.writeable = False
-            _keep(self._masks, state, mask)
+            keep(self._masks, state, mask, _MASKS)
         return mask
 
     def may_stop(self, state: State) -> bool:
@@ -141,7 +137,7 @@ class CanonicalSupport:
     def _then(self, state: State, token: int) -> State:
         """The state after a token that the plain support allows."""
         here, count, window = state
-        joined = window + (token,)
+        joined = (*window, token)
         if not self._is_half(joined):
             first = len(joined) - 1
             while first and self._is_half(joined[:first]):
@@ -150,7 +146,7 @@ class CanonicalSupport:
         return (int(self.plain.after[here, token]), count + 1, joined)
 
     def _fits(self, window: Window, token: int) -> bool:
-        joined = window + (token,)
+        joined = (*window, token)
         known = self._pairs.get(joined)
         if known is None:
             known = self._is_half(joined) or self._reads_back(joined)
@@ -165,10 +161,10 @@ class CanonicalSupport:
         row = self._rows.get(window)
         if row is None:
             row = np.full(len(self.tokenizer.token_bytes), -1, dtype=np.int8)
-            _keep(self._rows, window, row)
+            keep(self._rows, window, row, _MASKS)
         allowed = self.plain.allowed(state[:2])
         for token in np.flatnonzero(allowed & (row < 0)).tolist():
-            joined = window + (token,)
+            joined = (*window, token)
             row[token] = self._is_half(joined) or self._reads_back(joined)
         return np.flatnonzero(allowed & (row > 0)).tolist()
 
@@ -232,23 +228,7 @@ class CanonicalSupport:
             ends = self.plain.accepting[self.plain.after[here, tokens]]
             rank = np.where(ends, 0, np.where(self._whole[tokens], 1, 2))
             kept = tokens[np.argsort(rank, kind="stable")]
-            _keep(self._orders, (here, id(allowed)), kept)
+            keep(self._orders, (here, id(allowed)), kept, _MASKS)
         witness = self._witness.get(here, -1)
         first = (witness,) if witness >= 0 and allowed[witness] else ()
         return chain(first, map(int, kept))
-
-
-def fragment(spelled: bytes | None) -> tuple[bool, bool]:
-    """Whether the bytes of a token begin inside a character, and whether they end inside one."""
-    rest = (spelled or b"").lstrip(_CONTINUATION)
-    try:
-        rest.decode("utf-8")
-    except UnicodeDecodeError:
-        return (len(rest) < len(spelled or b""), True)
-    return (len(rest) < len(spelled or b""), False)
-
-
-def _keep(kept: dict[Key, np.ndarray], key: Key, value: np.ndarray) -> None:
-    while len(kept) >= _MASKS:
-        kept.pop(next(iter(kept)))
-    kept[key] = value

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+_CONTINUATION = bytes(range(0x80, 0xC0))
+"""The bytes that go on with a character in UTF-8."""
+
 
 def any_bytes() -> np.ndarray:
     """(1, 256): every byte string, broken UTF-8 included."""
@@ -58,3 +61,14 @@ def these_characters(chars: str) -> np.ndarray:
     for (here, byte), then in edges.items():
         table[here, byte] = then
     return table
+
+
+def fragment(spelled: bytes | None) -> tuple[bool, bool]:
+    """Whether the bytes of a token begin inside a character, and whether they end inside one."""
+    spelled = spelled or b""
+    rest = spelled.lstrip(_CONTINUATION)
+    try:
+        rest.decode("utf-8")
+    except UnicodeDecodeError:
+        return (len(rest) < len(spelled), True)
+    return (len(rest) < len(spelled), False)

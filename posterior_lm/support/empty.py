@@ -28,12 +28,13 @@ def why_empty(
             help="choose another stop string, or a model whose tokens spell it",
         )
     if need > spec.max_tokens:
+        enough = max(int(need), spec.min_tokens)
         return error(
             "PLM330",
             f"{limits} cannot spell stop={spec.stop!r}, which needs {need:.0f} tokens",
             span,
             "no value is left",
-            help=f"write tokens={spec.min_tokens}..{max(int(need), spec.min_tokens)}, or a shorter stop string",
+            help=f"write tokens={spec.min_tokens}..{enough}, or a shorter stop string",
         )
     if not spec.canonical or spec.min_tokens > _longest(edges, accepting, spec.max_tokens):
         options = [limits]

@@ -13,7 +13,8 @@ from attrs import field, frozen
 
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Ending
-from posterior_lm.support.spec import ChoiceSpec, IntSpec
+from posterior_lm.support.bounded import keep
+from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 
 State = tuple[int, int, int]
 
@@ -62,9 +63,7 @@ class FiniteSupport:
             mask = np.zeros(self.vocabulary_size, dtype=bool)
             mask[self._next_tokens(state)] = True
             mask.flags.writeable = False
-            while len(self._masks) >= _MASKS:
-                self._masks.pop(next(iter(self._masks)))
-            self._masks[state] = mask
+            keep(self._masks, state, mask, _MASKS)
         return mask
 
     def _next_tokens(self, state: State) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.lm.base import Tokenizer
+from posterior_lm.support.bounded import keep
 from posterior_lm.support.bytes_dfa import DEAD, BytesDfa
 
 _KEPT = 8
@@ -40,11 +41,9 @@ def token_matrix(tokenizer: Tokenizer) -> TokenMatrix:
     with _lock:
         kept = _matrices.get(key)
     if kept is None:
-        kept = _build_matrix(tokenizer)
+        built = _build_matrix(tokenizer)
         with _lock:
-            while len(_matrices) >= _KEPT:
-                _matrices.pop(next(iter(_matrices)))
-            _matrices[key] = kept
+            kept = keep(_matrices, key, built, _KEPT)
     return kept
 
 

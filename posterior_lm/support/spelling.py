@@ -16,7 +16,7 @@ def shortest_spelling(text: bytes, tokenizer: Tokenizer) -> tuple[int, ...] | No
     best: list[tuple[int, ...] | None] = [()]
     for end in range(1, len(text) + 1):
         ways = [
-            head + (pieces[text[start:end]],)
+            (*head, pieces[text[start:end]])
             for start in range(end)
             if (head := best[start]) is not None and text[start:end] in pieces
         ]

@@ -8,6 +8,7 @@ calls `pytest.skip` where the model is not on this machine. Other laws may impor
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from posterior_lm.lm.registry import load_model
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.lm.token_bytes import byte_alphabet
 
-SHARED = Path(__file__).parents[3] / "shared" / "models"
+SHARED = Path(os.environ.get("PLM_SHARED", Path(__file__).parents[3] / "shared")) / "models"
 TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
 WIDE = {"initializer_range": 0.3}  # wide enough for skewed next-token distributions and attention that matters
 

@@ -1,0 +1,79 @@
+"""posterior_lm: a probabilistic programming language for language models.
+
+    import posterior_lm as plm
+
+    query = plm.load("programs/story_infilling.plm").given(opening=…, ending=…)
+    posterior = query.draw(1000, seed=0)
+
+Nothing heavy is imported until a query is asked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from posterior_lm.lang.diagnostics import (
+        CompileError,
+        DataError,
+        InferenceError,
+        ModelError,
+        PlmError,
+    )
+    from posterior_lm.lm.base import LanguageModel
+    from posterior_lm.lm.registry import load_model
+    from posterior_lm.lm.tabular import TabularModel
+    from posterior_lm.posterior import Posterior
+    from posterior_lm.predict import Prediction
+    from posterior_lm.query import Query, load, loads, program
+    from posterior_lm.target.target import Target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Query": "posterior_lm.query",
+    "load": "posterior_lm.query",
+    "loads": "posterior_lm.query",
+    "program": "posterior_lm.query",
+    "Posterior": "posterior_lm.posterior",
+    "Prediction": "posterior_lm.predict",
+    "Target": "posterior_lm.target.target",
+    "LanguageModel": "posterior_lm.lm.base",
+    "TabularModel": "posterior_lm.lm.tabular",
+    "load_model": "posterior_lm.lm.registry",
+    "PlmError": "posterior_lm.lang.diagnostics",
+    "CompileError": "posterior_lm.lang.diagnostics",
+    "DataError": "posterior_lm.lang.diagnostics",
+    "ModelError": "posterior_lm.lang.diagnostics",
+    "InferenceError": "posterior_lm.lang.diagnostics",
+}
+
+__all__ = [
+    "CompileError",
+    "DataError",
+    "InferenceError",
+    "LanguageModel",
+    "ModelError",
+    "PlmError",
+    "Posterior",
+    "Prediction",
+    "Query",
+    "TabularModel",
+    "Target",
+    "load",
+    "load_model",
+    "loads",
+    "program",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

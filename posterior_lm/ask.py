@@ -1,0 +1,151 @@
+"""Asking a query: its models, its target, its draws."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_lm.graph.graph import LmSpec, RewardGraph
+from posterior_lm.infer.auto import infer
+from posterior_lm.lang.diagnostics import CompileError, ModelError, error
+from posterior_lm.lang.near import nearest
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.posterior import Posterior
+from posterior_lm.settings import merged
+from posterior_lm.target.bind import bind
+from posterior_lm.target.binding import bind_data
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.base import Info
+    from posterior_lm.infer.guide import Guide
+    from posterior_lm.query import Query
+    from posterior_lm.target.target import Target
+
+DEFAULT_DRAWS = 1000
+
+
+@lru_cache(maxsize=4)
+def _load(spec: str, base_dir: str | None, options: tuple[tuple[str, object], ...]) -> LanguageModel:
+    # Models are frozen, so one loaded copy may serve every query of the process.
+    from posterior_lm.lm.registry import load_model
+
+    return load_model(spec, base_dir=base_dir, **dict(options))  # type: ignore[arg-type]
+
+
+def models_of(query: Query, graph: RewardGraph) -> dict[str, LanguageModel]:
+    """Every declared model that the log reward or a guide reads, loaded."""
+    declared = {spec.alias: spec for spec in graph.lms}
+    for alias in query.models:
+        if alias not in declared:
+            close = nearest(alias, declared)
+            raise ModelError(
+                error(
+                    "PLM515",
+                    f"the program declares no model `{alias}`",
+                    where=alias,
+                    help=f"did you mean `{close}`?" if close else f"it declares {', '.join(declared) or 'none'}",
+                )
+            )
+    used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
+    return {alias: _model(query, spec) for alias, spec in declared.items() if alias in used}
+
+
+def _model(query: Query, spec: LmSpec) -> LanguageModel:
+    override = query.models.get(spec.alias)
+    if override is not None and not isinstance(override, str):
+        return override
+    if override is None and spec.kind == "use":
+        found = use_object(query, spec.alias, spec.spec)
+        return found() if not isinstance(found, LanguageModel) else found  # type: ignore[return-value]
+    base = None if query.base_dir is None else str(query.base_dir)
+    if override is not None:
+        return _load(override, None, ())
+    return _load(spec.spec, base, spec.options)
+
+
+def use_object(query: Query, name: str, where: str) -> Callable[..., object]:
+    """What `use name from "module:function"` imports. Raises PLM541 where not allowed, PLM542."""
+    if not query.uses_allowed:
+        raise CompileError(
+            error(
+                "PLM541",
+                f"the program imports `{name}` from Python, which is off unless you allow it",
+                help="pass --allow-use, or call `.allow_use()`, if you trust the program",
+            )
+        )
+    module, _, attribute = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise CompileError(error("PLM542", f"cannot import `{where}`: {problem}")) from None
+    if not callable(found):
+        raise CompileError(error("PLM542", f"`{where}` is a {type(found).__name__}, not a function"))
+    return found
+
+
+def target(query: Query, *, graph: RewardGraph | None = None, data: Mapping[str, object] | None = None) -> Target:
+    """The query's program bound to its data and models."""
+    graph = graph or query.graph
+    bound = bind_data(graph, query.data) if data is None else data
+    models = models_of(query, graph)
+    functions = {name: where for name, where in graph.uses if name not in models}
+    wanted = {n.op[4:] for n in graph.nodes.values() if getattr(n, "op", "").startswith("use ")}
+    uses = {where: use_object(query, name, where) for name, where in functions.items() if where in wanted}
+    return bind(graph, bound, models, uses)
+
+
+def draw_target(
+    query: Query,
+    bound: Target,
+    n: int | None,
+    *,
+    seed: int,
+    budget: float | None,
+    guide: Guide | None,
+    progress: Callable[[Info], None] | None,
+) -> Posterior:
+    """Draws from a bound target with the query's settings."""
+    infers = tuple((spec.method, dict(spec.options)) for spec in bound.program.infer)
+    method, options = merged(infers, query.method, query.options)
+    if n is None:
+        n = int(str(options.get("n", DEFAULT_DRAWS)))
+    if n < 1:
+        raise ValueError(f"n is at least 1, not {n}")
+    if budget is None and options.get("budget"):
+        budget = float(str(options["budget"]))
+    draws = infer(
+        bound,
+        method=method,
+        options=options,
+        n=n,
+        rng=np.random.default_rng(seed),
+        guide=guide,
+        budget=budget,
+        progress=progress,
+    )
+    return Posterior(
+        program=bound.program.name,
+        fingerprint=bound.program.fingerprint,
+        lm={alias: model.identity for alias, model in bound.models.items()},
+        draws=draws,
+        seed=seed,
+        reason=draws.reason,
+        types={info.name: info.type for info in bound.latents},
+    )
+
+
+def draw(
+    query: Query,
+    n: int | None,
+    *,
+    seed: int,
+    budget: float | None,
+    guide: Guide | None,
+    progress: Callable[[Info], None] | None,
+) -> Posterior:
+    """See `Query.draw`."""
+    return draw_target(query, target(query), n, seed=seed, budget=budget, guide=guide, progress=progress)

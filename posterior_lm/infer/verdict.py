@@ -1,0 +1,39 @@
+"""A sentence on how far to trust a set of draws, from what can be checked."""
+
+from __future__ import annotations
+
+from posterior_lm.infer.base import Draws
+
+FEW = 10.0
+"""Below this effective sample size an average rests on a handful of draws."""
+KHAT_GOOD, KHAT_BAD = 0.5, 0.7
+"""Vehtari et al. 2024: below 0.5 the error shrinks as usual, above 0.7 it hardly shrinks at all."""
+
+UNSEEN = "a mode that no draw visited would not show in these numbers"
+
+
+def verdict(draws: Draws) -> str:
+    """One or two plain sentences: what was assumed, what was checked, what to do next."""
+    certificate = draws.certificate
+    if certificate is not None:
+        if certificate.complete:
+            return "Exact: every value of the support is listed."
+        share = certificate.missing_share
+        if share < 0.05:
+            return f"Exact but for at most {share:.2g} of the posterior, which is not listed."
+        return (
+            f"The {len(draws)} likeliest values by prior mass are listed; the bound cannot rule out that "
+            f"{share:.0%} of the posterior lies elsewhere. Raise `values`, or compare with importance sampling."
+        )
+    ess, khat, n = draws.ess or 0.0, draws.khat, len(draws)
+    checked = f"ESS {ess:.0f} of {n}" + ("" if khat is None else f", Pareto k-hat {khat:.2f}")
+    if ess < FEW:
+        return f"Do not trust this yet: {checked}. Draw more with -n, or propose with a better guide."
+    if khat is not None and khat > KHAT_BAD:
+        return (
+            f"Use with care: {checked}; a few draws carry much of the weight. "
+            "Draw more with -n, or propose with a better guide."
+        )
+    if khat is not None and khat > KHAT_GOOD:
+        return f"Usable: {checked}; errors shrink slowly with more draws, and {UNSEEN}."
+    return f"Good by what the draws can show: {checked}; {UNSEEN}."

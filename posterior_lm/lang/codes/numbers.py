@@ -1,0 +1,46 @@
+"""7xx: numbers that went wrong while a program ran."""
+
+from __future__ import annotations
+
+from posterior_lm.lang.codes.base import Code
+
+CODES = (
+    Code(
+        code="PLM701",
+        title="a statement that is not a number (NaN)",
+        explanation="A term came out as NaN, such as 0 / 0 or the logarithm of a negative number. Minus "
+        "infinity means outside the support; NaN means a mistake, so nothing goes on.",
+        wrong="factor log(words(z) - 5), where z has three words",
+        right="factor log(words(z))",
+    ),
+    Code(
+        code="PLM702",
+        title="every draw has weight zero",
+        explanation="No draw survived. The message names the statement that ruled out most of them. Draw "
+        "more, give a better guide, or loosen that statement.",
+        wrong='condition contains(z, "zebra"), with a hundred draws from a prior that hardly says so',
+        right="more draws, or a guide that mentions it",
+    ),
+    Code(
+        code="PLM703",
+        title="no value satisfies the conditions",
+        explanation="Every value was looked at, and each has log reward minus infinity.",
+        wrong='condition contains(z, "b"), where chars="a"',
+        right="a condition that some value satisfies",
+    ),
+    Code(
+        code="PLM704",
+        title="an infinite reward",
+        explanation="A term came out as plus infinity, so the posterior cannot be normalised.",
+        wrong="factor 1 / count(z, \"x\"), where z has none",
+        right="factor 1 / (1 + count(z, \"x\"))",
+    ),
+    Code(
+        code="PLM705",
+        title="a parameter of a distribution out of range",
+        explanation="A computed or given number is no rate, probability or range: a rate is at least 0, a "
+        "probability lies between 0 and 1, low is at most high.",
+        wrong="poisson(rate), with rate = -1",
+        right="poisson(rate), with rate = 1",
+    ),
+)

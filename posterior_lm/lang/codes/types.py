@@ -1,0 +1,210 @@
+"""3xx: types and supports."""
+
+from __future__ import annotations
+
+from posterior_lm.lang.codes.base import Code, program
+
+_Z = "latent z: text(tokens=1..20) ~ base(prompt)"
+_LABEL = 'prompt: text, label: one_of("yes", "no")'
+
+CODES = (
+    Code(
+        code="PLM301",
+        title="an argument of the wrong type",
+        explanation="A function or distribution was given a value of another type than it takes.",
+        wrong=program(_Z + "\ncondition contains(z, 3)"),
+        right=program(_Z + '\ncondition contains(z, "3")'),
+    ),
+    Code(
+        code="PLM302",
+        title="an empty range",
+        explanation="low..high includes both ends, so low must not be larger than high, and a number "
+        "of tokens is not negative.",
+        wrong=program("latent z: text(tokens=5..2) ~ base(prompt)"),
+        right=program("latent z: text(tokens=2..5) ~ base(prompt)"),
+    ),
+    Code(
+        code="PLM303",
+        title="a test that is neither true nor false",
+        explanation="A condition and the test of an if are truth values. Compare a number, or look "
+        "into a text with contains, starts_with, ends_with or matches.",
+        wrong=program(_Z + "\ncondition words(z)"),
+        right=program(_Z + "\ncondition words(z) <= 5"),
+    ),
+    Code(
+        code="PLM304",
+        title="a factor that is not a number",
+        explanation="factor adds a number of nats to the log reward. To forbid something use "
+        "condition; to weigh a truth value write if … then … else ….",
+        wrong=program(_Z + '\nfactor contains(z, "dog")'),
+        right=program(_Z + '\nfactor if contains(z, "dog") then 0.5 else 0'),
+    ),
+    Code(
+        code="PLM305",
+        title="not a value",
+        explanation="A language model, distribution, function, tool or plate row stands where a value "
+        "is needed, or something that is no function is called. A distribution stands "
+        "after ~ or in log_prob(value, distribution).",
+        wrong=program(_Z + "\nfactor base(z)"),
+        right=program(_Z + "\nfactor log_prob(z, base())"),
+    ),
+    Code(
+        code="PLM306",
+        title="not a part of a text",
+        explanation="A context or a scored text is made of texts, numbers, lists of them, bos and eos. "
+        "A truth value is spelled with if, a table is gone through with plate.",
+        wrong=program(_Z + "\nobserve z ~ base(rows)", "prompt: text, rows: table(input: text)"),
+        right=program(
+            _Z + "\nplate r in rows {\n  observe r.input ~ base(z)\n}", "prompt: text, rows: table(input: text)"
+        ),
+    ),
+    Code(
+        code="PLM307",
+        title="a wrong number of arguments",
+        explanation="The call has more or fewer arguments than it takes, or categorical has not one "
+        "probability for each value.",
+        wrong=program(_Z + "\ncondition contains(z)"),
+        right=program(_Z + '\ncondition contains(z, "dog")'),
+    ),
+    Code(
+        code="PLM308",
+        title="a latent without a limit",
+        explanation="What is drawn needs a bound: a text a number of tokens, an int a range. The limit "
+        "cuts the support and is part of the model, so it is never chosen silently.",
+        wrong=program("latent z: text ~ base(prompt)"),
+        right=program("latent z: text(tokens=1..20) ~ base(prompt)"),
+    ),
+    Code(
+        code="PLM309",
+        title="a wrong value of an option",
+        explanation="The option takes another kind of value, or one of a few words.",
+        wrong=program('latent z: text(tokens=1..20, stop="") ~ base(prompt)'),
+        right=program('latent z: text(tokens=1..20, stop=".") ~ base(prompt)'),
+    ),
+    Code(
+        code="PLM310",
+        title="not a type of a latent",
+        explanation="Latents are text(…), int(a..b) or one_of(…): values that have tokens. Reals, truth "
+        "values and tables can only be given.",
+        wrong=program("latent z: real ~ base(prompt)"),
+        right=program("latent z: int(0..9) ~ base(prompt)"),
+    ),
+    Code(
+        code="PLM311",
+        title="a distribution over other values",
+        explanation="poisson, geometric, binomial and uniform(low, high) are over ints; uniform(), "
+        "categorical and choice need a type that lists its values, int(a..b) or one_of(…); "
+        "a language model scores text and what can be spelled.",
+        wrong=program("latent z: text(tokens=1..20) ~ poisson(3)"),
+        right=program("latent z: int(0..20) ~ poisson(3)"),
+    ),
+    Code(
+        code="PLM312",
+        title="not a distribution",
+        explanation="After ~, in log_prob and in choice stands a distribution: a declared language "
+        "model that is called, such as base(prompt), or a built-in one.",
+        wrong=program("latent z: text(tokens=1..20) ~ base"),
+        right=program("latent z: text(tokens=1..20) ~ base()"),
+    ),
+    Code(
+        code="PLM313",
+        title="a parameter of a distribution out of range",
+        explanation="A rate is at least 0, a probability lies between 0 and 1, and the probabilities of "
+        "categorical add up to 1.",
+        wrong=program("latent z: int(0..9) ~ geometric(1.5)"),
+        right=program("latent z: int(0..9) ~ geometric(0.5)"),
+    ),
+    Code(
+        code="PLM314",
+        title="an inverse temperature that is not a known number",
+        explanation="The b of d ^ b and of temper b { … } is a number that is known before anything is "
+        "drawn: a literal, a parameter, or computed from them.",
+        wrong=program(_Z + "\nobserve prompt ~ base(z) ^ words(z)"),
+        right=program(_Z + "\nobserve prompt ~ base(z) ^ beta", "prompt: text, beta: real = 2"),
+    ),
+    Code(
+        code="PLM315",
+        title="a default of the wrong type",
+        explanation="The default of a parameter is a literal of the parameter's type. Tables have none.",
+        wrong=program("observe prompt ~ base() ^ beta", 'prompt: text, beta: real = "high"'),
+        right=program("observe prompt ~ base() ^ beta", "prompt: text, beta: real = 1.5"),
+    ),
+    Code(
+        code="PLM316",
+        title="wrong choices",
+        explanation="The choices of one_of are different, non-empty strings, and comparing one with "
+        "any other string is never true.",
+        wrong=program("observe [\" \", label] ~ base(prompt)", 'prompt: text, label: one_of("yes", "yes")'),
+        right=program("observe [\" \", label] ~ base(prompt)", _LABEL),
+    ),
+    Code(
+        code="PLM317",
+        title="not a pattern",
+        explanation="The pattern is not a regular expression. Write patterns as r\"…\", so that a "
+        "backslash is a plain character.",
+        wrong=program(_Z + '\ncondition matches(z, r" [A-Z")'),
+        right=program(_Z + '\ncondition matches(z, r" [A-Z].*")'),
+    ),
+    Code(
+        code="PLM318",
+        title="operands that do not fit",
+        explanation="Arithmetic and < <= > >= take numbers, == and != two values of one kind, and or not "
+        "take truth values. Texts are joined in a list: [a, b]. ^ raises a distribution.",
+        wrong=program(_Z + "\ncondition z == 3"),
+        right=program(_Z + '\ncondition z == "3"'),
+    ),
+    Code(
+        code="PLM319",
+        title="branches of an if that differ in kind",
+        explanation="Both branches of if … then … else … have one kind, such as two texts.",
+        wrong=program('latent z: text(tokens=1..20) ~ base(if words(prompt) > 3 then "Long" else true)'),
+        right=program('latent z: text(tokens=1..20) ~ base(if words(prompt) > 3 then "Long" else "Short")'),
+    ),
+    Code(
+        code="PLM320",
+        title="a plate over something that has no rows",
+        explanation="plate row in rows { … } goes over a parameter that is a table.",
+        wrong=program("plate r in prompt {\n  factor 1\n}"),
+        right=program("plate r in rows {\n  observe r.input ~ base()\n}", "rows: table(input: text)"),
+    ),
+    Code(
+        code="PLM321",
+        title="options that contradict each other",
+        explanation="A text with stop= ends there and nowhere else, so end= has nothing to say.",
+        wrong=program('latent z: text(tokens=1..20, stop=".", end="free") ~ base(prompt)'),
+        right=program('latent z: text(tokens=1..20, stop=".") ~ base(prompt)'),
+    ),
+    Code(
+        code="PLM322",
+        title="a malformed type",
+        explanation="text takes options only, int one range of known ints, one_of choices, table columns "
+        "with types. The range of a latent may use parameters, never other latents.",
+        wrong=program("latent z: int(9) ~ base(prompt)"),
+        right=program("latent z: int(0..9) ~ base(prompt)"),
+    ),
+    Code(
+        code="PLM330",
+        title="an empty support",
+        explanation="With this model's tokenizer no text satisfies the declared type: too few tokens for "
+        "the stop, characters that no token can spell, or a pattern that no text of that "
+        "length matches.",
+        wrong="a stop that takes four tokens in a text of tokens=1..3",
+        right="tokens=1..20",
+    ),
+    Code(
+        code="PLM331",
+        title="a type with too many values to list",
+        explanation="A finite type is kept as the tokens of each of its values, so there is a limit to "
+        "their number. The message says what it is.",
+        wrong="int(0..1000000000)",
+        right="int(0..1000)",
+    ),
+    Code(
+        code="PLM332",
+        title="two values with the same tokens",
+        explanation="With this model's tokenizer two values of a finite type are spelled by the same "
+        "tokens, so no score can tell them apart.",
+        wrong="two choices that the tokenizer makes one, such as a composed and a decomposed accent",
+        right="choices that differ in their tokens",
+    ),
+)

@@ -1,0 +1,256 @@
+"""The answer as a user sees it: weighted draws, what they estimate, how far to trust them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.infer.base import Draws
+from posterior_lm.infer.verdict import verdict
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lm.base import ModelIdentity
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+Datum = str | int
+
+
+@frozen
+class Estimate:
+    """A posterior expectation: its value, standard error, and a 90 % interval.
+
+    For listed values there is no sampling error; the interval then covers what
+    the values not listed could change, where that is known.
+    """
+
+    value: float
+    se: float
+    low: float
+    high: float
+
+
+@frozen
+class Merged:
+    """Draws whose latents read the same, as one: text by latent (a number without its lead), weight.
+
+    `log_reward` is log Σ exp(log reward) over the distinct token sequences drawn.
+    """
+
+    values: Mapping[str, str]
+    weight: float
+    log_reward: float
+    sequences: int
+
+
+@frozen(eq=False)
+class Posterior:
+    """Weighted draws of one program for one binding. Nothing in it changes."""
+
+    program: str
+    fingerprint: str
+    lm: Mapping[str, ModelIdentity]
+    draws: Draws
+    seed: int
+    reason: str = ""
+    types: Mapping[str, str] = field(factory=dict)
+    """The declared type of each latent: text, int or one_of."""
+
+    # ------------------------------------------------------------- numbers
+
+    @property
+    def method(self) -> str:
+        return self.draws.method
+
+    @property
+    def n(self) -> int:
+        """The number of draws, or of listed values."""
+        return len(self.draws)
+
+    @property
+    def log_evidence(self) -> float:
+        return self.draws.log_evidence
+
+    @property
+    def log_evidence_se(self) -> float | None:
+        return self.draws.log_evidence_se
+
+    @property
+    def ess(self) -> float | None:
+        return self.draws.ess
+
+    @property
+    def khat(self) -> float | None:
+        return self.draws.khat
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(N,) normalised weights."""
+        return self.draws.normalized_weights
+
+    @property
+    def verdict(self) -> str:
+        """In words: what was checked and how far to trust it."""
+        return verdict(self.draws)
+
+    # ------------------------------------------------------------- estimates
+
+    def _rows(self) -> list[dict[str, Datum]]:
+        names = list(self.draws.values)
+        return [
+            {name: self.draws.values[name][d].datum for name in names} for d in range(self.n)
+        ]
+
+    def expect(self, f: Callable[[Mapping[str, Datum]], float]) -> Estimate:
+        """E[f(values)] under the posterior; `f` sees texts as str and integers as int.
+
+        Self-normalised: Σ w f, with standard error √Σ w² (f − mean)² (Owen 2013, eq. 9.9).
+        Raises ValueError where `f` gives NaN.
+        """
+        w = self.weights
+        values = np.array([float(f(row)) for row in self._rows()])
+        if np.isnan(values[w > 0]).any():
+            raise ValueError("the function gave NaN for a draw with positive weight")
+        values = np.where(w > 0, values, 0.0)
+        mean = float(np.sum(w * values))
+        se = 0.0 if self.draws.exact else float(np.sqrt(np.sum(w**2 * (values - mean) ** 2)))
+        return Estimate(mean, se, mean - _Z90 * se, mean + _Z90 * se)
+
+    def prob(self, predicate: Callable[[Mapping[str, Datum]], bool]) -> Estimate:
+        """The posterior probability of a predicate, with a 90 % interval.
+
+        For draws, Wilson's interval (1927) with the effective sample size in place
+        of N. For listed values, from "none of the rest" to "all of the rest".
+        """
+        estimate = self.expect(lambda row: 1.0 if predicate(row) else 0.0)
+        p = min(1.0, max(0.0, estimate.value))
+        if self.draws.certificate is not None:
+            missing = self.draws.certificate.missing_share
+            return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
+        n, z = self.ess or 1.0, _Z90
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return Estimate(p, estimate.se, max(0.0, centre - half), min(1.0, centre + half))
+
+    # ------------------------------------------------------------- views
+
+    def merged(self) -> list[Merged]:
+        """Draws with equal texts merged, heaviest first."""
+        names = list(self.draws.values)
+        w = self.weights
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for d in range(self.n):
+            groups.setdefault(tuple(str(self.draws.values[k][d].datum) for k in names), []).append(d)
+        merged = []
+        for texts, rows in groups.items():
+            sequences = {tuple(self.draws.values[k][d].ids for k in names): d for d in rows}
+            log_reward = logsumexp(self.draws.log_reward[list(sequences.values())])
+            merged.append(
+                Merged(dict(zip(names, texts, strict=True)), float(w[rows].sum()), log_reward, len(sequences))
+            )
+        return sorted(merged, key=lambda m: (-m.weight, tuple(m.values.values())))
+
+    def marginal(self, latent: str) -> list[tuple[Datum, float]]:
+        """Each value of one latent with its posterior probability, likeliest first. Raises KeyError."""
+        mass: dict[Datum, float] = {}
+        for value, weight in zip(self.draws.values[latent], self.weights, strict=True):
+            mass[value.datum] = mass.get(value.datum, 0.0) + float(weight)
+        return sorted(mass.items(), key=lambda item: (-item[1], str(item[0])))
+
+    def resample(self, rng: np.random.Generator, n: int) -> list[dict[str, Datum]]:
+        """n draws with equal weights, by systematic resampling (Kitagawa 1996)."""
+        at = (rng.random() + np.arange(n)) / n
+        rows = self._rows()
+        picked = np.searchsorted(np.cumsum(self.weights), at)
+        return [rows[min(int(i), self.n - 1)] for i in picked]
+
+    # ------------------------------------------------------------- other formats
+
+    def to_json(self, *, top: int | None = None) -> dict[str, Any]:
+        """The stable shape of `plm run --format json`; infinities and absent numbers are None."""
+        merged = self.merged()[:top]
+        return {
+            "program": self.program,
+            "fingerprint": self.fingerprint,
+            "lm": {alias: _identity(one) for alias, one in self.lm.items()},
+            "method": self.method,
+            "reason": self.reason,
+            "seed": self.seed,
+            "log_evidence": _finite(self.log_evidence),
+            "log_evidence_se": _finite(self.log_evidence_se),
+            "ess": _finite(self.ess),
+            "khat": _finite(self.khat),
+            "n": self.n,
+            "draws": [
+                {"values": dict(m.values), "weight": m.weight, "log_reward": _finite(m.log_reward)}
+                for m in merged
+            ],
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per draw: the latents, `weight`, `log_weight`, `log_reward`."""
+        from posterior_lm.extras import need
+
+        frame = need("pandas", "pandas").DataFrame(self._rows(), columns=list(self.draws.values))
+        frame["weight"] = self.weights
+        frame["log_weight"] = self.draws.log_weights
+        frame["log_reward"] = self.draws.log_reward
+        return frame
+
+    def to_arviz(self) -> xarray.DataTree:
+        """An arviz tree: group `posterior` (one chain), weights in `sample_stats`.
+
+        Draws keep their weights; resample first for tools that expect equal ones.
+        """
+        from posterior_lm.extras import need
+
+        rows = self._rows()
+        posterior = {
+            name: np.array([[row[name] for row in rows]]) for name in self.draws.values
+        }
+        stats = {
+            "weight": self.weights[None, :],
+            "log_weight": self.draws.log_weights[None, :],
+            "log_reward": self.draws.log_reward[None, :],
+        }
+        return need("arviz_base", "arviz").from_dict(
+            {"posterior": posterior, "sample_stats": stats},
+            attrs={"/": {"program": self.program, "fingerprint": self.fingerprint, "method": self.method}},
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `posterior.json` into a folder, whole or not at all; returns its path."""
+        from posterior_lm.saved import save
+
+        return save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Posterior:
+        """Read what `save` wrote. Raises DataError PLM611 for anything else."""
+        from posterior_lm.saved import load
+
+        return load(Path(folder))
+
+
+_Z90 = 1.6448536269514722
+"""The 95 % quantile of the normal: a two-sided 90 % interval."""
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _identity(one: ModelIdentity) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "digest": one.digest,
+        "revision": one.revision,
+        "dtype": one.dtype,
+    }

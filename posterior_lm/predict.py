@@ -1,0 +1,217 @@
+"""Posterior prediction: the distribution of what the query leaves out.
+
+A parameter of a finite type that is left out is a latent with a flat prior over
+its values: p(y | data) ∝ Σ_z exp(log reward(z, y)). Where no latent's own
+distribution reads y, z is drawn from the program without the terms that do, and
+
+    p(y | data) ∝ Σ_i w_i exp(log reward(z_i, y) − log reward without y (z_i));
+
+else each value is bound in turn and p(y | data) ∝ its evidence. For a latent, the
+prediction is its marginal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import evolve, frozen
+
+from posterior_lm.ask import draw_target, target
+from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.graph.nodes import Input, Latent, Total
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.near import nearest
+from posterior_lm.posterior import Posterior
+from posterior_lm.target.binding import bind_data
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.base import Info
+    from posterior_lm.query import Query
+
+Datum = str | int | bool
+MOST_VALUES = 10_000
+"""Values of a parameter that are tried one by one."""
+
+
+@frozen(eq=False)
+class Prediction:
+    """`probs` sum to 1, likeliest first; `posterior` holds the draws they average over."""
+
+    name: str
+    probs: tuple[tuple[Datum, float], ...]
+    posterior: Posterior
+
+    def prob(self, value: Datum) -> float:
+        """The probability of one value; 0 for one that is not of the type."""
+        return dict(self.probs).get(value, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable shape of `plm predict --format json`."""
+        whole = self.posterior.to_json(top=0)
+        kept = ("program", "fingerprint", "lm", "method", "reason", "seed")
+        return {
+            **{k: whole[k] for k in kept},
+            "name": self.name,
+            "predictions": [{"value": v, "prob": p} for v, p in self.probs],
+            **{k: whole[k] for k in ("log_evidence", "ess", "khat", "n")},
+        }
+
+
+def predict(
+    query: Query,
+    name: str,
+    n: int | None,
+    *,
+    seed: int,
+    budget: float | None,
+    progress: Callable[[Info], None] | None,
+) -> Prediction:
+    """See `Query.predict`. Raises InferenceError PLM803 where there is nothing to predict."""
+    graph = query.graph
+    ask = {"seed": seed, "budget": budget, "guide": None, "progress": progress}
+    param = graph.param(name)
+    if param is None:
+        bound = target(query)
+        if name not in bound.names:
+            _nothing(graph, name, bound.names)
+        posterior = draw_target(query, bound, n, **ask)  # type: ignore[arg-type]
+        return Prediction(name, tuple(posterior.marginal(name)), posterior)
+    values = _values(param)
+    _check_guides(graph, param)
+    if name in query.data:
+        raise DataError(
+            error(
+                "PLM803",
+                f"`{name}` is given, so there is nothing to predict",
+                param.span,
+                where=name,
+                help=f"leave out `{name}`, or name another parameter",
+            )
+        )
+    data = bind_data(graph, query.data, missing=[name])
+    data.pop(name, None)  # a default is no observation
+    if _read_by_prior(graph, name):
+        return _by_evidence(query, graph, name, values, data, n, ask)
+    return _by_draws(query, graph, name, values, data, n, ask)
+
+
+def _nothing(graph: RewardGraph, name: str, latents: tuple[str, ...]) -> None:
+    names = [*(p.name for p in graph.params), *latents]
+    close = nearest(name, names)
+    raise InferenceError(
+        error(
+            "PLM803",
+            f"`{graph.name}` has no parameter or latent `{name}`",
+            where=name,
+            help=f"did you mean `{close}`?" if close else f"it has {', '.join(names) or 'none'}",
+        )
+    )
+
+
+def _values(param: ParamSpec) -> tuple[Datum, ...]:
+    match param.type:
+        case "one_of":
+            return param.choices
+        case "bool":
+            return (False, True)
+        case "int" if param.low is not None and param.high is not None:
+            if param.high - param.low < MOST_VALUES:
+                return tuple(range(param.low, param.high + 1))
+    raise InferenceError(
+        error(
+            "PLM501",
+            f"predicting `{param.name}` is not available yet: its type is not finite",
+            param.span,
+            help="give it a type such as one_of(…) or int(0..99)",
+        )
+    )
+
+
+def _check_guides(graph: RewardGraph, param: ParamSpec) -> None:
+    for latent, guide in graph.guides.items():
+        if param.name in guide.reads:
+            raise InferenceError(
+                error(
+                    "PLM804",
+                    f"the guide of `{latent}` reads `{param.name}`, which is to be predicted",
+                    guide.span,
+                    help=f"let the guide read only what is known when `{param.name}` is not",
+                )
+            )
+
+
+def _read_by_prior(graph: RewardGraph, name: str) -> bool:
+    """Whether a latent's own distribution or type depends on the parameter."""
+    source = next((i for i, node in graph.nodes.items() if isinstance(node, Input) and node.name == name), None)
+    if source is None:
+        return False
+    readers = graph.dependents(source)
+    if any(i in readers for i, node in graph.nodes.items() if isinstance(node, Latent)):
+        return True
+    sink = graph.sink
+    return any(
+        i in readers for i, info in zip(sink.inputs, sink.terms, strict=True) if info.keyword == "latent"
+    )
+
+
+def _without(graph: RewardGraph, name: str) -> RewardGraph:
+    """The graph without the terms that read the parameter."""
+    source = next((i for i, node in graph.nodes.items() if isinstance(node, Input) and node.name == name), None)
+    readers = graph.dependents(source) if source is not None else set()
+    sink = graph.sink
+    kept = [k for k, i in enumerate(sink.inputs) if i not in readers]
+    total: Total = evolve(
+        sink,
+        inputs=tuple(sink.inputs[k] for k in kept),
+        terms=tuple(sink.terms[k] for k in kept),
+    )
+    nodes = {i: n for i, n in graph.nodes.items() if i != graph.total}
+    nodes[graph.total] = total
+    reduced = graph.rebuilt(nodes)
+    keep = reduced.ancestors(reduced.total, *(g.context for g in graph.guides.values()))
+    return reduced.rebuilt({i: n for i, n in nodes.items() if i in keep})
+
+
+def _by_draws(
+    query: Query, graph: RewardGraph, name: str, values: tuple[Datum, ...], data: Mapping[str, object],
+    n: int | None, ask: Mapping[str, Any],
+) -> Prediction:  # fmt: skip
+    reduced = _without(graph, name)
+    base = target(query, graph=reduced, data=data)
+    posterior = draw_target(query, base, n, **ask)
+    draws = posterior.draws
+    mass = []
+    for value in values:
+        full = target(query, graph=graph, data={**data, name: value})
+        log_reward = full.log_reward(draws.values)
+        alive = np.isfinite(draws.log_reward)
+        gained = np.where(alive, log_reward - np.where(alive, draws.log_reward, 0.0), -np.inf)
+        mass.append(logsumexp(draws.log_weights + gained))
+    return Prediction(name, _normalized(values, mass, graph, name), evolve(posterior, fingerprint=graph.fingerprint))
+
+
+def _by_evidence(
+    query: Query, graph: RewardGraph, name: str, values: tuple[Datum, ...], data: Mapping[str, object],
+    n: int | None, ask: Mapping[str, Any],
+) -> Prediction:  # fmt: skip
+    posteriors = [
+        draw_target(query, target(query, graph=graph, data={**data, name: value}), n, **ask) for value in values
+    ]
+    mass = [p.log_evidence for p in posteriors]
+    best = posteriors[int(np.argmax(mass))]
+    return Prediction(name, _normalized(values, mass, graph, name), best)
+
+
+def _normalized(
+    values: tuple[Datum, ...], mass: list[float], graph: RewardGraph, name: str
+) -> tuple[tuple[Datum, float], ...]:
+    total = logsumexp(np.array(mass))
+    if total == -np.inf:
+        raise InferenceError(
+            error("PLM703", f"no value of `{name}` has positive probability with these data", where=name)
+        )
+    probs = [(v, float(np.exp(m - total))) for v, m in zip(values, mass, strict=True)]
+    return tuple(sorted(probs, key=lambda item: -item[1]))

@@ -1,0 +1,270 @@
+"""The query: a program being built, bound and asked. Immutable; every verb gives a new one.
+
+Each statement of the language has a method of its name; types, distributions and
+expressions are written as they are in a file, so the file and the Python calls
+give the same syntax tree, the same graph and the same fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+from attrs import field, frozen
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.source import NOWHERE, Source
+
+if TYPE_CHECKING:
+    from posterior_lm.graph.graph import RewardGraph
+    from posterior_lm.infer.base import Info
+    from posterior_lm.infer.guide import Guide
+    from posterior_lm.lm.base import LanguageModel
+    from posterior_lm.posterior import Posterior
+    from posterior_lm.predict import Prediction
+    from posterior_lm.score import Score
+    from posterior_lm.target.target import Target
+
+Progress = "Callable[[Info], None]"
+
+
+@frozen(slots=False, eq=False)
+class Query:
+    """A program, what is known, and how to ask.
+
+    Equality is identity; compare `fingerprint` for "the same log reward". Methods
+    raise CompileError for a program that is wrong, DataError for data that is,
+    ModelError for a model that cannot be had, InferenceError where numbers go wrong.
+    """
+
+    module: ast.Module
+    data: Mapping[str, object] = field(factory=dict)
+    models: Mapping[str, str | LanguageModel] = field(factory=dict)
+    """Models that replace a declared one, by alias: a name, a path or an object."""
+    method: str | None = None
+    options: Mapping[str, object] = field(factory=dict)
+    base_dir: Path | None = None
+    """Where relative model paths of the program start: the folder of its file."""
+    uses_allowed: bool = False
+
+    # ------------------------------------------------------------- the verbs of the language
+
+    def _add(self, *statements: ast.Statement) -> Query:
+        program = self.module.program
+        body = (*program.body, *statements)
+        return attrs.evolve(
+            self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body))
+        )
+
+    def latent(self, name: str, type: str, dist: str) -> Query:
+        """`latent name: type ~ dist`."""
+        return self._add(ast.Latent(_name(name), _parse(type, "type"), _parse(dist, "distribution")))
+
+    def observe(self, value: str, dist: str) -> Query:
+        """`observe value ~ dist`."""
+        return self._add(ast.Observe(_parse(value, "expression"), _parse(dist, "distribution")))
+
+    def factor(self, value: str) -> Query:
+        """`factor value`, in nats."""
+        return self._add(ast.Factor(_parse(value, "expression")))
+
+    def condition(self, value: str) -> Query:
+        """`condition value`."""
+        return self._add(ast.Condition(_parse(value, "expression")))
+
+    def let(self, name: str, value: str) -> Query:
+        """`let name = value`."""
+        return self._add(ast.Let(_name(name), _parse(value, "expression")))
+
+    def guide(self, name: str, dist: str) -> Query:
+        """`guide name ~ dist`."""
+        return self._add(ast.Guide(_name(name), _parse(dist, "distribution")))
+
+    def temper(self, exponent: str | float, block: Callable[[Query], Query] | None = None) -> Query:
+        """`temper exponent { … }`: the block's statements, or without one everything so far."""
+        from posterior_lm.lang.compose import tempered
+
+        power = _parse(_number(exponent), "expression")
+        if block is not None:
+            return self._add(ast.Temper(power, self._block(block)))
+        program = self.module.program
+        body = tempered(program.body, power)
+        return attrs.evolve(
+            self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body))
+        )
+
+    def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
+        """`plate row in table { … }`."""
+        return self._add(ast.Plate(_name(row), _parse(table, "expression"), self._block(block)))
+
+    def _block(self, block: Callable[[Query], Query]) -> tuple[ast.Statement, ...]:
+        empty = attrs.evolve(self.module, program=attrs.evolve(self.module.program, body=()))
+        return block(attrs.evolve(self, module=empty)).module.program.body
+
+    # ------------------------------------------------------------- composing
+
+    def __mul__(self, other: Query) -> Query:
+        """The product: log rewards add up. Data and models of the two must not contradict."""
+        from posterior_lm.lang.compose import product
+
+        if not isinstance(other, Query):
+            return NotImplemented
+        module = product(self.module, other.module)
+        return attrs.evolve(
+            self,
+            module=module,
+            data={**other.data, **self.data},
+            models={**other.models, **self.models},
+            uses_allowed=self.uses_allowed and other.uses_allowed,
+        )
+
+    def __pow__(self, exponent: float) -> Query:
+        """The power: the whole program tempered; conditions are unaffected."""
+        from posterior_lm.lang.compose import power
+
+        return attrs.evolve(self, module=power(self.module, exponent))
+
+    # ------------------------------------------------------------- settings
+
+    def given(self, values: Mapping[str, object] | None = None, /, **more: object) -> Query:
+        """Values for parameters; later ones replace earlier ones."""
+        return attrs.evolve(self, data={**self.data, **(values or {}), **more})
+
+    def lm(self, **models: str | LanguageModel) -> Query:
+        """Other models for declared ones, by alias: a name, a folder, or an object."""
+        return attrs.evolve(self, models={**self.models, **models})
+
+    def using(self, method: str, **options: object) -> Query:
+        """The method to infer with, and its options."""
+        from posterior_lm.settings import checked
+
+        return attrs.evolve(self, method=method, options=checked(method, options))
+
+    def allow_use(self) -> Query:
+        """Let the program's `use` statements import Python objects."""
+        return attrs.evolve(self, uses_allowed=True)
+
+    # ------------------------------------------------------------- the program
+
+    def __str__(self) -> str:
+        """The program as `.plm` text."""
+        from posterior_lm.lang.format import format_module
+
+        return format_module(self.module)
+
+    @cached_property
+    def graph(self) -> RewardGraph:
+        """The optimised log-reward graph. Raises CompileError holding every error."""
+        from posterior_lm.graph import lower, optimize, verify
+        from posterior_lm.lang.check import check
+
+        errors = [d for d in check(self.module) if d.severity == "error"]
+        if errors:
+            raise CompileError(errors)
+        return optimize(verify(lower(self.module)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the log reward is."""
+        return self.graph.fingerprint
+
+    # ------------------------------------------------------------- asking
+
+    def target(self) -> Target:
+        """The program bound to its data and models."""
+        from posterior_lm.ask import target
+
+        return target(self)
+
+    def score(self, values: Mapping[str, str | int]) -> Score:
+        """The log reward of given values of the latents, term by term."""
+        from posterior_lm.score import score
+
+        return score(self, values)
+
+    def draw(
+        self,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        budget: float | None = None,
+        guide: Guide | None = None,
+        progress: Callable[[Info], None] | None = None,
+    ) -> Posterior:
+        """Draws from the posterior; `budget` is in seconds. The same seed gives the same draws."""
+        from posterior_lm.ask import draw
+
+        return draw(self, n, seed=seed, budget=budget, guide=guide, progress=progress)
+
+    def predict(
+        self,
+        name: str,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        budget: float | None = None,
+        progress: Callable[[Info], None] | None = None,
+    ) -> Prediction:
+        """The posterior predictive distribution of a parameter left out, or a latent's marginal."""
+        from posterior_lm.predict import predict
+
+        return predict(self, name, n, seed=seed, budget=budget, progress=progress)
+
+
+def _name(text: str) -> ast.Name:
+    found = _parse(text, "expression")
+    if not isinstance(found, ast.Name):
+        from posterior_lm.lang.diagnostics import error
+
+        raise CompileError(error("PLM101", f"{text!r} is no name", found.span))
+    return found
+
+
+def _number(value: str | float) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _parse(text: str, kind: str) -> ast.Node:  # type: ignore[type-arg]
+    from posterior_lm.lang.parse import parse_fragment
+
+    return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
+
+
+def program(name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None) -> Query:
+    """An empty program to add statements to.
+
+    `params` are written as in a file (`"opening: text"`, `"beta: real = 1.25"`);
+    `lm` maps an alias to a model's name, `use` a name to "module:function".
+    """
+    declarations: list[ast.Declaration] = [
+        ast.LmDecl(_name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()
+    ]
+    declarations += [ast.UseDecl(_name(alias), ast.Literal(where)) for alias, where in (use or {}).items()]
+    parsed = tuple(_parse(p, "parameter") for p in params)
+    body = ast.Program(_name(name), parsed, ())  # type: ignore[arg-type]
+    return Query(ast.Module(tuple(declarations), body, span=NOWHERE))
+
+
+def load(path: str | Path) -> Query:
+    """The program in a file. Raises CompileError with every error it has."""
+    from posterior_lm.lang import load_module
+
+    return Query(load_module(path), base_dir=Path(path).resolve().parent)
+
+
+def loads(text: str, name: str = "<text>") -> Query:
+    """The program in a string."""
+    from posterior_lm.lang import compile_source
+
+    module, found = compile_source(Source(name, text))
+    errors = [d for d in found if d.severity == "error"]
+    if errors or module is None:
+        raise CompileError(errors)
+    return Query(module)
+
+
+__all__: Sequence[str] = ["Query", "load", "loads", "program"]

@@ -1,0 +1,64 @@
+"""Options of methods, checked against the table that the language itself uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.near import nearest
+from posterior_lm.lang.signatures import METHODS
+
+
+def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options; raises InferenceError PLM802 for an unknown method, option or value."""
+    if method not in METHODS:
+        close = nearest(method, METHODS)
+        raise InferenceError(
+            error(
+                "PLM802",
+                f"there is no method `{method}`",
+                help=f"did you mean `{close}`?" if close else f"the methods are {', '.join(METHODS)}",
+            )
+        )
+    known = METHODS[method].options
+    for name, value in options.items():
+        if name not in known:
+            close = nearest(name, known)
+            raise InferenceError(
+                error(
+                    "PLM802",
+                    f"`{method}` has no option `{name}`",
+                    help=f"did you mean `{close}`?" if close else f"its options are {', '.join(known) or 'none'}",
+                )
+            )
+        if problem := _wrong(known[name], value):
+            raise InferenceError(error("PLM802", f"the option `{name}` of `{method}` {problem}, not {value!r}"))
+    return dict(options)
+
+
+def _wrong(option: object, value: object) -> str | None:
+    kind = option.kind  # type: ignore[attr-defined]
+    low, high = option.low, option.high  # type: ignore[attr-defined]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "int" and not (number and float(value).is_integer()):  # type: ignore[arg-type]
+        return "is a whole number"
+    if kind == "number" and not number:
+        return "is a number"
+    if kind in ("int", "number") and not ((low is None or value >= low) and (high is None or value <= high)):  # type: ignore[operator]
+        return f"is at least {low}" if high is None else f"lies in {low}..{high}"
+    if kind == "choice" and value not in option.choices:  # type: ignore[attr-defined]
+        return f"is one of {', '.join(map(repr, option.choices))}"  # type: ignore[attr-defined]
+    return None
+
+
+def merged(
+    infer: tuple[tuple[str, Mapping[str, object]], ...], method: str | None, options: Mapping[str, object]
+) -> tuple[str, dict[str, object]]:
+    """The method and its options: the caller's, else the program's only `infer`, else auto.
+
+    The options that a program's `infer m(…)` states are defaults wherever m is used.
+    """
+    stated = dict(infer)
+    if method is None:
+        method = next(iter(stated)) if len(stated) == 1 else "auto"
+    return method, {**stated.get(method, {}), **options}
