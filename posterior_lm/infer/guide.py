@@ -155,7 +155,7 @@ class PriorGuide:
             if np.all(np.isneginf(row)):
                 row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
             log_probs = row - np.logaddexp.reduce(row)
-            picked = choose.values(np.array(draws), log_probs, [c.ids for c in candidates])
+            picked = choose.values(np.array(draws), np.exp(log_probs), [c.ids for c in candidates])
             for d, place in zip(draws, picked, strict=True):
                 ids[d] = candidates[place].ids if place >= 0 else ()
                 log_q[d] = log_probs[place] if place >= 0 else -np.inf

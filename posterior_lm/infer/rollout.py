@@ -6,12 +6,17 @@ grows with the distinct prefixes, not with the draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from attrs import frozen
 
 from posterior_lm.infer.choose import Chooser
 from posterior_lm.lm.base import LanguageModel, eos_log_probs
 from posterior_lm.support.base import Support
+
+BLOCK = 1 << 22
+"""Points × vocabulary at a time: 2^22 float64 are 32 MB per temporary."""
 
 
 @frozen(eq=False)
@@ -24,37 +29,51 @@ class _Point:
 
 
 def step_log_probs(
-    log_probs: np.ndarray, eos: float, support: Support, state: object, drawn: int, exponent: float
+    log_probs: np.ndarray,
+    eos: np.ndarray,
+    support: Support,
+    states: Sequence[object],
+    drawn: int,
+    exponent: float,
 ) -> np.ndarray:
-    """(V + 1,) log q of each next token and, last, of stopping; normalised over what is allowed.
+    """(U, V + 1) log q of each next token and, last, of stopping; normalised over what is allowed.
 
-    A free end has no probability of its own: it stops with 1 / (tokens left + 1).
-    Where the model gives everything allowed probability zero, q is uniform over it
-    (the weight of such a draw is zero).
+    Shapes: log_probs (U, at least V) and eos (U,) from the model, one support state
+    per point; `drawn` tokens are behind all of them. A free end has no probability
+    of its own: it stops with 1 / (tokens left + 1). Where the model gives everything
+    allowed probability zero, q is uniform over it (the weight of such a draw is zero).
     """
-    allowed = support.allowed(state)
-    size = len(allowed)
-    out = np.full(size + 1, -np.inf)
-    out[:size][allowed] = exponent * log_probs[:size][allowed]
-    may_stop = support.may_stop(state)
-    if may_stop and support.ending == "eos":
-        out[size] = exponent * eos
-    total = np.logaddexp.reduce(out)
-    if total == -np.inf:
-        out[:size][allowed] = 0.0
-        out[size] = 0.0 if may_stop and support.ending == "eos" else -np.inf
-        total = np.logaddexp.reduce(out)
-    out -= total
-    if may_stop and support.ending == "free":
+    size = len(support.allowed(states[0]))
+    out = np.full((len(states), size + 1), -np.inf)
+    of_state: dict[object, list[int]] = {}
+    for u, state in enumerate(states):
+        of_state.setdefault(state, []).append(u)
+    free = np.zeros(len(states), dtype=bool)
+    for state, points in of_state.items():
+        allowed = np.flatnonzero(support.allowed(state))
+        rows = np.array(points)[:, None]
+        out[rows, allowed] = exponent * log_probs[rows, allowed]
+        if support.may_stop(state):
+            if support.ending == "eos":
+                out[points, size] = exponent * eos[points]
+            elif support.ending == "free":
+                free[points] = True
+        dead = np.array(points)[np.isneginf(out[points]).all(axis=1)]
+        if len(dead):
+            out[dead[:, None], allowed] = 0.0
+            out[dead, size] = 0.0 if support.may_stop(state) and support.ending == "eos" else -np.inf
+    top = out.max(axis=1, keepdims=True)
+    out -= top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
+    if free.any():
         left = support.max_tokens - drawn
-        out[:size] += np.log(left / (left + 1))
-        out[size] = -np.log(left + 1)
+        out[free, :size] += np.log(left / (left + 1))
+        out[free, size] = -np.log(left + 1)
     return out
 
 
 def roll_out(
     model: LanguageModel,
-    contexts: list[tuple[int, ...]],
+    contexts: Sequence[tuple[int, ...]],
     support: Support,
     choose: Chooser,
     *,
@@ -66,47 +85,59 @@ def roll_out(
     With a `Follow` chooser the tokens are the given ones and a value outside the
     support gets −inf.
     """
-    n = len(contexts)
-    values: list[tuple[int, ...]] = [()] * n
-    log_q = np.zeros(n)
+    values: list[tuple[int, ...]] = [()] * len(contexts)
+    log_q = np.zeros(len(contexts))
     groups: dict[tuple[int, ...], list[int]] = {}
     for d, context in enumerate(contexts):
         groups.setdefault(context, []).append(d)
     points = [_Point(support.start(), (), np.array(draws)) for draws in groups.values()]
     starts = list(groups)
     live = [k for k, p in enumerate(points) if not _settled(support, p, values)]
-    points, starts = [points[k] for k in live], [starts[k] for k in live]
-    rollout = model.open(starts, shared=shared) if points else None
+    points = [points[k] for k in live]
+    rollout = model.open([starts[k] for k in live], shared=shared) if points else None
     step = 0
     while points:
         assert rollout is not None
-        log_probs = rollout.log_probs
-        eos = eos_log_probs(log_probs, model.tokenizer.eos_ids)
         rows: list[int] = []
         tokens: list[int] = []
         following: list[_Point] = []
-        for row, point in enumerate(points):
-            q = step_log_probs(
-                np.asarray(log_probs[row], dtype=np.float64), float(eos[row]), support, point.state, step, exponent
-            )
-            picked = choose.tokens(point.draws, step, q)
-            log_q[point.draws] += np.where(picked >= 0, q[picked], -np.inf)
-            for token in np.unique(picked):
-                draws = point.draws[picked == token]
-                if token == len(q) - 1 or not np.isfinite(q[token]):
-                    for d in draws:
+        log_probs, eos = rollout.log_probs, eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)
+        block = max(1, BLOCK // log_probs.shape[1])
+        for begin in range(0, len(points), block):
+            part = points[begin : begin + block]
+            where = slice(begin, begin + len(part))
+            q = step_log_probs(log_probs[where], eos[where], support, [p.state for p in part], step, exponent)
+            draws = np.concatenate([p.draws for p in part])
+            at = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
+            picked = choose.tokens(draws, at, step, np.exp(q))
+            log_q[draws] += q[at, picked]
+            for place, token, mine in _families(at, picked, draws):
+                point = part[place]
+                if token == q.shape[1] - 1 or q[place, token] == -np.inf:
+                    for d in mine:
                         values[d] = point.ids
                     continue
-                child = _Point(support.advance(point.state, int(token)), (*point.ids, int(token)), draws)
+                child = _Point(support.advance(point.state, token), (*point.ids, token), mine)
                 if not _settled(support, child, values):
-                    rows.append(row)
-                    tokens.append(int(token))
+                    rows.append(begin + place)
+                    tokens.append(token)
                     following.append(child)
         step += 1
         points = following
         if points:
             rollout = rollout.extend(np.array(rows), np.array(tokens))
     return values, log_q
+
+
+def _families(
+    at: np.ndarray, picked: np.ndarray, draws: np.ndarray
+) -> list[tuple[int, int, np.ndarray]]:
+    """The draws that took the same token from the same point, points in order."""
+    order = np.lexsort((draws, picked, at))
+    at, picked, draws = at[order], picked[order], draws[order]
+    new = np.flatnonzero(np.r_[True, (np.diff(at) != 0) | (np.diff(picked) != 0)])
+    ends = np.r_[new[1:], len(at)]
+    return [(int(at[b]), int(picked[b]), draws[b:e]) for b, e in zip(new, ends, strict=True)]
 
 
 def _settled(support: Support, point: _Point, values: list[tuple[int, ...]]) -> bool:

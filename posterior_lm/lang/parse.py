@@ -64,17 +64,22 @@ def _parse(
     found += unbalanced
     deep = too_deep(source, tokens)
     if deep:
-        return None, [*found, deep], (), frozenset()
+        return None, _first([*found, deep]), (), frozenset()
     driver = _Driver(source, tokens, start)
     result = driver.run()
     found += driver.found
     seen = {(d.code, d.primary.span.start if d.primary else 0): d for d in driver.builder.found}
     found += [d for d in seen.values() if not (found and d.code == "PLM114")]
-    found.sort(key=lambda d: d.primary.span.start if d.primary else 0)
-    if len(found) > MOST_ERRORS:
-        last = evolve(found[MOST_ERRORS - 1], notes=(f"only the first {MOST_ERRORS} errors are shown",))
-        found = [*found[: MOST_ERRORS - 1], last]
-    return result, found, tuple(comments), frozenset(driver.broken)
+    return result, _first(found), tuple(comments), frozenset(driver.broken)
+
+
+def _first(found: list[Diagnostic]) -> list[Diagnostic]:
+    """The first errors in order of position; the last of them says if there are more."""
+    found = sorted(found, key=lambda d: d.primary.span.start if d.primary else 0)
+    if len(found) <= MOST_ERRORS:
+        return found
+    last = evolve(found[MOST_ERRORS - 1], notes=(f"only the first {MOST_ERRORS} errors are shown",))
+    return [*found[: MOST_ERRORS - 1], last]
 
 
 @frozen(eq=False)

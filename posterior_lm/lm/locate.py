@@ -37,7 +37,7 @@ def resolve(spec: str, base_dir: str | Path | None = None) -> Location:
     path = Path(spec).expanduser()
     if base_dir is not None:
         path = Path(base_dir) / path
-    if path.is_dir():
+    if spec and path.is_dir():
         return Location(spec, "folder", path)
     if spec.endswith(".json"):
         return Location(spec, "tabular", path)

@@ -79,10 +79,12 @@ class CachedRollout:
         if filled is not None:
             filled = torch.cat([filled, torch.ones_like(filled[:, :1])], dim=1)
             options["mask"] = self.forward.additive(filled[:, None, :])
-            options["positions"] = self.forward.tensor(self.lengths)[:, None]
+            # An idle row may be full already; it is given any place inside the window.
+            at = np.minimum(self.lengths, self.lengths[self.row].max())
+            options["positions"] = self.forward.tensor(at)[:, None]
         logits = self.forward(self.forward.tensor(ids)[:, None], cache=self.cache, keep=1, **options)[:, -1]
         lengths = self.lengths.copy()
-        lengths[self.row] += 1  # an idle row stays inside the window
+        lengths[self.row] += 1
         if len(self.row) < len(ids):
             logits = logits.index_select(0, self.forward.tensor(self.row))
         return CachedRollout(self.forward, self.cache, self.row, lengths, filled, log_softmax(logits))

@@ -1,15 +1,17 @@
-"""The log reward of stopping after every token, one packed pass per term and draw.
+"""The log reward of stopping after every token, one packed pass per draw.
 
 A score that reads the latent once is a trunk (the tokens up to and with the
 latent's) and one branch per place to stop: the stop string's tokens where there
 are any, then what follows the latent. `Request.branches` scores them all in one
-forward pass under a block attention mask. Whatever else reads the latent is
-evaluated on the cut values as usual.
+forward pass under a block attention mask, and a score that rides on another is
+read off the same branches. A cut that several draws share is scored once.
+Whatever else reads the latent is evaluated on the cut values as usual.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +19,8 @@ from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.lm.base import Branch, Request, Scores
-from posterior_lm.target.lm_scores import Batch, ScorePlan
-from posterior_lm.target.pieces import Splice
+from posterior_lm.target.lm_scores import Batch, ScorePlan, hosts_and_riders
+from posterior_lm.target.pieces import Speller, Splice
 from posterior_lm.target.values import Value, Values, count
 
 if TYPE_CHECKING:
@@ -46,23 +48,29 @@ def cuts(target: Target, values: Values, info: LatentInfo) -> tuple[list[Cut], i
     return found, max((len(v.ids) for v in column), default=0)
 
 
-def log_reward_prefixes(
-    target: Target, values: Values, info: LatentInfo, *, packed: bool
-) -> np.ndarray:
+def log_reward_prefixes(target: Target, values: Values, info: LatentInfo, *, packed: bool) -> np.ndarray:
     """See `Target.log_reward_prefixes`."""
-    n = count(values)
     found, longest = cuts(target, values, info)
-    out = np.full((n, longest + 1), -math.inf)
+    out = np.full((count(values), longest + 1), -math.inf)
     if not found:
         return out
+    others = [column for name, column in values.items() if name != info.name]
+    places: dict[tuple, int] = {}
+    distinct: list[Cut] = []
+    for cut in found:
+        key = (cut.value.ids, *(column[cut.draw].ids for column in others))
+        if key not in places:
+            places[key] = len(distinct)
+            distinct.append(cut)
     flat: dict[str, list[Value]] = {
-        name: [c.value if name == info.name else column[c.draw] for c in found]
+        name: [c.value if name == info.name else column[c.draw] for c in distinct]
         for name, column in values.items()
     }
-    given = _packed_columns(target, values, info, found) if packed else {}
-    log_reward = target.evaluator.terms(flat, len(found), given).sum(axis=1)
-    for cut, value in zip(found, log_reward, strict=True):
-        out[cut.draw, cut.after] = value
+    given = _packed_columns(target, values, info, distinct) if packed else {}
+    log_reward = target.evaluator.terms(flat, len(distinct), given).sum(axis=1)
+    for cut in found:
+        key = (cut.value.ids, *(column[cut.draw].ids for column in others))
+        out[cut.draw, cut.after] = log_reward[places[key]]
     return out
 
 
@@ -74,69 +82,107 @@ def _packed_columns(
     of_draw: dict[int, list[int]] = {}
     for place, cut in enumerate(found):
         of_draw.setdefault(cut.draw, []).append(place)
-    columns: dict[int, list[float]] = {}
-    batches = {lm: Batch(model) for lm, model in target.models.items()}
+    plans = {}
     for i in graph.order():
-        node = graph[i]
-        if not isinstance(node, LmScore) or i in graph.fixed:
-            continue
-        plan = evaluator.plan(i)
-        if not _packable(target, plan, info.name):
-            continue
-        columns[i] = [0.0] * len(found)
+        if isinstance(graph[i], LmScore) and i not in graph.fixed:
+            plan = evaluator.plan(i)
+            if _packable(evaluator.spellers[plan.lm], plan, info.name):
+                plans[i] = plan
+    columns = {i: [0.0] * len(found) for i in plans}
+    batches = {lm: Batch(model) for lm, model in target.models.items()}
+    for host, riders in hosts_and_riders(plans):
+        speller = evaluator.spellers[host.lm]
         for d, places in of_draw.items():
-            _ask(target, plan, info, values, d, [found[p] for p in places], places, columns[i], batches[plan.lm])
+            laid = [_lay_out(speller, plan, info.name, values, d) for plan in (host, *riders)]
+            for group in _together(laid):
+                _ask(group, [found[p] for p in places], places, columns, batches[host.lm])
     for batch in batches.values():
         batch.run()
     return columns
 
 
-def _packable(target: Target, plan: ScorePlan, latent: str) -> bool:
+def _packable(speller: Speller, plan: ScorePlan, latent: str) -> bool:
     """Whether the score reads the latent once, as its own tokens, after at least one other token."""
-    speller = target.evaluator.spellers[plan.lm]
     opens = plan.context[:1] == (Splice(latent),) and not speller.tokenizer.start_ids
     return plan.latents.count(latent) == 1 and not plan.computed and latent in speller.own and not opens
 
 
-def _ask(
-    target: Target, plan: ScorePlan, info: LatentInfo, values: Values, d: int, cut: list[Cut],
-    places: list[int], column: list[float], batch: Batch,
-) -> None:  # fmt: skip
-    speller = target.evaluator.spellers[plan.lm]
-    pieces = (*plan.context, *plan.text)
-    z = next(k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == info.name)
-    in_text = z >= len(plan.context)
+@frozen
+class _Laid:
+    """A score of one draw laid out around the latent: trunk, tail, and where scoring starts.
 
-    def latent(name: str) -> Value:
+    `trunk` ends with the latent's tokens, which begin at `first`; `tail` follows
+    them; its first `unscored` tokens belong to the context. `start` is the first
+    scored place of the trunk, or None where the latent stands in the context.
+    """
+
+    plan: ScorePlan
+    trunk: tuple[int, ...]
+    first: int
+    start: int | None
+    tail: tuple[int, ...]
+    unscored: int
+    shared: int
+
+
+def _lay_out(speller: Speller, plan: ScorePlan, latent: str, values: Values, d: int) -> _Laid:
+    def value(name: str) -> Value:
         return values[name][d]
 
     def computed(node: int) -> str:
         raise AssertionError(f"%{node} is not packed")
 
-    whole = values[info.name][d].ids
-    scored = plan.spell(speller, latent, computed)
+    pieces = (*plan.context, *plan.text)
+    z = next(k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == latent)
+    in_text = z >= len(plan.context)
+    scored = plan.spell(speller, value, computed)
     behind = pieces[z + 1 :] if in_text else plan.context[z + 1 :]
-    after_z = speller.spell(behind, latent, computed, first=False)
+    after_z = speller.spell(behind, value, computed, first=False)
+    whole = len(value(latent).ids)
     if in_text:
-        first = len(scored.ids) - len(after_z) - len(whole)
-        start, tail, unscored = len(scored.context), after_z, 0
+        first = len(scored.ids) - len(after_z) - whole
+        start: int | None = len(scored.context)
+        tail, unscored = after_z, 0
     else:
-        first = start = len(scored.context) - len(after_z) - len(whole)
+        first = len(scored.context) - len(after_z) - whole
+        start = None
         tail, unscored = after_z + scored.text, len(after_z)
-    branches = []
-    stops = []
-    for c in cut:
-        stop = c.value.ids[c.after :]
-        branches.append(Branch(first + c.after, stop + tail))
-        stops.append(len(stop))
+    return _Laid(plan, scored.ids[: first + whole], first, start, tail, unscored, scored.shared)
+
+
+def _together(laid: Sequence[_Laid]) -> list[list[_Laid]]:
+    """The host with the riders whose trunk it shares and whose tail begins its own; the rest apart."""
+    host, *riders = laid
+    fitting = [
+        r
+        for r in riders
+        if r.trunk == host.trunk and r.first == host.first and host.tail[: len(r.tail)] == r.tail
+    ]
+    return [[host, *fitting], *([r] for r in riders if r not in fitting)]
+
+
+def _ask(
+    group: Sequence[_Laid],
+    cut: Sequence[Cut],
+    places: Sequence[int],
+    columns: dict[int, list[float]],
+    batch: Batch,
+) -> None:
+    """Ask for one draw's cuts; the group shares its trunk, and the first one's tail holds the others'."""
+    host = group[0]
+    start = min(one.first if one.start is None else one.start for one in group)
+    stops = [c.value.ids[c.after :] for c in cut]
+    branches = tuple(Branch(host.first + c.after, s + host.tail) for c, s in zip(cut, stops, strict=True))
 
     def read(scores: Scores) -> None:
         for place, c, stop, branch in zip(places, cut, stops, scores.branches, strict=True):
-            if in_text:
-                trunk = float(np.sum(scores.tokens[: first + c.after - start]))
-                value = trunk + float(np.sum(branch.tokens))
-            else:
-                value = float(np.sum(branch.tokens[stop + unscored :]))
-            column[place] = value + (float(branch.eos[-1]) if plan.ends else 0.0)
+            for one in group:
+                end = len(stop) + len(one.tail)
+                if one.start is None:
+                    value = float(np.sum(branch.tokens[len(stop) + one.unscored : end]))
+                else:
+                    trunk = scores.tokens[one.start - start : one.first + c.after - start]
+                    value = float(np.sum(trunk)) + float(np.sum(branch.tokens[:end]))
+                columns[one.plan.node][place] = value + (float(branch.eos[end]) if one.plan.ends else 0.0)
 
-    batch.ask(Request(scored.ids[: first + len(whole)], start, min(scored.shared, start), tuple(branches)), read)
+    batch.ask(Request(host.trunk, start, min(start, *(one.shared for one in group)), branches), read)

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, note, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import CompileError
@@ -81,7 +81,6 @@ def with_bytes_of(stop: str | None, pieces: list[bytes]) -> ToyTokenizer:
 
 
 def compare(toy: ToyTokenizer, spec: TextSpec) -> None:
-    note(f"{toy.token_bytes} {spec}")
     expected = {ids for ids in every_sequence(toy, spec.max_tokens + 1) if is_value(toy, spec, ids)}
     try:
         support = build_support(spec, toy)

@@ -7,6 +7,8 @@ from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.walk import names, statements
 
+_SHOWN = 6  # members of a circle that a message names
+
 
 def report_cycles(scope: Scope, program: ast.Program) -> None:
     """One diagnostic per circle; `scope.cyclic` keeps their names from being reported again."""
@@ -48,14 +50,15 @@ def _report(
             help="read a value that is drawn before it",
         )
         return
+    members = set(circle)
     circle = sorted(circle, key=lambda name: made[name].span.start)
     uses = []
-    for name in circle:
-        for other in circle:
-            if other in reads[name]:
-                uses.append((reads[name][other], f"'{name}' reads '{other}'"))
-                break
+    for name in circle[:_SHOWN]:
+        other = next(used for used in reads[name] if used in members)
+        uses.append((reads[name][other], f"'{name}' reads '{other}'"))
     quoted = [f"'{name}'" for name in circle]
+    if len(quoted) > _SHOWN:
+        quoted = [*quoted[:_SHOWN], f"{len(circle) - _SHOWN} more"]
     scope.error(
         "PLM402",
         f"{', '.join(quoted[:-1])} and {quoted[-1]} depend on one another",

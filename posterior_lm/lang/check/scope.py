@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from attrs import frozen
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.check.values import UNKNOWN, Binding, Value
+from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, value_of_type
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS
 from posterior_lm.lang.source import Span
+
+_SUGGESTIONS = 50  # unknown names that get one; looking for near ones takes time
 
 
 @frozen(eq=False)
@@ -171,6 +173,8 @@ class Scope:
         )
 
     def _suggestion(self, word: str) -> str | None:
+        if len(self._reported) > _SUGGESTIONS:
+            return None
         visible = self.visible()
         near = nearest(word, visible) or nearest(word, [*FUNCTIONS, *DISTRIBUTIONS])
         if near:
@@ -201,7 +205,9 @@ class Scope:
         self._reported.add(name.id)
         lms = [b.name for b in self.levels[0].values() if b.sort in ("lm", "use")]
         pools = [[*lms, *DISTRIBUTIONS], FUNCTIONS] if dist else [[*FUNCTIONS, *lms], DISTRIBUTIONS]
-        near = nearest(name.id, pools[0]) or nearest(name.id, pools[1])
+        near = None
+        if len(self._reported) <= _SUGGESTIONS:
+            near = nearest(name.id, pools[0]) or nearest(name.id, pools[1])
         if near:
             help = f"did you mean '{near}'?"
         elif dist and not self.has_lm:
@@ -236,6 +242,4 @@ class Scope:
                 help=f"did you mean '{near}'?" if near else f"its columns are {', '.join(binding.columns)}",
             )
             return UNKNOWN
-        from posterior_lm.lang.check.values import value_of_type
-
         return value_of_type(binding.columns[expr.column])

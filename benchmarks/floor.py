@@ -1,0 +1,209 @@
+"""Three ratios in one run: packed prefixes, shared prefill, and the importance sampler against its floor.
+
+    python benchmarks/floor.py [--rounds 5] [--draws 256] [--json FILE]
+
+Each ratio is the median over rounds in which both sides run back to back on the
+same machine, `tiny` and the first row of the infilling data:
+
+1. `log_reward_prefixes`: T + 1 scoring passes over one packed pass (and over the
+   plain batched computation), with the largest difference between the results;
+2. scoring after one long prompt: prefill for every row over one shared prefill;
+3. the importance sampler's seconds over bare model calls on the same token
+   positions: every forward call of the sampler is recorded and replayed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow small models down
+
+import numpy as np
+import torch
+from attrs import define, field
+from transformers import DynamicCache
+
+from posterior_lm import load
+from posterior_lm.infer.base import run
+from posterior_lm.infer.importance import Importance
+from posterior_lm.lm.base import Request
+from posterior_lm.lm.tiny import WEIGHTS
+from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.target.prefixes import cuts
+from posterior_lm.target.target import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+    """Median of slow/fast over rounds, and the two medians in seconds."""
+    slow(), fast()
+    pairs = [(seconds(slow), seconds(fast)) for _ in range(rounds)]
+    return (
+        statistics.median(s / f for s, f in pairs),
+        statistics.median(s for s, _ in pairs),
+        statistics.median(f for _, f in pairs),
+    )
+
+
+def infilling() -> tuple[Target, TransformersModel]:
+    row = json.loads((ROOT / "programs/data/story_infilling.jsonl").read_text().splitlines()[0])
+    target = load(ROOT / "programs/story_infilling.plm").given(row).target()
+    model = target.models["base"]
+    assert isinstance(model, TransformersModel)
+    return target, model
+
+
+def packed_prefixes(target: Target, draws: int, rounds: int) -> dict[str, float]:
+    values = run(Importance(), target, n=draws, rng=np.random.default_rng(0)).values
+    distinct = list({v.ids: v for v in values["middle"]}.values())[:64]
+    values = {"middle": distinct}
+    info = target.latents[0]
+    found, longest = cuts(target, values, info)
+
+    def passes() -> np.ndarray:
+        """One scoring pass per place to stop, each over all draws."""
+        out = np.full((len(distinct), longest + 1), -np.inf)
+        for after in range(longest + 1):
+            here = [c for c in found if c.after == after]
+            if here:
+                log_reward = target.log_reward({"middle": [c.value for c in here]})
+                for cut, number in zip(here, log_reward, strict=True):
+                    out[cut.draw, after] = number
+        return out
+
+    def packed() -> np.ndarray:
+        return target.log_reward_prefixes(values)
+
+    def plain() -> np.ndarray:
+        return target.log_reward_prefixes(values, packed=False)
+
+    one, many = packed(), passes()
+    both = np.isfinite(one) & np.isfinite(many)
+    assert np.array_equal(np.isfinite(one), np.isfinite(many))
+    against_passes, slow, fast = ratio(passes, packed, rounds)
+    against_plain, _, _ = ratio(plain, packed, rounds)
+    return {
+        "passes_over_packed": against_passes,
+        "plain_batched_over_packed": against_plain,
+        "passes_seconds": slow,
+        "packed_seconds": fast,
+        "largest_difference": float(np.max(np.abs(one[both] - many[both]))),
+        "draws": len(distinct),
+        "tokens": longest,
+    }
+
+
+def shared_prefill(rounds: int) -> dict[str, float]:
+    with_cache = TransformersModel.load(WEIGHTS, device="cpu")
+    without = TransformersModel(*_parts(with_cache), share_prompts=False)
+    rng = np.random.default_rng(0)
+    size = with_cache.tokenizer.vocabulary_size
+    prompt = tuple(int(i) for i in rng.integers(10, size, 200))
+    requests = [
+        Request(prompt + tuple(int(i) for i in rng.integers(10, size, 16)), len(prompt), len(prompt))
+        for _ in range(64)
+    ]
+    found, slow, fast = ratio(lambda: without.score(requests), lambda: with_cache.score(requests), rounds)
+    return {"none_over_shared": found, "none_seconds": slow, "shared_seconds": fast}
+
+
+def _parts(model: TransformersModel) -> tuple:
+    return model._forward, model.tokenizer, model.identity
+
+
+@define
+class Recorder:
+    """The shapes of every forward call a model makes."""
+
+    calls: list[tuple[tuple[int, int], int, bool, int]] = field(factory=list)
+
+    def hook(self, _module: object, args: tuple, options: dict) -> None:
+        ids = options["input_ids"]
+        cache = options.get("past_key_values")
+        past = cache.get_seq_length() if cache is not None else 0
+        masked = options.get("attention_mask") is not None
+        self.calls.append((tuple(ids.shape), past, masked, options.get("logits_to_keep", 0)))
+
+
+def replay(model: TransformersModel, calls: list) -> float:
+    """Seconds of the same forward calls with nothing around them."""
+    module, config = model._forward.module, model._forward.module.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = config.hidden_size // config.num_attention_heads
+    spent = 0.0
+    with torch.inference_mode():
+        for (rows, columns), past, masked, keep in calls:
+            ids = torch.randint(10, config.vocab_size, (rows, columns))
+            cache = DynamicCache(config=config)
+            if past:
+                for layer in range(config.num_hidden_layers):
+                    cache.update(torch.randn(rows, heads, past, width), torch.randn(rows, heads, past, width), layer)
+            options = {"attention_mask": torch.zeros(rows, 1, columns, past + columns)} if masked else {}
+            began = time.perf_counter()
+            module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep, **options)
+            spent += time.perf_counter() - began
+    return spent
+
+
+def importance_floor(target: Target, model: TransformersModel, draws: int, rounds: int) -> dict[str, float]:
+    def sampler(seed: int = 0) -> object:
+        return run(Importance(), target, n=draws, rng=np.random.default_rng(seed))
+
+    sampler()
+    recorder = Recorder()
+    handle = model._forward.module.register_forward_pre_hook(recorder.hook, with_kwargs=True)
+    sampler()
+    handle.remove()
+    replay(model, recorder.calls)
+    pairs = [(seconds(sampler), replay(model, recorder.calls)) for _ in range(rounds)]
+    positions = sum(rows * columns for (rows, columns), *_ in recorder.calls)
+    return {
+        "sampler_over_floor": statistics.median(s / f for s, f in pairs),
+        "sampler_seconds": statistics.median(s for s, _ in pairs),
+        "floor_seconds": statistics.median(f for _, f in pairs),
+        "calls": len(recorder.calls),
+        "positions": positions,
+        "draws": draws,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=256)
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    options = parser.parse_args(argv)
+    target, model = infilling()
+    figures = {
+        "packed_prefixes": packed_prefixes(target, options.draws, options.rounds),
+        "shared_prefill": shared_prefill(options.rounds),
+        "importance_floor": importance_floor(target, model, options.draws, options.rounds),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    for name, group in figures.items():
+        if isinstance(group, dict):
+            print(name)
+            for key, value in group.items():
+                print(f"  {key:28} {value:.4g}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""`plm explain`: what a diagnostic code stands for."""
+
+from __future__ import annotations
+
+import textwrap
+
+import click
+
+from posterior_lm.cli.group import Command
+
+GROUPS = {
+    "1": "syntax", "2": "names", "3": "types and supports", "4": "structure", "5": "models and backends",
+    "6": "data", "7": "numbers", "8": "files and the command line", "9": "lint",
+}  # fmt: skip
+
+
+@click.command(cls=Command)
+@click.argument("code", required=False)
+def command(code: str | None) -> None:
+    """Explain a diagnostic code, or list them all.
+
+    \b
+    Example:
+      plm explain PLM401
+    """
+    from posterior_lm.lang.codes import CODES
+
+    if code is None:
+        click.echo("\n".join(_all()))
+        return
+    name = code.strip().upper()
+    name = name if name.startswith("PLM") else f"PLM{name}"
+    if name not in CODES:
+        from posterior_lm.cli.given import misuse
+        from posterior_lm.lang.near import nearest
+
+        close = nearest(name, CODES)
+        misuse(f"there is no code {code!r}", f"did you mean {close}?" if close else "`plm explain` lists all of them")
+    entry = CODES[name]
+    parts = [f"{entry.code}: {entry.title}", textwrap.fill(entry.explanation, 88)]
+    for title, example in (("Wrong", entry.wrong), ("Right", entry.right)):
+        if example:
+            parts.append(f"{title}:\n\n{textwrap.indent(example.rstrip(), '    ')}")
+    click.echo("\n\n".join(parts))
+
+
+def _all() -> list[str]:
+    from posterior_lm.lang.codes import CODES
+
+    lines: list[str] = []
+    group = ""
+    for code in sorted(CODES):
+        if code[3] != group:
+            group = code[3]
+            lines += [*([""] if lines else []), f"{group}xx: {GROUPS.get(group, '')}"]
+        lines.append(f"  {code}  {CODES[code].title}")
+    return lines

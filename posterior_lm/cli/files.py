@@ -1,0 +1,62 @@
+"""Program files as commands name them, and writing them back whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from posterior_lm.lang import read_source
+from posterior_lm.lang.diagnostics import CompileError, error
+from posterior_lm.lang.source import Source
+
+
+def programs(names: Iterable[str]) -> list[str]:
+    """The files named, folders replaced by the `.plm` files in them. Raises CompileError PLM801 for a folder without any."""
+    found: list[str] = []
+    for name in names:
+        if name != "-" and os.path.isdir(name):
+            inside = sorted(str(path) for path in Path(name).rglob("*.plm") if path.is_file())
+            if not inside:
+                raise CompileError(error("PLM801", f"the folder {name} holds no .plm file", where=name))
+            found += inside
+        else:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def read(name: str) -> Source:
+    """The text of a program; `-` is standard input. Raises CompileError PLM801."""
+    if name != "-":
+        return read_source(name)
+    data = sys.stdin.buffer.read()
+    try:
+        return Source("<stdin>", data.decode("utf-8"))
+    except UnicodeDecodeError as wrong:
+        message = f"standard input is not UTF-8 text: byte {wrong.start} is 0x{data[wrong.start]:02X}"
+        raise CompileError(error("PLM801", message, where="<stdin>")) from None
+
+
+def replace(name: str, text: str) -> None:
+    """Writes a file whole or not at all, keeping its permissions. Raises CompileError PLM805."""
+    target = os.path.realpath(name)
+    temporary = None
+    try:
+        if not os.access(target, os.W_OK):
+            raise PermissionError(13, "permission denied")
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".plm-fmt-")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(temporary, os.stat(target).st_mode & 0o7777)
+        os.replace(temporary, target)
+    except OSError as problem:
+        raise CompileError(
+            error("PLM805", f"cannot write {name}: {(problem.strerror or str(problem)).lower()}", where=name)
+        ) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

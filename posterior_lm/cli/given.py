@@ -1,0 +1,127 @@
+"""From `--given`, `--data` and `--row` to the bindings a command works through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from attrs import evolve, frozen
+
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, PlmError, error
+
+if TYPE_CHECKING:
+    from posterior_lm.graph.graph import RewardGraph
+    from posterior_lm.query import Query
+
+MOST = 20
+"""Diagnostics shown of one data file: the same column is often missing in every row."""
+
+
+@frozen
+class Case:
+    """One binding of a program's parameters; `row` is its number in the data, if it came from there."""
+
+    row: int | None
+    data: Mapping[str, object]
+
+
+def misuse(message: str, help: str | None = None) -> NoReturn:
+    """Ends the command with PLM802, exit code 2."""
+    raise PlmError(error("PLM802", message, help=help))
+
+
+def pairs(option: str, given: Iterable[str]) -> dict[str, str]:
+    """`NAME=TEXT` options by name; `@FILE` is replaced by what stands in the file."""
+    found: dict[str, str] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            misuse(f"{option} takes NAME=VALUE, not {item!r}", f"write `{option} {name or 'NAME'}=VALUE`")
+        if name in found:
+            misuse(f"{option} {name} stands twice", "keep one of them")
+        found[name] = _at(text)
+    return found
+
+
+def _at(text: str) -> str:
+    if text.startswith("@@"):
+        return text[1:]
+    if not text.startswith("@"):
+        return text
+    from posterior_lm.target.rows import decode, read_bytes
+
+    return decode(read_bytes(text[1:]), text[1:])
+
+
+def open_query(file: str, lm: Sequence[str], *, allow_use: bool, method: str | None = None) -> Query:
+    """The query of a program file with the options that every asking command has."""
+    from posterior_lm.query import load
+
+    query = load(file)
+    models = pairs("--lm", lm)
+    if models:
+        query = query.lm(**models)
+    if method is not None:
+        query = query.using(method)
+    return query.allow_use() if allow_use else query
+
+
+def cases(
+    graph: RewardGraph, given: Sequence[str], data: str | None, row: int | None, *, predicted: str | None = None
+) -> list[Case]:
+    """Every binding that was asked for, checked against the declared parameters.
+
+    The column of what is to be `predicted` is left out. Raises DataError holding what is
+    wrong in any row; PLM802 where the options do not fit together.
+    """
+    from posterior_lm.target.binding import bind_data
+    from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+
+    known = _given(graph, pairs("--given", given))
+    bind_data(graph, known, missing=[p.name for p in graph.params])
+    absent = () if predicted is None else (predicted,)
+    if data is None:
+        if row is not None:
+            misuse("--row picks a row of --data, and there is none", "add `--data FILE`")
+        bind_data(graph, known, missing=absent)
+        return [Case(None, known)]
+    rows = read_rows(data)
+    if is_csv(data):
+        rows = typed_csv(rows, graph.params)
+    numbers = range(len(rows)) if row is None else [row]
+    if row is not None and row >= len(rows):
+        misuse(f"--row {row} is past the last of the {len(rows)} rows of {data}", f"rows are numbered 0 to {len(rows) - 1}")
+    found: list[Diagnostic] = []
+    all_cases = []
+    for number in numbers:
+        bound = {k: v for k, v in rows[number].items() if k != predicted} | known
+        try:
+            bind_data(graph, bound, path=f"rows[{number}].", missing=absent)
+        except DataError as wrong:
+            found += wrong.diagnostics
+        all_cases.append(Case(number, bound))
+    if found:
+        raise DataError(_most(found))
+    return all_cases
+
+
+def _given(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:
+    from posterior_lm.target.rows import json_value, read_field
+
+    found: dict[str, object] = {}
+    for name, text in texts.items():
+        param = graph.param(name)
+        if param is not None and param.type == "table":
+            found[name] = json_value(text, f"--given {name}")
+        else:
+            found[name] = text if param is None else read_field(param, text)
+    return found
+
+
+def _most(found: list[Diagnostic]) -> list[Diagnostic]:
+    if len(found) <= MOST:
+        return found
+    last = found[MOST - 1]
+    more = f"{len(found) - MOST} more mistakes in other rows are not shown"
+    return [*found[: MOST - 1], evolve(last, notes=(*last.notes, more))]

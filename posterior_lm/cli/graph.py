@@ -1,0 +1,42 @@
+"""`plm graph`: the log-reward graph, after any pass."""
+
+from __future__ import annotations
+
+import click
+
+from posterior_lm.cli.group import Command
+from posterior_lm.cli.options import format_option
+
+
+@click.command(cls=Command)
+@click.argument("file")
+@format_option("text", "dot", "mermaid", "json")
+@click.option("--after", metavar="PASS",
+              help="Stop after this step: lower, fold, prune, share or mark.  [default: the last]")  # fmt: skip
+def command(file: str, format: str, after: str | None) -> None:
+    """Show the log-reward graph of a program.
+
+    \b
+    Example:
+      plm graph programs/story_infilling.plm --format dot | dot -Tsvg > graph.svg
+    """
+    from posterior_lm.cli.files import read
+    from posterior_lm.cli.given import misuse
+    from posterior_lm.graph import PASSES, lower, optimize, verify
+    from posterior_lm.graph.dump import FORMATS
+    from posterior_lm.lang import compile_source
+    from posterior_lm.lang.diagnostics import CompileError
+    from posterior_lm.lang.near import nearest
+
+    steps = ["lower", *(p.name for p in PASSES)]
+    if after is not None and after not in steps:
+        close = nearest(after, steps)
+        misuse(f"there is no pass {after!r}", f"did you mean `{close}`?" if close else f"the steps are {', '.join(steps)}")
+    module, found = compile_source(read(file))
+    errors = [d for d in found if d.severity == "error"]
+    if errors or module is None:
+        raise CompileError(errors)
+    graph = verify(lower(module))
+    if after != "lower":
+        graph = optimize(graph, until=after)
+    click.echo(FORMATS[format](graph), nl=False)

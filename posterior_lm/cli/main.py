@@ -1,0 +1,49 @@
+"""`plm`: the table of commands and the door to them."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+import click
+
+from posterior_lm import __version__
+from posterior_lm.cli.group import LazyGroup
+
+COMMANDS = {
+    "check": "Say what is wrong with programs.",
+    "fmt": "Rewrite programs in the canonical layout.",
+    "graph": "Show the log-reward graph of a program.",
+    "score": "Score given values of the latents, term by term.",
+    "run": "Draw from the posterior of a program.",
+    "predict": "Predict what was left unobserved.",
+    "explain": "Explain a diagnostic code, or list them all.",
+}
+"""Each command with the first line of its help, so that `plm --help` imports none of them."""
+
+
+@click.group(
+    cls=LazyGroup,
+    lines=COMMANDS,
+    package="posterior_lm.cli",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 fine, 1 the program, the data or the model has errors, 2 misuse, "
+    "70 a mistake of posterior_lm itself, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="plm")
+def cli() -> None:
+    """Probabilistic programs over language models.
+
+    \b
+    Example:
+      plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0
+    """
+
+
+def main() -> NoReturn:
+    """The entry point of `plm`; exits with the code that `outcome` documents."""
+    # Before torch can be imported: OpenMP threads that spin while they wait make small
+    # models tens of times slower on a machine whose cores are busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    cli(prog_name="plm")
+    raise SystemExit(0)

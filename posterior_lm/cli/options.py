@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def format_option(*choices: str) -> Decorator:
+    """`--format`; the first choice is the default."""
+    return click.option(
+        "--format",
+        type=click.Choice(choices),
+        default=choices[0],
+        show_default=True,
+        help="How results are written; with json, diagnostics on standard error are JSON too."
+        if "json" in choices
+        else "How results are written.",
+    )
+
+
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--given`, `--data`, `--row`, `--lm`, `--allow-use`: what the program is asked about."""
+    for option in (
+        click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
+        click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
+                     help="Another model for a declared one: a folder, a .json table or a hub name."),
+        click.option("--row", type=click.IntRange(min=0), metavar="N", help="Only this row of the data, from 0."),
+        click.option("--data", metavar="FILE",
+                     help="Rows of parameters: .jsonl, .json or .csv; - reads JSON lines from standard input."),
+        click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
+                     help="A parameter, before what the data says. VALUE is read by the declared type, a table as "
+                     "JSON; @FILE reads it from a file, @@ stands for @."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`-n`, `--seed`, `--method`, `--budget`: how the posterior is found."""
+    for option in (
+        click.option("--budget", type=float, callback=_budget, metavar="SECONDS", help="Stop after so many seconds."),
+        click.option("--method", metavar="NAME", help="auto, exact or importance.  [default: the program's, else auto]"),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."),
+        click.option("-n", type=click.IntRange(min=1), metavar="N", help="Number of draws.  [default: 1000]"),
+    ):
+        function = option(function)
+    return function
+
+
+def _budget(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{value:g} is not a positive number of seconds")
+    return value

@@ -1,0 +1,99 @@
+"""How a command ends: exit codes, diagnostics on standard error, an apology for our own mistakes.
+
+0 fine; 1 the program, the data or the model has errors; 2 misuse of the command
+line; 70 a mistake of posterior_lm; 130 interrupted. A reader that closes the pipe
+has what it wanted: 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from posterior_lm.lang.diagnostics import Diagnostic
+
+FINE, ERRORS, MISUSE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
+REPORT = "https://github.com/posterior-lm/posterior_lm/issues"
+
+
+def code_of(run: Callable[[], object]) -> int:
+    """Runs a command and returns its exit code, whatever happens in it."""
+    try:
+        try:
+            result = run()
+            sys.stdout.flush()
+            return result if isinstance(result, int) else FINE
+        except click.exceptions.Exit as leaving:
+            sys.stdout.flush()
+            return leaving.exit_code
+        except click.ClickException as misuse:
+            misuse.show()
+            return misuse.exit_code
+    except BrokenPipeError:
+        _silence()
+        return FINE
+    except (KeyboardInterrupt, click.Abort):
+        _silence()
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except Exception as problem:  # the last line of defence: a user never sees a traceback unasked
+        return _unexpected(problem)
+
+
+def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
+    """Diagnostics on standard error, as text, as lines, or as a JSON list."""
+    from posterior_lm.lang.render import render_concise, render_full, to_json
+
+    if format == "json":
+        from posterior_lm.cli.output import json_text
+
+        click.echo(json_text([to_json(d) for d in diagnostics]), err=True)
+    elif format == "concise":
+        for diagnostic in diagnostics:
+            click.echo(render_concise(diagnostic), err=True)
+    else:
+        color = has_color(sys.stderr)
+        text = "\n\n".join(render_full(d, color=color) for d in diagnostics)
+        click.echo(text, err=True, color=color)
+
+
+def code_of_diagnostics(diagnostics: Sequence[Diagnostic]) -> int:
+    """2 where only options of the command line are wrong (PLM802), else 1."""
+    return MISUSE if diagnostics and all(d.code == "PLM802" for d in diagnostics) else ERRORS
+
+
+def has_color(stream: object) -> bool:
+    """Whether text on this stream may be coloured: a terminal, and NO_COLOR (no-color.org) not set."""
+    is_terminal = getattr(stream, "isatty", lambda: False)()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _unexpected(problem: Exception) -> int:
+    if isinstance(problem, OSError) and problem.filename is None and problem.errno is not None:
+        # Standard output itself failed: a full disk behind a redirection.
+        _silence()
+        click.echo(f"error[PLM805]: cannot write the result: {os.strerror(problem.errno).lower()}", err=True)
+        return ERRORS
+    with contextlib.suppress(BrokenPipeError):
+        if os.environ.get("PLM_DEBUG") == "1":
+            import traceback
+
+            click.echo("".join(traceback.format_exception(problem)), err=True, nl=False)
+        what = f"{type(problem).__name__}: {problem}".split("\n", 1)[0][:200]
+        how = "" if os.environ.get("PLM_DEBUG") == "1" else ", with what PLM_DEBUG=1 adds"
+        click.echo(f"Sorry: a mistake of posterior_lm itself ({what}). Please report it at {REPORT}{how}.", err=True)
+    return INTERNAL
+
+
+def _silence() -> None:
+    """Points standard output at nothing, so that the interpreter's last flush cannot fail."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)

@@ -1,0 +1,124 @@
+"""Results for people: a header, a table, and how far to trust it.
+
+In a pipe everything is plain text that `grep` and `cut` can read; on a terminal the
+table is drawn by rich.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from posterior_lm.cli.output import bar, number, quoted, table
+
+if TYPE_CHECKING:
+    from posterior_lm.posterior import Posterior
+    from posterior_lm.predict import Prediction
+    from posterior_lm.score import Score
+
+TOP = 10
+"""Rows of a table of draws; `--format json` has them all."""
+
+
+def show_posterior(posterior: Posterior, row: int | None) -> None:
+    """The likeliest values with their weights, the evidence, and what can be checked of both."""
+    merged = posterior.merged()
+    names = list(posterior.draws.values)
+    click.echo("\n".join([*_heading(posterior, row), ""]))
+    cells = [
+        (m.weight, f"{m.weight:.4f}", [number(m.log_reward), *(quoted(m.values[name]) for name in names)])
+        for m in merged[:TOP]
+    ]
+    show_table("weight", ["log reward", *names], cells, numeric=1)
+    rest = merged[TOP:]
+    if rest:
+        share = sum(m.weight for m in rest)
+        click.echo(f"  ... {len(rest)} more value{'s' * (len(rest) != 1)} with weight {share:.4f}")
+    click.echo("\n".join(["", _evidence(posterior), *_checks(posterior), posterior.verdict]))
+
+
+def show_prediction(prediction: Prediction, row: int | None) -> None:
+    """Each value with its probability, likeliest first."""
+    posterior = prediction.posterior
+    click.echo("\n".join([*_heading(posterior, row), ""]))
+    cells = [(p, f"{p:.4f}", [_plain(value)]) for value, p in prediction.probs[:TOP]]
+    show_table("prob", [prediction.name], cells)
+    rest = prediction.probs[TOP:]
+    if rest:
+        click.echo(f"  ... {len(rest)} more value{'s' * (len(rest) != 1)} with probability {sum(p for _, p in rest):.4f}")
+    click.echo("\n".join(["", *_checks(posterior), posterior.verdict]))
+
+
+def show_score(score: Score, row: int | None) -> None:
+    """The log reward and the term of each statement."""
+    where = "" if row is None else f"rows[{row}]  "
+    click.echo(f"{where}{score.program}  fingerprint {score.fingerprint[:12]}")
+    click.echo(f"log reward {number(score.log_reward)} nats\n")
+    rows = [(str(info.span.line), number(x), info.label) for info, x in score.terms]
+    click.echo("\n".join(table(("line", "log reward", "statement"), rows, (True, True, False))))
+
+
+def show_table(
+    first: str, others: Sequence[str], cells: Sequence[tuple[float, str, list[str]]], numeric: int = 0
+) -> None:
+    """Rows of (share, share as text, other cells) with a bar behind the share; `numeric` cells stand right."""
+    if not sys.stdout.isatty():
+        rows = [(shown, bar(share, "#"), *rest) for share, shown, rest in cells]
+        right = (True, False, *(k < numeric for k in range(len(others))))
+        click.echo("\n".join(table((first, "", *others), rows, right)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    drawn.add_column(first, justify="right", style="bold")
+    drawn.add_column("")
+    for k, name in enumerate(others):
+        drawn.add_column(Text(name), justify="right" if k < numeric else "left", overflow="fold")
+    for share, shown, rest in cells:
+        drawn.add_row(shown, Text(bar(share, "\u2588"), style="cyan"), *(Text(cell) for cell in rest))
+    Console().print(drawn)
+
+
+def _plain(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _heading(posterior: Posterior, row: int | None) -> list[str]:
+    models = ", ".join(
+        f"{alias} = {m.name} ({m.dtype}, {m.digest[:8]})" for alias, m in sorted(posterior.lm.items())
+    )
+    parts = [posterior.program, f"fingerprint {posterior.fingerprint[:12]}", models, f"seed {posterior.seed}"]
+    if row is not None:
+        parts.insert(0, f"rows[{row}]")
+    method, reason = posterior.method, posterior.reason
+    if reason.startswith(f"{method}:"):
+        how = reason
+    else:
+        how = f"{method}: {reason}" if reason else method
+    return ["  ".join(p for p in parts if p), f"method {how}"]
+
+
+def _evidence(posterior: Posterior) -> str:
+    se = posterior.log_evidence_se
+    spread = "" if se is None or posterior.draws.exact else f" ± {number(se)}"
+    least = ", at least" if posterior.draws.exact and se is None else ""
+    return f"log evidence{least} {number(posterior.log_evidence)}{spread} nats"
+
+
+def _checks(posterior: Posterior) -> list[str]:
+    """ESS and k-hat of draws, the certificate of a list."""
+    certificate = posterior.draws.certificate
+    if certificate is None:
+        return [f"ESS {number(posterior.ess, 1)} of {posterior.n}, k-hat {number(posterior.khat, 2)}"]
+    if certificate.complete:
+        missing = "nothing is left out"
+    elif certificate.missing_share >= 1.0:
+        missing = "no bound on what is left out"
+    else:
+        missing = f"at most {certificate.missing_share:.2g} of the posterior is left out"
+    return [f"certificate: {certificate.listed} values listed, {missing}"]

@@ -1,0 +1,154 @@
+"""What `plm check` finds with a tokenizer at hand: empty supports, stops that cannot be spelled.
+
+Only types whose options are literals, and only where the declared model is a small
+one that lies on this machine: anything else is found when the program is run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.check.values import constant
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, PlmError
+from posterior_lm.lang.walk import statements
+
+if TYPE_CHECKING:
+    from posterior_lm.lm.base import Tokenizer
+    from posterior_lm.support.spec import Spec
+
+LARGEST = 2**20
+"""Bytes of tokenizer.json that are read: about 20,000 tokens, a tenth of a second."""
+FEW = 100_000
+"""Values of a finite type that are certainly not too many to list."""
+_LATER = {"pattern", "grammar", "json", "tools"}
+
+
+def check_supports(module: ast.Module, name: str) -> list[Diagnostic]:
+    """PLM330 to PLM332 and PLM531 at the types of latents, for a module without errors."""
+    models = {d.name.id: d for d in module.declarations if isinstance(d, ast.LmDecl)}
+    found: list[Diagnostic] = []
+    tokenizers: dict[str, Tokenizer | None] = {}
+    for latent in statements(module.program.body):
+        if not isinstance(latent, ast.Latent):
+            continue
+        alias = _speller(latent.dist, models)
+        if alias is None or not _literal(latent.type):
+            continue
+        if _spec_name(models[alias]) == "tiny" and never_empty(latent.type):
+            continue
+        if alias not in tokenizers:
+            tokenizers[alias] = _tokenizer(models[alias], name)
+        tokenizer = tokenizers[alias]
+        if tokenizer is None:
+            continue
+        from posterior_lm.support.build import build_support
+
+        try:
+            build_support(_spec(latent.type), tokenizer, span=latent.type.span)
+        except CompileError as wrong:
+            found += wrong.diagnostics
+    return found
+
+
+def _speller(dist: ast.Expr, models: dict[str, ast.LmDecl]) -> str | None:
+    """The alias of the model whose tokens spell a latent: its own distribution's, else the first."""
+    while isinstance(dist, ast.PowerExpr):
+        dist = dist.base
+    if isinstance(dist, ast.Call) and dist.function.id == "choice" and dist.args:
+        return _speller(dist.args[0], models)
+    if isinstance(dist, ast.Call) and dist.function.id in models:
+        return dist.function.id
+    return next(iter(models), None)
+
+
+def _literal(declared: ast.TypeExpr) -> bool:
+    parts: list[ast.Expr] = []
+    for part in (*declared.args, *(o.value for o in declared.options)):
+        parts += [part.low, part.high] if isinstance(part, ast.Range) else [part]
+    return all(constant(p) is not None for p in parts) and not any(o.name in _LATER for o in declared.options)
+
+
+def never_empty(declared: ast.TypeExpr) -> bool:
+    """Whether a type of literals has a support over any vocabulary that has all 256 bytes.
+
+    True of nearly every type, and known without importing numpy, which would double the
+    time of `plm check`. A stop of k bytes is k tokens at most, a filler byte before it
+    makes up any greater length, and texts that differ differ in their tokens.
+    """
+    texts = [c for p in (*declared.args, *(o.value for o in declared.options)) if isinstance(c := _value(p), str)]
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+        return False
+    options = {o.name: o.value for o in declared.options}
+    if declared.name == "one_of":
+        return len(declared.args) < FEW
+    if declared.name == "int":
+        low, high = _ends(declared.args[0])
+        return 0 <= high - low < FEW
+    low, high = _ends(options["tokens"]) if "tokens" in options else DEFAULT_TOKENS
+    stop = _value(options["stop"]) if "stop" in options else None
+    room = high if stop is None else high - len(str(stop).encode())
+    return not {"chars", "canonical"} & set(options) and stop != "" and 0 <= low <= high and room >= 0
+
+
+def _value(part: ast.Expr | ast.Range) -> object:
+    return None if isinstance(part, ast.Range) else constant(part)
+
+
+def _spec_name(declared: ast.LmDecl) -> str | None:
+    model = declared.model
+    name = constant(model if isinstance(model, ast.Literal) else model.args[0])
+    return name if isinstance(name, str) else None
+
+
+def _tokenizer(declared: ast.LmDecl, name: str) -> Tokenizer | None:
+    """The tokenizer of a small local model; None where there is none that is cheap to read."""
+    spec = _spec_name(declared)
+    if spec is None:
+        return None
+    base = None if name == "-" else Path(name).resolve().parent
+    from posterior_lm.lm.registry import peek_tokenizer, resolve
+
+    try:
+        path = resolve(spec, base).path
+        if path is None:
+            return None
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if os.path.getsize(file) > LARGEST:
+            return None
+        return peek_tokenizer(spec, base)
+    except (OSError, ValueError, PlmError):
+        return None  # a model that is not there is no mistake of the program's text
+
+
+def _spec(declared: ast.TypeExpr) -> Spec:
+    from posterior_lm.support.spec import ChoiceSpec, IntSpec, TextSpec
+
+    options = {o.name: o.value for o in declared.options}
+    values = {k: constant(v) for k, v in options.items() if not isinstance(v, ast.Range)}
+    if declared.name == "one_of":
+        return ChoiceSpec(tuple(str(constant(a)) for a in declared.args))
+    if declared.name == "int":
+        low, high = _ends(declared.args[0])
+        return IntSpec(low, high, str(values.get("lead", "")))
+    low, high = _ends(options["tokens"]) if "tokens" in options else DEFAULT_TOKENS
+    stop, chars = values.get("stop"), values.get("chars")
+    return TextSpec(
+        min_tokens=low,
+        max_tokens=high,
+        stop=None if stop is None else str(stop),
+        end="stop" if stop is not None else str(values.get("end", "eos")),  # type: ignore[arg-type]
+        chars=None if chars is None else str(chars),
+        canonical=bool(values.get("canonical", False)),
+    )
+
+
+DEFAULT_TOKENS = (1, 64)
+"""As in `target.bind`, which `plm check` cannot import: a test compares the two."""
+
+
+def _ends(part: ast.Expr | ast.Range) -> tuple[int, int]:
+    assert isinstance(part, ast.Range)
+    return int(str(constant(part.low))), int(str(constant(part.high)))
