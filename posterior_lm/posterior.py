@@ -126,12 +126,13 @@ class Posterior:
         """The posterior probability of a predicate, with a 90 % interval.
 
         For draws, Wilson's interval (1927) with the effective sample size in place
-        of N. For listed values, from "none of the rest" to "all of the rest".
+        of N. For listed values, from "none of the rest" to "all of the rest", where
+        the rest is `Certificate.likely_missing_share`.
         """
         estimate = self.expect(lambda row: 1.0 if predicate(row) else 0.0)
         p = min(1.0, max(0.0, estimate.value))
         if self.draws.certificate is not None:
-            missing = self.draws.certificate.missing_share
+            missing = self.draws.certificate.likely_missing_share
             return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
         n, z = self.ess or 1.0, _Z90
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)

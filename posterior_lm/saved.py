@@ -62,6 +62,8 @@ def save(posterior: Posterior, folder: Path) -> Path:
             *(_floats(np.array([certificate.covered, certificate.rest])) or ()),
             certificate.complete,
             certificate.listed,
+            certificate.estimate,
+            certificate.estimate_se,
         ],
     }
     try:
@@ -111,7 +113,8 @@ def load(folder: Path) -> Posterior:
             certificate=None
             if certificate is None
             else Certificate(
-                float(certificate[0]), float(certificate[1]), bool(certificate[2]), int(certificate[3])
+                float(certificate[0]), float(certificate[1]), bool(certificate[2]), int(certificate[3]),
+                *certificate[4:6],
             ),
             reason=str(whole["reason"]),
             seconds=float(whole["seconds"]),

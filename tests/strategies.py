@@ -242,8 +242,8 @@ class _Writer:
                 return f"contains({self.text(names)}, {self.literal()})"
             case "ends":
                 return f"{self.pick('starts_with', 'ends_with')}({self.text(names)}, {self.literal()})"
-            case "equal" if names.texts:
-                return f"{self.pick(*names.texts)} {self.pick('==', '!=')} {self.literal()}"
+            case "equal" if free := [t for t in names.texts if t not in names.finite]:
+                return f"{self.pick(*free)} {self.pick('==', '!=')} {self.literal()}"
             case "matches":
                 pattern = self.pick("a.*", ".*b", "(ab?)*", "[^.]*")
                 return f'matches({self.text(names)}, r"{pattern}")'

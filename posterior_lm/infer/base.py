@@ -28,13 +28,17 @@ class Certificate:
 
     `covered` is Σ exp(log reward) over the listed values, as a log; `rest` an upper
     bound of the same sum over all others, as a log (+inf where there is none);
-    `complete` where nothing is left. All in nats.
+    `complete` where nothing is left. All in nats. The bound is safe and often far
+    too large; `estimate` is an unbiased estimate of exp(rest) from draws below what
+    was opened, relative to exp(covered), with its standard error `estimate_se`.
     """
 
     covered: float
     rest: float
     complete: bool
     listed: int
+    estimate: float | None = None
+    estimate_se: float | None = None
 
     @property
     def missing_share(self) -> float:
@@ -44,6 +48,14 @@ class Certificate:
         if self.rest == math.inf:
             return 1.0
         return float(np.exp(self.rest - np.logaddexp(self.covered, self.rest)))
+
+    @property
+    def likely_missing_share(self) -> float:
+        """The share not listed, by the estimate plus twice its standard error; never above the bound."""
+        if self.estimate is None or self.estimate_se is None:
+            return self.missing_share
+        most = self.estimate + 2 * self.estimate_se
+        return min(self.missing_share, most / (1 + most))
 
 
 @frozen(eq=False)

@@ -52,6 +52,10 @@ class _Frontier:
         return logsumexp(np.array([family.tail(rank) for _, _, family, rank in self.heap] or [-math.inf]))
 
 
+REST_DRAWS = 256
+"""Draws that estimate what was not listed."""
+
+
 @frozen(eq=False)
 class State:
     """What is listed so far, and the frontier; `step` hands over a new state."""
@@ -109,9 +113,8 @@ class Exact:
         columns = {
             name: tuple(state.values[i][k] for i in order) for k, name in enumerate(state.target.names)
         }
-        return Draws(
-            columns, log_reward[order], log_reward[order], self.name, certificate=self._certificate(state)
-        )
+        certificate = estimated(rng, state, self._certificate(state))
+        return Draws(columns, log_reward[order], log_reward[order], self.name, certificate=certificate)
 
     # ------------------------------------------------------------- bookkeeping
 
@@ -148,3 +151,35 @@ class Exact:
         else:
             rest = float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others
         return Certificate(covered, rest, complete, len(state.values) + state.n_dead)
+
+
+def estimated(rng: np.random.Generator, state: State, certificate: Certificate) -> Certificate:
+    """The certificate with an unbiased estimate of the rest.
+
+    A point of the frontier is drawn with probability P proportional to its bound and
+    completed by the prior with probability q; E[reward / (P q)] is the sum of the
+    rewards below the frontier, since every value not listed lies below one point.
+    """
+    heap = state.frontier.heap
+    if certificate.complete or not heap or not np.isfinite(certificate.covered):
+        return certificate
+    masses = np.array([family.tail(rank) for _, _, family, rank in heap])
+    total = logsumexp(masses)
+    groups: dict[int, list[Partial]] = {}
+    for place in rng.choice(len(heap), size=REST_DRAWS, p=np.exp(masses - total)):
+        _, _, family, rank = heap[place]
+        shares = np.exp(family.bounds[rank:] - family.tail(rank))
+        child = family.child(rank + int(rng.choice(len(shares), p=shares / shares.sum())))
+        groups.setdefault(len(child.values), []).append(child)
+    ratios: list[float] = []
+    for partials in groups.values():
+        proposal = state.branching.guide.complete(
+            rng, [p.values for p in partials], [p.ids for p in partials]
+        )
+        log_reward = state.target.log_reward(proposal.values)
+        bounds = np.array([p.bound for p in partials])
+        ratios += np.exp(log_reward - (bounds - total) - proposal.log_prob - certificate.covered).tolist()
+    w = np.array(ratios)
+    return evolve(
+        certificate, estimate=float(w.mean()), estimate_se=float(w.std(ddof=1) / math.sqrt(len(w)))
+    )

@@ -87,28 +87,54 @@ class PriorGuide:
 
     # ------------------------------------------------------------- one pass over the latents
 
-    def _walk(self, chooser: Chooser | None, n: int, values: Values | None) -> Proposal:
-        drawn: dict[str, tuple[Value, ...]] = {}
+    def complete(
+        self, rng: np.random.Generator, finished: Sequence[tuple[Value, ...]], begun: Sequence[tuple[int, ...]]
+    ) -> Proposal:
+        """Draws that go on from partial ones: equally many finished latents, first tokens of the next.
+
+        `log_prob` is that of what is added.
+        """
+        known = {
+            info.name: tuple(values[k] for values in finished)
+            for k, info in enumerate(self.target.latents[: len(finished[0])])
+        }
+        return self._walk(Sample(rng), len(finished), None, known, begun)
+
+    def _walk(
+        self,
+        chooser: Chooser | None,
+        n: int,
+        values: Values | None,
+        known: Values | None = None,
+        begun: Sequence[tuple[int, ...]] | None = None,
+    ) -> Proposal:
+        drawn: dict[str, tuple[Value, ...]] = {k: tuple(v) for k, v in (known or {}).items()}
         log_q = np.zeros(n)
-        for info in self.target.latents:
+        for info in self.target.latents[len(drawn) :]:
             choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
             if hasattr(info.support, "ids_of"):
                 ids, step = self._finite(info, drawn, n, choose)
             else:
-                ids, step = self._text(info, drawn, n, choose)
+                ids, step = self._text(info, drawn, n, choose, begun)
+            begun = None
             log_q = log_q + step
-            known: dict[tuple[int, ...], Value] = {}
+            made: dict[tuple[int, ...], Value] = {}
             if values is not None:
                 drawn[info.name] = tuple(values[info.name])
                 continue
             for one in ids:
-                if one not in known:
-                    known[one] = self.target.value_of(info.name, one)
-            drawn[info.name] = tuple(known[one] for one in ids)
+                if one not in made:
+                    made[one] = self.target.value_of(info.name, one)
+            drawn[info.name] = tuple(made[one] for one in ids)
         return Proposal(drawn, log_q)
 
     def _text(
-        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
+        self,
+        info: LatentInfo,
+        drawn: Values,
+        n: int,
+        choose: Chooser,
+        begun: Sequence[tuple[int, ...]] | None = None,
     ) -> tuple[list[tuple[int, ...]], np.ndarray]:
         prior = self.priors[info.name]
         lm, pieces, exponent = self._reading(info, prior)
@@ -120,6 +146,7 @@ class PriorGuide:
             choose,
             exponent=exponent if exponent > 0 else 1.0,
             shared=shared,
+            begun=begun,
         )
 
     def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:

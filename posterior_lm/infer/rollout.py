@@ -33,14 +33,14 @@ def step_log_probs(
     eos: np.ndarray,
     support: Support,
     states: Sequence[object],
-    drawn: int,
+    drawn: Sequence[int],
     exponent: float,
 ) -> np.ndarray:
     """(U, V + 1) log q of each next token and, last, of stopping; normalised over what is allowed.
 
-    Shapes: log_probs (U, at least V) and eos (U,) from the model, one support state
-    per point; `drawn` tokens are behind all of them. A free end has no probability
-    of its own: it stops with 1 / (tokens left + 1). Where the model gives everything
+    Shapes: log_probs (U, at least V) and eos (U,) from the model; a support state and
+    the number of tokens drawn so far for each of the U points. A free end has no
+    probability of its own: it stops with 1 / (tokens left + 1). Where the model gives everything
     allowed probability zero, q is uniform over it (the weight of such a draw is zero).
     """
     size = len(support.allowed(states[0]))
@@ -65,8 +65,8 @@ def step_log_probs(
     top = out.max(axis=1, keepdims=True)
     out -= top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
     if free.any():
-        left = support.max_tokens - drawn
-        out[free, :size] += np.log(left / (left + 1))
+        left = support.max_tokens - np.array(drawn, dtype=np.float64)[free]
+        out[free, :size] += np.log(left / (left + 1))[:, None]
         out[free, size] = -np.log(left + 1)
     return out
 
@@ -79,19 +79,21 @@ def roll_out(
     *,
     exponent: float = 1.0,
     shared: int = 0,
+    begun: Sequence[tuple[int, ...]] | None = None,
 ) -> tuple[list[tuple[int, ...]], np.ndarray]:
     """Tokens of N values after N contexts, and their log probability (N,), nats.
 
     With a `Follow` chooser the tokens are the given ones and a value outside the
-    support gets −inf.
+    support gets −inf. `begun` holds first tokens that the values have already; the
+    log probability is then that of the rest.
     """
     values: list[tuple[int, ...]] = [()] * len(contexts)
     log_q = np.zeros(len(contexts))
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for d, context in enumerate(contexts):
-        groups.setdefault(context, []).append(d)
-    points = [_Point(support.start(), (), np.array(draws)) for draws in groups.values()]
-    starts = list(groups)
+        groups.setdefault((context, begun[d] if begun is not None else ()), []).append(d)
+    points = [_Point(_after(support, ids), ids, np.array(draws)) for (_, ids), draws in groups.items()]
+    starts = [context + ids for context, ids in groups]
     live = [k for k, p in enumerate(points) if not _settled(support, p, values)]
     points = [points[k] for k in live]
     rollout = model.open([starts[k] for k in live], shared=shared) if points else None
@@ -106,7 +108,8 @@ def roll_out(
         for begin in range(0, len(points), block):
             part = points[begin : begin + block]
             where = slice(begin, begin + len(part))
-            q = step_log_probs(log_probs[where], eos[where], support, [p.state for p in part], step, exponent)
+            states, drawn = [p.state for p in part], [len(p.ids) for p in part]
+            q = step_log_probs(log_probs[where], eos[where], support, states, drawn, exponent)
             draws = np.concatenate([p.draws for p in part])
             at = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
             picked = choose.tokens(draws, at, step, np.exp(q))
@@ -127,6 +130,13 @@ def roll_out(
         if points:
             rollout = rollout.extend(np.array(rows), np.array(tokens))
     return values, log_q
+
+
+def _after(support: Support, ids: tuple[int, ...]) -> object:
+    state = support.start()
+    for token in ids:
+        state = support.advance(state, token)
+    return state
 
 
 def _families(

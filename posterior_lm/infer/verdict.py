@@ -21,6 +21,14 @@ def verdict(draws: Draws) -> str:
         share = certificate.missing_share
         if share < 0.05:
             return f"Exact but for at most {share:.2g} of the posterior, which is not listed."
+        if certificate.estimate is not None and certificate.estimate_se is not None:
+            likely = certificate.likely_missing_share
+            return (
+                f"{len(draws)} values listed by prior mass; the rest holds about "
+                f"{certificate.estimate / (1 + certificate.estimate):.2g} of the posterior, "
+                f"likely at most {likely:.2g}, by {'an' if likely < 0.05 else 'a rough'} estimate from draws "
+                f"(the safe bound is {share:.0%}); {UNSEEN}."
+            )
         return (
             f"The {len(draws)} likeliest values by prior mass are listed; the bound cannot rule out that "
             f"{share:.0%} of the posterior lies elsewhere. Raise `values`, or compare with importance sampling."

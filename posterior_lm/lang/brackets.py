@@ -7,11 +7,13 @@ be about our repair and is held back.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from lark.lexer import Token
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Source, Span
-from posterior_lm.lang.tokens import DECLARATIONS, STATEMENTS, STRAY, span_of
+from posterior_lm.lang.tokens import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, span_of
 
 DEEPEST = 100
 """Brackets and operators inside one another; keeps every recursive walk shallow."""
@@ -40,69 +42,99 @@ def begins_statement(tokens: list[Token], index: int) -> bool:
 
 def balance(source: Source, tokens: list[Token]) -> tuple[list[Token], list[Diagnostic]]:
     """Tokens whose brackets match, and a diagnostic for each bracket that did not."""
-    out: list[Token] = []
-    open_: list[Token] = []
-    found: list[Diagnostic] = []
-    doubtful = False  # the statement holds something already complained about
+    balancer = _Balancer(source)
+    for index, token in enumerate(tokens):
+        if token.type == STRAY:
+            balancer.doubtful = True
+        if begins_statement(tokens, index):
+            balancer.statement(token)
+        if token.type in _CLOSERS:
+            balancer.opener(token)
+        elif token.type in _OPENERS:
+            balancer.closer(token)
+        else:
+            balancer.out.append(token)
+    while balancer.open:
+        balancer.close(None, "still open at the end of the file")
+    return balancer.out, balancer.found
 
-    def close(visible: Token | None, why: str) -> None:
-        """Closes the innermost bracket just before `visible` (or the end) and says so."""
-        opener = open_.pop()
-        at = visible.start_pos if visible is not None else len(source.text.rstrip())
-        if not (doubtful and opener.type != "LBRACE"):
-            shown = Span(source, at, visible.end_pos if visible is not None else at)
-            found.append(
+
+class _Balancer:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.out: list[Token] = []
+        self.open: list[Token] = []
+        self.counts = [Counter[str]()]  # open ( and [ in each open block
+        self.found: list[Diagnostic] = []
+        self.doubtful = False  # the statement holds something already complained about
+
+    def statement(self, token: Token) -> None:
+        """A statement begins: no ( or [ of an earlier one is open any more."""
+        self._close_to("LBRACE", token, "still open where this statement begins")
+        self.doubtful = False
+        if token.type == "PROGRAM":
+            while self.open:
+                self.close(token, "still open where this program begins")
+
+    def opener(self, token: Token) -> None:
+        if token.type == "LBRACE":
+            self._close_to("LBRACE", token, "still open where this block begins")
+            self.counts.append(Counter())
+        else:
+            self.counts[-1][token.type] += 1
+        self.open.append(token)
+        self.out.append(token)
+
+    def closer(self, token: Token) -> None:
+        kind, wanted = token.type, _OPENERS[token.type]
+        block = kind == "RBRACE"
+        if len(self.counts) > 1 if block else self.counts[-1][wanted] > 0:
+            self._close_to(wanted, token, "still open here")
+            self._pop()
+            self.doubtful = self.doubtful and not block
+        elif not block and self.open and self.open[-1].type != "LBRACE":
+            opener = self._pop()
+            self._report(_mismatch(self.source, opener, token))
+            token = Token(_CLOSERS[opener.type], "", start_pos=token.start_pos, end_pos=token.end_pos)
+        else:
+            if not self.doubtful:
+                self._report(_unopened(self.source, token))
+            return
+        self.out.append(token)
+
+    def close(self, visible: Token | None, why: str) -> None:
+        """Closes the innermost bracket just before `visible`, or the end, and says so."""
+        opener = self._pop()
+        at = visible.start_pos if visible is not None else len(self.source.text.rstrip())
+        if not (self.doubtful and opener.type != "LBRACE") and len(self.found) <= MOST_ERRORS:
+            shown = Span(self.source, at, visible.end_pos if visible is not None else at)
+            self.found.append(
                 error(
                     "PLM102",
                     f"'{_TEXT[opener.type]}' is never closed",
-                    span_of(source, opener),
+                    span_of(self.source, opener),
                     "opened here",
                     secondary=[(shown, why)],
                     help=f"add '{_TEXT[_CLOSERS[opener.type]]}'",
                 )
             )
-        out.append(Token(_CLOSERS[opener.type], "", start_pos=at, end_pos=at))
+        self.out.append(Token(_CLOSERS[opener.type], "", start_pos=at, end_pos=at))
 
-    for index, token in enumerate(tokens):
-        kind = token.type
-        if kind == STRAY:
-            doubtful = True
-        if begins_statement(tokens, index):
-            while open_ and open_[-1].type != "LBRACE":
-                close(token, "still open where this statement begins")
-            doubtful = False
-            if kind == "PROGRAM":
-                while open_:
-                    close(token, "still open where this program begins")
-        if kind in _CLOSERS:
-            while kind == "LBRACE" and open_ and open_[-1].type != "LBRACE":
-                close(token, "still open where this block begins")
-            open_.append(token)
-        elif kind in _OPENERS:
-            wanted = _OPENERS[kind]
-            level = [opener.type for opener in open_]
-            if kind == "RBRACE":
-                reachable = wanted in level
-            else:
-                last_brace = max((i for i, t in enumerate(level) if t == "LBRACE"), default=-1)
-                reachable = wanted in level[last_brace + 1 :]
-            if reachable:
-                while open_[-1].type != wanted:
-                    close(token, "still open here")
-                open_.pop()
-                doubtful = doubtful and kind != "RBRACE"
-            elif open_ and open_[-1].type != "LBRACE" and kind != "RBRACE":
-                opener = open_.pop()
-                found.append(_mismatch(source, opener, token))
-                token = Token(_CLOSERS[opener.type], "", start_pos=token.start_pos, end_pos=token.end_pos)
-            else:
-                if not doubtful:
-                    found.append(_unopened(source, token))
-                continue
-        out.append(token)
-    while open_:
-        close(None, "still open at the end of the file")
-    return out, found
+    def _close_to(self, kind: str, visible: Token, why: str) -> None:
+        while self.open and self.open[-1].type != kind:
+            self.close(visible, why)
+
+    def _pop(self) -> Token:
+        opener = self.open.pop()
+        if opener.type == "LBRACE":
+            self.counts.pop()
+        else:
+            self.counts[-1][opener.type] -= 1
+        return opener
+
+    def _report(self, diagnostic: Diagnostic) -> None:
+        if len(self.found) <= MOST_ERRORS:
+            self.found.append(diagnostic)
 
 
 def too_deep(source: Source, tokens: list[Token]) -> Diagnostic | None:

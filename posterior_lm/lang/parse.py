@@ -19,10 +19,9 @@ from posterior_lm.lang.brackets import balance, begins_statement, too_deep
 from posterior_lm.lang.build import Builder
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
 from posterior_lm.lang.source import Source, Span
-from posterior_lm.lang.tokens import DECLARATIONS, STATEMENTS, STRAY, refuse, tokenize
+from posterior_lm.lang.tokens import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, refuse, tokenize
 from posterior_lm.lang.wording import unexpected
 
-MOST_ERRORS = 50
 FragmentKind = Literal["statement", "expression", "type", "distribution", "parameter"]
 _START = {"statement": "statement", "expression": "expr", "distribution": "expr",
           "type": "type", "parameter": "param"}  # fmt: skip

@@ -13,6 +13,7 @@ from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Source, Span
 
 LARGEST_SOURCE = 1_000_000  # characters
+MOST_ERRORS = 50  # syntax errors of one text that are reported
 STRAY = "STRAY"
 """Type of a token that stands for text already complained about."""
 
@@ -25,6 +26,8 @@ STATEMENTS = frozenset(
 )
 DECLARATIONS = frozenset(("LM", "TOOL", "USE", "PROGRAM"))
 
+_ALIEN = re.compile(r"""[^\s\w"(){}\[\],:=~^.<>!+\-*/#]+|[^\x00-\x7f\s]+""")
+"""Runs of characters that begin no token."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HINTS = {
     "'": "strings stand in double quotes",
@@ -104,6 +107,8 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnosti
             if tokens and tokens[-1].type == STRAY and "\n" not in text[tokens[-1].end_pos : start]:
                 continue  # one message a line is enough
             diagnostics.append(_stray(source, start, end))
+            if len(diagnostics) > MOST_ERRORS:
+                return tokens, comments, diagnostics
         if token.type == "COMMENT":
             comments.append(Comment(str(token), span=span_of(source, token)))
         elif token.type == "NAME" and tokens and _glued(tokens[-1], token):
@@ -127,7 +132,8 @@ def _skip(text: str, start: int) -> int:
     if text[start] == '"':
         end = text.find("\n", start)
         return len(text.rstrip()) if end < 0 else start + len(text[start:end].rstrip("\r"))
-    return start + 1
+    run = _ALIEN.match(text, start)
+    return run.end() if run else start + 1
 
 
 def _stray(source: Source, start: int, end: int) -> Diagnostic:
@@ -141,9 +147,10 @@ def _stray(source: Source, start: int, end: int) -> Diagnostic:
             "opened here",
             help='close it with " on the same line; a line break inside a string is written \\n',
         )
-    shown = found if found.isprintable() else f"U+{ord(found):04X}"
-    return error("PLM105", f"stray character '{shown}'", span, "not part of the language",
-                 help=_HINTS.get(found))
+    shown = "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in found[:20])
+    plural = "" if len(found) == 1 else "s"
+    return error("PLM105", f"stray character{plural} '{shown}'", span, "not part of the language",
+                 help=_HINTS.get(found[0]))  # fmt: skip
 
 
 def _glued(number: Token, name: Token) -> bool:

@@ -102,6 +102,6 @@ def visible(rows: Sequence[Row], device: torch.device) -> Tensor:
     columns = torch.arange(width, device=device)
     of_trunk = (owner[:, None, :] == TRUNK) & (columns[None, None, :] < reach[:, :, None])
     before = columns[None, :, None] >= columns[None, None, :]
-    of_own = (owner[:, :, None] == owner[:, None, :]) & (owner[:, None, :] != TRUNK) & before
+    of_own = (owner[:, :, None] == owner[:, None, :]) & before
     prompt = torch.ones((count, width, rows[0].past), dtype=torch.bool, device=device)
     return torch.cat([prompt, of_trunk | of_own], dim=2)

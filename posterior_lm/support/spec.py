@@ -11,6 +11,8 @@ from posterior_lm.lang.source import Span
 from posterior_lm.support.faults import half_surrogate, is_text, reversed_range
 from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 
+__all__ = ["ChoiceSpec", "IntSpec", "Spec", "TextSpec"]
+
 
 @frozen
 class TextSpec:
