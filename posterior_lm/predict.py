@@ -143,12 +143,15 @@ def _check_guides(graph: RewardGraph, param: ParamSpec) -> None:
             )
 
 
+def _readers(graph: RewardGraph, name: str) -> set[int]:
+    """The nodes whose value depends on the parameter."""
+    inputs = [i for i, node in graph.nodes.items() if isinstance(node, Input) and node.name == name]
+    return graph.dependents(*inputs)
+
+
 def _read_by_prior(graph: RewardGraph, name: str) -> bool:
     """Whether a latent's own distribution or type depends on the parameter."""
-    source = next((i for i, node in graph.nodes.items() if isinstance(node, Input) and node.name == name), None)
-    if source is None:
-        return False
-    readers = graph.dependents(source)
+    readers = _readers(graph, name)
     if any(i in readers for i, node in graph.nodes.items() if isinstance(node, Latent)):
         return True
     sink = graph.sink
@@ -159,8 +162,7 @@ def _read_by_prior(graph: RewardGraph, name: str) -> bool:
 
 def _without(graph: RewardGraph, name: str) -> RewardGraph:
     """The graph without the terms that read the parameter."""
-    source = next((i for i, node in graph.nodes.items() if isinstance(node, Input) and node.name == name), None)
-    readers = graph.dependents(source) if source is not None else set()
+    readers = _readers(graph, name)
     sink = graph.sink
     kept = [k for k, i in enumerate(sink.inputs) if i not in readers]
     total: Total = evolve(

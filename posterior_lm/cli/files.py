@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from posterior_lm.lang import read_source
-from posterior_lm.lang.diagnostics import CompileError, error
+from posterior_lm.lang.diagnostics import CompileError, DataError, error
 from posterior_lm.lang.source import Source
 
 
@@ -60,3 +60,13 @@ def replace(name: str, text: str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def check_folder(name: str) -> None:
+    """Raises DataError PLM612 where nothing can be written into a folder of this name, before any work is done."""
+    path = Path(name).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise DataError(error("PLM612", f"cannot write into {name}: {existing} is a file", where=name))
+    if not os.access(existing, os.W_OK):
+        raise DataError(error("PLM612", f"cannot write into {name}: permission denied", where=name))

@@ -30,21 +30,26 @@ def misuse(message: str, help: str | None = None) -> NoReturn:
     raise PlmError(error("PLM802", message, help=help))
 
 
-def pairs(option: str, given: Iterable[str]) -> dict[str, str]:
-    """`NAME=TEXT` options by name; `@FILE` is replaced by what stands in the file."""
+def pairs(option: str, given: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:
+    """`NAME=TEXT` options by name, as they were written."""
     found: dict[str, str] = {}
     for item in given:
         name, equals, text = item.partition("=")
         name = name.strip()
         if not equals or not name:
-            misuse(f"{option} takes NAME=VALUE, not {item!r}", f"write `{option} {name or 'NAME'}=VALUE`")
+            misuse(f"{option} takes {form}, not {item!r}", f"write `{option} {form}`")
         if name in found:
             misuse(f"{option} {name} stands twice", "keep one of them")
-        found[name] = _at(text)
+        found[name] = text
     return found
 
 
-def _at(text: str) -> str:
+def texts(option: str, given: Iterable[str]) -> dict[str, str]:
+    """`NAME=VALUE` options by name; `@FILE` is replaced by what stands in the file."""
+    return {name: _read(text) for name, text in pairs(option, given).items()}
+
+
+def _read(text: str) -> str:
     if text.startswith("@@"):
         return text[1:]
     if not text.startswith("@"):
@@ -59,7 +64,7 @@ def open_query(file: str, lm: Sequence[str], *, allow_use: bool, method: str | N
     from posterior_lm.query import load
 
     query = load(file)
-    models = pairs("--lm", lm)
+    models = pairs("--lm", lm, "ALIAS=MODEL")
     if models:
         query = query.lm(**models)
     if method is not None:
@@ -78,7 +83,7 @@ def cases(
     from posterior_lm.target.binding import bind_data
     from posterior_lm.target.rows import is_csv, read_rows, typed_csv
 
-    known = _given(graph, pairs("--given", given))
+    known = _given(graph, texts("--given", given))
     bind_data(graph, known, missing=[p.name for p in graph.params])
     absent = () if predicted is None else (predicted,)
     if data is None:
@@ -104,6 +109,23 @@ def cases(
     if found:
         raise DataError(_most(found))
     return all_cases
+
+
+def check_predicted(graph: RewardGraph, name: str) -> None:
+    """Raises DataError PLM803 for a name that is neither a parameter nor a latent."""
+    known = [p.name for p in graph.params] + [latent.name for _, latent in graph.latents()]
+    if name.split("[", 1)[0] not in known:
+        from posterior_lm.lang.near import nearest
+
+        close = nearest(name, known)
+        raise DataError(
+            error(
+                "PLM803",
+                f"`{graph.name}` has no parameter or latent `{name}` to predict",
+                where=name,
+                help=f"did you mean `{close}`?" if close else f"it has {', '.join(f'`{k}`' for k in known)}",
+            )
+        )
 
 
 def _given(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:

@@ -59,8 +59,14 @@ def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
             click.echo(render_concise(diagnostic), err=True)
     else:
         color = has_color(sys.stderr)
-        text = "\n\n".join(render_full(d, color=color) for d in diagnostics)
+        text = "\n\n".join(_with_place(d, render_full(d, color=color)) for d in diagnostics)
         click.echo(text, err=True, color=color)
+
+
+def _with_place(diagnostic: Diagnostic, text: str) -> str:
+    """The rendering, with the place in the data where only the place in the program is shown."""
+    where = diagnostic.where
+    return text if where is None or where in text else f"{text}\n  = note: at {where}"
 
 
 def code_of_diagnostics(diagnostics: Sequence[Diagnostic]) -> int:

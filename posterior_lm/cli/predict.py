@@ -27,12 +27,13 @@ def command(
     Example:
       plm predict programs/latent_rationale.plm label --given review="A clever film."
     """
-    from posterior_lm.cli.given import cases, open_query
+    from posterior_lm.cli.given import cases, check_predicted, open_query
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.progress import progress
     from posterior_lm.cli.report import show_prediction
 
     query = open_query(file, lm, allow_use=allow_use, method=method)
+    check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
     found = []
     for case in asked:

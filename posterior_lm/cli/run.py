@@ -29,6 +29,7 @@ def command(
     Example:
       plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0
     """
+    from posterior_lm.cli.files import check_folder
     from posterior_lm.cli.given import cases, open_query
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.progress import progress
@@ -36,6 +37,8 @@ def command(
 
     query = open_query(file, lm, allow_use=allow_use, method=method)
     asked = cases(query.graph, given, data, row)
+    if save is not None:
+        check_folder(save)
     found = []
     for case in asked:
         with progress("drawing") as watch:

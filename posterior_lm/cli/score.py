@@ -25,12 +25,12 @@ def command(
       plm score programs/tempered_continuation.plm --given prompt="Mia has a cat." \\
         --value next=" She likes the cat."
     """
-    from posterior_lm.cli.given import cases, open_query, pairs
+    from posterior_lm.cli.given import cases, open_query, texts
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.report import show_score
 
     query = open_query(file, lm, allow_use=allow_use)
-    values = pairs("--value", value)
+    values = texts("--value", value)
     scores = [(c, query.given(c.data).score(values)) for c in cases(query.graph, given, data, row)]
     if format == "json":
         shown = [score.to_json() for _, score in scores]

@@ -7,8 +7,23 @@ from __future__ import annotations
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import (
-    NODE_KINDS, Apply, ChoiceScore, Constant, DistScore, Input, Latent, LmScore, Marker, Node,
-    PlateSum, Power, RowField, Segments, Sum, Test, Total,
+    NODE_KINDS,
+    Apply,
+    ChoiceScore,
+    Constant,
+    DistScore,
+    Input,
+    Latent,
+    LmScore,
+    Marker,
+    Node,
+    PlateSum,
+    Power,
+    RowField,
+    Segments,
+    Sum,
+    Test,
+    Total,
 )  # fmt: skip
 from posterior_lm.lang.diagnostics import InternalError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.infer.base import Draws, Info, InferenceAlgorithm, run
+from posterior_lm.infer.base import Draws, InferenceAlgorithm, Info, run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
@@ -63,8 +63,8 @@ def infer(
     name, reason = choose(target, method)
     algorithm: InferenceAlgorithm
     if name == "exact":
-        limits = {k: options[k] for k in ("values", "mass") if k in options}
-        algorithm = Exact(**limits)  # type: ignore[arg-type]
+        values = options.get("values") or support_size(target) or Exact().values
+        algorithm = Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
     else:
         algorithm = Importance()
         if guide is None and options.get("proposal") == "guide":

@@ -10,7 +10,15 @@ import math
 from collections.abc import Mapping
 
 from posterior_lm.graph.nodes import (
-    Apply, ChoiceScore, Constant, DistScore, LmScore, Node, Power, Sum, Test,
+    Apply,
+    ChoiceScore,
+    Constant,
+    DistScore,
+    LmScore,
+    Node,
+    Power,
+    Sum,
+    Test,
 )  # fmt: skip
 from posterior_lm.target.target import Target
 

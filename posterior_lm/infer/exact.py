@@ -17,7 +17,7 @@ from attrs import define, evolve, field, frozen
 
 from posterior_lm.infer.base import Certificate, Draws, Info
 from posterior_lm.infer.bounds import upper_bound
-from posterior_lm.infer.children import Branching, Partial, Family
+from posterior_lm.infer.children import Branching, Family, Partial
 from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.weights import logsumexp
@@ -76,7 +76,7 @@ class State:
 class Exact:
     """Lists values until they certainly cover `mass` of the posterior, or `values` are listed."""
 
-    values: int = 20_000
+    values: int = 2_000
     mass: float = 0.999
     name: str = field(default="exact", init=False)
 
@@ -127,10 +127,7 @@ class Exact:
             return state
         names = state.target.names
         columns = {name: [p.values[k] for p in finished] for k, name in enumerate(names)}
-        if names:
-            terms = state.target.terms(columns)
-        else:
-            terms = state.target.evaluator.terms({}, len(finished))
+        terms = state.target.terms(columns)
         log_reward = terms.sum(axis=1)
         alive = np.isfinite(log_reward)
         return evolve(

@@ -154,7 +154,8 @@ METHODS: dict[str, Method] = {
         Method("exact", {
             "mass": OptionType(kind="number", low=0, high=1, default=0.999,
                                about="posterior mass to cover before stopping"),
-            "values": OptionType(kind="int", low=1, default=20000, about="values to list at most"),
+            "values": OptionType(kind="int", low=1, default=2000,
+                                 about="values to list at most; all of a small support"),
             "budget": _BUDGET,
         }, True, "best-first enumeration with a certificate"),
         Method("importance", {

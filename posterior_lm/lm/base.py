@@ -29,15 +29,29 @@ class ModelIdentity:
 class Tokenizer(Protocol):
     """Text to tokens and back, with the two ways a text can begin."""
 
-    digest: str
-    """SHA-256 of the vocabulary: two models share tokens exactly when these agree."""
-    vocabulary_size: int
-    token_bytes: tuple[bytes | None, ...]
-    """(V,) the bytes each token adds; None for special and unusable ids."""
-    start_ids: tuple[int, ...]
-    """What the tokenizer puts at the start of a sequence: () or (bos,)."""
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary: two models share tokens exactly when these agree."""
+        ...
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def token_bytes(self) -> tuple[bytes | None, ...]:
+        """(V,) the bytes each token adds; None for special and unusable ids."""
+        ...
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts at the start of a sequence: () or (bos,)."""
+        ...
+
+    @property
+    def bos_id(self) -> int | None: ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a text that follows something: no special tokens, no dummy prefix.
@@ -95,8 +109,10 @@ class Scores:
 class Rollout(Protocol):
     """Sequences that are being extended, one token a step, with their cache."""
 
-    log_probs: np.ndarray
-    """(N, V) float32 or float64: log p(next token | sequence), special ids included."""
+    @property
+    def log_probs(self) -> np.ndarray:
+        """(N, V) float32 or float64: log p(next token | sequence), special ids included."""
+        ...
 
     def extend(self, rows: np.ndarray, tokens: np.ndarray) -> Rollout:
         """A rollout of M sequences: row j is sequence `rows[j]` followed by `tokens[j]`.
@@ -111,12 +127,21 @@ class Rollout(Protocol):
 class LanguageModel(Protocol):
     """A frozen autoregressive model over a tokenizer's vocabulary."""
 
-    identity: ModelIdentity
-    tokenizer: Tokenizer
-    max_length: int | None
-    """Tokens that fit in the model's window; None where there is no limit."""
-    packed: bool
-    """Whether branches are scored in one packed forward pass rather than one by one."""
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that fit in the model's window; None where there is no limit."""
+        ...
+
+    @property
+    def packed(self) -> bool:
+        """Whether branches are scored in one packed forward pass rather than one by one."""
+        ...
 
     def score(self, requests: Sequence[Request]) -> list[Scores]:
         """Scores of each request, in order. Raises `ModelError` (PLM520) past `max_length`."""

@@ -7,8 +7,8 @@ caches but no other state.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,28 +24,41 @@ there is."""
 class Support(Protocol):
     """A finite automaton over tokens. Every state that can be reached can be completed."""
 
-    ending: Ending
-    max_tokens: int
-    stop_ids: tuple[int, ...]
-    """The tokenizer's own tokens for the stop string; () without one."""
-    size: int | None
-    """How many values there are, where they are listed one by one; else None."""
+    @property
+    def ending(self) -> Ending: ...
 
-    def start(self) -> Hashable: ...
+    @property
+    def max_tokens(self) -> int: ...
 
-    def allowed(self, state: Hashable) -> np.ndarray:
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokenizer's own tokens for the stop string; () without one."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """How many values there are, where they are listed one by one; else None."""
+        ...
+
+    def count_values(self, limit: int) -> int | None:
+        """How many values there are, or None above `limit`; an upper bound for `canonical=true`."""
+        ...
+
+    def start(self) -> Any: ...
+
+    def allowed(self, state: Any) -> np.ndarray:
         """(V,) bool, read-only: the tokens that may come next. All false where only stopping is left."""
         ...
 
-    def may_stop(self, state: Hashable) -> bool:
+    def may_stop(self, state: Any) -> bool:
         """Whether the tokens so far are a complete value."""
         ...
 
-    def must_stop(self, state: Hashable) -> bool:
+    def must_stop(self, state: Any) -> bool:
         """Whether they are complete and nothing may follow (a stop string, or the last value, or the cap)."""
         ...
 
-    def advance(self, state: Hashable, token: int) -> Hashable:
+    def advance(self, state: Any, token: int) -> Any:
         """The state after an allowed token; raises ValueError for one that is not."""
         ...
 

@@ -13,20 +13,34 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from attrs import define, field
 
-from posterior_lm.dists import DISTS, Finite, ParameterError
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import (
-    Apply, ChoiceScore, Constant, DistScore, Latent, LmScore, Marker, Node, Power, Segments, Sum, Test, Total,
-)  # fmt: skip
-from posterior_lm.graph.ops import OPS, spelled
+    Apply,
+    ChoiceScore,
+    Constant,
+    DistScore,
+    Latent,
+    LmScore,
+    Marker,
+    Node,
+    Power,
+    Segments,
+    Sum,
+    Test,
+    Total,
+)
+from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
-from posterior_lm.lm.base import LanguageModel, Request
+from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
-from posterior_lm.target.lm_scores import Batch, ScorePlan, Scored, ask_group, hosts_and_riders, total
+from posterior_lm.target.choice_scores import ask_choice
+from posterior_lm.target.lm_scores import Batch, ScorePlan, ask_group, hosts_and_riders
 from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice, join
+from posterior_lm.target.plain import add, apply, dist, power
 from posterior_lm.target.values import Value, Values
 
 Column = list
+"""N values of one node: floats, integers, booleans or texts."""
 
 
 @define(eq=False)
@@ -154,13 +168,13 @@ class Evaluator:
             case Apply():
                 return self._apply(node, inputs, values, n)
             case DistScore():
-                return self._dist(node, inputs, n)
+                return dist(node, inputs, n)
             case Test():
                 return [0.0 if v else -math.inf for v in inputs[0]]
             case Power():
-                return [self._power(node, b, t) for b, t in zip(*inputs, strict=True)]
+                return [power(node, b, t) for b, t in zip(*inputs, strict=True)]
             case Sum() | Total():
-                return [math.fsum(c[d] for c in inputs) if _finite(inputs, d) else _sum(inputs, d) for d in range(n)]
+                return [add([c[d] for c in inputs]) for d in range(n)]
         raise InternalError(f"cannot evaluate {node.KIND}")
 
     def _texts(self, i: int, column: Column, values: Values) -> list[str]:
@@ -176,56 +190,7 @@ class Evaluator:
                 return [len(v.ids) for v in values[source.name]]
             speller = next(iter(self.spellers.values()))
             return [len(speller.text(str(t), first=False)) for t in inputs[0]]
-        call = self.uses[node.op[4:]] if node.op.startswith("use ") else OPS[node.op]
-        return [self._call(node, call, args) for args in zip(*inputs, strict=True)] if inputs else [
-            self._call(node, call, ())
-        ] * n
-
-    def _call(self, node: Apply, call: Callable[..., object], args: tuple) -> object:
-        try:
-            result = call(*args)
-        except ArithmeticError:
-            return math.nan
-        except Exception as problem:
-            if not node.op.startswith("use "):
-                raise InternalError(f"{node.op}: {problem}") from problem
-            raise InferenceError(
-                error("PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}", node.span)
-            ) from problem
-        if isinstance(result, str | bool | int | float):
-            return result
-        if isinstance(result, tuple) and node.op == "list":
-            return result
-        if hasattr(result, "item"):
-            return result.item()  # a numpy scalar
-        raise InferenceError(
-            error("PLM542", f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean", node.span)
-        )
-
-    def _power(self, node: Power, exponent: float, term: float) -> float:
-        if not math.isfinite(exponent):
-            raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", node.span))
-        return -math.inf if term == -math.inf else exponent * term
-
-    def _dist(self, node: DistScore, inputs: list[Column], n: int) -> Column:
-        value, *args = inputs
-        low_high = None
-        if node.bounded:
-            *args, low, high = args
-            low_high = (low, high)
-        log_pmf = DISTS[node.dist]
-        out = []
-        for d in range(n):
-            finite = None
-            if node.choices:
-                finite = Finite.of_choices(node.choices)
-            elif low_high is not None:
-                finite = Finite.of_range(int(low_high[0][d]), int(low_high[1][d]))
-            try:
-                out.append(log_pmf(value[d], [a[d] for a in args], finite))
-            except ParameterError as problem:
-                raise InferenceError(error("PLM705", str(problem), node.span)) from None
-        return out
+        return apply(node, inputs, n, self.uses)
 
     # ------------------------------------------------------------- scores
 
@@ -294,47 +259,22 @@ class Evaluator:
     def _choice(
         self, i: int, node: ChoiceScore, batch: Batch, columns: Mapping[int, Column], values: Values, n: int,
         out: dict[int, Column],
-    ) -> list[Callable[[], None]]:
+    ) -> list[Callable[[], None]]:  # fmt: skip
         """Ask for every candidate after each draw's context; what to do once the answers are in."""
         speller, context = self.spellers[node.lm], self.pieces(node.inputs[0])
-        picked = self._column(columns, node.inputs[1], n)
-        finish: list[Callable[[], None]] = []
+        finish = []
         for d in range(n):
-            latent, computed = self._readers(columns, values, d)
-            ids, empty = speller.context(context, latent, computed)
-            data = node.choices or self._range(node, columns, d)
-            scores = np.zeros(len(data))
-            for place, datum in enumerate(data):
-                text = speller.text(node.lead + spelled(datum), first=empty)
-
-                def read(answer: object, place: int = place, scores: np.ndarray = scores, size: int = len(text)) -> None:
-                    scores[place] = total(answer, 0, size, ends=False)  # type: ignore[arg-type]
-
-                batch.ask(Request(ids + text, len(ids), len(ids)), read)
-
-            def done(d: int = d, scores: np.ndarray = scores, data: Sequence = data) -> None:
-                place = data.index(picked[d]) if picked[d] in data else None
-                out[i][d] = -math.inf if place is None else float(scores[place] - np.logaddexp.reduce(scores))
-
-            finish.append(done)
+            ids, empty = speller.context(context, *self._readers(columns, values, d))
+            candidates = node.choices or self._range(node, columns, d)
+            texts = [speller.text(node.lead + spelled(c), first=empty) for c in candidates]
+            picked = self._at(columns, node.inputs[1], d)
+            finish.append(ask_choice(batch, ids, texts, candidates, picked, lambda x, d=d: put(out[i], d, x)))  # type: ignore[misc]
         return finish
 
     def _range(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> tuple[int, ...]:
-        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:])
+        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:])  # type: ignore[call-overload]
         return tuple(range(low, high + 1))
 
-    def spell(self, plan: ScorePlan, values: Values, d: int, columns: Mapping[int, Column]) -> Scored:
-        latent, computed = self._readers(columns, values, d)
-        return plan.spell(self.spellers[plan.lm], latent, computed)
 
-
-def _finite(inputs: list[Column], d: int) -> bool:
-    return all(math.isfinite(c[d]) for c in inputs)
-
-
-def _sum(inputs: list[Column], d: int) -> float:
-    """−inf where any part is, so that NaN can only come from a statement itself."""
-    parts = [c[d] for c in inputs]
-    if any(math.isnan(p) for p in parts):
-        return math.nan
-    return -math.inf if -math.inf in parts else math.inf
+def put(column: Column, d: int, value: float) -> None:
+    column[d] = value

@@ -52,7 +52,10 @@ class Target:
 
     def latent(self, name: str) -> LatentInfo:
         """The latent of that name; raises KeyError."""
-        return next(info for info in self.latents if info.name == name) if name in self.names else _missing(name)
+        for info in self.latents:
+            if info.name == name:
+                return info
+        raise KeyError(name)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,10 +148,6 @@ class Target:
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
         return Value(ids, text, text)
-
-
-def _missing(name: str) -> LatentInfo:
-    raise KeyError(name)
 
 
 def _lead(graph: RewardGraph, node: Latent) -> str:

@@ -1,0 +1,83 @@
+"""Nodes that need no language model: functions, other distributions, powers, sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from posterior_lm.dists import DISTS, Finite, ParameterError
+from posterior_lm.graph.nodes import Apply, DistScore, Power
+from posterior_lm.graph.ops import OPS
+from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+
+Column = list
+
+
+def apply(
+    node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Callable[..., object]]
+) -> Column:
+    """A function of its inputs, draw by draw; what raises an arithmetic error is NaN."""
+    user = node.op.startswith("use ")
+    call = uses[node.op[4:]] if user else OPS[node.op]
+    if not inputs:
+        return [_call(node, call, (), user=user)] * n
+    return [_call(node, call, args, user=user) for args in zip(*inputs, strict=True)]
+
+
+def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) -> object:
+    try:
+        result = call(*args)
+    except ArithmeticError:
+        return math.nan
+    except Exception as problem:
+        if not user:
+            raise InternalError(f"{node.op}: {problem}") from problem
+        raise InferenceError(
+            error("PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}".rstrip("."), node.span)
+        ) from problem
+    if isinstance(result, str | bool | int | float) or (node.op == "list" and isinstance(result, tuple)):
+        return result
+    if hasattr(result, "item"):
+        return result.item()  # a numpy or torch scalar
+    raise InferenceError(
+        error(
+            "PLM542", f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean", node.span
+        )
+    )
+
+
+def power(node: Power, exponent: float, term: float) -> float:
+    """exponent × term; a term of −inf stays. Raises InferenceError PLM705 for an infinite exponent."""
+    if not math.isfinite(exponent):
+        raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", node.span))
+    return -math.inf if term == -math.inf else exponent * term
+
+
+def dist(node: DistScore, inputs: Sequence[Column], n: int) -> Column:
+    """Log pmf of each draw's value. Raises InferenceError PLM705 for a bad parameter."""
+    value, *args = inputs
+    bounds: Sequence[Column] = ()
+    if node.bounded:
+        args, bounds = args[:-2], args[-2:]
+    log_pmf = DISTS[node.dist]
+    out = []
+    for d in range(n):
+        finite = None
+        if node.choices:
+            finite = Finite.of_choices(node.choices)
+        elif bounds:
+            finite = Finite.of_range(int(bounds[0][d]), int(bounds[1][d]))
+        try:
+            out.append(log_pmf(value[d], [a[d] for a in args], finite))
+        except ParameterError as problem:
+            raise InferenceError(error("PLM705", str(problem), node.span)) from None
+    return out
+
+
+def add(parts: Sequence[float]) -> float:
+    """The sum; −inf where any part is −inf, so that NaN can only come from a statement itself."""
+    if all(math.isfinite(p) for p in parts):
+        return math.fsum(parts)
+    if any(math.isnan(p) for p in parts):
+        return math.nan
+    return -math.inf if -math.inf in parts else math.inf
