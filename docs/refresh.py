@@ -28,7 +28,7 @@ from snippets import blocks, commands, inside, is_output, pages, run_page, worki
 def refreshed(page: str, folder: Path) -> str:
     """The page with every shown output replaced by that of a run in `folder`."""
     listed = blocks(page)
-    after = dict(zip((b.start for b in listed), [*listed[1:], None], strict=True))
+    after = dict(zip((b.start for b in listed), [*listed[1:], None], strict=False))
     edits: list[tuple[int, int, str]] = []
     for done in run_page(page, folder):
         block, below = done.block, after[done.block.start]

@@ -14,7 +14,7 @@ Kinds of block, by the word after the three backticks:
 A comment on the line above a block says more: `<!-- file: NAME -->` writes the block to
 a file of the page's working folder, `<!-- with: PARAMETERS -->` gives the statements of
 a `plm` block a program around them, `<!-- wrong -->` says that the checker must not
-accept it, `<!-- not run -->` leaves it alone.
+accept it, `<!-- not run -->` leaves it alone. Several are divided by semicolons.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,21 +40,34 @@ _FENCE = re.compile(
 
 @frozen
 class Block:
-    """A block of a page: its kind, its note, its text, and where that text stands."""
+    """A block of a page: its kind, its notes, its text, and where that text stands."""
 
     kind: str
-    note: str
+    notes: tuple[str, ...]
     text: str
     start: int
     end: int
     line: int
+
+    def note(self, key: str) -> str | None:
+        """What stands behind `key: ` in the notes, None where the key is absent; "" for a bare one."""
+        for note in self.notes:
+            name, _, rest = note.partition(":")
+            if name.strip() == key:
+                return rest.strip()
+        return None
 
 
 def blocks(page: str) -> list[Block]:
     """Every fenced block of a page, in order."""
     return [
         Block(
-            m["kind"], m["note"] or "", m["text"], m.start("text"), m.end("text"), page.count("\n", 0, m.start("fence")) + 1
+            kind=m["kind"],
+            notes=tuple((m["note"] or "").split(";")),
+            text=m["text"],
+            start=m.start("text"),
+            end=m.end("text"),
+            line=page.count("\n", 0, m.start("fence")) + 1,
         )
         for m in _FENCE.finditer(page)
     ]
@@ -139,7 +153,7 @@ class Shell:
         self.code = result.exit_code
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return result.output
+        return result.output.replace(f"{self.folder}{os.sep}", "")  # a reader's folder is another one
 
 
 def make_target(target: str) -> list[str]:
@@ -173,13 +187,14 @@ def run_page(page: str, folder: Path) -> Iterator[Run]:
     shell = Shell(working_folder(folder))
     for block in blocks(page):
         done = Run(block)
-        if block.note == "not run":
+        if block.note("not run") is not None:
             yield done
             continue
-        if block.note.startswith("file: "):
-            (folder / block.note[6:]).write_text(block.text, encoding="utf-8")
+        file = block.note("file")
+        if file is not None:
+            (folder / file).write_text(block.text, encoding="utf-8")
         match block.kind:
-            case "python" if not block.note.startswith("file: "):
+            case "python" if file is None:
                 with contextlib.redirect_stdout(io.StringIO()) as out:
                     exec(compile("\n" * block.line + block.text, "page", "exec"), namespace)
                 done.outputs.append(out.getvalue().rstrip("\n"))
@@ -201,11 +216,12 @@ def check_program(block: Block) -> None:
     from posterior_lm.lang.source import Source
 
     text = block.text
-    if block.note.startswith("with:"):
-        text = f'lm base = "tiny"\nprogram page({block.note[5:].strip()}) {{\n{text}}}\n'
+    params = block.note("with")
+    if params is not None:
+        text = f'lm base = "tiny"\nprogram page({params}) {{\n{text}}}\n'
     _, found = compile_source(Source(f"the block on line {block.line}", text))
     errors = [d for d in found if d.severity == "error"]
-    if block.note == "wrong":
+    if block.note("wrong") is not None:
         assert errors, f"the checker accepts the block on line {block.line}"
     else:
         assert not errors, "\n\n".join(map(render_full, errors))
@@ -262,7 +278,7 @@ def shown_outputs(page: str) -> Mapping[int, list[str]]:
     """For every block, by its offset, the outputs that the page shows; those of Python stand below it."""
     found: dict[int, list[str]] = {}
     listed = blocks(page)
-    for block, after in zip(listed, [*listed[1:], None], strict=True):
+    for block, after in zip(listed, [*listed[1:], None], strict=False):
         if block.kind == "console":
             found[block.start] = [c.shown for c in commands(block.text)]
         elif block.kind == "python" and after is not None and is_output(page, block, after):
@@ -278,10 +294,15 @@ def is_output(page: str, block: Block, after: Block) -> bool:
 
 @contextlib.contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """The working directory for a while; the grandchild of nothing that a page could harm."""
-    before = Path.cwd()
+    """The folder as working directory and first place of imports, for a while."""
+    before, known = Path.cwd(), set(sys.modules)
     os.chdir(folder)
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         os.chdir(before)
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:  # another folder may hold a module of the same name
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]

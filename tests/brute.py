@@ -127,7 +127,7 @@ class Brute:
     def terms(self, assignment: Assignment) -> list[float]:
         """One number per latent, observe, factor and condition statement."""
         self.values = assignment
-        return self._body(self.module.program.body, self.env, 1.0, [])
+        return self._body(self.module.program.body, self.env, 1.0, [])[0]
 
     def log_reward(self, assignment: Assignment) -> float:
         return add(self.terms(assignment))
@@ -143,7 +143,10 @@ class Brute:
 
     # ------------------------------------------------------------- statements
 
-    def _body(self, body: Sequence[ast.Statement], env: Env, power: float, order: list) -> list[float]:
+    def _body(
+        self, body: Sequence[ast.Statement], env: Env, power: float, order: list
+    ) -> tuple[list[float], Env]:
+        """The terms of some statements, and what names mean after them."""
         out: list[float] = []
         for s in body:
             match s:
@@ -166,7 +169,8 @@ class Brute:
                 case ast.Observe() | ast.Factor() | ast.Condition():
                     out.append(0.0)
                 case ast.Temper():
-                    out += self._body(s.body, env, power * self.eval(s.exponent, env), order)
+                    inner, env = self._body(s.body, env, power * self.eval(s.exponent, env), order)
+                    out += inner
                 case ast.Plate():
                     sums = [0.0] * leaves(s.body)
                     for i, row in enumerate(env.params[s.table.id]):
@@ -174,11 +178,12 @@ class Brute:
                         types = {f"{s.row.id}.{c.name.id}": c.type for c in table.columns}
                         inner = replace(env, rows={**env.rows, s.row.id: row}, index=(*env.index, i),
                                         types={**env.types, **types})  # fmt: skip
-                        sums = [add(pair) for pair in zip(sums, self._body(s.body, inner, power, order), strict=True)]
+                        terms, _ = self._body(s.body, inner, power, order)
+                        sums = [add(pair) for pair in zip(sums, terms, strict=True)]
                     out += sums
                 case ast.Let():
                     env = replace(env, lets={**env.lets, s.name.id: (s.value, env)})
-        return out
+        return out, env
 
     def _declare(self, s: ast.Latent, env: Env) -> Declared:
         name = s.name.id + "".join(f"[{i}]" for i in env.index)
@@ -323,13 +328,8 @@ class Brute:
                 return self.pieces(*env.lets[name])
             case ast.Name(id=name) if name in env.latents:
                 return [Piece("latent", env.latents[name].name)]
-            case ast.IfExpr():
-                chosen = self.pieces(expr.then if self.eval(expr.test, env) else expr.orelse, env)
-                if not self.moves(expr.test, env):
-                    return chosen
-                if all(p.kind == "known" for p in chosen):
-                    return [Piece("computed", "".join(p.text for p in chosen))]
-                return [Piece("computed", p.text) if p.kind == "known" else p for p in chosen]
+            case ast.IfExpr() if not self.moves(expr.test, env):
+                return self.pieces(expr.then if self.eval(expr.test, env) else expr.orelse, env)
         text = spell(self.eval(expr, env))
         return [Piece("computed" if self.moves(expr, env) else "known", text)]
 

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.lang.check import check
+from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.lang.parse import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.tabular import TabularModel
@@ -174,7 +176,8 @@ class _Writer:
             case "list":
                 return str(self.pick(*names.lists))
             case "if":
-                return f"if {self.test(names, 0)} then {self.literal()} else {self.literal()}"
+                then = str(self.pick(self.literal(), *names.texts))
+                return f"if {self.test(names, 0)} then {then} else {self.literal()}"
             case "nested":
                 return f"[{self.literal()}, {self.item(names, 0)}]"
         return self.literal()
@@ -430,3 +433,35 @@ def assignments(draw: st.DrawFn, brute: Brute, *, inside: bool = False) -> dict[
         else:
             found[name] = values[draw(st.integers(0, len(values) - 1))]
     return found
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A case that is ready to be evaluated, and some assignments; none of its terms is NaN."""
+
+    case: Case
+    brute: Brute
+    target: Target
+    rows: list[dict[str, Ids]]
+    wanted: np.ndarray
+    """(N, K) the terms by the slow reading."""
+
+    @property
+    def values(self) -> dict[str, list]:
+        return values_of(self.target, self.rows)
+
+
+@st.composite
+def bound_cases(draw: st.DrawFn, *, n: int = 3, inside: bool = False, small: bool = False, latents: int = 3) -> Bound:
+    """A random case with data and n assignments, without those whose terms are 0 / 0 (a `choice` of nothing)."""
+    case = draw(cases(small=small, latents=latents))
+    try:
+        target = case.target()
+    except PlmError as problem:
+        assert problem.diagnostics[0].code == "PLM330"  # a support that the table cannot fill
+        assume(False)
+    brute = case.brute()
+    rows = [draw(assignments(brute, inside=inside)) for _ in range(n)]
+    wanted = np.array([brute.terms(row) for row in rows])
+    assume(not np.isnan(wanted).any())
+    return Bound(case, brute, target, rows, wanted)

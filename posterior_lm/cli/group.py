@@ -41,6 +41,14 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(self.lines.items()))
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with outcome.closing_pipe():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with outcome.closing_pipe():
+            return super().invoke(ctx)
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any) -> Any:
         """Runs one command line and exits; nothing but SystemExit leaves."""
         more = {**more, "standalone_mode": False}

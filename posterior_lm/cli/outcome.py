@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
 FINE, ERRORS, MISUSE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 REPORT = "https://github.com/posterior-lm/posterior_lm/issues"
+
+
+class PipeClosed(Exception):
+    """Whoever read standard output has stopped."""
+
+
+@contextlib.contextmanager
+def closing_pipe() -> Iterator[None]:
+    """Hides a closed pipe from click, which would leave with exit code 1."""
+    try:
+        yield
+    except BrokenPipeError as closed:
+        raise PipeClosed from closed
 
 
 def code_of(run: Callable[[], object]) -> int:
@@ -35,7 +48,7 @@ def code_of(run: Callable[[], object]) -> int:
         except click.ClickException as misuse:
             misuse.show()
             return misuse.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, PipeClosed):
         _silence()
         return FINE
     except (KeyboardInterrupt, click.Abort):
@@ -84,7 +97,9 @@ def _unexpected(problem: Exception) -> int:
     if isinstance(problem, OSError) and problem.filename is None and problem.errno is not None:
         # Standard output itself failed: a full disk behind a redirection.
         _silence()
-        click.echo(f"error[PLM805]: cannot write the result: {os.strerror(problem.errno).lower()}", err=True)
+        from posterior_lm.lang.diagnostics import error
+
+        report([error("PLM805", f"cannot write the result: {os.strerror(problem.errno).lower()}")])
         return ERRORS
     with contextlib.suppress(BrokenPipeError):
         if os.environ.get("PLM_DEBUG") == "1":

@@ -87,7 +87,7 @@ def never_empty(declared: ast.TypeExpr) -> bool:
     if declared.name == "int":
         low, high = _ends(declared.args[0])
         return 0 <= high - low < FEW
-    low, high = _ends(options["tokens"]) if "tokens" in options else DEFAULT_TOKENS
+    low, high = _ends(options["tokens"])
     stop = _value(options["stop"]) if "stop" in options else None
     room = high if stop is None else high - len(str(stop).encode())
     return not {"chars", "canonical"} & set(options) and stop != "" and 0 <= low <= high and room >= 0
@@ -133,7 +133,7 @@ def _spec(declared: ast.TypeExpr) -> Spec:
     if declared.name == "int":
         low, high = _ends(declared.args[0])
         return IntSpec(low, high, str(values.get("lead", "")))
-    low, high = _ends(options["tokens"]) if "tokens" in options else DEFAULT_TOKENS
+    low, high = _ends(options["tokens"])
     stop, chars = values.get("stop"), values.get("chars")
     return TextSpec(
         min_tokens=low,
@@ -143,10 +143,6 @@ def _spec(declared: ast.TypeExpr) -> Spec:
         chars=None if chars is None else str(chars),
         canonical=bool(values.get("canonical", False)),
     )
-
-
-DEFAULT_TOKENS = (1, 64)
-"""As in `target.bind`, which `plm check` cannot import: a test compares the two."""
 
 
 def _ends(part: ast.Expr | ast.Range) -> tuple[int, int]:

@@ -39,7 +39,7 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
                 inside = [plates.setdefault(p, len(plates)) for p in node.plates]
                 return [node.type, list(node.options), list(node.choices), alias(node.lm), inside]
             case LmScore():
-                return [alias(node.lm)]
+                return [alias(node.lm), node.bare]
             case ChoiceScore():
                 return [alias(node.lm), list(node.choices), node.lead]
             case RowField():

@@ -6,7 +6,17 @@ from attrs import define, field, frozen
 
 from posterior_lm.graph.build import GraphBuilder
 from posterior_lm.graph.graph import LmSpec
-from posterior_lm.graph.nodes import Apply, ChoiceScore, DistScore, LmScore, Marker, Power, RowField, Segments
+from posterior_lm.graph.nodes import (
+    Apply,
+    ChoiceScore,
+    DistScore,
+    Latent,
+    LmScore,
+    Marker,
+    Power,
+    RowField,
+    Segments,
+)
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import InternalError
 
@@ -53,8 +63,10 @@ class Scope:
         name, span = dist.function.id, dist.span
         if self.is_lm(name):
             context = self.build.segments([self.value(a) for a in dist.args], span)
-            text = self.build.segments([self.value(value)], value.span)
-            return self.build.add(LmScore(lm=name, inputs=(context, text), span=span))
+            scored = self.value(value)
+            bare = isinstance(self.build.nodes[scored], Latent)  # `[z]` and `["", z]` are lists, not a latent
+            text = self.build.segments([scored], value.span)
+            return self.build.add(LmScore(lm=name, bare=bare, inputs=(context, text), span=span))
         finite = self._finite_of(value)
         if name == "choice":
             inner = dist.args[0]

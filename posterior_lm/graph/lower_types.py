@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from posterior_lm.graph.graph import ParamSpec
+from posterior_lm.graph.ops import OPS
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import InternalError
 
@@ -18,6 +19,8 @@ def constant_value(expr: ast.Expr | ast.Range) -> object:
             value = constant_value(operand)
             if isinstance(value, int | float):
                 return -value
+        case ast.Binary(op=op, left=left, right=right) if op in ("+", "-", "*"):
+            return OPS[op](constant_value(left), constant_value(right))
         case ast.ListExpr(items=items):
             return tuple(constant_value(i) for i in items)
         case ast.Range(low=low, high=high):

@@ -150,11 +150,14 @@ class LmScore(Node):
 
     KIND = "lm_score"
     lm: str
+    bare: bool = False
+    """Whether the text is written as the name of one latent, whose terminator then counts."""
     rides: int | None = field(default=None, eq=False)
 
     @property
     def detail(self) -> str:
-        return self.lm if self.rides is None else f"{self.lm} rides=%{self.rides}"
+        parts = [self.lm] + ["bare"] * self.bare + [f"rides=%{self.rides}"] * (self.rides is not None)
+        return " ".join(parts)
 
 
 @frozen(kw_only=True)

@@ -42,8 +42,9 @@ def upper_bound(target: Target, exclude: Mapping[int, float]) -> float:
     `exclude` maps the nodes of the priors to their exponents; they count as 0 here.
     """
     total = 0.0
-    for i in target.graph.sink.inputs:
-        total += _Bounds(target, set(exclude)).of(i)[1]
+    for i, info in zip(target.graph.sink.inputs, target.statements, strict=True):
+        # Another statement may read a prior's node too, and there it counts.
+        total += _Bounds(target, set(exclude) if info.keyword == "latent" else set()).of(i)[1]
     return total
 
 

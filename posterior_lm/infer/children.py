@@ -65,14 +65,27 @@ class Branching:
     target: Target
     guide: PriorGuide
     bounded: bool = field(init=False)
-    """Whether the tempered prior mass bounds what follows: every text prior has power ≥ 1."""
+    """Whether the tempered prior mass, times exp(`slack`), bounds what follows: powers are ≥ 1."""
 
     @bounded.default
     def _bounded(self) -> bool:
         return all(
-            self.guide.priors[info.name].exponent >= 1 or hasattr(info.support, "ids_of")
-            for info in self.target.latents
+            # The values of a finite first latent are all listed at once, each with its own mass.
+            (b := self.guide.priors[info.name].exponent) >= 1
+            or (k == 0 and b > 0 and hasattr(info.support, "ids_of"))
+            for k, info in enumerate(self.target.latents)
         )
+
+    @property
+    def slack(self) -> float:
+        """log of how many completions of a prefix may begin one another: their masses then sum to more than its own."""
+        total = 0.0
+        for k, info in enumerate(self.target.latents):
+            if info.support.ending == "free":
+                total += math.log(info.support.max_tokens - info.support.min_tokens + 1)  # type: ignore[attr-defined]
+            elif info.support.ending == "value" and k > 0 and self.guide.priors[info.name].lm is not None:
+                total += math.log(info.support.max_tokens)
+        return total
 
     def open(self, partials: list[Partial]) -> tuple[list[Family], list[Partial]]:
         """The families of children, and the assignments that are complete already or just became so."""

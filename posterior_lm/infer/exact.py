@@ -105,8 +105,9 @@ class Exact:
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         if not state.values:
             complete = not state.frontier.heap and state.lost == -math.inf
-            if not state.dead:
-                raise all_dead(state.target, np.full((1, len(state.target.statements)), -np.inf))
+            if not state.dead:  # no value was opened: the latents' own distributions give each of them zero
+                own = [-np.inf if info.keyword == "latent" else 0.0 for info in state.target.statements]
+                raise all_dead(state.target, np.array([own]), listed=complete)
             raise all_dead(state.target, np.concatenate(state.dead), listed=complete)
         log_reward = np.array(state.log_reward)
         order = np.argsort(-log_reward, kind="stable")
@@ -146,7 +147,7 @@ class Exact:
         elif not state.branching.bounded or state.others == math.inf:
             rest = math.inf
         else:
-            rest = float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others
+            rest = float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others + state.branching.slack
         return Certificate(covered, rest, complete, len(state.values) + state.n_dead)
 
 

@@ -32,7 +32,8 @@ def log_weights(target: Target, values: Values, log_prob: np.ndarray) -> tuple[n
     Raises InferenceError PLM702 where every draw has weight zero.
     """
     terms = target.terms(values)
-    log_reward = terms.sum(axis=1)
+    # Without a latent there is one value, drawn N times.
+    log_reward = np.broadcast_to(terms.sum(axis=1), log_prob.shape)
     if np.all(np.isneginf(log_reward)):
         raise all_dead(target, terms)
     # A draw that the guide proposed has log q > −inf, so this is never −inf − −inf.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from posterior_lm.infer.base import Draws
 
-FEW = 10.0
-"""Below this effective sample size an average rests on a handful of draws."""
+FEW, MANY = 10.0, 100.0
+"""Below the first an average rests on a handful of draws; from the second on its error is 10 % of the spread."""
 KHAT_GOOD, KHAT_BAD = 0.5, 0.7
 """Vehtari et al. 2024: below 0.5 the error shrinks as usual, above 0.7 it hardly shrinks at all."""
 
@@ -44,4 +46,7 @@ def verdict(draws: Draws) -> str:
         )
     if khat is not None and khat > KHAT_GOOD:
         return f"Usable: {checked}; errors shrink slowly with more draws, and {UNSEEN}."
+    if ess < MANY:
+        error = 1 / math.sqrt(ess)
+        return f"Usable: {checked}; averages are off by about {error:.0%} of their spread, and {UNSEEN}."
     return f"Good by what the draws can show: {checked}; {UNSEEN}."

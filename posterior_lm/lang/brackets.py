@@ -12,6 +12,7 @@ from collections import Counter
 from lark.lexer import Token
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.near import nearest
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.lang.tokens import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, span_of
 
@@ -40,6 +41,18 @@ def begins_statement(tokens: list[Token], index: int) -> bool:
     return following not in (_NOT_AFTER_FIRST if first else _NOT_AFTER_KEYWORD)
 
 
+def misspelt_statement(tokens: list[Token], index: int) -> bool:
+    """Whether a line begins with a word that is almost a statement's keyword, then a value."""
+    token = tokens[index]
+    if token.type != "NAME" or index + 1 >= len(tokens):
+        return False
+    if tokens[index + 1].type not in ("NAME", "STRING", "INT", "REAL", "LSQB"):
+        return False
+    if (tokens[index - 1].end_line or 0) >= (token.line or 0):
+        return False
+    return nearest(str(token), [kind.lower() for kind in STATEMENTS]) is not None
+
+
 def balance(source: Source, tokens: list[Token]) -> tuple[list[Token], list[Diagnostic]]:
     """Tokens whose brackets match, and a diagnostic for each bracket that did not."""
     balancer = _Balancer(source)
@@ -48,6 +61,8 @@ def balance(source: Source, tokens: list[Token]) -> tuple[list[Token], list[Diag
             balancer.doubtful = True
         if begins_statement(tokens, index):
             balancer.statement(token)
+        elif token.type == "TILDE":
+            balancer.tilde(token)
         if token.type in _CLOSERS:
             balancer.opener(token)
         elif token.type in _OPENERS:
@@ -75,6 +90,10 @@ class _Balancer:
         if token.type == "PROGRAM":
             while self.open:
                 self.close(token, "still open where this program begins")
+
+    def tilde(self, token: Token) -> None:
+        """No bracket but a block's holds a `~`."""
+        self._close_to("LBRACE", token, "still open here")
 
     def opener(self, token: Token) -> None:
         if token.type == "LBRACE":

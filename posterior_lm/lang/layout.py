@@ -15,11 +15,15 @@ INDENT = 2
 
 @frozen
 class Group:
-    """`open item, item close`; an item is itself a tuple of pieces."""
+    """`open item, item close`; an item is itself a tuple of pieces.
+
+    `comma` says that one may stand behind the last item too.
+    """
 
     open: str
     items: tuple[Pieces, ...]
     close: str
+    comma: bool = True
 
 
 @frozen
@@ -92,6 +96,6 @@ def _open(pieces: Pieces, indent: int, opened: set[int], tail: int) -> list[str]
         else:
             for item in piece.items:
                 laid = layout(item, indent + INDENT, tail=1)
-                lines += [*laid[:-1], laid[-1] + ","]
+                lines += [*laid[:-1], laid[-1] + ("," if piece.comma else "")]
         current = " " * indent + piece.close
     return [*lines, current]

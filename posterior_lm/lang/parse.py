@@ -15,7 +15,7 @@ from lark.lexer import Token
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from posterior_lm.lang import ast, tables
-from posterior_lm.lang.brackets import balance, begins_statement, too_deep
+from posterior_lm.lang.brackets import balance, begins_statement, misspelt_statement, too_deep
 from posterior_lm.lang.build import Builder
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
 from posterior_lm.lang.source import Source, Span
@@ -97,6 +97,7 @@ class _Driver:
         self.builder = Builder(source)
         self.found: list[Diagnostic] = []
         self.broken: set[str] = set()
+        self.reported = -1  # where the last error is
         lark = tables.parser()
         self.parser = lark.parse_interactive(start=start)
         conf = self.parser.parser_state.parse_conf
@@ -120,7 +121,10 @@ class _Driver:
                 self._report(index)
                 if not self.whole or len(self.found) > MOST_ERRORS:
                     return None
-                index = self._recover(index)
+                try:
+                    index = self._recover(index)
+                except UnexpectedToken:  # no way on; what was found is reported
+                    return None
                 continue
             self._mark(index, before)
             index += 1
@@ -158,6 +162,9 @@ class _Driver:
             return  # already complained about
         if end is not None and self.found and self.whole:
             return
+        if self.found and token.start_pos == self.reported:
+            return
+        self.reported = token.start_pos
         accepted = self.parser.accepts()
         if end is not None and self.whole and "PROGRAM" in accepted:
             self.found.append(self._no_program())
@@ -179,32 +186,30 @@ class _Driver:
 
     def _recover(self, at: int) -> int:
         """Restores the last state kept and returns the index to go on from."""
-        point = self.point
-        self.parser = point.parser
-        index = self._skip_parameter(at) if point.kind == "parameter" else self._skip(at)
-        self.parens = 1 if point.kind == "parameter" else 0
-        self.header = point.kind == "parameter"
-        self.point = _Point(self._snapshot(), max(index, at), point.kind)
+        self.parser = self.point.parser
+        kind = self.point.kind
+        index, kind = self._skip_parameter(at) if kind == "parameter" else (self._skip(at), kind)
+        self.header = kind == "parameter"
+        self.parens = 1 if self.header else 0
+        self.point = _Point(self._snapshot(), max(index, at), kind)
         return index
 
-    def _skip_parameter(self, at: int) -> int:
-        """Skips to the next parameter of a program's header, or to what ends it."""
-        depth = 0
-        if self.point.index < len(self.tokens) and self.tokens[self.point.index].type == "NAME":
-            self.broken.add(str(self.tokens[self.point.index]))
-        for token in self.tokens[self.point.index : at]:
-            depth += _deeper(token)
-        for index in range(at, len(self.tokens)):
+    def _skip_parameter(self, at: int) -> tuple[int, str]:
+        """Skips to the next parameter of a program's header, to its end, or into the body."""
+        start, depth = self.point.index, 0
+        if start < len(self.tokens) and self.tokens[start].type == "NAME":
+            self.broken.add(str(self.tokens[start]))
+        for index in range(start, len(self.tokens)):
             token = self.tokens[index]
-            if depth == 0 and token.type in ("COMMA", "RPAR"):
-                self._note_broken(self.tokens[self.point.index : index])
-                return index + 1 if token.type == "COMMA" else index
-            if token.type == "LBRACE" or begins_statement(self.tokens, index):
-                break
-            depth += _deeper(token)
-        self._note_broken(self.tokens[self.point.index : index])
-        self._feed_all("RPAR")
-        return index
+            if depth == 0 and index >= at and token.type in ("COMMA", "RPAR"):
+                self._note_broken(self.tokens[start:index])
+                return (index + 1 if token.type == "COMMA" else index), "parameter"
+            depth += {"LPAR": 1, "LSQB": 1, "RPAR": -1, "RSQB": -1}.get(token.type, 0)
+            if index >= at and (token.type == "LBRACE" or begins_statement(self.tokens, index)):
+                self._note_broken(self.tokens[start:index])
+                self._feed_all("RPAR", "LBRACE")
+                return (index + 1 if token.type == "LBRACE" else index), "statement"
+        return len(self.tokens), "parameter"
 
     def _skip(self, at: int) -> int:
         """Skips to the next statement or declaration, or to the brace that ends the block."""
@@ -217,6 +222,9 @@ class _Driver:
                 return self._enter_block(index, skipped)
             here = index > at or index > start
             if here and begins_statement(self.tokens, index) and self._takes(token):
+                self._note_broken(self.tokens[start:index])
+                return index
+            if index > at and misspelt_statement(self.tokens, index) and "LET" in self.parser.accepts():
                 self._note_broken(self.tokens[start:index])
                 return index
             if token.type == "RBRACE" and self._takes(token):
@@ -253,6 +261,3 @@ class _Driver:
             ):
                 self.broken.add(str(token))
 
-
-def _deeper(token: Token) -> int:
-    return {"LPAR": 1, "LSQB": 1, "RPAR": -1, "RSQB": -1}.get(token.type, 0)

@@ -21,7 +21,7 @@ def render_full(diagnostic: Diagnostic, *, color: bool = False) -> str:
     lines = [f"{head}: {paint(diagnostic.message, 'bold')}"]
     labels = _placed(diagnostic)
     numbers = [_rows(label.span)[-1] for label, _ in labels]
-    margin = " " * len(str(max(numbers, default=0)))
+    margin = " " * len(str(max(numbers))) if numbers else ""
     for source in _sources(labels):
         lines += _excerpt(source, [item for item in labels if item[0].span.source is source],
                           margin, paint, diagnostic.severity)  # fmt: skip

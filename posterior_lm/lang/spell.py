@@ -30,7 +30,7 @@ def expression(expr: ast.Expr | ast.Range, at_least: int = _IF) -> Pieces:
     if isinstance(expr, ast.Range):
         return (*expression(expr.low), "..", *expression(expr.high))
     if _level(expr) < at_least:
-        return (Group("(", (_bare(expr),), ")"),)
+        return (Group("(", (_bare(expr),), ")", comma=False),)
     return _bare(expr)
 
 

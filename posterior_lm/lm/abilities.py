@@ -30,7 +30,7 @@ _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_atte
 
 @frozen
 class Abilities:
-    """`cached`: caches can be repeated, picked and continued. `packed`: masks and positions are honoured too."""
+    """`cached`: caches can be repeated, picked and continued. `packed`: masks and positions too."""
 
     cached: bool
     packed: bool

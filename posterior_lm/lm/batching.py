@@ -23,6 +23,7 @@ class Limits:
     logits: int = 2**24  # kept columns x vocabulary: 64 MB in float32
     columns: int = 2**13  # new columns of all rows
     attention: int = 2**24  # new columns x (cached and new) columns of all rows
+    padding: int = 2**9  # padded columns that cost less than another call
 
 
 def score_rows(
@@ -37,19 +38,23 @@ def score_rows(
 
 
 def _batches(rows: Sequence[Row], vocabulary: int, limits: Limits) -> Iterator[list[Row]]:
+    """Rows in order of width, cut where a batch would grow too large or hold too much padding."""
     batch: list[Row] = []
+    first, filled = 0, 0
     for row in rows:
-        grown = [*batch, row]
-        width, first = row.width, min(r.first for r in grown)
+        first, filled = min(first, row.first) if batch else row.first, filled + row.width
+        count, width = len(batch) + 1, row.width
+        columns = count * width
         too_big = (
-            len(grown) * (width - first) * vocabulary > limits.logits
-            or len(grown) * width > limits.columns
-            or len(grown) * width * (width + row.past) > limits.attention
+            count * (width - first) * vocabulary > limits.logits
+            or columns > limits.columns
+            or columns * (width + row.past) > limits.attention
+            or columns - filled > max(limits.padding, filled // 4)
         )
         if batch and too_big:
             yield batch
-            grown = [row]
-        batch = grown
+            batch, first, filled = [], row.first, row.width
+        batch.append(row)
     if batch:
         yield batch
 
@@ -71,17 +76,17 @@ def _score_batch(
 
 def _pick(logits: Tensor, rows: Sequence[Row], first: int, eos_ids: tuple[int, ...]) -> list[Scores]:
     """Gather what each span asks for: token t of a span is predicted by its column t."""
-    total = torch.logsumexp(logits, dim=-1)
-    eos = torch.full_like(total, -torch.inf)
+    log_probs = torch.log_softmax(logits, dim=-1)
+    eos = torch.full_like(log_probs[:, :, 0], -torch.inf)
     if eos_ids:
-        eos = torch.logsumexp(logits[:, :, list(eos_ids)], dim=-1) - total
+        eos = torch.logsumexp(log_probs[:, :, list(eos_ids)], dim=-1)
     eos_table = eos.double().cpu().numpy()
     spans = [(i, columns - first, targets) for i, row in enumerate(rows) for columns, targets in row.spans]
     at_row = np.concatenate([np.full(len(t), i, dtype=np.int64) for i, _, t in spans])
     at_column = np.concatenate([c[:-1] for _, c, _ in spans])
     at_token = np.concatenate([t for _, _, t in spans])
     index = [torch.as_tensor(a, device=logits.device) for a in (at_row, at_column, at_token)]
-    found = (logits[index[0], index[1], index[2]] - total[index[0], index[1]]).double().cpu().numpy()
+    found = log_probs[index[0], index[1], index[2]].double().cpu().numpy()
     scores: list[list[Scores]] = [[] for _ in rows]
     at = 0
     for i, columns, targets in spans:

@@ -38,7 +38,8 @@ def load_module(
     place, kind = _device(device), _dtype(dtype)
     config = _config(folder)
     module = _module(folder, config, kind, place)
-    size = module.get_output_embeddings().weight.shape[0]
+    head = module.get_output_embeddings()
+    size = tokenizer.vocabulary_size if head is None else head.weight.shape[0]
     if size != tokenizer.vocabulary_size:
         raise _failed(folder, f"it predicts {size} ids but the tokenizer has {tokenizer.vocabulary_size}")
     identity = ModelIdentity(name, "transformers", digest_of(folder, weights), revision, dtype)
@@ -76,7 +77,9 @@ def _config(folder: Path) -> PreTrainedConfig:
         raise _failed(folder, _first_line(problem)) from None
 
 
-def _module(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _module(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
     try:
         with quiet():
             module, info = AutoModelForCausalLM.from_pretrained(

@@ -67,7 +67,8 @@ def find_folder(
 
         raise _missing(
             spec if revision is None else f"{spec}@{revision}",
-            f"there is no folder {looked}, the hub cache {constants.HF_HUB_CACHE} does not hold it, and {reason}",
+            f"there is no folder {looked}, the hub cache {constants.HF_HUB_CACHE} "
+            f"does not hold it, and {reason}",
         )
     return folder, folder.name
 
@@ -77,8 +78,8 @@ def _missing(spec: str, looked: str) -> ModelError:
         error(
             "PLM510",
             f"the model {spec!r} was not found: {looked}",
-            help=f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` where there is a "
-            "network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model \"tiny\"",
+            help=f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
+            'a network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model "tiny"',
         )
     )
 

@@ -59,7 +59,9 @@ def lay_out(request: Request, past: int) -> Row:
     positions = [np.arange(past, len(request.ids))]
     owner = [np.zeros(len(trunk), dtype=np.int64)]
     reach = [np.arange(1, len(trunk) + 1)]
-    spans = [(np.arange(request.start - 1 - past, len(trunk)), np.asarray(request.ids[request.start :], np.int64))]
+    spans = [
+        (np.arange(request.start - 1 - past, len(trunk)), np.asarray(request.ids[request.start :], np.int64))
+    ]
     column = len(trunk)
     for k, branch in enumerate(request.branches, start=1):
         length, leaves = len(branch.ids), branch.at - past

@@ -28,7 +28,7 @@ def load_model(
     models only; a table refuses them.
     """
     location = resolve(spec, base_dir)
-    if location.kind == "tabular":
+    if location.kind == "tabular" and location.path is not None:
         from posterior_lm.lm.tabular import TabularModel
 
         for option, value in (("revision", revision), ("dtype", dtype), ("device", device)):
@@ -52,7 +52,7 @@ def peek_tokenizer(spec: str, base_dir: str | Path | None = None) -> Tokenizer |
     Raises what loading would: PLM510 to PLM514 for a table, PLM512 and PLM513 for a folder.
     """
     location = resolve(spec, base_dir)
-    if location.kind == "hub":
+    if location.path is None:
         return None
     if location.kind == "tabular":
         from posterior_lm.lm.tabular import TabularModel

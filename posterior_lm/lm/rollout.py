@@ -111,11 +111,14 @@ def open_cached(forward: Forward, sequences: Sequence[Ids], prompt: Cache | None
     filled = None
     if lengths.min() < lengths.max():
         filled = torch.arange(past + width, device=forward.device) < forward.tensor(lengths)[:, None]
-    cache = joined(caches) if past or width else caches[0]
-    start = CachedRollout(
-        forward, growing(cache), np.arange(len(heads)), lengths, filled, np.empty((len(heads), 0))
-    )
-    return start.step(np.asarray([s[-1] for s in sequences]))
+    last = np.asarray([s[-1] for s in sequences])
+    nothing = np.empty((len(heads), 0))
+    row = np.arange(len(heads))
+    if past or width:
+        return CachedRollout(forward, growing(joined(caches)), row, lengths, filled, nothing).step(last)
+    # A cache that is still empty learns its shape in the first step.
+    opened = CachedRollout(forward, caches[0], row, lengths, filled, nothing).step(last)
+    return evolve(opened, cache=growing(opened.cache))
 
 
 @frozen(eq=False)
@@ -130,7 +133,9 @@ class GroupedRollout:
     def extend(self, rows: np.ndarray, tokens: np.ndarray) -> GroupedRollout:
         rows, tokens = np.asarray(rows, dtype=np.int64), np.asarray(tokens, dtype=np.int64)
         group = self.group[rows]
-        moved = [g.extend(self.place[rows[group == k]], tokens[group == k]) for k, g in enumerate(self.groups)]
+        moved = [
+            g.extend(self.place[rows[group == k]], tokens[group == k]) for k, g in enumerate(self.groups)
+        ]
         return gather_groups(moved, group)
 
 

@@ -94,7 +94,13 @@ class TabularModel:
             # Mixed with a little of the uniform, so that no token is out of the question.
             probs = 0.98 * rng.dirichlet(np.full(len(names), concentration)) + 0.02 / len(names)
             entries.append({"after": list(context), "next": dict(zip(names, probs.tolist(), strict=True))})
-        table = {"tokens": list(tokens), "order": order, "max_tokens": max_tokens, "bos": bos, "contexts": entries}
+        table = {
+            "tokens": list(tokens),
+            "order": order,
+            "max_tokens": max_tokens,
+            "bos": bos,
+            "contexts": entries,
+        }
         return cls.from_dict(table, name="random table")
 
     def next_log_probs(self, ids: Sequence[int]) -> np.ndarray:

@@ -56,7 +56,9 @@ def read_table(path: Path) -> dict[str, Any]:
     except OSError as problem:
         raise ModelError(error("PLM510", f"the table {path} cannot be opened: {problem.strerror}")) from None
     except json.JSONDecodeError as problem:
-        raise wrong(str(path), f"line {problem.lineno}", f"{problem.msg.lower()} on line {problem.lineno}") from None
+        raise wrong(
+            str(path), f"line {problem.lineno}", f"{problem.msg.lower()} on line {problem.lineno}"
+        ) from None
     except (ValueError, RecursionError) as problem:
         raise wrong(str(path), "", str(problem).splitlines()[0]) from None
     if not isinstance(found, dict):
@@ -84,7 +86,7 @@ def parse_table(
             raise wrong(name, where, f"the context {list(context)} has two rows")
         rows[context] = _row(row, tokens, where, name)
     if () not in rows:
-        raise wrong(name, "rows", "the row \"\" is missing, to which every context falls back")
+        raise wrong(name, "rows", 'the row "" is missing, to which every context falls back')
     return tokens, order, max_tokens, bos, rows
 
 
@@ -112,11 +114,15 @@ def _contexts(table: dict[str, Any], name: str) -> list[tuple[tuple[str, ...], A
         raise wrong(name, "rows", "'rows' is not an object")
     if not isinstance(lists, list):
         raise wrong(name, "contexts", "'contexts' is not a list")
-    found = [((key,) if key else (), row, f"rows[{key!r}]") for key, row in rows.items()]
+    found: list[tuple[tuple[str, ...], Any, str]] = [
+        ((key,) if key else (), row, f"rows[{key!r}]") for key, row in rows.items()
+    ]
     for i, entry in enumerate(lists):
         after = entry.get("after") if isinstance(entry, dict) else None
         if not isinstance(after, list) or "next" not in entry:
-            raise wrong(name, f"contexts[{i}]", "an entry of 'contexts' is not {\"after\": [...], \"next\": {...}}")
+            raise wrong(
+                name, f"contexts[{i}]", 'an entry of \'contexts\' is not {"after": [...], "next": {...}}'
+            )
         found.append((tuple(after), entry["next"], f"contexts[{i}]"))
     return found
 

@@ -89,4 +89,6 @@ class TabularTokenizer:
             message = f"no tokens of the table spell {text[:40]!r}"
         else:
             message = f"the tokenizer cannot spell the character {char!r} (U+{ord(char):04X})"
-        return error("PLM531", message, help=f"the tokens of the table are: {', '.join(map(repr, self.tokens[:20]))}")
+        return error(
+            "PLM531", message, help=f"the tokens of the table are: {', '.join(map(repr, self.tokens[:20]))}"
+        )

@@ -36,7 +36,8 @@ def special_ids(spec: dict[str, Any], config: dict[str, Any]) -> set[int]:
 
 def table_of_bytes(spec: dict[str, Any], size: int, special: set[int]) -> tuple[bytes | None, ...]:
     """(V,) the bytes of every id; None for special ids and for ids the tokenizer does not have."""
-    table: list[bytes | None] = [None] * size
+    beyond = 1 + max((t["id"] for t in spec.get("added_tokens") or ()), default=-1)
+    table: list[bytes | None] = [None] * max(size, beyond)
     found = [*steps(spec.get("normalizer")), *steps(spec.get("pre_tokenizer"))]
     alphabet = byte_alphabet() if any(s.get("type") == "ByteLevel" for s in found) else None
     spaced = any(s.get("type") == "Metaspace" or s.get("content") == _SPACE for s in found)
@@ -54,7 +55,7 @@ def table_of_bytes(spec: dict[str, Any], size: int, special: set[int]) -> tuple[
     for i in special:
         if 0 <= i < size:
             table[i] = None
-    return tuple(table)
+    return tuple(table[:size])
 
 
 def _pieces(model: dict[str, Any]) -> Iterator[tuple[str, int]]:

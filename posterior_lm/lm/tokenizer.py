@@ -19,8 +19,8 @@ from attrs import field, frozen
 from tokenizers import Tokenizer as Backend
 
 from posterior_lm.lang.diagnostics import Diagnostic, ModelError, error
-from posterior_lm.lm.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from posterior_lm.lm.token_bytes import special_ids, table_of_bytes
+from posterior_lm.lm.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
 
 @frozen(eq=False)
@@ -120,12 +120,14 @@ def _backend(files: TokenizerFiles, spec: dict[str, Any]) -> Backend:
 
 
 def _vocabulary_size(files: TokenizerFiles, backend: Backend) -> int:
-    """V of the model: its embedding may be padded beyond the tokenizer, never be shorter."""
-    known = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
-    if known == 0:
+    """V of the model. Its embedding may be padded beyond the tokenizer; it may lack only special ids."""
+    special = special_ids(files.spec, files.config)
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    if not ids:
         raise files.unusable("it has no vocabulary")
     declared = files.model_vocabulary_size()
-    if declared is not None and declared < known:
+    known = 1 + max(ids)
+    if declared is not None and any(i >= declared for i in ids if i not in special):
         raise files.unusable(f"it has {known} ids but the model has {declared}")
     return known if declared is None else declared
 

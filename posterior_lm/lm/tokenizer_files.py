@@ -34,13 +34,17 @@ class TokenizerFiles:
             error(
                 "PLM513",
                 f"the tokenizer in {self.folder} cannot be used: {why}",
-                help="use a model whose tokenizer.json is a BPE or Unigram tokenizer that keeps text as it is",
+                help="use a model whose tokenizer.json is BPE or Unigram and keeps text as it is",
             )
         )
 
     def start_spec(self) -> dict[str, Any]:
         """The tokenizer as it is, but deterministic and without truncation or padding."""
-        model = {**self.spec["model"], "dropout": None} if self.spec["model"].get("dropout") else self.spec["model"]
+        model = (
+            {**self.spec["model"], "dropout": None}
+            if self.spec["model"].get("dropout")
+            else self.spec["model"]
+        )
         return {**self.spec, "model": model, "truncation": None, "padding": None}
 
     def continuation_spec(self) -> dict[str, Any]:
@@ -124,7 +128,9 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ModelError(error("PLM513", f"the tokenizer in {folder} cannot be used: {name} is not a JSON object"))
+        raise ModelError(
+            error("PLM513", f"the tokenizer in {folder} cannot be used: {name} is not a JSON object")
+        )
     return found
 
 

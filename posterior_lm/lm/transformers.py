@@ -78,7 +78,8 @@ class TransformersModel:
         return cls(*load_module(folder, name, revision, dtype, device))
 
     def __repr__(self) -> str:
-        return f"TransformersModel({self.identity.name!r}, dtype={self.identity.dtype!r}, device={str(self._forward.device)!r})"
+        where = f"dtype={self.identity.dtype!r}, device={str(self._forward.device)!r}"
+        return f"TransformersModel({self.identity.name!r}, {where})"
 
     @cached_property
     def abilities(self) -> Abilities:

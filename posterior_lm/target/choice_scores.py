@@ -38,6 +38,7 @@ def ask_choice(
         if picked not in candidates:
             put(-math.inf)
         else:
-            put(float(scores[candidates.index(picked)] - np.logaddexp.reduce(scores)))
+            with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
+                put(float(scores[candidates.index(picked)] - np.logaddexp.reduce(scores)))
 
     return finish

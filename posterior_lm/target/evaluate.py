@@ -30,13 +30,14 @@ from posterior_lm.graph.nodes import (
     Total,
 )
 from posterior_lm.graph.ops import spelled
+from posterior_lm.graph.passes.mark import mark
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.choice_scores import ask_choice
 from posterior_lm.target.lm_scores import Batch, ScorePlan, ask_group, hosts_and_riders
 from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice, join
-from posterior_lm.target.plain import add, apply, dist, power
+from posterior_lm.target.plain import add, apply, dist, is_nan, power
 from posterior_lm.target.values import Value, Values
 
 Column = list
@@ -57,6 +58,7 @@ class Evaluator:
     _fixed: dict[int, object] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        self.graph = mark(self.graph)
         level: dict[int, int] = {}
         for i in self.graph.order():
             node = self.graph[i]
@@ -170,7 +172,7 @@ class Evaluator:
             case DistScore():
                 return dist(node, inputs, n)
             case Test():
-                return [0.0 if v else -math.inf for v in inputs[0]]
+                return [math.nan if is_nan(v) else 0.0 if v else -math.inf for v in inputs[0]]
             case Power():
                 return [power(node, b, t) for b, t in zip(*inputs, strict=True)]
             case Sum() | Total():
@@ -218,8 +220,9 @@ class Evaluator:
             node = self.graph[i]
             assert isinstance(node, LmScore)
             text = self.pieces(node.inputs[1])
-            bare = len(text) == 1 and isinstance(text[0], Splice)
-            ends = bare and self.supports[text[0].latent].ending == "eos"  # type: ignore[union-attr]
+            ends = node.bare and self.supports[text[0].latent].ending == "eos"  # type: ignore[union-attr]
+            if text and isinstance(text[-1], Special) and text[-1].kind == "eos":
+                text, ends = text[:-1], True  # end-of-text may be several tokens, so it is read, not spelled
             self.plans[i] = ScorePlan(i, node.lm, self.pieces(node.inputs[0]), text, ends, node.rides)
         return self.plans[i]
 

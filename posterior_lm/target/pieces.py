@@ -141,7 +141,11 @@ class Speller:
         if start and pieces and isinstance(pieces[0], Special) and pieces[0].kind == "bos":
             start = ()
         ids = start + self.spell(pieces, latent, computed, first=True)
-        empty = all(isinstance(p, Special) and p.kind == "bos" for p in pieces) or ids == start
+        # A latent begins the sequence even where its value is empty: what follows it has no dummy prefix.
+        empty = all(
+            p.kind == "bos" if isinstance(p, Special) else isinstance(p, Computed) and not computed(p.node)
+            for p in pieces
+        )
         if not ids:
             if not self.tokenizer.eos_ids:
                 raise ModelError(

@@ -24,7 +24,26 @@ def apply(
     return [_call(node, call, args, user=user) for args in zip(*inputs, strict=True)]
 
 
+def _undefined(op: str, args: tuple) -> bool:
+    """Whether a NaN among the arguments leaves the result without a value; what is not chosen does not count."""
+    known = [a for a in args if not is_nan(a)]
+    match op:
+        case "if":
+            return is_nan(args[0])
+        case "and":
+            return len(known) < 2 and all(known)
+        case "or":
+            return len(known) < 2 and not any(known)
+    return len(known) < len(args)
+
+
+def is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) -> object:
+    if not user and node.op != "list" and _undefined(node.op, args):
+        return math.nan  # NaN compares false with everything, so it would otherwise pass for an answer
     try:
         result = call(*args)
     except ArithmeticError:

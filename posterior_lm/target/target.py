@@ -117,7 +117,10 @@ class Target:
         datum_ids: Callable[[object], tuple[int, ...] | None] | None = getattr(support, "ids_of", None)
         ids: tuple[int, ...] | None
         if datum_ids is not None:
-            ids = datum_ids(_datum(info.type, text))
+            try:
+                ids = datum_ids(_datum(info.type, text))
+            except ValueError:
+                ids = None
         else:
             assert info.lm is not None
             ids = tuple(self.models[info.lm].tokenizer.encode(str(text)))

@@ -1,8 +1,8 @@
 """A registry of language models for laws: tables, toy transformers of several shapes, real small ones.
 
 `MODELS` maps a name to a function of a scratch folder that builds the model; it
-calls `pytest.skip` where the model is not on this machine. Other laws may import
-`MODELS`, or the `model` fixture, which runs a test once per model.
+calls `pytest.skip` where the model is not on this machine. Other laws may
+import `MODELS` and `build`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.lm.registry import load_model
@@ -23,7 +23,9 @@ from posterior_lm.lm.token_bytes import byte_alphabet
 
 SHARED = Path(os.environ.get("PLM_SHARED", Path(__file__).parents[3] / "shared")) / "models"
 TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
-WIDE = {"initializer_range": 0.3}  # wide enough for skewed next-token distributions and attention that matters
+WIDE = {
+    "initializer_range": 0.3
+}  # wide enough for skewed next-token distributions and attention that matters
 
 
 def byte_level_tokenizer(*, bos: bool = False, special: tuple[str, ...] = ("<|endoftext|>",)) -> dict:
@@ -38,7 +40,12 @@ def byte_level_tokenizer(*, bos: bool = False, special: tuple[str, ...] = ("<|en
         merges,
         special,
         normalizer=None,
-        pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        pre_tokenizer={
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
         bos=special[0] if bos else None,
     )
 
@@ -47,7 +54,15 @@ def sentencepiece_tokenizer(*, fallback: bool = True, metaspace: bool = False) -
     """A SentencePiece-style BPE `tokenizer.json` with a dummy prefix; without bytes, pieces span words."""
     special = ("<unk>", "<s>", "</s>")
     letters = [chr(c) for c in range(0x21, 0x7F)] + ["\u2581", "\n", "é"]
-    merges = [("\u2581", "a"), ("t", "h"), ("th", "e"), ("the", "\u2581"), ("o", "n"), ("on", "\u2581"), ("on\u2581", "the\u2581")]
+    merges = [
+        ("\u2581", "a"),
+        ("t", "h"),
+        ("th", "e"),
+        ("the", "\u2581"),
+        ("o", "n"),
+        ("on", "\u2581"),
+        ("on\u2581", "the\u2581"),
+    ]
     raw = [f"<0x{b:02X}>" for b in range(256)] if fallback else []
     vocab = {p: i for i, p in enumerate([*special, *raw, *letters, *(a + b for a, b in merges)])}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
@@ -57,7 +72,12 @@ def sentencepiece_tokenizer(*, fallback: bool = True, metaspace: bool = False) -
         merges,
         special,
         normalizer=None if metaspace else {"type": "Sequence", "normalizers": [prepend, replace]},
-        pre_tokenizer={"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+        pre_tokenizer={
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "first",
+            "split": False,
+        }
         if metaspace
         else None,
         bos="<s>",
@@ -81,7 +101,12 @@ def _spec(vocab, merges, special, *, normalizer, pre_tokenizer, bos=None, unk=No
         "added_tokens": [{"id": vocab[s], "content": s, **flags} for s in special],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": single,
+            "special_tokens": tokens,
+        },
         "decoder": None,
         "model": {**model, "vocab": vocab, "merges": [list(m) for m in merges]},
     }
@@ -95,18 +120,24 @@ def write_tokenizer(folder: Path, spec: dict, **config: object) -> Path:
     return folder
 
 
-def write_model(folder: Path, kind: str, spec: dict, *, eos: object, seed: int = 0, **options: object) -> Path:
+def write_model(
+    folder: Path, kind: str, spec: dict, *, eos: object, seed: int = 0, **options: object
+) -> Path:
     """Write a random model of an architecture with a tokenizer; its vocabulary is padded by three ids."""
     write_tokenizer(folder, spec, eos_token=spec["added_tokens"][-1]["content"])
     size = len(spec["model"]["vocab"]) + 3
-    config = CONFIG_MAPPING[kind](vocab_size=size, eos_token_id=eos, bos_token_id=None, pad_token_id=0, **options)
+    config = CONFIG_MAPPING[kind](
+        vocab_size=size, eos_token_id=eos, bos_token_id=None, pad_token_id=0, **options
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
-def _toy(kind: str, spec: Callable[[], dict], eos: object = None, **options: object) -> Callable[[Path], LanguageModel]:
+def _toy(
+    kind: str, spec: Callable[[], dict], eos: object = None, **options: object
+) -> Callable[[Path], LanguageModel]:
     def build(folder: Path) -> LanguageModel:
         return load_model(str(write_model(folder / kind, kind, spec(), eos=eos, **options)))
 
@@ -148,11 +179,21 @@ MODELS: dict[str, Callable[[Path], LanguageModel]] = {
     "bloom": _toy("bloom", byte_level_tokenizer, 0, n_layer=2, n_head=4, hidden_size=32, **WIDE),
     # A window of 8 tokens on every other layer: the cache forgets.
     "sliding": _toy(
-        "qwen2", _SP, 2, num_key_value_heads=2, intermediate_size=48, use_sliding_window=True,
-        sliding_window=8, max_window_layers=1, **TOY, **WIDE,
+        "qwen2",
+        _SP,
+        2,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        use_sliding_window=True,
+        sliding_window=8,
+        max_window_layers=1,
+        **TOY,
+        **WIDE,
     ),
     # Recurrent: no key-value cache at all.
-    "mamba": _toy("mamba", byte_level_tokenizer, 0, hidden_size=32, num_hidden_layers=2, state_size=4, **WIDE),
+    "mamba": _toy(
+        "mamba", byte_level_tokenizer, 0, hidden_size=32, num_hidden_layers=2, state_size=4, **WIDE
+    ),
     "stories260k": _shared("stories260k-hf"),
     "tinystories656k": _shared("tinystories656k-hf"),
     "tiny": _tiny,
@@ -167,8 +208,3 @@ def build(name: str, scratch: Path) -> LanguageModel:
     if name not in _built:
         _built[name] = MODELS[name](scratch / name)
     return _built[name]
-
-
-@pytest.fixture(scope="session", params=list(MODELS))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return build(request.param, tmp_path_factory.getbasetemp())

@@ -16,10 +16,15 @@ from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.base import Branch, LanguageModel, Request, Scores, eos_log_probs, unpack_branches
 from posterior_lm.lm.batching import Limits
 from posterior_lm.lm.transformers import TransformersModel
-from tests.laws.models import model  # noqa: F401  (a fixture)
+from tests.laws.models import MODELS, build
 
 CLOSE = 1e-4
 law = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="session", name="model", params=list(MODELS))
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return build(request.param, tmp_path_factory.getbasetemp())
 
 
 def tokens(model: LanguageModel, low: int, high: int) -> st.SearchStrategy[tuple[int, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.lm.abilities import Abilities
+from posterior_lm.lm.abilities import Abilities, find_abilities
 from posterior_lm.lm.base import Branch, Request
 from posterior_lm.lm.kv_cache import PrefixStore, common_length, growing, picked, size_in_bytes
 from posterior_lm.lm.packed import lay_out, visible
@@ -37,6 +37,19 @@ def test_abilities_are_measured(name: str, cached: bool, packed: bool, scratch: 
     model = build(name, scratch)
     assert model.abilities == Abilities(cached, packed)
     assert model.packed == packed
+
+
+@pytest.mark.parametrize("ignored", ["positions", "mask"])
+def test_a_model_that_ignores_what_it_is_given_is_not_packed(ignored: str, scratch: Path) -> None:
+    """As code that takes any keyword and drops it would: no error, only other numbers."""
+    forward = build("llama", scratch)._forward
+
+    class Deaf(Counting):
+        def __call__(self, ids, **options):
+            options.pop(ignored, None)
+            return super().__call__(ids, **options)
+
+    assert find_abilities(Deaf(forward)) == Abilities(cached=True, packed=False)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ def test_scores_by_hand() -> None:
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_all_texts_together_have_probability_one(order: int, bos: bool) -> None:
-    model = TabularModel.random(["a", "b", "ab"], order=order, max_tokens=4, bos=bos, rng=order, concentration=0.4)
+    model = TabularModel.random(
+        ["a", "b", "ab"], order=order, max_tokens=4, bos=bos, rng=order, concentration=0.4
+    )
     start = model.tokenizer.start_ids or model.tokenizer.eos_ids
     total, most = 0.0, 0.0
     for length in range(5):
@@ -129,7 +131,11 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ({"rows": {"a": {"a": 1.0}}}, "rows", 'the row "" is missing'),
         ({"rows": [1]}, "rows", "not an object"),
         ({"contexts": [{"after": ["a"]}]}, "contexts[0]", "is not {"),
-        ({"contexts": [{"after": ["a", "b", "a"], "next": {"a": 1.0}}]}, "contexts[0]", "longer than the order"),
+        (
+            {"contexts": [{"after": ["a", "b", "a"], "next": {"a": 1.0}}]},
+            "contexts[0]",
+            "longer than the order",
+        ),
         ({"contexts": [{"after": ["a"], "next": {"a": 1.0}}]}, "contexts[0]", "has two rows"),
         ({"contexts": [{"after": ["<bos>"], "next": {"a": 1.0}}]}, "contexts[0]", "'<bos>' is not one"),
         ({"row": {}}, "row", "no entry 'row'"),

@@ -60,7 +60,7 @@ def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> bool:
     options(scope, type_.options, TYPE_OPTIONS[name], f"the type {name}", name_span(type_))
     if name == "text":
         _text(scope, type_, place)
-    return True
+    return not (name == "int" and place == "latent" and not type_.args)
 
 
 def _inner(scope: Scope, part: ast.Expr | ast.Range) -> Value:

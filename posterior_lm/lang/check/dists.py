@@ -141,7 +141,7 @@ def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Value:
         wanted = f"{dist.name}({', '.join(names)})"
         scope.error("PLM206", f"{dist.name} takes no option '{option.name}'", option.span,
                     "not an option", help=f"its arguments are plain: {wanted}")  # fmt: skip
-    if not count(scope, expr, dist.arguments, dist.arities):
+    if expr.options or not count(scope, expr, dist.arguments, dist.arities):
         return Value("unknown", arguments_of(scope, ast.Call(expr.function, expr.args)))
     depends: frozenset[str] = frozenset()
     for index, arg in enumerate(expr.args):

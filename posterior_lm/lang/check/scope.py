@@ -98,6 +98,7 @@ class Scope:
                 "cannot be given another meaning",
                 help=f"choose another name, such as '{name}_'",
             )
+            self._reported.add(name)
             return
         first = self.get(name)
         if first is not None:
@@ -134,13 +135,13 @@ class Scope:
         return binding
 
     def _missing(self, name: ast.Name) -> None:
+        if name.id in self._reported:
+            return
         plan = self.planned.get(name.id)
         if plan is not None:
             self.used.add(name.id)
             if name.id not in self.cyclic:
                 self._too_early(name, plan)
-            return
-        if name.id in self._reported:
             return
         self._reported.add(name.id)
         if name.id in FUNCTIONS or name.id in DISTRIBUTIONS:

@@ -35,4 +35,12 @@ CODES = (
         wrong="guide reason ~ base(review, label)   # and then: plm predict FILE label",
         right="guide reason ~ base(review)",
     ),
+    Code(
+        code="PLM805",
+        title="a result that cannot be written",
+        explanation="The file or the stream that the result goes to takes no more: it may not be written, "
+        "its folder does not exist, or the disk is full. A file is replaced whole or left as it was.",
+        wrong="plm fmt read_only.plm",
+        right="chmod u+w read_only.plm && plm fmt read_only.plm",
+    ),
 )

@@ -33,7 +33,7 @@ CODES = (
     Code(
         code="PLM512",
         title="a model folder without a tokenizer",
-        explanation="The folder holds no tokenizer, such as tokenizer.json or tokenizer.model.",
+        explanation="The folder holds no tokenizer, that is no tokenizer.json.",
         wrong="a folder with model.safetensors and config.json only",
         right="a folder with tokenizer.json too",
     ),

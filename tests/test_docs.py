@@ -1,0 +1,211 @@
+"""Everything that the documentation shows is run: snippets, examples, programs, links, lists of names.
+
+`docs/snippets.py` says which blocks are run and how their output is compared.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+
+from posterior_lm.cli.main import COMMANDS, cli
+from posterior_lm.lang.codes import CODES
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, METHODS, TOOLS, TYPE_OPTIONS
+from tests.conftest import ROOT
+
+
+def _load(name: str) -> ModuleType:
+    """A module of `docs/`, which is no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+snippets = _load("snippets")
+refresh = _load("refresh")
+PAGES = snippets.pages()
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PROGRAMS = sorted((ROOT / "programs").glob("*.plm"))
+LATER = {"arithmetic_with_tool": "tools=", "constrained": "pattern="}
+"""Programs that need something that is not available yet, and what."""
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------- pages
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_a_page_shows_what_happens(path: Path, tmp_path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    shown = snippets.shown_outputs(page)
+    with snippets.inside(snippets.working_folder(tmp_path)):
+        for done in snippets.run_page(page, tmp_path):
+            where = f"{relative(path)}, the block on line {done.block.line}"
+            expected = shown.get(done.block.start, [])
+            for k, code in enumerate(done.codes):
+                _check_code(where, code, expected[k], expected[k + 1] if k + 1 < len(expected) else None)
+            for one, found in zip(expected or [""] * len(done.outputs), done.outputs, strict=True):
+                if one:
+                    problem = snippets.difference(one, found)
+                    assert problem is None, f"{where}: {problem}\n(python docs/refresh.py writes pages anew)"
+
+
+def _check_code(where: str, code: int, shown: str, after: str | None) -> None:
+    """A command fails exactly where the page shows its error, or its exit code right after it."""
+    if after is not None and re.fullmatch(r"\d+", after):
+        assert code == int(after), f"{where}: exit code {code}"
+    elif not shown.startswith("error["):
+        assert code == 0, f"{where}: exit code {code}"
+    else:
+        assert code in (1, 2), f"{where}: exit code {code}"
+
+
+def test_the_readme_shows_what_make_run_prints() -> None:
+    shown = [c.line for b in snippets.blocks((ROOT / "README.md").read_text()) for c in snippets.commands(b.text)]
+    assert shown[0] == "make run"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{relative(path)} links to {target}"
+        if anchor:
+            assert anchor in _anchors(there), f"{relative(path)} links to {target}"
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+# ---------------------------------------------------------------- examples and programs
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=relative)
+def test_an_example_prints_what_stands_beside_it(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    found = refresh.example_output(script, tmp_path)
+    problem = snippets.difference(script.with_suffix(".out").read_text(encoding="utf-8"), found)
+    assert problem is None, problem
+
+
+def test_examples_are_short() -> None:
+    assert len(EXAMPLES) == 3
+    for script in EXAMPLES:
+        assert len(script.read_text(encoding="utf-8").splitlines()) < 80, script.name
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=relative)
+def test_a_program_runs_on_its_data(program: Path) -> None:
+    data = program.parent / "data" / f"{program.stem}.jsonl"
+    arguments = ["run", str(program), "--data", str(data), "--row", "0", "-n", "20", "--format", "json"]
+    result = CliRunner().invoke(cli, arguments, prog_name="plm")
+    whole = json.loads(result.output)
+    if program.stem in LATER:
+        assert result.exit_code == 1
+        assert [(d["code"], LATER[program.stem] in d["message"]) for d in whole] == [("PLM501", True)]
+        return
+    assert result.exit_code == 0
+    assert abs(sum(d["weight"] for d in whole["draws"]) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=relative)
+def test_every_row_of_a_program_fits_it(program: Path) -> None:
+    from posterior_lm import load
+    from posterior_lm.target.binding import bind_data
+    from posterior_lm.target.rows import read_rows
+
+    rows = read_rows(program.parent / "data" / f"{program.stem}.jsonl")
+    graph = load(program).graph
+    assert len(rows) >= 5
+    for row in rows:
+        bind_data(graph, row)
+
+
+# ---------------------------------------------------------------- the reference is complete
+
+LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_names_everything_the_language_knows() -> None:
+    known = {f"{name}(" for name in (*FUNCTIONS, *DISTRIBUTIONS, *LMS, *TOOLS)}
+    known |= {f"`{name}`" for name in METHODS}
+    known |= {f"{option}=" for options in TYPE_OPTIONS.values() for option in options}
+    known |= {f"{option}=" for entry in (*LMS.values(), *TOOLS.values()) for option in entry.options}
+    known |= {f"`plm {name}`" for name in ("score", "run", "predict", "check")}
+    assert {name for name in known if name not in LANGUAGE} == set()
+
+
+def test_the_reference_states_the_defaults_of_methods() -> None:
+    table = LANGUAGE[LANGUAGE.index("| method | options |") :].split("\n\n", 1)[0]
+    for method in METHODS.values():
+        row = next(line for line in table.splitlines() if f"`{method.name}`" in line.split("|")[1])
+        if method.available:
+            for name, option in method.options.items():
+                written = json.dumps(option.default) if isinstance(option.default, str) else f"{option.default}"
+                assert (f"{name}={written}" if option.default is not None else f"`{name}`") in row
+
+
+def test_reserved_words_are_those_of_the_grammar() -> None:
+    grammar = (ROOT / "grammar" / "plm.lark").read_text(encoding="utf-8")
+    words = set(re.findall(r'^[A-Z]+: "([a-z]+)"$', grammar, re.MULTILINE))
+    listed = re.search(r"Reserved words: `(.*?)`", LANGUAGE, re.DOTALL)
+    assert listed is not None and set(listed[1].split()) == words
+
+
+def test_codes_and_commands_that_pages_name_exist() -> None:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"\bPLM\d{3}\b", text)) <= set(CODES), relative(path)
+        assert set(re.findall(r"`plm ([a-z]+)", text)) <= set(COMMANDS), relative(path)
+
+
+# ---------------------------------------------------------------- the comparison itself
+
+
+@pytest.mark.parametrize(
+    ("shown", "found", "same"),
+    [
+        ("log evidence -5.9 ± 0.1 nats", "log evidence -6.2 ± 0.2 nats", True),
+        ("log evidence -5.9 nats", "log reward -5.9 nats", False),
+        ("ESS 5.1 of 100, k-hat -", "ESS 12.1 of 100, k-hat 0.31", True),
+        ('  0.4  ####  -1.0  "a"\n  0.2  ##  -2.0  "b"', '  0.3  ###  -2.0  "b"\n  0.3  ###  -1.0  "a"', True),
+        ('  0.4  ####  -1.0  "a"\n  0.2  ##  -2.0  "b"', '  0.3  ###  -2.0  "c"\n  0.3  ###  -1.0  "d"', False),
+        ('  0.4  ####  -1.0  "a"', '  0.4  ####  -1.0  "a"\n  0.1  #  -2.0  "b"', False),
+        ("fingerprint 0420be041dbd", "fingerprint 9a28d4767031", True),
+        ("error[PLM401]: x", "error[PLM402]: x", False),
+    ],
+)
+def test_what_counts_as_the_same_output(shown: str, found: str, same: bool) -> None:
+    assert (snippets.difference(shown, found) is None) is same
+
+
+def test_refreshing_changes_outputs_and_nothing_else(tmp_path: Path) -> None:
+    page = (
+        "# T\n\n```python\nx = 2\nprint(x + 1)\n```\n\n```text\nold\n```\n\n"
+        "```console\n$ plm explain PLM401 | head -1\nold\nolder\n$ plm explain PLM402\n```\n\n```text\nkept\n```\n"
+    )
+    with snippets.inside(snippets.working_folder(tmp_path)):
+        new = refresh.refreshed(page, tmp_path)
+    assert new == page.replace("```text\nold\n", "```text\n3\n").replace(
+        "old\nolder\n", "PLM401: used before it is drawn\n"
+    )
