@@ -77,7 +77,7 @@ class Case:
     params: tuple[tuple[str, str], ...]  # (name, type and default)
     statements: tuple[str, ...]
     data: Mapping[str, object]
-    models: Mapping[str, TabularModel]
+    models: Mapping[str, TabularModel] = field(repr=False)
     asides: tuple[str, ...] = ()
 
     @property
@@ -440,8 +440,8 @@ class Bound:
     """A case that is ready to be evaluated, and some assignments; none of its terms is NaN."""
 
     case: Case
-    brute: Brute
-    target: Target
+    brute: Brute = field(repr=False)
+    target: Target = field(repr=False)
     rows: list[dict[str, Ids]]
     wanted: np.ndarray
     """(N, K) the terms by the slow reading."""

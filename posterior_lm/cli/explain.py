@@ -35,7 +35,10 @@ def command(code: str | None) -> None:
         from posterior_lm.lang.near import nearest
 
         close = nearest(name, CODES)
-        misuse(f"there is no code {code!r}", f"did you mean {close}?" if close else "`plm explain` lists all of them")
+        misuse(
+            f"there is no code {code!r}",
+            f"did you mean {close}?" if close else "`plm explain` lists all of them",
+        )
     entry = CODES[name]
     parts = [f"{entry.code}: {entry.title}", textwrap.fill(entry.explanation, 88)]
     for title, example in (("Wrong", entry.wrong), ("Right", entry.right)):

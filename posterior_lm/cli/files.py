@@ -15,7 +15,10 @@ from posterior_lm.lang.source import Source
 
 
 def programs(names: Iterable[str]) -> list[str]:
-    """The files named, folders replaced by the `.plm` files in them. Raises CompileError PLM801 for a folder without any."""
+    """The files named, folders replaced by the `.plm` files in them.
+
+    Raises CompileError PLM801 for a folder without any.
+    """
     found: list[str] = []
     for name in names:
         if name != "-" and os.path.isdir(name):
@@ -63,7 +66,10 @@ def replace(name: str, text: str) -> None:
 
 
 def check_folder(name: str) -> None:
-    """Raises DataError PLM612 where nothing can be written into a folder of this name, before any work is done."""
+    """Raises DataError PLM612 where nothing can be written into a folder of this name.
+
+    Called before any work is done.
+    """
     path = Path(name).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():

@@ -73,7 +73,12 @@ def open_query(file: str, lm: Sequence[str], *, allow_use: bool, method: str | N
 
 
 def cases(
-    graph: RewardGraph, given: Sequence[str], data: str | None, row: int | None, *, predicted: str | None = None
+    graph: RewardGraph,
+    given: Sequence[str],
+    data: str | None,
+    row: int | None,
+    *,
+    predicted: str | None = None,
 ) -> list[Case]:
     """Every binding that was asked for, checked against the declared parameters.
 
@@ -96,7 +101,10 @@ def cases(
         rows = typed_csv(rows, graph.params)
     numbers = range(len(rows)) if row is None else [row]
     if row is not None and row >= len(rows):
-        misuse(f"--row {row} is past the last of the {len(rows)} rows of {data}", f"rows are numbered 0 to {len(rows) - 1}")
+        misuse(
+            f"--row {row} is past the last of the {len(rows)} rows of {data}",
+            f"rows are numbered 0 to {len(rows) - 1}",
+        )
     found: list[Diagnostic] = []
     all_cases = []
     for number in numbers:

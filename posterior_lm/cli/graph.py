@@ -11,8 +11,7 @@ from posterior_lm.cli.options import format_option
 @click.command(cls=Command)
 @click.argument("file")
 @format_option("text", "dot", "mermaid", "json")
-@click.option("--after", metavar="PASS",
-              help="Stop after this step: lower, fold, prune, share or mark.  [default: the last]")  # fmt: skip
+@click.option("--after", metavar="PASS", help="lower, fold, prune, share or mark.  [default: the last]")
 def command(file: str, format: str, after: str | None) -> None:
     """Show the log-reward graph of a program.
 
@@ -31,7 +30,10 @@ def command(file: str, format: str, after: str | None) -> None:
     steps = ["lower", *(p.name for p in PASSES)]
     if after is not None and after not in steps:
         close = nearest(after, steps)
-        misuse(f"there is no pass {after!r}", f"did you mean `{close}`?" if close else f"the steps are {', '.join(steps)}")
+        misuse(
+            f"there is no pass {after!r}",
+            f"did you mean `{close}`?" if close else f"the steps are {', '.join(steps)}",
+        )
     module, found = compile_source(read(file))
     errors = [d for d in found if d.severity == "error"]
     if errors or module is None:

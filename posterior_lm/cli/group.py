@@ -49,7 +49,9 @@ class LazyGroup(click.Group):
         with outcome.closing_pipe():
             return super().invoke(ctx)
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any) -> Any:
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any
+    ) -> Any:
         """Runs one command line and exits; nothing but SystemExit leaves."""
         more = {**more, "standalone_mode": False}
         raise SystemExit(outcome.code_of(lambda: super(LazyGroup, self).main(args, prog_name, **more)))

@@ -29,13 +29,13 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
-                     help="Another model for a declared one: a folder, a .json table or a hub name."),
-        click.option("--row", type=click.IntRange(min=0), metavar="N", help="Only this row of the data, from 0."),
+                     help="Another model for a declared one: a folder, a table or a hub name."),
+        click.option("--row", type=click.IntRange(min=0), metavar="N", help="Only this row of the data."),
         click.option("--data", metavar="FILE",
-                     help="Rows of parameters: .jsonl, .json or .csv; - reads JSON lines from standard input."),
+                     help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input."),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
-                     help="A parameter, before what the data says. VALUE is read by the declared type, a table as "
-                     "JSON; @FILE reads it from a file, @@ stands for @."),
+                     help="A parameter, before what the data says. VALUE is read by the declared type, a "
+                     "table as JSON; @FILE reads it from a file, @@ stands for @."),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -44,9 +44,15 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`-n`, `--seed`, `--method`, `--budget`: how the posterior is found."""
     for option in (
-        click.option("--budget", type=float, callback=_budget, metavar="SECONDS", help="Stop after so many seconds."),
-        click.option("--method", metavar="NAME", help="auto, exact or importance.  [default: the program's, else auto]"),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."),
+        click.option(
+            "--budget", type=float, callback=_budget, metavar="SECONDS", help="Stop after so many seconds."
+        ),
+        click.option(
+            "--method", metavar="NAME", help="auto, exact or importance.  [default: the program's, else auto]"
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
+        ),
         click.option("-n", type=click.IntRange(min=1), metavar="N", help="Number of draws.  [default: 1000]"),
     ):
         function = option(function)

@@ -108,7 +108,9 @@ def _unexpected(problem: Exception) -> int:
             click.echo("".join(traceback.format_exception(problem)), err=True, nl=False)
         what = f"{type(problem).__name__}: {problem}".split("\n", 1)[0][:200]
         how = "" if os.environ.get("PLM_DEBUG") == "1" else ", with what PLM_DEBUG=1 adds"
-        click.echo(f"Sorry: a mistake of posterior_lm itself ({what}). Please report it at {REPORT}{how}.", err=True)
+        click.echo(
+            f"Sorry: a mistake of posterior_lm itself ({what}). Please report it at {REPORT}{how}.", err=True
+        )
     return INTERNAL
 
 

@@ -33,10 +33,7 @@ def show_posterior(posterior: Posterior, row: int | None) -> None:
         for m in merged[:TOP]
     ]
     show_table("weight", ["log reward", *names], cells, numeric=1)
-    rest = merged[TOP:]
-    if rest:
-        share = sum(m.weight for m in rest)
-        click.echo(f"  ... {len(rest)} more value{'s' * (len(rest) != 1)} with weight {share:.4f}")
+    _show_rest("weight", [m.weight for m in merged[TOP:]])
     click.echo("\n".join(["", _evidence(posterior), *_checks(posterior), posterior.verdict]))
 
 
@@ -46,9 +43,7 @@ def show_prediction(prediction: Prediction, row: int | None) -> None:
     click.echo("\n".join([*_heading(posterior, row), ""]))
     cells = [(p, f"{p:.4f}", [_plain(value)]) for value, p in prediction.probs[:TOP]]
     show_table("prob", [prediction.name], cells)
-    rest = prediction.probs[TOP:]
-    if rest:
-        click.echo(f"  ... {len(rest)} more value{'s' * (len(rest) != 1)} with probability {sum(p for _, p in rest):.4f}")
+    _show_rest("probability", [p for _, p in prediction.probs[TOP:]])
     click.echo("\n".join(["", *_checks(posterior), posterior.verdict]))
 
 
@@ -64,7 +59,7 @@ def show_score(score: Score, row: int | None) -> None:
 def show_table(
     first: str, others: Sequence[str], cells: Sequence[tuple[float, str, list[str]]], numeric: int = 0
 ) -> None:
-    """Rows of (share, share as text, other cells) with a bar behind the share; `numeric` cells stand right."""
+    """Rows of (share, share as text, other cells), a bar behind the share; `numeric` others stand right."""
     if not sys.stdout.isatty():
         rows = [(shown, bar(share, "#"), *rest) for share, shown, rest in cells]
         right = (True, False, *(k < numeric for k in range(len(others))))
@@ -84,8 +79,19 @@ def show_table(
     Console().print(drawn)
 
 
+def _show_rest(what: str, shares: Sequence[float]) -> None:
+    if shares:
+        click.echo(f"  ... {len(shares)} more value{'s' * (len(shares) != 1)} with {what} {sum(shares):.4f}")
+
+
 def _plain(value: object) -> str:
-    return quoted(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        quoted(value)
+        if isinstance(value, str)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _heading(posterior: Posterior, row: int | None) -> list[str]:
@@ -96,10 +102,8 @@ def _heading(posterior: Posterior, row: int | None) -> list[str]:
     if row is not None:
         parts.insert(0, f"rows[{row}]")
     method, reason = posterior.method, posterior.reason
-    if reason.startswith(f"{method}:"):
-        how = reason
-    else:
-        how = f"{method}: {reason}" if reason else method
+    told = not reason or reason.startswith(f"{method}:")
+    how = (reason or method) if told else f"{method}: {reason}"
     return ["  ".join(p for p in parts if p), f"method {how}"]
 
 

@@ -14,11 +14,12 @@ from posterior_lm.cli.options import data_options, draw_options, format_option
 @click.argument("file")
 @data_options
 @draw_options
-@click.option("--save", metavar="DIR", help="Also write the draws there, one folder per row where there are several.")
+@click.option("--save", metavar="DIR", help="Also write the draws there; several rows have a folder each.")
 @format_option("text", "json")
 def command(
-    file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...], allow_use: bool,
-    n: int | None, seed: int, method: str | None, budget: float | None, save: str | None, format: str,
+    file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
+    allow_use: bool, n: int | None, seed: int, method: str | None, budget: float | None, save: str | None,
+    format: str,
 ) -> None:  # fmt: skip
     """Draw from the posterior of a program.
 

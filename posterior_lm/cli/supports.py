@@ -78,7 +78,9 @@ def never_empty(declared: ast.TypeExpr) -> bool:
     time of `plm check`. A stop of k bytes is k tokens at most, a filler byte before it
     makes up any greater length, and texts that differ differ in their tokens.
     """
-    texts = [c for p in (*declared.args, *(o.value for o in declared.options)) if isinstance(c := _value(p), str)]
+    texts = [
+        c for p in (*declared.args, *(o.value for o in declared.options)) if isinstance(c := _value(p), str)
+    ]
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         return False
     options = {o.name: o.value for o in declared.options}

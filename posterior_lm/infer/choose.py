@@ -31,27 +31,28 @@ class Sample:
     rng: np.random.Generator
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
-        at = self.rng.random(len(draws))
-        picked = np.empty(len(draws), dtype=np.int64)
-        order = np.argsort(point, kind="stable")
-        bounds = np.searchsorted(point[order], np.arange(len(probs) + 1))
-        for u in range(len(probs)):
-            mine = order[bounds[u] : bounds[u + 1]]
-            if len(mine):
-                picked[mine] = _invert(at[mine], probs[u])
-        return picked
+        return _invert(self.rng.random(len(draws)), point, probs)
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
-        return _invert(self.rng.random(len(draws)), probs)
+        return _invert(self.rng.random(len(draws)), np.zeros(len(draws), dtype=np.int64), probs[None, :])
 
 
-def _invert(at: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Places whose cumulative share of `probs` first exceeds `at`; never one of probability zero."""
-    cumulative = np.cumsum(probs)
-    # side="right" steps over places of probability zero, at the front too; rounding
-    # at the far end is caught by the last place that has any.
-    picked = np.searchsorted(cumulative, at * cumulative[-1], side="right")
-    return np.minimum(picked, np.flatnonzero(probs)[-1])
+BLOCK = 1 << 20
+"""Draws × choices compared at a time."""
+
+
+def _invert(at: np.ndarray, point: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """(M,) the column whose cumulative share of its row first exceeds `at`; never one of probability zero."""
+    cumulative = np.cumsum(probs, axis=1)
+    # Rounding at the far end is caught by the last column that has any probability.
+    last = probs.shape[1] - 1 - np.argmax(probs[:, ::-1] > 0, axis=1)
+    picked = np.empty(len(at), dtype=np.int64)
+    size = max(1, BLOCK // probs.shape[1])
+    for begin in range(0, len(at), size):
+        rows = point[begin : begin + size]
+        share = at[begin : begin + size] * cumulative[rows, -1]
+        picked[begin : begin + size] = (cumulative[rows] <= share[:, None]).sum(axis=1)
+    return np.minimum(picked, last[point])
 
 
 @frozen

@@ -40,42 +40,66 @@ def is_cuttable(cache: Cache) -> bool:
 
 
 class GrowingLayer(DynamicLayer):
-    """A layer with room to grow: a step writes its columns instead of copying all earlier ones."""
+    """A layer with room for columns and rows: a step, and a row that is copied, write only what is new."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
-        self._buffers: tuple[Tensor, Tensor] | None = None  # columns beyond the used ones hold nothing
+        self._buffers: tuple[Tensor, Tensor] | None = None  # what lies beyond keys and values holds nothing
+
+    def _room(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """This layer's own buffers, with at least so much room."""
+        if self._buffers is None or rows > self._buffers[0].shape[0] or columns > self._buffers[0].shape[2]:
+            have_rows, _, have_columns, _ = self.keys.shape
+            if rows > have_rows:
+                rows += rows // 2
+            if columns > have_columns:
+                columns += max(32, columns // 2)
+            self._buffers = _with_room(self.keys, rows, columns), _with_room(self.values, rows, columns)
+        return self._buffers
+
+    def _shrunk_to(self, rows: int, columns: int) -> None:
+        assert self._buffers is not None
+        self.keys, self.values = (b[:rows, :, :columns] for b in self._buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
-        """The keys and values with the new columns; the buffers are this layer's own."""
-        used = self.keys.shape[-2]
+        """The keys and values with the new columns."""
+        rows, _, used, _ = self.keys.shape
         total = used + key_states.shape[-2]
-        if self._buffers is None or total > self._buffers[0].shape[-2]:
-            room = total + max(32, total // 2)
-            self._buffers = tuple(_with_room(t, room) for t in (self.keys, self.values))  # type: ignore[assignment]
-        for buffer, added in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, used:total] = added
-        self.keys, self.values = (b[:, :, :total] for b in self._buffers)
+        for buffer, added in zip(self._room(rows, total), (key_states, value_states), strict=True):
+            buffer[:rows, :, used:total] = added
+        self._shrunk_to(rows, total)
         return self.keys, self.values
+
+    def copy_rows(self, source: Tensor, target: Tensor, rows: int) -> None:
+        """Write rows `source` (M,) over rows `target` (M,), of then `rows` in all."""
+        used = self.keys.shape[-2]
+        for buffer in self._room(rows, used):
+            buffer[target, :, :used] = buffer[source, :, :used]
+        self._shrunk_to(rows, used)
 
     def picked(self, rows: Tensor) -> GrowingLayer:
         """The rows (M,) as a layer of its own."""
-        used = self.keys.shape[-2]
-        if self._buffers is None:
-            return GrowingLayer(self.keys.index_select(0, rows), self.values.index_select(0, rows))
-        buffers = tuple(b.index_select(0, rows) for b in self._buffers)
-        made = GrowingLayer(*(b[:, :, :used] for b in buffers))
-        made._buffers = buffers  # type: ignore[assignment]
-        return made
+        return GrowingLayer(self.keys.index_select(0, rows), self.values.index_select(0, rows))
 
 
-def _with_room(tensor: Tensor, columns: int) -> Tensor:
-    rows, heads, used, size = tensor.shape
-    buffer = tensor.new_empty((rows, heads, columns, size))
-    buffer[:, :, :used] = tensor
+def _with_room(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    have, heads, used, size = tensor.shape
+    buffer = tensor.new_empty((max(rows, have), heads, max(columns, used), size))
+    buffer[:have, :, :used] = tensor
     return buffer
+
+
+@torch.inference_mode()
+def copy_rows(cache: Cache, source: Tensor, target: Tensor, rows: int) -> bool:
+    """Copy rows within a cache, in place; False, and nothing done, where a layer has no room for that."""
+    layers = [la for la in cache.layers if isinstance(la, GrowingLayer)]
+    if len(layers) < len(cache.layers):
+        return False
+    for layer in layers:
+        layer.copy_rows(source, target, rows)
+    return True
 
 
 def growing(cache: Cache) -> Cache:

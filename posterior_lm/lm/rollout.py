@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from posterior_lm.lm.forward import Forward
-from posterior_lm.lm.kv_cache import expanded, growing, joined, picked
+from posterior_lm.lm.kv_cache import copy_rows, expanded, growing, joined, picked
 from posterior_lm.lm.window import check_window
 
 COLUMNS = 2**13
@@ -34,13 +34,14 @@ class CachedRollout:
     """Rows of one cache. Letters: N sequences, R >= N rows of the cache, W columns.
 
     Rows of different lengths share columns: `filled` says which are theirs. A
-    sequence that is left out keeps its row until half of the rows are idle, since
-    copying the cache costs more than a step of idle rows.
+    sequence that is left out keeps its row until half of the rows are idle, and one
+    that goes on twice is copied once, since copying the whole cache costs more than
+    a step of idle rows.
     """
 
     forward: Forward
     cache: Cache = field(repr=False)
-    row: np.ndarray  # (N,) the row of each sequence, increasing
+    row: np.ndarray  # (N,) the row of each sequence, no row twice
     lengths: np.ndarray  # (R,) tokens of each row
     filled: Tensor | None = field(repr=False)  # (R, W) booleans; None: all of them
     log_probs: np.ndarray = field(repr=False)
@@ -57,9 +58,29 @@ class CachedRollout:
         return evolve(self._moved(rows), log_probs=self.log_probs[rows])
 
     def _moved(self, rows: np.ndarray) -> CachedRollout:
-        row = self.row[rows]
-        kept = bool((np.diff(row) > 0).all()) and 2 * len(row) >= len(self.lengths)
-        if kept or not len(row):
+        """The rows of the sequences `rows`; a sequence that is there twice gets a second row."""
+        row, total = self.row[rows], len(self.lengths)
+        if not len(row) or 2 * len(row) < total:
+            return self._picked(row)
+        _, first = np.unique(row, return_index=True)
+        again = np.setdiff1d(np.arange(len(row)), first)
+        if not len(again):
+            return evolve(self, row=row)
+        idle = np.setdiff1d(np.arange(total), row)
+        places = np.r_[idle, np.arange(total, total + max(0, len(again) - len(idle)))][: len(again)]
+        count = max(total, int(places.max()) + 1)
+        source, target = self.forward.tensor(row[again]), self.forward.tensor(places)
+        if not copy_rows(self.cache, source, target, count):
+            return self._picked(row)
+        origin = np.arange(count)
+        origin[places] = row[again]
+        row = row.copy()
+        row[again] = places
+        filled = None if self.filled is None else self.filled.index_select(0, self.forward.tensor(origin))
+        return evolve(self, row=row, lengths=self.lengths[origin], filled=filled)
+
+    def _picked(self, row: np.ndarray) -> CachedRollout:
+        if not len(row):
             return evolve(self, row=row)
         index = self.forward.tensor(row)
         return evolve(
@@ -85,7 +106,7 @@ class CachedRollout:
         logits = self.forward(self.forward.tensor(ids)[:, None], cache=self.cache, keep=1, **options)[:, -1]
         lengths = self.lengths.copy()
         lengths[self.row] += 1
-        if len(self.row) < len(ids):
+        if not np.array_equal(self.row, np.arange(len(ids))):
             logits = logits.index_select(0, self.forward.tensor(self.row))
         return CachedRollout(self.forward, self.cache, self.row, lengths, filled, log_softmax(logits))
 

@@ -67,10 +67,11 @@ def decode(data: bytes, name: str) -> str:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
+        byte = f"byte {problem.start} is 0x{data[problem.start]:02X},"
         raise DataError(
             error(
                 "PLM605",
-                f"{name} is not UTF-8 text: byte {problem.start} is 0x{data[problem.start]:02X}, on line {line}",
+                f"{name} is not UTF-8 text: {byte} on line {line}",
                 where=f"{name}:{line}",
                 help="save it as UTF-8, for example with `iconv -t UTF-8`",
             )
@@ -84,7 +85,10 @@ def typed_csv(rows: Iterable[Row], params: Sequence[ParamSpec]) -> list[Row]:
     """
     declared = {p.name: p for p in params}
     return [
-        {name: read_field(declared[name], field) if name in declared else field for name, field in row.items()}
+        {
+            name: read_field(declared[name], field) if name in declared else field
+            for name, field in row.items()
+        }
         for row in rows
     ]
 
@@ -113,7 +117,7 @@ def read_field(param: ParamSpec, text: object) -> object:
 
 
 def json_value(text: str, name: str = "the field") -> object:
-    """A JSON value under the rules of data files; `name` says in messages where it stands. Raises DataError PLM606."""
+    """A JSON value under the rules of data files; `name` says where it stands. Raises DataError PLM606."""
     return parse(Source(name, text), 0, len(text))
 
 

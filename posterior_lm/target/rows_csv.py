@@ -65,10 +65,14 @@ def _header(source: Source, line: int, fields: list[str]) -> list[str]:
     for number, name in enumerate(names):
         if not name:
             message = f"column {number + 1} of {source.name} has no name"
-            raise DataError(_wrong(source, message, line, line, "an empty name", "the first row names every column"))
+            raise DataError(
+                _wrong(source, message, line, line, "an empty name", "the first row names every column")
+            )
         if name in names[:number]:
             message = f"the column `{name}` stands twice in {source.name}"
-            raise DataError(_wrong(source, message, line, line, "every name once", "rename or drop one of them"))
+            raise DataError(
+                _wrong(source, message, line, line, "every name once", "rename or drop one of them")
+            )
     return names
 
 
@@ -79,7 +83,9 @@ def _ragged(source: Source, first: int, last: int, fields: list[str], names: lis
     return _wrong(source, message, first, last, f"{len(fields)} fields", help)
 
 
-def _wrong(source: Source, message: str, first: int, last: int, label: str, help: str | None = None) -> Diagnostic:
+def _wrong(
+    source: Source, message: str, first: int, last: int, label: str, help: str | None = None
+) -> Diagnostic:
     start = _start(source, first)
     end = _start(source, last) + len(source.line(min(last, source.line_count)))
     return error("PLM607", message, Span(source, start, max(start, end)), label, help=help)

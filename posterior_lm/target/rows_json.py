@@ -56,7 +56,9 @@ def parse(source: Source, start: int, end: int) -> Any:
         raise DataError(_not_json(source, problem.msg, at, end)) from None
     except _Refused as refused:
         at, stop = refused.find(text)
-        raise DataError(_wrong(source, refused.message(source, start + at), start + at, start + stop, refused.label)) from None
+        raise DataError(
+            _wrong(source, refused.message(source, start + at), start + at, start + stop, refused.label)
+        ) from None
     except RecursionError:
         message = f"{_at(source, start)}: the JSON is nested too deeply"
         raise DataError(_wrong(source, message, start, start + 1, "")) from None
@@ -164,7 +166,9 @@ def _first_line(source: Source) -> tuple[int, int]:
     return start, start + 1
 
 
-def _wrong(source: Source, message: str, start: int, end: int, label: str, help: str | None = None) -> Diagnostic:
+def _wrong(
+    source: Source, message: str, start: int, end: int, label: str, help: str | None = None
+) -> Diagnostic:
     return error("PLM606", message, Span(source, start, end), label, help=help)
 
 

@@ -61,7 +61,9 @@ def test_run_prints_the_posterior_in_the_documented_shape() -> None:
     assert found["ess"] is None and found["khat"] is None and found["log_evidence_se"] == 0.0
     assert found["log_evidence"] == pytest.approx(EVIDENCE)
     total = sum(PRIOR.values())
-    assert {d["values"]["z"]: d["weight"] for d in found["draws"]} == pytest.approx({z: p / total for z, p in PRIOR.items()})
+    assert {d["values"]["z"]: d["weight"] for d in found["draws"]} == pytest.approx(
+        {z: p / total for z, p in PRIOR.items()}
+    )
     for draw in found["draws"]:
         assert list(draw) == ["values", "weight", "log_reward"]
         assert draw["log_reward"] == pytest.approx(math.log(PRIOR[draw["values"]["z"]] * 9 / 16))
@@ -70,7 +72,9 @@ def test_run_prints_the_posterior_in_the_documented_shape() -> None:
 
 
 def test_importance_obeys_n_and_the_seed() -> None:
-    one, again, other = (asked("run", WALK, *GIVEN, "--method", "importance", "-n", 300, "--seed", s) for s in (1, 1, 2))
+    one, again, other = (
+        asked("run", WALK, *GIVEN, "--method", "importance", "-n", 300, "--seed", s) for s in (1, 1, 2)
+    )
     assert one == again and one["draws"] != other["draws"]
     assert one["n"] == 300 and one["seed"] == 1 and 0 < one["ess"] <= 300 and one["log_evidence_se"] > 0
     assert one["log_evidence"] == pytest.approx(EVIDENCE, abs=0.3)
@@ -100,7 +104,9 @@ def test_score_is_a_sum_of_terms_in_the_documented_shape() -> None:
 
 
 def test_minus_infinity_is_null(path: Path) -> None:
-    path.write_text(path.read_text().replace("factor weight * chars(z)", 'condition contains(z, "b")'), encoding="utf-8")
+    path.write_text(
+        path.read_text().replace("factor weight * chars(z)", 'condition contains(z, "b")'), encoding="utf-8"
+    )
     found = asked("score", path, *given(), "--value", "z=a.")
     assert found["log_reward"] is None and found["terms"][1]["log_reward"] is None
     assert "-inf" in plm("score", path, *given(), "--value", "z=a.").stdout
@@ -173,7 +179,8 @@ def test_every_mistake_in_data_has_its_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [
     ("--row", 0), ("--data", ROWS, "--row", 2), ("--given", "start"), ("--given", "=a"),
     ("--given", "start=a", "--given", "start=b"), ("--lm", "base"), ("--method", "exat"),
-    ("-n", 0), ("-n", "many"), ("--seed", -1), ("--budget", "nan"), ("--budget", 0), ("--row", -1), ("--wat",),
+    ("-n", 0), ("-n", "many"), ("--seed", -1), ("--budget", "nan"), ("--budget", 0), ("--row", -1),
+    ("--wat",),
 ])  # fmt: skip
 def test_misuse_has_exit_code_2(options: tuple[object, ...]) -> None:
     result = plm("run", WALK, *options)
@@ -193,14 +200,21 @@ def test_text_in_a_pipe_is_plain_and_complete() -> None:
     result = plm("run", WALK, *GIVEN, "--method", "importance", "-n", 200, "--seed", 3)
     assert result.stderr == "" and "\x1b" not in result.stdout
     assert not re.search("[\u2500-\u259f]", result.stdout), "box characters stand only on a terminal"
-    for part in (r"^walk  fingerprint [0-9a-f]{12}  base = .*  seed 3$", r"^method importance", r'^  0\.\d{4}  #+ .*"\."$',
-                 r"^log evidence -?\d+\.\d{3} ± \d\.\d{3} nats$", r"^ESS \d+\.\d of 200, k-hat "):  # fmt: skip
+    for part in (
+        r"^walk  fingerprint [0-9a-f]{12}  base = .*  seed 3$",
+        r"^method importance",
+        r'^  0\.\d{4}  #+ .*"\."$',
+        r"^log evidence -?\d+\.\d{3} ± \d\.\d{3} nats$",
+        r"^ESS \d+\.\d of 200, k-hat ",
+    ):
         assert re.search(part, result.stdout, re.M), part
 
 
 def test_bars_are_as_long_as_their_weights() -> None:
     found = plm("predict", WALK, "end", "--given", "start=a").stdout
-    assert len(re.search(r"0\.9000  (#+)", found)[1]) == 18 and len(re.search(r"0\.1000  (#+)", found)[1]) == 2  # type: ignore[index]
+    assert (
+        len(re.search(r"0\.9000  (#+)", found)[1]) == 18 and len(re.search(r"0\.1000  (#+)", found)[1]) == 2
+    )  # type: ignore[index]
 
 
 def test_a_long_table_says_what_it_leaves_out(path: Path) -> None:

@@ -90,7 +90,9 @@ def test_model_folders_without_weights_or_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_context_longer_than_the_window_says_by_how_much(tmp_path: Path) -> None:
-    found = refused(tmp_path, program(LATENT, "tiny"), "PLM520", "--given", "start=" + " dog" * 700, command="run")
+    found = refused(
+        tmp_path, program(LATENT, "tiny"), "PLM520", "--given", "start=" + " dog" * 700, command="run"
+    )
     many = re.search(r"is (\d+) tokens longer than the model's window of 512", found)
     assert many and 150 < int(many[1]) < 800
 

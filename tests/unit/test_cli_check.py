@@ -21,7 +21,8 @@ from tests.cli import ROOT, WALK, plm
 PROGRAMS = ROOT / "programs"
 TYPES = [
     "text(tokens=1..5)", 'text(tokens=0..1, end="free")', 'text(tokens=3..5, stop="the end")',
-    'text(tokens=1..3, stop=".", chars="ab")', 'text(tokens=2..2, chars="ab")', "text(tokens=1..4, canonical=true)",
+    'text(tokens=1..3, stop=".", chars="ab")', 'text(tokens=2..2, chars="ab")',
+    "text(tokens=1..4, canonical=true)",
     'text(tokens=1..2, stop="incomprehensible")', "int(0..9)", 'int(-3..70, lead=" ")', "int(0..2000000)",
     'one_of("yes", "no")', 'one_of(" yes, sir", " yes")',
 ]  # fmt: skip
@@ -42,7 +43,10 @@ def written(folder: Path, text: str, name: str = "p.plm") -> Path:
 
 def test_check_takes_files_and_folders(tmp_path: Path) -> None:
     result = plm("check", PROGRAMS)
-    assert result.exit_code == 0 and result.stdout == f"{len(list(PROGRAMS.glob('*.plm')))} programs checked: no errors\n"
+    assert (
+        result.exit_code == 0
+        and result.stdout == f"{len(list(PROGRAMS.glob('*.plm')))} programs checked: no errors\n"
+    )
     assert json.loads(plm("check", PROGRAMS, "--format", "json").stdout) == []
     empty = plm("check", tmp_path)
     assert empty.exit_code == 1 and "PLM801" in empty.stderr
@@ -53,8 +57,23 @@ def test_check_goes_on_after_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     result = plm("check", tmp_path / "none.plm", bad, "--format", "json")
     found = json.loads(result.stdout)
     assert [d["code"] for d in found] == ["PLM801", "PLM302"] and result.exit_code == 1
-    assert set(found[1]) == {"code", "severity", "message", "file", "line", "column", "end_line", "end_column", "help"}
-    assert (found[1]["file"], found[1]["line"], found[1]["column"], found[1]["end_column"]) == (str(bad), 4, 25, 29)
+    assert set(found[1]) == {
+        "code",
+        "severity",
+        "message",
+        "file",
+        "line",
+        "column",
+        "end_line",
+        "end_column",
+        "help",
+    }
+    assert (found[1]["file"], found[1]["line"], found[1]["column"], found[1]["end_column"]) == (
+        str(bad),
+        4,
+        25,
+        29,
+    )
     assert result.stderr == ""
 
 
@@ -113,19 +132,25 @@ def test_fmt_writes_in_place_and_keeps_permissions(tmp_path: Path) -> None:
     link = tmp_path / "link.plm"
     link.symlink_to(path)
     checked = plm("fmt", "--check", path)
-    assert checked.exit_code == 1 and path.read_text() == UGLY and checked.stdout == f"would reformat {path}\n"
+    assert (
+        checked.exit_code == 1 and path.read_text() == UGLY and checked.stdout == f"would reformat {path}\n"
+    )
     assert plm("fmt", link).exit_code == 0 and link.is_symlink()
     text = path.read_text()
     assert text != UGLY and "# why" in text and load_module(path) == compile_source(Source("p", UGLY))[0]
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     again = plm("fmt", "--check", path)
-    assert again.exit_code == 0 and again.stdout == "" and sorted(os.listdir(tmp_path)) == ["link.plm", "p.plm"]
+    assert (
+        again.exit_code == 0 and again.stdout == "" and sorted(os.listdir(tmp_path)) == ["link.plm", "p.plm"]
+    )
 
 
 def test_fmt_reads_standard_input() -> None:
     for option in ("-", "--stdin"):
         result = plm("fmt", option, input=UGLY)
-        assert result.exit_code == 0 and result.stdout.startswith('lm base = "tiny"\n\nprogram p(prompt: text) {')
+        assert result.exit_code == 0 and result.stdout.startswith(
+            'lm base = "tiny"\n\nprogram p(prompt: text) {'
+        )
 
 
 def test_fmt_leaves_what_does_not_parse_alone_and_does_the_rest(tmp_path: Path) -> None:
@@ -164,7 +189,9 @@ def test_fmt_needs_a_file() -> None:
 def test_graph_formats_and_stages() -> None:
     assert json.loads(plm("graph", WALK, "--format", "json").stdout)["name"] == "walk"
     assert plm("graph", WALK, "--format", "dot").stdout.startswith('digraph "walk" {')
-    assert "rides" in plm("graph", WALK).stdout and "rides" not in plm("graph", WALK, "--after", "prune").stdout
+    assert (
+        "rides" in plm("graph", WALK).stdout and "rides" not in plm("graph", WALK, "--after", "prune").stdout
+    )
     result = plm("graph", WALK, "--after", "shar")
     assert result.exit_code == 2 and "PLM802" in result.stderr and "did you mean `share`?" in result.stderr
 

@@ -23,7 +23,9 @@ GIVEN = ("--given", "start=a", "--given", "end=a")
 # ------------------------------------------------------------- in this process
 
 
-@pytest.mark.parametrize("problem", [InternalError("a total is missing"), RuntimeError("a total is missing\nmore")])
+@pytest.mark.parametrize(
+    "problem", [InternalError("a total is missing"), RuntimeError("a total is missing\nmore")]
+)
 def test_our_mistakes_apologise_in_one_line(problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise problem
@@ -31,7 +33,11 @@ def test_our_mistakes_apologise_in_one_line(problem: Exception, monkeypatch: pyt
     monkeypatch.setattr("posterior_lm.lang.compile_source", fail)
     result = plm("check", WALK)
     assert result.exit_code == 70 and result.stdout == ""
-    assert result.stderr.count("\n") == 1 and "a total is missing" in result.stderr and outcome.REPORT in result.stderr
+    assert (
+        result.stderr.count("\n") == 1
+        and "a total is missing" in result.stderr
+        and outcome.REPORT in result.stderr
+    )
     assert "Traceback" in plm("check", WALK, PLM_DEBUG="1").stderr
 
 
@@ -103,7 +109,9 @@ def test_what_is_never_imported(args: tuple[object, ...], banned: str) -> None:
     assert result.stderr.strip() == "exit 0 imported [] policy passive"
 
 
-@pytest.mark.parametrize(("args", "most"), [(("--help",), 0.3), (("check", STORY), 0.5), (("check", "programs"), 0.5)])
+@pytest.mark.parametrize(
+    ("args", "most"), [(("--help",), 0.3), (("check", STORY), 0.5), (("check", "programs"), 0.5)]
+)
 def test_answers_in_time(args: tuple[str, ...], most: float) -> None:
     """Processor time of the whole process: the wall clock of a busy machine says little."""
 
@@ -126,7 +134,10 @@ def test_exit_codes_of_processes() -> None:
 @pytest.mark.parametrize("args", [("explain",), ("--help",), ("check", "--help"), ("graph", STORY)])
 def test_a_closed_pipe_is_quiet(args: tuple[str, ...]) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "posterior_lm", *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "posterior_lm", *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()

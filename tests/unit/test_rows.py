@@ -16,7 +16,13 @@ from posterior_lm.lang.diagnostics import DataError, Diagnostic
 from posterior_lm.target.rows import read_field, read_rows, typed_csv
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-VALUES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
+)
 
 
 def rows_of(folder: Path, name: str, data: str | bytes) -> list[dict[str, object]]:
@@ -37,8 +43,14 @@ def place(found: Diagnostic) -> tuple[int, int]:
     return found.primary.span.source.position(found.primary.span.start)
 
 
-@given(rows=st.lists(st.dictionaries(TEXT, VALUES | st.lists(VALUES, max_size=2), max_size=3), min_size=1, max_size=4))
-def test_json_rows_come_back_as_they_were(rows: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    rows=st.lists(
+        st.dictionaries(TEXT, VALUES | st.lists(VALUES, max_size=2), max_size=3), min_size=1, max_size=4
+    )
+)
+def test_json_rows_come_back_as_they_were(
+    rows: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("rows")
     # ensure_ascii=False keeps line separators such as U+2028 inside their line.
     lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
@@ -65,7 +77,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "data"), [
-    ("a.jsonl", ""), ("a.jsonl", "\n \n"), ("a.json", "[]"), ("a.json", ""), ("a.csv", ""), ("a.csv", "a,b\n"),
+    ("a.jsonl", ""), ("a.jsonl", "\n \n"), ("a.json", "[]"), ("a.json", ""), ("a.csv", ""),
+    ("a.csv", "a,b\n"),
 ])  # fmt: skip
 def test_no_rows(name: str, data: str, tmp_path: Path) -> None:
     assert wrong(tmp_path, name, data).code == "PLM604"
@@ -140,15 +153,24 @@ def test_unknown_kinds_and_files_that_are_not_there(tmp_path: Path) -> None:
 
 def test_csv_fields_are_read_by_the_declared_types() -> None:
     params = [ParamSpec(name, name) for name in ("text", "int", "real", "bool", "one_of", "table")]
-    row = {"text": " 3", "int": " -7", "real": "1e-3", "bool": "True", "one_of": "3", "table": '[{"a": 1}]', "x": "4"}
+    row = {
+        "text": " 3",
+        "int": " -7",
+        "real": "1e-3",
+        "bool": "True",
+        "one_of": "3",
+        "table": '[{"a": 1}]',
+        "x": "4",
+    }
     assert typed_csv([row], params) == [
         {"text": " 3", "int": -7, "real": 0.001, "bool": True, "one_of": "3", "table": [{"a": 1}], "x": "4"}
     ]
 
 
 @pytest.mark.parametrize(("type_", "field"), [
-    ("int", "1.5"), ("int", "1_000"), ("int", "\u0663"), ("int", ""), ("int", "9" * 5000), ("real", "nan"),
-    ("real", "1e999"), ("real", "1_0.5"), ("bool", "1"), ("bool", "yes"), ("table", "[{'a': 1}]"), ("table", "[NaN]"),
+    ("int", "1.5"), ("int", "1_0"), ("int", "\u0663"), ("int", ""), ("int", "9" * 5000), ("real", "nan"),
+    ("real", "1e999"), ("real", "1_0.5"), ("bool", "1"), ("bool", "yes"), ("table", "[{'a': 1}]"),
+    ("table", "[NaN]"),
 ])  # fmt: skip
 def test_what_a_field_does_not_spell_stays_a_string_for_the_binder_to_refuse(type_: str, field: str) -> None:
     assert read_field(ParamSpec("p", type_), field) == field

@@ -1,0 +1,222 @@
+"""The floors of the house: which module may import what, and how long a module may be.
+
+Every module belongs to the room with the longest matching prefix. It may import the
+standard library, its own room, the rooms listed (each on a lower floor), and the listed
+packages. Imports inside functions count, those under TYPE_CHECKING do not.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "posterior_lm"
+HEAVY = {"torch", "transformers", "safetensors", "peft", "accelerate"}
+LIGHT = {"numpy", "tokenizers", "huggingface_hub", "arviz_stats"}
+
+
+@frozen
+class Room:
+    """A floor, what is in it, the rooms that it may import from, and third-party packages."""
+
+    floor: int
+    modules: tuple[str, ...]
+    below: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+ROOMS: dict[str, Room] = {
+    "assets": Room(0, ("assets",)),
+    "extras": Room(0, ("extras",)),
+    # Places in a text, errors as data and near misses: what every room shares.
+    "words": Room(0, ("lang.source", "lang.diagnostics", "lang.near"), ("language",), ("attrs",)),
+    "language": Room(1, ("lang",), ("assets",), ("attrs", "lark")),
+    "distributions": Room(1, ("dists",), (), ("attrs",)),
+    "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
+    # Tables, tokenizers and where models lie: light, since plm check may need them.
+    "light models": Room(
+        1, ("lm",), ("model protocol", "tiny"), ("attrs", "numpy", "tokenizers", "huggingface_hub")
+    ),
+    "heavy models": Room(
+        1,
+        tuple(f"lm.{m}" for m in ("transformers", "abilities", "batching", "forward", "kv_cache", "loading", "packed", "rollout")),
+        ("model protocol", "light models"),
+        ("attrs", "numpy", "torch", "transformers"),
+    ),
+    "door to models": Room(1, ("lm.registry",), ("model protocol", "light models", "heavy models")),
+    "tiny": Room(1, ("lm.tiny",), (), ("attrs", "numpy", "tokenizers")),
+    "training": Room(
+        1, ("lm.tiny.train", "lm.tiny.report"), ("tiny",), ("attrs", "numpy", "torch", "transformers", "safetensors")
+    ),
+    "supports": Room(2, ("support",), ("model protocol",), ("attrs", "numpy")),
+    "graph": Room(2, ("graph",), ("language",), ("attrs", "networkx")),
+    "target": Room(3, ("target",), ("graph", "supports", "distributions", "model protocol"), ("attrs", "numpy")),
+    "inference": Room(
+        4, ("infer",), ("target", "graph", "supports", "model protocol"), ("attrs", "numpy", "arviz_stats")
+    ),
+    "answers": Room(
+        5,
+        ("ask", "settings", "posterior", "saved", "predict", "score"),
+        ("extras", "inference", "target", "graph", "language", "model protocol", "door to models"),
+        ("attrs", "numpy"),
+    ),
+    "query": Room(6, ("query",), ("answers", "graph", "language"), ("attrs",)),
+    "command line": Room(
+        7,
+        ("cli", "__main__"),
+        ("front", "query", "answers", "target", "graph", "supports", "language", "door to models"),
+        ("attrs", "click", "rich"),
+    ),
+    "front": Room(7, ("",), ()),
+}
+"""Rooms by name; modules are named below `posterior_lm`, "" is its lazy `__init__`."""
+
+INNER = {("words", "language"), ("command line", "front")}
+"""Pairs that are not a step down: a diagnostic prints itself, and `plm --version` asks the package."""
+
+LONG: dict[str, str] = {
+    "lm/tiny/report.py": "one measurement after another, each of them a function, run by hand",
+}
+"""Modules of more than 300 lines, and why."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module as its name below the package, and its file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def room_of(module: str) -> str:
+    """The room that holds the longest prefix of the module."""
+    prefixes = {prefix: name for name, room in ROOMS.items() for prefix in room.modules}
+    fitting = [p for p in prefixes if module == p or (p and module.startswith(p + "."))]
+    if not fitting:
+        raise AssertionError(f"posterior_lm.{module} belongs to no room: add it to the table of floors")
+    return prefixes[max(fitting, key=len)]
+
+
+def imports(module: str, path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import that runs, relative ones made absolute."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    package = ["posterior_lm", *module.split(".")] if module else ["posterior_lm"]
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                longer = f"{start}.{alias.name}"
+                yield node.lineno, longer if _is_module(longer) else start
+
+
+def _is_module(name: str) -> bool:
+    place = ROOT.joinpath(*name.split("."))
+    return name.startswith("posterior_lm.") and (place.with_suffix(".py").exists() or place.is_dir())
+
+
+def broken(module: str, name: str) -> str | None:
+    """What is wrong with `module` importing `name`; None where it may."""
+    room = room_of(module)
+    top = name.split(".")[0]
+    if top in sys.stdlib_module_names:
+        return None
+    if top != "posterior_lm":
+        return None if top in ROOMS[room].packages else f"{top} is not for the room {room!r}"
+    other = room_of(name.removeprefix("posterior_lm").lstrip("."))
+    if other in (room, "words", *ROOMS[room].below):
+        return None
+    return f"the room {other!r} is not for the room {room!r}"
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda x: x if isinstance(x, str) else "")
+def test_imports_go_down_only(module: str, path: Path) -> None:
+    found = [f"line {line}: {problem}" for line, name in imports(module, path) if (problem := broken(module, name))]
+    assert found == [], f"posterior_lm.{module}"
+
+
+def test_the_table_itself_goes_down_only() -> None:
+    for name, room in ROOMS.items():
+        for below in room.below:
+            same = room.modules[0].split(".")[0] == ROOMS[below].modules[0].split(".")[0] == "lm"
+            assert ROOMS[below].floor < room.floor or same or (name, below) in INNER, f"{name} lists {below}"
+
+
+def test_only_two_rooms_know_a_model_library() -> None:
+    assert {name for name, room in ROOMS.items() if HEAVY & set(room.packages)} == {"heavy models", "training"}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("lang.check.types", "posterior_lm.graph.nodes"),
+        ("lang.parse", "numpy"),
+        ("graph.nodes", "numpy"),
+        ("graph.lower", "posterior_lm.lm.base"),
+        ("support.text", "posterior_lm.lang.ast"),
+        ("support.text", "posterior_lm.lm.tabular"),
+        ("lm.base", "torch"),
+        ("lm.tabular", "transformers"),
+        ("lm.transformers", "posterior_lm.target.target"),
+        ("target.target", "posterior_lm.infer.base"),
+        ("target.target", "posterior_lm.lm.registry"),
+        ("infer.exact", "posterior_lm.posterior"),
+        ("posterior", "posterior_lm.query"),
+        ("query", "posterior_lm.cli.main"),
+        ("cli.run", "torch"),
+    ],
+)
+def test_what_the_table_forbids(module: str, name: str) -> None:
+    assert broken(module, name) is not None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["check programs --lint", "check programs --format json", "fmt --check programs",
+     "graph programs/story_infilling.plm", "explain PLM401"],
+)  # fmt: skip
+def test_commands_that_need_no_model_import_none(arguments: str) -> None:
+    """In a process of its own; these programs are checked without numpy too, which keeps it quick."""
+    script = (
+        "import sys\n"
+        "from posterior_lm.cli.main import cli\n"
+        "try:\n    cli(sys.argv[1:], prog_name='plm')\n"
+        "except SystemExit as leaving:\n    assert not leaving.code, leaving.code\n"
+        f"print(sorted(set({sorted(HEAVY | LIGHT)!r}) & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments.split()], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_modules_are_short() -> None:
+    lengths = {
+        str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines()) for _, path in modules()
+    }
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
+    long = {name: n for name, n in lengths.items() if n > 300}
+    assert {name: n for name, n in long.items() if name not in LONG} == {}, "split it, or say in LONG why it stays whole"
+    assert set(LONG) <= set(long), "no longer long: take it out of LONG"
