@@ -17,7 +17,10 @@ from click.testing import CliRunner
 
 from posterior_lm.cli.main import COMMANDS, cli
 from posterior_lm.lang.codes import CODES
+from posterior_lm.lang.format import format_module
+from posterior_lm.lang.parse import parse
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, METHODS, TOOLS, TYPE_OPTIONS
+from posterior_lm.lang.source import Source
 from tests.conftest import ROOT
 
 
@@ -73,6 +76,14 @@ def _check_code(where: str, code: int, shown: str, after: str | None) -> None:
         assert code == 0, f"{where}: exit code {code}"
     else:
         assert code in (1, 2), f"{where}: exit code {code}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_programs_on_pages_are_laid_out(path: Path) -> None:
+    for block in snippets.blocks(path.read_text(encoding="utf-8")):
+        if block.kind == "plm" and block.note("wrong") is None and block.note("with") is None:
+            module, _ = parse(Source(relative(path), block.text))
+            assert module is not None and format_module(module) == block.text, f"the block on line {block.line}"
 
 
 def test_the_readme_shows_what_make_run_prints() -> None:

@@ -46,7 +46,9 @@ def test_every_error_has_a_code_and_a_place(path: Path) -> None:
         assert 0 <= span.start <= span.end <= len(source.text)
         data = to_json(diagnostic)
         assert data["line"] >= 1 and (data["end_line"], data["end_column"]) >= (data["line"], data["column"])
-        assert render_concise(diagnostic).startswith(f"{path.name}:{data['line']}:{data['column']}: error[PLM")
+        assert render_concise(diagnostic).startswith(
+            f"{path.name}:{data['line']}:{data['column']}: error[PLM"
+        )
         places.append((diagnostic.code, span.start, span.end, diagnostic.message))
     assert len(set(places)) == len(places), "no error twice"
 

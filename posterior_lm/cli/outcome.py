@@ -61,7 +61,7 @@ def code_of(run: Callable[[], object]) -> int:
 
 def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
     """Diagnostics on standard error, as text, as lines, or as a JSON list."""
-    from posterior_lm.lang.render import render_concise, render_full, to_json
+    from posterior_lm.lang.render import render_concise, to_json
 
     if format == "json":
         from posterior_lm.cli.output import json_text
@@ -72,14 +72,21 @@ def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
             click.echo(render_concise(diagnostic), err=True)
     else:
         color = has_color(sys.stderr)
-        text = "\n\n".join(_with_place(d, render_full(d, color=color)) for d in diagnostics)
+        text = "\n\n".join(_full(d, color) for d in diagnostics)
         click.echo(text, err=True, color=color)
 
 
-def _with_place(diagnostic: Diagnostic, text: str) -> str:
-    """The rendering, with the place in the data where only the place in the program is shown."""
+def _full(diagnostic: Diagnostic, color: bool) -> str:
+    """The full rendering, which always says where in the data: a span alone points at the program only."""
+    from attrs import evolve
+
+    from posterior_lm.lang.render import render_full
+
     where = diagnostic.where
-    return text if where is None or where in text else f"{text}\n  = note: at {where}"
+    text = render_full(diagnostic, color=color)
+    if where is None or where in text:
+        return text
+    return render_full(evolve(diagnostic, notes=(*diagnostic.notes, f"at {where}")), color=color)
 
 
 def code_of_diagnostics(diagnostics: Sequence[Diagnostic]) -> int:

@@ -39,6 +39,8 @@ class Sample:
 
 BLOCK = 1 << 20
 """Draws × choices compared at a time."""
+CROWD = 8
+"""Draws at one point from which a search per point is cheaper than comparing every column."""
 
 
 def _invert(at: np.ndarray, point: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -46,12 +48,18 @@ def _invert(at: np.ndarray, point: np.ndarray, probs: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(probs, axis=1)
     # Rounding at the far end is caught by the last column that has any probability.
     last = probs.shape[1] - 1 - np.argmax(probs[:, ::-1] > 0, axis=1)
+    share = at * cumulative[point, -1]
     picked = np.empty(len(at), dtype=np.int64)
+    crowd = np.bincount(point, minlength=len(probs))
+    for row in np.flatnonzero(crowd >= CROWD):
+        mine = point == row
+        # side="right" steps over columns of probability zero, at the front too.
+        picked[mine] = np.searchsorted(cumulative[row], share[mine], side="right")
+    alone = np.flatnonzero(crowd[point] < CROWD)
     size = max(1, BLOCK // probs.shape[1])
-    for begin in range(0, len(at), size):
-        rows = point[begin : begin + size]
-        share = at[begin : begin + size] * cumulative[rows, -1]
-        picked[begin : begin + size] = (cumulative[rows] <= share[:, None]).sum(axis=1)
+    for begin in range(0, len(alone), size):
+        mine = alone[begin : begin + size]
+        picked[mine] = (cumulative[point[mine]] <= share[mine, None]).sum(axis=1)
     return np.minimum(picked, last[point])
 
 

@@ -22,9 +22,7 @@ DEEPEST = 100
 _CLOSERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _OPENERS = {closer: opener for opener, closer in _CLOSERS.items()}
 _TEXT = {"LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}"}
-_DEEPENS = frozenset(
-    ("PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "COMPARE", "AND", "OR", "NOT", "IF")
-)
+_DEEPENS = frozenset(("PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "COMPARE", "AND", "OR", "NOT", "IF"))
 _NOT_AFTER_KEYWORD = frozenset(
     ("COLON", "COMMA", "RPAR", "RSQB", "EQUAL", "TILDE", "DOT", "COMPARE", "PLUS", "STAR",
      "SLASH", "CIRCUMFLEX", "LBRACE", "RBRACE", "RANGE")

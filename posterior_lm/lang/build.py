@@ -157,7 +157,9 @@ class Builder:
     def _binary(self, span: Span, left: Any, op: Token, right: Any) -> ast.Binary:
         return ast.Binary(str(op), left, right, span=span)
 
-    def _if_expr(self, span: Span, _if: Token, test: Any, _t: Token, then: Any, _e: Token, orelse: Any) -> ast.IfExpr:
+    def _if_expr(
+        self, span: Span, _if: Token, test: Any, _t: Token, then: Any, _e: Token, orelse: Any
+    ) -> ast.IfExpr:
         return ast.IfExpr(test, then, orelse, span=span)
 
     def _range(self, span: Span, low: Any, high: Any) -> ast.Range:
@@ -214,8 +216,12 @@ class Builder:
         if not isinstance(model, ast.Call) and not (
             isinstance(model, ast.Literal) and isinstance(model.value, str)
         ):
-            self._wrong("PLM116", "this does not name a language model", model.span,
-                        'expected a string such as "tiny", or a call such as transformers("gpt2")')  # fmt: skip
+            self._wrong(
+                "PLM116",
+                "this does not name a language model",
+                model.span,
+                'expected a string such as "tiny", or a call such as transformers("gpt2")',
+            )
             model = ast.Literal("", span=model.span)
         return ast.LmDecl(self._named(name), model, span=span)
 
@@ -243,8 +249,12 @@ class Builder:
             else:
                 body = items
         if not body:
-            self._wrong("PLM114", f"the program '{name}' has no statements", self._span([name]),
-                        help="write at least one, such as: latent z: text(tokens=1..20) ~ base()")  # fmt: skip
+            self._wrong(
+                "PLM114",
+                f"the program '{name}' has no statements",
+                self._span([name]),
+                help="write at least one, such as: latent z: text(tokens=1..20) ~ base()",
+            )
         return ast.Program(self._named(name), params, body, span=span)
 
     def _module(self, span: Span, *parts: Any) -> ast.Module:

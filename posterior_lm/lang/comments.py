@@ -40,9 +40,7 @@ class Comments:
     def __init__(self, module: ast.Module) -> None:
         source = module.program.span.source
         self.source: Source = source
-        self.left = sorted(
-            (c for c in module.comments if c.span.source is source), key=_start
-        )
+        self.left = sorted((c for c in module.comments if c.span.source is source), key=_start)
 
     def take(self, start: int, end: int) -> list[ast.Comment]:
         """Removes and returns the comments that begin in [start, end)."""
@@ -120,9 +118,7 @@ def units(
     return result, rest
 
 
-def _lines(
-    comments: Comments, taken: list[ast.Comment], before: int, first: bool
-) -> tuple[list[Line], int]:
+def _lines(comments: Comments, taken: list[ast.Comment], before: int, first: bool) -> tuple[list[Line], int]:
     lines = []
     for comment in taken:
         line = comments.line_of(comment.span.start)

@@ -260,4 +260,3 @@ class _Driver:
                 or (after is not None and after.type == "COLON")
             ):
                 self.broken.add(str(token))
-

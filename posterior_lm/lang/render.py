@@ -128,9 +128,7 @@ def _numbered(row: int, text: str, margin: str, paint: Any) -> str:
     return f"{paint(str(row).rjust(len(margin)), 'second')} {paint('|', 'second')} {shown}".rstrip()
 
 
-def _row(
-    source: Source, row: int, labels: list[tuple[Label, str]], margin: str, paint: Any
-) -> list[str]:
+def _row(source: Source, row: int, labels: list[tuple[Label, str]], margin: str, paint: Any) -> list[str]:
     """A line of source and one line of carets for each label in it."""
     text = source.line(row)
     marks = []

@@ -18,8 +18,33 @@ STRAY = "STRAY"
 """Type of a token that stands for text already complained about."""
 
 KEYWORDS = frozenset(
-    "lm tool use from program latent observe factor condition temper plate in let guide infer "
-    "if then else or and not true false bos eos".split()
+    [
+        "lm",
+        "tool",
+        "use",
+        "from",
+        "program",
+        "latent",
+        "observe",
+        "factor",
+        "condition",
+        "temper",
+        "plate",
+        "in",
+        "let",
+        "guide",
+        "infer",
+        "if",
+        "then",
+        "else",
+        "or",
+        "and",
+        "not",
+        "true",
+        "false",
+        "bos",
+        "eos",
+    ]
 )
 STATEMENTS = frozenset(
     ("LATENT", "OBSERVE", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER")
@@ -103,7 +128,14 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnosti
             if tokens and tokens[-1].end_pos == start and tokens[-1] == "r" and text[start] == '"':
                 start = tokens.pop().start_pos
             state.line_ctr.feed(text[state.line_ctr.char_pos : end], True)
-            token = Token(STRAY, text[start:end], start_pos=start, end_pos=end, line=state.line_ctr.line, end_line=state.line_ctr.line)
+            token = Token(
+                STRAY,
+                text[start:end],
+                start_pos=start,
+                end_pos=end,
+                line=state.line_ctr.line,
+                end_line=state.line_ctr.line,
+            )
             if tokens and tokens[-1].type == STRAY and "\n" not in text[tokens[-1].end_pos : start]:
                 continue  # one message a line is enough
             diagnostics.append(_stray(source, start, end))

@@ -14,9 +14,7 @@ _EXPRESSION = frozenset(
     ("STRING", "RAW_STRING", "INT", "REAL", "TRUE", "FALSE", "BOS", "EOS", "NAME", "LPAR", "LSQB",
      "MINUS", "NOT", "IF")
 )  # fmt: skip
-_OPERATOR = frozenset(
-    ("PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "COMPARE", "AND", "OR", "LPAR", "DOT")
-)
+_OPERATOR = frozenset(("PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "COMPARE", "AND", "OR", "LPAR", "DOT"))
 _SPELLING = {
     "LPAR": "'('", "RPAR": "')'", "LSQB": "'['", "RSQB": "']'", "LBRACE": "'{'", "RBRACE": "'}'",
     "COMMA": "','", "COLON": "':'", "EQUAL": "'='", "TILDE": "'~'", "RANGE": "'..'",

@@ -51,11 +51,9 @@ class GrowingLayer(DynamicLayer):
     def _room(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """This layer's own buffers, with at least so much room."""
         if self._buffers is None or rows > self._buffers[0].shape[0] or columns > self._buffers[0].shape[2]:
-            have_rows, _, have_columns, _ = self.keys.shape
-            if rows > have_rows:
+            if rows > self.keys.shape[0]:
                 rows += rows // 2
-            if columns > have_columns:
-                columns += max(32, columns // 2)
+            columns += max(32, columns // 2)  # the next step wants one more
             self._buffers = _with_room(self.keys, rows, columns), _with_room(self.values, rows, columns)
         return self._buffers
 

@@ -265,11 +265,13 @@ class Evaluator:
     ) -> list[Callable[[], None]]:  # fmt: skip
         """Ask for every candidate after each draw's context; what to do once the answers are in."""
         speller, context = self.spellers[node.lm], self.pieces(node.inputs[0])
+        value = self.graph[node.inputs[1]]
+        drawn = isinstance(value, Latent) and value.name in speller.own  # has its tokens, wherever it stands
         finish = []
         for d in range(n):
             ids, empty = speller.context(context, *self._readers(columns, values, d))
             candidates = node.choices or self._range(node, columns, d)
-            texts = [speller.text(node.lead + spelled(c), first=empty) for c in candidates]
+            texts = [speller.text(node.lead + spelled(c), first=empty and not drawn) for c in candidates]
             picked = self._at(columns, node.inputs[1], d)
             finish.append(ask_choice(batch, ids, texts, candidates, picked, lambda x, d=d: put(out[i], d, x)))  # type: ignore[misc]
         return finish

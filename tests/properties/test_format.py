@@ -47,7 +47,9 @@ def test_comments_are_kept(module: ast.Module, data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             comment = ("# " + data.draw(lang.comments)).rstrip()
             written.append(comment)
-            line = data.draw(st.sampled_from([f"{line} {comment}", f"{comment}\n{line}", f"\n\n{comment}\n{line}"]))
+            line = data.draw(
+                st.sampled_from([f"{line} {comment}", f"{comment}\n{line}", f"\n\n{comment}\n{line}"])
+            )
         lines.append(line)
     text = "\n".join(lines)
     once = format_module(_parse(text))
@@ -73,9 +75,44 @@ def test_layout_of_the_text_means_nothing(text: str) -> None:
 
 
 PIECES = [
-    "latent", "observe", "plate", "temper", "{", "}", "(", ")", "[", "]", '"', "~", "^", "..", ",", "=", ":", "#", "\n",
-    "program", "lm", "if", "then", "not", "-", "1", "2.5", "z", "base", "@", "'", "\\", "é", "\t", "r\"", "use", "1e9",
-]  # fmt: skip
+    "latent",
+    "observe",
+    "plate",
+    "temper",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    '"',
+    "~",
+    "^",
+    "..",
+    ",",
+    "=",
+    ":",
+    "#",
+    "\n",
+    "program",
+    "lm",
+    "if",
+    "then",
+    "not",
+    "-",
+    "1",
+    "2.5",
+    "z",
+    "base",
+    "@",
+    "'",
+    "\\",
+    "é",
+    "\t",
+    'r"',
+    "use",
+    "1e9",
+]
 
 
 @settings(max_examples=150)

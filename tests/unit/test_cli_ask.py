@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import posterior_lm
+from posterior_lm.cli.given import texts
 from posterior_lm.posterior import Posterior
 from tests.cli import FOLDER, ROWS, WALK, plm
 
@@ -151,7 +152,7 @@ def test_at_reads_a_text_as_it_is_and_two_stand_for_one(path: Path, tmp_path: Pa
     prompt.write_bytes(b"a\n")
     refused = plm("run", path, *given(f"start=@{prompt}"))
     assert "PLM531" in refused.stderr and "\\n" in refused.stderr
-    assert "'@'" in plm("run", path, *given("start=@@b")).stderr
+    assert texts("--given", ["a=@@b", "d=e@f"]) == {"a": "@b", "d": "e@f"}
     assert "PLM801" in plm("run", path, *given("start=@none.txt")).stderr
 
 
@@ -165,6 +166,12 @@ def test_wrong_values_are_data_errors_with_their_place(path: Path, value: str, c
     result = plm("run", path, *given(value))
     assert result.exit_code == 1 and f"error[{code}]" in result.stderr and where in result.stderr
     assert result.stdout == "" and result.stderr.count("error[") == 1
+
+
+def test_csv_columns_are_read_by_the_declared_type(path: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text('start,weight,top,flag,rows\na,2.5,3,true,"[{""a"": ""1"", ""n"": 2}]"\n')
+    assert asked("score", path, "--data", rows, "--value", "z=b.")["terms"][1]["log_reward"] == 5.0
 
 
 def test_every_mistake_in_data_has_its_row(tmp_path: Path) -> None:

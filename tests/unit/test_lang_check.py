@@ -62,7 +62,7 @@ Z = "latent z: text(tokens=1..9) ~ base(a)\n"
         Z + "observe a ~ score(z)",
         Z + "temper x * 2 { observe a ~ base(z) temper -1 { factor 1 } }",
         Z + "guide z ~ base(a, l)\ninfer smc(particles=8, threshold=0.5)\ninfer exact",
-        'guide z ~ base(a)\n' + Z,
+        "guide z ~ base(a)\n" + Z,
     ],
 )
 def test_right_statements(body: str) -> None:
@@ -75,6 +75,10 @@ def test_right_statements(body: str) -> None:
         # which latents a value depends on goes through lets, lists, calls and branches
         (Z + "let c = [a, [z]]\nlet d = words(c)\nobserve a ~ base() ^ d", ["PLM314"]),
         (Z + "observe a ~ base() ^ (if ok then log_prob(a, base(z)) else 1)", ["PLM314"]),
+        (Z + "observe a ~ base() ^ (if words(z) > 1 then 2 else 1)", ["PLM314"]),
+        (Z + "observe a ~ base() ^ (1 + words(z))", ["PLM314"]),
+        (Z + "observe a ~ base() ^ (words(z) + 1)", ["PLM314"]),
+        (Z + "observe a ~ base() ^ -words(z)", ["PLM314"]),
         (Z + "latent y: text(tokens=1..words(z)) ~ base()", ["PLM322"]),
         (Z + "let c = [z]\nlatent y: text(tokens=1..9) ~ base(c)\nlet e = y\nguide z ~ base(e)", ["PLM407"]),
         # a plate's rows do not leak, in any form
@@ -123,10 +127,14 @@ def test_built_in_names_are_taken(name: str) -> None:
 
 def test_other_names_are_free() -> None:
     """Names of types, options, methods and columns mean something only in their places."""
-    names = {*TYPE_OPTIONS, *METHODS, *LMS, *TOOLS, "stop", "end", "lead"} - set(FUNCTIONS) - set(DISTRIBUTIONS)
+    names = (
+        {*TYPE_OPTIONS, *METHODS, *LMS, *TOOLS, "stop", "end", "lead"} - set(FUNCTIONS) - set(DISTRIBUTIONS)
+    )
     for name in names:
         assert codes(f"observe {name} ~ base()", f"{name}: text") == []
-    assert codes("plate r in t { observe r.words ~ base(r.count) }", "t: table(words: text, count: text)") == []
+    assert (
+        codes("plate r in t { observe r.words ~ base(r.count) }", "t: table(words: text, count: text)") == []
+    )
 
 
 def test_help_names_what_was_meant() -> None:
@@ -134,7 +142,7 @@ def test_help_names_what_was_meant() -> None:
     for line, meant in [
         ("observe openign ~ base()", "'opening'"),
         ("observe a ~ bas()", "'base'"),
-        ("condition contain(opening, \"a\")", "'contains'"),
+        ('condition contain(opening, "a")', "'contains'"),
         ("observe input ~ base()", "'r.input'"),
         ("observe r.inptu ~ base()", "'input'"),
         ("latent z: text(tokns=1..2, tokens=1..2) ~ base()", "'tokens'"),
@@ -170,4 +178,6 @@ def test_modules_built_in_python_check_too() -> None:
     assert [d.code for d in check(ast.Module((), program))] == ["PLM201"]
     declared = (ast.LmDecl(ast.Name("base"), ast.Literal("tiny")),)
     assert check(ast.Module(declared, program)) == []
-    assert [d.code for d in check(ast.Module(declared, ast.Program(ast.Name("p"), (), (latent, latent))))] == ["PLM404"]
+    assert [
+        d.code for d in check(ast.Module(declared, ast.Program(ast.Name("p"), (), (latent, latent))))
+    ] == ["PLM404"]

@@ -65,7 +65,9 @@ program p( # after paren
 } # closing
 # eof
 """
-    assert formatted(text) == """\
+    assert (
+        formatted(text)
+        == """\
 # top
 
 # second
@@ -101,10 +103,13 @@ program p(
 }  # closing
 # eof
 """
+    )
 
 
 def test_blank_lines() -> None:
-    text = 'lm b = "x"\n\n\n\nlm c = "y"\nprogram p() {\n\n\n  factor 1\n  factor 2\n\n\n\n  factor 3\n\n\n}\n'
+    text = (
+        'lm b = "x"\n\n\n\nlm c = "y"\nprogram p() {\n\n\n  factor 1\n  factor 2\n\n\n\n  factor 3\n\n\n}\n'
+    )
     assert formatted(text) == (
         'lm b = "x"\n\nlm c = "y"\n\nprogram p() {\n  factor 1\n  factor 2\n\n  factor 3\n}\n'
     )
@@ -139,6 +144,9 @@ def test_a_distribution_moves_to_the_next_line_first() -> None:
         ("d(x) ^ (-2)", "d(x) ^ -2"),
         ("(d(x) ^ 2) ^ 3", "d(x) ^ 2 ^ 3"),
         ("d(x) ^ (b ^ 3)", "d(x) ^ (b ^ 3)"),
+        ("(a or d(x)) ^ 2", "(a or d(x)) ^ 2"),
+        ("(-d(x)) ^ 2", "(-d(x)) ^ 2"),
+        ('"\\\\ \\""', '"\\\\ \\""'),
         ("1e21", "1.0e+21"),
         ("1.50", "1.5"),
         ('r"a\\b"', 'r"a\\b"'),

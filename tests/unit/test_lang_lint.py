@@ -42,7 +42,13 @@ def test_the_programs_are_clean(path: Path) -> None:
     ],
 )
 def test_boundaries_of_observed_text(context: str, observed: str, codes: list[str]) -> None:
-    assert lints(f"latent z: int(0..1) ~ base(a, l) ^ 2\nobserve {observed} ~ base({context})", 'a: text, l: one_of("x", "y")') == codes
+    assert (
+        lints(
+            f"latent z: int(0..1) ~ base(a, l) ^ 2\nobserve {observed} ~ base({context})",
+            'a: text, l: one_of("x", "y")',
+        )
+        == codes
+    )
 
 
 @pytest.mark.parametrize(

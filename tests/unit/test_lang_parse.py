@@ -43,7 +43,7 @@ def test_the_stored_tables_are_those_of_the_grammar() -> None:
 
 
 def test_built_and_stored_tables_read_alike(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    text = HEAD + "  factor if not a == \"x\" then -1 ^ 2 else [1, 2,]\n}\n"
+    text = HEAD + '  factor if not a == "x" then -1 ^ 2 else [1, 2,]\n}\n'
     stored = parse(Source("test.plm", text))[0]
     tables.parser.cache_clear()
     monkeypatch.setattr(tables, "PATH", tmp_path / "absent.json")
@@ -95,7 +95,9 @@ def test_precedence(text: str, same: str) -> None:
     assert expr(text) == expr(same)
 
 
-@pytest.mark.parametrize(("left", "right"), [("(a or b) and c", "a or b and c"), ("a - (b - c)", "a - b - c")])
+@pytest.mark.parametrize(
+    ("left", "right"), [("(a or b) and c", "a or b and c"), ("a - (b - c)", "a - b - c")]
+)
 def test_parentheses_matter(left: str, right: str) -> None:
     assert expr(left) != expr(right)
 
@@ -160,7 +162,7 @@ def test_a_range_is_not_a_real() -> None:
         ("latent z: int(0..9) ~ uniform()", "statement", ast.Latent),
         ("temper 2 { factor 1 }", "statement", ast.Temper),
         ("base(a) ^ 2", "distribution", ast.PowerExpr),
-        ("table(x: text, y: one_of(\"a\"))", "type", ast.TypeExpr),
+        ('table(x: text, y: one_of("a"))', "type", ast.TypeExpr),
         ("k: int(0..9) = 3", "parameter", ast.Param),
     ],
 )
@@ -175,7 +177,7 @@ def test_two_statements_are_no_fragment() -> None:
 
 
 def test_spans_are_exact() -> None:
-    text = HEAD + "  latent z: text(tokens=1..9) ~ base(a, [\" \"]) ^ (1 + 2)\n}\n"
+    text = HEAD + '  latent z: text(tokens=1..9) ~ base(a, [" "]) ^ (1 + 2)\n}\n'
     module, found = parse(Source("test.plm", text))
     assert module is not None and not found
     latent = module.program.body[0]
@@ -216,8 +218,24 @@ def test_an_open_bracket_is_reported_where_it_was_opened() -> None:
     assert found.secondary[0].span.line == 5 and found.secondary[0].span.text == "factor"
 
 
+def test_reading_goes_on_behind_a_block() -> None:
+    text = HEAD + "  temper 2 {\n    factor 1\n  }\n  junk\n  factor missing\n}\n"
+    assert places(text) == [("PLM101", 7, 3), ("PLM201", 8, 10)]
+    module, _ = parse(Source("test.plm", text))
+    assert module is not None
+    temper, factor = module.program.body
+    assert isinstance(temper, ast.Temper) and len(temper.body) == 1
+    assert isinstance(factor, ast.Factor)
+
+
+def test_long_is_not_deep() -> None:
+    items = ", ".join(["a + a"] * 200)
+    text = HEAD + f"  let b = [{items}]\n" + "  factor 1 + 1\n" * 200 + "}\n"
+    assert codes(text) == []
+
+
 def test_one_wrong_parameter_leaves_the_others() -> None:
-    text = 'program p(a: text, b text, c: int) {\n  factor c + b\n  observe a ~ d()\n}\n'
+    text = "program p(a: text, b text, c: int) {\n  factor c + b\n  observe a ~ d()\n}\n"
     assert places(text) == [("PLM101", 1, 22), ("PLM201", 3, 15)]
 
 

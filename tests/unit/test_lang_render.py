@@ -17,7 +17,9 @@ def at(source: Source, text: str, nth: int = 0) -> Span:
 
 def test_one_label() -> None:
     source = Source("many.plm", "one\ntwo\n  observe y base(x, z)\n")
-    found = error("PLM101", "unexpected 'base'", at(source, "base"), "expected '~'", help="add one", notes=["so it is"])
+    found = error(
+        "PLM101", "unexpected 'base'", at(source, "base"), "expected '~'", help="add one", notes=["so it is"]
+    )
     assert render_full(found) == (
         "error[PLM101]: unexpected 'base'\n"
         " --> many.plm:3:13\n"
@@ -37,7 +39,9 @@ def test_one_label() -> None:
 
 def test_two_lines_and_wide_numbers() -> None:
     source = Source("p.plm", "\n" * 8 + "first\nsecond\nthird\n\n\nlast")
-    found = error("PLM401", "too early", at(source, "second"), "here", secondary=[(at(source, "last"), "there")])
+    found = error(
+        "PLM401", "too early", at(source, "second"), "here", secondary=[(at(source, "last"), "there")]
+    )
     assert render_full(found).split("\n") == [
         "error[PLM401]: too early",
         "  --> p.plm:10:1",
@@ -78,7 +82,9 @@ def test_long_lines_are_cut_around_the_caret() -> None:
 
 def test_a_span_over_lines_shows_its_first_and_last() -> None:
     source = Source("p.plm", "x {\n  a\n  b\n  c\n} y")
-    lines = render_full(error("PLM411", "m", Span(source, 2, source.text.index("}") + 1), "all of it")).split("\n")
+    lines = render_full(error("PLM411", "m", Span(source, 2, source.text.index("}") + 1), "all of it")).split(
+        "\n"
+    )
     assert lines[-5:] == ["1 | x {", "  |   ^", "...", "5 | } y", "  | ^ all of it"]
 
 

@@ -21,7 +21,11 @@ def declaration(scope: Scope, decl: ast.Declaration) -> None:
     if isinstance(decl, ast.LmDecl):
         if isinstance(decl.model, ast.Call):
             _constructor(scope, decl.model, LMS, "language model")
-        elif decl.model.value == "" and decl.model.span.end > decl.model.span.start and decl.model.span.text == '""':
+        elif (
+            decl.model.value == ""
+            and decl.model.span.end > decl.model.span.start
+            and decl.model.span.text == '""'
+        ):
             scope.error("PLM211", "the language model has no name", decl.model.span, "an empty string",
                         help='write "tiny", a folder, a .json file or a name on the hub')  # fmt: skip
         binding = Binding(name.id, "lm", name.span, Value("lm"))
@@ -43,8 +47,13 @@ def _constructor(scope: Scope, call: ast.Call, known: dict[str, Constructor], wh
         return
     if name not in known:
         near = nearest(name, known)
-        scope.error("PLM211", f"unknown {what} '{name}'", call.function.span, "not known",
-                    help=f"did you mean '{near}'?" if near else f"known here: {', '.join(known)}")  # fmt: skip
+        scope.error(
+            "PLM211",
+            f"unknown {what} '{name}'",
+            call.function.span,
+            "not known",
+            help=f"did you mean '{near}'?" if near else f"known here: {', '.join(known)}",
+        )
         return
     constructor = known[name]
     if count(scope, call, constructor.arguments, (len(constructor.arguments),)):
@@ -81,8 +90,14 @@ def _default(scope: Scope, param: ast.Param, wanted: Value) -> None:
                     secondary=[(type_.span, f"the type is {type_.name}")])  # fmt: skip
     elif wanted.choices and found not in wanted.choices:
         near = nearest(str(found), wanted.choices)
-        scope.error("PLM315", f'"{found}" is not one of the choices', default.span, "not a choice",
-                    secondary=[(type_.span, "the choices")], help=f'did you mean "{near}"?' if near else None)  # fmt: skip
+        scope.error(
+            "PLM315",
+            f'"{found}" is not one of the choices',
+            default.span,
+            "not a choice",
+            secondary=[(type_.span, "the choices")],
+            help=f'did you mean "{near}"?' if near else None,
+        )
     elif type_.name == "int" and type_.args and isinstance(type_.args[0], ast.Range):
         low, high = constant(type_.args[0].low), constant(type_.args[0].high)
         if isinstance(low, int) and isinstance(high, int) and low <= high and not low <= int(found) <= high:

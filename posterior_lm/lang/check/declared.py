@@ -38,8 +38,16 @@ def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> bool:
     if name not in TYPE_OPTIONS:
         for part in (*type_.args, *(o.value for o in type_.options)):
             _inner(scope, part)
-        near = nearest(name, TYPE_OPTIONS) or {"str": "text", "string": "text", "float": "real",
-            "number": "real", "integer": "int", "boolean": "bool", "enum": "one_of", "list": "table"}.get(name)  # fmt: skip
+        near = nearest(name, TYPE_OPTIONS) or {
+            "str": "text",
+            "string": "text",
+            "float": "real",
+            "number": "real",
+            "integer": "int",
+            "boolean": "bool",
+            "enum": "one_of",
+            "list": "table",
+        }.get(name)
         scope.error(
             "PLM208",
             f"unknown type '{name}'",
@@ -118,8 +126,14 @@ def _choices(scope: Scope, type_: ast.TypeExpr) -> None:
         elif not arg.value:
             scope.error("PLM316", "a choice cannot be empty", arg.span, "no text to score")
         elif arg.value in seen:
-            scope.error("PLM316", f'the choice "{arg.value}" is listed twice', arg.span, "again here",
-                        secondary=[(seen[arg.value], "first listed here")], help="drop one of them")  # fmt: skip
+            scope.error(
+                "PLM316",
+                f'the choice "{arg.value}" is listed twice',
+                arg.span,
+                "again here",
+                secondary=[(seen[arg.value], "first listed here")],
+                help="drop one of them",
+            )
         else:
             seen[arg.value] = arg.span
 
@@ -140,12 +154,16 @@ def _int(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     int_range(scope, args[0], constants=place != "latent")
 
 
-def int_range(scope: Scope, range_: ast.Range, *, constants: bool = False, at_least: int | None = None) -> None:
+def int_range(
+    scope: Scope, range_: ast.Range, *, constants: bool = False, at_least: int | None = None
+) -> None:
     """Checks low..high: ints, known before anything is drawn, not empty."""
     for bound in (range_.low, range_.high):
         found = value(scope, bound) if not constants or constant(bound) is not None else None
         if found is None:
-            scope.error("PLM322", "the range of a parameter is made of plain numbers", bound.span, "not a number")
+            scope.error(
+                "PLM322", "the range of a parameter is made of plain numbers", bound.span, "not a number"
+            )
         elif found.kind not in ("int", "unknown"):
             scope.error("PLM301", "a range is made of ints", bound.span, f"this is {found.shown}")
         elif found.depends:
@@ -155,8 +173,13 @@ def int_range(scope: Scope, range_: ast.Range, *, constants: bool = False, at_le
     if not isinstance(low, int) or not isinstance(high, int):
         return
     if low > high:
-        scope.error("PLM302", f"the range {low}..{high} is empty", range_.span, "the first number is the larger",
-                    help=f"write {high}..{low}")  # fmt: skip
+        scope.error(
+            "PLM302",
+            f"the range {low}..{high} is empty",
+            range_.span,
+            "the first number is the larger",
+            help=f"write {high}..{low}",
+        )
     elif at_least is not None and low < at_least:
         scope.error("PLM302", "a number of tokens cannot be negative", range_.low.span, "below 0")
 
@@ -171,12 +194,22 @@ def options(
             _inner(scope, option.value) if not isinstance(option.value, ast.Name) else None
             near = nearest(option.name, known)
             listed = f"its options are {', '.join(known)}" if known else "it has no options"
-            scope.error("PLM206", f"{owner} has no option '{option.name}'", name_span(option), "unknown option",
-                        help=f"did you mean '{near}'?" if near else listed)  # fmt: skip
+            scope.error(
+                "PLM206",
+                f"{owner} has no option '{option.name}'",
+                name_span(option),
+                "unknown option",
+                help=f"did you mean '{near}'?" if near else listed,
+            )
             continue
         if option.name in seen:
-            scope.error("PLM207", f"the option '{option.name}' is given twice", name_span(option), "again here",
-                        secondary=[(seen[option.name].span, "first given here")])  # fmt: skip
+            scope.error(
+                "PLM207",
+                f"the option '{option.name}' is given twice",
+                name_span(option),
+                "again here",
+                secondary=[(seen[option.name].span, "first given here")],
+            )
             continue
         seen[option.name] = option
         _option(scope, option, known[option.name])
@@ -193,9 +226,15 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
         else:
             found = value(scope, given)
             number = constant(given)
-            scope.error("PLM309", f"{option.name} takes a range", given.span, "expected low..high",
-                        help=f"write {option.name}={number}..{number}" if found.kind == "int" and number is not None
-                        else f"write it like {option.name}=1..20")  # fmt: skip
+            scope.error(
+                "PLM309",
+                f"{option.name} takes a range",
+                given.span,
+                "expected low..high",
+                help=f"write {option.name}={number}..{number}"
+                if found.kind == "int" and number is not None
+                else f"write it like {option.name}=1..20",
+            )
         return
     found_constant = constant(given) if not isinstance(given, ast.Range) else None
     if found_constant is None:
@@ -214,7 +253,9 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
         pattern(scope, given)
 
 
-def _literal(scope: Scope, name: str, span: Span, found: str | int | float | bool, wanted: OptionType) -> None:
+def _literal(
+    scope: Scope, name: str, span: Span, found: str | int | float | bool, wanted: OptionType
+) -> None:
     number = isinstance(found, (int, float)) and not isinstance(found, bool)
     fits = {
         "text": isinstance(found, str),
@@ -257,7 +298,11 @@ def _tools(scope: Scope, option: ast.Option) -> None:
         binding = scope.resolve(item) if isinstance(item, ast.Name) else None
         if isinstance(item, ast.Name) and (binding is None or binding.sort in ("tool", "use")):
             continue
-        shown = f"'{item.id}' is {binding.value.shown}" if isinstance(item, ast.Name) and binding else "not a tool"
+        shown = (
+            f"'{item.id}' is {binding.value.shown}"
+            if isinstance(item, ast.Name) and binding
+            else "not a tool"
+        )
         scope.error("PLM309", f"{option.name} takes the name of a declared tool", item.span, shown,
                     help='declare one: tool calc = calculator(trigger="=")')  # fmt: skip
 

@@ -81,8 +81,13 @@ def _bare_name(scope: Scope, expr: ast.Name) -> Found:
             scope.error("PLM312", f"'{name}' needs its arguments", expr.span, "not called",
                         help=f"write {name}(…)")  # fmt: skip
         else:
-            scope.error("PLM312", f"'{name}' is a function, not a distribution", expr.span, "not a distribution",
-                        help=_as_distribution(scope))  # fmt: skip
+            scope.error(
+                "PLM312",
+                f"'{name}' is a function, not a distribution",
+                expr.span,
+                "not a distribution",
+                help=_as_distribution(scope),
+            )
         return Found("unknown", UNKNOWN)
     if binding is None:
         scope.resolve(expr)
@@ -90,8 +95,13 @@ def _bare_name(scope: Scope, expr: ast.Name) -> Found:
     scope.used.add(name)
     if binding.value.kind != "unknown" or binding.sort == "lm":
         help = f"write {name}(…)" if binding.sort == "lm" else _as_distribution(scope)
-        scope.error("PLM312", f"'{name}' is {binding.value.shown}, and a distribution has to stand here", expr.span,
-                    "not called" if binding.sort == "lm" else "not a distribution", help=help)  # fmt: skip
+        scope.error(
+            "PLM312",
+            f"'{name}' is {binding.value.shown}, and a distribution has to stand here",
+            expr.span,
+            "not called" if binding.sort == "lm" else "not a distribution",
+            help=help,
+        )
     return Found("unknown", UNKNOWN)
 
 
@@ -189,7 +199,9 @@ def _probabilities(scope: Scope, arg: ast.Expr) -> None:
             scope.error("PLM313", "a probability is at least 0", item.span, "out of range")
             return
     if abs(sum(numbers) - 1) > 1e-6:
-        scope.error("PLM313", f"the probabilities add up to {sum(numbers):.6g}", arg.span, "should add up to 1")
+        scope.error(
+            "PLM313", f"the probabilities add up to {sum(numbers):.6g}", arg.span, "should add up to 1"
+        )
 
 
 def fits_type(scope: Scope, type_: ast.TypeExpr, dist: ast.Expr, found: Found, what: str) -> None:
@@ -200,15 +212,22 @@ def fits_type(scope: Scope, type_: ast.TypeExpr, dist: ast.Expr, found: Found, w
     while isinstance(call, ast.PowerExpr):
         call = call.base
     over = DISTRIBUTIONS[found.sort].over
-    by_numbers = over == "int" or (found.sort == "uniform" and isinstance(call, ast.Call) and len(call.args) == 2)
+    by_numbers = over == "int" or (
+        found.sort == "uniform" and isinstance(call, ast.Call) and len(call.args) == 2
+    )
     if by_numbers and type_.name != "int":
         scope.error("PLM311", f"{found.sort} is over numbers, and {what} is {_type_name(type_)}", call.span,
                     "wrong distribution for this type", secondary=_at(type_.span, "the type"),
                     help=_instead(type_))  # fmt: skip
     elif over == "finite" and not by_numbers and not is_finite(type_):
-        scope.error("PLM311", f"{found.sort} needs a type that lists its values, and {what} is {_type_name(type_)}",
-                    call.span, "wrong distribution for this type", secondary=_at(type_.span, "the type"),
-                    help="such types are int(a..b) and one_of(…)")  # fmt: skip
+        scope.error(
+            "PLM311",
+            f"{found.sort} needs a type that lists its values, and {what} is {_type_name(type_)}",
+            call.span,
+            "wrong distribution for this type",
+            secondary=_at(type_.span, "the type"),
+            help="such types are int(a..b) and one_of(…)",
+        )
     elif found.sort == "categorical" and isinstance(call, ast.Call) and call.args:
         size = finite_size(type_)
         items = call.args[0]
@@ -218,7 +237,11 @@ def fits_type(scope: Scope, type_: ast.TypeExpr, dist: ast.Expr, found: Found, w
 
 
 def _instead(type_: ast.TypeExpr) -> str:
-    return "a text comes from a language model" if type_.name == "text" else "write uniform() or categorical([…])"
+    return (
+        "a text comes from a language model"
+        if type_.name == "text"
+        else "write uniform() or categorical([…])"
+    )
 
 
 def _type_name(type_: ast.TypeExpr) -> str:

@@ -58,7 +58,9 @@ def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
                     short.span,
                     "the shorter one",
                     secondary=[(long.span, "the longer one")],
-                    notes=["a choice scores exactly its own tokens, so the shorter one is not charged for ending there"],
+                    notes=[
+                        "a choice scores exactly its own tokens, so the shorter one is not charged for ending there"
+                    ],
                     help=f'end both with a mark that closes them, such as "{short.value}." and "{long.value}."',
                 )
 

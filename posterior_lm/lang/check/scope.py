@@ -68,9 +68,7 @@ class Scope:
         self, code: str, message: str, span: Span, label: str = "", *,
         secondary: Sequence[tuple[Span, str]] = (), notes: Sequence[str] = (), help: str | None = None,
     ) -> None:  # fmt: skip
-        self.found.append(
-            error(code, message, span, label, secondary=secondary, notes=notes, help=help)
-        )
+        self.found.append(error(code, message, span, label, secondary=secondary, notes=notes, help=help))
 
     # ------------------------------------------------------------ declaring
 
@@ -227,8 +225,13 @@ class Scope:
         if binding is None or binding.value.kind == "unknown":
             return UNKNOWN
         if binding.sort != "row":
-            self.error("PLM305", f"'{expr.row.id}' is {binding.value.shown} and has no columns", expr.row.span,
-                       "not a row of a plate", secondary=[(binding.span, "declared here")])  # fmt: skip
+            self.error(
+                "PLM305",
+                f"'{expr.row.id}' is {binding.value.shown} and has no columns",
+                expr.row.span,
+                "not a row of a plate",
+                secondary=[(binding.span, "declared here")],
+            )
             return UNKNOWN
         if expr.column not in binding.columns:
             if not binding.columns:

@@ -80,15 +80,26 @@ class Structure:
             fits_type(scope, statement.type, statement.dist, found, f"'{name.id}'")
         earlier = self.latents.get(name.id)
         if earlier is not None and scope.get(name.id) is None:
-            scope.error("PLM202", f"two plates hold a latent named '{name.id}'", name.span, "declared again here",
-                        secondary=[(earlier.span, "first declared here")], help="rename one of them")  # fmt: skip
+            scope.error(
+                "PLM202",
+                f"two plates hold a latent named '{name.id}'",
+                name.span,
+                "declared again here",
+                secondary=[(earlier.span, "first declared here")],
+                help="rename one of them",
+            )
             return
         is_new = scope.get(name.id) is None
         known_value = value_of_type(statement.type, frozenset((name.id,)))
         binding = Binding(
-            name.id, "latent", name.span, known_value if known else evolve(UNKNOWN, depends=frozenset((name.id,))),
-            statement.type, block=self._block, order=len(self.latents) + 1,
-        )  # fmt: skip
+            name.id,
+            "latent",
+            name.span,
+            known_value if known else evolve(UNKNOWN, depends=frozenset((name.id,))),
+            statement.type,
+            block=self._block,
+            order=len(self.latents) + 1,
+        )
         scope.declare(binding)
         if is_new and scope.get(name.id) is binding:
             self.latents[name.id] = binding
@@ -130,7 +141,14 @@ class Structure:
         scope.levels.append({})
         scope.blocks.append(id(statement))
         scope.declare(
-            Binding(row.id, "row", row.span, Value("row") if known else UNKNOWN, columns=columns, block=self._block)
+            Binding(
+                row.id,
+                "row",
+                row.span,
+                Value("row") if known else UNKNOWN,
+                columns=columns,
+                block=self._block,
+            )
         )
         self._body(statement.body)
         scope.blocks.pop()
@@ -151,8 +169,14 @@ class Structure:
             if found.kind == "unknown":
                 return {}, False
             secondary, shown = [], f"this is {found.shown}"
-        self.scope.error("PLM320", "a plate goes over the rows of a table", table.span, shown, secondary=secondary,
-                         help="declare a parameter such as rows: table(input: text)")  # fmt: skip
+        self.scope.error(
+            "PLM320",
+            "a plate goes over the rows of a table",
+            table.span,
+            shown,
+            secondary=secondary,
+            help="declare a parameter such as rows: table(input: text)",
+        )
         return {}, False
 
     # ------------------------------------------------------------ guide and infer
@@ -183,9 +207,14 @@ class Structure:
             self._not_a_latent(name)
             return
         if latent.block != guided.block:
-            scope.error("PLM409", f"the guide of '{name.id}' stands in another block than its latent", name.span,
-                        "guided here", secondary=[(latent.span, "drawn here")],
-                        help="move the guide next to the latent")  # fmt: skip
+            scope.error(
+                "PLM409",
+                f"the guide of '{name.id}' stands in another block than its latent",
+                name.span,
+                "guided here",
+                secondary=[(latent.span, "drawn here")],
+                help="move the guide next to the latent",
+            )
         if guided.found.tempered:
             scope.error("PLM409", "a guide is drawn from, so it has no power", statement.dist.span,
                         "raised to a power", help="drop '^'; the target keeps its own")  # fmt: skip
@@ -201,12 +230,17 @@ class Structure:
 
     def _not_a_latent(self, name: ast.Name) -> None:
         scope = self.scope
-        if name.id in scope.broken or name.id in scope.planned and scope.planned[name.id].sort == "latent":
+        if name.id in scope.broken or (name.id in scope.planned and scope.planned[name.id].sort == "latent"):
             return
         binding = scope.get(name.id)
         if binding is not None:
-            scope.error("PLM408", f"'{name.id}' is a {binding.sort}, and only a latent has a guide", name.span,
-                        "not a latent", secondary=[(binding.span, "declared here")])  # fmt: skip
+            scope.error(
+                "PLM408",
+                f"'{name.id}' is a {binding.sort}, and only a latent has a guide",
+                name.span,
+                "not a latent",
+                secondary=[(binding.span, "declared here")],
+            )
             return
         near = nearest(name.id, self.latents)
         help = f"did you mean '{near}'?" if near else None
@@ -220,12 +254,23 @@ class Structure:
                         "inside a block", help="move it to the end of the program")  # fmt: skip
         if name not in METHODS:
             near = nearest(name, METHODS)
-            scope.error("PLM210", f"unknown method '{name}'", call.function.span, "not a method of inference",
-                        help=f"did you mean '{near}'?" if near else f"the methods are {', '.join(METHODS)}")  # fmt: skip
+            scope.error(
+                "PLM210",
+                f"unknown method '{name}'",
+                call.function.span,
+                "not a method of inference",
+                help=f"did you mean '{near}'?" if near else f"the methods are {', '.join(METHODS)}",
+            )
             return
         if name in self.methods:
-            scope.error("PLM410", f"the defaults of {name} are given twice", call.function.span, "again here",
-                        secondary=[(self.methods[name], "first given here")], help="keep one of them")  # fmt: skip
+            scope.error(
+                "PLM410",
+                f"the defaults of {name} are given twice",
+                call.function.span,
+                "again here",
+                secondary=[(self.methods[name], "first given here")],
+                help="keep one of them",
+            )
         self.methods.setdefault(name, call.function.span)
         if call.args:
             first = next(iter(METHODS[name].options), "n")

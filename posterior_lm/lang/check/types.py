@@ -238,7 +238,9 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
     return Value(result, depends)
 
 
-def count(scope: Scope, expr: ast.Call, arguments: tuple[tuple[str, str], ...], allowed: tuple[int, ...]) -> bool:
+def count(
+    scope: Scope, expr: ast.Call, arguments: tuple[tuple[str, str], ...], allowed: tuple[int, ...]
+) -> bool:
     """Whether a call has one of the allowed numbers of plain arguments; reports if not."""
     found = len(expr.args)
     if found in allowed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from posterior_lm.lang.codes.base import Code, program
 
-_Z = "latent z: text(tokens=1..20) ~ base(prompt)\nobserve [\" \", ending] ~ base(z)"
+_Z = 'latent z: text(tokens=1..20) ~ base(prompt)\nobserve [" ", ending] ~ base(z)'
 _P = "prompt: text, ending: text"
 _LABEL = 'prompt: text, label: one_of("yes", "no")'
 
@@ -54,8 +54,12 @@ CODES = (
         explanation="A choice scores exactly its own tokens and no end. Where one choice begins another, "
         "the shorter one collects the mass of both. End every choice with a mark, such as a "
         "full stop, where that is not meant.",
-        wrong=program('observe [" ", kind] ~ base(prompt)', 'prompt: text, kind: one_of("program", "program file")'),
-        right=program('observe [" ", kind] ~ base(prompt)', 'prompt: text, kind: one_of("program.", "program file.")'),
+        wrong=program(
+            'observe [" ", kind] ~ base(prompt)', 'prompt: text, kind: one_of("program", "program file")'
+        ),
+        right=program(
+            'observe [" ", kind] ~ base(prompt)', 'prompt: text, kind: one_of("program.", "program file.")'
+        ),
     ),
     Code(
         code="PLM906",

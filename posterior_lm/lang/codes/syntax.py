@@ -62,7 +62,7 @@ CODES = (
         title="the text ends too early",
         explanation="The end was reached in the middle of something. In a file the usual reason is "
         "an unclosed bracket, which is reported as such; this code is for the rest.",
-        wrong='lm base =',
+        wrong="lm base =",
         right=_RIGHT,
     ),
     Code(
@@ -92,8 +92,8 @@ CODES = (
     Code(
         code="PLM111",
         title="an unknown escape",
-        explanation="The escapes are \\n (line break), \\t (tab), \\\" (quote), \\\\ (backslash) and "
-        "\\u{1F600} (a character by its number). In a pattern, write r\"…\", where a "
+        explanation='The escapes are \\n (line break), \\t (tab), \\" (quote), \\\\ (backslash) and '
+        '\\u{1F600} (a character by its number). In a pattern, write r"…", where a '
         "backslash is a plain character.",
         wrong=program(r'latent z: text(tokens=1..20, stop="\d") ~ base(prompt)'),
         right=program(r'latent z: text(tokens=1..20, stop="\n") ~ base(prompt)'),
@@ -102,8 +102,8 @@ CODES = (
         code="PLM112",
         title="a plain argument after an option",
         explanation="In a call plain arguments come first, then options with names.",
-        wrong=program("latent z: int(lead=\" \", 0..9) ~ uniform()"),
-        right=program("latent z: int(0..9, lead=\" \") ~ uniform()"),
+        wrong=program('latent z: int(lead=" ", 0..9) ~ uniform()'),
+        right=program('latent z: int(0..9, lead=" ") ~ uniform()'),
     ),
     Code(
         code="PLM113",
@@ -129,9 +129,9 @@ CODES = (
     Code(
         code="PLM116",
         title="a declaration that declares nothing",
-        explanation="After lm name = stands a string (\"tiny\", a folder, a .json file, a name on the "
-        "hub) or a call such as transformers(\"gpt2\"); after tool name = stands a call "
-        "such as calculator(trigger=\"=\").",
+        explanation='After lm name = stands a string ("tiny", a folder, a .json file, a name on the '
+        'hub) or a call such as transformers("gpt2"); after tool name = stands a call '
+        'such as calculator(trigger="=").',
         wrong=program("latent z: text(tokens=1..20) ~ base(prompt)", declarations="lm base = 3"),
         right=program("latent z: text(tokens=1..20) ~ base(prompt)"),
     ),

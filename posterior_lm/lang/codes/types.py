@@ -55,7 +55,8 @@ CODES = (
         "A truth value is spelled with if, a table is gone through with plate.",
         wrong=program(_Z + "\nobserve z ~ base(rows)", "prompt: text, rows: table(input: text)"),
         right=program(
-            _Z + "\nplate r in rows {\n  observe r.input ~ base(z)\n}", "prompt: text, rows: table(input: text)"
+            _Z + "\nplate r in rows {\n  observe r.input ~ base(z)\n}",
+            "prompt: text, rows: table(input: text)",
         ),
     ),
     Code(
@@ -134,13 +135,13 @@ CODES = (
         title="wrong choices",
         explanation="The choices of one_of are different, non-empty strings, and comparing one with "
         "any other string is never true.",
-        wrong=program("observe [\" \", label] ~ base(prompt)", 'prompt: text, label: one_of("yes", "yes")'),
-        right=program("observe [\" \", label] ~ base(prompt)", _LABEL),
+        wrong=program('observe [" ", label] ~ base(prompt)', 'prompt: text, label: one_of("yes", "yes")'),
+        right=program('observe [" ", label] ~ base(prompt)', _LABEL),
     ),
     Code(
         code="PLM317",
         title="not a pattern",
-        explanation="The pattern is not a regular expression. Write patterns as r\"…\", so that a "
+        explanation='The pattern is not a regular expression. Write patterns as r"…", so that a '
         "backslash is a plain character.",
         wrong=program(_Z + '\ncondition matches(z, r" [A-Z")'),
         right=program(_Z + '\ncondition matches(z, r" [A-Z].*")'),
