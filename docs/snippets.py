@@ -34,7 +34,8 @@ from attrs import define, field, frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(
-    r"(?:^<!-- (?P<note>.*?) -->\n)?^(?P<fence>```+)(?P<kind>\w*)\n(?P<text>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<note>.*?) -->\n)?^(?P<fence>```+)(?P<kind>\w*)\n(?P<text>.*?)^(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -76,7 +77,8 @@ def blocks(page: str) -> list[Block]:
 def pages() -> list[Path]:
     """Every page whose blocks are run."""
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    found += [ROOT / "programs" / "README.md", ROOT / "grammar" / "README.md", *(ROOT / "posterior_lm").rglob("*.md")]
+    found += [ROOT / "programs" / "README.md", ROOT / "grammar" / "README.md"]
+    found += (ROOT / "posterior_lm").rglob("*.md")
     return sorted(page for page in found if page.is_file())
 
 

@@ -38,7 +38,8 @@ row = {"opening": "One day, Mia walked to the park with her dog.", "ending": "It
 for name, query in {"story": story, "story * no_animals": both, "story ** 2": story**2}.items():
     posterior = query.given(row).draw(1000, seed=0)
     animals = posterior.prob(lambda v: "dog" in v["middle"] or "cat" in v["middle"])
-    print(f"{name:20} P(animals) {animals.value:.2f}  ESS {posterior.ess:5.0f}  {posterior.marginal('middle')[0][0]!r}")
+    best, _ = posterior.marginal("middle")[0]
+    print(f"{name:20} P(animals) {animals.value:.2f}  ESS {posterior.ess:5.0f}  {best!r}")
 
 # What was observed can be left out and predicted.
 rationale = plm.load(PROGRAMS / "latent_rationale.plm")

@@ -19,6 +19,7 @@ from posterior_lm.lm.tabular_tokenizer import TabularTokenizer
 from posterior_lm.lm.tiny import WEIGHTS
 
 WALK = plm.loads('lm base = "tiny"  program walk() { latent z: text(tokens=1..12, stop="!") ~ base() ^ 2 }')
+TABLE = {"tokens": ["a", "!"], "max_tokens": 9, "rows": {"": {"a": 0.7, "!": 0.2, "<eos>": 0.1}}}
 
 
 class Wavering:
@@ -67,11 +68,11 @@ for text, probability in WALK.lm(base=Wavering()).draw(seed=0).marginal("z")[:3]
     print(f"{probability:6.3f}  {text}")
 
 print("a table:")
-table = plm.TabularModel.from_dict({"tokens": ["a", "!"], "max_tokens": 9, "rows": {"": {"a": 0.7, "!": 0.2, "<eos>": 0.1}}})
-for text, probability in WALK.lm(base=table).draw(seed=0).marginal("z")[:3]:
+for text, probability in WALK.lm(base=plm.TabularModel.from_dict(TABLE)).draw(seed=0).marginal("z")[:3]:
     print(f"{probability:6.3f}  {text}")
 
 print("a folder:")
 folder = sys.argv[1] if len(sys.argv) > 1 else str(WEIGHTS)
-query = plm.loads('lm base = "tiny"  program s(t: text) { latent z: text(tokens=1..20, stop=".") ~ base(t) ^ 2 }')
-print(query.lm(base=folder).given(t="Mia has a white cat.").draw(200, seed=0).marginal("z")[0][0])
+sentence = plm.program("sentence", "prompt: text", lm={"base": folder})
+sentence = sentence.latent("z", 'text(tokens=1..20, stop=".")', "base(prompt) ^ 2")
+print(sentence.given(prompt="Mia has a white cat.").draw(200, seed=0).marginal("z")[0][0])

@@ -74,6 +74,9 @@ def predict(
     ask = {"seed": seed, "budget": budget, "guide": None, "progress": progress}
     param = graph.param(name)
     if param is None:
+        drawn = tuple(node.name for _, node in graph.latents())
+        if name.split("[", 1)[0] not in drawn:
+            _nothing(graph, name, drawn)
         bound = target(query)
         if name not in bound.names:
             _nothing(graph, name, bound.names)

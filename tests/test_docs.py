@@ -83,11 +83,15 @@ def test_programs_on_pages_are_laid_out(path: Path) -> None:
     for block in snippets.blocks(path.read_text(encoding="utf-8")):
         if block.kind == "plm" and block.note("wrong") is None and block.note("with") is None:
             module, _ = parse(Source(relative(path), block.text))
-            assert module is not None and format_module(module) == block.text, f"the block on line {block.line}"
+            assert module is not None and format_module(module) == block.text, (
+                f"the block on line {block.line}"
+            )
 
 
 def test_the_readme_shows_what_make_run_prints() -> None:
-    shown = [c.line for b in snippets.blocks((ROOT / "README.md").read_text()) for c in snippets.commands(b.text)]
+    shown = [
+        c.line for b in snippets.blocks((ROOT / "README.md").read_text()) for c in snippets.commands(b.text)
+    ]
     assert shown[0] == "make run"
 
 
@@ -114,7 +118,9 @@ def _anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=relative)
-def test_an_example_prints_what_stands_beside_it(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_prints_what_stands_beside_it(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", [str(script)])
     found = refresh.example_output(script, tmp_path)
     problem = snippets.difference(script.with_suffix(".out").read_text(encoding="utf-8"), found)
@@ -174,7 +180,9 @@ def test_the_reference_states_the_defaults_of_methods() -> None:
         row = next(line for line in table.splitlines() if f"`{method.name}`" in line.split("|")[1])
         if method.available:
             for name, option in method.options.items():
-                written = json.dumps(option.default) if isinstance(option.default, str) else f"{option.default}"
+                written = (
+                    json.dumps(option.default) if isinstance(option.default, str) else f"{option.default}"
+                )
                 assert (f"{name}={written}" if option.default is not None else f"`{name}`") in row
 
 
@@ -201,8 +209,16 @@ def test_codes_and_commands_that_pages_name_exist() -> None:
         ("log evidence -5.9 ± 0.1 nats", "log evidence -6.2 ± 0.2 nats", True),
         ("log evidence -5.9 nats", "log reward -5.9 nats", False),
         ("ESS 5.1 of 100, k-hat -", "ESS 12.1 of 100, k-hat 0.31", True),
-        ('  0.4  ####  -1.0  "a"\n  0.2  ##  -2.0  "b"', '  0.3  ###  -2.0  "b"\n  0.3  ###  -1.0  "a"', True),
-        ('  0.4  ####  -1.0  "a"\n  0.2  ##  -2.0  "b"', '  0.3  ###  -2.0  "c"\n  0.3  ###  -1.0  "d"', False),
+        (
+            '  0.4  ####  -1.0  "a"\n  0.2  ##  -2.0  "b"',
+            '  0.3  ###  -2.0  "b"\n  0.3  ###  -1.0  "a"',
+            True,
+        ),
+        (
+            '  0.4  ####  -1.0  "a"\n  0.2  ##  -2.0  "b"',
+            '  0.3  ###  -2.0  "c"\n  0.3  ###  -1.0  "d"',
+            False,
+        ),
         ('  0.4  ####  -1.0  "a"', '  0.4  ####  -1.0  "a"\n  0.1  #  -2.0  "b"', False),
         ("fingerprint 0420be041dbd", "fingerprint 9a28d4767031", True),
         ("error[PLM401]: x", "error[PLM402]: x", False),
@@ -215,7 +231,8 @@ def test_what_counts_as_the_same_output(shown: str, found: str, same: bool) -> N
 def test_refreshing_changes_outputs_and_nothing_else(tmp_path: Path) -> None:
     page = (
         "# T\n\n```python\nx = 2\nprint(x + 1)\n```\n\n```text\nold\n```\n\n"
-        "```console\n$ plm explain PLM401 | head -1\nold\nolder\n$ plm explain PLM402\n```\n\n```text\nkept\n```\n"
+        "```console\n$ plm explain PLM401 | head -1\nold\nolder\n$ plm explain PLM402\n```\n\n"
+        "```text\nkept\n```\n"
     )
     with snippets.inside(snippets.working_folder(tmp_path)):
         new = refresh.refreshed(page, tmp_path)

@@ -66,7 +66,7 @@ def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
     if format == "json":
         from posterior_lm.cli.output import json_text
 
-        click.echo(json_text([to_json(d) for d in diagnostics]), err=True)
+        click.echo(json_text([to_json(_told(d)) for d in diagnostics]), err=True)
     elif format == "concise":
         for diagnostic in diagnostics:
             click.echo(render_concise(diagnostic), err=True)
@@ -74,6 +74,16 @@ def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
         color = has_color(sys.stderr)
         text = "\n\n".join(_full(d, color) for d in diagnostics)
         click.echo(text, err=True, color=color)
+
+
+def _told(diagnostic: Diagnostic) -> Diagnostic:
+    """The diagnostic with its place in the data in the message, where its span points at the program."""
+    from attrs import evolve
+
+    where = diagnostic.where
+    if where is None or diagnostic.primary is None or where in diagnostic.message:
+        return diagnostic
+    return evolve(diagnostic, message=f"{diagnostic.message} (at {where})")
 
 
 def _full(diagnostic: Diagnostic, color: bool) -> str:

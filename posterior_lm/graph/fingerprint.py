@@ -3,7 +3,9 @@
 Only what the total reads counts, so `guide` and `infer` cannot change it. Spans
 never count. Bound names (latents, lets, plate rows, model aliases, the program's
 own name) are replaced by numbers in order of first use; parameters and columns
-keep their names, because data is bound to them by name.
+keep their names, because data is bound to them by name. Which model spells a
+latent does not count either: a text's own score names it, and for a finite type
+it changes no number.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
         match node:
             case Latent():
                 inside = [plates.setdefault(p, len(plates)) for p in node.plates]
-                return [node.type, list(node.options), list(node.choices), alias(node.lm), inside]
+                return [node.type, list(node.options), list(node.choices), inside]
             case LmScore():
                 return [alias(node.lm), node.bare]
             case ChoiceScore():

@@ -16,6 +16,7 @@ from posterior_lm.graph.lower_expr import Finite, Scope
 from posterior_lm.graph.lower_types import constant_value, latent_options, param_spec
 from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
 from posterior_lm.lang import ast
+from posterior_lm.lang.compose import walk
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import Span
 
@@ -146,7 +147,7 @@ class _Lowering(Scope):
                 options=names,
                 inputs=inputs,
                 choices=choices,
-                lm=self._speller(statement.dist),
+                lm=self._speller(name, statement.dist),
                 plates=plates,
                 span=statement.name.span,
             )
@@ -160,15 +161,22 @@ class _Lowering(Scope):
             self.finite[name] = Finite(bounds=(bounds[0], bounds[1]), lead=str(lead))
         self.term("latent", name, self.score(statement.name, statement.dist), statement)
 
-    def _speller(self, dist: ast.Expr) -> str | None:
-        """The model whose tokens spell a latent: its own distribution's, else the first declared."""
+    def _speller(self, name: str, dist: ast.Expr) -> str | None:
+        """The model whose tokens spell a latent: that of its distribution, else of its guide, else none.
+
+        A value of a finite type that no model draws needs no tokens of its own; where
+        a context holds it, each model spells it for itself.
+        """
         while isinstance(dist, ast.PowerExpr):
             dist = dist.base
         if isinstance(dist, ast.Call) and dist.function.id == "choice" and dist.args:
-            return self._speller(dist.args[0])
+            return self._speller(name, dist.args[0])
         if isinstance(dist, ast.Call) and self.is_lm(dist.function.id):
             return dist.function.id
-        return next(iter(self.lms), None)
+        for statement, _ in walk(self.module.program.body):
+            if isinstance(statement, ast.Guide) and statement.name.id == name:
+                return self._speller("", statement.dist)
+        return None
 
     def plate(self, statement: ast.Plate) -> None:
         table, row, plate = self.value(statement.table), statement.row.id, self.plates

@@ -56,14 +56,15 @@ def khat(log_weights: np.ndarray) -> float | None:
     ties, as when few distinct values were drawn; a smooth fit of ties means nothing.
     """
     finite = log_weights[np.isfinite(log_weights)]
-    tail = min(len(log_weights) // 5, int(3 * math.sqrt(len(log_weights))))  # the size psislw uses
+    tail = min(len(log_weights) // 5, int(3 * math.sqrt(len(log_weights))))  # the size of the fit
     if tail < 5 or len(finite) <= tail or 2 * len(np.unique(np.sort(finite)[-tail:])) < tail:
         return None
     from arviz_stats.base import array_stats
 
-    # A zero weight lies in no upper tail, but psislw wants numbers, so zeros become
-    # weights that are zero for any purpose.
+    # A zero weight lies in no upper tail, but the fit wants numbers, so zeros become
+    # weights that are zero for any purpose. psislw takes log likelihoods, whose
+    # negatives are the log weights of leave-one-out; hence the sign.
     filled = np.where(np.isfinite(log_weights), log_weights, finite.min() - 700.0)
     with np.errstate(all="ignore"):
-        shape = float(np.asarray(array_stats.psislw(filled)[1]))
+        shape = float(np.asarray(array_stats.psislw(-filled)[1]))
     return shape if math.isfinite(shape) else None

@@ -14,7 +14,7 @@ from lark.lexer import Token
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.source import Source, Span
-from posterior_lm.lang.tokens import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, span_of
+from posterior_lm.lang.tokens import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, extent, span_of
 
 DEEPEST = 100
 """Brackets and operators inside one another; keeps every recursive walk shallow."""
@@ -31,7 +31,7 @@ _NOT_AFTER_FIRST = frozenset(("COLON", "COMMA", "RPAR", "RSQB", "DOT"))
 
 
 def begins_statement(tokens: list[Token], index: int) -> bool:
-    """Whether the keyword at `index` begins a statement or declaration, rather than being misused as a name."""
+    """Whether the keyword at `index` begins a statement or declaration; else it is misused as a name."""
     if tokens[index].type not in STATEMENTS and tokens[index].type not in DECLARATIONS:
         return False
     following = tokens[index + 1].type if index + 1 < len(tokens) else "RBRACE"
@@ -122,9 +122,10 @@ class _Balancer:
     def close(self, visible: Token | None, why: str) -> None:
         """Closes the innermost bracket just before `visible`, or the end, and says so."""
         opener = self._pop()
-        at = visible.start_pos if visible is not None else len(self.source.text.rstrip())
+        end = len(self.source.text.rstrip())
+        at, until = extent(visible) if visible is not None else (end, end)
         if not (self.doubtful and opener.type != "LBRACE") and len(self.found) <= MOST_ERRORS:
-            shown = Span(self.source, at, visible.end_pos if visible is not None else at)
+            shown = Span(self.source, at, until)
             self.found.append(
                 error(
                     "PLM102",

@@ -17,6 +17,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.literals import decode_number, decode_string
 from posterior_lm.lang.source import Source, Span
+from posterior_lm.lang.tokens import extent
 
 _PUNCTUATION = frozenset(
     ("EQUAL", "LPAR", "RPAR", "LBRACE", "RBRACE", "LSQB", "RSQB", "COMMA", "COLON", "TILDE",
@@ -45,7 +46,7 @@ class Sequence:
 
 def _ends(part: Any) -> tuple[int, int]:
     if isinstance(part, Token):
-        return part.start_pos, part.end_pos
+        return extent(part)
     if isinstance(part, Sequence):
         return part.start, part.end
     return part.span.start, part.span.end
@@ -207,7 +208,7 @@ class Builder:
 
     def _infer(self, span: Span, _k: Token, name: Token, arguments: Any = ()) -> ast.Infer:
         args, options = self._arguments(arguments)
-        call = ast.Call(self._named(name), args, options, span=Span(self.source, name.start_pos, span.end))
+        call = ast.Call(self._named(name), args, options, span=self._span([name]).to(span))
         return ast.Infer(call, span=span)
 
     # ------------------------------------------------------------ declarations

@@ -119,7 +119,7 @@ def units(
 
 
 def _lines(comments: Comments, taken: list[ast.Comment], before: int, first: bool) -> tuple[list[Line], int]:
-    lines = []
+    lines: list[Line] = []
     for comment in taken:
         line = comments.line_of(comment.span.start)
         lines.append(Line(comment.text.rstrip(), line - before > 1 and not (first and not lines)))

@@ -20,7 +20,7 @@ def format_module(module: ast.Module) -> str:
     program = module.program
     items: list[ast.Node] = [*module.declarations, program]
     brace = _program_brace(comments, program)
-    heads: list[int | None] = [None] * len(module.declarations) + [brace]
+    heads: list[int | None] = [*(None for _ in module.declarations), brace]
     header = _header(comments, program, brace)
     found, rest = units(comments, items, 0, len(comments.source.text) + 1, heads)
     last = found[-1]
@@ -32,7 +32,7 @@ def format_module(module: ast.Module) -> str:
             _put(lines, line.text, 0, blank=line.blank or (force and i == 0))
         blank = unit.blank or (force and not unit.above)
         if isinstance(unit.item, ast.Program):
-            opening = header[:-1] + [_behind(header[-1], unit.head_after)]
+            opening = [*header[:-1], _behind(header[-1], unit.head_after)]
             lines += ["", *opening] if blank and lines else opening
             end = program.span.end - 1 if comments.here(program.span) else 0
             _body(lines, comments, program.body, INDENT, (brace or 0) + 1, end)

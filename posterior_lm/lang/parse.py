@@ -101,7 +101,7 @@ class _Driver:
         lark = tables.parser()
         self.parser = lark.parse_interactive(start=start)
         conf = self.parser.parser_state.parse_conf
-        conf.callbacks = self.builder.callbacks(lark.rules)
+        conf.callbacks = self.builder.callbacks(lark.rules)  # type: ignore[assignment]
         self.whole = start == "module"
         self.parens = 0  # open ( and [
         self.header = False  # between `program name (` and its `)`
@@ -164,7 +164,7 @@ class _Driver:
             return
         if self.found and token.start_pos == self.reported:
             return
-        self.reported = token.start_pos
+        self.reported = token.start_pos or 0
         accepted = self.parser.accepts()
         if end is not None and self.whole and "PROGRAM" in accepted:
             self.found.append(self._no_program())

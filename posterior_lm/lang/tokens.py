@@ -73,7 +73,12 @@ _HINTS = {
 
 
 def span_of(source: Source, token: Token) -> Span:
-    return Span(source, token.start_pos, token.end_pos)
+    return Span(source, *extent(token))
+
+
+def extent(token: Token) -> tuple[int, int]:
+    """The offsets of a token's first character and of what follows it."""
+    return token.start_pos or 0, token.end_pos or 0
 
 
 def refuse(source: Source) -> Diagnostic | None:
@@ -123,10 +128,10 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnosti
         except EOFError:
             return tokens, comments, diagnostics
         except UnexpectedCharacters as stray:
-            start = stray.pos_in_stream
+            start = stray.pos_in_stream or 0
             end = _skip(text, start)
             if tokens and tokens[-1].end_pos == start and tokens[-1] == "r" and text[start] == '"':
-                start = tokens.pop().start_pos
+                start = extent(tokens.pop())[0]
             state.line_ctr.feed(text[state.line_ctr.char_pos : end], True)
             token = Token(
                 STRAY,
@@ -193,6 +198,6 @@ def _bad_name(source: Source, number: Token, name: Token) -> Diagnostic:
     return error(
         "PLM113",
         f"'{number}{name}' is neither a number nor a name",
-        Span(source, number.start_pos, name.end_pos),
+        span_of(source, number).to(span_of(source, name)),
         "a name begins with a letter, a number holds digits",
     )

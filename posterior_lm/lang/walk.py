@@ -11,7 +11,7 @@ from posterior_lm.lang import ast
 
 
 @cache
-def _fields(kind: type) -> tuple[str, ...]:
+def _fields(kind: type[ast.Node]) -> tuple[str, ...]:
     return tuple(f.name for f in attrs.fields(kind) if f.name not in ("span", "comments", "broken"))
 
 
@@ -24,7 +24,7 @@ def nodes(root: object) -> Iterator[ast.Node]:
             stack.extend(reversed(item))
         elif isinstance(item, ast.Node):
             yield item
-            stack.extend(reversed([getattr(item, name) for name in _fields(type(item))]))
+            stack.extend(reversed([getattr(item, name) for name in _fields(type(item))]))  # type: ignore[arg-type]
 
 
 def names(root: object) -> Iterator[ast.Name]:

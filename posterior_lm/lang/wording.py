@@ -112,9 +112,8 @@ def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:
         return "put parentheses around 'if … then … else …'"
     if kind == "NAME" and accepted & STATEMENTS:
         return _near_keyword(str(token))
-    if {"COMMA", "RPAR"} <= accepted or {"COMMA", "RSQB"} <= accepted:
-        if kind in _EXPRESSION:
-            return "separate items with ','"
+    if kind in _EXPRESSION and "COMMA" in accepted and accepted & {"RPAR", "RSQB"}:
+        return "separate items with ','"
     return None
 
 

@@ -180,6 +180,8 @@ def test_every_mistake_in_data_has_its_row(tmp_path: Path) -> None:
     result = plm("run", WALK, "--data", rows)
     assert result.exit_code == 1 and "rows[1].end" in result.stderr and "rows[0]" not in result.stderr
     assert result.stderr.count("error[PLM608]") == 20 and "21 more mistakes" in result.stderr
+    found = json.loads(plm("run", WALK, "--data", rows, "--format", "json").stderr)
+    assert found[0]["message"].endswith("(at rows[1].end)") and found[0]["file"] == WALK
     assert plm("run", WALK, "--data", rows, "--row", 0).exit_code == 0
 
 

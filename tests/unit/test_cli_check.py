@@ -20,8 +20,9 @@ from tests.cli import ROOT, WALK, plm
 
 PROGRAMS = ROOT / "programs"
 TYPES = [
+    'text(tokens=1..1, chars="\u65e5")',
     "text(tokens=1..5)", 'text(tokens=0..1, end="free")', 'text(tokens=3..5, stop="the end")',
-    'text(tokens=1..3, stop=".", chars="ab")', 'text(tokens=2..2, chars="ab")', 'text(tokens=1..1, chars="\u65e5")',
+    'text(tokens=1..3, stop=".", chars="ab")', 'text(tokens=2..2, chars="ab")',
     "text(tokens=1..4, canonical=true)",
     'text(tokens=1..2, stop="incomprehensible")', "int(0..9)", 'int(-3..70, lead=" ")', "int(0..2000000)",
     'one_of("yes", "no")', 'one_of(" yes, sir", " yes")',

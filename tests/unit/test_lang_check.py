@@ -27,8 +27,9 @@ Z = "latent z: text(tokens=1..9) ~ base(a)\n"
 @pytest.mark.parametrize(
     "body",
     [
-        'latent z: text(tokens=0..9, stop=".", chars="abc", canonical=true, pattern=r"a*\\.", tools=calc) ~ base()',
-        'latent z: text(tokens=1..k, end="free", grammar="g.lark", json="s.json", tools=[calc, score]) ~ base()',
+        'latent z: text(tokens=0..9, stop=".", chars="abc", canonical=true, tools=calc) ~ base()',
+        'latent z: text(tokens=1..9, pattern=r"a*\\.", json="s.json") ~ base()',
+        'latent z: text(tokens=1..k, end="free", grammar="g.lark", tools=[calc, score]) ~ base()',
         "latent n: int(k..k + 9) ~ base(a)",
         "latent n: int(0..9) ~ uniform()",
         "latent n: int(-9..0) ~ uniform(-9, 0)",
@@ -51,7 +52,7 @@ Z = "latent z: text(tokens=1..9) ~ base(a)\n"
         "plate r in rows { observe r.l ~ uniform() observe r.n ~ binomial(9, 0.5) }",
         "plate r in rows { plate s in rows { observe r.input ~ base(s.input) } }",
         "plate r in rows { latent u: int(0..9) ~ base(r.input) observe r.l ~ base(u) guide u ~ base(r.l) }",
-        "plate r in rows { let c = [r.input] observe a ~ base(c) }\nplate r in rows { observe a ~ base(r.l) }",
+        "plate r in rows { let c = [r.input] observe a ~ base(c) } plate r in rows { observe a ~ base(r.l) }",
         Z + "factor log_prob([a, z], base(z)) * 2 - x / 3",
         Z + "factor log_prob(z, base() ^ 2)",
         Z + "factor if contains(z, a) and not ok then count(z, a) else -similarity(z, a)",

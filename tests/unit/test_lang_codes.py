@@ -12,7 +12,8 @@ from posterior_lm.lang import compile_source
 from posterior_lm.lang.codes import _FILES, CODES
 from posterior_lm.lang.source import Source
 
-_HUNDREDS = dict(zip(("syntax", "names", "types", "structure", "models", "data", "numbers", "cli", "lint"), "123456789", strict=True))  # fmt: skip
+_ROOMS = ("syntax", "names", "types", "structure", "models", "data", "numbers", "cli", "lint")
+_HUNDREDS = dict(zip(_ROOMS, "123456789", strict=True))  # fmt: skip
 
 
 def _codes(text: str) -> set[str]:
@@ -38,7 +39,7 @@ def test_examples_do_what_they_say(code) -> None:
 
 
 def test_examples_that_must_be_programs() -> None:
-    """Syntax, names, types and structure can be shown in a program, but for a few that need a size or a model."""
+    """Syntax, names and structure can be shown in a program, but for a few that need a size or a model."""
     described = {c.code for c in CODES.values() if c.code[3] in "1249" and "{" not in c.right}
     assert described <= {"PLM109", "PLM490"}
 

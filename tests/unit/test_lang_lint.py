@@ -76,7 +76,8 @@ def test_unused() -> None:
 
 
 def test_a_guide_that_peeks() -> None:
-    body = 'latent z: text(tokens=1..3) ~ base(a)\nobserve [" ", l] ~ base(z)\nlet g = [a, l]\nguide z ~ base({})'
+    body = 'latent z: text(tokens=1..3) ~ base(a)\nobserve [" ", l] ~ base(z)\nlet g = [a, l]\n'
+    body += "guide z ~ base({})"
     params = 'a: text, l: one_of("x", "y")'
     assert lints(body.format("g"), params) == ["PLM904"]
     assert lints(body.format("a, l"), params) == ["PLM903", "PLM904"]

@@ -8,6 +8,7 @@ of its own. Models learn words with the space in front, so "is " followed by
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import Diagnostic, warning
@@ -72,7 +73,7 @@ class _Boundaries:
         if not isinstance(dist, ast.Call) or dist.function.id not in self.lms:
             return
         context = self._flatten(ast.ListExpr(dist.args))
-        for before, after in zip(context, context[1:], strict=False):
+        for before, after in pairwise(context):
             if isinstance(after, ast.Name) and after.id in self.latents:
                 yield from self._pair(before, after)
         if context and scored:

@@ -6,6 +6,7 @@ import re
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check import declared
+from posterior_lm.lang.check.options import options
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import count
 from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, constant, value_of_type
@@ -60,7 +61,7 @@ def _constructor(scope: Scope, call: ast.Call, known: dict[str, Constructor], wh
         for arg in call.args:
             if not isinstance(arg, ast.Literal) or not isinstance(arg.value, str):
                 scope.error("PLM301", f"{name} needs a string here", arg.span, "not a string")
-    declared.options(scope, call.options, constructor.options, name, call.function.span)
+    options(scope, call.options, constructor.options, name, call.function.span)
 
 
 def parameter(scope: Scope, param: ast.Param) -> None:

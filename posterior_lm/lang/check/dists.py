@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 from attrs import frozen
 
 from posterior_lm.lang import ast
@@ -140,7 +138,7 @@ def arguments_of(scope: Scope, expr: ast.Call) -> frozenset[str]:
             found += [value(scope, option.value.low), value(scope, option.value.high)]
         else:
             found.append(value(scope, option.value))
-    return reduce(frozenset.union, (f.depends for f in found), frozenset())
+    return frozenset[str]().union(*(f.depends for f in found))
 
 
 def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Value:
@@ -245,8 +243,8 @@ def _instead(type_: ast.TypeExpr) -> str:
 
 
 def _type_name(type_: ast.TypeExpr) -> str:
-    return {"int": "an int" if not type_.args else "an int", "real": "a real", "bool": "a truth value",
-            "one_of": "a one_of"}.get(type_.name, type_.name)  # fmt: skip
+    names = {"int": "an int", "real": "a real", "bool": "a truth value", "one_of": "a one_of"}
+    return names.get(type_.name, type_.name)
 
 
 def _at(span: Span, text: str) -> list[tuple[Span, str]]:

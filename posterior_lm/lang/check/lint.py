@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.boundaries import boundaries
@@ -50,7 +51,7 @@ def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
             (arg for arg in node.args if isinstance(arg, ast.Literal) and isinstance(arg.value, str)),
             key=lambda arg: str(arg.value),
         )
-        for short, long in zip(choices, choices[1:], strict=False):
+        for short, long in pairwise(choices):
             if str(long.value).startswith(str(short.value)) and long.value != short.value:
                 yield warning(
                     "PLM905",
@@ -59,9 +60,9 @@ def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
                     "the shorter one",
                     secondary=[(long.span, "the longer one")],
                     notes=[
-                        "a choice scores exactly its own tokens, so the shorter one is not charged for ending there"
+                        "a choice scores only its own tokens, so the shorter one pays nothing to end there"
                     ],
-                    help=f'end both with a mark that closes them, such as "{short.value}." and "{long.value}."',
+                    help=f'end both with a mark, such as "{short.value}." and "{long.value}."',
                 )
 
 

@@ -7,6 +7,7 @@ from attrs import evolve, frozen
 from posterior_lm.lang import ast
 from posterior_lm.lang.check import declared
 from posterior_lm.lang.check.dists import Found, distribution, exponent, fits_type, fits_value
+from posterior_lm.lang.check.options import options
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import segments, value
 from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, value_of_type
@@ -276,4 +277,4 @@ class Structure:
             first = next(iter(METHODS[name].options), "n")
             scope.error("PLM307", f"{name} takes options, not plain arguments", call.args[0].span, "no name",
                         help=f"write {first}=…")  # fmt: skip
-        declared.options(scope, call.options, METHODS[name].options, f"the method {name}", call.function.span)
+        options(scope, call.options, METHODS[name].options, f"the method {name}", call.function.span)

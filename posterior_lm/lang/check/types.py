@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from functools import reduce
 
 from attrs import evolve
 
@@ -226,7 +225,7 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
             found.append(segments(scope, arg))
         else:
             found.append(argument(scope, arg, kind, function.name))
-    depends = reduce(frozenset.union, (f.depends for f in found), frozenset())
+    depends = frozenset[str]().union(*(f.depends for f in found))
     result = function.result
     if result == "number":
         kinds = {f.kind for f in found}

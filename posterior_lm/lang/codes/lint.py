@@ -5,6 +5,7 @@ from __future__ import annotations
 from posterior_lm.lang.codes.base import Code, program
 
 _Z = 'latent z: text(tokens=1..20) ~ base(prompt)\nobserve [" ", ending] ~ base(z)'
+_LATENT = "latent z: text(tokens=1..9) ~ base(prompt)\n"
 _P = "prompt: text, ending: text"
 _LABEL = 'prompt: text, label: one_of("yes", "no")'
 
@@ -40,11 +41,11 @@ CODES = (
         explanation="The guide reads an observed one_of or int. That is legal, but plm predict leaves "
         "just that value out, and then the guide has nothing to read.",
         wrong=program(
-            'latent z: text(tokens=1..9) ~ base(prompt)\nobserve [" ", label] ~ base(z)\nguide z ~ base(prompt, label)',
+            _LATENT + 'observe [" ", label] ~ base(z)\nguide z ~ base(prompt, label)',
             _LABEL,
         ),
         right=program(
-            'latent z: text(tokens=1..9) ~ base(prompt)\nobserve [" ", label] ~ base(z)\nguide z ~ base(prompt)',
+            _LATENT + 'observe [" ", label] ~ base(z)\nguide z ~ base(prompt)',
             _LABEL,
         ),
     ),

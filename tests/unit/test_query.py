@@ -1,0 +1,233 @@
+"""The query: the verbs of the language, composing, printing back, asking."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import posterior_lm as plm
+from posterior_lm.target.values import Value
+
+TOKENS = ["a", "b", "ab", ".", " "]
+MODEL = plm.TabularModel.random(TOKENS, order=1, max_tokens=9, rng=3, concentration=0.4)
+
+FILE = """\
+lm base = "table"
+
+program p(x: text, beta: real = 1.5, label: one_of("a", "b") = "a", rows: table(y: text)) {
+  let start = [x, "a"]
+  latent z: text(tokens=1..3, stop=".") ~ base(start) ^ beta
+  observe label ~ base(x, z)
+  temper 0.5 {
+    factor -0.3 * count(z, "a")
+    condition not contains(z, "bb")
+  }
+  plate r in rows {
+    observe r.y ~ base(z)
+  }
+  guide z ~ base(x)
+  infer importance(n=50)
+}
+"""
+
+
+def built() -> plm.Query:
+    return (
+        plm.program(
+            "p",
+            "x: text",
+            "beta: real = 1.5",
+            'label: one_of("a", "b") = "a"',
+            "rows: table(y: text)",
+            lm={"base": "table"},
+        )
+        .let("start", '[x, "a"]')
+        .latent("z", 'text(tokens=1..3, stop=".")', "base(start) ^ beta")
+        .observe("label", "base(x, z)")
+        .temper(0.5, lambda b: b.factor('-0.3 * count(z, "a")').condition('not contains(z, "bb")'))
+        .plate("r", "rows", lambda b: b.observe("r.y", "base(z)"))
+        .guide("z", "base(x)")
+    )
+
+
+def bound(query: plm.Query) -> plm.Query:
+    return query.lm(base=MODEL).given(x="b", rows=[{"y": "a"}, {"y": "ab"}])
+
+
+def test_file_and_calls_give_one_fingerprint() -> None:
+    file = plm.loads(FILE)
+    assert built().fingerprint == file.fingerprint
+    assert built().observe('"a"', "base()").fingerprint != file.fingerprint
+
+
+def test_a_query_prints_back_as_a_program() -> None:
+    again = plm.loads(str(built()))
+    assert again.module == built().module
+    assert plm.loads(str(plm.loads(FILE))).module == plm.loads(FILE).module
+
+
+def test_verbs_leave_the_query_they_are_called_on_alone() -> None:
+    query = built()
+    before = str(query)
+    query.factor("1.0").given(x="a").lm(base=MODEL).using("exact")
+    assert str(query) == before and not query.data and query.method is None
+
+
+def test_fragments_report_their_own_text() -> None:
+    with pytest.raises(plm.CompileError) as caught:
+        built().factor("1 +")
+    assert "1 +" in str(caught.value)
+    with pytest.raises(plm.CompileError) as caught:
+        _ = built().factor("countt(z, 'a')").fingerprint if False else built().factor('countt(z, "a")').graph
+    assert "count" in str(caught.value)
+
+
+def log_reward(query: plm.Query, text: str) -> float:
+    return query.score({"z": text}).log_reward
+
+
+@pytest.mark.parametrize("text", ["a.", "b.", "ab.", "ba."])
+def test_product_adds_log_rewards(text: str) -> None:
+    a = bound(built())
+    b = bound(
+        plm.program("q", "x: text", lm={"other": "table"})
+        .let("start", "[x]")
+        .latent("z", 'text(tokens=1..3, stop=".")', "other(start)")
+        .factor("0.7 * words(z)")
+    ).lm(other=MODEL)
+    b = plm.Query(b.module, data={"x": "b"}, models={"other": MODEL})
+    both = a * b
+    assert math.isclose(log_reward(both, text), log_reward(a, text) + log_reward(b, text), abs_tol=1e-9)
+    assert plm.loads(str(both)).fingerprint == both.fingerprint
+
+
+def test_binding_commutes_with_the_product() -> None:
+    a = built().lm(base=MODEL)
+    rows = [{"y": "a"}]
+    left = (a * a).given(x="b", rows=rows)
+    right = a.given(x="b", rows=rows) * a.given(x="b", rows=rows)
+    assert log_reward(left, "a.") == log_reward(right, "a.")
+
+
+@pytest.mark.parametrize("exponent", [0.5, 2.0])
+def test_power_multiplies_all_but_conditions(exponent: float) -> None:
+    query = bound(built())
+    raised = query**exponent
+    assert math.isclose(log_reward(raised, "a."), exponent * log_reward(query, "a."), abs_tol=1e-9)
+    dead = bound(built().condition('contains(z, "b")'))
+    assert log_reward(dead**exponent, "a.") == -math.inf
+    assert math.isclose(
+        log_reward(dead**exponent, "b."), exponent * log_reward(dead, "b."), abs_tol=1e-9
+    )
+
+
+def test_temper_without_a_block_tempers_everything_so_far() -> None:
+    query = built()
+    assert query.temper(2.0).fingerprint == (query**2.0).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (plm.program("a", "x: text"), plm.program("b", "x: int")),
+        (
+            plm.program("a", lm={"m": "t"}).latent("z", "int(0..3)", "uniform(0, 3)"),
+            plm.program("b", lm={"m": "t"}).latent("z", "int(0..4)", "uniform(0, 4)"),
+        ),
+        (plm.program("a", "z: int"), plm.program("b").latent("z", "int(0..4)", "uniform(0, 4)")),
+    ],
+)
+def test_programs_that_contradict_do_not_compose(a: plm.Query, b: plm.Query) -> None:
+    with pytest.raises(plm.CompileError) as caught:
+        a * b
+    assert caught.value.diagnostics[0].code == "PLM490"
+
+
+def test_products_rename_what_only_shares_a_name() -> None:
+    a = plm.program("a").let("k", "1").latent("u", "int(0..3)", "uniform(0, 3)").factor("k * 0.5")
+    b = plm.program("b").let("k", "2").latent("v", "int(0..3)", "uniform(0, 3)").factor("k * v")
+    both = a * b
+    score = both.score({"u": 1, "v": 2})
+    assert math.isclose(score.log_reward, 2 * math.log(1 / 4) + 0.5 + 4)
+
+
+def test_same_seed_same_draws_and_settings_of_the_program() -> None:
+    query = bound(plm.loads(FILE))
+    one, two, other = query.draw(seed=5), query.draw(seed=5), query.draw(seed=6)
+    assert one.method == "importance" and one.n == 50
+    assert [v.ids for v in one.draws.values["z"]] == [v.ids for v in two.draws.values["z"]]
+    assert np.array_equal(one.draws.log_weights, two.draws.log_weights)
+    assert [v.ids for v in one.draws.values["z"]] != [v.ids for v in other.draws.values["z"]]
+
+
+def test_guide_statement_proposes_and_weights_correct_it() -> None:
+    query = bound(built())
+    exact = query.using("exact").draw()
+    drawn = query.using("importance", proposal="guide").draw(4000, seed=1)
+    assert exact.draws.certificate is not None and exact.draws.certificate.complete
+    assert drawn.log_evidence_se is not None
+    assert abs(drawn.log_evidence - exact.log_evidence) < 4 * drawn.log_evidence_se
+    assert "guide" in drawn.reason
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("exakt", {}, "exact"),
+        ("importance", {"nn": 3}, "`n`"),
+        ("importance", {"n": 0}, "at least 1"),
+        ("importance", {"proposal": "guid"}, "guide"),
+    ],
+)
+def test_wrong_settings_are_coded(method: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(plm.InferenceError) as caught:
+        built().using(method, **options)
+    assert caught.value.diagnostics[0].code == "PLM802" and words in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["smc", "mcmc", "gflownet"])
+def test_later_methods_say_so(method: str) -> None:
+    with pytest.raises(plm.InferenceError) as caught:
+        bound(built()).using(method).draw()
+    assert caught.value.diagnostics[0].code == "PLM501"
+
+
+def test_unknown_model_alias_is_named() -> None:
+    with pytest.raises(plm.ModelError) as caught:
+        built().lm(bsae=MODEL).given(x="b", rows=[]).draw()
+    assert caught.value.diagnostics[0].code == "PLM515" and "`base`" in str(caught.value)
+
+
+def test_score_names_what_is_missing_unknown_or_outside() -> None:
+    query = bound(built())
+    for values, code in ({}, "PLM601"), ({"z": "a.", "y": "b"}, "PLM602"), ({"z": "a"}, "PLM610"):
+        with pytest.raises(plm.DataError) as caught:
+            query.score(values)
+        assert caught.value.diagnostics[0].code == code
+    score = query.score({"z": "a."})
+    assert math.isclose(score.log_reward, sum(x for _, x in score.terms))
+    assert [t["statement"] for t in score.to_json()["terms"]][:2] == ["latent z", "observe label"]
+
+
+def test_use_is_off_unless_allowed() -> None:
+    query = plm.program("u", use={"bonus": "math:sqrt"}).latent("n", "int(0..4)", "uniform(0, 4)").factor("bonus(n)")
+    with pytest.raises(plm.CompileError) as caught:
+        query.draw()
+    assert caught.value.diagnostics[0].code == "PLM541"
+    scored = query.allow_use().score({"n": 4})
+    assert math.isclose(scored.log_reward, math.log(1 / 5) + 2)
+
+
+def test_a_used_function_that_raises_is_reported() -> None:
+    query = plm.program("u", use={"root": "math:sqrt"}).latent("n", "int(0..4)", "uniform(0, 4)").factor("root(0 - n)")
+    with pytest.raises(plm.InferenceError) as caught:
+        query.allow_use().draw()
+    assert caught.value.diagnostics[0].code == "PLM542"
+
+
+def test_value_keeps_text_and_datum_apart() -> None:
+    target = plm.program("n").latent("n", "int(0..4)", "uniform(0, 4)").target()
+    value = target.value("n", 3)
+    assert isinstance(value, Value) and value.datum == 3 and value.text == "3"
