@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test slow bench check goldens clean
+.PHONY: run test slow bench goldens clean
 
 run: $(VENV)/.installed
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0

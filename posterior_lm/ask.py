@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.graph.graph import LmSpec, RewardGraph
+from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.infer.auto import infer
 from posterior_lm.lang.diagnostics import CompileError, ModelError, error
 from posterior_lm.lang.near import nearest
@@ -29,11 +29,13 @@ DEFAULT_DRAWS = 1000
 
 
 @lru_cache(maxsize=4)
-def _load(spec: str, base_dir: str | None, options: tuple[tuple[str, object], ...]) -> LanguageModel:
+def _load(
+    spec: str, base_dir: str | None, kind: str, options: tuple[tuple[str, object], ...]
+) -> LanguageModel:
     # Models are frozen, so one loaded copy may serve every query of the process.
     from posterior_lm.lm.registry import load_model
 
-    return load_model(spec, base_dir=base_dir, **dict(options))  # type: ignore[arg-type]
+    return load_model(spec, base_dir=base_dir, kind=kind, **dict(options))  # type: ignore[arg-type]
 
 
 def models_of(query: Query, graph: RewardGraph) -> dict[str, LanguageModel]:
@@ -51,6 +53,8 @@ def models_of(query: Query, graph: RewardGraph) -> dict[str, LanguageModel]:
                 )
             )
     used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
+    if any(getattr(n, "op", None) == "tokens" for n in graph.nodes.values()):
+        used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
     return {alias: _model(query, spec) for alias, spec in declared.items() if alias in used}
 
 
@@ -59,31 +63,35 @@ def _model(query: Query, spec: LmSpec) -> LanguageModel:
     if override is not None and not isinstance(override, str):
         return override
     if override is None and spec.kind == "use":
-        found = use_object(query, spec.alias, spec.spec)
+        found = use_object(query, UseSpec(spec.alias, spec.spec, spec.span))
         return found() if not isinstance(found, LanguageModel) else found  # type: ignore[return-value]
     base = None if query.base_dir is None else str(query.base_dir)
     if override is not None:
-        return _load(override, None, ())
-    return _load(spec.spec, base, spec.options)
+        return _load(override, None, "auto", ())
+    return _load(spec.spec, base, spec.kind, spec.options)
 
 
-def use_object(query: Query, name: str, where: str) -> Callable[..., object]:
+def use_object(query: Query, use: UseSpec) -> Callable[..., object]:
     """What `use name from "module:function"` imports. Raises PLM541 where not allowed, PLM542."""
     if not query.uses_allowed:
         raise CompileError(
             error(
                 "PLM541",
-                f"the program imports `{name}` from Python, which is off unless you allow it",
+                f"the program imports `{use.name}` from Python, which is off unless you allow it",
+                use.span,
+                "imported here",
                 help="pass --allow-use, or call `.allow_use()`, if you trust the program",
             )
         )
-    module, _, attribute = where.partition(":")
+    module, _, attribute = use.where.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise CompileError(error("PLM542", f"cannot import `{where}`: {problem}")) from None
+    except Exception as problem:  # the module is the user's own: it may fail in any way
+        said = f"{type(problem).__name__}: {problem}".rstrip(".")
+        raise CompileError(error("PLM542", f"cannot import `{use.where}` ({said})", use.span)) from None
     if not callable(found):
-        raise CompileError(error("PLM542", f"`{where}` is a {type(found).__name__}, not a function"))
+        message = f"`{use.where}` is a {type(found).__name__}, not a function"
+        raise CompileError(error("PLM542", message, use.span))
     return found
 
 
@@ -92,9 +100,9 @@ def target(query: Query, *, graph: RewardGraph | None = None, data: Mapping[str,
     graph = graph or query.graph
     bound = bind_data(graph, query.data) if data is None else data
     models = models_of(query, graph)
-    functions = {name: where for name, where in graph.uses if name not in models}
+    functions = [use for use in graph.uses if use.name not in models]
     wanted = {n.op[4:] for n in graph.nodes.values() if getattr(n, "op", "").startswith("use ")}
-    uses = {where: use_object(query, name, where) for name, where in functions.items() if where in wanted}
+    uses = {use.where: use_object(query, use) for use in functions if use.where in wanted}
     return bind(graph, bound, models, uses)
 
 

@@ -2,7 +2,8 @@
 
 It shares nothing with `graph`, `support` and `target`: only the parser, a table's
 `next_log_probs` and its tokenizer. Tables are the only models it knows. Assignments
-map ground names (`z`, `z[0]`, `z[1][0]`) to token ids; every number is in nats.
+map ground names (`z`, `z[0]`, `z[1][0]`) to the token ids of a text, and to the integer
+or string of a finite type; every number is in nats.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from posterior_lm.lang.parse import parse
 from posterior_lm.lang.source import Source
 
 Ids = tuple[int, ...]
-Assignment = Mapping[str, Ids]
+Assigned = Ids | int | str
+Assignment = Mapping[str, Assigned]
 LN0 = -math.inf
 
 
@@ -39,25 +41,24 @@ class Declared:
     chars: str | None = None
     canonical: bool = False
 
-    def spelled(self, datum: object) -> Ids:
-        return self.model.tokenizer.encode(f"{self.lead}{datum}")
-
-    def data(self) -> list[object]:
+    def data(self) -> list[int | str]:
         return list(range(self.low, self.high + 1)) if self.kind == "int" else list(self.choices)
 
-    def datum(self, ids: Ids) -> object:
-        if self.kind == "text":
-            return self.text(ids)
-        return next(d for d in self.data() if self.spelled(d) == tuple(ids))
+    def datum(self, value: Assigned) -> int | str:
+        """What expressions see."""
+        return self.text(value) if self.kind == "text" else value
 
-    def text(self, ids: Ids) -> str:
-        tokens = self.model.tokenizer.tokens
-        return "".join(tokens[i] for i in ids if i < len(tokens))
-
-    def holds(self, ids: Ids) -> bool:
-        """Whether the tokens are a value of the declared type."""
+    def text(self, value: Assigned) -> str:
+        """What a context sees, but for the tokens."""
         if self.kind != "text":
-            return any(self.spelled(d) == tuple(ids) for d in self.data())
+            return f"{self.lead}{value}"
+        tokens = self.model.tokenizer.tokens
+        return "".join(tokens[i] for i in value if i < len(tokens))
+
+    def holds(self, ids: Assigned) -> bool:
+        """Whether it is a value of the declared type."""
+        if self.kind != "text":
+            return ids in self.data()
         tokens = self.model.tokenizer.tokens
         if not self.low <= len(ids) <= self.high or any(i >= len(tokens) for i in ids):
             return False
@@ -70,10 +71,10 @@ class Declared:
             return False
         return not self.canonical or self.model.tokenizer.encode(text) == tuple(ids)
 
-    def values(self) -> list[Ids]:
+    def values(self) -> list[Assigned]:
         """Every value."""
         if self.kind != "text":
-            return [self.spelled(d) for d in self.data()]
+            return self.data()
         usable = range(len(self.model.tokenizer.tokens))
         lengths = range(self.low, self.high + 1)
         return [ids for n in lengths for ids in itertools.product(usable, repeat=n) if self.holds(ids)]
@@ -132,7 +133,7 @@ class Brute:
     def log_reward(self, assignment: Assignment) -> float:
         return add(self.terms(assignment))
 
-    def assignments(self) -> Iterator[dict[str, Ids]]:
+    def assignments(self) -> Iterator[dict[str, Assigned]]:
         """All of them."""
         declared = self.declared()
         for values in itertools.product(*(d.values() for d in declared.values())):
@@ -310,8 +311,8 @@ class Brute:
                 declared = next(d for d in env.latents.values() if d.name == p.text)
                 own = declared.model.tokenizer
                 same = (own.tokens, own.bos) == (tokenizer.tokens, tokenizer.bos)
-                value = tuple(self.values[p.text])
-                ids += value if same else tokenizer.encode(declared.text(value))
+                value = self.values[p.text]
+                ids += value if same and declared.kind == "text" else tokenizer.encode(declared.text(value))
             else:
                 ids += (len(tokenizer.tokens) + (p.kind == "bos"),)
         return ids
@@ -354,7 +355,7 @@ class Brute:
                 return self.eval(*env.lets[name])
             case ast.Name(id=name) if name in env.latents:
                 declared = env.latents[name]
-                return declared.datum(tuple(self.values[declared.name]))
+                return declared.datum(self.values[declared.name])
             case ast.Name(id=name):
                 return env.params[name]
             case ast.Field(row=row, column=column):
@@ -365,7 +366,7 @@ class Brute:
                 shown = []
                 for p in self.pieces(expr, env):
                     latent = next((d for d in env.latents.values() if p.kind == "latent" and d.name == p.text), None)
-                    shown.append(latent.text(tuple(self.values[p.text])) if latent else p.text)
+                    shown.append(latent.text(self.values[p.text]) if latent else p.text)
                 return "".join(shown)
             case ast.Unary(op=op, operand=operand):
                 value = self.eval(operand, env)
@@ -387,7 +388,7 @@ class Brute:
             return self._dist(args[0], args[1], env)
         if name == "tokens":
             latent = self._latent(args[0], env)
-            if latent is not None:
+            if latent is not None and latent.kind == "text":
                 return len(self.values[latent.name])
             return len(next(iter(self.models.values())).tokenizer.encode(self.eval(args[0], env)))
         values = [self.eval(a, env) for a in args]

@@ -7,7 +7,7 @@ so that no name occurs inside a string: latents `z0`, lets `y0`, rows `r0`, para
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,8 @@ from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.target import Target
-from tests.brute import Brute, Ids
+from posterior_lm.target.values import Value
+from tests.brute import Assigned, Brute
 
 SINGLE = ("a", "b", "0", "1", "2", " ", ".")
 LONGER = ("ab", "ba", " a", "10", "b.", "a.b", "bab")
@@ -69,7 +70,7 @@ def tables(draw: st.DrawFn, tokens: tuple[str, ...] | None = None) -> TabularMod
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """A program: `head` declares, `statements` stand in its body, `asides` (guide, infer) after them."""
 
@@ -77,8 +78,14 @@ class Case:
     params: tuple[tuple[str, str], ...]  # (name, type and default)
     statements: tuple[str, ...]
     data: Mapping[str, object]
-    models: Mapping[str, TabularModel] = field(repr=False)
+    models: Mapping[str, TabularModel]
     asides: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{self.source}# {self.data}"
+
+    def _repr_pretty_(self, printer, cycle: bool) -> None:  # how hypothesis shows a failing case
+        printer.text(repr(self))
 
     @property
     def source(self) -> str:
@@ -115,9 +122,19 @@ def compiled(source: str, data: Mapping[str, object], models: Mapping[str, objec
     return bind(graph, bind_data(graph, data), models)  # type: ignore[arg-type]
 
 
-def values_of(target: Target, rows: list[Mapping[str, Ids]]) -> dict[str, list]:
-    """Assignments of ids as the values that a target takes."""
-    return {name: [target.value_of(name, row[name]) for row in rows] for name in target.names}
+def values_of(target: Target, rows: list[Mapping[str, Assigned]]) -> dict[str, list]:
+    """Assignments, tokens of texts and data of finite types, as the values that a target takes."""
+
+    def one(name: str, assigned: Assigned) -> Value:
+        return target.value_of(name, assigned) if isinstance(assigned, tuple) else target.value(name, assigned)
+
+    return {name: [one(name, row[name]) for row in rows] for name in target.names}
+
+
+def assigned(target: Target, values: Mapping[str, Sequence[Value]], draw: int) -> tuple[Assigned, ...]:
+    """One draw as an assignment, in the order of the target's latents."""
+    text = {info.name: info.type == "text" for info in target.latents}
+    return tuple(v.ids if text[n] else v.datum for n in target.names for v in (values[n][draw],))
 
 
 # ------------------------------------------------------------------- programs
@@ -420,9 +437,9 @@ def _parameter(draw: st.DrawFn, writer: _Writer, names: _Names, name: str, kind:
 
 
 @st.composite
-def assignments(draw: st.DrawFn, brute: Brute, *, inside: bool = False) -> dict[str, Ids]:
+def assignments(draw: st.DrawFn, brute: Brute, *, inside: bool = False) -> dict[str, Assigned]:
     """Tokens for every latent; text values are now and then outside the support, unless `inside`."""
-    found: dict[str, Ids] = {}
+    found: dict[str, Assigned] = {}
     for name, declared in brute.declared().items():
         values = declared.values()
         if declared.kind == "text" and not values and inside:
@@ -435,16 +452,22 @@ def assignments(draw: st.DrawFn, brute: Brute, *, inside: bool = False) -> dict[
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bound:
     """A case that is ready to be evaluated, and some assignments; none of its terms is NaN."""
 
     case: Case
-    brute: Brute = field(repr=False)
-    target: Target = field(repr=False)
-    rows: list[dict[str, Ids]]
+    brute: Brute
+    target: Target
+    rows: list[dict[str, Assigned]]
     wanted: np.ndarray
     """(N, K) the terms by the slow reading."""
+
+    def __repr__(self) -> str:
+        return f"{self.case!r}\n# {self.rows}"
+
+    def _repr_pretty_(self, printer, cycle: bool) -> None:  # how hypothesis shows a failing case
+        printer.text(repr(self))
 
     @property
     def values(self) -> dict[str, list]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from typing import NoReturn
 
 import click
@@ -45,5 +47,7 @@ def main() -> NoReturn:
     # Before torch can be imported: OpenMP threads that spin while they wait make small
     # models tens of times slower on a machine whose cores are busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
+        warnings.simplefilter("ignore")
     cli(prog_name="plm")
     raise SystemExit(0)

@@ -72,7 +72,9 @@ def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
             click.echo(render_concise(diagnostic), err=True)
     else:
         color = has_color(sys.stderr)
-        text = "\n\n".join(_full(d, color) for d in diagnostics)
+        from posterior_lm.lang.render import render_full
+
+        text = "\n\n".join(render_full(d, color=color) for d in diagnostics)
         click.echo(text, err=True, color=color)
 
 
@@ -84,19 +86,6 @@ def _told(diagnostic: Diagnostic) -> Diagnostic:
     if where is None or diagnostic.primary is None or where in diagnostic.message:
         return diagnostic
     return evolve(diagnostic, message=f"{diagnostic.message} (at {where})")
-
-
-def _full(diagnostic: Diagnostic, color: bool) -> str:
-    """The full rendering, which always says where in the data: a span alone points at the program only."""
-    from attrs import evolve
-
-    from posterior_lm.lang.render import render_full
-
-    where = diagnostic.where
-    text = render_full(diagnostic, color=color)
-    if where is None or where in text:
-        return text
-    return render_full(evolve(diagnostic, notes=(*diagnostic.notes, f"at {where}")), color=color)
 
 
 def code_of_diagnostics(diagnostics: Sequence[Diagnostic]) -> int:

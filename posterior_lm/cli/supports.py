@@ -54,14 +54,14 @@ def check_supports(module: ast.Module, name: str) -> list[Diagnostic]:
 
 
 def _speller(dist: ast.Expr, models: dict[str, ast.LmDecl]) -> str | None:
-    """The alias of the model whose tokens spell a latent: its own distribution's, else the first."""
+    """The alias of the declared model that draws a latent; None where something else does."""
     while isinstance(dist, ast.PowerExpr):
         dist = dist.base
     if isinstance(dist, ast.Call) and dist.function.id == "choice" and dist.args:
         return _speller(dist.args[0], models)
     if isinstance(dist, ast.Call) and dist.function.id in models:
         return dist.function.id
-    return next(iter(models), None)
+    return None
 
 
 def _literal(declared: ast.TypeExpr) -> bool:

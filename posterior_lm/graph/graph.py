@@ -61,6 +61,15 @@ class InferSpec:
     span: Span = field(default=NOWHERE, eq=False, repr=False)
 
 
+@frozen
+class UseSpec:
+    """What enters from Python: its name in the program and "module:function"."""
+
+    name: str
+    where: str
+    span: Span = field(default=NOWHERE, eq=False, repr=False)
+
+
 @frozen(eq=False)
 class RewardGraph:
     """Nodes by id, one `Total`, and what surrounds the density without changing it."""
@@ -72,7 +81,7 @@ class RewardGraph:
     lms: tuple[LmSpec, ...] = ()
     guides: Mapping[str, GuideSpec] = field(factory=dict)
     infer: tuple[InferSpec, ...] = ()
-    uses: tuple[tuple[str, str], ...] = ()
+    uses: tuple[UseSpec, ...] = ()
     pending: tuple[tuple[str, Span], ...] = ()
     """Features that parse and check but have no backend yet, with where they stand."""
     fixed: frozenset[int] = frozenset()

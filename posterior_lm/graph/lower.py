@@ -11,7 +11,7 @@ from typing import Literal as OneOf
 
 from attrs import define, field
 
-from posterior_lm.graph.graph import GuideSpec, InferSpec, LmSpec, ParamSpec, RewardGraph
+from posterior_lm.graph.graph import GuideSpec, InferSpec, LmSpec, ParamSpec, RewardGraph, UseSpec
 from posterior_lm.graph.lower_expr import Finite, Scope
 from posterior_lm.graph.lower_types import constant_value, latent_options, param_spec
 from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
@@ -46,7 +46,8 @@ class _Lowering(Scope):
                 case ast.LmDecl():
                     self.lms[declaration.name.id] = _lm_spec(declaration)
                 case ast.UseDecl():
-                    self.uses[declaration.name.id] = str(declaration.target.value)
+                    name = declaration.name.id
+                    self.uses[name] = UseSpec(name, str(declaration.target.value), declaration.span)
         program = self.module.program
         params = tuple(self.param(p) for p in program.params)
         self.body(program.body)
@@ -61,7 +62,7 @@ class _Lowering(Scope):
             lms=tuple(self.lms.values()),
             guides=self.guides,
             infer=tuple(self.infer),
-            uses=tuple(self.uses.items()),
+            uses=tuple(self.uses.values()),
             pending=tuple(self.pending),
         )
 

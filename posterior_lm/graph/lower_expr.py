@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from posterior_lm.graph.build import GraphBuilder
-from posterior_lm.graph.graph import LmSpec
+from posterior_lm.graph.graph import LmSpec, UseSpec
 from posterior_lm.graph.nodes import (
     Apply,
     ChoiceScore,
@@ -44,13 +44,14 @@ class Scope:
     columns: dict[int, dict[str, Finite | None]] = field(factory=dict)
     """The finite types of each plate's columns."""
     lms: dict[str, LmSpec] = field(factory=dict)
-    uses: dict[str, str] = field(factory=dict)
+    uses: dict[str, UseSpec] = field(factory=dict)
 
     # ------------------------------------------------------------- scores
 
     def is_lm(self, name: str) -> bool:
         if name in self.uses and name not in self.lms:
-            self.lms[name] = LmSpec(name, self.uses[name], "use")
+            use = self.uses[name]
+            self.lms[name] = LmSpec(name, use.where, "use", span=use.span)
         return name in self.lms
 
     def score(self, value: ast.Expr, dist: ast.Expr) -> int:
@@ -133,6 +134,6 @@ class Scope:
             case ast.Call(function=function, args=args):
                 if function.id == "log_prob":
                     return self.score(args[0], args[1])
-                op = f"use {self.uses[function.id]}" if function.id in self.uses else function.id
+                op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
                 return add(Apply(op=op, inputs=tuple(self.value(a) for a in args), span=span))
         raise InternalError(f"cannot lower {type(expr).__name__}")

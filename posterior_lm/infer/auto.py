@@ -17,6 +17,9 @@ from posterior_lm.target.target import Target
 SMALL = 20_000
 """Values that exact enumeration lists in a second or two with a small model."""
 
+BUDGET_BATCH = 64
+"""Draws between two looks at the clock, where there is a budget."""
+
 LATER = ("smc", "mcmc", "gflownet")
 
 
@@ -66,10 +69,12 @@ def infer(
         values = options.get("values") or support_size(target) or Exact().values
         algorithm = Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
     else:
-        algorithm = Importance()
+        algorithm = Importance(draws=n, batch=None if budget is None else BUDGET_BATCH)
         if guide is None and options.get("proposal") == "guide":
             guide = PriorGuide(target, reads="guide")
         if guide is not None:
             reason = f"{reason}, proposing with {guide.name}"
     draws = run(algorithm, target, n=n, rng=rng, guide=guide, budget=budget, progress=progress)
+    if name != "exact" and len(draws) < n:
+        reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
     return evolve(draws, reason=reason)

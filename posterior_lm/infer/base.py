@@ -43,9 +43,9 @@ class Certificate:
     @property
     def missing_share(self) -> float:
         """At most this share of the posterior is not listed; 1 where the bound says nothing."""
-        if self.complete:
+        if self.complete or self.rest == -math.inf:
             return 0.0
-        if self.rest == math.inf:
+        if self.rest == math.inf or self.covered == -math.inf:
             return 1.0
         return float(np.exp(self.rest - np.logaddexp(self.covered, self.rest)))
 

@@ -26,7 +26,7 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
         return InferenceError(
             error(
                 "PLM703",
-                f"no value satisfies the program: `{info.label}` rules out {int(killed[blamed])} of all {n} values",
+                f"no value satisfies the program: `{info.label}` rules out {_share(int(killed[blamed]), n)}",
                 info.span,
                 "this statement",
                 notes=notes,
@@ -43,3 +43,7 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
             help="draw more with -n, loosen the statement, or make it part of the latent's type",
         )
     )
+
+
+def _share(killed: int, n: int) -> str:
+    return "every value" if killed == n else f"{killed} of all {n} values"

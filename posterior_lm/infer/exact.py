@@ -21,6 +21,7 @@ from posterior_lm.infer.children import Branching, Family, Partial
 from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 
@@ -104,11 +105,7 @@ class Exact:
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         if not state.values:
-            complete = not state.frontier.heap and state.lost == -math.inf
-            if not state.dead:  # no value was opened: the latents' own distributions give each of them zero
-                own = [-np.inf if info.keyword == "latent" else 0.0 for info in state.target.statements]
-                raise all_dead(state.target, np.array([own]), listed=complete)
-            raise all_dead(state.target, np.concatenate(state.dead), listed=complete)
+            raise self._nothing(state)
         log_reward = np.array(state.log_reward)
         order = np.argsort(-log_reward, kind="stable")
         columns = {
@@ -118,6 +115,29 @@ class Exact:
         return Draws(columns, log_reward[order], log_reward[order], self.name, certificate=certificate)
 
     # ------------------------------------------------------------- bookkeeping
+
+    def _nothing(self, state: State) -> InferenceError:
+        """Why there is no value with a positive reward."""
+        target, open_ended = state.target, bool(state.frontier.heap) or state.lost > -math.inf
+        if state.others == -math.inf:  # a statement that no latent changes is −inf, so every value is dead
+            evaluator = target.evaluator
+            known = [
+                evaluator.fixed_value(i) if i in target.graph.fixed else 0.0 for i in target.graph.sink.inputs
+            ]
+            return all_dead(target, np.array([known], dtype=np.float64), listed=True)
+        if state.dead:
+            return all_dead(target, np.concatenate(state.dead), listed=not open_ended)
+        if open_ended:
+            return InferenceError(
+                error(
+                    "PLM706",
+                    "the budget ended before a single value was listed",
+                    help="give a larger --budget, or none",
+                )
+            )
+        # No value was opened: the latents' own distributions give each of them zero.
+        own = [-np.inf if info.keyword == "latent" else 0.0 for info in target.statements]
+        return all_dead(target, np.array([own]), listed=True)
 
     def _take(self, state: State, families: list[Family], finished: list[Partial]) -> State:
         for family in families:

@@ -9,21 +9,23 @@ long as it can draw everything in the support.
 from __future__ import annotations
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Draws, Info
 from posterior_lm.infer.dead import all_dead
-from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 
 
 @frozen(eq=False)
 class State:
-    """Nothing but what to draw with and from."""
+    """What to draw with and from, and the proposals so far."""
 
     target: Target
     guide: Guide
+    proposals: tuple[Proposal, ...] = ()
+    drawn: int = 0
 
 
 def log_weights(target: Target, values: Values, log_prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,17 +44,37 @@ def log_weights(target: Target, values: Values, log_prob: np.ndarray) -> tuple[n
 
 @frozen
 class Importance:
-    """`init` keeps the guide (the prior where there is none); `step` has nothing to do."""
+    """`step` proposes a batch; `sample` proposes what is missing of n draws and weighs them all.
 
+    Without a `batch` there is one, of everything, so draws that share tokens share
+    the most work. With one, `run` can stop between batches, and `sample` weighs what
+    there is: a budget may leave fewer than n draws.
+    """
+
+    draws: int = 0
+    batch: int | None = None
     name: str = field(default="importance", init=False)
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
         return State(target, guide or PriorGuide(target))
 
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
-        return state, Info(done=True)
+        if self.batch is None or state.drawn >= self.draws:
+            return state, Info(done=True)
+        state = self._propose(rng, state, min(self.batch, self.draws - state.drawn))
+        fraction = state.drawn / self.draws
+        return state, Info(state.drawn >= self.draws, f"{state.drawn} draws", fraction)
+
+    def _propose(self, rng: np.random.Generator, state: State, n: int) -> State:
+        proposals = (*state.proposals, state.guide.sample(rng, n))
+        return evolve(state, proposals=proposals, drawn=state.drawn + n)
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
-        proposal = state.guide.sample(rng, n)
-        weights, log_reward = log_weights(state.target, proposal.values, proposal.log_prob)
-        return Draws(proposal.values, weights, log_reward, self.name, proposal.log_prob)
+        if self.batch is None and state.drawn < n:
+            state = self._propose(rng, state, n - state.drawn)
+        values = {
+            name: tuple(v for p in state.proposals for v in p.values[name]) for name in state.target.names
+        }
+        log_prob = np.concatenate([p.log_prob for p in state.proposals])
+        weights, log_reward = log_weights(state.target, values, log_prob)
+        return Draws(values, weights, log_reward, self.name, log_prob)

@@ -25,6 +25,8 @@ def render_full(diagnostic: Diagnostic, *, color: bool = False) -> str:
     for source in _sources(labels):
         lines += _excerpt(source, [item for item in labels if item[0].span.source is source],
                           margin, paint, diagnostic.severity)  # fmt: skip
+    if labels and diagnostic.where:
+        lines[1] += f" ({diagnostic.where})"
     if not labels:
         where = _where(diagnostic)
         if where:

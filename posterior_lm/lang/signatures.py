@@ -190,9 +190,9 @@ LMS: dict[str, Constructor] = {
     for c in (
         Constructor("transformers", (("name", "text"),), {
             "revision": OptionType(kind="nonempty"),
-            "dtype": OptionType(kind="choice", choices=("auto", "float32", "bfloat16", "float16"),
+            "dtype": OptionType(kind="choice", choices=("float32", "bfloat16", "float16"),
                                 default="float32"),
-            "device": OptionType(kind="nonempty", default="cpu"),
+            "device": OptionType(kind="nonempty", about="the first GPU, else the CPU, where none is named"),
         }, True, "a causal language model by hub name or local folder"),
         Constructor("tabular", (("path", "text"),), {}, True,
                     "a small model whose probabilities stand in a JSON file"),

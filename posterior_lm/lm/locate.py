@@ -25,34 +25,35 @@ class Location:
     path: Path | None
 
 
-def resolve(spec: str, base_dir: str | Path | None = None) -> Location:
+def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -> Location:
     """`tiny`, an existing folder, a `.json` table, else a hub name, in that order.
 
     Relative paths start at `base_dir`, or at the working directory without one.
+    `kind` "tabular" or "transformers" rules the others out.
     """
-    if spec == "tiny":
+    if spec == "tiny" and kind != "tabular":
         from posterior_lm.lm.tiny import WEIGHTS
 
         return Location(spec, "tiny", Path(WEIGHTS))
     path = Path(spec).expanduser()
     if base_dir is not None:
         path = Path(base_dir) / path
-    if spec and path.is_dir():
+    if kind != "tabular" and spec and path.is_dir():
         return Location(spec, "folder", path)
-    if spec.endswith(".json"):
+    if kind == "tabular" or (kind == "auto" and spec.endswith(".json")):
         return Location(spec, "tabular", path)
     return Location(spec, "hub", None)
 
 
 def find_folder(
-    spec: str, *, base_dir: str | Path | None = None, revision: str | None = None
+    spec: str, *, base_dir: str | Path | None = None, revision: str | None = None, kind: str = "auto"
 ) -> tuple[Path, str | None]:
     """The folder of a model and its revision on the hub; PLM510 where there is none.
 
     The hub's cache is asked first. Only where it has no copy, and neither
     HF_HUB_OFFLINE nor TRANSFORMERS_OFFLINE is set, is the hub itself asked.
     """
-    location = resolve(spec, base_dir)
+    location = resolve(spec, base_dir, kind)
     if location.path is not None:
         return location.path, None
     looked = Path(base_dir or Path.cwd()) / Path(spec).expanduser()

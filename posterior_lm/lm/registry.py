@@ -18,16 +18,18 @@ def load_model(
     spec: str,
     *,
     base_dir: str | Path | None = None,
+    kind: str = "auto",
     revision: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
 ) -> LanguageModel:
     """The model that `spec` names; `ModelError` PLM510 to PLM514.
 
-    `revision`, `dtype` ("float32" by default) and `device` are for transformers
-    models only; a table refuses them.
+    `kind` "tabular" or "transformers" says which it is, whatever its name looks
+    like. `revision`, `dtype` ("float32" by default) and `device` are for
+    transformers models only; a table refuses them.
     """
-    location = resolve(spec, base_dir)
+    location = resolve(spec, base_dir, kind)
     if location.kind == "tabular" and location.path is not None:
         from posterior_lm.lm.tabular import TabularModel
 
@@ -36,8 +38,8 @@ def load_model(
                 raise ModelError(
                     error("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
                 )
-        return TabularModel.from_json(location.path)
-    folder, found = find_folder(spec, base_dir=base_dir, revision=revision)
+        return TabularModel.from_json(location.path, name=spec)
+    folder, found = find_folder(spec, base_dir=base_dir, revision=revision, kind=kind)
     # After the folder is found: a missing model is reported without waiting for torch.
     from posterior_lm.lm.transformers import TransformersModel
 

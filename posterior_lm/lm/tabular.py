@@ -65,9 +65,9 @@ class TabularModel:
         return cls(tokenizer, order, max_tokens, logs, identity)
 
     @classmethod
-    def from_json(cls, path: str | Path) -> TabularModel:
+    def from_json(cls, path: str | Path, *, name: str | None = None) -> TabularModel:
         """The model of a JSON file; PLM510 where there is none, PLM514 where it is wrong."""
-        return cls.from_dict(read_table(Path(path)), name=str(path))
+        return cls.from_dict(read_table(Path(path)), name=name or str(path))
 
     @classmethod
     def random(

@@ -174,7 +174,8 @@ class Evaluator:
             case Test():
                 return [math.nan if is_nan(v) else 0.0 if v else -math.inf for v in inputs[0]]
             case Power():
-                return [power(node, b, t) for b, t in zip(*inputs, strict=True)]
+                span = self.graph[node.inputs[0]].span
+                return [power(b, t, span) for b, t in zip(*inputs, strict=True)]
             case Sum() | Total():
                 return [add([c[d] for c in inputs]) for d in range(n)]
         raise InternalError(f"cannot evaluate {node.KIND}")
@@ -188,9 +189,18 @@ class Evaluator:
     def _apply(self, node: Apply, inputs: list[Column], values: Values, n: int) -> Column:
         if node.op == "tokens":
             source = self.graph[node.inputs[0]]
-            if isinstance(source, Latent):
+            if isinstance(source, Latent) and source.type == "text":
                 return [len(v.ids) for v in values[source.name]]
-            speller = next(iter(self.spellers.values()))
+            speller = next(iter(self.spellers.values()), None)
+            if speller is None:
+                raise InferenceError(
+                    error(
+                        "PLM540",
+                        "`tokens` counts a model's tokens, and the program declares no model",
+                        node.span,
+                        help="declare one with `lm`, or count with `words` or `chars`",
+                    )
+                )
             return [len(speller.text(str(t), first=False)) for t in inputs[0]]
         return apply(node, inputs, n, self.uses)
 
@@ -265,8 +275,7 @@ class Evaluator:
     ) -> list[Callable[[], None]]:  # fmt: skip
         """Ask for every candidate after each draw's context; what to do once the answers are in."""
         speller, context = self.spellers[node.lm], self.pieces(node.inputs[0])
-        value = self.graph[node.inputs[1]]
-        drawn = isinstance(value, Latent) and value.name in speller.own  # has its tokens, wherever it stands
+        drawn = isinstance(self.graph[node.inputs[1]], Latent)  # never has a dummy prefix
         finish = []
         for d in range(n):
             ids, empty = speller.context(context, *self._readers(columns, values, d))

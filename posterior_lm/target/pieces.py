@@ -87,9 +87,9 @@ class Speller:
         """Tokens of a text; `first` where it begins the sequence."""
         return self._encode_start(text) if first else self._encode(text)
 
-    def value(self, latent: str, value: Value, *, first: bool = False) -> tuple[int, ...]:
-        """A value's tokens: its own, or another tokenizer's spelling of its text."""
-        return value.ids if latent in self.own else self.text(value.text, first=first)
+    def value(self, latent: str, value: Value) -> tuple[int, ...]:
+        """A value's tokens: its own, or this tokenizer's spelling of its text; never with a dummy prefix."""
+        return value.ids if latent in self.own else self.text(value.text, first=False)
 
     def special(self, piece: Special) -> int:
         tokenizer = self.tokenizer
@@ -116,7 +116,7 @@ class Speller:
                 case Known(text=text):
                     ids += self.text(text, first=first)
                 case Splice(latent=name):
-                    ids += self.value(name, latent(name), first=first)
+                    ids += self.value(name, latent(name))
                 case Computed(node=node):
                     text = computed(node)
                     if not text:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from posterior_lm.dists import DISTS, Finite, ParameterError
-from posterior_lm.graph.nodes import Apply, DistScore, Power
+from posterior_lm.graph.nodes import Apply, DistScore
 from posterior_lm.graph.ops import OPS
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+from posterior_lm.lang.source import Span
 
 Column = list
 
@@ -65,10 +66,10 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
     )
 
 
-def power(node: Power, exponent: float, term: float) -> float:
+def power(exponent: float, term: float, span: Span) -> float:
     """exponent × term; a term of −inf stays. Raises InferenceError PLM705 for an infinite exponent."""
     if not math.isfinite(exponent):
-        raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", node.span))
+        raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", span))
     return -math.inf if term == -math.inf else exponent * term
 
 

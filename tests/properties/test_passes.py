@@ -43,7 +43,7 @@ def evaluated(bound: Bound, before: Sequence[Pass], after: Sequence[Pass]) -> np
     spellers = {
         alias: Speller.of(
             m.tokenizer,
-            frozenset(i.name for i in infos if models[str(i.lm)].tokenizer.digest == m.tokenizer.digest),
+            frozenset(i.name for i in infos if i.lm and models[i.lm].tokenizer.digest == m.tokenizer.digest),
         )
         for alias, m in models.items()
     }

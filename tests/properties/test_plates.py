@@ -69,7 +69,7 @@ def some_values(target: Target, rng: np.random.Generator, n: int = 4) -> list[di
     def one(name: str):
         support = target.latent(name).support
         if hasattr(support, "ids_of"):
-            values = list(support.values())
+            values = [support.datum(ids) for ids in support.values()]
             return values[rng.integers(len(values))]
         return tuple(rng.integers(0, 7, size=rng.integers(0, 3)).tolist())
 

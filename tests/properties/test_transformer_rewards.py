@@ -101,3 +101,13 @@ def test_choice_is_the_model_renormalised_over_the_values_tokens(lm: LanguageMod
     values = {"z": [plain.value("z", c) for c in ("the", "a", "ed a")]}
     scores = plain.log_reward(values)
     np.testing.assert_allclose(chosen.log_reward(values), scores - np.logaddexp.reduce(scores), **CLOSE)
+
+
+@pytest.mark.parametrize("dist", ("uniform()", "categorical([0.5, 0.3, 0.2])", "choice(base())", "base()"))
+def test_a_guide_changes_no_number(lm: LanguageModel, dist: str) -> None:
+    """Also where it alone says which model spells a latent, and the latent opens a context."""
+    body = f'latent z: one_of("the", "a", "ed a") ~ {dist} observe "ed" ~ base(z) observe z ~ base()'
+    plain, guided = target_of(lm, body), target_of(lm, body + " guide z ~ base(q)")
+    assert plain.program.fingerprint == guided.program.fingerprint
+    found = [t.terms({"z": [t.value("z", c) for c in ("the", "a", "ed a")]}) for t in (plain, guided)]
+    np.testing.assert_allclose(*found, **CLOSE)

@@ -219,6 +219,11 @@ class Structure:
         if guided.found.tempered:
             scope.error("PLM409", "a guide is drawn from, so it has no power", statement.dist.span,
                         "raised to a power", help="drop '^'; the target keeps its own")  # fmt: skip
+        if guided.found.sort not in ("lm", "unknown"):
+            scope.error("PLM409", "a guide reads text, so it is a language model", statement.dist.span,
+                        f"{guided.found.sort} reads nothing",
+                        help="write `guide z ~ base(...)`, or drop the guide: the prior is proposed with as it is")  # fmt: skip
+            return
         assert latent.type is not None
         fits_type(scope, latent.type, statement.dist, guided.found, f"'{name.id}'")
         for other in sorted(guided.found.value.depends - {name.id}):

@@ -43,4 +43,11 @@ CODES = (
         wrong="poisson(rate), with rate = -1",
         right="poisson(rate), with rate = 1",
     ),
+    Code(
+        code="PLM706",
+        title="out of budget with nothing to show",
+        explanation="The time that --budget allows ended before exact enumeration had listed any value.",
+        wrong="plm run story_infilling.plm --method exact --budget 0.01",
+        right="plm run story_infilling.plm --method exact --budget 10",
+    ),
 )
