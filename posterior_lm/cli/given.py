@@ -61,9 +61,11 @@ def _read(text: str) -> str:
 
 def open_query(file: str, lm: Sequence[str], *, allow_use: bool, method: str | None = None) -> Query:
     """The query of a program file with the options that every asking command has."""
-    from posterior_lm.query import load
+    from posterior_lm.cli.files import read
+    from posterior_lm.query import load, loads
 
-    query = load(file)
+    source = read(file) if file == "-" else None
+    query = load(file) if source is None else loads(source.text, source.name)
     models = pairs("--lm", lm, "ALIAS=MODEL")
     if models:
         query = query.lm(**models)
