@@ -52,7 +52,7 @@ class GrowingLayer(DynamicLayer):
         """This layer's own buffers, with at least so much room."""
         if self._buffers is None or rows > self._buffers[0].shape[0] or columns > self._buffers[0].shape[2]:
             if rows > self.keys.shape[0]:
-                rows += rows // 2
+                rows *= 2
             columns += max(32, columns // 2)  # the next step wants one more
             self._buffers = _with_room(self.keys, rows, columns), _with_room(self.values, rows, columns)
         return self._buffers
@@ -72,9 +72,13 @@ class GrowingLayer(DynamicLayer):
 
     def copy_rows(self, source: Tensor, target: Tensor, rows: int) -> None:
         """Write rows `source` (M,) over rows `target` (M,), of then `rows` in all."""
-        used = self.keys.shape[-2]
+        have, _, used, _ = self.keys.shape
+        old = int((target < have).sum())  # these come first; the others are new rows, in order
         for buffer in self._room(rows, used):
-            buffer[target, :, :used] = buffer[source, :, :used]
+            copied = buffer[:, :, :used].index_select(0, source)
+            if old:
+                buffer[target[:old], :, :used] = copied[:old]
+            buffer[have:rows, :, :used] = copied[old:]
         self._shrunk_to(rows, used)
 
     def picked(self, rows: Tensor) -> GrowingLayer:

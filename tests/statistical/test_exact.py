@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -179,7 +180,11 @@ def code_and_message(body: str, model: object = MODEL) -> tuple[str, str]:
 def test_nothing_satisfies_and_the_statement_is_named() -> None:
     body = 'latent z: text(tokens=1..2) ~ base()\ncondition chars(z) > 1\ncondition contains(z, "q")'
     code, message = code_and_message(body)
-    assert code == "PLM703" and 'condition contains(z, "q")' in message and "all 20 values" in message
+    assert code == "PLM703" and 'condition contains(z, "q")' in message and "every value" in message
+    body = 'latent z: text(tokens=1..2) ~ base()\ncondition chars(z) > 1\ncondition chars(z) < 2'
+    code, message = code_and_message(body)
+    dead = sum(len("".join(z)) > 1 for n in (1, 2) for z in itertools.product(("a", "b", ".", "ab"), repeat=n))
+    assert code == "PLM703" and "`condition chars(z) < 2`" in message and f"{dead} of all 20 values" in message
     code, message = code_and_message('latent o: one_of("a", "b") ~ categorical([1, 0])\ncondition o == "b"')
     assert code == "PLM703" and "condition" in message
 
