@@ -21,6 +21,11 @@ def _divide(a: float, b: float) -> float:
     return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a)
 
 
+def _small(x: float) -> float:
+    """x, or ±∞ for an integer that no float reaches."""
+    return x if isinstance(x, float) or x.bit_length() <= 1000 else math.copysign(math.inf, x)
+
+
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
 
@@ -58,9 +63,9 @@ def similarity(a: str, b: str) -> float:
 
 
 OPS: dict[str, Callable[..., Value]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
+    "+": lambda a, b: _small(a + b),
+    "-": lambda a, b: _small(a - b),
+    "*": lambda a, b: _small(a * b),
     "/": _divide,
     "==": lambda a, b: a == b,
     "!=": lambda a, b: a != b,

@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.base import eos_log_probs
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
@@ -126,37 +127,37 @@ class Branching:
         assert prior.lm is not None
         model = self.target.models[prior.lm]
         pieces = self.target.evaluator.plan(prior.node).context
-        contexts, shared = contexts_of(self.target, prior.lm, pieces, self._past(group), len(group))
         states = [support.start() if p.state is None else p.state for p in group]
-        settled = [support.must_stop(s) for s in states]
-        rows = [i for i in range(len(group)) if not settled[i]]
-        log_probs = eos = None
-        if rows:
-            rollout = model.open([contexts[i] + group[i].ids for i in rows], shared=shared)
-            log_probs, eos = rollout.log_probs, eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)
-        place = {i: r for r, i in enumerate(rows)}
+        # Where only stopping is left, the model is still asked how likely that is.
+        asked = [i for i, s in enumerate(states) if support.ending == "eos" or not support.must_stop(s)]
+        with at(self.target.graph[prior.node].span, "the model reads this"):
+            contexts, shared = contexts_of(self.target, prior.lm, pieces, self._past(group), len(group))
+            rollout = model.open([contexts[i] + group[i].ids for i in asked], shared=shared) if asked else None
+        row = {i: r for r, i in enumerate(asked)}
+        eos = eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids) if rollout is not None else None
         families = []
         for i, (partial, state) in enumerate(zip(group, states, strict=True)):
-            row = None if settled[i] else np.asarray(log_probs[place[i]], dtype=np.float64)  # type: ignore[index]
-            stop = 0.0
-            if support.ending == "eos":
-                end = self._eos(model, contexts[i] + partial.ids, shared) if row is None else float(eos[place[i]])  # type: ignore[index]
-                stop = end
-            families.append(self._family(info, partial, state, row, stop, prior.exponent))
+            log_probs, stop = np.empty(0), 0.0
+            if rollout is not None and eos is not None and i in row:
+                log_probs = np.asarray(rollout.log_probs[row[i]], dtype=np.float64)
+                stop = float(eos[row[i]]) if support.ending == "eos" else 0.0
+            families.append(self._family(info, partial, state, log_probs, stop, prior.exponent))
         return families
 
-    def _eos(self, model: object, ids: tuple[int, ...], shared: int) -> float:
-        rollout = model.open([ids], shared=shared)  # type: ignore[attr-defined]
-        return float(eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)[0])  # type: ignore[attr-defined]
-
     def _family(
-        self, info: LatentInfo, partial: Partial, state: object, row: np.ndarray | None, stop: float, exponent: float
+        self,
+        info: LatentInfo,
+        partial: Partial,
+        state: object,
+        log_probs: np.ndarray,
+        stop: float,
+        exponent: float,
     ) -> Family:
         """Children by token, and the finished value where the text may stop here."""
         support = info.support
         b = exponent if exponent > 0 else 1.0
-        allowed = np.nonzero(support.allowed(state))[0] if row is not None else np.empty(0, dtype=np.int64)
-        scores = b * row[allowed] if row is not None else np.empty(0)
+        allowed = np.flatnonzero(support.allowed(state))
+        scores = b * log_probs[allowed]
         if support.may_stop(state):
             allowed, scores = np.append(allowed, -1), np.append(scores, b * stop)
         alive = np.isfinite(scores)

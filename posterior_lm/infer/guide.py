@@ -22,7 +22,7 @@ from attrs import field, frozen
 from posterior_lm.infer.choose import Chooser, Follow, Sample
 from posterior_lm.infer.prior import Prior, prior_of
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError, at, error
 from posterior_lm.target.pieces import Known, Piece, Special
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count
@@ -138,16 +138,17 @@ class PriorGuide:
     ) -> tuple[list[tuple[int, ...]], np.ndarray]:
         prior = self.priors[info.name]
         lm, pieces, exponent = self._reading(info, prior)
-        contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
-        return roll_out(
-            self.target.models[lm],
-            contexts,
-            info.support,
-            choose,
-            exponent=exponent if exponent > 0 else 1.0,
-            shared=shared,
-            begun=begun,
-        )
+        with at(self.target.graph[prior.node].span, "the model reads this"):
+            contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
+            return roll_out(
+                self.target.models[lm],
+                contexts,
+                info.support,
+                choose,
+                exponent=exponent if exponent > 0 else 1.0,
+                shared=shared,
+                begun=begun,
+            )
 
     def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:
         guide = self.target.graph.guides.get(info.name)

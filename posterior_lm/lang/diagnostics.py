@@ -7,10 +7,11 @@ and a help line that proposes an edit. Wording of layout lives in `render`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from posterior_lm.lang.source import Span
 
@@ -72,8 +73,6 @@ def error(
 
 def warning(code: str, message: str, span: Span, label: str = "", **more: object) -> Diagnostic:
     """A warning diagnostic with the same arguments as `error`."""
-    from attrs import evolve
-
     return evolve(error(code, message, span, label, **more), severity="warning")  # type: ignore[arg-type]
 
 
@@ -108,6 +107,16 @@ class ModelError(PlmError):
 
 class InferenceError(PlmError):
     """Numbers went wrong: NaN, no surviving draws, a backend that cannot do this."""
+
+
+@contextmanager
+def at(span: Span, label: str = "") -> Iterator[None]:
+    """Gives the diagnostics of a PlmError that is raised inside this place, where they have none."""
+    try:
+        yield
+    except PlmError as problem:
+        placed = [d if d.primary else evolve(d, primary=Label(span, label)) for d in problem.diagnostics]
+        raise type(problem)(placed) from problem
 
 
 class InternalError(Exception):

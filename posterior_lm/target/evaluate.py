@@ -31,7 +31,7 @@ from posterior_lm.graph.nodes import (
 )
 from posterior_lm.graph.ops import spelled
 from posterior_lm.graph.passes.mark import mark
-from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+from posterior_lm.lang.diagnostics import InferenceError, InternalError, at, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.choice_scores import ask_choice
@@ -242,24 +242,29 @@ class Evaluator:
         out: dict[int, Column] = {i: [0.0] * n for i in nodes}
         batches = {lm: Batch(model) for lm, model in self.models.items()}
         plans = {i: self.plan(i) for i in nodes if isinstance(self.graph[i], LmScore)}
-        groups = hosts_and_riders(plans)
-        for d in range(n):
-            latent, computed = self._readers(columns, values, d)
+        longest: dict[str, tuple[int, int]] = dict.fromkeys(batches, (0, -1))  # tokens, score node
+        for host, riders in hosts_and_riders(plans):
+            speller = self.spellers[host.lm]
+            with at(self.graph[host.node].span, "the model reads this"):
+                for d in range(n):
+                    latent, computed = self._readers(columns, values, d)
+                    spelt = [(r, r.spell(speller, latent, computed)) for r in riders]
+                    tokens = host.spell(speller, latent, computed)
+                    longest[host.lm] = max(longest[host.lm], (len(tokens.ids), host.node))
 
-            def put(node: int, value: float, d: int = d) -> None:
-                out[node][d] = value
+                    def put(node: int, value: float, d: int = d) -> None:
+                        out[node][d] = value
 
-            for host, riders in groups:
-                speller = self.spellers[host.lm]
-                spelt = [(r, r.spell(speller, latent, computed)) for r in riders]
-                ask_group(batches[host.lm], host, host.spell(speller, latent, computed), spelt, put)
+                    ask_group(batches[host.lm], host, tokens, spelt, put)
         choices: list[Callable[[], None]] = []
         for i in nodes:
             node = self.graph[i]
             if isinstance(node, ChoiceScore):
                 choices += self._choice(i, node, batches[node.lm], columns, values, n, out)
-        for batch in batches.values():
-            batch.run()
+        for lm, batch in batches.items():
+            asked = longest[lm][1] if longest[lm][1] >= 0 else next(iter(nodes), self.graph.total)
+            with at(self.graph[asked].span, "the model reads this"):
+                batch.run()
         for finish in choices:
             finish()
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from posterior_lm.dists import DISTS, Finite, ParameterError
@@ -49,6 +50,9 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
         result = call(*args)
     except ArithmeticError:
         return math.nan
+    except re.error as problem:  # a pattern that came with the data
+        message = f"the pattern is not a regular expression: {problem}"
+        raise InferenceError(error("PLM317", message, node.span)) from None
     except Exception as problem:
         if not user:
             raise InternalError(f"{node.op}: {problem}") from problem
