@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
+from posterior_lm.graph.nodes import Apply
 from posterior_lm.infer.auto import infer
 from posterior_lm.lang.diagnostics import CompileError, ModelError, error
 from posterior_lm.lang.near import nearest
@@ -53,7 +54,7 @@ def models_of(query: Query, graph: RewardGraph) -> dict[str, LanguageModel]:
                 )
             )
     used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
-    if any(getattr(n, "op", None) == "tokens" for n in graph.nodes.values()):
+    if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
         used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
     return {alias: _model(query, spec) for alias, spec in declared.items() if alias in used}
 
@@ -101,7 +102,7 @@ def target(query: Query, *, graph: RewardGraph | None = None, data: Mapping[str,
     bound = bind_data(graph, query.data) if data is None else data
     models = models_of(query, graph)
     functions = [use for use in graph.uses if use.name not in models]
-    wanted = {n.op[4:] for n in graph.nodes.values() if getattr(n, "op", "").startswith("use ")}
+    wanted = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
     uses = {use.where: use_object(query, use) for use in functions if use.where in wanted}
     return bind(graph, bound, models, uses)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
@@ -228,7 +228,7 @@ def _number(value: str | float) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _parse(text: str, kind: str) -> ast.Node:  # type: ignore[type-arg]
+def _parse(text: str, kind: str) -> Any:
     from posterior_lm.lang.parse import parse_fragment
 
     return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
@@ -245,7 +245,7 @@ def program(name: str, *params: str, lm: Mapping[str, str] | None = None, use: M
     ]
     declarations += [ast.UseDecl(_name(alias), ast.Literal(where)) for alias, where in (use or {}).items()]
     parsed = tuple(_parse(p, "parameter") for p in params)
-    body = ast.Program(_name(name), parsed, ())  # type: ignore[arg-type]
+    body = ast.Program(_name(name), parsed, ())
     return Query(ast.Module(tuple(declarations), body, span=NOWHERE))
 
 

@@ -64,7 +64,7 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
         number[identity] = len(number)
         rows.append([node.KIND, describe(node), [number[i] for i in node.inputs]])
     used = {row.name for i in number if hasattr(row := graph[i], "name") and row.KIND == "input"}
-    signature = [
+    signature: list[object] = [
         [p.name, p.type, list(p.choices), [c.name + ":" + c.type for c in p.columns]]
         for p in sorted(graph.params, key=lambda p: p.name)
         if p.name in used

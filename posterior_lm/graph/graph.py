@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import networkx as nx
 from attrs import evolve, field, frozen
@@ -145,7 +146,7 @@ class RewardGraph:
 
     # ------------------------------------------------------------- new graphs
 
-    def rebuilt(self, nodes: Mapping[int, Node], **changes: object) -> RewardGraph:
+    def rebuilt(self, nodes: Mapping[int, Node], **changes: Any) -> RewardGraph:
         """The same program over other nodes."""
         return evolve(self, nodes=nodes, **changes)
 

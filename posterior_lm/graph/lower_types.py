@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.graph.ops import OPS
@@ -10,7 +11,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import InternalError
 
 
-def constant_value(expr: ast.Expr | ast.Range) -> object:
+def constant_value(expr: ast.Expr | ast.Range) -> Any:
     """The value of an expression that names nothing: literals, signs, lists, ranges."""
     match expr:
         case ast.Literal(value=value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from attrs import evolve
@@ -64,7 +65,7 @@ def infer(
 ) -> Draws:
     """Draws by the named method; `options` are those of `signatures.METHODS[method]`."""
     name, reason = choose(target, method)
-    algorithm: InferenceAlgorithm
+    algorithm: InferenceAlgorithm[Any]
     if name == "exact":
         values = options.get("values") or support_size(target) or Exact().values
         algorithm = Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))

@@ -126,7 +126,8 @@ State = TypeVar("State")
 class InferenceAlgorithm(Protocol[State]):
     """A frozen triple of functions over an immutable state."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State: ...
 

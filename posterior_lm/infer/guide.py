@@ -42,7 +42,8 @@ class Proposal:
 class Guide(Protocol):
     """A proposal over the latents of one target."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def sample(self, rng: np.random.Generator, n: int) -> Proposal: ...
 

@@ -99,11 +99,12 @@ class FiniteSupport:
 
     def row(self, ids: Sequence[int]) -> int | None:
         """The row of the value with exactly these tokens, or None."""
-        state: State | None = self.start()
+        state = self.start()
         for token in ids:
-            state = self.step(state, token)
-            if state is None:
+            following = self.step(state, token)
+            if following is None:
                 return None
+            state = following
         return state[0] if self.may_stop(state) else None
 
     def accepts(self, ids: Sequence[int]) -> bool:

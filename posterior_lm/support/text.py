@@ -86,11 +86,12 @@ class TextSupport:
         return (then, count + 1) if then != DEAD and self.finish[count + 1, then] else None
 
     def accepts(self, ids: Sequence[int]) -> bool:
-        state: State | None = self.start()
+        state = self.start()
         for token in ids:
-            state = self.step(state, token)
-            if state is None:
+            following = self.step(state, token)
+            if following is None:
                 return False
+            state = following
         return self.may_stop(state)
 
     def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:

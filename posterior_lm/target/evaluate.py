@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from attrs import define, field
@@ -136,7 +137,7 @@ class Evaluator:
     def _column(self, columns: Mapping[int, Column], i: int, n: int) -> Column:
         return columns[i] if i in columns else [self._fixed[i]] * n
 
-    def _at(self, columns: Mapping[int, Column], i: int, d: int) -> object:
+    def _at(self, columns: Mapping[int, Column], i: int, d: int) -> Any:
         return columns[i][d] if i in columns else self._fixed[i]
 
     def _walk(
@@ -291,7 +292,7 @@ class Evaluator:
         return finish
 
     def _range(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> tuple[int, ...]:
-        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:])  # type: ignore[call-overload]
+        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:])
         return tuple(range(low, high + 1))
 
 

@@ -61,11 +61,13 @@ def _join(node: Segments, build: GraphBuilder) -> Node:
 def _power(node: Power, exponent: Constant, term: Node, build: GraphBuilder) -> Node | int:
     if exponent.value == 1:
         return node.inputs[1]
+    if not isinstance(exponent.value, int | float):
+        return node
     if isinstance(exponent.value, int):  # `^ 2` and `^ 2.0` are one power
         node = Power(inputs=(build.constant(float(exponent.value), exponent.span), node.inputs[1]), span=node.span)
     if isinstance(term, Power):
         inner = build.nodes[term.inputs[0]]
-        if isinstance(inner, Constant):
+        if isinstance(inner, Constant) and isinstance(inner.value, int | float):
             product = float(exponent.value) * float(inner.value)
             if product == 1:
                 return term.inputs[1]
