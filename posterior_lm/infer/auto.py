@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.infer.base import Draws, InferenceAlgorithm, Info, run
+from posterior_lm.infer.base import Draws, Info, run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
@@ -65,7 +65,7 @@ def infer(
 ) -> Draws:
     """Draws by the named method; `options` are those of `signatures.METHODS[method]`."""
     name, reason = choose(target, method)
-    algorithm: InferenceAlgorithm[Any]
+    algorithm: Any
     if name == "exact":
         values = options.get("values") or support_size(target) or Exact().values
         algorithm = Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
