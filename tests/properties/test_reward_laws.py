@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterior_lm.lang.diagnostics import InferenceError
+import posterior_lm as plm
+from posterior_lm.lang.diagnostics import InferenceError, PlmError
 from tests.brute import leaves
 from tests.strategies import Bound, Case, bound_cases, compiled, fingerprint, table, tables, values_of
 
@@ -365,16 +366,17 @@ def test_a_pattern_that_comes_with_the_data_may_be_wrong() -> None:
     assert np.isfinite(rewards(body, [{"z": (0,)}], "q: text", q="(a)"))
 
 
-@pytest.mark.xfail(strict=True, reason="a marker in a branch of an `if` over latents is dropped without a word")
-def test_a_marker_in_a_branch_is_scored_or_refused() -> None:
-    """`observe (if … then eos else "b")`: end-of-text where the test holds; today the branch scores nothing."""
-    body = "latent z: text(tokens=1..1) ~ base() observe [{}] ~ base(z)"
-    rows = [{"z": (0,)}]
-    wanted = rewards(body.format("eos"), rows)
-    np.testing.assert_allclose(rewards(body.format('if contains(z, "a") then eos else "b"'), rows), wanted)
-
-
-@pytest.mark.xfail(strict=True, reason="the checker lets a power of a model into choice, lowering does not take it")
-def test_choice_of_a_power_is_renormalised_or_refused_by_the_checker() -> None:
-    found = rewards('latent z: one_of("a", "b") ~ choice(base() ^ 2)', [{"z": "a"}, {"z": "b"}])
-    assert np.exp(found).sum() == pytest.approx(1)
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ('observe [if contains(z, "a") then eos else "b"] ~ base(z)', "PLM306"),
+        ('let end = [eos] observe [if contains(z, "a") then end else "b"] ~ base(z)', "PLM540"),
+        ('latent k: one_of("a", "b") ~ choice(base() ^ 2)', "PLM311"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(statement: str, code: str) -> None:
+    """A marker is a token, so no expression can hold it; the power of a choice stands outside."""
+    source = 'lm base = "m"\nprogram p() { latent z: text(tokens=1..1) ~ base() ' + statement + " }"
+    with pytest.raises(PlmError) as caught:
+        plm.loads(source).lm(base=TABLE).target()
+    assert caught.value.diagnostics[0].code == code

@@ -12,6 +12,7 @@ from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.values import UNKNOWN, Value, constant
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Function
+from posterior_lm.lang.walk import nodes
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)"}
 
@@ -173,6 +174,10 @@ def _if(scope: Scope, expr: ast.IfExpr) -> Value:
     depends = test.depends | then.depends | orelse.depends
     if not test.is_bool:
         scope.error("PLM303", "the test of an 'if' is true or false", expr.test.span, f"this is {test.shown}")
+    if test.depends:
+        for marker in (n for branch in (expr.then, expr.orelse) for n in nodes(branch) if isinstance(n, ast.Marker)):
+            scope.error("PLM306", f"{marker.kind} cannot stand in a branch that a latent decides", marker.span,
+                        "a token, not text", help="decide with a parameter, or write two programs")  # fmt: skip
     kinds = {then.kind, orelse.kind} - {"unknown"}
     if len(kinds) < 2:
         return Value(then.kind if orelse.kind == "unknown" else orelse.kind, depends)
