@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,25 +195,31 @@ class Posterior:
         }
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per draw: the latents, `weight`, `log_weight`, `log_reward`."""
+        """One row per draw: the latents, `weight`, `log_weight`, `log_reward`.
+
+        A statistic that has a latent's name gets an underscore behind its own.
+        """
         from posterior_lm.extras import need
 
         frame = need("pandas", "pandas").DataFrame(self._rows(), columns=list(self.draws.values))
-        frame["weight"] = self.weights
-        frame["log_weight"] = self.draws.log_weights
-        frame["log_reward"] = self.draws.log_reward
+        stats = (("weight", self.weights), ("log_weight", self.draws.log_weights), ("log_reward", self.draws.log_reward))
+        for name, column in stats:
+            frame[_apart(name, self.draws.values)] = column
         return frame
 
     def to_arviz(self) -> xarray.DataTree:
         """An arviz tree: group `posterior` (one chain), weights in `sample_stats`.
 
-        Draws keep their weights; resample first for tools that expect equal ones.
+        Draws keep their weights; resample first for tools that expect equal ones. A
+        latent called `chain` or `draw`, as the dimensions are, gets an underscore.
         """
         from posterior_lm.extras import need
 
         rows = self._rows()
+        taken = ("chain", "draw")
         posterior = {
-            name: np.array([[row[name] for row in rows]]) for name in self.draws.values
+            _apart(name, self.draws.values) if name in taken else name: np.array([[row[name] for row in rows]])
+            for name in self.draws.values
         }
         stats = {
             "weight": self.weights[None, :],
@@ -241,6 +247,14 @@ class Posterior:
 
 _Z90 = 1.6448536269514722
 """The 95 % quantile of the normal: a two-sided 90 % interval."""
+
+
+def _apart(name: str, taken: Iterable[str]) -> str:
+    """The name with as many underscores behind it as it takes to be none of those taken."""
+    taken = set(taken)
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _finite(number: float | None) -> float | None:

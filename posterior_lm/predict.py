@@ -126,7 +126,8 @@ def _values(param: ParamSpec) -> tuple[Datum, ...]:
     raise InferenceError(
         error(
             "PLM501",
-            f"predicting `{param.name}` is not available yet: its type is not finite",
+            f"predicting `{param.name}` is not available yet: its type "
+            + (f"has more than {MOST_VALUES:,} values" if param.high is not None else "is not finite"),
             param.span,
             help="give it a type such as one_of(…) or int(0..99)",
         )
@@ -202,11 +203,18 @@ def _by_evidence(
     query: Query, graph: RewardGraph, name: str, values: tuple[Datum, ...], data: Mapping[str, object],
     n: int | None, ask: Mapping[str, Any],
 ) -> Prediction:  # fmt: skip
-    posteriors = [
-        draw_target(query, target(query, graph=graph, data={**data, name: value}), n, **ask) for value in values
-    ]
-    mass = [p.log_evidence for p in posteriors]
-    best = posteriors[int(np.argmax(mass))]
+    posteriors: list[Posterior] = []
+    mass: list[float] = []
+    for value in values:
+        try:
+            posteriors.append(draw_target(query, target(query, graph=graph, data={**data, name: value}), n, **ask))
+            mass.append(posteriors[-1].log_evidence)
+        except InferenceError as problem:
+            dead = all(d.code in ("PLM702", "PLM703") for d in problem.diagnostics)
+            if not dead or (value == values[-1] and not posteriors):
+                raise
+            mass.append(-np.inf)  # this value, or all that was drawn with it, has probability zero
+    best = max(posteriors, key=lambda p: p.log_evidence)
     return Prediction(name, _normalized(values, mass, graph, name), best)
 
 

@@ -43,7 +43,7 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
             case LmScore():
                 return [alias(node.lm), node.bare]
             case ChoiceScore():
-                return [alias(node.lm), list(node.choices), node.lead]
+                return [alias(node.lm), list(node.choices), node.lead, node.powered]
             case RowField():
                 return [plates.setdefault(node.plate, len(plates)), node.column]
             case PlateSum():

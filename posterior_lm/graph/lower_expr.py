@@ -70,16 +70,7 @@ class Scope:
             return self.build.add(LmScore(lm=name, bare=bare, inputs=(context, text), span=span))
         finite = self._finite_of(value)
         if name == "choice":
-            inner = dist.args[0]
-            if not isinstance(inner, ast.Call) or not self.is_lm(inner.function.id) or finite is None:
-                raise InternalError("choice(d) needs a language model and a finite type")
-            context = self.build.segments([self.value(a) for a in inner.args], span)
-            inputs = (context, self.value(value), *(finite.bounds or ()))
-            return self.build.add(
-                ChoiceScore(
-                    lm=inner.function.id, inputs=inputs, choices=finite.choices, lead=finite.lead, span=span
-                )
-            )
+            return self._choice(dist, value, finite)
         args = [self.value(a, listed=True) for a in dist.args]
         bounds = finite.bounds if finite is not None and finite.bounds is not None else ()
         return self.build.add(
@@ -88,6 +79,28 @@ class Scope:
                 inputs=(self.value(value), *args, *bounds),
                 choices=finite.choices if finite is not None else (),
                 bounded=bool(bounds),
+                span=span,
+            )
+        )
+
+    def _choice(self, dist: ast.Call, value: ast.Expr, finite: Finite | None) -> int:
+        """`choice(d)`: powers inside are of the model, before it is renormalised."""
+        inner, power, span = dist.args[0], None, dist.span
+        while isinstance(inner, ast.PowerExpr):
+            one = self.value(inner.exponent)
+            power = one if power is None else self.build.add(Apply(op="*", inputs=(one, power), span=span))
+            inner = inner.base
+        if not isinstance(inner, ast.Call) or not self.is_lm(inner.function.id) or finite is None:
+            raise InternalError("choice(d) needs a language model and a finite type")
+        context = self.build.segments([self.value(a) for a in inner.args], span)
+        inputs = (context, self.value(value), *(finite.bounds or ()), *(() if power is None else (power,)))
+        return self.build.add(
+            ChoiceScore(
+                lm=inner.function.id,
+                inputs=inputs,
+                choices=finite.choices,
+                lead=finite.lead,
+                powered=power is not None,
                 span=span,
             )
         )

@@ -164,19 +164,21 @@ class LmScore(Node):
 class ChoiceScore(Node):
     """log of a language model's probability renormalised over a finite type.
 
-    Inputs (context, value), and (low, high) where the type is an int.
+    Inputs (context, value), then (low, high) where the type is an int, then the
+    power of the model where `powered`.
     """
 
     KIND = "choice_score"
     lm: str
     choices: tuple[str, ...] = ()
     lead: str = ""
+    powered: bool = False
 
     @property
     def detail(self) -> str:
-        return f"{self.lm} over {list(self.choices) if self.choices else 'int'}" + (
-            f" lead={self.lead!r}" if self.lead else ""
-        )
+        parts = [self.lm, "over", str(list(self.choices)) if self.choices else "int"]
+        parts += [f"lead={self.lead!r}"] * bool(self.lead) + ["powered"] * self.powered
+        return " ".join(parts)
 
 
 @frozen(kw_only=True)

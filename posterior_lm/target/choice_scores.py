@@ -1,6 +1,8 @@
 """`choice(d)`: a language model renormalised over the values of a finite type.
 
-    log p(v) = log d(v | context) − log Σ_u d(u | context),   u over the type's values
+    log p(v) = b log d(v | context) − log Σ_u d(u | context)^b,   u over the type's values,
+
+with b the power of the model inside `choice(d ^ b)`, 1 without one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ def ask_choice(
     texts: Sequence[tuple[int, ...]],
     candidates: Sequence[object],
     picked: object,
+    power: float,
     put: Callable[[float], None],
 ) -> Callable[[], None]:
     """Ask for the tokens of every candidate; the function to call once the batch has run.
@@ -39,6 +42,7 @@ def ask_choice(
             put(-math.inf)
         else:
             with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
-                put(float(scores[candidates.index(picked)] - np.logaddexp.reduce(scores)))
+                tempered = np.where(np.isneginf(scores), -np.inf, power * scores)
+            put(float(tempered[candidates.index(picked)] - np.logaddexp.reduce(tempered)))
 
     return finish

@@ -288,11 +288,14 @@ class Evaluator:
             candidates = node.choices or self._range(node, columns, d)
             texts = [speller.text(node.lead + spelled(c), first=empty and not drawn) for c in candidates]
             picked = self._at(columns, node.inputs[1], d)
-            finish.append(ask_choice(batch, ids, texts, candidates, picked, lambda x, d=d: put(out[i], d, x)))  # type: ignore[misc]
+            power = float(self._at(columns, node.inputs[-1], d)) if node.powered else 1.0
+            finish.append(
+                ask_choice(batch, ids, texts, candidates, picked, power, lambda x, d=d: put(out[i], d, x))  # type: ignore[misc]
+            )
         return finish
 
     def _range(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> tuple[int, ...]:
-        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:])
+        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:4])
         return tuple(range(low, high + 1))
 
 

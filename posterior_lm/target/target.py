@@ -132,7 +132,7 @@ class Target:
                     info.span,
                     "this type",
                     where=latent,
-                    help="check its length in tokens, its stop and its characters; the text of a latent usually begins with a space",
+                    help=_ADVICE.get(info.type, "give one of the values that its type lists"),
                 )
             )
         return self.value_of(latent, ids)
@@ -151,6 +151,11 @@ class Target:
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
         return Value(ids, text, text)
+
+
+_ADVICE = {
+    "text": "check its length in tokens, its stop and its characters; the text of a latent usually begins with a space"
+}
 
 
 def _lead(graph: RewardGraph, node: Latent) -> str:

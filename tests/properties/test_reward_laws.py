@@ -371,12 +371,21 @@ def test_a_pattern_that_comes_with_the_data_may_be_wrong() -> None:
     [
         ('observe [if contains(z, "a") then eos else "b"] ~ base(z)', "PLM306"),
         ('let end = [eos] observe [if contains(z, "a") then end else "b"] ~ base(z)', "PLM540"),
-        ('latent k: one_of("a", "b") ~ choice(base() ^ 2)', "PLM311"),
     ],
 )
 def test_what_has_no_meaning_is_refused(statement: str, code: str) -> None:
-    """A marker is a token, so no expression can hold it; the power of a choice stands outside."""
+    """A marker is a token, so no expression can hold it."""
     source = 'lm base = "m"\nprogram p() { latent z: text(tokens=1..1) ~ base() ' + statement + " }"
     with pytest.raises(PlmError) as caught:
         plm.loads(source).lm(base=TABLE).target()
     assert caught.value.diagnostics[0].code == code
+
+
+def test_a_power_inside_choice_is_renormalised_and_one_outside_is_not() -> None:
+    body = 'latent z: one_of("a", "b") ~ choice(base(){}){}'
+    rows = [{"z": "a"}, {"z": "b"}]
+    plain = rewards(body.format("", ""), rows)
+    inside = rewards(body.format(" ^ 2 ^ 0.75", ""), rows)
+    assert np.exp(inside).sum() == pytest.approx(1)
+    np.testing.assert_allclose(inside[0] - inside[1], 1.5 * (plain[0] - plain[1]))
+    np.testing.assert_allclose(rewards(body.format("", " ^ 1.5"), rows), 1.5 * plain)

@@ -160,9 +160,6 @@ def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Value:
             if inner.sort not in ("lm", "unknown"):
                 scope.error("PLM311", f"choice renormalises a language model, not {inner.sort}", arg.span,
                             f"this is {inner.sort}")  # fmt: skip
-            elif inner.tempered:
-                scope.error("PLM311", "choice renormalises a language model as it is, without a power", arg.span,
-                            "raised to a power", help="raise the whole: choice(...) ^ b")  # fmt: skip
             continue
         depends |= argument(scope, arg, kind, dist.name).depends
         if index < len(dist.bounds):

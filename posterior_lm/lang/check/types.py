@@ -28,7 +28,7 @@ def value(scope: Scope, expr: ast.Expr | ast.Range) -> Value:
         case ast.Field():
             return scope.field(expr)
         case ast.Marker():
-            return Value("marker")
+            return Value("marker", special=True)
         case ast.ListExpr():
             return _list(scope, expr)
         case ast.Call():
@@ -91,7 +91,8 @@ def _list(scope: Scope, expr: ast.ListExpr) -> Value:
     items = [segments(scope, item) for item in expr.items]
     depends = frozenset().union(*(item.depends for item in items))
     numeric = bool(items) and all(item.is_number for item in items)
-    return Value("list", depends, numeric=numeric, length=len(items))
+    special = any(item.special for item in items)
+    return Value("list", depends, numeric=numeric, length=len(items), special=special)
 
 
 def _unary(scope: Scope, expr: ast.Unary) -> Value:
@@ -174,17 +175,22 @@ def _if(scope: Scope, expr: ast.IfExpr) -> Value:
     depends = test.depends | then.depends | orelse.depends
     if not test.is_bool:
         scope.error("PLM303", "the test of an 'if' is true or false", expr.test.span, f"this is {test.shown}")
-    if test.depends:
-        for marker in (n for branch in (expr.then, expr.orelse) for n in nodes(branch) if isinstance(n, ast.Marker)):
-            scope.error("PLM306", f"{marker.kind} cannot stand in a branch that a latent decides", marker.span,
-                        "a token, not text", help="decide with a parameter, or write two programs")  # fmt: skip
+    special = then.special or orelse.special
+    if test.depends and special:
+        # A marker inside log_prob(…) is no part of the branch's text; one in a let is.
+        for branch in (b for b, found in ((expr.then, then), (expr.orelse, orelse)) if found.special):
+            marker = next((n for n in nodes(branch) if isinstance(n, ast.Marker)), None)
+            scope.error("PLM306", f"{marker.kind if marker else 'a special token'} cannot stand in a branch that a latent decides",
+                        marker.span if marker else branch.span, "a token, not text",
+                        help="decide with a parameter, or write two programs")  # fmt: skip
+        special = False  # reported
     kinds = {then.kind, orelse.kind} - {"unknown"}
     if len(kinds) < 2:
-        return Value(then.kind if orelse.kind == "unknown" else orelse.kind, depends)
+        return Value(then.kind if orelse.kind == "unknown" else orelse.kind, depends, special=special)
     if kinds == {"int", "real"}:
         return Value("real", depends)
     if kinds <= {"text", "list", "marker"}:
-        return Value("list", depends)
+        return Value("list", depends, special=special)
     scope.error(
         "PLM319",
         "the two branches of an 'if' differ in kind",
@@ -267,7 +273,7 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     if kind == "any" or found.kind == "unknown":
         return found
     fits = {
-        "text": found.kind in ("text", "list"),
+        "text": found.kind in ("text", "list") and not found.special,
         "pattern": found.kind == "text",
         "number": found.is_number,
         "int": found.kind == "int",
@@ -275,7 +281,8 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     }[kind]
     if not fits:
         wanted = "a list of numbers" if kind == "numbers" else _WANTED[kind]
-        scope.error("PLM301", f"{owner} needs {wanted} here", expr.span, f"this is {found.shown}")
+        shown = "it holds a special token" if found.special else f"this is {found.shown}"
+        scope.error("PLM301", f"{owner} needs {wanted} here", expr.span, shown)
     elif kind == "pattern":
         pattern(scope, expr)
     return found

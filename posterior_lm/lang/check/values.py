@@ -31,7 +31,7 @@ class Value:
 
     `choices` are the spellings of a one_of, `numeric` says that every item of a
     list is a number, `length` is a list's number of items, `constant` the value
-    of a literal.
+    of a literal, `special` says that it holds `bos` or `eos`.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Value:
     numeric: bool = False
     length: int | None = None
     constant: str | int | float | bool | None = None
+    special: bool = False
 
     @property
     def is_number(self) -> bool:

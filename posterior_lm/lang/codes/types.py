@@ -52,7 +52,7 @@ CODES = (
         code="PLM306",
         title="not a part of a text",
         explanation="A context or a scored text is made of texts, numbers, lists of them, bos and eos. "
-        "A truth value is spelled with if, a table is gone through with plate.",
+        "Whether bos or eos stands there cannot depend on a latent. A truth value is spelled with if, a table is gone through with plate.",
         wrong=program(_Z + "\nobserve z ~ base(rows)", "prompt: text, rows: table(input: text)"),
         right=program(
             _Z + "\nplate r in rows {\n  observe r.input ~ base(z)\n}",
