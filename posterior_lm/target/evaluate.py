@@ -37,6 +37,7 @@ from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.choice_scores import ask_choice
 from posterior_lm.target.lm_scores import Batch, ScorePlan, ask_group, hosts_and_riders
+from posterior_lm.target.nonsense import refuse_nonsense
 from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice, join
 from posterior_lm.target.plain import add, apply, dist, is_nan, power
 from posterior_lm.target.values import Value, Values
@@ -114,25 +115,8 @@ class Evaluator:
                     if name.split("[", 1)[0] == info.about:
                         inside = [support.accepts(v.ids) for v in values[name]]
                         out[~np.array(inside, dtype=bool), k] = -math.inf
-        self._check(out)
+        refuse_nonsense(out, sink.terms)
         return out
-
-    def _check(self, out: np.ndarray) -> None:
-        for code, bad, what in (
-            ("PLM701", np.isnan(out), "is not a number"),
-            ("PLM704", out == math.inf, "is +infinity"),
-        ):
-            if bad.any():
-                info = self.graph.sink.terms[int(np.argmax(bad.any(axis=0)))]
-                raise InferenceError(
-                    error(
-                        code,
-                        f"the term of `{info.label}` {what} for {int(bad.any(axis=1).sum())} of {len(out)} draws",
-                        info.span,
-                        "this statement",
-                        help="guard the expression, for example with `if … then … else …`",
-                    )
-                )
 
     def _column(self, columns: Mapping[int, Column], i: int, n: int) -> Column:
         return columns[i] if i in columns else [self._fixed[i]] * n
