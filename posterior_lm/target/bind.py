@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.ground import ground
-from posterior_lm.graph.nodes import Apply, Constant, Latent, Marker, Segments
+from posterior_lm.graph.nodes import Constant, Latent
 from posterior_lm.graph.passes import optimize
 from posterior_lm.lang.diagnostics import CompileError, InternalError, error
 from posterior_lm.lm.base import LanguageModel
@@ -41,7 +41,6 @@ def bind(
             ]
         )
     grounded = optimize(ground(program, data))
-    _refuse_markers(grounded)
     latents = tuple(
         LatentInfo(n.name, n.type, support_of(grounded, n, models), n.lm, i, n.span) for i, n in grounded.latents()
     )
@@ -56,19 +55,6 @@ def bind(
     supports = {info.name: info.support for info in latents}
     evaluator = Evaluator(grounded, models, spellers, supports, uses or {})
     return Target(program, grounded, dict(data), dict(models), latents, evaluator)
-
-
-def _refuse_markers(graph: RewardGraph) -> None:
-    """A `bos` or `eos` inside an expression would be no text: it is a token, and only a segment can be one."""
-    for node in graph.nodes.values():
-        for i in node.inputs if isinstance(node, Apply) else ():
-            held = graph[i]
-            parts = [graph[j] for j in held.inputs] if isinstance(held, Segments) else [held]
-            marker = next((p for p in parts if isinstance(p, Marker)), None)
-            if marker is not None:
-                raise CompileError(
-                    error("PLM540", f"`{marker.kind}` is a token, so no expression can hold it", node.span)
-                )
 
 
 def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:

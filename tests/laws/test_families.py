@@ -521,6 +521,41 @@ def test_exact_lists_the_support_and_importance_agrees(family: Family, end: str)
         assert abs(drawn.log_evidence - truth) <= 4 * drawn.log_evidence_se + CLOSE
 
 
+@pytest.mark.parametrize("options", ['stop=" a"', 'stop=".", chars=" abcdefghijklmnop"', "canonical=true"])
+def test_draws_obey_their_type_and_are_scored_as_by_hand(family: Family, options: str) -> None:
+    if family.name == "gpt2" and "canonical" in options:
+        options = 'canonical=true, chars=" aet"'  # the whole vocabulary takes long
+    query = program(
+        family,
+        f"""latent z: text(tokens=2..7, {options}) ~ base("One day Tom and ", who)
+            latent n: int(8..12, lead=" ") ~ base("One day Tom and ", who, z)
+            observe " It was fun" ~ base("One day Tom and ", who, z, n)""",
+        "who: text",
+        who="his friend Sue went to the big park to play with the dog and the red ball" * 2,
+    )
+    draws = query.using("importance").draw(24, seed=3).draws
+    opened = family.open("One day Tom and " + query.data["who"])
+    for d, (z, n) in enumerate(zip(draws.values["z"], draws.values["n"], strict=True)):
+        text = z.text
+        assert 2 <= len(z.ids) <= 7
+        assert n.ids == family.on(f" {n.datum}")
+        if "stop" in options:
+            stop = " a" if " a" in options[:10] else "."
+            assert text.find(stop) == len(text) - len(stop)
+        if "chars" in options:
+            assert set(text.removesuffix(".")) <= set(" abcdefghijklmnop")
+        if "canonical" in options:
+            assert family.on(text) == z.ids
+        if d % 6 == 0:
+            past = opened + z.ids
+            by_hand = [
+                family.score(opened, z.ids, ends="stop" not in options),
+                family.score(past, n.ids),
+                family.score(past + n.ids, family.on(" It was fun")),
+            ]
+            assert draws.log_reward[d] == pytest.approx(sum(by_hand), abs=1e-3)
+
+
 @pytest.mark.parametrize("end", ['stop="\\n"', 'end="eos"', 'end="free"', 'stop=" a"', "canonical=true"])
 def test_packed_prefixes_are_the_plain_ones(family: Family, end: str) -> None:
     query = program(

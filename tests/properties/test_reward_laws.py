@@ -371,7 +371,7 @@ def test_a_pattern_that_comes_with_the_data_may_be_wrong() -> None:
     [
         ('observe [if contains(z, "a") then eos else "b"] ~ base(z)', "PLM306"),
         ('let end = [eos] observe [if contains(z, "a") then end else "b"] ~ base(z)', "PLM306"),
-        ('factor count([z, eos], "a")', "PLM540"),
+        ('factor count([z, eos], "a")', "PLM301"),
     ],
 )
 def test_what_has_no_meaning_is_refused(statement: str, code: str) -> None:
