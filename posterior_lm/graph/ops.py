@@ -98,4 +98,4 @@ OPS: dict[str, Callable[..., Value]] = {
 
 def spelled(value: Value) -> str:
     """A value as a segment of text: integers and reals in decimal."""
-    return value if isinstance(value, str) else repr(value)
+    return str(value)  # the repr of a numpy float would name its type

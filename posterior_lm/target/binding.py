@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
 from posterior_lm.lang.near import nearest
@@ -83,6 +85,8 @@ def _outside(param: ParamSpec, message: str, where: str, help: str | None = None
 
 
 def _typed(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
     match param.type:
         case "text":
             return _text(param, value, where, found)

@@ -71,10 +71,15 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
 
 
 def power(exponent: float, term: float, span: Span) -> float:
-    """exponent × term; a term of −inf stays. Raises InferenceError PLM705 for an infinite exponent."""
+    """exponent × term; a term of −inf stays. Raises InferenceError PLM705 where a number is too large."""
     if not math.isfinite(exponent):
         raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", span))
-    return -math.inf if term == -math.inf else exponent * term
+    if term == -math.inf:
+        return term
+    result = exponent * term
+    if math.isinf(result) and math.isfinite(term):  # −inf would pass for "outside the support"
+        raise InferenceError(error("PLM705", f"the power {exponent:g} of {term:g} nats is too large a number", span))
+    return result
 
 
 def dist(node: DistScore, inputs: Sequence[Column], n: int) -> Column:

@@ -231,3 +231,25 @@ def test_value_keeps_text_and_datum_apart() -> None:
     target = plm.program("n").latent("n", "int(0..4)", "uniform(0, 4)").target()
     value = target.value("n", 3)
     assert isinstance(value, Value) and value.datum == 3 and value.text == "3"
+
+
+@pytest.mark.parametrize("method", ["importance", "exact"])
+def test_a_context_beyond_the_window_says_by_how_much_and_where(method: str) -> None:
+    query = (
+        plm.program("w", "x: text", lm={"base": "tiny"})
+        .latent("z", 'text(tokens=1..3, stop=".")', "base(x)")
+        .given(x="The dog ran. " * 200)
+    )
+    with pytest.raises(plm.ModelError) as caught:
+        query.using(method).draw(10)
+    found = caught.value.diagnostics[0]
+    assert found.code == "PLM520" and found.primary is not None and found.primary.span.text == "base(x)"
+    # "<s>", four tokens a sentence and the last space, beside a window of 512.
+    assert "802 tokens is 290 tokens longer" in found.message
+
+
+def test_a_text_that_cannot_be_spelled_points_at_who_reads_it() -> None:
+    with pytest.raises(plm.ModelError) as caught:
+        bound(built()).given(x="?").draw()
+    found = caught.value.diagnostics[0]
+    assert found.code == "PLM531" and found.primary is not None and "'?'" in found.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from posterior_lm.graph.build import GraphBuilder
 from posterior_lm.graph.graph import RewardGraph
@@ -34,7 +35,7 @@ def _fold(node: Node, build: GraphBuilder) -> Node | int:
 def _apply(node: Apply, values: list) -> Node:
     try:
         result = OPS[node.op](*values)
-    except (ArithmeticError, ValueError):
+    except (ArithmeticError, ValueError, re.error):
         return node  # the evaluator names the statement
     if isinstance(result, float) and math.isnan(result):
         return node
