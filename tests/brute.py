@@ -218,10 +218,12 @@ class Brute:
             ends = latent is not None and latent.ending == "eos"
             return self._lm(self.models[name], dist.args, [value], ends, env)
         if name == "choice":
-            inner = dist.args[0]
+            inner, power = dist.args[0], 1.0
+            while isinstance(inner, ast.PowerExpr):
+                inner, power = inner.base, power * self.eval(inner.exponent, env)
             model = self.models[inner.function.id]
             data, lead = self._finite(value, env)
-            scores = {d: self._lm_text(model, inner.args, f"{lead}{d}", env) for d in data}
+            scores = {d: times(power, self._lm_text(model, inner.args, f"{lead}{d}", env)) for d in data}
             found = self.eval(value, env)
             return scores[found] - log_sum(scores.values()) if found in scores else LN0
         return self._pmf(name, self.eval(value, env), dist.args, value, env)

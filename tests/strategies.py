@@ -329,7 +329,7 @@ class _Writer:
         kinds = ["lm", "choice", "uniform", "categorical"] + ["numbers"] * 2 * (kind == "int")
         match self.pick(*kinds):
             case "choice":
-                return f"choice({self.lm(names)})"
+                return f"choice({self.lm(names)}{self.power(names)})"
             case "uniform":
                 return "uniform()"
             case "categorical":

@@ -43,6 +43,6 @@ def ask_choice(
         else:
             with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
                 tempered = np.where(np.isneginf(scores), -np.inf, power * scores)
-            put(float(tempered[candidates.index(picked)] - np.logaddexp.reduce(tempered)))
+                put(float(tempered[candidates.index(picked)] - np.logaddexp.reduce(tempered)))
 
     return finish

@@ -619,3 +619,44 @@ def test_predict_is_bayes_by_hand(family: Family, tmp_path: Path) -> None:
     numbers = wanted({n: mass(" bad", n) for n in (2, 3, 4)})
     assert asked("label", "n=3") == pytest.approx(labels, abs=1e-4)
     assert asked("n", "label= bad") == pytest.approx(numbers, abs=1e-4)
+
+
+# ------------------------------------------------------------------ values at the edge
+
+
+def test_a_numpy_number_is_spelled_as_a_number(families: dict[str, Family]) -> None:
+    query = program(
+        families["tiny"],
+        'observe ["x", r, n] ~ base("a")\n observe "x0.13" ~ base("a")',
+        "r: real, n: int",
+        r=np.float64(0.1),
+        n=np.int64(3),
+    )
+    first, second = terms(query)
+    assert first == second
+
+
+def test_a_value_that_rules_out_everything_has_probability_zero(families: dict[str, Family]) -> None:
+    query = program(families["tiny"], "latent u: int(0..n) ~ uniform()\n condition u == 2", "n: int(0..3)")
+    assert dict(query.predict("n").probs) == pytest.approx({0: 0.0, 1: 0.0, 2: 4 / 7, 3: 3 / 7})
+
+
+def test_a_pattern_from_the_data_that_is_none(families: dict[str, Family]) -> None:
+    query = program(families["tiny"], "condition matches(p, p)", "p: text", p="(")
+    with pytest.raises(plm.InferenceError, match="PLM317"):
+        query.score({})
+
+
+def test_a_power_that_no_number_holds(families: dict[str, Family]) -> None:
+    query = program(families["tiny"], 'observe "a" ~ base("b") ^ b', "b: real", b=1e308)
+    with pytest.raises(plm.InferenceError, match="PLM705"):
+        query.score({})
+
+
+def test_latents_with_the_names_of_columns(families: dict[str, Family]) -> None:
+    query = program(families["tiny"], "latent weight: int(3..4) ~ uniform()\n latent draw: int(7..8) ~ uniform()")
+    posterior = query.draw()
+    frame = posterior.to_pandas()
+    assert set(frame["weight"]) == {3, 4}
+    assert frame["weight_"].sum() == pytest.approx(1)
+    assert set(posterior.to_arviz()["posterior"]["draw_"].values.ravel()) == {7, 8}
