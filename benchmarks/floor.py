@@ -151,7 +151,9 @@ def replay(model: TransformersModel, calls: list) -> float:
             cache = DynamicCache(config=config)
             if past:
                 for layer in range(config.num_hidden_layers):
-                    cache.update(torch.randn(rows, heads, past, width), torch.randn(rows, heads, past, width), layer)
+                    cache.update(
+                        torch.randn(rows, heads, past, width), torch.randn(rows, heads, past, width), layer
+                    )
             options = {"attention_mask": torch.zeros(rows, 1, columns, past + columns)} if masked else {}
             began = time.perf_counter()
             module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep, **options)

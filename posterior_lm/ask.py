@@ -50,7 +50,9 @@ def models_of(query: Query, graph: RewardGraph) -> dict[str, LanguageModel]:
                     "PLM515",
                     f"the program declares no model `{alias}`",
                     where=alias,
-                    help=f"did you mean `{close}`?" if close else f"it declares {', '.join(declared) or 'none'}",
+                    help=f"did you mean `{close}`?"
+                    if close
+                    else f"it declares {', '.join(declared) or 'none'}",
                 )
             )
     used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
@@ -96,7 +98,9 @@ def use_object(query: Query, use: UseSpec) -> Callable[..., object]:
     return found
 
 
-def target(query: Query, *, graph: RewardGraph | None = None, data: Mapping[str, object] | None = None) -> Target:
+def target(
+    query: Query, *, graph: RewardGraph | None = None, data: Mapping[str, object] | None = None
+) -> Target:
     """The query's program bound to its data and models."""
     graph = graph or query.graph
     bound = bind_data(graph, query.data) if data is None else data

@@ -103,9 +103,7 @@ class Posterior:
 
     def _rows(self) -> list[dict[str, Datum]]:
         names = list(self.draws.values)
-        return [
-            {name: self.draws.values[name][d].datum for name in names} for d in range(self.n)
-        ]
+        return [{name: self.draws.values[name][d].datum for name in names} for d in range(self.n)]
 
     def expect(self, f: Callable[[Mapping[str, Datum]], float]) -> Estimate:
         """E[f(values)] under the posterior; `f` sees texts as str and integers as int.
@@ -202,7 +200,11 @@ class Posterior:
         from posterior_lm.extras import need
 
         frame = need("pandas", "pandas").DataFrame(self._rows(), columns=list(self.draws.values))
-        stats = (("weight", self.weights), ("log_weight", self.draws.log_weights), ("log_reward", self.draws.log_reward))
+        stats = (
+            ("weight", self.weights),
+            ("log_weight", self.draws.log_weights),
+            ("log_reward", self.draws.log_reward),
+        )
         for name, column in stats:
             frame[_apart(name, self.draws.values)] = column
         return frame
@@ -218,7 +220,9 @@ class Posterior:
         rows = self._rows()
         taken = ("chain", "draw")
         posterior = {
-            _apart(name, self.draws.values) if name in taken else name: np.array([[row[name] for row in rows]])
+            _apart(name, self.draws.values) if name in taken else name: np.array(
+                [[row[name] for row in rows]]
+            )
             for name in self.draws.values
         }
         stats = {

@@ -196,7 +196,9 @@ def _by_draws(
         alive = np.isfinite(draws.log_reward)
         gained = np.where(alive, log_reward - np.where(alive, draws.log_reward, 0.0), -np.inf)
         mass.append(logsumexp(draws.log_weights + gained))
-    return Prediction(name, _normalized(values, mass, graph, name), evolve(posterior, fingerprint=graph.fingerprint))
+    return Prediction(
+        name, _normalized(values, mass, graph, name), evolve(posterior, fingerprint=graph.fingerprint)
+    )
 
 
 def _by_evidence(
@@ -207,7 +209,9 @@ def _by_evidence(
     mass: list[float] = []
     for value in values:
         try:
-            posteriors.append(draw_target(query, target(query, graph=graph, data={**data, name: value}), n, **ask))
+            posteriors.append(
+                draw_target(query, target(query, graph=graph, data={**data, name: value}), n, **ask)
+            )
             mass.append(posteriors[-1].log_evidence)
         except InferenceError as problem:
             dead = all(d.code in ("PLM702", "PLM703") for d in problem.diagnostics)

@@ -56,9 +56,7 @@ class Query:
     def _add(self, *statements: ast.Statement) -> Query:
         program = self.module.program
         body = (*program.body, *statements)
-        return attrs.evolve(
-            self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body))
-        )
+        return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
 
     def latent(self, name: str, type: str, dist: str) -> Query:
         """`latent name: type ~ dist`."""
@@ -93,9 +91,7 @@ class Query:
             return self._add(ast.Temper(power, self._block(block)))
         program = self.module.program
         body = tempered(program.body, power)
-        return attrs.evolve(
-            self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body))
-        )
+        return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
 
     def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
         """`plate row in table { … }`."""
@@ -234,7 +230,9 @@ def _parse(text: str, kind: str) -> Any:
     return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
 
 
-def program(name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None) -> Query:
+def program(
+    name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None
+) -> Query:
     """An empty program to add statements to.
 
     `params` are written as in a file (`"opening: text"`, `"beta: real = 1.25"`);

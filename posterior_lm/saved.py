@@ -42,9 +42,7 @@ def save(posterior: Posterior, folder: Path) -> Path:
         "format": FORMAT,
         "program": posterior.program,
         "fingerprint": posterior.fingerprint,
-        "lm": {
-            alias: [m.name, m.kind, m.digest, m.revision, m.dtype] for alias, m in posterior.lm.items()
-        },
+        "lm": {alias: [m.name, m.kind, m.digest, m.revision, m.dtype] for alias, m in posterior.lm.items()},
         "seed": posterior.seed,
         "reason": posterior.reason,
         "types": dict(posterior.types),
@@ -113,7 +111,10 @@ def load(folder: Path) -> Posterior:
             certificate=None
             if certificate is None
             else Certificate(
-                float(certificate[0]), float(certificate[1]), bool(certificate[2]), int(certificate[3]),
+                float(certificate[0]),
+                float(certificate[1]),
+                bool(certificate[2]),
+                int(certificate[3]),
                 *certificate[4:6],
             ),
             reason=str(whole["reason"]),
@@ -130,6 +131,4 @@ def load(folder: Path) -> Posterior:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
         shown = problem.strerror if isinstance(problem, OSError) else f"{type(problem).__name__}: {problem}"
-        raise DataError(
-            error("PLM611", f"{path} is no saved posterior ({shown})", where=str(path))
-        ) from None
+        raise DataError(error("PLM611", f"{path} is no saved posterior ({shown})", where=str(path))) from None

@@ -54,7 +54,9 @@ def score(query: Query, values: Mapping[str, str | int]) -> Score:
                     "PLM602",
                     f"`{target.program.name}` has no latent `{name}`",
                     where=name,
-                    help=f"did you mean `{close}`?" if close else f"its latents are {', '.join(names) or 'none'}",
+                    help=f"did you mean `{close}`?"
+                    if close
+                    else f"its latents are {', '.join(names) or 'none'}",
                 )
             )
     for info in target.latents:

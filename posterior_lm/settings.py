@@ -28,11 +28,15 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
                 error(
                     "PLM802",
                     f"`{method}` has no option `{name}`",
-                    help=f"did you mean `{close}`?" if close else f"its options are {', '.join(known) or 'none'}",
+                    help=f"did you mean `{close}`?"
+                    if close
+                    else f"its options are {', '.join(known) or 'none'}",
                 )
             )
         if problem := _wrong(known[name], value):
-            raise InferenceError(error("PLM802", f"the option `{name}` of `{method}` {problem}, not {value!r}"))
+            raise InferenceError(
+                error("PLM802", f"the option `{name}` of `{method}` {problem}, not {value!r}")
+            )
     return dict(options)
 
 

@@ -272,7 +272,9 @@ class Brute:
 
     # ------------------------------------------------------------- language models
 
-    def _lm(self, model: object, context: Sequence[ast.Expr], text: Sequence[ast.Expr], ends: bool, env: Env) -> float:
+    def _lm(
+        self, model: object, context: Sequence[ast.Expr], text: Sequence[ast.Expr], ends: bool, env: Env
+    ) -> float:
         pieces = [p for e in context for p in self.pieces(e, env)]
         return self._score(model, self._start(model, pieces, env),
                            self._ids(model, [p for e in text for p in self.pieces(e, env)], env), ends)  # fmt: skip
@@ -344,7 +346,9 @@ class Brute:
             case ast.Name(id=name):
                 return name in env.latents
             case ast.Node():
-                return any(self.moves(getattr(expr, a.name), env) for a in expr.__attrs_attrs__ if a.name != "span")
+                return any(
+                    self.moves(getattr(expr, a.name), env) for a in expr.__attrs_attrs__ if a.name != "span"
+                )
             case tuple():
                 return any(self.moves(e, env) for e in expr)
         return False
@@ -367,7 +371,9 @@ class Brute:
             case ast.ListExpr():
                 shown = []
                 for p in self.pieces(expr, env):
-                    latent = next((d for d in env.latents.values() if p.kind == "latent" and d.name == p.text), None)
+                    latent = next(
+                        (d for d in env.latents.values() if p.kind == "latent" and d.name == p.text), None
+                    )
                     shown.append(latent.text(self.values[p.text]) if latent else p.text)
                 return "".join(shown)
             case ast.Unary(op=op, operand=operand):

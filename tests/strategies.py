@@ -34,7 +34,13 @@ POWERS = ("0.5", "1", "1.5", "2", "3", "0", "-0.5")
 
 
 def table(
-    tokens: tuple[str, ...], *, seed: int, order: int = 1, max_tokens: int = 12, bos: bool = False, zeros: float = 0.0
+    tokens: tuple[str, ...],
+    *,
+    seed: int,
+    order: int = 1,
+    max_tokens: int = 12,
+    bos: bool = False,
+    zeros: float = 0.0,
 ) -> TabularModel:
     """A table with skewed rows; each token but the end is impossible with probability `zeros` in a row."""
     rng = np.random.default_rng(seed)
@@ -126,7 +132,9 @@ def values_of(target: Target, rows: list[Mapping[str, Assigned]]) -> dict[str, l
     """Assignments, tokens of texts and data of finite types, as the values that a target takes."""
 
     def one(name: str, assigned: Assigned) -> Value:
-        return target.value_of(name, assigned) if isinstance(assigned, tuple) else target.value(name, assigned)
+        return (
+            target.value_of(name, assigned) if isinstance(assigned, tuple) else target.value(name, assigned)
+        )
 
     return {name: [one(name, row[name]) for row in rows] for name in target.names}
 
@@ -182,7 +190,9 @@ class _Writer:
 
     def item(self, names: _Names, depth: int = 1) -> str:
         kinds = ["literal", "if"] if depth else ["literal"]
-        kinds += ["text"] * 3 * bool(names.texts) + ["digit"] * bool(names.digits) + ["list"] * bool(names.lists)
+        kinds += (
+            ["text"] * 3 * bool(names.texts) + ["digit"] * bool(names.digits) + ["list"] * bool(names.lists)
+        )
         kinds += ["nested"] if depth else []
         match self.pick(*kinds):
             case "text":
@@ -222,11 +232,17 @@ class _Writer:
     # ------------------------------------------------------------- numbers and tests
 
     def text(self, names: _Names) -> str:
-        return str(self.pick(*names.texts)) if names.texts and self.draw(st.integers(0, 3)) else f"[{self.item(names)}]"
+        return (
+            str(self.pick(*names.texts))
+            if names.texts and self.draw(st.integers(0, 3))
+            else f"[{self.item(names)}]"
+        )
 
     def number(self, names: _Names, depth: int = 2) -> str:
         kinds = ["constant", "count", "words", "chars", "similarity"] + ["name"] * bool(names.numbers)
-        kinds += ["tokens"] * bool(names.written) + (["sum", "product", "min", "if", "log_prob", "exp"] if depth else [])
+        kinds += ["tokens"] * bool(names.written) + (
+            ["sum", "product", "min", "if", "log_prob", "exp"] if depth else []
+        )
         match self.pick(*kinds):
             case "name":
                 return str(self.pick(*names.numbers))
@@ -288,7 +304,9 @@ class _Writer:
         name = self.name(prefix)
         before = names.copy()
         if kind == "text":
-            low, high = self.pick((1, 2), (0, 2), (2, 2), (1, 1)) if self.small else self.pick((1, 3), (0, 2), (2, 3))
+            low, high = (
+                self.pick((1, 2), (0, 2), (2, 2), (1, 1)) if self.small else self.pick((1, 3), (0, 2), (2, 3))
+            )
             options = [f"tokens={low}..{high}"]
             end = self.pick("stop", "eos", "free")
             options += [f'stop="{self.pick(".", "b", "ab")}"'] if end == "stop" and high > 1 else []
@@ -310,7 +328,11 @@ class _Writer:
             names.ints.append(name)
             names.finite[name] = size
         else:
-            choices = self.draw(st.lists(st.sampled_from(("a", "b", "ab", "1", " a", "ba")), min_size=2, max_size=3, unique=True))
+            choices = self.draw(
+                st.lists(
+                    st.sampled_from(("a", "b", "ab", "1", " a", "ba")), min_size=2, max_size=3, unique=True
+                )
+            )
             dist = self.finite_dist(names, len(choices), "one_of", None)
             shown = ", ".join(f'"{c}"' for c in choices)
             statement = f"latent {name}: one_of({shown}) ~ {dist}{self.power(names)}"
@@ -335,7 +357,15 @@ class _Writer:
             case "categorical":
                 return f"categorical([{probs}])"
             case "numbers":
-                return str(self.pick("poisson(0.7)", "geometric(0.3)", "binomial(3, 0.2)", "uniform(0, 2)", "binomial(1, 0.9)"))
+                return str(
+                    self.pick(
+                        "poisson(0.7)",
+                        "geometric(0.3)",
+                        "binomial(3, 0.2)",
+                        "uniform(0, 2)",
+                        "binomial(1, 0.9)",
+                    )
+                )
         return self.lm(names)
 
     def statement(self, names: _Names, depth: int) -> str:
@@ -397,7 +427,9 @@ def cases(draw: st.DrawFn, *, small: bool = False, latents: int = 3) -> Case:
             models["other"] = other
     writer = _Writer(draw, base.tokenizer.bos, tuple(models), small, latents)
     names, params, data = _Names(), [], {}
-    for kind in draw(st.lists(st.sampled_from(("text", "int", "real", "bool", "one_of", "table", "table")), max_size=4)):
+    for kind in draw(
+        st.lists(st.sampled_from(("text", "int", "real", "bool", "one_of", "table", "table")), max_size=4)
+    ):
         name = writer.name("q")
         type_, data[name] = _parameter(draw, writer, names, name, kind)
         params.append((name, type_))
@@ -475,7 +507,9 @@ class Bound:
 
 
 @st.composite
-def bound_cases(draw: st.DrawFn, *, n: int = 3, inside: bool = False, small: bool = False, latents: int = 3) -> Bound:
+def bound_cases(
+    draw: st.DrawFn, *, n: int = 3, inside: bool = False, small: bool = False, latents: int = 3
+) -> Bound:
     """A random case with data and n assignments, without those whose terms are 0 / 0 (a `choice` of nothing)."""
     case = draw(cases(small=small, latents=latents))
     try:

@@ -50,7 +50,9 @@ def dot(graph: RewardGraph) -> str:
     rows = [f'digraph "{_quoted(graph.name)}" {{', "  rankdir=LR;"]
     for i in sorted(graph.nodes):
         node = graph[i]
-        shape = "ellipse" if isinstance(node, Latent) else "doublecircle" if isinstance(node, Total) else "box"
+        shape = (
+            "ellipse" if isinstance(node, Latent) else "doublecircle" if isinstance(node, Total) else "box"
+        )
         rows.append(f'  n{i} [shape={shape}, label="{_quoted(_label(node))}"];')
     rows += [f"  n{a} -> n{b};" for a, b in sorted(graph.edges())]
     rows += [f"  n{n.rides} -> n{i} [style=dashed];" for i, n in _riders(graph)]
@@ -62,7 +64,13 @@ def mermaid(graph: RewardGraph) -> str:
     rows = ["flowchart LR"]
     for i in sorted(graph.nodes):
         node = graph[i]
-        left, right = ("([", "])") if isinstance(node, Latent) else ("((", "))") if isinstance(node, Total) else ("[", "]")
+        left, right = (
+            ("([", "])")
+            if isinstance(node, Latent)
+            else ("((", "))")
+            if isinstance(node, Total)
+            else ("[", "]")
+        )
         rows.append(f'  n{i}{left}"{_quoted(_label(node)).replace("<", "&lt;").replace(">", "&gt;")}"{right}')
     rows += [f"  n{a} --> n{b}" for a, b in sorted(graph.edges())]
     rows += [f"  n{n.rides} -.-> n{i}" for i, n in _riders(graph)]

@@ -51,9 +51,7 @@ class _Lowering(Scope):
         program = self.module.program
         params = tuple(self.param(p) for p in program.params)
         self.body(program.body)
-        total = self.build.add(
-            Total(inputs=tuple(self.terms), terms=tuple(self.infos), span=program.span)
-        )
+        total = self.build.add(Total(inputs=tuple(self.terms), terms=tuple(self.infos), span=program.span))
         return RewardGraph(
             name=program.name.id,
             nodes=self.build.nodes,

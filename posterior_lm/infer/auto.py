@@ -49,7 +49,10 @@ def choose(target: Target, method: str) -> tuple[str, str]:
     size = support_size(target)
     if size is not None:
         return "exact", f"exact: the support has {size} value{'s' * (size != 1)}, at most {SMALL}"
-    return "importance", f"importance: the support has more than {SMALL} values, so they are drawn from the prior"
+    return (
+        "importance",
+        f"importance: the support has more than {SMALL} values, so they are drawn from the prior",
+    )
 
 
 def infer(

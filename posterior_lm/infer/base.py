@@ -84,6 +84,13 @@ class Draws:
         return self.certificate is not None
 
     @property
+    def distinct(self) -> int:
+        """How many different values there are among the draws with a positive weight."""
+        columns = list(self.values.values())
+        alive = np.flatnonzero(np.isfinite(self.log_weights))
+        return len({tuple(column[d].ids for column in columns) for d in alive})
+
+    @property
     def normalized_weights(self) -> np.ndarray:
         """(N,) weights that sum to 1."""
         return weights.normalize(self.log_weights)

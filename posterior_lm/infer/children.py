@@ -132,7 +132,9 @@ class Branching:
         asked = [i for i, s in enumerate(states) if support.ending == "eos" or not support.must_stop(s)]
         with at(self.target.graph[prior.node].span, "the model reads this"):
             contexts, shared = contexts_of(self.target, prior.lm, pieces, self._past(group), len(group))
-            rollout = model.open([contexts[i] + group[i].ids for i in asked], shared=shared) if asked else None
+            rollout = (
+                model.open([contexts[i] + group[i].ids for i in asked], shared=shared) if asked else None
+            )
         row = {i: r for r, i in enumerate(asked)}
         eos = eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids) if rollout is not None else None
         families = []

@@ -96,11 +96,7 @@ class Exact:
         state = self._take(state, families, finished)
         listed = len(state.values) + state.n_dead
         certificate = self._certificate(state)
-        done = (
-            not state.frontier.heap
-            or listed >= self.values
-            or certificate.missing_share <= 1 - self.mass
-        )
+        done = not state.frontier.heap or listed >= self.values or certificate.missing_share <= 1 - self.mass
         return state, Info(done, f"{listed} values listed", min(1.0, listed / self.values))
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
@@ -167,7 +163,9 @@ class Exact:
         elif not state.branching.bounded or state.others == math.inf:
             rest = math.inf
         else:
-            rest = float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others + state.branching.slack
+            rest = (
+                float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others + state.branching.slack
+            )
         return Certificate(covered, rest, complete, len(state.values) + state.n_dead)
 
 
@@ -198,6 +196,4 @@ def estimated(rng: np.random.Generator, state: State, certificate: Certificate) 
         bounds = np.array([p.bound for p in partials])
         ratios += np.exp(log_reward - (bounds - total) - proposal.log_prob - certificate.covered).tolist()
     w = np.array(ratios)
-    return evolve(
-        certificate, estimate=float(w.mean()), estimate_se=float(w.std(ddof=1) / math.sqrt(len(w)))
-    )
+    return evolve(certificate, estimate=float(w.mean()), estimate_se=float(w.std(ddof=1) / math.sqrt(len(w))))

@@ -73,23 +73,26 @@ class PriorGuide:
         widest = max((m.tokenizer.vocabulary_size for m in self.target.models.values()), default=1)
         chunk = max(1, CHUNK_ELEMENTS // widest)
         parts = [self._walk(Sample(rng), min(chunk, n - start), None) for start in range(0, n, chunk)]
-        values = {
-            name: tuple(v for part in parts for v in part.values[name]) for name in self.target.names
-        }
+        values = {name: tuple(v for part in parts for v in part.values[name]) for name in self.target.names}
         return Proposal(values, np.concatenate([part.log_prob for part in parts]))
 
     def log_prob(self, values: Values) -> np.ndarray:
         n = count(values)
         log_q = self._walk(None, n, values).log_prob
         for info in self.target.latents:
-            inside = np.fromiter((info.support.accepts(v.ids) for v in values[info.name]), dtype=bool, count=n)
+            inside = np.fromiter(
+                (info.support.accepts(v.ids) for v in values[info.name]), dtype=bool, count=n
+            )
             log_q = np.where(inside, log_q, -np.inf)
         return log_q
 
     # ------------------------------------------------------------- one pass over the latents
 
     def complete(
-        self, rng: np.random.Generator, finished: Sequence[tuple[Value, ...]], begun: Sequence[tuple[int, ...]]
+        self,
+        rng: np.random.Generator,
+        finished: Sequence[tuple[Value, ...]],
+        begun: Sequence[tuple[int, ...]],
     ) -> Proposal:
         """Draws that go on from partial ones: equally many finished latents, first tokens of the next.
 
@@ -179,7 +182,9 @@ class PriorGuide:
         ids: list[tuple[int, ...]] = [()] * n
         log_q = np.zeros(n)
         rows = [draws[0] for draws in pasts.values()]
-        scores = self.prior_scores(info, candidates, {k: [v[d] for d in rows] for k, v in drawn.items()}, len(rows))
+        scores = self.prior_scores(
+            info, candidates, {k: [v[d] for d in rows] for k, v in drawn.items()}, len(rows)
+        )
         for row, draws in zip(scores, pasts.values(), strict=True):
             if np.all(np.isneginf(row)):
                 row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
@@ -190,12 +195,16 @@ class PriorGuide:
                 log_q[d] = log_probs[place] if place >= 0 else -np.inf
         return ids, log_q
 
-    def prior_scores(self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int) -> np.ndarray:
+    def prior_scores(
+        self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int
+    ) -> np.ndarray:
         """(rows, candidates) the tempered prior of each candidate after each past, nats."""
         prior = self.priors[info.name]
         exponent = prior.exponent if prior.exponent > 0 else 1.0
         size = len(candidates)
-        grid: dict[str, list[Value]] = {k: [v for v in column for _ in range(size)] for k, column in past.items()}
+        grid: dict[str, list[Value]] = {
+            k: [v for v in column for _ in range(size)] for k, column in past.items()
+        }
         grid[info.name] = list(candidates) * rows
         column = np.array(self.target.evaluator.node(prior.node, grid, rows * size), dtype=np.float64)
         column = np.where(np.isneginf(column), -np.inf, exponent * column)
@@ -211,12 +220,20 @@ def contexts_of(
     columns = {p.node: evaluator.node(p.node, drawn, n) for p in pieces if hasattr(p, "node")}
     contexts = []
     for d in range(n):
-        ids, _ = speller.context(pieces, lambda name, d=d: drawn[name][d], lambda node, d=d: str(columns[node][d]))  # type: ignore[misc]
+        ids, _ = speller.context(
+            pieces, lambda name, d=d: drawn[name][d], lambda node, d=d: str(columns[node][d])
+        )  # type: ignore[misc]
         contexts.append(ids)
         if d == 0 and all(isinstance(p, Known | Special) for p in pieces):
             return [ids] * n, len(ids)
-    known = list(pieces[: next(i for i, p in enumerate(pieces) if not isinstance(p, Known | Special))]) if n else []
-    shared = len(speller.context(known, _no_latent, _no_node)[0]) if known else len(speller.tokenizer.start_ids)
+    known = (
+        list(pieces[: next(i for i, p in enumerate(pieces) if not isinstance(p, Known | Special))])
+        if n
+        else []
+    )
+    shared = (
+        len(speller.context(known, _no_latent, _no_node)[0]) if known else len(speller.tokenizer.start_ids)
+    )
     return contexts, shared
 
 

@@ -139,9 +139,7 @@ def _after(support: Support, ids: tuple[int, ...]) -> object:
     return state
 
 
-def _families(
-    at: np.ndarray, picked: np.ndarray, draws: np.ndarray
-) -> list[tuple[int, int, np.ndarray]]:
+def _families(at: np.ndarray, picked: np.ndarray, draws: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
     """The draws that took the same token from the same point, points in order."""
     order = np.lexsort((draws, picked, at))
     at, picked, draws = at[order], picked[order], draws[order]

@@ -35,16 +35,27 @@ def verdict(draws: Draws) -> str:
             f"The {len(draws)} likeliest values by prior mass are listed; the bound cannot rule out that "
             f"{share:.0%} of the posterior lies elsewhere. Raise `values`, or compare with importance sampling."
         )
-    ess, khat, n = draws.ess or 0.0, draws.khat, len(draws)
-    checked = f"ESS {ess:.0f} of {n}" + ("" if khat is None else f", Pareto k-hat {khat:.2f}")
+    ess, khat, n, distinct = draws.ess or 0.0, draws.khat, len(draws), draws.distinct
+    checked = f"ESS {ess:.0f} of {n}, {distinct} distinct value{'s' * (distinct != 1)}"
+    checked += "" if khat is None else f", Pareto k-hat {khat:.2f}"
     if ess < FEW:
         return f"Do not trust this yet: {checked}. Draw more with -n, or propose with a better guide."
+    if distinct == 1:
+        return (
+            f"Do not trust this yet: all {n} draws are one value, so nothing can be said of the others. "
+            "Compare with the method exact, or propose with a better guide."
+        )
     if khat is not None and khat > KHAT_BAD:
         return (
             f"Use with care: {checked}; a few draws carry much of the weight. "
             "Draw more with -n, or propose with a better guide."
         )
-    if khat is not None and khat > KHAT_GOOD:
+    if khat is None:
+        return (
+            f"Usable: {checked}; the weights are too few or too much alike to fit k-hat, so a rare value of "
+            f"great weight may be missing, and {UNSEEN}. Another seed or the method exact would tell."
+        )
+    if khat > KHAT_GOOD:
         return f"Usable: {checked}; errors shrink slowly with more draws, and {UNSEEN}."
     if ess < MANY:
         error = 1 / math.sqrt(ess)

@@ -165,8 +165,5 @@ def unpack_branches(request: Request) -> list[Request]:
     trunk = Request(request.ids, request.start, request.shared)
     return [
         trunk,
-        *(
-            Request(request.ids[: b.at] + b.ids, b.at, request.shared)
-            for b in request.branches
-        ),
+        *(Request(request.ids[: b.at] + b.ids, b.at, request.shared) for b in request.branches),
     ]

@@ -103,9 +103,7 @@ def _stop_ids(stop: bytes, own: tuple[int, ...], tokenizer: Tokenizer) -> tuple[
     return shortest_spelling(stop, tokenizer) or ()
 
 
-def _finite(
-    spec: IntSpec | ChoiceSpec, tokenizer: Tokenizer | None, span: Span | None
-) -> FiniteSupport:
+def _finite(spec: IntSpec | ChoiceSpec, tokenizer: Tokenizer | None, span: Span | None) -> FiniteSupport:
     if tokenizer is None:
         encoded = np.arange(spec.size, dtype=np.int32)[:, None]
         return FiniteSupport(spec, spec.size, encoded, np.arange(spec.size), None)
@@ -133,6 +131,4 @@ def _encode(tokenizer: Tokenizer, text: str, span: Span | None) -> tuple[int, ..
         return tokenizer.encode(text)
     except ModelError as problem:
         label = None if span is None else Label(span, f"spells {text!r}")
-        raise CompileError(
-            evolve(d, primary=d.primary or label) for d in problem.diagnostics
-        ) from problem
+        raise CompileError(evolve(d, primary=d.primary or label) for d in problem.diagnostics) from problem

@@ -10,9 +10,7 @@ from posterior_lm.support.reach import fewest_tokens
 from posterior_lm.support.spec import TextSpec
 
 
-def why_empty(
-    spec: TextSpec, edges: np.ndarray, accepting: np.ndarray, span: Span | None
-) -> Diagnostic:
+def why_empty(spec: TextSpec, edges: np.ndarray, accepting: np.ndarray, span: Span | None) -> Diagnostic:
     """The PLM330 diagnostic of an empty support, of the arrays of `TextSupport`."""
     limits = f"tokens={spec.min_tokens}..{spec.max_tokens}"
     need = float(fewest_tokens(edges, accepting)[0])

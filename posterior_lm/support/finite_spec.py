@@ -129,6 +129,6 @@ def _too_many(size: int, what: str, span: Span | None) -> tuple[Diagnostic, ...]
             f"{what} has {size:,} values, too many to list",
             span,
             f"at most {MOST_VALUES:,}",
-            help="narrow the type, or draw the digits as text(chars=\"0123456789\", …)",
+            help='narrow the type, or draw the digits as text(chars="0123456789", …)',
         ),
     )

@@ -20,9 +20,7 @@ def edge_counts(after: np.ndarray) -> np.ndarray:
     return counts
 
 
-def can_finish(
-    edges: np.ndarray, accepting: np.ndarray, min_tokens: int, max_tokens: int
-) -> np.ndarray:
+def can_finish(edges: np.ndarray, accepting: np.ndarray, min_tokens: int, max_tokens: int) -> np.ndarray:
     """(R + 1, S) bool: entry (c, s) says whether some value goes through state s after c tokens.
 
     With exact[r, s] = a path of exactly r tokens leads from s to an accepting state,

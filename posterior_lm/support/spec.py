@@ -69,7 +69,7 @@ class TextSpec:
                     'stop="" ends every text before its first token',
                     span,
                     "an empty stop string",
-                    help="leave stop= out, or name a string such as stop=\".\"",
+                    help='leave stop= out, or name a string such as stop="."',
                 )
             )
         for option, text in (("stop", self.stop), ("chars", self.chars)):

@@ -42,7 +42,8 @@ def bind(
         )
     grounded = optimize(ground(program, data))
     latents = tuple(
-        LatentInfo(n.name, n.type, support_of(grounded, n, models), n.lm, i, n.span) for i, n in grounded.latents()
+        LatentInfo(n.name, n.type, support_of(grounded, n, models), n.lm, i, n.span)
+        for i, n in grounded.latents()
     )
     spellers = {}
     for alias, model in models.items():

@@ -76,7 +76,11 @@ def _mistyped(param: ParamSpec, value: object, where: str, *, help: str | None =
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return error(
-        "PLM603", f"`{param.name}` must be {NAMES[param.type]}, not {shown}", param.span, where=where, help=help
+        "PLM603",
+        f"`{param.name}` must be {NAMES[param.type]}, not {shown}",
+        param.span,
+        where=where,
+        help=help,
     )
 
 
@@ -119,7 +123,9 @@ def _text(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) 
     try:
         value.encode()
     except UnicodeEncodeError:
-        found.append(_outside(param, f"`{param.name}` holds half of a surrogate pair, which is no text", where))
+        found.append(
+            _outside(param, f"`{param.name}` holds half of a surrogate pair, which is no text", where)
+        )
     return value
 
 

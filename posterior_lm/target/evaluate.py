@@ -79,9 +79,7 @@ class Evaluator:
         columns = self._walk(fixed, {}, 1, {})
         self._fixed = {i: column[0] for i, column in columns.items()}
 
-    def columns(
-        self, values: Values, n: int, given: Mapping[int, Column] | None = None
-    ) -> dict[int, Column]:
+    def columns(self, values: Values, n: int, given: Mapping[int, Column] | None = None) -> dict[int, Column]:
         """Every node's N values; `given` holds score columns that are known already."""
         moving = [[i for i in nodes if i not in self.graph.fixed] for nodes in self.levels]
         return self._walk(moving, values, n, given or {})
@@ -97,9 +95,7 @@ class Evaluator:
         """The value of a node that depends on no latent."""
         return self._fixed[i]
 
-    def terms(
-        self, values: Values, n: int, given: Mapping[int, Column] | None = None
-    ) -> np.ndarray:
+    def terms(self, values: Values, n: int, given: Mapping[int, Column] | None = None) -> np.ndarray:
         """(N, K) float64 nats: the terms of the log reward; −inf outside the support.
 
         Raises InferenceError PLM701 (NaN) or PLM704 (+inf) naming the statement.
@@ -150,7 +146,9 @@ class Evaluator:
         inputs = [self._column(columns, i, n) for i in node.inputs]
         match node:
             case Segments():
-                texts = [self._texts(i, column, values) for i, column in zip(node.inputs, inputs, strict=True)]
+                texts = [
+                    self._texts(i, column, values) for i, column in zip(node.inputs, inputs, strict=True)
+                ]
                 return ["".join(t[d] for t in texts) for d in range(n)]
             case Apply():
                 return self._apply(node, inputs, values, n)

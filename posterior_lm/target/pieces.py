@@ -107,7 +107,12 @@ class Speller:
         return found
 
     def spell(
-        self, pieces: Sequence[Piece], latent: Callable[[str], Value], computed: Callable[[int], str], *, first: bool
+        self,
+        pieces: Sequence[Piece],
+        latent: Callable[[str], Value],
+        computed: Callable[[int], str],
+        *,
+        first: bool,
     ) -> tuple[int, ...]:
         """The tokens of pieces for one draw; `first` where nothing stands before them."""
         ids: tuple[int, ...] = ()

@@ -15,9 +15,7 @@ from posterior_lm.lang.source import Span
 Column = list
 
 
-def apply(
-    node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Callable[..., object]]
-) -> Column:
+def apply(node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Callable[..., object]]) -> Column:
     """A function of its inputs, draw by draw; what raises an arithmetic error is NaN."""
     user = node.op.startswith("use ")
     call = uses[node.op[4:]] if user else OPS[node.op]
@@ -57,7 +55,9 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
         if not user:
             raise InternalError(f"{node.op}: {problem}") from problem
         raise InferenceError(
-            error("PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}".rstrip("."), node.span)
+            error(
+                "PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}".rstrip("."), node.span
+            )
         ) from problem
     if isinstance(result, str | bool | int | float) or (node.op == "list" and isinstance(result, tuple)):
         return result
@@ -65,7 +65,9 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
         return result.item()  # a numpy or torch scalar
     raise InferenceError(
         error(
-            "PLM542", f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean", node.span
+            "PLM542",
+            f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean",
+            node.span,
         )
     )
 
@@ -78,7 +80,9 @@ def power(exponent: float, term: float, span: Span) -> float:
         return term
     result = exponent * term
     if math.isinf(result) and math.isfinite(term):  # −inf would pass for "outside the support"
-        raise InferenceError(error("PLM705", f"the power {exponent:g} of {term:g} nats is too large a number", span))
+        raise InferenceError(
+            error("PLM705", f"the power {exponent:g} of {term:g} nats is too large a number", span)
+        )
     return result
 
 

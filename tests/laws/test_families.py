@@ -97,7 +97,15 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, folder)
     torch.manual_seed(7)
     module = GPT2LMHeadModel(
-        GPT2Config(vocab_size=50257, n_positions=128, n_embd=16, n_layer=2, n_head=2, bos_token_id=50256, eos_token_id=50256)
+        GPT2Config(
+            vocab_size=50257,
+            n_positions=128,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=50256,
+            eos_token_id=50256,
+        )
     )
     with torch.no_grad():
         module.transformer.wte.weight.mul_(40.0)
@@ -127,7 +135,9 @@ def family(request: pytest.FixtureRequest, families: dict[str, Family]) -> Famil
 
 def program(family: Family, body: str, params: str = "", **given: object) -> plm.Query:
     """A program over one model, bound."""
-    return plm.loads(f'lm base = {json.dumps(str(family.folder))}\nprogram p({params}) {{\n{body}\n}}').given(given)
+    return plm.loads(f"lm base = {json.dumps(str(family.folder))}\nprogram p({params}) {{\n{body}\n}}").given(
+        given
+    )
 
 
 def terms(query: plm.Query, **values: str | int | Ids) -> list[float]:
@@ -418,12 +428,16 @@ def test_a_plate_with_latents_of_its_own(family: Family) -> None:
         [
             family.score(family.open("Rule:"), family.on(" be good.")),
             0.5 * sum(family.score(p, w) for p, w in zip(pasts, whys, strict=True)),
-            sum(family.score(p + w, family.on(f" {y}")) for p, w, y in zip(pasts, whys, (3, 12), strict=True)),
+            sum(
+                family.score(p + w, family.on(f" {y}")) for p, w, y in zip(pasts, whys, (3, 12), strict=True)
+            ),
         ],
     )
 
 
-@pytest.mark.parametrize(("drawn", "judge"), [("stories260k", "gpt2"), ("tiny", "tinystories656k"), ("gpt2", "tiny")])
+@pytest.mark.parametrize(
+    ("drawn", "judge"), [("stories260k", "gpt2"), ("tiny", "tinystories656k"), ("gpt2", "tiny")]
+)
 def test_two_models_with_other_tokenizers(families: dict[str, Family], drawn: str, judge: str) -> None:
     a, b = families[drawn], families[judge]
     query = plm.loads(
@@ -654,7 +668,9 @@ def test_a_power_that_no_number_holds(families: dict[str, Family]) -> None:
 
 
 def test_latents_with_the_names_of_columns(families: dict[str, Family]) -> None:
-    query = program(families["tiny"], "latent weight: int(3..4) ~ uniform()\n latent draw: int(7..8) ~ uniform()")
+    query = program(
+        families["tiny"], "latent weight: int(3..4) ~ uniform()\n latent draw: int(7..8) ~ uniform()"
+    )
     posterior = query.draw()
     frame = posterior.to_pandas()
     assert set(frame["weight"]) == {3, 4}

@@ -10,9 +10,20 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterior_lm.graph import PASSES, RewardGraph, ground, lower, optimize, verify
+from posterior_lm.graph import PASSES, RewardGraph, ground, optimize, verify
 from posterior_lm.graph.dump import text
-from posterior_lm.graph.nodes import Constant, Latent, LmScore, Node, PlateSum, Power, Segments, Sum, TermInfo, Total
+from posterior_lm.graph.nodes import (
+    Constant,
+    Latent,
+    LmScore,
+    Node,
+    PlateSum,
+    Power,
+    Segments,
+    Sum,
+    TermInfo,
+    Total,
+)
 from posterior_lm.graph.passes import Pass
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import NOWHERE
@@ -99,7 +110,9 @@ def test_a_rider_begins_its_host_and_hosts_do_not_ride(bound: Bound) -> None:
         assert isinstance(host, LmScore) and host.rides is None and host.lm == node.lm
         for d in range(len(bound.rows)):
             latent, computed = spell._readers(columns, bound.values, d)
-            rider, whole = (spell.plan(k).spell(spell.spellers[node.lm], latent, computed) for k in (i, node.rides))
+            rider, whole = (
+                spell.plan(k).spell(spell.spellers[node.lm], latent, computed) for k in (i, node.rides)
+            )
             assert whole.context[: len(rider.ids)] == rider.ids
 
 
@@ -160,7 +173,9 @@ def broken_graphs() -> dict[str, RewardGraph]:
         "a foreign node": put(top, Node()),
         "a ride on nothing": put(score, evolve(nodes[score], rides=top)),
         "a guide of nothing": graph.rebuilt(nodes, guides={"nobody": graph.guides["z"]}),
-        "a guide that reads a score": graph.rebuilt(nodes, guides={"z": evolve(graph.guides["z"], context=score)}),
+        "a guide that reads a score": graph.rebuilt(
+            nodes, guides={"z": evolve(graph.guides["z"], context=score)}
+        ),
         "a plate over a text": put(find[PlateSum], evolve(nodes[find[PlateSum]], inputs=(latent, score))),
     }
 

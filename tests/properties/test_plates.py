@@ -90,7 +90,9 @@ def test_a_plate_is_as_many_copies(body: str, temper: str, rows: list[dict], see
     with np.errstate(invalid="ignore"):
         np.testing.assert_allclose(got.sum(axis=1), wanted.sum(axis=1), rtol=1e-9, atol=1e-9)
     for k in range(1, got.shape[1]):  # one term per statement: the sum over its copies
-        np.testing.assert_allclose(got[:, k], wanted[:, k :: got.shape[1] - 1].sum(axis=1) if rows else 0.0, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            got[:, k], wanted[:, k :: got.shape[1] - 1].sum(axis=1) if rows else 0.0, rtol=1e-9, atol=1e-9
+        )
 
 
 @settings(max_examples=12)
@@ -114,7 +116,9 @@ def test_nested_plates_go_over_pairs(first: list[dict], second: list[dict], seed
     assert list(target.names) == ["z", *ys, *xs]
     brute = Brute(source, {"rows": first, "more": second}, {"base": MODEL})
     rows = some_values(target, np.random.default_rng(seed))
-    np.testing.assert_allclose(target.terms(values_of(target, rows)), [brute.terms(r) for r in rows], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        target.terms(values_of(target, rows)), [brute.terms(r) for r in rows], rtol=1e-9, atol=1e-9
+    )
 
 
 def test_the_same_table_twice_and_inside_itself() -> None:

@@ -25,7 +25,10 @@ def cuts(target: Target, latent: str, values: Values) -> np.ndarray:
         for t in range(len(value.ids) + 1):
             ids = support.cut(value.ids, t)
             if ids is not None:
-                one = {name: [target.value_of(latent, ids) if name == latent else c[d]] for name, c in values.items()}
+                one = {
+                    name: [target.value_of(latent, ids) if name == latent else c[d]]
+                    for name, c in values.items()
+                }
                 out[d, t] = target.log_reward(one)[0]
     return out
 

@@ -48,7 +48,9 @@ def test_terms_are_what_the_slow_reading_says(bound: Bound) -> None:
     assert terms.shape[1] == leaves(bound.brute.module.program.body) == len(bound.target.statements)
     np.testing.assert_allclose(terms, bound.wanted, rtol=1e-9, atol=1e-9, err_msg=bound.case.source)
     with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(bound.target.log_reward(bound.values), terms.sum(axis=1), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            bound.target.log_reward(bound.values), terms.sum(axis=1), rtol=1e-12, atol=1e-12
+        )
 
 
 @FEW
@@ -122,7 +124,9 @@ def test_guide_and_infer_change_nothing(bound: Bound) -> None:
 @given(bound_cases(), st.sampled_from(("0.5", "1", "2", "-1.5", "0", "q9")))
 def test_temper_is_a_power_of_each_statement_but_conditions(bound: Bound, b: str) -> None:
     value = 0.75 if b == "q9" else float(b)
-    case = replace(bound.case, params=(*bound.case.params, ("q9", "real")), data={**bound.case.data, "q9": 0.75})
+    case = replace(
+        bound.case, params=(*bound.case.params, ("q9", "real")), data={**bound.case.data, "q9": 0.75}
+    )
     tempered = case.with_statements(f"temper {b} {{ {' '.join(case.statements)} }}").target()
     one_by_one = case.with_statements(
         *(s if s.startswith("let") else f"temper {b} {{ {s} }}" for s in case.statements)
@@ -138,11 +142,11 @@ def test_temper_is_a_power_of_each_statement_but_conditions(bound: Bound, b: str
 
 
 SCORED = {
-    "latent": "latent z: text(tokens=1..2) ~ base(\"a\"){power}",
-    "observe": "latent z: text(tokens=1..2) ~ base()\nobserve [z, \"b\"] ~ base(\"a\"){power}",
-    "log_prob": "latent z: text(tokens=1..2) ~ base()\nfactor log_prob(z, base(\"a\"){power})",
-    "uniform": "latent z: one_of(\"a\", \"ab\") ~ uniform(){power}",
-    "choice": "latent z: one_of(\"a\", \"ab\") ~ choice(base()){power}",
+    "latent": 'latent z: text(tokens=1..2) ~ base("a"){power}',
+    "observe": 'latent z: text(tokens=1..2) ~ base()\nobserve [z, "b"] ~ base("a"){power}',
+    "log_prob": 'latent z: text(tokens=1..2) ~ base()\nfactor log_prob(z, base("a"){power})',
+    "uniform": 'latent z: one_of("a", "ab") ~ uniform(){power}',
+    "choice": 'latent z: one_of("a", "ab") ~ choice(base()){power}',
 }
 
 
@@ -200,7 +204,7 @@ def test_an_observed_term_with_end_of_text_sums_to_one(
     assert total == pytest.approx(1, abs=1e-9)
 
 
-FINITE = ["base(\"b\")", "choice(base(\"b\"))", "uniform()"]
+FINITE = ['base("b")', 'choice(base("b"))', "uniform()"]
 TYPES = [(f"text(tokens={t}{end})", "base(\"b\")") for t in ("1..2", "0..2", "2..2")
          for end in ("", ', stop="."', ', stop="ab"', ', end="free"', ', chars="ab"', ", canonical=true")]  # fmt: skip
 TYPES += [('one_of("a", "ab", "b.")', d) for d in (*FINITE, "categorical([0.7, 0.1, 0.2])")]
@@ -208,16 +212,20 @@ DIGITS = table(("0", "1", "2", "3", " ", "-", "10"), seed=2, order=1, max_tokens
 NUMBERS = [("int(0..3)", d) for d in
            ("base(\"1\")", "choice(base())", "uniform()", "uniform(1, 2)", "categorical([0.1, 0.2, 0.3, 0.4])",
             "poisson(1.5)", "geometric(0.25)", "binomial(3, 0.3)")]  # fmt: skip
-NUMBERS += [('int(-1..2, lead=" ")', d) for d in ("base()", "choice(base(\"1\"))", "poisson(0.5)")]
+NUMBERS += [('int(-1..2, lead=" ")', d) for d in ("base()", 'choice(base("1"))', "poisson(0.5)")]
 
 
-@pytest.mark.parametrize(("type_", "dist", "model"), [(*t, TABLE) for t in TYPES] + [(*t, DIGITS) for t in NUMBERS])
+@pytest.mark.parametrize(
+    ("type_", "dist", "model"), [(*t, TABLE) for t in TYPES] + [(*t, DIGITS) for t in NUMBERS]
+)
 def test_a_second_look_at_a_latent_is_a_square(type_: str, dist: str, model) -> None:
     from tests.brute import Brute
 
     once = program(f"latent z: {type_} ~ {dist} observe z ~ {dist}")
     square = program(f"latent z: {type_} ~ {dist} ^ 2")
-    name = "y" if dist.startswith("base") else "z"  # the other distributions look up the latent's type by its name
+    name = (
+        "y" if dist.startswith("base") else "z"
+    )  # the other distributions look up the latent's type by its name
     seen = program(f"latent z: {type_} ~ {dist} let y = z factor log_prob({name}, {dist})")
     targets = [compiled(p, {}, {"base": model}) for p in (once, square, seen)]
     rows = list(Brute(square, {}, {"base": model}).assignments())
@@ -229,10 +237,11 @@ def test_a_second_look_at_a_latent_is_a_square(type_: str, dist: str, model) -> 
 
 def test_a_list_around_a_latent_scores_its_tokens_alone() -> None:
     model = TABLE
-    body = "latent z: text(tokens=1..2) ~ base() observe {} ~ base(\"b\")"
+    body = 'latent z: text(tokens=1..2) ~ base() observe {} ~ base("b")'
     rows = all_values(body.format("z"))
     bare, listed, beside = (
-        compiled(program(body.format(e), "q: text"), {"q": ""}, {"base": model}) for e in ("z", "[z]", "[q, z]")
+        compiled(program(body.format(e), "q: text"), {"q": ""}, {"base": model})
+        for e in ("z", "[z]", "[q, z]")
     )
     eos = [model.next_log_probs((1, *row["z"]))[model.tokenizer.eos_id] for row in rows]
     got = [t.terms(values_of(t, rows))[:, 1] for t in (bare, listed, beside)]
@@ -261,13 +270,24 @@ def test_choice_is_the_model_renormalised(model, type_: str) -> None:
 @FEW
 @given(bound_cases(), st.sampled_from(('contains({z}, "a")', "chars({z}) > 1", 'not ends_with({z}, "b")')),
        st.sampled_from(('{z} == "b"', "words({z}) < 1 or true", "chars({z}) < 2")))  # fmt: skip
-def test_conditions_are_idempotent_commute_with_and_and_add_nothing_when_true(bound: Bound, a: str, b: str) -> None:
-    text = next((n for n in ("z1", "z2", "z3", "z4", "z5") if re.search(rf"^latent {n}: text", "\n".join(bound.case.statements), re.M)), None)
+def test_conditions_are_idempotent_commute_with_and_and_add_nothing_when_true(
+    bound: Bound, a: str, b: str
+) -> None:
+    text = next(
+        (
+            n
+            for n in ("z1", "z2", "z3", "z4", "z5")
+            if re.search(rf"^latent {n}: text", "\n".join(bound.case.statements), re.M)
+        ),
+        None,
+    )
     z = text or '["a"]'
     a, b = a.format(z=z), b.format(z=text or '"b"')
 
     def reward(*conditions: str) -> np.ndarray:
-        target = bound.case.with_statements(*bound.case.statements, *(f"condition {c}" for c in conditions)).target()
+        target = bound.case.with_statements(
+            *bound.case.statements, *(f"condition {c}" for c in conditions)
+        ).target()
         return target.log_reward(bound.values)
 
     np.testing.assert_array_equal(reward(a), reward(a, a))
@@ -306,7 +326,9 @@ def test_a_bound_parameter_is_a_literal_in_its_place(bound: Bound) -> None:
         asides=tuple(map(put, bound.case.asides)),
     )
     target = case.target()
-    np.testing.assert_allclose(target.terms(bound.values), bound.target.terms(bound.values), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        target.terms(bound.values), bound.target.terms(bound.values), rtol=1e-12, atol=1e-12
+    )
 
 
 # ------------------------------------------------------------------- what is no number
@@ -335,7 +357,9 @@ NOT_NUMBERS = [
 
 
 @pytest.mark.parametrize(("statement", "code", "named"), NOT_NUMBERS)
-def test_what_is_no_number_is_an_error_that_names_the_statement(statement: str, code: str, named: str) -> None:
+def test_what_is_no_number_is_an_error_that_names_the_statement(
+    statement: str, code: str, named: str
+) -> None:
     with pytest.raises(InferenceError) as caught:
         rewards(f"latent z: text(tokens=1..1) ~ base()\n{statement}", [{"z": (0,)}, {"z": (1,)}])
     (found,) = caught.value.diagnostics

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -71,7 +69,9 @@ def test_batched_is_one_by_one(lm: LanguageModel) -> None:
     alone = np.concatenate([target.terms({k: [v[d]] for k, v in values.items()}) for d in range(12)])
     np.testing.assert_allclose(target.terms(values), alone, **CLOSE)
     order = np.array([7, 3, 3, 11, 0, 7])
-    np.testing.assert_allclose(target.terms({k: [v[d] for d in order] for k, v in values.items()}), alone[order], **CLOSE)
+    np.testing.assert_allclose(
+        target.terms({k: [v[d] for d in order] for k, v in values.items()}), alone[order], **CLOSE
+    )
 
 
 @pytest.mark.parametrize("end", ("", ', stop="e"', ', end="free"'))

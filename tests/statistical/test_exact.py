@@ -56,7 +56,9 @@ def test_a_complete_list_is_the_sum_over_all_values(bound: Bound) -> None:
     np.testing.assert_array_equal(draws.log_weights, draws.log_reward)
 
 
-def certificates(target: Target, monkeypatch: pytest.MonkeyPatch, *, batch: int = 1, steps: int = 200) -> list:
+def certificates(
+    target: Target, monkeypatch: pytest.MonkeyPatch, *, batch: int = 1, steps: int = 200
+) -> list:
     """The certificate after every step of a slow enumeration."""
     monkeypatch.setattr(exact, "BATCH", batch)
     rng = np.random.default_rng(0)
@@ -96,7 +98,7 @@ TIGHT = {
 }
 TRAPS = {
     # What seems to be bounded by the prior's mass and is not, each found by a test of this kind.
-    "the prior read again with another sign": 'latent z: text(tokens=1..3) ~ base() factor -0.5 * log_prob(z, base())',
+    "the prior read again with another sign": "latent z: text(tokens=1..3) ~ base() factor -0.5 * log_prob(z, base())",
     "free ends begin one another": 'latent z: text(tokens=1..4, end="free") ~ base()',
     "finite values begin one another": 'latent z: text(tokens=1..2) ~ base() latent o: one_of("a", "aa", "aab", "aaba") ~ base()',
     "a weak power of a later finite latent": 'latent z: text(tokens=1..2) ~ base() latent o: one_of("a", "b", ".") ~ choice(base()) ^ 0.25',
@@ -139,7 +141,9 @@ def test_children_that_are_not_kept_are_in_the_bound(monkeypatch: pytest.MonkeyP
     from posterior_lm.infer import children
 
     monkeypatch.setattr(children, "KEPT", 2)
-    source = 'lm base = "b"\nprogram p() { latent z: text(tokens=1..3, stop=".") ~ base() observe "a" ~ base(z) }'
+    source = (
+        'lm base = "b"\nprogram p() { latent z: text(tokens=1..3, stop=".") ~ base() observe "a" ~ base(z) }'
+    )
     target = compiled(source, {}, {"base": MODEL})
     found = assert_bounds(target, Brute(source, {}, {"base": MODEL}).log_evidence(), monkeypatch)
     assert not found[-1].complete and math.isfinite(found[-1].rest)
@@ -181,10 +185,14 @@ def test_nothing_satisfies_and_the_statement_is_named() -> None:
     body = 'latent z: text(tokens=1..2) ~ base()\ncondition chars(z) > 1\ncondition contains(z, "q")'
     code, message = code_and_message(body)
     assert code == "PLM703" and 'condition contains(z, "q")' in message and "every value" in message
-    body = 'latent z: text(tokens=1..2) ~ base()\ncondition chars(z) > 1\ncondition chars(z) < 2'
+    body = "latent z: text(tokens=1..2) ~ base()\ncondition chars(z) > 1\ncondition chars(z) < 2"
     code, message = code_and_message(body)
-    dead = sum(len("".join(z)) > 1 for n in (1, 2) for z in itertools.product(("a", "b", ".", "ab"), repeat=n))
-    assert code == "PLM703" and "`condition chars(z) < 2`" in message and f"{dead} of all 20 values" in message
+    dead = sum(
+        len("".join(z)) > 1 for n in (1, 2) for z in itertools.product(("a", "b", ".", "ab"), repeat=n)
+    )
+    assert (
+        code == "PLM703" and "`condition chars(z) < 2`" in message and f"{dead} of all 20 values" in message
+    )
     code, message = code_and_message('latent o: one_of("a", "b") ~ categorical([1, 0])\ncondition o == "b"')
     assert code == "PLM703" and "condition" in message
 
@@ -205,7 +213,9 @@ def test_programs_without_latents_have_one_value() -> None:
 
 
 def test_integers_by_hand() -> None:
-    source = 'lm base = "b"\nprogram p() { latent n: int(0..2) ~ binomial(2, 0.25) observe n ~ choice(base("a")) }'
+    source = (
+        'lm base = "b"\nprogram p() { latent n: int(0..2) ~ binomial(2, 0.25) observe n ~ choice(base("a")) }'
+    )
     target = compiled(source, {}, {"base": DIGITS})
     p = np.exp(DIGITS.next_log_probs((3,))[:3])
     weights = np.array([0.5625, 0.375, 0.0625]) * p / p.sum()

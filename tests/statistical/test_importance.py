@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -103,7 +104,11 @@ def test_the_weights_are_exact_for_each_kind_of_latent(body: str, model: object,
     rewards = np.array([brute.log_reward(row) for row in rows])
     assert np.isneginf(rewards[np.isneginf(log_q)]).all()
     drawn = log_q > -np.inf
-    log_w, _ = log_weights(target, {k: [v for v, ok in zip(c, drawn, strict=True) if ok] for k, c in values.items()}, log_q[drawn])
+    log_w, _ = log_weights(
+        target,
+        {k: [v for v, ok in zip(c, drawn, strict=True) if ok] for k, c in values.items()},
+        log_q[drawn],
+    )
     assert log_sum(log_w + log_q[drawn]) == pytest.approx(log_sum(rewards), abs=1e-9)
     if reads == "guide" and "guide" in body:
         assert np.abs(log_q - PriorGuide(target).log_prob(values)).max() > 0.1
@@ -131,7 +136,10 @@ def test_draws_follow_q(body: str, model: object, reads: str) -> None:
     assert (counts[np.isneginf(log_q)] == 0).all()
     wanted = n * np.exp(log_q)
     rare = wanted < 5
-    observed, expected = np.append(counts[~rare], counts[rare].sum()), np.append(wanted[~rare], wanted[rare].sum())
+    observed, expected = (
+        np.append(counts[~rare], counts[rare].sum()),
+        np.append(wanted[~rare], wanted[rare].sum()),
+    )
     observed, expected = observed[expected > 0], expected[expected > 0]
     if len(expected) > 1:
         p = stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
@@ -245,7 +253,9 @@ def test_all_dead_names_the_statement_that_killed_most() -> None:
     assert (code, named) == ("PLM702", 'condition contains(z, "q")') and "not ends_with" in notes[0]
     code, named, _ = failure(f"{text}\nfactor log(0)\ncondition chars(z) > 9")
     assert (code, named) == ("PLM702", "factor log(0)")
-    code, named, _ = failure(f'{text}\nobserve "q" ~ base()'.replace('"q"', '["a", bos]'), table(("a", "b"), seed=1, bos=True))
+    code, named, _ = failure(
+        f'{text}\nobserve "q" ~ base()'.replace('"q"', '["a", bos]'), table(("a", "b"), seed=1, bos=True)
+    )
     assert (code, named) == ("PLM702", 'observe ["a", bos] ~ base()')
     code, named, _ = failure('latent o: one_of("a", "b") ~ categorical([0, 1])\ncondition o == "a"')
     assert (code, named) == ("PLM702", 'condition o == "a"')
@@ -264,7 +274,9 @@ def test_one_survivor_is_enough() -> None:
 
 @pytest.mark.parametrize("reads", ("prior", "guide"))
 @pytest.mark.parametrize("model", ("gpt2", "llama"))
-def test_the_mean_weight_is_unbiased(model: str, reads: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_mean_weight_is_unbiased(
+    model: str, reads: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """On random transformers: mean weights of 150 seeds against the sum over every value, z-score below 4."""
     lm = build(model, tmp_path_factory.getbasetemp())
     body = """latent z: text(tokens=1..2, chars="the a", stop="e") ~ base("a") ^ 1.5 guide z ~ base(" the")

@@ -17,7 +17,9 @@ CHOICES = Finite.of_choices(("a", "b", "c"))
 
 @given(st.integers(-3, 60), st.floats(0.001, 30))
 def test_poisson(k: int, rate: float) -> None:
-    assert DISTS["poisson"](k, (rate,), None) == pytest.approx(stats.poisson.logpmf(k, rate), rel=1e-9, abs=1e-9)
+    assert DISTS["poisson"](k, (rate,), None) == pytest.approx(
+        stats.poisson.logpmf(k, rate), rel=1e-9, abs=1e-9
+    )
 
 
 @given(st.integers(-3, 60), st.floats(0.001, 1))
@@ -42,7 +44,9 @@ def test_edges(p: float) -> None:
 
 def test_uniform() -> None:
     uniform = DISTS["uniform"]
-    assert [uniform(v, (), RANGE) for v in (1, 2, 6, 7)] == pytest.approx([-math.inf, -math.log(5), -math.log(5), -math.inf])
+    assert [uniform(v, (), RANGE) for v in (1, 2, 6, 7)] == pytest.approx(
+        [-math.inf, -math.log(5), -math.log(5), -math.inf]
+    )
     assert uniform(4, (3, 4), RANGE) == pytest.approx(-math.log(2))
     assert uniform(5, (3, 4), RANGE) == -math.inf
     assert uniform("b", (), CHOICES) == pytest.approx(-math.log(3))
@@ -55,13 +59,24 @@ def test_categorical_is_in_order_of_declaration() -> None:
     probs = ((0.5, 0.3, 0.2),)
     assert [math.exp(categorical(c, probs, CHOICES)) for c in "abcd"] == pytest.approx([0.5, 0.3, 0.2, 0])
     five = ((0.1, 0.2, 0.3, 0.4, 0),)
-    assert [math.exp(categorical(k, five, RANGE)) for k in range(1, 8)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0, 0])
-    assert [math.exp(categorical(k, probs, None)) for k in range(-1, 4)] == pytest.approx([0, 0.5, 0.3, 0.2, 0])
+    assert [math.exp(categorical(k, five, RANGE)) for k in range(1, 8)] == pytest.approx(
+        [0, 0.1, 0.2, 0.3, 0.4, 0, 0]
+    )
+    assert [math.exp(categorical(k, probs, None)) for k in range(-1, 4)] == pytest.approx(
+        [0, 0.5, 0.3, 0.2, 0]
+    )
 
 
 def test_each_sums_to_one() -> None:
-    for name, args in (("poisson", (3.5,)), ("geometric", (0.2,)), ("binomial", (7, 0.4)), ("uniform", (3, 9))):
-        assert math.fsum(math.exp(DISTS[name](k, args, None)) for k in range(200)) == pytest.approx(1, abs=1e-9)
+    for name, args in (
+        ("poisson", (3.5,)),
+        ("geometric", (0.2,)),
+        ("binomial", (7, 0.4)),
+        ("uniform", (3, 9)),
+    ):
+        assert math.fsum(math.exp(DISTS[name](k, args, None)) for k in range(200)) == pytest.approx(
+            1, abs=1e-9
+        )
 
 
 WRONG = [

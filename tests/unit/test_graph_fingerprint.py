@@ -49,7 +49,13 @@ def test_every_constant_counts(span: tuple[int, int]) -> None:
     old = RICH[slice(*span)]
     new = {"0.25": "0.2", '"pack:fun"': '"pack:gun"', '"#"': '"+"'}.get(old)
     if new is None:
-        new = f'"{old[1:-1]}s"' if old.startswith('"') else str(float(old) + 0.25) if "." in old else str(int(old) + 1)
+        new = (
+            f'"{old[1:-1]}s"'
+            if old.startswith('"')
+            else str(float(old) + 0.25)
+            if "." in old
+            else str(int(old) + 1)
+        )
     if RICH[: span[0]].endswith("n: int(") or RICH[: span[0]].endswith("n: int(0.."):
         return  # the range of an int parameter, which nothing here scores
     before, after = RICH[: span[0]], RICH[span[1] :]

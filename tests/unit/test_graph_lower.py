@@ -36,7 +36,9 @@ def test_one_term_per_statement_in_order_with_its_wrappers_inside_out() -> None:
     def shape(i: int) -> list[str]:
         node = graph[i]
         inner = {Power: 1, PlateSum: 1, Test: 0}.get(type(node))
-        return [node.KIND] + (shape(node.inputs[inner]) if inner is not None and not isinstance(node, Test) else [])
+        return [node.KIND] + (
+            shape(node.inputs[inner]) if inner is not None and not isinstance(node, Test) else []
+        )
 
     assert [shape(i) for i in graph.sink.inputs] == [
         ["lm_score"],
@@ -141,7 +143,9 @@ def test_dumps_hold_every_node_edge_and_term() -> None:
 
 
 def test_quotes_and_line_ends_do_not_break_the_drawings() -> None:
-    graph = graph_of('lm base = "b"\nprogram p() { latent z: text(tokens=1..1) ~ base("say \\"hi\\" \\\\ <b>\\n") }')
+    graph = graph_of(
+        'lm base = "b"\nprogram p() { latent z: text(tokens=1..1) ~ base("say \\"hi\\" \\\\ <b>\\n") }'
+    )
     for name in ("dot", "mermaid"):
         for line in FORMATS[name](graph).splitlines():
             assert line.count('"') % 2 == 0

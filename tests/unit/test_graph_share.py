@@ -59,7 +59,9 @@ def test_a_rider_whose_tokens_differ_is_scored_by_itself() -> None:
         def log_p(context: tuple[int, ...], ids: tuple[int, ...]) -> float:
             return sum(float(model.next_log_probs(context + ids[:t])[ids[t]]) for t in range(len(ids)))
 
-        assert got[d] == pytest.approx([log_p((0,), z), log_p((0, *z), (1,)), log_p((0, *z, 1), (0,))], abs=1e-12)
+        assert got[d] == pytest.approx(
+            [log_p((0,), z), log_p((0, *z), (1,)), log_p((0, *z, 1), (0,))], abs=1e-12
+        )
 
 
 class Counting:
@@ -86,7 +88,9 @@ def test_a_ride_saves_a_request_and_equal_requests_are_sent_once() -> None:
 
 def test_what_no_latent_changes_is_asked_once() -> None:
     model = Counting(table(("a", "b", "."), seed=3, order=1, max_tokens=12))
-    source = 'lm base = "b"\nprogram p(q: text) { latent z: text(tokens=1..1) ~ base() observe q ~ base("a") }'
+    source = (
+        'lm base = "b"\nprogram p(q: text) { latent z: text(tokens=1..1) ~ base() observe q ~ base("a") }'
+    )
     target = compiled(source, {"q": "ab"}, {"base": model})
     before = len(model.asked)
     for _ in range(3):

@@ -26,7 +26,9 @@ def test_plain_formulas(logs: list[float], shift: float) -> None:
     moved = np.array(logs) + shift
     assert weights.log_evidence(moved) == pytest.approx(math.log(mean) + shift, abs=1e-9)
     assert weights.ess(moved) == pytest.approx(total**2 / math.fsum(x * x for x in w), rel=1e-9)
-    assert weights.log_evidence_se(moved) == pytest.approx(math.sqrt(variance / n) / mean, rel=1e-6, abs=1e-12)
+    assert weights.log_evidence_se(moved) == pytest.approx(
+        math.sqrt(variance / n) / mean, rel=1e-6, abs=1e-12
+    )
     np.testing.assert_allclose(weights.normalize(moved), np.array(w) / total, rtol=1e-9, atol=1e-300)
     assert weights.normalize(moved).sum() == pytest.approx(1, abs=1e-12)
     assert 1 - 1e-9 <= weights.ess(moved) <= n + 1e-9
@@ -105,4 +107,6 @@ def test_missing_shares() -> None:
     estimated = Certificate(0.0, math.log(9), False, 1, estimate=0.2, estimate_se=0.05)
     assert estimated.missing_share == pytest.approx(0.9)
     assert estimated.likely_missing_share == pytest.approx(0.3 / 1.3)
-    assert Certificate(0.0, math.log(0.1), False, 1, 5.0, 1.0).likely_missing_share == pytest.approx(0.1 / 1.1)
+    assert Certificate(0.0, math.log(0.1), False, 1, 5.0, 1.0).likely_missing_share == pytest.approx(
+        0.1 / 1.1
+    )

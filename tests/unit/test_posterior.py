@@ -123,8 +123,8 @@ def test_damaged_files_are_coded(tmp_path: Path, content: str | None) -> None:
     assert caught.value.diagnostics[0].code == "PLM611"
 
 
-def draws(log_weights: np.ndarray, certificate: Certificate | None = None) -> Draws:
-    values = {"z": tuple(Value((i,), str(i), str(i)) for i in range(len(log_weights)))}
+def draws(log_weights: np.ndarray, certificate: Certificate | None = None, *, same: bool = False) -> Draws:
+    values = {"z": tuple(Value((i * (not same),), str(i), str(i)) for i in range(len(log_weights)))}
     return Draws(values, log_weights, log_weights, "importance", certificate=certificate)
 
 
@@ -152,8 +152,10 @@ def test_khat_sees_heavy_tails_and_ignores_ties() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (draws(np.zeros(500)), "Good"),
-        (draws(np.zeros(50)), "Usable"),
+        (draws(np.random.default_rng(2).normal(size=500) * 0.1), "Good"),
+        (draws(np.random.default_rng(2).normal(size=60) * 0.1), "Usable.*averages"),
+        (draws(np.zeros(500)), "Usable.*too much alike"),
+        (draws(np.zeros(500), same=True), "all 500 draws are one value"),
         (draws(np.r_[30.0, np.zeros(999)]), "Do not trust"),
         (draws(-3.0 * np.log(np.random.default_rng(1).random(4000))), "trust|care"),
         (draws(np.zeros(3), Certificate(1.0, -np.inf, True, 3)), "every value"),
@@ -210,7 +212,11 @@ def test_prediction_of_a_latent_is_its_marginal() -> None:
         (text_query().given(y="b"), "y", "PLM803"),
         (text_query(), "yy", "PLM803"),
         (text_query().guide("z", "m(y)"), "y", "PLM804"),
-        (plm.program("t", "x: text", lm={"m": "t"}).latent("z", "text(tokens=1..2)", "m(x)").lm(m=MODEL), "x", "PLM501"),
+        (
+            plm.program("t", "x: text", lm={"m": "t"}).latent("z", "text(tokens=1..2)", "m(x)").lm(m=MODEL),
+            "x",
+            "PLM501",
+        ),
     ],
 )
 def test_what_cannot_be_predicted_is_coded(query: plm.Query, name: str, code: str) -> None:

@@ -118,9 +118,7 @@ def test_power_multiplies_all_but_conditions(exponent: float) -> None:
     assert math.isclose(log_reward(raised, "a."), exponent * log_reward(query, "a."), abs_tol=1e-9)
     dead = bound(built().condition('contains(z, "b")'))
     assert log_reward(dead**exponent, "a.") == -math.inf
-    assert math.isclose(
-        log_reward(dead**exponent, "b."), exponent * log_reward(dead, "b."), abs_tol=1e-9
-    )
+    assert math.isclose(log_reward(dead**exponent, "b."), exponent * log_reward(dead, "b."), abs_tol=1e-9)
 
 
 def test_temper_without_a_block_tempers_everything_so_far() -> None:
@@ -212,7 +210,11 @@ def test_score_names_what_is_missing_unknown_or_outside() -> None:
 
 
 def test_use_is_off_unless_allowed() -> None:
-    query = plm.program("u", use={"bonus": "math:sqrt"}).latent("n", "int(0..4)", "uniform(0, 4)").factor("bonus(n)")
+    query = (
+        plm.program("u", use={"bonus": "math:sqrt"})
+        .latent("n", "int(0..4)", "uniform(0, 4)")
+        .factor("bonus(n)")
+    )
     with pytest.raises(plm.CompileError) as caught:
         query.draw()
     assert caught.value.diagnostics[0].code == "PLM541"
@@ -221,7 +223,11 @@ def test_use_is_off_unless_allowed() -> None:
 
 
 def test_a_used_function_that_raises_is_reported() -> None:
-    query = plm.program("u", use={"root": "math:sqrt"}).latent("n", "int(0..4)", "uniform(0, 4)").factor("root(0 - n)")
+    query = (
+        plm.program("u", use={"root": "math:sqrt"})
+        .latent("n", "int(0..4)", "uniform(0, 4)")
+        .factor("root(0 - n)")
+    )
     with pytest.raises(plm.InferenceError) as caught:
         query.allow_use().draw()
     assert caught.value.diagnostics[0].code == "PLM542"

@@ -65,7 +65,9 @@ def _power(node: Power, exponent: Constant, term: Node, build: GraphBuilder) -> 
     if not isinstance(exponent.value, int | float):
         return node
     if isinstance(exponent.value, int):  # `^ 2` and `^ 2.0` are one power
-        node = Power(inputs=(build.constant(float(exponent.value), exponent.span), node.inputs[1]), span=node.span)
+        node = Power(
+            inputs=(build.constant(float(exponent.value), exponent.span), node.inputs[1]), span=node.span
+        )
     if isinstance(term, Power):
         inner = build.nodes[term.inputs[0]]
         if isinstance(inner, Constant) and isinstance(inner.value, int | float):

@@ -73,7 +73,7 @@ CODES = (
         explanation="A stop, a choice, an observation or a lead holds characters for which the model's "
         "vocabulary has no tokens.",
         wrong="a stop with a character outside the model's vocabulary",
-        right="a stop such as \".\"",
+        right='a stop such as "."',
     ),
     Code(
         code="PLM540",

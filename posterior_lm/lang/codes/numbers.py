@@ -32,8 +32,8 @@ CODES = (
         code="PLM704",
         title="an infinite reward",
         explanation="A term came out as plus infinity, so the posterior cannot be normalised.",
-        wrong="factor 1 / count(z, \"x\"), where z has none",
-        right="factor 1 / (1 + count(z, \"x\"))",
+        wrong='factor 1 / count(z, "x"), where z has none',
+        right='factor 1 / (1 + count(z, "x"))',
     ),
     Code(
         code="PLM705",

@@ -47,8 +47,12 @@ CODES = (
         title="a name of a plate used outside it",
         explanation="A plate's row, and the latents and lets inside it, exist once per row, so outside "
         "the plate there is no one value.",
-        wrong=program("plate r in rows {\n  observe r.input ~ base(prompt)\n}\nfactor words(r.input)", _TABLE),
-        right=program("plate r in rows {\n  observe r.input ~ base(prompt)\n  factor words(r.input)\n}", _TABLE),
+        wrong=program(
+            "plate r in rows {\n  observe r.input ~ base(prompt)\n}\nfactor words(r.input)", _TABLE
+        ),
+        right=program(
+            "plate r in rows {\n  observe r.input ~ base(prompt)\n  factor words(r.input)\n}", _TABLE
+        ),
     ),
     Code(
         code="PLM406",
