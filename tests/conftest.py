@@ -14,6 +14,8 @@ SHARED = Path(os.environ.get("PLM_SHARED", ROOT.parent / "shared"))
 """A folder of small real models and data beside the checkout; tests that need it skip without it."""
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is imported: threads that spin while they wait make small models very slow on busy cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile(
     "suite", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )

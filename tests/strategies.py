@@ -7,6 +7,7 @@ so that no name occurs inside a string: latents `z0`, lets `y0`, rows `r0`, para
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +26,7 @@ from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-from tests.brute import Assigned, Brute
+from tests.brute import Assigned, Brute, add
 
 SINGLE = ("a", "b", "0", "1", "2", " ", ".")
 LONGER = ("ab", "ba", " a", "10", "b.", "a.b", "bab")
@@ -504,6 +505,18 @@ class Bound:
     @property
     def values(self) -> dict[str, list]:
         return values_of(self.target, self.rows)
+
+
+def listed(bound: Bound, most: int = 400) -> tuple[list[dict[str, Assigned]], np.ndarray]:
+    """Every assignment of a small case, and its log reward by the slow reading.
+
+    Discards a case with too many, and one with a term that is no number.
+    """
+    assume(math.prod(len(d.values()) for d in bound.brute.declared().values()) <= most)
+    rows = list(bound.brute.assignments())
+    terms = np.array([bound.brute.terms(row) for row in rows])
+    assume(not np.isnan(terms).any())
+    return rows, np.array([add(row) for row in terms])
 
 
 @st.composite

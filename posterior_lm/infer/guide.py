@@ -207,7 +207,8 @@ class PriorGuide:
         }
         grid[info.name] = list(candidates) * rows
         column = np.array(self.target.evaluator.node(prior.node, grid, rows * size), dtype=np.float64)
-        column = np.where(np.isneginf(column), -np.inf, exponent * column)
+        # Not a number is for the target to report; a proposal only has to go on until then.
+        column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
         return column.reshape(rows, size)
 
 

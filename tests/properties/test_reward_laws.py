@@ -264,6 +264,35 @@ def test_choice_is_the_model_renormalised(model, type_: str) -> None:
     np.testing.assert_allclose(target.log_reward(values_of(target, rows)), np.array(scores) - log_sum(scores))
 
 
+# ------------------------------------------------------------------- how a sequence begins
+
+
+@pytest.mark.parametrize("bos", (False, True))
+def test_how_a_sequence_begins(bos: bool) -> None:
+    """An empty context, a bos by hand in front (not doubled) and further on, an eos by hand. Tokens: a b eos bos"""
+    model = table(("a", "b"), seed=6, order=2, max_tokens=9, bos=bos)
+    start = (3,) if bos else ()
+    cases = {
+        "base()": start or (2,),
+        'base("")': start or (2,),
+        'base("", "")': start or (2,),
+        'base("b")': (*start, 1),
+        "base(eos)": (*start, 2),
+        'base("b", eos, "a")': (*start, 1, 2, 0),
+        "base(z)": (*start, 0),
+        'base("b", z, z)': (*start, 1, 0, 0),
+    }
+    if bos:
+        cases |= {"base(bos)": (3,), 'base(bos, "b")': (3, 1), 'base("", bos, "b")': (3, 1),
+                  'base("b", bos)': (3, 1, 3), "base(bos, bos, z)": (3, 3, 0), "base(z, bos)": (3, 0, 3)}  # fmt: skip
+    for dist, context in cases.items():
+        body = f'latent z: text(tokens=1..1) ~ base() observe "ab" ~ {dist}'
+        target = compiled(program(body), {}, {"base": model})
+        got = target.terms(values_of(target, [{"z": (0,)}]))[0, 1]
+        wanted = model.next_log_probs(context)[0] + model.next_log_probs((*context, 0))[1]
+        assert got == pytest.approx(float(wanted), abs=1e-12), dist
+
+
 # ------------------------------------------------------------------- conditions
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 
 from posterior_lm.infer import exact
 from posterior_lm.infer.base import run
@@ -15,21 +15,11 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
 from tests.brute import Brute, log_sum
-from tests.strategies import Bound, assigned, bound_cases, compiled, table, values_of
+from tests.strategies import Bound, assigned, bound_cases, compiled, listed, table, values_of
 
-MOST = 400
 ALL = Exact(values=10**9, mass=1.0)
 MODEL = table(("a", "b", ".", "ab"), seed=21, order=2, max_tokens=9)
 DIGITS = table(("0", "1", "2", "a"), seed=22, order=1, max_tokens=9)
-
-
-def listed(bound: Bound) -> tuple[list[dict], np.ndarray]:
-    """Every assignment of a small case and its log reward by the slow reading; skips what has too many or NaN."""
-    assume(math.prod(len(d.values()) for d in bound.brute.declared().values()) <= MOST)
-    rows = list(bound.brute.assignments())
-    rewards = np.array([bound.brute.log_reward(row) for row in rows])
-    assume(not np.isnan(rewards).any() and not (rewards == np.inf).any())
-    return rows, rewards
 
 
 @settings(max_examples=30)

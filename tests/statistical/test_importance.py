@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -18,9 +18,8 @@ from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
 from tests.brute import Brute, log_sum
 from tests.laws.models import build
-from tests.strategies import Bound, assigned, bound_cases, compiled, table, values_of
+from tests.strategies import Bound, assigned, bound_cases, compiled, listed, table, values_of
 
-MOST = 400
 MODEL = table(("a", "b", ".", "ab"), seed=31, order=2, max_tokens=30)
 DIGITS = table(("0", "1", "2", "a", " "), seed=32, order=1, max_tokens=30)
 P_VALUE = 1e-4
@@ -41,10 +40,8 @@ def everything(target: Target, brute: Brute) -> tuple[list[dict], dict]:
 @settings(max_examples=30)
 @given(bound_cases(n=0, small=True, latents=2), st.sampled_from(("prior", "guide")))
 def test_q_sums_to_one_and_the_weights_to_the_evidence(bound: Bound, reads: str) -> None:
-    assume(math.prod(len(d.values()) for d in bound.brute.declared().values()) <= MOST)
-    rows, values = everything(bound.target, bound.brute)
-    rewards = np.array([bound.brute.log_reward(row) for row in rows])
-    assume(not np.isnan(rewards).any())
+    rows, rewards = listed(bound)
+    values = values_of(bound.target, rows)
     try:
         guide = PriorGuide(bound.target, reads=reads)
         log_q = guide.log_prob(values)
@@ -259,6 +256,17 @@ def test_all_dead_names_the_statement_that_killed_most() -> None:
     assert (code, named) == ("PLM702", 'observe ["a", bos] ~ base()')
     code, named, _ = failure('latent o: one_of("a", "b") ~ categorical([0, 1])\ncondition o == "a"')
     assert (code, named) == ("PLM702", 'condition o == "a"')
+
+
+def test_a_choice_of_nothing_is_no_number_and_nothing_worse() -> None:
+    """0 / 0: every choice is impossible after a text that is longer than the table's."""
+    body = 'latent o: one_of("a", "b") ~ choice(base("aaaaaaaaa"))\ncondition o == "a"'
+    target = target_of(body, table(("a", "b"), seed=1, max_tokens=4))
+    for algorithm in (Importance(), Exact()):
+        with pytest.raises(InferenceError) as caught:
+            run(algorithm, target, n=10, rng=np.random.default_rng(0))
+        assert caught.value.diagnostics[0].code == "PLM701"
+        assert "latent o" in caught.value.diagnostics[0].message
 
 
 def test_one_survivor_is_enough() -> None:

@@ -125,6 +125,36 @@ def test_what_changes_the_reward_changes_the_fingerprint(old: str, new: str) -> 
     assert fingerprint(changed) != fingerprint(RICH)
 
 
+PAIRS = [
+    ('latent z: text(tokens=1..2, stop="a") ~ base()', 'latent z: text(tokens=1..2, chars="a") ~ base()'),
+    ('latent z: one_of("a", "b") ~ base()', 'latent z: one_of("a", "c") ~ base()'),
+    ('latent z: one_of("a", "b") ~ base()', 'latent z: one_of("b", "a") ~ base()'),
+    ("latent z: text(tokens=1..2) ~ base() observe z ~ base()", "latent z: text(tokens=1..2) ~ base() observe [z] ~ base()"),
+    ("latent z: int(0..3) ~ choice(base())", 'latent z: int(0..3, lead=" ") ~ choice(base())'),
+    ("latent z: int(0..3) ~ choice(base())", "latent z: int(0..3) ~ choice(base() ^ 2)"),
+    ("latent z: int(0..3) ~ choice(base() ^ 2)", "latent z: int(0..3) ~ choice(base()) ^ 2"),
+    ("observe n ~ choice(base())", "observe m ~ choice(base())"),
+    ("observe n ~ uniform()", "observe n ~ uniform(0, 4)"),
+    ('observe "a" ~ base() observe "b" ~ base()', 'observe "a" ~ base() observe "b" ~ same()'),
+    ('observe "a" ~ base() observe "a" ~ base()', 'observe "a" ~ base() ^ 2'),
+    ("plate r in t { observe r.a ~ base() }", "plate r in u { observe r.a ~ base() }"),
+    ("plate r in t { plate s in t { observe [r.a, s.a] ~ base() } }", "plate r in t { plate s in t { observe [s.a, r.a] ~ base() } }"),
+    ("plate r in t { observe r.a ~ base() observe r.b ~ base() }", "plate r in t { observe r.b ~ base() observe r.a ~ base() }"),
+    ("factor 1 factor w", "factor 1.5 factor w"),
+    ("factor w + 1", "factor w + 1.0 * 2"),
+    ("factor w - 2", "factor 2 - w"),
+    ('condition "x" == c', 'condition "x" != c'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_two_programs_that_differ(one: str, other: str) -> None:
+    head = """lm base = "b"
+    lm same = "b"
+    program p(w: real, n: int(0..3), m: int(0..3, lead=" "), c: one_of("x", "y"), t: table(a: text, b: text), u: table(a: text)) {"""
+    assert fingerprint(f"{head} {one} }}") != fingerprint(f"{head} {other} }}")
+
+
 def test_a_parameters_name_counts_because_data_is_bound_by_it() -> None:
     changed = re.sub(r"\bq\b", "qq", RICH)
     assert fingerprint(changed) != fingerprint(RICH)
