@@ -226,7 +226,7 @@ class _Writer:
             case "name":
                 return str(self.pick(*names.texts, *names.ints))
             case "list":
-                items = [self.item(names), self.item(names)] + self.draw(st.sampled_from(([], ["eos"])))
+                items = [self.item(names), self.item(names), *self.draw(st.sampled_from(([], ["eos"])))]
                 return f"[{', '.join(items)}]"
         return self.literal()
 

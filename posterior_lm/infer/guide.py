@@ -13,12 +13,13 @@ power only matters for their spread, never for the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choose import Chooser, Follow, Sample
 from posterior_lm.infer.prior import Prior, prior_of
 from posterior_lm.infer.rollout import roll_out
@@ -221,9 +222,7 @@ def contexts_of(
     columns = {p.node: evaluator.node(p.node, drawn, n) for p in pieces if hasattr(p, "node")}
     contexts = []
     for d in range(n):
-        ids, _ = speller.context(
-            pieces, lambda name, d=d: drawn[name][d], lambda node, d=d: str(columns[node][d])
-        )  # type: ignore[misc]
+        ids, _ = speller.context(pieces, *_readers(drawn, columns, d))
         contexts.append(ids)
         if d == 0 and all(isinstance(p, Known | Special) for p in pieces):
             return [ids] * n, len(ids)
@@ -236,6 +235,13 @@ def contexts_of(
         len(speller.context(known, _no_latent, _no_node)[0]) if known else len(speller.tokenizer.start_ids)
     )
     return contexts, shared
+
+
+def _readers(
+    drawn: Values, columns: Mapping[int, Sequence], d: int
+) -> tuple[Callable[[str], Value], Callable[[int], str]]:
+    """What draw `d` has for a latent, and for a computed segment."""
+    return (lambda name: drawn[name][d]), (lambda node: spelled(columns[node][d]))
 
 
 def _no_latent(name: str) -> Value:

@@ -150,7 +150,7 @@ def broken_graphs() -> dict[str, RewardGraph]:
 
     latent, score, power = find[Latent], find[LmScore], find[Power]
     other = Total(inputs=total.inputs[:1], terms=total.terms[:1])
-    context, scored = nodes[score].inputs
+    context, _ = nodes[score].inputs
     return {
         "a term is dropped": put(graph.total, evolve(total, inputs=total.inputs[1:])),
         "a statement is dropped": put(graph.total, evolve(total, terms=total.terms[1:])),
@@ -216,7 +216,7 @@ def test_graphs_are_frozen() -> None:
     graph = optimize(graph_of(SOURCE))
     with pytest.raises(TypeError):
         graph.nodes[0] = Constant(value=1)  # type: ignore[index]
-    with pytest.raises(Exception, match="[Ff]rozen"):
+    with pytest.raises(Exception, match=r"[Ff]rozen"):
         graph._dag.add_edge(0, 1)
     with pytest.raises(AttributeError):
         graph.sink.inputs = ()  # type: ignore[misc]

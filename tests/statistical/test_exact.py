@@ -84,6 +84,9 @@ TIGHT = {
     "a condition": 'latent z: text(tokens=1..3) ~ base() condition contains(z, "ab") factor -0.3 * chars(z)',
     "two latents": 'latent x: text(tokens=1..2, stop="b") ~ base() latent z: text(tokens=1..2) ~ base(x) observe "b" ~ base(z)',
     "finite": 'latent o: one_of("a", "b", ".") ~ base() latent z: text(tokens=1..2, stop=".") ~ base(o) ^ 1.25',
+    "a bounded reward": 'latent z: text(tokens=1..3, stop=".") ~ base() factor if contains(z, "b") then 1 + similarity(z, "b") else 0.5',
+    "a bounded difference": 'latent z: text(tokens=1..3, stop=".") ~ base() factor 2 - min(chars(z), 3) - -1 * similarity(z, "b")',
+    "a bounded product": 'latent z: text(tokens=1..3, stop=".") ~ base() factor -1.5 * max(-1, -0.5 * chars(z))',
     "a negative share": 'latent z: text(tokens=1..3, stop=".") ~ base() factor -2 + (if contains(z, "ab") then 1.5 else -0.5)',
 }
 TRAPS = {

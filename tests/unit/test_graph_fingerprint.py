@@ -155,6 +155,23 @@ def test_two_programs_that_differ(one: str, other: str) -> None:
     assert fingerprint(f"{head} {one} }}") != fingerprint(f"{head} {other} }}")
 
 
+SIGNATURES = [
+    ("q: text", "q: int"),
+    ("q: text", 'q: one_of("x", "y")'),
+    ('q: one_of("x", "y")', 'q: one_of("x", "z")'),
+    ("t: table(a: text)", "t: table(a: int)"),
+    ("t: table(a: text)", "t: table(a: text, b: text)"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SIGNATURES)
+def test_the_types_of_parameters_that_are_read_count(one: str, other: str) -> None:
+    body = "observe q ~ base()" if one.startswith("q") else "plate r in t { observe r.a ~ base() }"
+    a, b = (fingerprint(f'lm base = "b"\nprogram p({p}) {{ {body} }}') for p in (one, other))
+    assert a != b
+    assert fingerprint(f'lm base = "b"\nprogram p({one}, unread: text) {{ {body} }}') == a
+
+
 def test_a_parameters_name_counts_because_data_is_bound_by_it() -> None:
     changed = re.sub(r"\bq\b", "qq", RICH)
     assert fingerprint(changed) != fingerprint(RICH)
