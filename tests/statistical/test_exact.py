@@ -117,6 +117,22 @@ def test_the_bound_holds_after_every_step(name: str, monkeypatch: pytest.MonkeyP
         assert sum(c.missing_share < 0.5 for c in found[:-1]) > 1
 
 
+@pytest.mark.parametrize("name", ("plain", "end of text", "two latents", "finite"))
+def test_the_mass_of_what_is_not_opened_never_grows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children of a prefix have no more prior mass than the prefix: stopping is one of them."""
+    monkeypatch.setattr(exact, "BATCH", 1)
+    target = compiled(f'lm base = "b"\nprogram p() {{ {TIGHT[name]} }}', {}, {"base": MODEL})
+    rng = np.random.default_rng(0)
+    state = ALL.init(rng, target, None)
+    masses = [0.0, state.frontier.mass()]
+    for _ in range(60):
+        state, info = ALL.step(rng, state)
+        masses.append(state.frontier.mass())
+        if info.done:
+            break
+    assert np.all(np.diff(masses[:-1]) <= 1e-9)
+
+
 def test_the_list_stops_where_the_mass_is_covered() -> None:
     source = 'lm base = "b"\nprogram p() { latent z: text(tokens=1..6, stop=".") ~ base() }'
     target = compiled(source, {}, {"base": MODEL})

@@ -129,7 +129,7 @@ PAIRS = [
     ('latent z: text(tokens=1..2, stop="a") ~ base()', 'latent z: text(tokens=1..2, chars="a") ~ base()'),
     ('latent z: one_of("a", "b") ~ base()', 'latent z: one_of("a", "c") ~ base()'),
     ('latent z: one_of("a", "b") ~ base()', 'latent z: one_of("b", "a") ~ base()'),
-    ("latent z: text(tokens=1..2) ~ base() observe z ~ base()", "latent z: text(tokens=1..2) ~ base() observe [z] ~ base()"),
+    ('latent z: text(tokens=1..2) ~ base("a") observe z ~ base()', 'latent z: text(tokens=1..2) ~ base("a") observe [z] ~ base()'),
     ("latent z: int(0..3) ~ choice(base())", 'latent z: int(0..3, lead=" ") ~ choice(base())'),
     ("latent z: int(0..3) ~ choice(base())", "latent z: int(0..3) ~ choice(base() ^ 2)"),
     ("latent z: int(0..3) ~ choice(base() ^ 2)", "latent z: int(0..3) ~ choice(base()) ^ 2"),
@@ -159,6 +159,8 @@ SIGNATURES = [
     ("q: text", "q: int"),
     ("q: text", 'q: one_of("x", "y")'),
     ('q: one_of("x", "y")', 'q: one_of("x", "z")'),
+    ("n: int(0..3)", "n: int(0..4)"),
+    ("n: int(0..3)", 'n: int(0..3, lead=" ")'),
     ("t: table(a: text)", "t: table(a: int)"),
     ("t: table(a: text)", "t: table(a: text, b: text)"),
 ]
@@ -166,7 +168,11 @@ SIGNATURES = [
 
 @pytest.mark.parametrize(("one", "other"), SIGNATURES)
 def test_the_types_of_parameters_that_are_read_count(one: str, other: str) -> None:
-    body = "observe q ~ base()" if one.startswith("q") else "plate r in t { observe r.a ~ base() }"
+    body = {
+        "q": "observe q ~ base()",
+        "n": "observe n ~ choice(base())",
+        "t": "plate r in t { observe r.a ~ base() }",
+    }[one[0]]
     a, b = (fingerprint(f'lm base = "b"\nprogram p({p}) {{ {body} }}') for p in (one, other))
     assert a != b
     assert fingerprint(f'lm base = "b"\nprogram p({one}, unread: text) {{ {body} }}') == a
