@@ -37,6 +37,20 @@ class Sample:
         return _invert(self.rng.random(len(draws)), np.zeros(len(draws), dtype=np.int64), probs[None, :])
 
 
+@frozen
+class SampleEach:
+    """Independent draws, each from a generator of its own: what one draws does not depend on the others."""
+
+    rngs: Sequence[np.random.Generator]
+
+    def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
+        return _invert(np.array([self.rngs[d].random() for d in draws]), point, probs)
+
+    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
+        at = np.array([self.rngs[d].random() for d in draws])
+        return _invert(at, np.zeros(len(draws), dtype=np.int64), probs[None, :])
+
+
 BLOCK = 1 << 20
 """Draws × choices compared at a time."""
 CROWD = 8

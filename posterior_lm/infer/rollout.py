@@ -13,7 +13,7 @@ from attrs import frozen
 
 from posterior_lm.infer.choose import Chooser
 from posterior_lm.lm.base import LanguageModel, eos_log_probs
-from posterior_lm.support.base import Support
+from posterior_lm.support.base import Ending, Support
 
 BLOCK = 1 << 22
 """Points × vocabulary at a time: 2^22 float64 are 32 MB per temporary."""
@@ -35,6 +35,7 @@ def step_log_probs(
     states: Sequence[object],
     drawn: Sequence[int],
     exponent: float,
+    ending: Ending | None = None,
 ) -> np.ndarray:
     """(U, V + 1) log q of each next token and, last, of stopping; normalised over what is allowed.
 
@@ -42,7 +43,16 @@ def step_log_probs(
     the number of tokens drawn so far for each of the U points. A free end has no
     probability of its own: it stops with 1 / (tokens left + 1). Where the model gives everything
     allowed probability zero, q is uniform over it (the weight of such a draw is zero).
+    `ending` replaces the support's own: with "eos" a guide stops by the model's end-of-text.
     """
+    return _normalized(log_probs, eos, support, states, drawn, exponent, ending or support.ending)[0]
+
+
+def _normalized(
+    log_probs: np.ndarray, eos: np.ndarray, support: Support, states: Sequence[object], drawn: Sequence[int],
+    exponent: float, ending: Ending,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """What `step_log_probs` returns, and (U,) the log of what it was divided by: the mass inside the support."""
     size = len(support.allowed(states[0]))
     out = np.full((len(states), size + 1), -np.inf)
     of_state: dict[object, list[int]] = {}
@@ -54,21 +64,22 @@ def step_log_probs(
         rows = np.array(points)[:, None]
         out[rows, allowed] = exponent * log_probs[rows, allowed]
         if support.may_stop(state):
-            if support.ending == "eos":
+            if ending == "eos":
                 out[points, size] = exponent * eos[points]
-            elif support.ending == "free":
+            elif ending == "free":
                 free[points] = True
         dead = np.array(points)[np.isneginf(out[points]).all(axis=1)]
         if len(dead):
             out[dead[:, None], allowed] = 0.0
-            out[dead, size] = 0.0 if support.may_stop(state) and support.ending == "eos" else -np.inf
+            out[dead, size] = 0.0 if support.may_stop(state) and ending == "eos" else -np.inf
     top = out.max(axis=1, keepdims=True)
-    out -= top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
+    mass = top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
+    out -= mass
     if free.any():
         left = support.max_tokens - np.array(drawn, dtype=np.float64)[free]
         out[free, :size] += np.log(left / (left + 1))[:, None]
         out[free, size] = -np.log(left + 1)
-    return out
+    return out, mass[:, 0]
 
 
 def roll_out(
@@ -80,15 +91,32 @@ def roll_out(
     exponent: float = 1.0,
     shared: int = 0,
     begun: Sequence[tuple[int, ...]] | None = None,
+    ending: Ending | None = None,
 ) -> tuple[list[tuple[int, ...]], np.ndarray]:
     """Tokens of N values after N contexts, and their log probability (N,), nats.
 
     With a `Follow` chooser the tokens are the given ones and a value outside the
     support gets −inf. `begun` holds first tokens that the values have already; the
-    log probability is then that of the rest.
+    log probability is then that of the rest. `ending` as in `step_log_probs`.
+    """
+    values, log_q, _ = roll_out_with_mass(
+        model, contexts, support, choose,
+        exponent=exponent, shared=shared, begun=begun, ending=ending,
+    )  # fmt: skip
+    return values, log_q
+
+
+def roll_out_with_mass(
+    model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, *,
+    exponent: float = 1.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
+    ending: Ending | None = None,
+) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:  # fmt: skip
+    """`roll_out`, and (N,) Σ_t log of the model's mass on what was allowed, which log q was divided by.
+
+    With exponent 1 and an ending that is scored, log q + log mass is the model's own log probability.
     """
     values: list[tuple[int, ...]] = [()] * len(contexts)
-    log_q = np.zeros(len(contexts))
+    log_q, log_mass = np.zeros(len(contexts)), np.zeros(len(contexts))
     groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for d, context in enumerate(contexts):
         groups.setdefault((context, begun[d] if begun is not None else ()), []).append(d)
@@ -109,11 +137,14 @@ def roll_out(
             part = points[begin : begin + block]
             where = slice(begin, begin + len(part))
             states, drawn = [p.state for p in part], [len(p.ids) for p in part]
-            q = step_log_probs(log_probs[where], eos[where], support, states, drawn, exponent)
+            q, mass = _normalized(
+                log_probs[where], eos[where], support, states, drawn, exponent, ending or support.ending
+            )
             draws = np.concatenate([p.draws for p in part])
             at = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
             picked = choose.tokens(draws, at, step, np.exp(q))
             log_q[draws] += q[at, picked]
+            log_mass[draws] += mass[at]
             for place, token, mine in _families(at, picked, draws):
                 point = part[place]
                 if token == q.shape[1] - 1 or q[place, token] == -np.inf:
@@ -129,7 +160,7 @@ def roll_out(
         points = following
         if points:
             rollout = rollout.extend(np.array(rows), np.array(tokens))
-    return values, log_q
+    return values, log_q, log_mass
 
 
 def _after(support: Support, ids: tuple[int, ...]) -> object:

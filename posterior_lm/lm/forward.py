@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from attrs import field, frozen
@@ -37,7 +38,11 @@ class Forward:
         return DynamicCache(config=self.module.config)
 
     @torch.inference_mode()
-    def __call__(
+    def __call__(self, ids: Tensor, **options: Any) -> Tensor:
+        """`logits` without gradients."""
+        return self.logits(ids, **options)
+
+    def logits(
         self,
         ids: Tensor,
         *,

@@ -90,6 +90,10 @@ class TransformersModel:
     def packed(self) -> bool:
         return self._pack and self.abilities.packed
 
+    def forget(self) -> None:
+        """Drop the prompts that were kept; what is computed next does not depend on what came before."""
+        self._store = PrefixStore(self._forward)
+
     def score(self, requests: Sequence[Request]) -> list[Scores]:
         """Scores of each request, in order; equal requests are computed once. PLM520 past the window."""
         check_window(longest(requests), self.max_length)

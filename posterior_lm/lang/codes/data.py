@@ -1,4 +1,4 @@
-"""6xx: parameters, rows and files of data."""
+"""6xx: parameters, rows and files of data; what training writes and reads."""
 
 from __future__ import annotations
 
@@ -92,5 +92,68 @@ CODES = (
         explanation="The folder cannot be made or written; nothing was written at all.",
         wrong="posterior.save('/proc/here')",
         right="posterior.save('results')",
+    ),
+    Code(
+        code="PLM621",
+        title="an output folder in use",
+        explanation="Another process writes into this folder, or it holds a policy already. A policy that "
+        "took long to train is not overwritten by mistake.",
+        wrong="plm fit p.plm --data rows.jsonl --out DIR, twice at once",
+        right="a folder of its own for each run, or --resume to go on with an earlier one",
+    ),
+    Code(
+        code="PLM622",
+        title="not a policy, an adapter or a checkpoint",
+        explanation="The folder lacks a file, or one is damaged, of another format, or from another save "
+        "than the rest: manifest.json holds the digests of the adapter's files.",
+        wrong="--policy DIR, where DIR holds no manifest.json",
+        right="--policy DIR, where DIR is what plm fit --out DIR wrote",
+    ),
+    Code(
+        code="PLM623",
+        title="no latent that a policy can draw",
+        explanation="A policy adapts one language model, which draws the latents. Here no latent is drawn "
+        "from a model and no guide names one, or the guides read several models.",
+        wrong="plm fit, where the only latent is n: int(0..9) ~ uniform(0, 9) and no guide stands",
+        right='guide n ~ base("Digit:")',
+    ),
+    Code(
+        code="PLM624",
+        title="an objective that needs rewards of prefixes",
+        explanation="subtb and db compare what stopping at each token would be worth. With several latents, "
+        "or a stop of several tokens, a prefix has no such log reward; vargrad and tb need only whole values.",
+        wrong="--objective subtb for a program with two latents",
+        right="--objective vargrad",
+    ),
+    Code(
+        code="PLM625",
+        title="a policy of another program, guide or model",
+        explanation="A policy belongs to one log reward, to what its guides read, and to the weights that it "
+        "adapts. The notes name each that differs. A model of another name with the same weights is fine.",
+        wrong="--policy DIR, after a statement of the program was changed",
+        right="--policy DIR with the program as it was, or plm fit once more",
+    ),
+    Code(
+        code="PLM626",
+        title="training stopped at a number that is not finite",
+        explanation="A log reward or a gradient was NaN or infinite; the message names the row and the "
+        "statement. The last checkpoint is as it was.",
+        wrong="factor log(score) with a score of 0 / 0",
+        right="a factor that is finite for every value of the latents, or a condition",
+    ),
+    Code(
+        code="PLM627",
+        title="no policy",
+        explanation="The method gflownet draws from a policy that was trained before. Without one there is "
+        "nothing to draw from; auto and importance need none.",
+        wrong="plm run p.plm --method gflownet",
+        right="plm fit p.plm --data rows.jsonl --out DIR, then plm run p.plm --policy DIR",
+    ),
+    Code(
+        code="PLM628",
+        title="nothing to train on",
+        explanation="Training needs rows, and steps or seconds to work through them.",
+        wrong="plm fit p.plm --data rows.jsonl --budget 0",
+        right="plm fit p.plm --data rows.jsonl --budget 180",
     ),
 )

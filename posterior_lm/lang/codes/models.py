@@ -9,7 +9,7 @@ CODES = (
         code="PLM501",
         title="not available yet",
         explanation="The program is right, but what it asks for has no backend in this version: tools=, "
-        "pattern=, grammar= and json= of a text, and infer smc, mcmc and gflownet.",
+        "pattern=, grammar= and json= of a text, and infer smc and mcmc.",
         wrong='text(tokens=1..20, pattern=r"[a-z]+") when the program is run',
         right='text(tokens=1..20, chars="abcdefghijklmnopqrstuvwxyz")',
     ),
@@ -58,6 +58,22 @@ CODES = (
         explanation="--lm NAME=PATH replaces a language model that the program declares.",
         wrong='--lm bsae=models/x, with lm base = "tiny" in the program',
         right="--lm base=models/x",
+    ),
+    Code(
+        code="PLM516",
+        title="a model without weights to adapt",
+        explanation="A policy is a LoRA adapter on the weights of a transformers model. A table, or a model "
+        "of another kind, has no weights that an adapter could change.",
+        wrong='plm fit, where the guide reads lm base = tabular("table.json")',
+        right='plm fit, where the guide reads lm base = "tiny"',
+    ),
+    Code(
+        code="PLM517",
+        title="a layer that the model lacks",
+        explanation="An adapter names linear layers by their last name, and the model has none of this name. "
+        "Without names, every linear layer but the head is adapted.",
+        wrong="layers q_proj for a model whose layers are c_attn, c_fc and c_proj",
+        right="layers c_attn for that model, or no names at all",
     ),
     Code(
         code="PLM520",

@@ -1,0 +1,1 @@
+"""Amortised inference: a policy trained once per program, corrected by weights, certified."""

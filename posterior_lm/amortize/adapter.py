@@ -1,0 +1,253 @@
+"""LoRA weights on a model that stays frozen and shared (Hu et al. 2022, LoRA).
+
+There is one copy of the weights. peft puts its layers into the module once; they
+add nothing until an adapter is switched on, which only `Adapter.on` does and
+always undoes. So the reward, which calls the module as before, never sees the
+guide, whatever fails in between.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+from attrs import evolve, field, frozen
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from posterior_lm.lang.diagnostics import DataError, ModelError, error
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.forward import Forward
+from posterior_lm.lm.transformers import TransformersModel
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The two files of an adapter, as peft names them."""
+
+_wrapped: WeakKeyDictionary[nn.Module, PeftModel] = WeakKeyDictionary()
+_names = count()
+
+
+@frozen(eq=False)
+class AdaptedForward(Forward):
+    """The same module with an adapter on while it computes."""
+
+    adapter: Adapter = field(kw_only=True, repr=False)
+
+    def logits(self, ids: Tensor, **options: object) -> Tensor:
+        with self.adapter.on():
+            return Forward.logits(self, ids, **options)  # type: ignore[arg-type]
+
+
+class Adapter:
+    """A named set of LoRA weights on a `TransformersModel`, off except inside `with adapter.on()`."""
+
+    def __init__(self, base: TransformersModel, wrapped: PeftModel, name: str, config: LoraConfig) -> None:
+        self.base = base
+        self.config = config
+        self._wrapped = wrapped
+        self._name = name
+        layers = (m for m in wrapped.modules() if isinstance(m, BaseTunerLayer))
+        self._layers = [m for m in layers if any(name in getattr(m, n) for n in m.adapter_layer_names)]
+        self.parameters: Mapping[str, nn.Parameter] = {
+            n: p for n, p in sorted(wrapped.named_parameters()) if f".{name}." in n
+        }
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+
+    @classmethod
+    def new(
+        cls, base: LanguageModel, *, rank: int, alpha: float | None = None,
+        targets: Sequence[str] = (), seed: int = 0,
+    ) -> Adapter:  # fmt: skip
+        """A fresh adapter that changes nothing yet (B = 0; A drawn with `seed`).
+
+        `targets` names modules by their last name; () takes every linear layer but
+        the head. `alpha` defaults to 2 × rank. Raises ModelError PLM516 or PLM517.
+        """
+        base = check_model(base)
+        known = linear_names(base)
+        for target in targets:
+            if target not in known:
+                raise ModelError(
+                    error(
+                        "PLM517",
+                        f"the model has no layer `{target}` to adapt",
+                        where=target,
+                        help=f"its linear layers are {', '.join(known)}",
+                    )
+                )
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
+            target_modules=list(targets) or known,
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=_cuda(base)):
+            torch.manual_seed(seed)
+            return cls._attach(base, config)
+
+    @classmethod
+    def load(cls, base: LanguageModel, folder: Path) -> Adapter:
+        """The adapter that `save` (or peft) wrote. Raises DataError PLM622 for files that are none."""
+        base = check_model(base)
+        try:
+            config = LoraConfig.from_pretrained(str(folder))
+            tensors = load_file(folder / WEIGHTS)
+            if not isinstance(config, LoraConfig):
+                raise ValueError(f"it is of the kind {type(config).__name__}, not LoRA")
+            adapter = cls._attach(base, config)
+        except ModelError:
+            raise
+        except Exception as problem:  # peft, safetensors and json each raise their own
+            raise _foreign(folder, str(problem).splitlines()[0] if str(problem) else "") from None
+        try:
+            adapter.restore(tensors)
+        except ValueError as problem:
+            adapter.close()
+            raise _foreign(folder, str(problem)) from None
+        return adapter
+
+    @classmethod
+    def _attach(cls, base: TransformersModel, config: LoraConfig) -> Adapter:
+        module = base._forward.module
+        name = f"plm{next(_names)}"
+        known = _wrapped.get(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if known is None:
+                known = get_peft_model(module, config, adapter_name=name)  # type: ignore[assignment]
+                _wrapped[module] = known  # type: ignore[assignment]
+            else:
+                known.add_adapter(name, config)
+        assert isinstance(known, PeftModel)
+        for layer in known.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer._disable_adapters = True
+        module.eval()
+        return cls(base, known, name, config)
+
+    # ------------------------------------------------------------- switching
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """The adapter is part of the module inside this block, and of nothing outside it."""
+        # peft's own switch also flips requires_grad of every weight, which costs more than a small
+        # model's step and must not change between a forward pass and its backward pass.
+        before = [(layer._disable_adapters, layer._active_adapter) for layer in self._layers]
+        for layer in self._layers:
+            layer._disable_adapters, layer._active_adapter = False, [self._name]
+        try:
+            yield
+        finally:
+            for layer, (disabled, active) in zip(self._layers, before, strict=True):
+                layer._disable_adapters, layer._active_adapter = disabled, active
+
+    def model(self) -> TransformersModel:
+        """The adapted model, with no prompt remembered: ask again after the weights have changed."""
+        base = self.base
+        forward = AdaptedForward(
+            base._forward.module, base._forward.vocabulary_size, base._forward.max_length, adapter=self
+        )
+        identity = evolve(base.identity, name=f"{base.identity.name} with an adapter")
+        adapted = TransformersModel(forward, base.tokenizer, identity, limits=base._limits)
+        adapted.__dict__["abilities"] = base.abilities  # the same code runs, so they need no second trial
+        return adapted
+
+    # ------------------------------------------------------------- weights
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights under the names that peft saves them with, on the CPU."""
+        state = get_peft_model_state_dict(self._wrapped, adapter_name=self._name)
+        return {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over saved weights. Raises ValueError where names or shapes differ."""
+        own = get_peft_model_state_dict(self._wrapped, adapter_name=self._name)
+        if set(own) != set(tensors):
+            odd = sorted(set(own) ^ set(tensors))
+            raise ValueError(f"{len(odd)} weights do not match the model's layers, {odd[0]} among them")
+        for name, value in tensors.items():
+            if value.shape != own[name].shape:
+                raise ValueError(f"{name} has the shape {tuple(value.shape)}, not {tuple(own[name].shape)}")
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        set_peft_model_state_dict(self._wrapped, dict(tensors), adapter_name=self._name)
+
+    def save(self, folder: Path) -> None:
+        """Write the two files of a peft adapter into an existing folder."""
+        from safetensors.torch import save_file
+
+        location = self.base.identity.name
+        saved = evolve_config(self.config, base_model_name_or_path=location, inference_mode=True)
+        saved.save_pretrained(str(folder))
+        save_file(self.tensors(), folder / WEIGHTS, metadata={"format": "pt"})
+
+    def close(self) -> None:
+        """Take the adapter out of the module."""
+        if self._name in self._wrapped.peft_config:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._wrapped.delete_adapter(self._name)
+
+
+def evolve_config(config: LoraConfig, **changes: object) -> LoraConfig:
+    """A copy of a peft configuration with changes."""
+    from copy import deepcopy
+
+    made = deepcopy(config)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def check_model(model: LanguageModel) -> TransformersModel:
+    """The model as one whose weights can be adapted. Raises ModelError PLM516."""
+    if isinstance(model, TransformersModel):
+        return model
+    raise ModelError(
+        error(
+            "PLM516",
+            f"{model.identity.name} has no weights to adapt: it is of the kind {model.identity.kind}",
+            help="fit a program whose guide reads a transformers model, or draw with importance sampling",
+        )
+    )
+
+
+def linear_names(model: TransformersModel) -> list[str]:
+    """The last names of the module's linear layers, the head aside, sorted."""
+    from transformers.pytorch_utils import Conv1D
+
+    module = model._forward.module
+    head = module.get_output_embeddings()
+    found = set()
+    for name, layer in module.named_modules():
+        plain = isinstance(layer, nn.Linear | Conv1D) and layer is not head
+        wrapped = isinstance(layer, BaseTunerLayer)
+        if (plain and ".base_layer" not in name and "lora_" not in name) or wrapped:
+            found.add(name.rsplit(".", 1)[-1])
+    return sorted(found)
+
+
+def _cuda(base: TransformersModel) -> list[torch.device]:
+    device = base._forward.device
+    return [device] if device.type == "cuda" else []
+
+
+def _foreign(folder: Path, why: str) -> DataError:
+    return DataError(
+        error(
+            "PLM622",
+            f"{folder} holds no adapter that fits this model ({why})",
+            where=str(folder),
+            help="give the folder that `plm fit --out` wrote, with the model that it was fitted on",
+        )
+    )

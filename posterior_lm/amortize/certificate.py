@@ -1,0 +1,308 @@
+"""What was measured of a policy, and what that allows to say about it.
+
+The effective sample size is measured with the policy's own draws, so it cannot see a
+mode that the policy never draws. Exact posterior draws can: the program simulates
+them, and a policy that gives one of them a tiny probability has a large forward KL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from attrs import frozen
+
+Level = Literal["good", "usable", "poor", "uncertified"]
+
+GOOD_ESS, GOOD_WORST_ESS = 0.5, 0.2
+"""Of every draw half is kept on average: correcting costs no more than drawing twice as often, and on
+the worst row five times."""
+POOR_WORST_ESS = 0.02
+"""Of a thousand draws twenty are left, whose averages are off by a fifth of their spread."""
+KHAT_BAD = 0.7
+"""Above it averages hardly improve with more draws (Vehtari et al. 2024)."""
+GOOD_KL, POOR_KL = 0.5, 2.0
+"""Nats. A mode of share p that is never drawn adds about p times tens of nats; half a nat leaves room for
+p of a few per cent. Two nats waste seven of eight draws even where no mode is missed: exp(−2) = 0.14."""
+MISCALIBRATED = 0.001
+"""A p-value that one good policy in a thousand has: certificates are many, alarms must be rare."""
+WORSE = 0.9
+"""Below this part of the prior's ESS the policy is worse, above it the difference may be sampling noise."""
+FEWEST = 16
+"""Simulated rows below which nothing is said: a mode of a sixth would show in 95 % of the cases."""
+
+
+@frozen
+class RowCheck:
+    """One held-out row: N draws of the policy against N of the prior. Nats.
+
+    `elbo` = E_q[log w] is a lower bound of the log evidence, −∞ where a draw is dead;
+    `log_evidence` is the log of the mean weight, whose expectation is one too and tighter
+    (Burda et al. 2016). `khat` is None where it cannot be fitted; `dead` is the share of
+    draws with weight zero.
+    """
+
+    row: int
+    ess: float
+    khat: float | None
+    elbo: float
+    log_evidence: float
+    dead: float
+    prior_ess: float
+
+
+@frozen
+class Simulated:
+    """What exact draws show, averaged over `rows` simulated rows; nats.
+
+    `forward` and `reverse` are (low, high) of KL(posterior‖policy) and KL(policy‖posterior):
+    each uses one of the two bounds of a row's log evidence. `jeffreys` is their sum, which
+    needs no log evidence. +∞ where an exact draw has policy probability zero (`unreachable`
+    counts them) or a policy draw is dead. `p_value` is of the chi-square test that the exact
+    draws' ranks are uniform; None where there are too few.
+    """
+
+    rows: int
+    forward: tuple[float, float]
+    reverse: tuple[float, float]
+    jeffreys: float
+    unreachable: int
+    p_value: float | None
+
+    @property
+    def seen(self) -> float:
+        """A missed mode with at least this share of the posterior would have shown, at 95 %.
+
+        3/n, the rule of three (Hanley & Lippman-Hand 1983).
+        """
+        return min(1.0, 3.0 / self.rows)
+
+
+@frozen
+class Verdict:
+    """The level, and one or two sentences that give its reasons."""
+
+    level: Level
+    words: str
+
+
+@frozen
+class Certificate:
+    """The rows of a check, with `draws` draws each; `simulated` is None where there are no exact draws.
+
+    `note` says why there are none.
+    """
+
+    draws: int
+    rows: tuple[RowCheck, ...]
+    simulated: Simulated | None = None
+    note: str = ""
+
+    @property
+    def ess(self) -> float:
+        """Mean ESS/N over the rows."""
+        return float(np.mean([r.ess for r in self.rows]))
+
+    @property
+    def worst_ess(self) -> float:
+        return min(r.ess for r in self.rows)
+
+    @property
+    def prior_ess(self) -> float:
+        """Mean ESS/N of the prior with as many draws."""
+        return float(np.mean([r.prior_ess for r in self.rows]))
+
+    @property
+    def khat(self) -> float | None:
+        """The largest fitted k-hat."""
+        return max((r.khat for r in self.rows if r.khat is not None), default=None)
+
+    @property
+    def beats_prior(self) -> bool:
+        return self.ess > self.prior_ess
+
+    @property
+    def verdict(self) -> Verdict:
+        """How far to trust the policy; the reasons of the lowest level that applies."""
+        poor = self._poor()
+        if poor:
+            return Verdict("poor", f"Poor: {_and(poor)}.")
+        short = self._short_of_good()
+        if self.simulated is None:
+            unseen = "a mode that the policy never draws would not show"
+            reasons = [*short, f"there are no exact draws to compare with ({self.note})"]
+            return Verdict("usable", f"Usable: {_and(reasons)}. Without them {unseen}.")
+        share = f"A mode with less than {self.simulated.seen:.0%} of the posterior could still be missed."
+        if short:
+            return Verdict("usable", f"Usable: {_and(short)}. {share}")
+        fine = f"ESS/N is {self.ess:.2f}, against {self.prior_ess:.2f} of the prior"
+        high = f"KL(posterior‖policy) is at most {self.simulated.forward[1]:.2f} nats on simulated rows"
+        return Verdict("good", f"Good: {fine}, and {high}. {share}")
+
+    def _poor(self) -> list[str]:
+        found = []
+        if self.ess < WORSE * self.prior_ess:
+            found.append(f"ESS/N is {self.ess:.2f}, less than the prior's {self.prior_ess:.2f}")
+        if self.worst_ess < POOR_WORST_ESS:
+            worst = min(self.rows, key=lambda r: r.ess)
+            found.append(f"ESS/N on row {worst.row} is {worst.ess:.3f}, below {POOR_WORST_ESS}")
+        if self.simulated is None:
+            return found
+        if self.simulated.forward[0] > POOR_KL:
+            found.append(
+                f"KL(posterior‖policy) is {_nats(self.simulated.forward[0])} on simulated rows: "
+                "it misses a part of the posterior"
+            )
+        if self.simulated.p_value is not None and self.simulated.p_value < MISCALIBRATED:
+            found.append(f"the ranks of exact draws are not uniform (p = {self.simulated.p_value:.1g})")
+        return found
+
+    def _short_of_good(self) -> list[str]:
+        found = []
+        if self.ess < GOOD_ESS:
+            found.append(f"ESS/N is {self.ess:.2f}, below {GOOD_ESS}")
+        if self.worst_ess < GOOD_WORST_ESS:
+            found.append(f"ESS/N on the worst row is {self.worst_ess:.2f}, below {GOOD_WORST_ESS}")
+        if self.khat is not None and self.khat > KHAT_BAD:
+            found.append(f"the largest k-hat is {self.khat:.2f}, above {KHAT_BAD}")
+        if not self.beats_prior:
+            found.append(f"the prior is as good a proposal (ESS/N {self.prior_ess:.2f})")
+        if self.simulated is not None and not self.simulated.forward[1] <= GOOD_KL:
+            high = _nats(self.simulated.forward[1])
+            found.append(f"KL(posterior‖policy) may be {high} on simulated rows, above {GOOD_KL}")
+        return found
+
+    # ------------------------------------------------------------- for people
+
+    def lines(self) -> list[str]:
+        """The table of the certificate, as plain text."""
+        worst = ("worst", f"{self.worst_ess:.2f}", f"{min(r.prior_ess for r in self.rows):.2f}")
+        fitted = sum(r.khat is not None for r in self.rows)
+        khat = "not fitted" if self.khat is None else f"at most {self.khat:.2f}, fitted on {fitted}"
+        table = [("", "policy", "prior"), ("ESS/N mean", f"{self.ess:.2f}", f"{self.prior_ess:.2f}")]
+        table.append(("ESS/N worst", *worst[1:]))
+        named = [
+            ("k-hat", khat),
+            ("log evidence, mean", f"at least {_mean(r.log_evidence for r in self.rows)} nats"),
+            ("E_q[log w], mean", f"{_mean(r.elbo for r in self.rows)} nats"),
+            ("dead draws", f"{float(np.mean([r.dead for r in self.rows])):.1%}"),
+        ]
+        out = [f"{_count(len(self.rows), 'held-out row')}, {_count(self.draws, 'draw')} each"]
+        out += [f"  {a:<24}{b:>8}{c:>8}".rstrip() for a, b, c in table]
+        out += [f"  {a:<24}{b:>8}" for a, b in named]
+        if self.simulated is None:
+            out.append(f"no simulated rows: {self.note}")
+        else:
+            s = self.simulated
+            p = "too few rows" if s.p_value is None else f"p = {s.p_value:.2g}"
+            out.append(f"{_count(s.rows, 'simulated row')} with an exact draw each")
+            for name, text in (
+                ("KL(posterior‖policy)", _range(s.forward)),
+                ("KL(policy‖posterior)", _range(s.reverse)),
+                ("their sum", _nats(s.jeffreys)),
+                ("never drawn", f"{s.unreachable} of {s.rows} exact draws"),
+                ("uniform ranks", p),
+            ):
+                out.append(f"  {name:<24}{text:>8}")
+        return [*out, self.verdict.words]
+
+    # ------------------------------------------------------------- as JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a number that is not finite is None. The verdict stands in it for readers."""
+        s = self.simulated
+        return {
+            "draws": self.draws,
+            "rows": [
+                {name: _finite(getattr(r, name)) for name in ("row", *_ROW_NUMBERS)} for r in self.rows
+            ],
+            "simulated": None
+            if s is None
+            else {
+                "rows": s.rows,
+                "forward": [_finite(x) for x in s.forward],
+                "reverse": [_finite(x) for x in s.reverse],
+                "jeffreys": _finite(s.jeffreys),
+                "unreachable": s.unreachable,
+                "p_value": s.p_value,
+            },
+            "note": self.note,
+            "verdict": {"level": self.verdict.level, "words": self.verdict.words},
+        }
+
+    @classmethod
+    def from_json(cls, whole: Mapping[str, Any]) -> Certificate:
+        """What `to_json` gave. Raises ValueError, KeyError or TypeError for anything else.
+
+        The verdict is found again from the numbers, so an edited one changes nothing.
+        """
+        rows = tuple(_row(r) for r in whole["rows"])
+        if not rows:
+            raise ValueError("a certificate has at least one row")
+        s = whole["simulated"]
+        simulated = None
+        if s is not None:
+            low, high = ([_number(x, math.inf) for x in s[name]] for name in ("forward", "reverse"))
+            simulated = Simulated(
+                _count_of(s["rows"], 1), (low[0], low[1]), (high[0], high[1]),
+                _number(s["jeffreys"], math.inf), _count_of(s["unreachable"], 0),
+                None if s["p_value"] is None else _number(s["p_value"], math.nan),
+            )  # fmt: skip
+        return cls(_count_of(whole["draws"], 1), rows, simulated, str(whole["note"]))
+
+
+_ROW_NUMBERS = ("ess", "khat", "elbo", "log_evidence", "dead", "prior_ess")
+
+
+def _row(whole: Mapping[str, Any]) -> RowCheck:
+    khat = whole["khat"]
+    share = [_number(whole[name], math.nan) for name in ("ess", "dead", "prior_ess")]
+    if not all(0 <= x <= 1 + 1e-9 for x in share):
+        raise ValueError("a share lies in 0..1")
+    return RowCheck(
+        row=_count_of(whole["row"], 0), ess=share[0], dead=share[1], prior_ess=share[2],
+        khat=None if khat is None else _number(khat, math.nan),
+        elbo=_number(whole["elbo"], -math.inf), log_evidence=_number(whole["log_evidence"], -math.inf),
+    )  # fmt: skip
+
+
+def _count_of(value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{value!r} is no count of at least {least}")
+    return value
+
+
+def _number(value: object, absent: float) -> float:
+    if value is None:
+        value = absent
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _and(reasons: list[str]) -> str:
+    return reasons[0] if len(reasons) == 1 else f"{', '.join(reasons[:-1])}, and {reasons[-1]}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _nats(x: float) -> str:
+    return "infinite" if x == math.inf else f"{x:.2f} nats"
+
+
+def _range(low_high: tuple[float, float]) -> str:
+    low, high = low_high
+    return _nats(high) if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {_nats(high)}"
+
+
+def _mean(numbers: Any) -> str:
+    mean = float(np.mean(list(numbers)))
+    return "−infinity" if mean == -math.inf else f"{mean:.2f}"

@@ -1,0 +1,190 @@
+"""What a stored policy is of, and how it came about: `manifest.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from posterior_lm.amortize.certificate import Certificate
+from posterior_lm.graph.fingerprint import canonical
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lm.base import LanguageModel, ModelIdentity
+
+FORMAT = "plm-policy-1"
+MANIFEST = "manifest.json"
+_LIBRARIES = {"posterior_lm": "posterior-lm", "torch": "torch", "transformers": "transformers", "peft": "peft"}
+
+
+@frozen
+class Manifest:
+    """`program` is the program's text, `lm` the alias of the adapted model, `seconds` the training's.
+
+    `guide` identifies what the guides read (`guide_digest`), `data` the rows (`data_digest`);
+    `files` holds the SHA-256 of each file of the adapter, which `save_policy` fills in.
+    `note` says what a reader should know, such as that training was interrupted.
+    """
+
+    program: str
+    name: str
+    fingerprint: str
+    guide: str
+    lm: str
+    identity: ModelIdentity
+    data: str
+    rows: int
+    settings: Mapping[str, Any] = field(factory=dict)
+    seed: int = 0
+    versions: Mapping[str, str] = field(factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    certificate: Mapping[str, Any] | None = None
+    note: str = ""
+    files: Mapping[str, str] = field(factory=dict)
+    format: str = FORMAT
+
+    @classmethod
+    def new(
+        cls, graph: RewardGraph, program: str, lm: str, model: LanguageModel,
+        rows: Sequence[Mapping[str, object]], **more: Any,
+    ) -> Manifest:  # fmt: skip
+        """Of a program (its text is `str(query)`), its adapted model and the rows it was fitted to."""
+        return cls(
+            program, graph.name, graph.fingerprint, guide_digest(graph), lm, model.identity,
+            data_digest(rows), len(rows), versions=versions(), **more,
+        )  # fmt: skip
+
+    @property
+    def checked(self) -> Certificate | None:
+        """The certificate as numbers, where there is one."""
+        return None if self.certificate is None else Certificate.from_json(self.certificate)
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`. ValueError for a number that is not finite."""
+        whole = attrs.asdict(self)
+        ordered = {"format": whole.pop("format"), **whole}
+        return json.dumps(ordered, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = MANIFEST) -> Manifest:
+        """The manifest that `to_json` wrote. Raises DataError PLM622 for anything else."""
+        try:
+            whole = json.loads(text, parse_constant=_refuse)
+            if not isinstance(whole, dict):
+                raise ValueError("it is no JSON object")
+            if whole.get("format") != FORMAT:
+                raise ValueError(f"its format is {whole.get('format')!r}, and {FORMAT!r} is read here")
+            found = cls(**{**_strict(whole, _KINDS), "identity": _identity(whole["identity"])})
+            _ = found.checked
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as problem:
+            raise not_a_policy(where, f"{problem}") from None
+        return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a policy's folder, of whatever program. Raises DataError PLM622."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise not_a_policy(str(folder), f"it has no {MANIFEST}") from None
+    except (OSError, ValueError) as problem:
+        raise not_a_policy(str(path), str(problem)) from None
+    return Manifest.from_json(text, str(path))
+
+
+def not_a_policy(where: str, why: str) -> DataError:
+    """DataError PLM622 that says what is wrong there."""
+    return DataError(
+        error(
+            "PLM622",
+            f"{where} is no policy that can be read: {why.rstrip('.')}",
+            where=where,
+            help="give the folder that `plm fit --out` wrote",
+        )
+    )
+
+
+# ------------------------------------------------------------------------------- digests
+
+
+def guide_digest(graph: RewardGraph) -> str:
+    """SHA-256 of what the guide of each latent reads; "default" stands for one without a statement.
+
+    The contexts are numbered together with the log reward, so that names do not matter and
+    two latents of one type are still told apart.
+    """
+    latents = [node.name for _, node in graph.latents()]
+    stated = [graph.guides[name] for name in latents if name in graph.guides]
+    sink = attrs.evolve(graph.sink, inputs=(*graph.sink.inputs, *(g.context for g in stated)))
+    specs = {lm.alias: [lm.spec, lm.kind, [list(o) for o in lm.options]] for lm in graph.lms}
+    who = [specs.get(graph.guides[n].lm) if n in graph.guides else "default" for n in latents]
+    whole = canonical(graph.rebuilt({**graph.nodes, graph.total: sink}))
+    return _digest([who, whole])
+
+
+def data_digest(rows: Sequence[Mapping[str, object]]) -> str:
+    """SHA-256 of the rows in their order, as canonical JSON: sorted keys, no spaces."""
+    return _digest([dict(row) for row in rows])
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a policy is made with."""
+    found = {"python": platform.python_version()}
+    for name, package in _LIBRARIES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+# ------------------------------------------------------------------------------- strictness
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "format": (str,), "program": (str,), "name": (str,), "fingerprint": (str,), "guide": (str,),
+    "lm": (str,), "identity": (dict,), "data": (str,), "rows": (int,), "settings": (dict,), "seed": (int,),
+    "versions": (dict,), "steps": (int,), "seconds": (float, int), "certificate": (dict, type(None)),
+    "note": (str,), "files": (dict,),
+}  # fmt: skip
+_IDENTITY: dict[str, tuple[type, ...]] = {
+    "name": (str,), "kind": (str,), "digest": (str,), "revision": (str, type(None)), "dtype": (str,),
+}  # fmt: skip
+
+
+def _strict(whole: dict[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    odd = sorted(set(whole) ^ set(kinds))
+    if odd:
+        word = "it lacks" if odd[0] in kinds else "it has an unknown"
+        raise ValueError(f"{word} `{odd[0]}`")
+    for name, allowed in kinds.items():
+        if not isinstance(whole[name], allowed) or isinstance(whole[name], bool):
+            raise ValueError(f"`{name}` is of the kind {type(whole[name]).__name__}")
+    return whole
+
+
+def _identity(whole: dict[str, Any]) -> ModelIdentity:
+    return ModelIdentity(**_strict(whole, _IDENTITY))
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")

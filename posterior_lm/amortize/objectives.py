@@ -1,0 +1,160 @@
+"""GFlowNet objectives by name: losses that are zero where the guide draws from the posterior.
+
+All of them look at u = log q − log R of values: one value that all draws of a row share,
+−log evidence, exactly where q ∝ R. They differ in which values they compare.
+
+| name | compares |
+|---|---|
+| `vargrad` | whole draws of one row, with each other |
+| `tb` | whole draws, with a learned log evidence of their row |
+| `subtb` | all pairs of end points of one draw, near ones more for λ < 1 |
+| `db` | neighbouring end points of one draw |
+
+A dead draw (log reward −∞) has no finite residual. It stands for one of `DEAD` nats,
+whatever log q is, and its gradient, 2 · DEAD · ∇log q, lowers log q; it says nothing of
+the log evidence. That force never ends. It dies out together with the dead draws where
+the guide makes them, tempered or not; dead draws that another behaviour keeps delivering
+(replay, the prior) would ruin the fit and have to be left out. One that the guide cannot
+make (log q = −∞) counts for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import ClassVar, Protocol
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from posterior_lm.amortize.prefix_balance import DetailedBalance, SubTrajectoryBalance
+from posterior_lm.amortize.trajectories import DEAD, Loss, Trajectories, dead_squares, log_ratio, mean_of
+
+__all__ = [
+    "DEAD",
+    "OBJECTIVES",
+    "Loss",
+    "Objective",
+    "TrajectoryBalance",
+    "Trajectories",
+    "VarGrad",
+    "objective",
+]
+
+
+class Objective(Protocol):
+    """A loss of trajectories. Raises ValueError, naming the argument, for NaN and other misfits."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_prefixes(self) -> bool:
+        """Whether it reads `end_log_prob`, `end_log_reward` and `is_end`."""
+        ...
+
+    @property
+    def needs_log_z(self) -> bool:
+        """Whether it reads `log_z`, (R,) float64 nats: the log evidence of each row, to be learned too."""
+        ...
+
+    def loss(self, trajectories: Trajectories, log_z: Tensor | None = None) -> Loss: ...
+
+
+@frozen
+class VarGrad:
+    """Trajectory balance with the log evidence estimated from the row's own draws.
+
+    For a row with n draws, K of them alive, with residuals r = log Ẑ + log q − log R and
+    log Ẑ = mean of log R − log q over the alive ones, held constant:
+
+        loss = 1/n · [ K/(K−1) · Σ alive r² + Σ dead DEAD² ]
+
+    averaged over the rows with at least two alive draws or a dead one. With `clip` (nats), log Ẑ
+    is the log of the mean weight R/q, and residuals are cut to ±clip and centred again before they
+    are squared: one draw of a hopeless value, or of a value the guide all but misses, then moves
+    the guide no more than any other. Without one the choice of log Ẑ cancels, and with
+    one the loss is still zero exactly where all u of a row agree. With nothing dead it is
+    the sample variance of u: dividing by K−1, not K, makes it and its gradient unbiased for
+    every K, so rows of unequal K agree. On-policy the expected gradient is 2 ∇KL(q‖posterior).
+    A lone alive draw has no residual. Sources: the log-variance loss of Richter et al. 2020;
+    the balance of Malkin et al. 2022; the two together, Zhang et al. 2023, section 3.2.
+    """
+
+    name: ClassVar[str] = "vargrad"
+    needs_prefixes: ClassVar[bool] = False
+    needs_log_z: ClassVar[bool] = False
+    clip: float = field(default=math.inf, kw_only=True)
+
+    def loss(self, trajectories: Trajectories, log_z: Tensor | None = None) -> Loss:
+        t = trajectories.checked()
+        alive = t.alive
+        k = t.per_row(alive)
+        several = k >= 2
+        u = log_ratio(alive, t.log_prob, t.log_reward)
+        counted = alive & several[t.row]
+        squares = torch.where(counted, self._residuals(t, u, alive, k), 0.0).square()
+        dead, penalty = dead_squares(t)
+        n = t.per_row(alive | dead).clamp(min=1)
+        bessel = k / (k - 1).clamp(min=1)
+        by_row = (bessel * t.per_row(squares) + t.per_row(penalty)) / n
+        return mean_of(by_row, several | (t.per_row(dead) > 0))
+
+    def _residuals(self, t: Trajectories, u: Tensor, alive: Tensor, k: Tensor) -> Tensor:
+        """(N,) residuals with the gradient of u."""
+        fixed = u.detach()
+        if math.isfinite(self.clip):
+            top = torch.full_like(k, -torch.inf).scatter_reduce(0, t.row, torch.where(alive, -fixed, -torch.inf), "amax")
+            top = torch.where(top.isfinite(), top, 0.0)
+            mean = t.per_row(torch.where(alive, torch.exp(-fixed - top[t.row]), 0.0)) / k.clamp(min=1)
+            log_z_hat = torch.where(mean > 0, top + torch.log(mean.clamp(min=1e-300)), 0.0)
+            fixed = (fixed + log_z_hat[t.row]).clamp(-self.clip, self.clip)
+        fixed = torch.where(alive, fixed, 0.0)
+        centred = fixed - (t.per_row(fixed) / k.clamp(min=1))[t.row]
+        return centred + u - u.detach()
+
+
+@frozen
+class TrajectoryBalance:
+    """Mean over draws of (log Z of the row + log q − log R)², log Z learned (Malkin et al. 2022).
+
+    A dead draw counts DEAD² and says nothing of log Z.
+    """
+
+    name: ClassVar[str] = "tb"
+    needs_prefixes: ClassVar[bool] = False
+    needs_log_z: ClassVar[bool] = True
+
+    def loss(self, trajectories: Trajectories, log_z: Tensor | None = None) -> Loss:
+        t = trajectories.checked()
+        if log_z is None:
+            raise ValueError("log_z: this objective needs one for each row")
+        if log_z.shape != (len(log_z),) or len(log_z) < t.rows or log_z.dtype != torch.float64:
+            raise ValueError(f"log_z: (R,) float64 with R at least {t.rows}, not {tuple(log_z.shape)}")
+        if not bool(log_z.isfinite().all()):
+            raise ValueError("log_z: not finite")
+        u = log_ratio(t.alive, t.log_prob, t.log_reward)
+        residuals = torch.where(t.alive, log_z[t.row] + u, 0.0)
+        dead, penalty = dead_squares(t)
+        return mean_of(residuals.square() + penalty, t.alive | dead)
+
+
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
+    "vargrad": VarGrad,
+    "tb": TrajectoryBalance,
+    "subtb": SubTrajectoryBalance,
+    "db": DetailedBalance,
+}
+
+
+def objective(name: str, **options: object) -> Objective:
+    """The objective of that name; ValueError for an unknown name, option or value."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"there is no objective {name!r}: {', '.join(OBJECTIVES)}")
+    known = signature(OBJECTIVES[name]).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"the objective {name!r} has no option {option!r}")
+    return OBJECTIVES[name](**options)

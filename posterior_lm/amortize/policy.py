@@ -1,0 +1,185 @@
+"""A policy on disk: the files of a peft adapter and `manifest.json`, which names what it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+from attrs import frozen
+from safetensors import SafetensorError
+
+from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter
+from posterior_lm.amortize.certificate import Certificate, Level
+from posterior_lm.amortize.disk import aside_of, sync_folder, write_new, writing_into
+from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.manifest import (
+    MANIFEST,
+    Manifest,
+    guide_digest,
+    not_a_policy,
+    read_manifest,
+)
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.target.target import Target
+
+HELD = 4
+"""Loaded policies that `held_policy` keeps: a program asked about many rows loads its own once."""
+
+_held: dict[tuple[str, str, int], Policy] = {}
+
+
+@frozen(eq=False)
+class Policy:
+    """A trained adapter and what it belongs to."""
+
+    folder: Path
+    manifest: Manifest
+    adapter: Adapter
+
+    def guide(self, target: Target) -> PolicyGuide:
+        """The policy as a proposal for a bound program."""
+        return PolicyGuide.of(target, self.adapter)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return self.manifest.checked
+
+    @property
+    def verdict(self) -> Level:
+        """The certificate's level; "uncertified" without one."""
+        return level_of(self.manifest)
+
+
+def level_of(manifest: Manifest) -> Level:
+    """The certificate's level; "uncertified" without one."""
+    certificate = manifest.checked
+    return "uncertified" if certificate is None else certificate.verdict.level
+
+
+# ------------------------------------------------------------------------------- writing
+
+
+def save_policy(folder: Path, adapter: Adapter, manifest: Manifest) -> Manifest:
+    """Write the adapter's files and the manifest, which is returned with their digests.
+
+    Everything is written in full and forced to the disk under another name first, so a failure
+    leaves an earlier policy as it was. Then the files are put in place one by one, the manifest
+    last. A kill between two of these moves leaves files of both policies; the digests in the
+    manifest then disagree, and `load_policy` refuses the folder. Raises DataError PLM612.
+    """
+    with writing_into(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = aside_of(folder / "policy")
+        try:
+            aside.mkdir()
+            try:
+                adapter.save(aside)
+            except SafetensorError as problem:
+                raise OSError(str(problem)) from None  # a full disk, in its own words
+            for name in (CONFIG, WEIGHTS):
+                _sync(aside / name)
+            files = {name: digest_of(aside / name) for name in (CONFIG, WEIGHTS)}
+            manifest = attrs.evolve(manifest, files=files)
+            write_new(aside / MANIFEST, manifest.to_json().encode())
+            sync_folder(aside)
+            for name in (CONFIG, WEIGHTS, MANIFEST):
+                os.replace(aside / name, folder / name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        sync_folder(folder)
+    return manifest
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------- reading
+
+
+def load_policy(folder: Path, graph: RewardGraph, models: Mapping[str, LanguageModel]) -> Policy:
+    """The policy of this program and its models.
+
+    Raises DataError PLM622 for a folder that holds none, or one whose files are damaged or of
+    two saves; PLM625 for a policy of another program, guide or model. Whoever loads it may
+    `adapter.close()` it.
+    """
+    manifest = read_manifest(folder)
+    alias = check_policy(folder, manifest, graph, models)
+    check_files(folder, manifest)
+    return Policy(folder, manifest, Adapter.load(models[alias], folder))
+
+
+def held_policy(
+    folder: Path, manifest: Manifest, graph: RewardGraph, models: Mapping[str, LanguageModel]
+) -> Policy:
+    """As `load_policy` with a manifest that was read, but loaded once for many targets of one model."""
+    alias = check_policy(folder, manifest, graph, models)
+    key = (str(folder.resolve()), manifest.files.get(WEIGHTS, ""), id(models[alias]))
+    found = _held.get(key)
+    if found is None or found.adapter.base is not models[alias] or found.manifest != manifest:
+        if found is not None:
+            _held.pop(key).adapter.close()
+        check_files(folder, manifest)
+        while len(_held) >= HELD:
+            _held.pop(next(iter(_held))).adapter.close()
+        found = _held[key] = Policy(folder, manifest, Adapter.load(models[alias], folder))
+    return found
+
+
+def check_policy(
+    folder: Path, manifest: Manifest, graph: RewardGraph, models: Mapping[str, LanguageModel]
+) -> str:
+    """The alias of the model to adapt. Raises DataError PLM625 that names each thing that differs."""
+    notes = []
+    if manifest.fingerprint != graph.fingerprint:
+        notes.append(
+            f"the program: the policy is of `{manifest.name}`, fingerprint {manifest.fingerprint[:12]}; "
+            f"this is `{graph.name}`, fingerprint {graph.fingerprint[:12]}"
+        )
+    if manifest.guide != guide_digest(graph):
+        notes.append("what the guides read: a `guide` statement was added, removed or changed")
+    fitting = [a for a, m in models.items() if m.identity.digest == manifest.identity.digest]
+    if not fitting:
+        here = ", ".join(f"{m.identity.name} ({m.identity.digest[:12]})" for m in models.values())
+        own = f"{manifest.identity.name} ({manifest.identity.digest[:12]})"
+        notes.append(f"the model: the policy adapts {own}; here is {here or 'none'}")
+    if notes:
+        what = ("program", "guide", "model")
+        said = [w for w in what if any(n.startswith(("the " + w, f"what the {w}s")) for n in notes)]
+        raise DataError(
+            error(
+                "PLM625",
+                f"the policy in {folder} is of another {' and another '.join(said)}",
+                notes=notes,
+                where=str(folder),
+                help="fit again with `plm fit`, or ask with the program and model it was fitted on",
+            )
+        )
+    return manifest.lm if manifest.lm in fitting else fitting[0]
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises DataError PLM622 where a file of the adapter is not the one that the manifest is of."""
+    for name in (CONFIG, WEIGHTS):
+        try:
+            same = digest_of(folder / name) == manifest.files.get(name)
+        except OSError as problem:
+            raise not_a_policy(str(folder), f"{name}: {problem.strerror or problem}") from None
+        if not same:
+            raise not_a_policy(
+                str(folder), f"{name} is not the file that {MANIFEST} is of: damaged, or of another save"
+            )

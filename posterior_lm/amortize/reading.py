@@ -1,0 +1,131 @@
+"""What the guide of a latent reads: its `guide` statement, or a default.
+
+The default shows what was observed after the latent before it: the texts that
+follow it in the observed statements, each on a line of its own, then the context
+of the latent's own distribution. A policy that reads left to right can then look
+at everything that its value has to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
+from posterior_lm.graph.ops import spelled
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.target.pieces import Computed, Known, Piece, Special, Splice, join
+from posterior_lm.target.target import LatentInfo, Target
+
+BREAK = "\n"
+"""Between what comes later and what comes before."""
+
+
+@frozen
+class Reading:
+    """The model alias and the pieces of the context that a latent's guide reads."""
+
+    lm: str
+    pieces: tuple[Piece, ...]
+    stated: bool
+    """Whether a `guide` statement says so."""
+
+
+def readings_of(target: Target) -> Mapping[str, Reading]:
+    """The reading of every latent that a language model can draw; the others keep their prior.
+
+    Raises InferenceError PLM540 for a guide over another tokenizer, PLM623 where no
+    latent can be drawn by a model or the guides read several models.
+    """
+    found: dict[str, Reading] = {}
+    for k, info in enumerate(target.latents):
+        earlier = frozenset(target.names[:k])
+        reading = _stated(target, info) or _default(target, info, earlier)
+        if reading is not None:
+            found[info.name] = reading
+    models = sorted({r.lm for r in found.values()})
+    if not models:
+        raise InferenceError(
+            error(
+                "PLM623",
+                f"`{target.program.name}` has no latent that a language model can draw",
+                help="name a model with a `guide` statement, or draw with exact or importance",
+            )
+        )
+    if len(models) > 1:
+        raise InferenceError(
+            error(
+                "PLM623",
+                f"the guides read {len(models)} models, {' and '.join(f'`{m}`' for m in models)}, "
+                "and a policy adapts one",
+                help="let every `guide` statement read the same model",
+            )
+        )
+    return found
+
+
+def _stated(target: Target, info: LatentInfo) -> Reading | None:
+    guide = target.graph.guides.get(info.name)
+    if guide is None:
+        return None
+    own = target.models[info.lm or guide.lm].tokenizer.digest
+    if target.models[guide.lm].tokenizer.digest != own:
+        raise InferenceError(
+            error(
+                "PLM540",
+                f"the guide of `{info.name}` has another tokenizer than its distribution",
+                guide.span,
+                help="let the guide read the model that the latent is drawn from",
+            )
+        )
+    return Reading(guide.lm, target.evaluator.pieces(guide.context), stated=True)
+
+
+def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Reading | None:
+    if info.lm is None:
+        return None
+    prior = prior_of(target, info.name)
+    own = target.evaluator.plan(prior.node).context if prior.lm is not None else ()
+    after: list[Piece] = []
+    for i in target.graph.order():
+        tail = _tail(target, i, info.name)
+        if tail is not None and all(_known(target, p, earlier) for p in tail) and join(tail):
+            after += [*_stripped(tail), Known(BREAK)]
+    return Reading(info.lm, join((*after, *own)), stated=False)
+
+
+def _tail(target: Target, i: int, latent: str) -> tuple[Piece, ...] | None:
+    """What stands after the latent in a score that reads it as a text, or None."""
+    node, evaluator = target.graph[i], target.evaluator
+    if not isinstance(node, LmScore | ChoiceScore):
+        return None
+    pieces = list(evaluator.pieces(node.inputs[0]))
+    value = node.inputs[1]
+    if isinstance(node, LmScore):
+        pieces += evaluator.pieces(value)
+    elif value in target.graph.fixed:
+        pieces.append(Known(node.lead + spelled(evaluator.fixed_value(value))))  # type: ignore[arg-type]
+    places = [k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == latent]
+    if not places or isinstance(target.graph[value], Segments) and places[-1] == len(pieces) - 1:
+        return None
+    return tuple(pieces[places[-1] + 1 :])
+
+
+def _known(target: Target, piece: Piece, earlier: frozenset[str]) -> bool:
+    match piece:
+        case Splice(latent=name):
+            return name in earlier
+        case Computed(node=node):
+            needs = target.graph.ancestors(node)
+            return all(n in earlier for j, n in ((i.node, i.name) for i in target.latents) if j in needs)
+    return True
+
+
+def _stripped(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """Without the white space at its beginning, which joined it to the latent."""
+    kept = [p for p in pieces if not isinstance(p, Special)]
+    if kept and isinstance(kept[0], Known):
+        kept[0] = Known(kept[0].text.lstrip())
+    return tuple(kept)

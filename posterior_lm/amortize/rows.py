@@ -1,0 +1,108 @@
+"""The data rows of a fit, bound when they are needed, and how they are split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from posterior_lm.amortize.reading import Reading, readings_of
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.lang.diagnostics import DataError, PlmError, error
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.target.bind import bind
+from posterior_lm.target.target import Target
+
+Data = Mapping[str, object]
+KEPT = 4096
+"""Bound rows that are remembered."""
+
+
+class Rows:
+    """Rows of one program by number. `target` and `readings` remember what they have bound."""
+
+    def __init__(
+        self, graph: RewardGraph, data: Sequence[Data], models: Mapping[str, LanguageModel],
+        uses: Mapping[str, Callable[..., object]] | None = None,
+    ) -> None:  # fmt: skip
+        self.graph, self.data, self.models, self.uses = graph, data, models, uses or {}
+        self._bound: dict[int, tuple[Target, Mapping[str, Reading]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def target(self, number: int) -> Target:
+        """The target of a row. Diagnostics of what is wrong with it say which row it was."""
+        return self._row(number)[0]
+
+    def readings(self, number: int) -> Mapping[str, Reading]:
+        """What the guide reads in that row."""
+        return self._row(number)[1]
+
+    def _row(self, number: int) -> tuple[Target, Mapping[str, Reading]]:
+        if number not in self._bound:
+            if len(self._bound) >= KEPT:
+                self._bound.clear()
+            with in_row(number):
+                target = self.bind(self.data[number])
+                self._bound[number] = (target, readings_of(target))
+        return self._bound[number]
+
+    def bind(self, data: Data) -> Target:
+        """The target of any data of the program."""
+        return bind(self.graph, data, self.models, self.uses)
+
+    def forget(self) -> None:
+        """Bind again from now on, so that a resumed fit stands where this one does."""
+        self._bound.clear()
+        for model in self.models.values():
+            forget: Callable[[], None] | None = getattr(model, "forget", None)
+            if forget is not None:
+                forget()
+
+
+class in_row:
+    """Errors inside the block say which row of the data they are about."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if isinstance(problem, PlmError):
+            from attrs import evolve
+
+            where = f"rows[{self.number}]"
+            problem.diagnostics = [
+                d if d.where and d.where.startswith("rows[") else evolve(d, where=where)
+                for d in problem.diagnostics
+            ]
+
+
+def split(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to certify with: at most a fifth is held out, of few rows none."""
+    order = [int(i) for i in np.random.default_rng([seed, 7]).permutation(count)]
+    kept = min(held_out, count // 5)
+    return sorted(order[kept:]), sorted(order[:kept])
+
+
+def digest(data: Sequence[Data]) -> str:
+    """SHA-256 of the rows as canonical JSON."""
+    text = json.dumps([dict(row) for row in data], sort_keys=True, ensure_ascii=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_rows(data: Sequence[Data], name: str) -> None:
+    """Raises DataError PLM628 where there is nothing to train on."""
+    if not data:
+        raise DataError(
+            error(
+                "PLM628",
+                f"there are no rows to fit `{name}` on",
+                help="give at least one row of parameters with --data; a program without parameters takes {}",
+            )
+        )

@@ -1,0 +1,133 @@
+"""What a fit is told: the adapter, the objective, how much of what is drawn, for how long.
+
+The defaults were chosen on `tiny` and the targets of `benchmarks/targets.py`; the
+page `benchmarks/README.md` has their figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import asdict, field, fields, frozen
+
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.near import nearest
+
+OBJECTIVES = ("vargrad", "tb", "subtb", "db")
+
+
+@frozen(kw_only=True)
+class FitSettings:
+    """Every setting of a fit; all of them are stored with the policy.
+
+    Raises InferenceError PLM802 for an unknown name or a value out of range, by `settings_of`.
+    """
+
+    rank: int = field(default=32, metadata={"low": 1})
+    """Of the LoRA adapter."""
+    alpha: float | None = field(default=None, metadata={"low": 0})
+    """Scale of the adapter; twice the rank where None."""
+    targets: tuple[str, ...] = ()
+    """Last names of the layers to adapt; () for every linear layer but the head."""
+    objective: str = "vargrad"
+    lam: float = field(default=1.0, metadata={"low": 0, "high": 1})
+    """λ of `subtb`."""
+    clip: float = field(default=2.0, metadata={"low": 0})
+    """Nats at which the residual of one draw stops to count for more."""
+    steps: int = field(default=360, metadata={"low": 1})
+    budget: float | None = field(default=None, metadata={"low": 0})
+    """Seconds after which training ends; the schedules then end with it. None: no limit."""
+    compile: float = field(default=0.6, metadata={"low": 0, "high": 1})
+    """Share of the steps spent on simulated pairs, where the program can be simulated."""
+    pairs: int = field(default=128, metadata={"low": 1})
+    """Simulated pairs a step."""
+    rows: int = field(default=16, metadata={"low": 1})
+    """Data rows a step of balancing."""
+    draws: int = field(default=16, metadata={"low": 2})
+    """Draws of each of these rows."""
+    tempered: float = field(default=0.25, metadata={"low": 0, "high": 1})
+    """Share of the draws made from a flattened policy."""
+    replayed: float = field(default=0.25, metadata={"low": 0, "high": 1})
+    """Share of the draws taken from the replay buffer."""
+    flattest: float = field(default=0.7, metadata={"low": 0.05, "high": 1})
+    """Tempered draws have an exponent between this and 1."""
+    reward_temperature: float = field(default=1.5, metadata={"low": 1})
+    """Where the temperature of the reward begins; it reaches 1 after `anneal` of the balancing steps."""
+    anneal: float = field(default=0.3, metadata={"low": 0, "high": 1})
+    rate: float = field(default=2e-3, metadata={"low": 0})
+    """Highest learning rate on simulated pairs; AdamW."""
+    balance_rate: float = field(default=1e-3, metadata={"low": 0})
+    warmup: int = field(default=10, metadata={"low": 0})
+    gradient_norm: float = field(default=1.0, metadata={"low": 0})
+    """Gradients are scaled down to this norm."""
+    capacity: int = field(default=64, metadata={"low": 1})
+    """Draws that the replay buffer keeps of a row."""
+    capacity_total: int = field(default=1 << 17, metadata={"low": 1})
+    columns: int = field(default=1 << 14, metadata={"low": 64})
+    """Token columns of one forward pass; halved when memory runs out."""
+    held_out: int = field(default=8, metadata={"low": 0})
+    """Rows kept from training for the certificate, at most a fifth of all."""
+    certify_draws: int = field(default=200, metadata={"low": 10})
+    certify_rows: int = field(default=32, metadata={"low": 0})
+    """Simulated rows in the certificate."""
+    checkpoint_every: int = field(default=50, metadata={"low": 1})
+    seed: int = field(default=0, metadata={"low": 0})
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting by name, as JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def settings_of(options: Mapping[str, object]) -> FitSettings:
+    """Settings from options by name. Raises InferenceError PLM802 naming the one that is wrong."""
+    known = {f.name: f for f in fields(FitSettings)}
+    found: dict[str, object] = {}
+    for name, value in options.items():
+        if name not in known:
+            close = nearest(name, known)
+            raise _wrong(
+                f"a fit has no setting `{name}`",
+                f"did you mean `{close}`?" if close else f"its settings are {', '.join(known)}",
+            )
+        found[name] = _checked(name, value, known[name])
+    shares = FitSettings(**found)  # type: ignore[arg-type]
+    if shares.tempered + shares.replayed > 1:
+        raise _wrong(
+            f"`tempered` and `replayed` are shares of the draws, and {shares.tempered:g} and "
+            f"{shares.replayed:g} are more than all",
+            "make them add up to at most 1; the rest is drawn from the policy as it is",
+        )
+    return shares
+
+
+def _checked(name: str, value: object, setting: Any) -> object:
+    if name == "objective":
+        if value not in OBJECTIVES:
+            close = nearest(str(value), OBJECTIVES)
+            hint = f"did you mean `{close}`?" if close else f"choose from {', '.join(OBJECTIVES)}"
+            raise _wrong(f"there is no objective `{value}`", hint)
+        return value
+    if name == "targets":
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise _wrong("`targets` is a list of names of layers", None)
+        return tuple(value)
+    if value is None and setting.default is None:
+        return None
+    whole = isinstance(setting.default, int)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
+        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)
+    low, high = setting.metadata.get("low"), setting.metadata.get("high")
+    above = name in ("budget", "clip", "rate", "lam", "alpha", "gradient_norm", "balance_rate")
+    if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]
+        bound = f"above {low}" if above else f"at least {low}"
+        raise _wrong(f"`{name}` is {bound}{f' and at most {high}' if high is not None else ''}, not {value}", None)
+    return int(value) if whole else float(value)  # type: ignore[call-overload]
+
+
+def _wrong(message: str, help: str | None) -> InferenceError:
+    return InferenceError(error("PLM802", message, help=help))

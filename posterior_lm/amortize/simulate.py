@@ -1,0 +1,315 @@
+"""Draws from the program itself: latents from their priors, observations from theirs.
+
+With x what a row gives beside the simulated observation y,
+
+    z ~ p(z | x),  y ~ p(y | z, x),   so z is an exact draw of p(z | y, x)
+
+(Le, Baydin & Wood 2017, inference compilation; Hinton et al. 1995, the sleep
+phase). Terms that this leaves out (powers, factors, conditions, known parts of an
+observed text) are made up for by weights, log w = log reward − log of the
+probability of the draw, and draws are resampled by them within their row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.amortize.observable import Observable, observables, simulated
+from posterior_lm.amortize.texts import Shape, draw_texts, split_lead
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.nodes import ChoiceScore, DistScore, LmScore, Segments, Sum
+from posterior_lm.infer.choose import SampleEach
+from posterior_lm.infer.guide import contexts_of
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.rollout import roll_out_with_mass
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.target.bind import bind
+from posterior_lm.target.pieces import Known, Piece, Splice
+from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Value
+
+Data = Mapping[str, object]
+
+
+@frozen(eq=False)
+class Pair:
+    """A row whose observation was simulated, and the latents that it was simulated from."""
+
+    row: int
+    data: Data
+    values: Mapping[str, Value]
+    log_weight: float
+
+
+class Simulator:
+    """Simulates pairs for the rows of one program. `exact` where every term is simulated as it stands."""
+
+    def __init__(
+        self, graph: RewardGraph, rows: Sequence[Data], models: Mapping[str, LanguageModel],
+        uses: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.graph, self.rows, self.models, self.uses = graph, rows, models, uses or {}
+        self.observed = observables(graph)
+        self._graph = simulated(graph, self.observed)
+        self._targets: dict[int, Target] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._alive = np.zeros(0, dtype=bool)
+        self.unsimulated = _unsimulated(graph, self.observed)
+        first = self.target(0)
+        self.exact = not self.unsimulated and _is_exact(first, {o.name for o in self.observed})
+
+    def target(self, row: int) -> Target:
+        """The row with its observed parameters as latents."""
+        if row not in self._targets:
+            if len(self._targets) >= 4096:
+                self._targets.clear()
+            self._targets[row] = bind(self._graph, self.rows[row], self.models, self.uses)
+        return self._targets[row]
+
+    def draw(self, rngs: Sequence[np.random.Generator], numbers: Sequence[int]) -> list[Pair]:
+        """One pair for each row number, less those whose observation came out of shape.
+
+        Each pair has a generator of its own, so it does not depend on the others.
+        `log_weight` is up to a constant of the program; it is 0 but for masks where
+        the simulation is exact.
+        """
+        targets = [self.target(r) for r in numbers]
+        drawn: list[dict[str, Value]] = [{} for _ in numbers]
+        log_q, log_mass = np.zeros(len(numbers)), np.zeros(len(numbers))
+        alive = np.ones(len(numbers), dtype=bool)
+        seen = {o.name for o in self.observed}
+        # Rows may have tables of different lengths, so latents are drawn place by place.
+        plans = [_order(t, seen) for t in targets]
+        for k in range(max(map(len, plans))):
+            here = [d for d in range(len(numbers)) if alive[d] and k < len(plans[d])]
+            for name in dict.fromkeys(plans[d][k] for d in here):
+                mine = [d for d in here if plans[d][k] == name]
+                if name.split("[", 1)[0] in seen:
+                    self._observe(rngs, name, targets, mine, drawn, log_q, log_mass, alive)
+                else:
+                    self._latent(rngs, name, targets, mine, drawn, log_q, log_mass)
+        self._alive = alive
+        pairs = [
+            Pair(
+                r,
+                self._data(r, drawn[d]) if self.observed else self.rows[r],
+                {n: drawn[d][n] for n in targets[d].names if n.split("[", 1)[0] not in seen},
+                float(log_mass[d]) if self.exact else -float(log_q[d]),
+            )
+            for d, r in enumerate(numbers)
+            if alive[d]
+        ]
+        return pairs if self.exact else self._weighed(pairs)
+
+    def kept(self, tags: Sequence[Any]) -> list[Any]:
+        """Of one tag for each row number of the last `draw`, those of the pairs that it returned."""
+        return [tag for tag, alive in zip(tags, self._alive, strict=True) if alive]
+
+    def forget(self) -> None:
+        """Bind rows again from now on."""
+        self._targets.clear()
+
+    # ------------------------------------------------------------- one latent of many draws
+
+    def _latent(
+        self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray,
+    ) -> None:  # fmt: skip
+        groups: dict[tuple[int, str, float], list[int]] = {}
+        for d in mine:
+            info = targets[d].latent(name)
+            prior = prior_of(targets[d], name)
+            if hasattr(info.support, "ids_of"):
+                self._finite(rngs[d], info, prior.node, prior.exponent, targets[d], d, drawn, log_q, log_mass)
+            else:
+                assert prior.lm is not None
+                groups.setdefault((id(info.support), prior.lm, prior.exponent), []).append(d)
+        for (_, lm, exponent), draws in groups.items():
+            contexts = []
+            for d in draws:
+                plan = targets[d].evaluator.plan(prior_of(targets[d], name).node)
+                contexts += _contexts(targets[d], lm, plan.context, drawn[d])
+            support = targets[draws[0]].latent(name).support
+            power = exponent if exponent > 0 and not self.exact else 1.0
+            ids, step, mass = roll_out_with_mass(
+                self.models[lm], contexts, support, SampleEach([rngs[d] for d in draws]), exponent=power
+            )
+            for d, one, q, m in zip(draws, ids, step, mass, strict=True):
+                drawn[d][name] = targets[d].value_of(name, one)
+                log_q[d] += q
+                log_mass[d] += m
+
+    def _finite(
+        self, rng: np.random.Generator, info: LatentInfo, node: int, exponent: float, target: Target, d: int,
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray,
+    ) -> None:  # fmt: skip
+        """A value of a finite type, drawn in proportion to exp(score of `node`)."""
+        candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
+        grid: dict[str, Sequence[Value]] = {k: [v] * len(candidates) for k, v in drawn[d].items()}
+        grid[info.name] = candidates
+        scores = np.array(target.evaluator.node(node, grid, len(candidates)), dtype=np.float64)
+        scores = scores * (exponent if exponent > 0 and not self.exact else 1.0)
+        mass = float(np.logaddexp.reduce(scores))
+        share = np.exp(scores - mass) if np.isfinite(mass) else np.full(len(scores), 1 / len(scores))
+        place = int(np.searchsorted(np.cumsum(share), rng.random() * share.sum(), side="right"))
+        place = min(place, len(candidates) - 1)
+        drawn[d][info.name] = candidates[place]
+        log_q[d] += np.log(share[place]) if share[place] > 0 else -np.inf
+        log_mass[d] += mass
+
+    def _observe(
+        self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
+    ) -> None:  # fmt: skip
+        if targets[mine[0]].latent(name).type != "text":
+            for d in mine:
+                info = targets[d].latent(name)
+                node = _drawing_score(targets[d], info)
+                self._finite(rngs[d], info, node, 1.0, targets[d], d, drawn, log_q, log_mass)
+            return
+        score = targets[mine[0]].graph[_drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
+        assert isinstance(score, LmScore)
+        model, contexts, heads, leads = self.models[score.lm], [], [], []
+        for d in mine:
+            plan = targets[d].evaluator.plan(_drawing_score(targets[d], targets[d].latent(name)))
+            known = plan.text[0].text if isinstance(plan.text[0], Known) else ""
+            head, lead = split_lead(known)
+            contexts += _contexts(targets[d], plan.lm, plan.context, drawn[d])
+            heads.append(head)
+            leads.append(lead)
+        speller = targets[mine[0]].evaluator.spellers[score.lm]
+        shape = self._shape(name, score.lm)
+        texts, mass = draw_texts([rngs[d] for d in mine], model, speller, contexts, heads, leads, shape)
+        for d, text, m in zip(mine, texts, mass, strict=True):
+            alive[d] = text is not None
+            if text is not None:
+                drawn[d][name] = Value((), text, text)
+                log_mass[d] += m
+
+    # ------------------------------------------------------------- rows
+
+    def _shape(self, name: str, lm: str) -> Shape:
+        base = name.split("[", 1)[0]
+        if base not in self._shapes:
+            one = next(o for o in self.observed if o.name == base)
+            texts = []
+            for row in self.rows:
+                cells = [row] if one.table is None else row[one.table]
+                texts += [str(cell[one.spec.name]) for cell in cells]  # type: ignore[attr-defined]
+            self._shapes[base] = Shape.of(texts or ["."], self.target(0).evaluator.spellers[lm])
+        return self._shapes[base]
+
+    def _data(self, row: int, drawn: Mapping[str, Value]) -> Data:
+        """The row's data with what was simulated in place of what was observed."""
+        data = dict(self.rows[row])
+        for one in self.observed:
+            if one.table is None:
+                data[one.spec.name] = drawn[one.name].datum
+            else:
+                table = [dict(r) for r in data[one.table]]  # type: ignore[attr-defined]
+                for k, cells in enumerate(table):
+                    cells[one.spec.name] = drawn[f"{one.name}[{k}]"].datum
+                data[one.table] = tuple(table)
+        return data
+
+    def _weighed(self, pairs: list[Pair]) -> list[Pair]:
+        """The pairs with log weight = log reward − log q of what was drawn by chance with a known q."""
+        from attrs import evolve
+
+        groups: dict[str, list[int]] = {}
+        for k, pair in enumerate(pairs):
+            groups.setdefault(repr((pair.row, sorted(pair.data.items(), key=lambda i: i[0]))), []).append(k)
+        out = list(pairs)
+        for members in groups.values():
+            first = pairs[members[0]]
+            target = bind(self.graph, first.data, self.models, self.uses)
+            values = {n: [pairs[k].values[n] for k in members] for n in target.names}
+            log_reward = target.log_reward(values)
+            for k, r in zip(members, log_reward, strict=True):
+                out[k] = evolve(pairs[k], log_weight=float(r) + pairs[k].log_weight)
+        return out
+
+
+def _contexts(
+    target: Target, lm: str, pieces: Sequence[Piece], drawn: Mapping[str, Value]
+) -> list[tuple[int, ...]]:
+    return contexts_of(target, lm, pieces, {k: (v,) for k, v in drawn.items()}, 1)[0]
+
+
+def _drawing_score(target: Target, info: LatentInfo) -> int:
+    """The score node that says how an observed parameter is distributed."""
+    for i, node in sorted(target.graph.nodes.items()):
+        match node:
+            case LmScore():
+                text = target.graph[node.inputs[1]]
+                if isinstance(text, Segments) and info.node in text.inputs:
+                    return i
+            case ChoiceScore() if node.inputs[1] == info.node:
+                return i
+            case DistScore() if node.inputs[0] == info.node:
+                return i
+    raise KeyError(info.name)
+
+
+def _order(target: Target, seen: set[str]) -> list[str]:
+    """Names in an order in which each one's distribution reads only earlier ones."""
+    nodes = {info.node: info.name for info in target.latents}
+    needs: dict[str, set[str]] = {}
+    for info in target.latents:
+        base = info.name.split("[", 1)[0]
+        score = _drawing_score(target, info) if base in seen else prior_of(target, info.name).node
+        needs[info.name] = {nodes[i] for i in target.graph.ancestors(score) if i in nodes} - {info.name}
+    order: list[str] = []
+    while len(order) < len(needs):
+        ready = [n for n in needs if n not in order and needs[n] <= set(order)]
+        if not ready:
+            raise KeyError("observations that read each other")
+        order += ready
+    return order
+
+
+def _unsimulated(graph: RewardGraph, observed: Sequence[Observable]) -> tuple[str, ...]:
+    """Labels of the observed statements that no simulated parameter belongs to."""
+    nodes = {o.node for o in observed}
+    sink = graph.sink
+    return tuple(
+        info.label
+        for i, info in zip(sink.inputs, sink.terms, strict=True)
+        if info.keyword == "observe" and not nodes & graph.ancestors(i)
+    )
+
+
+def _is_exact(target: Target, seen: set[str]) -> bool:
+    """Whether every term is a plain prior, or an observation that is drawn whole."""
+    graph = target.graph
+    latent = {info.node: info for info in target.latents}
+    plain = {prior_of(target, i.name).node for i in target.latents if i.name.split("[", 1)[0] not in seen}
+    drawn = {}
+    for info in target.latents:
+        if info.name.split("[", 1)[0] in seen:
+            drawn[_drawing_score(target, info)] = info
+
+    def whole(i: int) -> bool:
+        node = graph[i]
+        if isinstance(node, Sum):
+            return all(whole(j) for j in node.inputs)
+        if i in plain:
+            return True
+        if i not in drawn:
+            return False
+        if not isinstance(node, LmScore):
+            return True
+        text = target.evaluator.plan(i).text
+        known = text[0].text if isinstance(text[0], Known) else ""
+        if latent[drawn[i].node].type != "text":
+            return False  # its known words are not drawn
+        return not split_lead(known)[0] and isinstance(text[-1], Splice) and len(text) <= 2
+
+    return all(whole(i) for i in graph.sink.inputs)
+
+
+

@@ -1,0 +1,365 @@
+"""One training step after another: what is drawn, the loss, the gradient, the weights.
+
+A step is a function of the weights, the seed and the step's number, so a fit that is
+resumed goes on bit for bit (on a CPU, with as many threads). Nothing here writes
+files; `fit` does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.balancing import Balancer, Behaved, reward_temperature, tensors_of
+from posterior_lm.amortize.batches import Scored, Walked, score_draws
+from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimizer
+from posterior_lm.amortize.compiling import Compiled, Compiler
+from posterior_lm.amortize.micro import halving, micro_batches
+from posterior_lm.amortize.objectives import Objective, Trajectories, objective
+from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.replay import Replay
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.infer import weights
+from posterior_lm.lang.diagnostics import InferenceError, error
+
+
+@frozen
+class Progress:
+    """What a step did, for people and for `metrics.jsonl`. Nats; NaN where it does not apply."""
+
+    step: int
+    stage: str  # "compile" | "balance"
+    seconds: float
+    loss: float
+    ess: float
+    """Mean over rows of ESS/N of the draws from the policy itself; of a row's pairs while compiling."""
+    log_evidence_lower: float
+    """Mean over rows of E_q[log w] of those draws, the dead ones left out."""
+    log_evidence_upper: float
+    """Mean over rows of the log of their mean weight."""
+    dead: float
+    """Share of these draws that have no reward."""
+    gradient_norm: float
+    rate: float
+    draws_per_second: float
+    done: float
+    """Share of the training that is behind it."""
+
+
+class Trainer:
+    """The weights, the optimiser and the buffer of one fit; `step` moves all of them on."""
+
+    def __init__(
+        self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: FitSettings,
+        compiler: Compiler | None, world: World,
+    ) -> None:  # fmt: skip
+        self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
+        self.compiler = compiler
+        options: dict[str, object] = {}
+        if settings.objective == "subtb":
+            options["lam"] = settings.lam
+        if settings.objective == "vargrad":
+            options["clip"] = settings.clip
+        self.objective: Objective = objective(settings.objective, **options)
+        self.balancer = Balancer(rows, numbers, settings, self.objective.needs_prefixes)
+        self.replay = Replay(settings.capacity, settings.capacity_total)
+        self.names = list(adapter.parameters)
+        self.parameters = list(adapter.parameters.values())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        device = self.parameters[0].device
+        self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
+        self.columns = settings.columns
+        self.steps_done = 0
+        self.balanced = 0
+        self.seconds = 0.0
+
+    # ------------------------------------------------------------- the schedule
+
+    def progress(self) -> float:
+        """Share of the training that is behind, by steps or by the budget, whichever is further."""
+        by_steps = self.steps_done / self.settings.steps
+        by_time = self.seconds / self.settings.budget if self.settings.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def finished(self) -> bool:
+        return self.progress() >= 1.0
+
+    def stage(self) -> str:
+        """Which stage the next step belongs to."""
+        compiling = self.compiler is not None and self.progress() < self.settings.compile
+        return "compile" if compiling else "balance"
+
+    def rate(self, stage: str) -> float:
+        """The learning rate: up during the warm-up, then down along a cosine to the end of training."""
+        s = self.settings
+        high = s.rate if stage == "compile" else s.balance_rate
+        warm = min(1.0, (self.steps_done + 1) / (s.warmup + 1))
+        return high * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress())))
+
+    # ------------------------------------------------------------- a step
+
+    def step(self) -> Progress:
+        """One step. Raises InferenceError PLM626 where a number is not finite, with row and statement."""
+        began = time.monotonic()
+        stage = self.world.same(self.stage())
+        rate = self.rate(stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        numbers = self._compile() if stage == "compile" else self._balance()
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.sum_([p.grad for p in self.parameters if p.grad is not None])
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise not_finite("the gradient", numbers.get("row"), self._statement())
+        self.optimizer.step()
+        self.steps_done += 1
+        self.balanced += stage == "balance"
+        seconds = self.world.same(time.monotonic() - began)
+        self.seconds += seconds
+        return Progress(
+            step=self.steps_done,
+            stage=stage,
+            seconds=self.seconds,
+            loss=numbers["loss"],
+            ess=numbers.get("ess", math.nan),
+            log_evidence_lower=numbers.get("lower", math.nan),
+            log_evidence_upper=numbers.get("upper", math.nan),
+            dead=numbers.get("dead", math.nan),
+            gradient_norm=norm,
+            rate=rate,
+            draws_per_second=numbers["draws"] / max(seconds, 1e-9),
+            done=self.progress(),
+        )
+
+    def _statement(self) -> str:
+        return self.rows.target(0).statements[0].label if len(self.rows) else "the program"
+
+    def _compile(self) -> dict[str, float]:
+        assert self.compiler is not None
+        slots = tuple(self.world.share(self.compiler.groups))
+        batch: Compiled = self.compiler.batch(self.steps_done, slots)
+        draws, total = self.world.total([len(batch.draws), float(batch.weights.sum())])
+        loss = [0.0]
+
+        def backward(part: Sequence[int], columns: int) -> None:
+            with self.adapter.on():
+                scored = score_draws(
+                    self.adapter.model(), [batch.draws[k] for k in part], columns=columns
+                )
+                shares = torch.as_tensor(batch.weights[list(part)] / max(total, 1e-300), device=scored.log_prob.device)
+                value = -(shares * scored.log_prob).sum()
+                check_finite(value, scored.log_prob, None, self._statement())
+                value.backward()
+            loss[0] += float(value.detach())
+
+        self.columns = halving(
+            backward, lambda columns: micro_batches(batch.draws, range(len(batch.draws)), columns),
+            self.columns, self._restart(loss),
+        )  # fmt: skip
+        value, ess = self.world.total([loss[0], batch.ess / self.world.size])
+        return {"loss": value, "ess": ess, "draws": draws}
+
+    def _restart(self, loss: list[float]):
+        def restart() -> None:
+            loss[:] = [0.0]
+            self.optimizer.zero_grad(set_to_none=True)
+
+        return restart
+
+    def _balance(self) -> dict[str, float]:
+        s = self.settings
+        count = min(s.rows, len(self.balancer.numbers))
+        slots = list(self.world.share(count))
+        behaved, replay = self.balancer.draw(self.adapter.model(), self.balanced, slots, self.replay)
+        temperature = reward_temperature(s, self._balanced_share())
+        loss, log_q = [0.0], np.full(len(behaved.draws), np.nan)
+
+        def backward(part: Sequence[int], columns: int) -> None:
+            with self.adapter.on():
+                loss[0] += self._objective(behaved, part, columns, temperature, count, log_q)
+
+        groups = [np.flatnonzero(behaved.slot == k) for k in range(len(slots))]
+        self.columns = halving(
+            backward, lambda columns: micro_batches(behaved.draws, groups, columns),
+            self.columns, self._restart(loss),
+        )  # fmt: skip
+        self.replay = replay
+        numbers = self._measured(behaved, log_q, count)
+        return {**numbers, "loss": self.world.total([loss[0]])[0]}
+
+    def _balanced_share(self) -> float:
+        start = self.settings.compile if self.compiler is not None else 0.0
+        return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
+
+    def _objective(
+        self, behaved: Behaved, part: Sequence[int], columns: int, temperature: float, count: int,
+        log_q: np.ndarray,
+    ) -> float:  # fmt: skip
+        """Backward through the draws `part`, which are whole rows; its share of the step's loss."""
+        index = list(part)
+        scored: Scored = score_draws(
+            self.adapter.model(), [behaved.draws[k] for k in index],
+            ends=self.objective.needs_prefixes, columns=columns,
+        )  # fmt: skip
+        device = scored.log_prob.device
+        log_reward, slot, ends = (
+            None if t is None else t[index] for t in tensors_of(behaved, device, temperature)
+        )
+        assert log_reward is not None and slot is not None
+        check_finite(scored.log_prob.sum(), scored.log_prob, [behaved.rows[int(k)] for k in slot], self._statement())
+        log_q[index] = scored.log_prob.detach().cpu().numpy()
+        present, place = torch.unique(slot, return_inverse=True)
+        is_end = end_log_prob = None
+        if ends is not None:
+            assert scored.is_end is not None and scored.end_log_prob is not None
+            ends = ends[:, : scored.is_end.shape[1]]
+            is_end = scored.is_end[:, : ends.shape[1]] & (ends > -torch.inf)
+            end_log_prob = scored.end_log_prob[:, : ends.shape[1]]
+            ends = torch.where(is_end, ends, 0.0)
+        trajectories = Trajectories(scored.log_prob, log_reward, place, end_log_prob, ends, is_end)
+        log_z = None
+        if self.objective.needs_log_z:
+            log_z = self._log_z(behaved, present, place, scored.log_prob.detach(), log_reward)
+        loss = self.objective.loss(trajectories, log_z)
+        share = len(present) / count
+        value = share * bounded(loss.value, scored, self.settings.clip, len(index))
+        value.backward()
+        if log_z is not None:
+            self._move_log_z(behaved, present, log_z)
+        return share * float(loss.value.detach())
+
+    # ------------------------------------------------------------- the learned log evidence of `tb`
+
+    def _log_z(
+        self, behaved: Behaved, present: Tensor, place: Tensor, log_q: Tensor, log_reward: Tensor
+    ) -> Tensor:
+        """(R,) with gradient; a row's first one is the log of its draws' mean weight."""
+        rows = torch.tensor([behaved.rows[int(k)] for k in present], device=self.log_z.device)
+        values = self.log_z[rows].clone()
+        for k in range(len(present)):
+            if torch.isnan(values[k]):
+                u = (log_reward - log_q)[place == k]
+                u = u[torch.isfinite(u)]
+                values[k] = torch.logsumexp(u, 0) - math.log(max(1, len(u))) if len(u) else 0.0
+        return values.requires_grad_(True)
+
+    def _move_log_z(self, behaved: Behaved, present: Tensor, log_z: Tensor) -> None:
+        """Plain gradient descent, since a row is seen too seldom for averages of its gradient."""
+        assert log_z.grad is not None
+        # The gradient is 2 r / N of its r's mean: a quarter of N makes it half a Newton step.
+        scale = 0.5 * len(present) * self.settings.rows / max(1, len(present))
+        for k, number in enumerate(present):
+            row = behaved.rows[int(number)]
+            moved = log_z.detach()[k] - (0.5 * scale * log_z.grad[k]).clamp(-1.0, 1.0)
+            self.log_z[row] = moved
+
+    # ------------------------------------------------------------- what to report
+
+    def _measured(self, behaved: Behaved, log_q: np.ndarray, count: int) -> dict[str, float]:
+        ess = lower = upper = dead = drawn = 0.0
+        for k in range(len(behaved.rows)):
+            mine = (behaved.slot == k) & behaved.on_policy
+            if not mine.any():
+                continue
+            log_w = behaved.log_reward[mine] - log_q[mine]
+            alive = np.isfinite(log_w)
+            drawn += 1
+            dead += 1 - float(alive.mean())
+            if alive.any():
+                ess += weights.ess(log_w) / len(log_w)
+                lower += float(log_w[alive].mean())
+                upper += weights.log_evidence(log_w)
+        sums = self.world.total([ess, lower, upper, dead, drawn, len(behaved.draws)])
+        n = max(1.0, sums[4])
+        return {
+            "ess": sums[0] / n, "lower": sums[1] / n, "upper": sums[2] / n, "dead": sums[3] / n, "draws": sums[5],
+        }  # fmt: skip
+
+    # ------------------------------------------------------------- the state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, optimiser state and log evidences, by name."""
+        found = {f"adapter.{k}": v for k, v in self.adapter.tensors().items()}
+        found |= optimizer_tensors(self.optimizer, self.names)
+        return found | {"log_z": self.log_z.detach().cpu().clone()}
+
+    def state(self) -> dict[str, object]:
+        return {
+            "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
+            "columns": self.columns,
+        }  # fmt: skip
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], state: Mapping[str, object]
+    ) -> None:
+        """Stand where `tensors`, the buffer's arrays and `state` were taken. ValueError where they do not fit."""
+        adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
+        self.adapter.restore(adapter)
+        restore_optimizer(self.optimizer, tensors, self.names)
+        if tensors["log_z"].shape != self.log_z.shape:
+            raise ValueError("it was trained on another number of rows")
+        self.log_z = tensors["log_z"].to(self.log_z.device)
+        self.replay = Replay.from_arrays(dict(arrays)) if arrays else self.replay
+        self.steps_done, self.balanced = int(str(state["steps_done"])), int(str(state["balanced"]))
+        self.seconds, self.columns = float(str(state["seconds"])), int(str(state["columns"]))
+
+    def forget(self) -> None:
+        """Drop what is remembered, so that a resumed fit and this one go on alike."""
+        self.rows.forget()
+        if self.compiler is not None:
+            self.compiler.forget()
+
+
+def bounded(value: Tensor, scored: Scored, clip: float, n: int) -> Tensor:
+    """The same value, with the gradient that reaches each log q cut to what a residual of `clip` gives.
+
+    A mean of squares over n draws pulls one log q by 2 r / n.
+    """
+    leaves = [t for t in (scored.log_prob, scored.end_log_prob) if t is not None and t.requires_grad]
+    pulls = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    total = value.detach() * 0.0
+    for leaf, pull in zip(leaves, pulls, strict=True):
+        if pull is not None:
+            bound = 2.0 * clip / n
+            kept = pull.clamp(-bound, bound)
+            total = total + (kept * torch.where(kept == 0, torch.zeros_like(leaf), leaf)).sum()
+    return value.detach() + total - total.detach()
+
+
+def check_finite(value: Tensor, log_prob: Tensor, rows: Sequence[int] | None, statement: str) -> None:
+    """Raises InferenceError PLM626 naming the row of the first number that is not finite."""
+    if bool(torch.isfinite(value)):
+        return
+    bad = torch.nonzero(~torch.isfinite(log_prob.detach()))
+    row = rows[int(bad[0, 0])] if rows is not None and len(bad) else None
+    raise not_finite("the guide's log probability", row, statement)
+
+
+def not_finite(what: str, row: float | None, statement: str) -> InferenceError:
+    where = "" if row is None else f" in rows[{int(row)}]"
+    return InferenceError(
+        error(
+            "PLM626",
+            f"training stopped: {what} is not finite{where}, at `{statement}`",
+            where=None if row is None else f"rows[{int(row)}]",
+            help="lower the learning rate, or look at this row's log reward with `plm score`",
+        )
+    )
+
+
+def paths_width(draw: Walked) -> int:
+    """Token columns of a draw when nothing is shared."""
+    return sum(len(p.context) + len(p.ids) for p in draw.paths)
