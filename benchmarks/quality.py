@@ -34,6 +34,10 @@ DRAWS = 400
 ROUNDING = 1e-6
 """Least mass that a guide is credited with outside a listing: float32 knows its sums no better."""
 
+TAIL = 1e-3
+"""Share of the listed posterior whose values, the least likely, are put with those not listed: most of
+a listing is there, and a distance is at most this much smaller without it."""
+
 _FIELDS = ("values", "log_prob", "rest", "rest_se", "log_evidence")
 
 
@@ -42,9 +46,9 @@ class Listing:
     """The exact posterior of one row: its likeliest values, and how much lies outside them.
 
     `values` (N,) token ids of the only latent; `log_prob` (N,) of each under the
-    posterior, nats; `rest` the share that is not listed, estimated without bias
-    relative to what is, with standard error `rest_se`, both 0 where everything is
-    listed; `log_evidence` nats, the rest included.
+    posterior, nats; `rest` the share of all other values: those of the `TAIL`, and what
+    enumeration did not reach, estimated with standard error `rest_se` (0 where it
+    reached everything); `log_evidence` nats, the rest included.
     """
 
     values: tuple[tuple[int, ...], ...]
@@ -100,10 +104,14 @@ def _enumerate(query: Query, row: Row, values: int) -> Listing:
     log_evidence = certificate.covered + math.log1p(outside)
     order = np.argsort(-draws.log_reward, kind="stable")
     order = order[np.isfinite(draws.log_reward[order])]
+    p = np.exp(draws.log_reward[order] - certificate.covered)
+    last = int(np.searchsorted(np.cumsum(p), 1 - TAIL)) + 1
+    tail = float(p[last:].sum())
+    order = order[:last]
     return Listing(
         tuple(column[i].ids for i in order),
         draws.log_reward[order] - log_evidence,
-        outside / (1 + outside),
+        (outside + tail) / (1 + outside),
         se / (1 + outside) ** 2,
         log_evidence,
     )

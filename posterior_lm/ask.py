@@ -11,7 +11,7 @@ import numpy as np
 
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
-from posterior_lm.infer.auto import infer
+from posterior_lm.infer.auto import Offer, infer
 from posterior_lm.lang.diagnostics import CompileError, ModelError, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lm.base import LanguageModel
@@ -111,6 +111,29 @@ def target(
     return bind(graph, bound, models, uses)
 
 
+def policy_offer(query: Query, bound: Target) -> Offer | None:
+    """The query's policy for a bound program, which may be a part of the query's own.
+
+    Raises DataError PLM622 for a folder that holds none, PLM625 for one of another program.
+    """
+    if query.policy_folder is None:
+        return None
+    from posterior_lm.amortize.manifest import read_manifest
+    from posterior_lm.amortize.policy import check_policy, held_policy, level_of
+
+    folder, graph = query.policy_folder, query.graph
+    models = models_of(query, graph)
+    manifest = read_manifest(folder)
+    check_policy(folder, manifest, graph, models)
+    certificate = manifest.checked
+    return Offer(
+        where=str(folder),
+        level=level_of(manifest),
+        beats_prior=certificate is not None and certificate.beats_prior,
+        guide=lambda: held_policy(folder, manifest, graph, models).guide(bound),
+    )
+
+
 def draw_target(
     query: Query,
     bound: Target,
@@ -139,6 +162,7 @@ def draw_target(
         guide=guide,
         budget=budget,
         progress=progress,
+        policy=policy_offer(query, bound),
     )
     return Posterior(
         program=bound.program.name,

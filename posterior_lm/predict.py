@@ -29,6 +29,7 @@ from posterior_lm.target.binding import bind_data
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
+    from posterior_lm.lang.source import Span
     from posterior_lm.query import Query
 
 Datum = str | int | bool
@@ -97,7 +98,10 @@ def predict(
     data = bind_data(graph, query.data, missing=[name])
     data.pop(name, None)  # a default is no observation
     if _read_by_prior(graph, name):
+        # A policy may read the value here: each is bound in turn, and no draw is for another.
         return _by_evidence(query, graph, name, values, data, n, ask)
+    if query.policy_folder is not None:
+        _check_default_guides(query, graph, param, values, data)
     return _by_draws(query, graph, name, values, data, n, ask)
 
 
@@ -145,6 +149,35 @@ def _check_guides(graph: RewardGraph, param: ParamSpec) -> None:
                     help=f"let the guide read only what is known when `{param.name}` is not",
                 )
             )
+
+
+def _check_default_guides(
+    query: Query, graph: RewardGraph, param: ParamSpec, values: tuple[Datum, ...], data: Mapping[str, object]
+) -> None:
+    """As `_check_guides`, of latents without a `guide` statement: a policy shows them what they explain."""
+    from posterior_lm.amortize.reading import readings_of
+
+    if len(values) < 2:
+        return
+    # A default reading spells what was observed, so it differs between two values that it reads.
+    one, other = (readings_of(target(query, graph=graph, data={**data, param.name: v})) for v in values[:2])
+    for latent, reading in one.items():
+        if not reading.stated and reading.pieces != other[latent].pieces:
+            raise InferenceError(
+                error(
+                    "PLM804",
+                    f"the policy reads `{param.name}`, which is to be predicted, to draw `{latent}`",
+                    _declared(graph, latent),
+                    help=f"write a `guide` statement for `{latent}` that reads only what is known when "
+                    f"`{param.name}` is not, and fit again; or predict without the policy",
+                )
+            )
+
+
+def _declared(graph: RewardGraph, latent: str) -> Span:
+    """Where a latent, or one of a plate's, is declared."""
+    base = latent.split("[", 1)[0]
+    return next(node.span for _, node in graph.latents() if node.name == base)
 
 
 def _readers(graph: RewardGraph, name: str) -> set[int]:

@@ -20,6 +20,8 @@ from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.source import NOWHERE, Source
 
 if TYPE_CHECKING:
+    from posterior_lm.amortize.fit import Fitted
+    from posterior_lm.amortize.train import Progress as FitProgress
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
@@ -50,6 +52,8 @@ class Query:
     base_dir: Path | None = None
     """Where relative model paths of the program start: the folder of its file."""
     uses_allowed: bool = False
+    policy_folder: Path | None = None
+    """Where the policy lies that `draw` and `predict` may propose with."""
 
     # ------------------------------------------------------------- the verbs of the language
 
@@ -140,6 +144,14 @@ class Query:
 
         return attrs.evolve(self, method=method, options=checked(method, options))
 
+    def policy(self, folder: str | Path) -> Query:
+        """The policy in this folder to propose with; it is read when draws are asked for.
+
+        `using("gflownet")` draws with it and `using("importance")` too, whatever its verdict;
+        auto only where it is certified and no worse than the prior on the data at hand.
+        """
+        return attrs.evolve(self, policy_folder=Path(folder))
+
     def allow_use(self) -> Query:
         """Let the program's `use` statements import Python objects."""
         return attrs.evolve(self, uses_allowed=True)
@@ -195,6 +207,27 @@ class Query:
         from posterior_lm.ask import draw
 
         return draw(self, n, seed=seed, budget=budget, guide=guide, progress=progress)
+
+    def fit(
+        self,
+        rows: Sequence[Mapping[str, object]],
+        out: str | Path,
+        *,
+        resume: bool = False,
+        watch: Callable[[FitProgress], None] | None = None,
+        **settings: object,
+    ) -> Fitted:
+        """Train a policy on rows of parameters and save it, certified, in the folder `out`.
+
+        `settings` are those of `posterior_lm.amortize.settings.FitSettings`, over what
+        `infer gflownet(…)` states. A column named after a latent holds a value that is
+        known to be good. Draw with it by `query.policy(out)`.
+        """
+        from posterior_lm.amortize.fit import fit
+        from posterior_lm.amortize.settings import settings_of
+        from posterior_lm.settings import stated_fit
+
+        return fit(self, rows, out, settings_of({**stated_fit(self), **settings}), resume=resume, watch=watch)
 
     def predict(
         self,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import METHODS
+
+if TYPE_CHECKING:
+    from posterior_lm.query import Query
 
 
 def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
@@ -66,3 +70,14 @@ def merged(
     if method is None:
         method = next(iter(stated)) if len(stated) == 1 else "auto"
     return method, {**stated.get(method, {}), **options}
+
+
+RUNNING = ("n",)
+"""Options of `infer gflownet(…)` that concern drawing; the others are settings of a fit."""
+
+
+def stated_fit(query: Query) -> dict[str, object]:
+    """The settings of a fit that the program and `using` state."""
+    stated = {spec.method: dict(spec.options) for spec in query.graph.infer}
+    options = {**stated.get("gflownet", {}), **(query.options if query.method == "gflownet" else {})}
+    return {k: v for k, v in options.items() if k not in RUNNING}

@@ -18,6 +18,7 @@ from posterior_lm.amortize.batches import Walked, propose, walk
 from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows, in_row
 from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.values import Value
 
@@ -44,6 +45,7 @@ class Balancer:
 
     def __init__(self, rows: Rows, numbers: Sequence[int], settings: FitSettings, prefixes: bool) -> None:
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
+        self.seeds = settings.seeds or 0
 
     def rows_of(self, step: int) -> list[int]:
         """The data rows of a step: each row once in every pass over the data, in a new order each time."""
@@ -64,6 +66,9 @@ class Balancer:
         rows = self.rows_of(step)
         mine = [rows[k] for k in slots]
         rngs = [np.random.default_rng([s.seed, 2, step, k]) for k in slots]
+        for rng, row in zip(rngs, mine, strict=True):
+            if self.seeds and not replay.entries(row):
+                replay = replay.add(row, self._seeds(rng, row))
         old = [replay.draw(rng, row, int(round(s.replayed * s.draws))) for rng, row in zip(rngs, mine, strict=True)]
         flat = int(round(s.tempered * s.draws))
         values: list[list[dict[str, Value]]] = [[] for _ in mine]
@@ -96,19 +101,45 @@ class Balancer:
             if self.prefixes and fresh:
                 block = target.log_reward_prefixes(columns)
                 ends = [block[d, : len(v[names[0]].ids) + 1] for d, v in enumerate(fresh)]
-        entries = [
-            Entry(
-                tuple(v[n].ids for n in names),
-                float(r),
-                tuple(float(x) for x in ends[d]) if self.prefixes else None,
-            )
-            for d, (v, r) in enumerate(zip(fresh, log_reward, strict=True))
-        ]
+        entries = self._entries(fresh, names, log_reward, ends)
         ends += [np.array(e.end_log_reward or ()) for e in old] if self.prefixes else []
         draws = [walk(target, readings, v) for v in (*fresh, *kept)]
         rewards = np.concatenate([log_reward, [e.log_reward for e in old]])
         flags = np.arange(len(draws)) < on_policy
         return draws, rewards, flags, ends, entries
+
+    def _entries(
+        self, values: Sequence[dict[str, Value]], names: Sequence[str], log_reward: np.ndarray,
+        ends: Sequence[np.ndarray], pinned: bool = False,
+    ) -> list[Entry]:  # fmt: skip
+        return [
+            Entry(
+                tuple(v[n].ids for n in names),
+                float(r),
+                tuple(float(x) for x in ends[d]) if self.prefixes else None,
+                pinned=pinned,
+            )
+            for d, (v, r) in enumerate(zip(values, log_reward, strict=True))
+        ]
+
+    def scored(self, row: int, values: Sequence[dict[str, Value]], *, pinned: bool = False) -> list[Entry]:
+        """Entries for values that come from elsewhere: known latents, draws from the prior."""
+        target = self.rows.target(row)
+        names = target.names
+        columns = {n: [v[n] for v in values] for n in names}
+        with in_row(row):
+            log_reward = target.log_reward(columns)
+            ends = []
+            if self.prefixes:
+                block = target.log_reward_prefixes(columns)
+                ends = [block[d, : len(v[names[0]].ids) + 1] for d, v in enumerate(values)]
+        return self._entries(values, names, log_reward, ends, pinned)
+
+    def _seeds(self, rng: np.random.Generator, row: int) -> list[Entry]:
+        target = self.rows.target(row)
+        with in_row(row):
+            drawn = PriorGuide(target).sample(rng, self.seeds).values
+        return self.scored(row, [{n: drawn[n][d] for n in target.names} for d in range(self.seeds)])
 
     def _joined(self, rows: Sequence[int], parts: Sequence[tuple]) -> Behaved:
         ends = None

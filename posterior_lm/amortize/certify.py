@@ -26,7 +26,7 @@ from posterior_lm.amortize.certificate import FEWEST, Certificate, RowCheck, Sim
 from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.infer.importance import log_weights
 from posterior_lm.infer.weights import ess, khat, log_evidence, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError
@@ -106,8 +106,8 @@ def certify_guide(
 # ------------------------------------------------------------------------------- held-out rows
 
 
-def weigh(target: Target, guide: Guide, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) log weights of N draws of the guide, and their (N,) log prob, nats. All −∞ where all are dead."""
+def weigh(target: Target, guide: Guide, n: int, rng: np.random.Generator) -> tuple[np.ndarray, Proposal]:
+    """(N,) log weights of N draws of the guide, nats, and the draws. All −∞ where all are dead."""
     proposal = guide.sample(rng, n)
     try:
         found, _ = log_weights(target, proposal.values, proposal.log_prob)
@@ -115,7 +115,7 @@ def weigh(target: Target, guide: Guide, n: int, rng: np.random.Generator) -> tup
         if any(d.code != "PLM702" for d in problem.diagnostics):
             raise
         found = np.full(n, -np.inf)
-    return found, proposal.log_prob
+    return found, proposal
 
 
 def _check(target: Target, guide: Guide, number: int, n: int, rng: np.random.Generator) -> RowCheck:
@@ -178,18 +178,23 @@ def _exact_pairs(simulator: Simulator, numbers: Sequence[int], wanted: int, seed
 
 
 def _compare(target: Target, guide: Guide, pair: Pair, n: int, rng: np.random.Generator) -> _Compared:
-    own, log_prob = weigh(target, guide, n, rng)
+    own, proposal = weigh(target, guide, n, rng)
     values = {name: (pair.values[name],) for name in target.names}
     log_q = float(guide.log_prob(values)[0])
     exact = float(target.log_reward(values)[0]) - log_q
-    below, ties = int(np.sum(log_prob < log_q)), int(np.sum(log_prob == log_q))
+    # Texts are discrete, so equal ones get a rank at random among themselves. Rounding tells log q of
+    # one text scored from that of the same text drawn, so equality is that of the tokens.
+    same = np.array([
+        all(proposal.values[k][d].ids == v.ids for k, (v,) in values.items()) for d in range(n)
+    ])  # fmt: skip
+    tied = same | (proposal.log_prob == log_q)
+    below = int(np.sum(~tied & (proposal.log_prob < log_q)))
     return _Compared(
         exact=exact,
         elbo=_mean(own),
         low=log_evidence(own),
         high=logsumexp(np.append(own, exact)) - math.log(n + 1),
-        # Texts are discrete, so equal ones get a rank at random among themselves.
-        rank=below + int(rng.integers(ties + 1)),
+        rank=below + int(rng.integers(int(tied.sum()) + 1)),
     )
 
 
@@ -228,9 +233,9 @@ def uniform_p_value(ranks: Sequence[int], size: int) -> float | None:
     if bins < 2:
         return None
     edges = np.arange(1, bins) * size / bins
-    expected = np.bincount(np.searchsorted(edges, np.arange(size), side="right"), minlength=bins)
-    expected = expected * (len(ranks) / size)
-    seen = np.bincount(np.searchsorted(edges, np.asarray(ranks), side="right"), minlength=bins)
+    places = np.searchsorted(edges, np.arange(size), side="right")  # the bin of each rank
+    expected = np.bincount(places, minlength=bins) * (len(ranks) / size)
+    seen = np.bincount(places[np.asarray(ranks)], minlength=bins)
     statistic = float(np.sum((seen - expected) ** 2 / expected))
     shape = torch.tensor((bins - 1) / 2, dtype=torch.float64)
     return float(torch.special.gammaincc(shape, torch.tensor(statistic / 2, dtype=torch.float64)))

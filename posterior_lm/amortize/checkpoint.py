@@ -116,6 +116,11 @@ def clean(folder: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def remove(folder: Path) -> None:
+    """Remove every checkpoint: a fit that is finished has nothing to go on from."""
+    shutil.rmtree(folder / ROOM, ignore_errors=True)
+
+
 def _found(room: Path) -> list[tuple[int, int, Path]]:
     """Step, number within the step, and folder of every checkpoint, the newest last."""
     names = [(path, match) for path in room.iterdir() if (match := _NAME.fullmatch(path.name))]

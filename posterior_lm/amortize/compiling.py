@@ -105,7 +105,7 @@ class Compiler:
         if pair.data is self.rows.data[pair.row]:
             return walk(self.rows.target(pair.row), self.rows.readings(pair.row), pair.values)
         with in_row(pair.row):
-            target = self.rows.bind(pair.data)
+            target = self.rows.reader(pair.row, pair.data)
             return walk(target, readings_of(target), pair.values)
 
 

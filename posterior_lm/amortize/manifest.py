@@ -21,7 +21,12 @@ from posterior_lm.lm.base import LanguageModel, ModelIdentity
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
-_LIBRARIES = {"posterior_lm": "posterior-lm", "torch": "torch", "transformers": "transformers", "peft": "peft"}
+_LIBRARIES = {
+    "posterior_lm": "posterior-lm",
+    "torch": "torch",
+    "transformers": "transformers",
+    "peft": "peft",
+}
 
 
 @frozen

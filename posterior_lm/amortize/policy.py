@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 
 from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter
 from posterior_lm.amortize.certificate import Certificate, Level
-from posterior_lm.amortize.disk import aside_of, sync_folder, write_new, writing_into
+from posterior_lm.amortize.disk import sync_folder, write_new, writing_into
 from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.manifest import (
     MANIFEST,
@@ -71,11 +72,12 @@ def save_policy(folder: Path, adapter: Adapter, manifest: Manifest) -> Manifest:
     Everything is written in full and forced to the disk under another name first, so a failure
     leaves an earlier policy as it was. Then the files are put in place one by one, the manifest
     last. A kill between two of these moves leaves files of both policies; the digests in the
-    manifest then disagree, and `load_policy` refuses the folder. Raises DataError PLM612.
+    manifest then disagree, and `load_policy` refuses the folder. What a kill leaves under the other
+    name `checkpoint.clean` removes. Raises DataError PLM612.
     """
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        aside = aside_of(folder / "policy")
+        aside = folder / f".policy.tmp-{secrets.token_hex(4)}"
         try:
             aside.mkdir()
             try:

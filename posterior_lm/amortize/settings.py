@@ -62,6 +62,9 @@ class FitSettings:
     warmup: int = field(default=10, metadata={"low": 0})
     gradient_norm: float = field(default=1.0, metadata={"low": 0})
     """Gradients are scaled down to this norm."""
+    seeds: int | None = field(default=None, metadata={"low": 0})
+    """Importance draws from the prior that a row's replay buffer begins with; None: 32 where the
+    program cannot be simulated as it stands, else 0."""
     capacity: int = field(default=64, metadata={"low": 1})
     """Draws that the replay buffer keeps of a row."""
     capacity_total: int = field(default=1 << 17, metadata={"low": 1})
@@ -117,7 +120,7 @@ def _checked(name: str, value: object, setting: Any) -> object:
         return tuple(value)
     if value is None and setting.default is None:
         return None
-    whole = isinstance(setting.default, int)
+    whole = isinstance(setting.default, int) or name == "seeds"
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
         raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)

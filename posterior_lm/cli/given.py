@@ -81,10 +81,11 @@ def cases(
     row: int | None,
     *,
     predicted: str | None = None,
+    extra: Sequence[str] = (),
 ) -> list[Case]:
     """Every binding that was asked for, checked against the declared parameters.
 
-    The column of what is to be `predicted` is left out. Raises DataError holding what is
+    The column of what is to be `predicted` is left out; `extra` columns are kept unchecked. Raises DataError holding what is
     wrong in any row; PLM802 where the options do not fit together.
     """
     from posterior_lm.target.binding import bind_data
@@ -112,7 +113,8 @@ def cases(
     for number in numbers:
         bound = {k: v for k, v in rows[number].items() if k != predicted} | known
         try:
-            bind_data(graph, bound, path=f"rows[{number}].", missing=absent)
+            checked = {k: v for k, v in bound.items() if k not in extra}
+            bind_data(graph, checked, path=f"rows[{number}].", missing=absent)
         except DataError as wrong:
             found += wrong.diagnostics
         all_cases.append(Case(number, bound))

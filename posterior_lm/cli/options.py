@@ -42,24 +42,25 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`-n`, `--seed`, `--method`, `--budget`: how the posterior is found."""
+    """`-n`, `--seed`, `--method`, `--policy`, `--budget`: how the posterior is found."""
     for option in (
         click.option(
-            "--budget", type=float, callback=_budget, metavar="SECONDS", help="Stop after so many seconds."
+            "--budget", type=float, callback=positive_seconds, metavar="SECONDS", help="Stop after so many seconds."
         ),
-        click.option(
-            "--method", metavar="NAME", help="auto, exact or importance.  [default: the program's, else auto]"
-        ),
+        click.option("--policy", metavar="DIR", help="Propose with the policy that `plm fit` wrote there."),
+        click.option("--method", metavar="NAME",
+                     help="auto, exact, importance or gflownet.  [default: the program's, else auto]"),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
         ),
         click.option("-n", type=click.IntRange(min=1), metavar="N", help="Number of draws.  [default: 1000]"),
-    ):
+    ):  # fmt: skip
         function = option(function)
     return function
 
 
-def _budget(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+def positive_seconds(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Checks a number of seconds."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise click.BadParameter(f"{value:g} is not a positive number of seconds")
     return value

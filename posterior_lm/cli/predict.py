@@ -16,7 +16,8 @@ from posterior_lm.cli.options import data_options, draw_options, format_option
 @format_option("text", "json")
 def command(
     file: str, name: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
-    allow_use: bool, n: int | None, seed: int, method: str | None, budget: float | None, format: str,
+    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None,
+    budget: float | None, format: str,
 ) -> None:  # fmt: skip
     """Predict what was left unobserved.
 
@@ -33,6 +34,8 @@ def command(
     from posterior_lm.cli.report import show_prediction
 
     query = open_query(file, lm, allow_use=allow_use, method=method)
+    if policy is not None:
+        query = query.policy(policy)
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
     found = []

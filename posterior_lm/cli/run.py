@@ -18,8 +18,8 @@ from posterior_lm.cli.options import data_options, draw_options, format_option
 @format_option("text", "json")
 def command(
     file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
-    allow_use: bool, n: int | None, seed: int, method: str | None, budget: float | None, save: str | None,
-    format: str,
+    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None,
+    budget: float | None, save: str | None, format: str,
 ) -> None:  # fmt: skip
     """Draw from the posterior of a program.
 
@@ -37,6 +37,8 @@ def command(
     from posterior_lm.cli.report import show_posterior
 
     query = open_query(file, lm, allow_use=allow_use, method=method)
+    if policy is not None:
+        query = query.policy(policy)
     asked = cases(query.graph, given, data, row)
     if save is not None:
         check_folder(save)

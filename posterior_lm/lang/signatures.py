@@ -144,6 +144,9 @@ TYPE_OPTIONS: dict[str, dict[str, OptionType]] = {
     "text": TEXT_OPTIONS, "int": INT_OPTIONS, "real": {}, "bool": {}, "one_of": {}, "table": {},
 }  # fmt: skip
 
+STEPS = 360
+"""Training steps of `plm fit` where none are asked for."""
+
 _BUDGET = OptionType(kind="number", low=0, about="seconds after which to stop")
 
 METHODS: dict[str, Method] = {
@@ -176,12 +179,29 @@ METHODS: dict[str, Method] = {
             "chains": OptionType(kind="int", low=1, default=4),
         }, False, "a Markov chain over values"),
         Method("gflownet", {
-            "loss": OptionType(kind="choice", default="subtb", choices=("subtb", "tb", "db")),
-            "steps": OptionType(kind="int", low=1, default=1000),
-            "batch": OptionType(kind="int", low=1, default=16),
-            "rank": OptionType(kind="int", low=1, default=16, about="of the adapter"),
-            "rate": OptionType(kind="number", low=0, default=0.0005, about="of learning"),
-        }, False, "an adapter trained to draw from the posterior"),
+            "n": OptionType(kind="int", low=1, default=1000, about="number of draws"),
+            "objective": OptionType(kind="choice", default="vargrad",
+                                    choices=("vargrad", "tb", "subtb", "db")),
+            "lam": OptionType(kind="number", low=0, high=1, default=1.0, about="lambda of subtb"),
+            "rank": OptionType(kind="int", low=1, default=32, about="of the adapter"),
+            "targets": OptionType(kind="text", about="names of the layers to adapt; every linear one"),
+            "steps": OptionType(kind="int", low=1, default=STEPS, about="of training"),
+            "budget": _BUDGET,
+            "compile": OptionType(kind="number", low=0, high=1, default=0.6,
+                                  about="share of the steps spent on simulated pairs"),
+            "pairs": OptionType(kind="int", low=1, default=128, about="simulated pairs a step"),
+            "rows": OptionType(kind="int", low=1, default=16, about="data rows a step of balancing"),
+            "draws": OptionType(kind="int", low=2, default=16, about="draws of each of these rows"),
+            "tempered": OptionType(kind="number", low=0, high=1, default=0.25,
+                                   about="share of the draws from a flattened policy"),
+            "replayed": OptionType(kind="number", low=0, high=1, default=0.25,
+                                   about="share of the draws from the replay buffer"),
+            "reward_temperature": OptionType(kind="number", low=1, default=1.5,
+                                             about="where the reward's temperature begins"),
+            "rate": OptionType(kind="number", low=0, default=0.002, about="of learning, on pairs"),
+            "balance_rate": OptionType(kind="number", low=0, default=0.001, about="of learning, on rows"),
+            "seed": OptionType(kind="int", low=0, default=0),
+        }, True, "draws from a policy that `plm fit` trained"),
     )
 }  # fmt: skip
 

@@ -1,0 +1,211 @@
+"""Reinforcement learning on the same task: TRL's RLOO with the KL in the reward (Ahmadian et al. 2024).
+
+    python benchmarks/rloo.py [--target middle] [--evaluations 20000] [--rate 3e-4 1e-3 3e-3]
+
+RLOO maximises E_q[reward] − β KL(q ‖ ref), with the base model after the guide's own
+prompt as ref. With β = 1 and the reward log R(z) − log ref(z) the maximum is the
+posterior, q ∝ R. Program, rows, model, adapter (rank, scale, layers) and the number
+of reward evaluations are those of a fit; generation ends at the program's stop. A
+draw outside the support gets `OUTSIDE` nats, and the guide that is measured has the
+support's mask, which can only bring it closer to the posterior.
+
+Needs `trl` (tried with 1.16), which is no dependency of the package; without it
+the script says so and ends. One JSON line per learning rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from attrs import define, field
+
+from benchmarks.quality import HeldOut
+from benchmarks.targets import PROGRAMS, KnownTarget, known_target
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.reading import readings_of
+from posterior_lm.infer.guide import contexts_of
+from posterior_lm.lm.base import LanguageModel, Request
+from posterior_lm.lm.tiny import WEIGHTS
+from posterior_lm.target.bind import bind
+from posterior_lm.target.binding import bind_data
+from posterior_lm.target.target import Target
+
+Ids = tuple[int, ...]
+
+OUTSIDE = -30.0
+"""Reward of a draw outside the support, nats. The optimum then gives the outside at most
+exp(OUTSIDE) / evidence, below 1e-8 for an evidence of exp(−11)."""
+
+
+@define(eq=False)
+class Reward:
+    """log R(z) − log ref(z | prompt) of completions, and how often it was asked and for how long."""
+
+    targets: Sequence[Target]
+    contexts: Sequence[Ids]
+    reference: LanguageModel
+    evaluations: int = field(init=False, default=0)
+    outside: int = field(init=False, default=0)
+    seconds: float = field(init=False, default=0.0)
+
+    @classmethod
+    def of(cls, known: KnownTarget, models: dict[str, LanguageModel]) -> Reward:
+        graph = known.query.graph
+        targets = [bind(graph, bind_data(graph, row), models) for row in known.train]
+        contexts = []
+        for target in targets:
+            (name,) = target.names
+            reading = readings_of(target)[name]
+            contexts.append(contexts_of(target, reading.lm, reading.pieces, {}, 1)[0][0])
+        return cls(targets, contexts, models["base"])
+
+    def __call__(self, rows: Sequence[int], completions: Sequence[Sequence[int]]) -> list[float]:
+        """(N,) nats for N completions and the numbers of their training rows."""
+        began = time.perf_counter()
+        out = np.full(len(rows), OUTSIDE)
+        for row in dict.fromkeys(rows):
+            target, context = self.targets[row], self.contexts[row]
+            info = target.latents[0]
+            mine = [d for d, r in enumerate(rows) if r == row and info.support.accepts(tuple(completions[d]))]
+            if not mine:
+                continue
+            values = [target.value_of(info.name, completions[d]) for d in mine]
+            log_reward = target.log_reward({info.name: values})
+            requests = [Request(context + v.ids, len(context), len(context)) for v in values]
+            reference = np.array([s.tokens.sum() for s in self.reference.score(requests)])
+            finite = np.isfinite(log_reward)
+            out[np.array(mine)[finite]] = (log_reward - reference)[finite]
+        self.evaluations += len(rows)
+        self.outside += int((out == OUTSIDE).sum())
+        self.seconds += time.perf_counter() - began
+        return out.tolist()
+
+
+def train(
+    known: KnownTarget, reward: Reward, adapter: Adapter, *, evaluations: int, rows: int, draws: int,
+    rate: float, seed: int,
+) -> float:  # fmt: skip
+    """RLOO from a fresh adapter, its weights put into `adapter`; returns the seconds of training."""
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from trl import RLOOConfig, RLOOTrainer
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS, padding_side="left")
+    prompts = [reward.reference.tokenizer.decode(c) for c in reward.contexts]
+    for prompt, context in zip(prompts, reward.contexts, strict=True):
+        # The trainer spells its prompts itself: they must be what the guide reads, token for token.
+        assert tuple(tokenizer(prompt)["input_ids"]) == context, (prompt, context)
+    support = reward.targets[0].latents[0].support
+    module = AutoModelForCausalLM.from_pretrained(WEIGHTS)
+    module.generation_config.eos_token_id = list(support.stop_ids) or None
+    config = LoraConfig(
+        r=adapter.config.r,
+        lora_alpha=adapter.config.lora_alpha,
+        target_modules=adapter.config.target_modules,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+
+    def log_ratio(completion_ids: list[list[int]], row: list[int], **_: object) -> list[float]:
+        return reward(row, completion_ids)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = RLOOTrainer(
+            model=module,
+            reward_funcs=log_ratio,
+            args=RLOOConfig(
+                output_dir=folder,
+                beta=1.0,
+                learning_rate=rate,
+                num_generations=draws,
+                per_device_train_batch_size=rows * draws,
+                gradient_accumulation_steps=1,
+                max_steps=max(1, evaluations // (rows * draws)),
+                max_completion_length=support.max_tokens,
+                warmup_steps=5,
+                lr_scheduler_type="cosine",
+                seed=seed,
+                bf16=False,
+                gradient_checkpointing=False,
+                use_cpu=True,
+                report_to="none",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))}),
+            processing_class=tokenizer,
+            peft_config=config,
+        )
+        began = time.perf_counter()
+        trainer.train()
+        spent = time.perf_counter() - began
+        adapter.restore(
+            {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(trainer.model).items()}
+        )
+    return spent
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="middle", choices=list(PROGRAMS))
+    parser.add_argument("--evaluations", type=int, default=20_000, help="rewards that may be asked for")
+    parser.add_argument("--rate", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--batch-rows", type=int, default=16, help="rows of a step")
+    parser.add_argument("--draws", type=int, default=16, help="draws of each row")
+    parser.add_argument("--rows", type=int, help="held-out rows to look at (default: all)")
+    parser.add_argument("--cache", type=Path, help="keep the exact listings in this folder")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    try:
+        import trl
+    except ImportError:
+        print("rloo: skipped, because trl is not installed (pip install trl)", file=sys.stderr)
+        return 0
+    warnings.simplefilter("ignore")
+    known = known_target(options.target)
+    held_out = HeldOut.of(known, cache=options.cache, rows=options.rows)
+    models = dict(held_out.models)
+    guide_of: Callable[[Adapter], Callable[[Target], PolicyGuide]] = lambda a: lambda t: PolicyGuide.of(t, a)  # noqa: E731
+    for rate in options.rate:
+        reward = Reward.of(known, models)
+        adapter = Adapter.new(models["base"], rank=options.rank, seed=options.seed)
+        spent = train(
+            known, reward, adapter, evaluations=options.evaluations, rows=options.batch_rows,
+            draws=options.draws, rate=rate, seed=options.seed,
+        )  # fmt: skip
+        line = {
+            "target": options.target,
+            "trl": trl.__version__,
+            "rate": rate,
+            "rank": options.rank,
+            "evaluations": reward.evaluations,
+            "outside": reward.outside,
+            "seconds": spent,
+            "reward_seconds": reward.seconds,
+            **held_out.measure(guide_of(adapter)).figures(),
+        }
+        print(
+            json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), flush=True
+        )
+        adapter.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""From a program and rows to a policy in a folder: checked, trained, certified, saved.
+
+The folder holds, while training goes on, `metrics.jsonl` and `checkpoints/`; at the
+end the files of a peft adapter and `manifest.json`, which make it a policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import asdict, evolve, frozen
+
+from posterior_lm.amortize import checkpoint, metrics
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.certify import certify
+from posterior_lm.amortize.compiling import Compiler
+from posterior_lm.amortize.disk import Lock
+from posterior_lm.amortize.inputs import Inputs, read_inputs
+from posterior_lm.amortize.interrupt import Interrupt
+from posterior_lm.amortize.manifest import MANIFEST, Manifest, guide_digest
+from posterior_lm.amortize.parallel import World, join_world
+from posterior_lm.amortize.policy import save_policy
+from posterior_lm.amortize.rows import Rows, digest, split
+from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.amortize.train import Progress, Trainer
+from posterior_lm.lang.diagnostics import DataError, error
+
+if TYPE_CHECKING:
+    from posterior_lm.query import Query
+
+METRICS = "metrics.jsonl"
+LEAST_ESS = 0.02
+"""Effective share of a row's simulated pairs below which their weights are noise and the stage is skipped."""
+
+
+@frozen(eq=False)
+class Fitted:
+    """What came of a fit: where the policy lies, its manifest, and whether it was interrupted."""
+
+    folder: Path
+    manifest: Manifest
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+    """What was skipped, and why."""
+
+
+def fit(
+    query: Query,
+    rows: Sequence[Mapping[str, object]],
+    out: str | Path,
+    settings: FitSettings,
+    *,
+    resume: bool = False,
+    watch: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Fitted:
+    """Train a policy for the query on `rows`, certify it, and save it into `out`.
+
+    Raises DataError for rows that do not bind (PLM601–608), none at all (PLM628), a
+    folder in use or holding a policy (PLM621) or that cannot be written (PLM612), and
+    with `resume` for a checkpoint that is damaged (PLM622) or of another fit (PLM625);
+    InferenceError PLM623 or PLM624 for programs that cannot be amortised so, PLM626
+    where a number is not finite. An interrupted fit leaves a checkpoint and the
+    policy as it stands, uncertified.
+    """
+    world = join_world()
+    folder = Path(out)
+    inputs = read_inputs(query, rows, settings)
+    if not world.leads:
+        return _fit(query, inputs, folder, settings, world, resume, None, None)
+    with Lock(folder):
+        checkpoint.clean(folder)
+        _check_folder(folder, resume)
+        return _fit(query, inputs, folder, settings, world, resume, watch, say)
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    has_policy, has_steps = (folder / MANIFEST).exists(), (folder / checkpoint.ROOM).exists()
+    if not resume and (has_policy or has_steps):
+        what = "a policy" if has_policy else "an unfinished fit"
+        raise DataError(
+            error(
+                "PLM621",
+                f"the folder {folder} already holds {what}",
+                where=str(folder),
+                help="give another folder with --out" + (", or go on with --resume" if has_steps else ""),
+            )
+        )
+
+
+def _fit(
+    query: Query, inputs: Inputs, folder: Path, settings: FitSettings, world: World, resume: bool,
+    watch: Callable[[Progress], None] | None, say: Callable[[str], None] | None,
+) -> Fitted:  # fmt: skip
+    tell = say or (lambda text: None)
+    rows = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    numbers, held_out = split(len(rows), settings.held_out, settings.seed)
+    lm = next(iter(rows.readings(0).values())).lm
+    simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    notes: list[str] = []
+    compiler = _compiler(rows, numbers, simulator, settings, notes)
+    if settings.seeds is None:
+        settings = evolve(settings, seeds=0 if compiler is not None and simulator.exact else 32)
+    if not held_out:
+        notes.append(f"with {len(rows)} rows none is held out: the certificate is of the rows trained on")
+    adapter = Adapter.new(
+        inputs.models[lm], rank=settings.rank, alpha=settings.alpha, targets=settings.targets,
+        seed=settings.seed,
+    )  # fmt: skip
+    try:
+        trainer = Trainer(rows, numbers, adapter, settings, compiler, world)
+        for row, values in inputs.known:
+            trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
+        identity = _identity(inputs, settings, lm)
+        if resume:
+            _resume(trainer, folder, identity, tell, world)
+        for note in notes:
+            tell(note)
+        interrupted = _train(trainer, folder, settings, identity, watch, world)
+        certificate = None
+        if not interrupted and world.leads:
+            tell("certifying")
+            found = certify(
+                inputs.graph, inputs.data, held_out or numbers[: settings.held_out or 8], adapter, inputs.models, inputs.uses,
+                simulator=simulator, draws=settings.certify_draws, simulated=settings.certify_rows,
+                seed=settings.seed,
+            )  # fmt: skip
+            certificate = found.to_json()
+        note = f"interrupted at step {trainer.steps_done}" if interrupted else ""
+        manifest = Manifest.new(
+            inputs.graph, str(query), lm, inputs.models[lm], inputs.data,
+            settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
+            seconds=round(trainer.seconds, 3), certificate=certificate,
+            note="; ".join(n for n in (note, *notes) if n),
+        )  # fmt: skip
+        if world.leads:
+            manifest = save_policy(folder, adapter, manifest)
+            if not interrupted:
+                checkpoint.remove(folder)
+        world.wait()
+        return Fitted(folder, manifest, interrupted, tuple(notes))
+    finally:
+        adapter.close()
+
+
+def _compiler(
+    rows: Rows, numbers: Sequence[int], simulator: Simulator, settings: FitSettings, notes: list[str]
+) -> Compiler | None:
+    """Stage 1, or None and a note of why it is skipped."""
+    if settings.compile == 0:
+        return None
+    if simulator.unsimulated:
+        notes.append(f"the compile stage is skipped: `{simulator.unsimulated[0]}` cannot be simulated")
+        return None
+    compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed)
+    first = compiler.batch(0, range(compiler.groups))
+    if first.rows < compiler.groups / 4:
+        notes.append("the compile stage is skipped: hardly any simulated observation looks like the rows'")
+        return None
+    if first.ess < LEAST_ESS:
+        notes.append(
+            f"the compile stage is skipped: the weights of simulated pairs have an effective share of {first.ess:.3f}"
+        )
+        return None
+    return compiler
+
+
+def _train(
+    trainer: Trainer, folder: Path, settings: FitSettings, identity: Mapping[str, object],
+    watch: Callable[[Progress], None] | None, world: World,
+) -> bool:  # fmt: skip
+    """Step until done. Returns whether it was interrupted; there is then a checkpoint of the last step."""
+    path = folder / METRICS
+    with Interrupt() as interrupt:
+        while not world.same(trainer.finished):
+            progress = trainer.step()
+            if world.leads:
+                metrics.append(path, progress.step, {k: v for k, v in asdict(progress).items() if k != "step"})
+                if watch is not None:
+                    watch(progress)
+            stop = world.total([float(interrupt.wanted)])[0] > 0
+            if stop or trainer.steps_done % settings.checkpoint_every == 0:
+                _save(trainer, folder, identity, world)
+            if stop:
+                return not trainer.finished
+    return False
+
+
+def _save(trainer: Trainer, folder: Path, identity: Mapping[str, object], world: World) -> None:
+    trainer.forget()
+    # Every process keeps a buffer of its own; only the first one's is stored.
+    if world.leads:
+        checkpoint.save(
+            folder,
+            step=trainer.steps_done,
+            tensors=trainer.tensors(),
+            arrays=trainer.replay.to_arrays(),
+            state={**trainer.state(), "fit": dict(identity)},
+        )
+    world.wait()
+
+
+def _resume(
+    trainer: Trainer, folder: Path, identity: Mapping[str, object], tell: Callable[[str], None], world: World
+) -> None:
+    found = checkpoint.load(folder)
+    if found is None:
+        raise DataError(
+            error(
+                "PLM622",
+                f"{folder} holds no checkpoint to go on from",
+                where=str(folder),
+                help="leave out --resume to begin a new fit",
+            )
+        )
+    known = found.state.get("fit")
+    stored: Mapping[str, object] = known if isinstance(known, Mapping) else {}
+    odd = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
+    if odd:
+        said = ", ".join(f"{k} ({stored.get(k)!r}, now {identity.get(k)!r})" for k in odd[:4])
+        raise DataError(
+            error(
+                "PLM625",
+                f"the checkpoint in {folder} is of another fit: it differs in {said}",
+                where=str(folder),
+                help="resume with the same program, rows and settings, or begin anew in another folder",
+            )
+        )
+    try:
+        trainer.restore(found.tensors, found.arrays, found.state)
+    except (KeyError, ValueError) as problem:
+        raise DataError(
+            error("PLM622", f"{found.path} is no checkpoint of this fit ({problem})", where=str(found.path))
+        ) from None
+    if world.leads:
+        metrics.cut(folder / METRICS, trainer.steps_done)
+    tell(f"resumed at step {trainer.steps_done}")
+
+
+def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, object]:
+    """What a checkpoint has to agree with, by name."""
+    flat = {f"settings.{k}": v for k, v in settings.to_json().items()}
+    return {
+        "program": inputs.graph.fingerprint,
+        "guide": guide_digest(inputs.graph),
+        "model": inputs.models[lm].identity.digest,
+        "rows": digest(inputs.data),
+        "known latents": digest([{str(r): [{n: v.text for n, v in d.items()} for d in vs]} for r, vs in inputs.known]),
+        **{k: v if not (isinstance(v, float) and math.isinf(v)) else None for k, v in flat.items()},
+    }

@@ -1,0 +1,259 @@
+"""Certificates against posteriors that can be written out: what they measure, and what they must not miss."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from attrs import evolve, frozen
+
+from benchmarks.targets import write_table
+from posterior_lm.amortize.certificate import Certificate, RowCheck, Simulated
+from posterior_lm.amortize.certify import certify_guide, uniform_p_value
+from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.ask import models_of
+from posterior_lm.infer.guide import Guide, Proposal
+from posterior_lm.query import loads
+from posterior_lm.target.bind import bind
+from posterior_lm.target.binding import bind_data
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Values
+
+SEEN = [str(d) for d in range(10)]
+PROGRAM = """
+lm noisy = tabular("TABLE")
+program digit(seen: text) {
+  latent n: int(0..9, lead=" ") ~ categorical([0.22, 0.04, 0.13, 0.02, 0.16, 0.05, 0.18, 0.03, 0.06, 0.11])
+  observe seen ~ noisy(n)
+}
+"""
+
+
+@frozen(eq=False)
+class TableGuide:
+    """Draws the digit with given probabilities, whatever else."""
+
+    target: Target
+    probs: np.ndarray
+    name: str = "a table"
+
+    def sample(self, rng: np.random.Generator, n: int) -> Proposal:
+        values = [self.target.value("n", int(k)) for k in rng.choice(10, size=n, p=self.probs)]
+        return Proposal({"n": tuple(values)}, self.log_prob({"n": values}))
+
+    def log_prob(self, values: Values) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return np.log(self.probs[[int(v.datum) for v in values["n"]]])
+
+
+class Known:
+    """The program with its ten rows, and each row's posterior by summation."""
+
+    def __init__(self, program: str) -> None:
+        self.graph = loads(program).graph
+        self.rows = [bind_data(self.graph, {"seen": s}) for s in SEEN]
+        self.models = models_of(loads(program), self.graph)
+        self.simulator = Simulator(self.graph, self.rows, self.models)
+        self.log_reward = np.stack([self._log_rewards(self.target(row)) for row in self.rows])
+        self.evidence = np.logaddexp.reduce(self.log_reward, axis=1)
+        self.posterior = np.exp(self.log_reward - self.evidence[:, None])
+
+    def target(self, row: Mapping[str, object]) -> Target:
+        return bind(self.graph, row, self.models)
+
+    def _log_rewards(self, target: Target) -> np.ndarray:
+        return target.log_reward({"n": [target.value("n", k) for k in range(10)]})
+
+    def certificate(self, change: Callable[[np.ndarray], np.ndarray], **more: object) -> Certificate:
+        """Of the guide whose probabilities are the posterior, changed."""
+
+        def guide_of(target: Target) -> Guide:
+            return TableGuide(target, self.q(change, SEEN.index(str(target.data["seen"]))))
+
+        settings: dict = {"simulator": self.simulator, "draws": 200, "simulated": 48} | more
+        return certify_guide(self.graph, self.rows, range(10), guide_of, self.models, **settings)
+
+    def q(self, change: Callable[[np.ndarray], np.ndarray], row: int) -> np.ndarray:
+        made = change(self.posterior[row])
+        return made / made.sum()
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    table = write_table(tmp_path_factory.mktemp("table"))
+    return Known(PROGRAM.replace("TABLE", str(table)))
+
+
+def without_second(p: np.ndarray) -> np.ndarray:
+    """The second mode is as good as never drawn."""
+    q = p.copy()
+    q[np.argsort(p)[-2]] = 1e-9
+    return q
+
+
+def flat(p: np.ndarray) -> np.ndarray:
+    return p**0.5
+
+
+def test_the_exact_posterior_is_good(known: Known) -> None:
+    found = known.certificate(lambda p: p)
+    assert found.verdict.level == "good", found.verdict.words
+    assert found.ess == pytest.approx(1.0) and found.prior_ess < 0.6
+    for check in found.rows:
+        assert check.log_evidence == pytest.approx(known.evidence[check.row])
+        assert check.elbo == pytest.approx(known.evidence[check.row])
+    assert found.simulated is not None and found.simulated.rows == 48
+    assert found.simulated.forward == pytest.approx((0, 0), abs=1e-9)
+    assert found.simulated.reverse == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_a_missed_mode_is_not_good_however_high_the_ess(known: Known) -> None:
+    found = known.certificate(without_second)
+    assert found.ess > 0.99 and found.worst_ess > 0.99, "which is why ESS certifies nothing"
+    assert found.verdict.level == "poor"
+    assert "KL(posterior‖policy)" in found.verdict.words
+    assert found.simulated is not None and found.simulated.forward[1] > 2
+    blind = known.certificate(without_second, simulator=None)
+    assert blind.verdict.level == "usable", "nobody can know, so it says so"
+    assert "would not show" in blind.verdict.words
+
+
+def test_a_mode_of_probability_zero_is_counted(known: Known) -> None:
+    def never(p: np.ndarray) -> np.ndarray:
+        q = p.copy()
+        q[np.argsort(p)[-2]] = 0.0
+        return q
+
+    found = known.certificate(never)
+    assert found.simulated is not None and 0 < found.simulated.unreachable < found.simulated.rows
+    assert found.simulated.forward == (math.inf, math.inf)
+    assert found.verdict.level == "poor" and "infinite" in found.verdict.words
+    json.dumps(found.to_json(), allow_nan=False)
+    assert Certificate.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_both_divergences_are_those_by_summation(known: Known) -> None:
+    """The expectation over what is simulated: first seen is drawn, then n given seen."""
+    p = known.posterior
+    q = np.stack([known.q(flat, row) for row in range(10)])
+    shown = np.exp(known.evidence - np.logaddexp.reduce(known.evidence))
+    forward = float(np.sum(shown[:, None] * p * np.log(p / q)))
+    reverse = float(np.sum(shown[:, None] * q * np.log(q / p)))
+    found = known.certificate(flat, simulated=500, draws=100).simulated
+    assert found is not None and abs(forward - reverse) > 0.05, "a swap would show"
+    for (low, high), exact, room in ((found.forward, forward, 0.08), (found.reverse, reverse, 0.05)):
+        assert low <= high and abs((low + high) / 2 - exact) < room, (low, high, exact)
+    assert found.jeffreys == pytest.approx(forward + reverse, abs=0.1)
+
+
+def test_row_checks_are_those_by_summation(known: Known) -> None:
+    found = known.certificate(flat, draws=4000, simulator=None)
+    for check in found.rows:
+        p, q = known.posterior[check.row], known.q(flat, check.row)
+        assert check.ess == pytest.approx(1 / np.sum(p * p / q), rel=0.12)
+        assert check.elbo == pytest.approx(known.evidence[check.row] - np.sum(q * np.log(q / p)), abs=0.1)
+        assert check.log_evidence == pytest.approx(known.evidence[check.row], abs=0.08)
+        assert check.elbo < check.log_evidence and check.dead == 0
+
+
+def test_ranks_tell_a_spread_guide_from_the_posterior(known: Known) -> None:
+    exact = known.certificate(lambda p: p, simulated=300, draws=60).simulated
+    spread = known.certificate(flat, simulated=300, draws=60).simulated
+    assert exact is not None and exact.p_value is not None and exact.p_value > 0.01
+    assert spread is not None and spread.p_value is not None and spread.p_value < 1e-3
+
+
+def test_the_same_seed_gives_the_same_certificate(known: Known) -> None:
+    one, again, other = (known.certificate(flat, seed=s) for s in (3, 3, 4))
+    assert one == again != other
+
+
+def test_p_values_are_those_of_the_chi_square_table() -> None:
+    ranks = [0] * 15 + [1] * 5 + [2] * 10 + [3] * 10  # 4 bins of 10 expected: statistic 5
+    assert uniform_p_value(ranks, 4) == pytest.approx(0.1717971, abs=1e-6)  # of 3 degrees of freedom
+    assert uniform_p_value(list(range(201)) * 2, 201) == pytest.approx(1.0, abs=1e-6)
+    assert uniform_p_value([0] * 15, 201) is None, "too few"
+
+
+def test_dead_draws_are_a_poor_row_and_no_error(tmp_path_factory: pytest.TempPathFactory) -> None:
+    table = write_table(tmp_path_factory.mktemp("table"))
+    text = PROGRAM.replace("TABLE", str(table)).replace("  observe", "  condition n < 5\n  observe")
+    known = Known(text)
+    assert not known.simulator.exact
+    dead = np.where(np.arange(10) == 7, 1.0, 0.0)
+    found = known.certificate(lambda p: dead)
+    assert {(r.ess, r.khat, r.elbo, r.dead) for r in found.rows} == {(0.0, None, -math.inf, 1.0)}
+    assert found.verdict.level == "poor" and found.simulated is None and found.note
+    back = Certificate.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    assert back == found
+    assert any("no simulated rows" in line for line in found.lines())
+
+
+# ------------------------------------------------------------------------------- the verdict
+
+ROW = RowCheck(row=3, ess=0.8, khat=0.4, elbo=-5.0, log_evidence=-4.8, dead=0.0, prior_ess=0.1)
+FINE = Certificate(200, (ROW, evolve(ROW, row=9, ess=0.6)), Simulated(32, (0.2, 0.3), (0.1, 0.2), 0.4, 0, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "words"),
+    [
+        ({}, "good", "9% of the posterior"),
+        ({"ess": 0.199}, "usable", "worst row is 0.20, below 0.2"),
+        ({"ess": 0.21}, "good", "ESS/N is 0.51"),
+        ({"khat": 0.71}, "usable", "k-hat is 0.71"),
+        ({"khat": None}, "good", ""),
+        ({"ess": 0.18}, "usable", "ESS/N is 0.49, below 0.5"),
+        ({"prior_ess": 1.35}, "usable", "the prior is as good"),
+        ({"prior_ess": 1.5}, "poor", "less than the prior's"),
+        ({"ess": 0.019}, "poor", "row 9 is 0.019"),
+    ],
+)
+def test_levels_by_held_out_rows(change: dict, level: str, words: str) -> None:
+    verdict = evolve(FINE, rows=(evolve(ROW, ess=0.81), evolve(FINE.rows[1], **change))).verdict
+    assert verdict.level == level and words in verdict.words
+
+
+@pytest.mark.parametrize(
+    ("change", "level"),
+    [
+        ({"forward": (0.4, 0.5)}, "good"),
+        ({"forward": (0.4, 0.51)}, "usable"),
+        ({"forward": (1.0, 2.0)}, "usable"),
+        ({"forward": (1.0, 2.1)}, "poor"),
+        ({"p_value": 0.002}, "good"),
+        ({"p_value": 0.0009}, "poor"),
+        ({"p_value": None}, "good"),
+    ],
+)
+def test_levels_by_simulated_rows(change: dict, level: str) -> None:
+    assert FINE.simulated is not None
+    assert evolve(FINE, simulated=evolve(FINE.simulated, **change)).verdict.level == level
+
+
+def test_the_table_says_what_was_measured() -> None:
+    text = "\n".join(FINE.lines())
+    for shown in ("2 held-out rows, 200 draws each", "0.70", "0.60", "at most 0.40, fitted on 2", "-4.80",
+                  "0.20 to 0.30 nats", "p = 0.3", "0 of 32", FINE.verdict.words):  # fmt: skip
+        assert shown in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": []}, {"draws": 0}, {"draws": "200"}, {"note": ...}, {"simulated": {"rows": 3}}],
+)
+def test_a_wrong_certificate_is_refused(change: dict) -> None:
+    whole = {**FINE.to_json(), **change}
+    if change.get("note") is ...:
+        del whole["note"]
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        Certificate.from_json(whole)
+
+
+def test_an_edited_verdict_changes_nothing() -> None:
+    poor = evolve(FINE, rows=(evolve(ROW, ess=0.001),))
+    whole = {**poor.to_json(), "verdict": {"level": "good", "words": "Good"}}
+    assert Certificate.from_json(whole).verdict.level == "poor"
