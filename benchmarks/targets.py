@@ -94,9 +94,7 @@ def known_target(name: str, *, train: int = 400, held_out: int = 6, seed: int = 
 
 def _distinct(rows: Iterator[Row], count: int) -> Iterator[Row]:
     seen: set[str] = set()
-    tries = 0
-    for row in rows:
-        tries += 1
+    for tries, row in enumerate(rows):
         key = json.dumps(row, sort_keys=True)
         if key not in seen:
             seen.add(key)

@@ -7,7 +7,7 @@ objective, which compares log q with log reward wherever the draws came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,11 +15,15 @@ from attrs import frozen
 from torch import Tensor
 
 from posterior_lm.amortize.batches import Walked, propose, walk
+from posterior_lm.amortize.compiling import BLOCK
+from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows, in_row
 from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 
 
@@ -40,12 +44,34 @@ class Behaved:
     """The data row of each slot."""
 
 
-class Balancer:
-    """Makes the draws of a step; the replay buffer goes in and comes out."""
+@frozen(eq=False)
+class _Slot:
+    """What one place of a step is about: a data row, or a simulated one with its exact draw."""
 
-    def __init__(self, rows: Rows, numbers: Sequence[int], settings: FitSettings, prefixes: bool) -> None:
+    row: int
+    target: Target
+    readings: Mapping[str, Reading]
+    exact: dict[str, Value] | None = None
+
+
+class Balancer:
+    """Makes the draws of a step; the replay buffer goes in and comes out.
+
+    With a `simulator` that is exact, a share of a step's rows is simulated: rows
+    that nobody trained on before, one of whose draws is an exact draw of the
+    posterior, so a mode that the policy misses is shown to it.
+    """
+
+    def __init__(
+        self, rows: Rows, numbers: Sequence[int], settings: FitSettings, prefixes: bool,
+        simulator: Simulator | None = None,
+    ) -> None:  # fmt: skip
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
         self.seeds = settings.seeds or 0
+        self._block: tuple[int, tuple[int, ...], dict[tuple[int, int], Pair]] | None = None
+        self.simulator = (
+            simulator if simulator is not None and simulator.exact and simulator.observed else None
+        )
 
     def rows_of(self, step: int) -> list[int]:
         """The data rows of a step: each row once in every pass over the data, in a new order each time."""
@@ -63,53 +89,88 @@ class Balancer:
     ) -> tuple[Behaved, Replay]:
         """The draws of a step for these slots under the adapted `model`; and the buffer with the new ones."""
         s = self.settings
-        rows = self.rows_of(step)
-        mine = [rows[k] for k in slots]
         rngs = [np.random.default_rng([s.seed, 2, step, k]) for k in slots]
-        for rng, row in zip(rngs, mine, strict=True):
-            if self.seeds and not replay.entries(row):
-                replay = replay.add(row, self._seeds(rng, row))
-        old = [replay.draw(rng, row, int(round(s.replayed * s.draws))) for rng, row in zip(rngs, mine, strict=True)]
-        flat = int(round(s.tempered * s.draws))
+        mine = self._slots(step, slots)
+        for rng, slot in zip(rngs, mine, strict=True):
+            if self.seeds and slot.exact is None and not replay.entries(slot.row):
+                replay = replay.add(slot.row, self._seeds(rng, slot.row))
+        again = round(s.replayed * s.draws)
+        old = [
+            replay.draw(rng, slot.row, again) if slot.exact is None else []
+            for rng, slot in zip(rngs, mine, strict=True)
+        ]
+        flat = round(s.tempered * s.draws)
         values: list[list[dict[str, Value]]] = [[] for _ in mine]
         exponent = float(np.random.default_rng([s.seed, 4, step]).uniform(s.flattest, 1.0))
-        counts = [s.draws - flat - len(kept) for kept in old]
+        counts = [
+            s.draws - flat - len(kept) - (slot.exact is not None)
+            for kept, slot in zip(old, mine, strict=True)
+        ]
         for power, many in ((1.0, counts), (exponent, [flat] * len(mine))):
             owner = [k for k, n in enumerate(many) for _ in range(n)]
             if not owner:
                 continue
             each = [g for k, n in enumerate(many) for g in rngs[k].spawn(n)]
-            targets = [self.rows.target(mine[k]) for k in owner]
-            readings = [self.rows.readings(mine[k]) for k in owner]
+            targets = [mine[k].target for k in owner]
+            readings = [mine[k].readings for k in owner]
             for k, drawn in zip(owner, propose(model, targets, readings, each, power), strict=True):
                 values[k].append(drawn)
-        parts = [self._row(row, values[k], counts[k], old[k]) for k, row in enumerate(mine)]
-        for row, part in zip(mine, parts, strict=True):
-            replay = replay.add(row, part[4])
-        return self._joined(mine, parts), replay
+        parts = [self._row(slot, values[k], counts[k], old[k]) for k, slot in enumerate(mine)]
+        for slot, part in zip(mine, parts, strict=True):
+            if slot.exact is None:
+                replay = replay.add(slot.row, part[4])
+        return self._joined([slot.row for slot in mine], parts), replay
+
+    def _slots(self, step: int, slots: Sequence[int]) -> list[_Slot]:
+        rows = self.rows_of(step)
+        found = {k: _Slot(rows[k], self.rows.target(rows[k]), self.rows.readings(rows[k])) for k in slots}
+        if self.simulator is None:
+            return list(found.values())
+        first = len(rows) - round(self.settings.simulated * len(rows))
+        for k, pair in self._pairs(step, tuple(k for k in slots if k >= first)).items():
+            with in_row(pair.row):
+                target = self.rows.bind(pair.data)
+                found[k] = _Slot(pair.row, target, readings_of(target), dict(pair.values))
+        return list(found.values())
+
+    def _pairs(self, step: int, slots: tuple[int, ...]) -> dict[int, Pair]:
+        """The simulated pair of each of these slots; one without a pair keeps its data row."""
+        assert self.simulator is not None
+        block = step // BLOCK
+        if self._block is None or self._block[:2] != (block, slots):
+            tags = [(s, k) for s in range(block * BLOCK, (block + 1) * BLOCK) for k in slots]
+            rngs = [np.random.default_rng([self.settings.seed, 5, s, k]) for s, k in tags]
+            order = {s: self.rows_of(s) for s, _ in tags}
+            pairs = self.simulator.draw(rngs, [order[s][k] for s, k in tags])
+            self._block = (block, slots, dict(zip(self.simulator.kept(tags), pairs, strict=True)))
+        return {k: self._block[2][step, k] for k in slots if (step, k) in self._block[2]}
+
+    def forget(self) -> None:
+        """Simulate again from now on."""
+        self._block = None
 
     def _row(
-        self, row: int, fresh: Sequence[dict[str, Value]], on_policy: int, old: Sequence[Entry]
+        self, slot: _Slot, fresh: Sequence[dict[str, Value]], on_policy: int, old: Sequence[Entry]
     ) -> tuple[list[Walked], np.ndarray, np.ndarray, list[np.ndarray], list[Entry]]:
-        target, readings = self.rows.target(row), self.rows.readings(row)
-        names = target.names
+        target, names = slot.target, slot.target.names
+        fresh = [*fresh, *([slot.exact] if slot.exact is not None else [])]
         kept = [{n: target.value_of(n, ids) for n, ids in zip(names, e.ids, strict=True)} for e in old]
         columns = {n: [v[n] for v in fresh] for n in names}
         ends: list[np.ndarray] = []
-        with in_row(row):
+        with in_row(slot.row):
             log_reward = target.log_reward(columns) if fresh else np.zeros(0)
             if self.prefixes and fresh:
                 block = target.log_reward_prefixes(columns)
                 ends = [block[d, : len(v[names[0]].ids) + 1] for d, v in enumerate(fresh)]
         entries = self._entries(fresh, names, log_reward, ends)
         ends += [np.array(e.end_log_reward or ()) for e in old] if self.prefixes else []
-        draws = [walk(target, readings, v) for v in (*fresh, *kept)]
+        draws = [walk(target, slot.readings, v) for v in (*fresh, *kept)]
         rewards = np.concatenate([log_reward, [e.log_reward for e in old]])
         flags = np.arange(len(draws)) < on_policy
         return draws, rewards, flags, ends, entries
 
     def _entries(
-        self, values: Sequence[dict[str, Value]], names: Sequence[str], log_reward: np.ndarray,
+        self, values: Sequence[Mapping[str, Value]], names: Sequence[str], log_reward: np.ndarray,
         ends: Sequence[np.ndarray], pinned: bool = False,
     ) -> list[Entry]:  # fmt: skip
         return [
@@ -122,7 +183,7 @@ class Balancer:
             for d, (v, r) in enumerate(zip(values, log_reward, strict=True))
         ]
 
-    def scored(self, row: int, values: Sequence[dict[str, Value]], *, pinned: bool = False) -> list[Entry]:
+    def scored(self, row: int, values: Sequence[Mapping[str, Value]], *, pinned: bool = False) -> list[Entry]:
         """Entries for values that come from elsewhere: known latents, draws from the prior."""
         target = self.rows.target(row)
         names = target.names
@@ -165,7 +226,9 @@ def reward_temperature(settings: FitSettings, share: float) -> float:
     return settings.reward_temperature + (1.0 - settings.reward_temperature) * share / settings.anneal
 
 
-def tensors_of(behaved: Behaved, device: torch.device, temperature: float) -> tuple[Tensor, Tensor, Tensor | None]:
+def tensors_of(
+    behaved: Behaved, device: torch.device, temperature: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """log reward / temperature (N,), slot (N,), and the same of the end points."""
     log_reward = torch.as_tensor(behaved.log_reward / temperature, dtype=torch.float64, device=device)
     slot = torch.as_tensor(behaved.slot, dtype=torch.int64, device=device)

@@ -137,8 +137,8 @@ def propose(
                     drawn[d][name] = targets[d].value_of(name, one)
                 continue
             for place, d in enumerate(mine):
-                one = SampleEach([rngs[mine[place]]])
+                lone = SampleEach([rngs[mine[place]]])
                 columns = {n: (v,) for n, v in drawn[d].items()}
-                ids, _ = PriorGuide(targets[d])._finite(targets[d].latents[k], columns, 1, one)
+                ids, _ = PriorGuide(targets[d])._finite(targets[d].latents[k], columns, 1, lone)
                 drawn[d][name] = targets[d].value_of(name, ids[0])
     return drawn

@@ -43,7 +43,9 @@ class Compiled:
 class Compiler:
     """Batches by step number: the same seed and step give the same batch, whatever came before."""
 
-    def __init__(self, rows: Rows, numbers: Sequence[int], simulator: Simulator, pairs: int, seed: int) -> None:
+    def __init__(
+        self, rows: Rows, numbers: Sequence[int], simulator: Simulator, pairs: int, seed: int
+    ) -> None:
         self.rows, self.numbers, self.simulator, self.seed = rows, list(numbers), simulator, seed
         self.each = 1 if simulator.exact else min(PER_ROW, pairs)
         self.groups = max(1, pairs // self.each)
@@ -113,6 +115,11 @@ def _merged(group: Sequence[Pair], share: np.ndarray):
     """Equal pairs as one, light ones left out."""
     found: dict[str, tuple[Pair, float]] = {}
     for pair, weight in zip(group, share, strict=True):
-        key = repr((sorted((k, v.ids) for k, v in pair.values.items()), sorted(pair.data.items(), key=lambda i: i[0])))
+        key = repr(
+            (
+                sorted((k, v.ids) for k, v in pair.values.items()),
+                sorted(pair.data.items(), key=lambda i: i[0]),
+            )
+        )
         found[key] = (pair, found[key][1] + weight if key in found else float(weight))
     return [item for item in found.values() if item[1] >= LEAST]

@@ -112,7 +112,7 @@ def _fit(
         seed=settings.seed,
     )  # fmt: skip
     try:
-        trainer = Trainer(rows, numbers, adapter, settings, compiler, world)
+        trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator)
         for row, values in inputs.known:
             trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         identity = _identity(inputs, settings, lm)
@@ -179,7 +179,9 @@ def _train(
         while not world.same(trainer.finished):
             progress = trainer.step()
             if world.leads:
-                metrics.append(path, progress.step, {k: v for k, v in asdict(progress).items() if k != "step"})
+                metrics.append(
+                    path, progress.step, {k: v for k, v in asdict(progress).items() if k != "step"}
+                )
                 if watch is not None:
                     watch(progress)
             stop = world.total([float(interrupt.wanted)])[0] > 0
@@ -249,6 +251,8 @@ def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, objec
         "guide": guide_digest(inputs.graph),
         "model": inputs.models[lm].identity.digest,
         "rows": digest(inputs.data),
-        "known latents": digest([{str(r): [{n: v.text for n, v in d.items()} for d in vs]} for r, vs in inputs.known]),
+        "known latents": digest(
+            [{str(r): [{n: v.text for n, v in d.items()} for d in vs]} for r, vs in inputs.known]
+        ),
         **{k: v if not (isinstance(v, float) and math.isinf(v)) else None for k, v in flat.items()},
     }

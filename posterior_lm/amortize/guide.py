@@ -66,7 +66,7 @@ class PolicyGuide(PriorGuide):
         inside = np.ones(n, dtype=bool)
         for info in self.target.latents:
             inside &= [info.support.accepts(v.ids) for v in values[info.name]]
-        rows = np.flatnonzero(inside)
+        rows = [int(d) for d in np.flatnonzero(inside)]
         total = np.full(n, -np.inf)
         if len(rows):
             kept = {name: [column[d] for d in rows] for name, column in values.items()}
@@ -101,8 +101,6 @@ def paths_of(
         else:
             contexts, _ = contexts_of(target, reading.lm, reading.pieces, drawn, n)
             make = path_maker(info.support)
-            found.append(
-                (info, [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)])
-            )
+            found.append((info, [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]))
         drawn[info.name] = values[info.name]
     return found

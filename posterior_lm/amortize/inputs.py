@@ -75,7 +75,10 @@ def _most(found: list[Diagnostic]) -> list[Diagnostic]:
     if len(found) <= MOST:
         return found
     last = found[MOST - 1]
-    return [*found[: MOST - 1], evolve(last, notes=(*last.notes, f"{len(found) - MOST} more mistakes are not shown"))]
+    return [
+        *found[: MOST - 1],
+        evolve(last, notes=(*last.notes, f"{len(found) - MOST} more mistakes are not shown")),
+    ]
 
 
 def _check_objective(target: Target, settings: FitSettings) -> None:

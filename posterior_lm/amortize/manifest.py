@@ -124,16 +124,15 @@ def not_a_policy(where: str, why: str) -> DataError:
 def guide_digest(graph: RewardGraph) -> str:
     """SHA-256 of what the guide of each latent reads; "default" stands for one without a statement.
 
-    The contexts are numbered together with the log reward, so that names do not matter and
-    two latents of one type are still told apart.
+    The latents are numbered in the order in which they are drawn, before the contexts, so that names
+    do not matter and two latents of one type are still told apart. The log reward does not count.
     """
-    latents = [node.name for _, node in graph.latents()]
+    latents = {node.name: i for i, node in graph.latents()}
     stated = [graph.guides[name] for name in latents if name in graph.guides]
-    sink = attrs.evolve(graph.sink, inputs=(*graph.sink.inputs, *(g.context for g in stated)))
+    sink = attrs.evolve(graph.sink, inputs=(*latents.values(), *(g.context for g in stated)))
     specs = {lm.alias: [lm.spec, lm.kind, [list(o) for o in lm.options]] for lm in graph.lms}
     who = [specs.get(graph.guides[n].lm) if n in graph.guides else "default" for n in latents]
-    whole = canonical(graph.rebuilt({**graph.nodes, graph.total: sink}))
-    return _digest([who, whole])
+    return _digest([who, canonical(graph.rebuilt({**graph.nodes, graph.total: sink}))])
 
 
 def data_digest(rows: Sequence[Mapping[str, object]]) -> str:

@@ -69,4 +69,6 @@ def halving(
 
 def _is_memory(problem: BaseException) -> bool:
     # The CPU allocator raises a plain RuntimeError.
-    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
+        problem
+    )

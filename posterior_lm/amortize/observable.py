@@ -50,7 +50,7 @@ def observables(graph: RewardGraph) -> tuple[Observable, ...]:
             readers.setdefault(j, []).append(i)
     found: list[Observable] = []
     taken: set[int] = set()
-    for i, node, spec, table in _parameters(graph):
+    for i, _node, spec, table in _parameters(graph):
         places = [j for j in readers.get(i, ()) if i in counted]
         if len(places) != 1 or spec.type not in ("text", "int", "one_of"):
             continue

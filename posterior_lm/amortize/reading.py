@@ -108,7 +108,7 @@ def _tail(target: Target, i: int, latent: str) -> tuple[Piece, ...] | None:
     elif value in target.graph.fixed:
         pieces.append(Known(node.lead + spelled(evaluator.fixed_value(value))))  # type: ignore[arg-type]
     places = [k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == latent]
-    if not places or isinstance(target.graph[value], Segments) and places[-1] == len(pieces) - 1:
+    if not places or (isinstance(target.graph[value], Segments) and places[-1] == len(pieces) - 1):
         return None
     return tuple(pieces[places[-1] + 1 :])
 

@@ -96,10 +96,10 @@ class in_row:
     def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         if isinstance(problem, PlmError):
             where = f"rows[{self.number}]"
-            problem.diagnostics = [
+            problem.diagnostics = tuple(
                 d if d.where and d.where.startswith("rows[") else evolve(d, where=where)
                 for d in problem.diagnostics
-            ]
+            )
 
 
 def guides_alone(graph: RewardGraph) -> RewardGraph:

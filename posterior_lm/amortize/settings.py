@@ -51,6 +51,8 @@ class FitSettings:
     """Share of the draws made from a flattened policy."""
     replayed: float = field(default=0.25, metadata={"low": 0, "high": 1})
     """Share of the draws taken from the replay buffer."""
+    simulated: float = field(default=0.5, metadata={"low": 0, "high": 1})
+    """Share of a balancing step's rows that are simulated anew, where the simulation is exact."""
     flattest: float = field(default=0.7, metadata={"low": 0.05, "high": 1})
     """Tempered draws have an exponent between this and 1."""
     reward_temperature: float = field(default=1.5, metadata={"low": 1})
@@ -128,8 +130,10 @@ def _checked(name: str, value: object, setting: Any) -> object:
     above = name in ("budget", "clip", "rate", "lam", "alpha", "gradient_norm", "balance_rate")
     if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]
         bound = f"above {low}" if above else f"at least {low}"
-        raise _wrong(f"`{name}` is {bound}{f' and at most {high}' if high is not None else ''}, not {value}", None)
-    return int(value) if whole else float(value)  # type: ignore[call-overload]
+        raise _wrong(
+            f"`{name}` is {bound}{f' and at most {high}' if high is not None else ''}, not {value}", None
+        )
+    return int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
 
 
 def _wrong(message: str, help: str | None) -> InferenceError:

@@ -310,6 +310,3 @@ def _is_exact(target: Target, seen: set[str]) -> bool:
         return not split_lead(known)[0] and isinstance(text[-1], Splice) and len(text) <= 2
 
     return all(whole(i) for i in graph.sink.inputs)
-
-
-

@@ -16,7 +16,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.amortize.paths import FORCED, NEVER, STOP, Path
+from posterior_lm.amortize.paths import FORCED, NEVER, Path
 from posterior_lm.lm.base import Branch, Request
 from posterior_lm.lm.packed import Row, lay_out, stacked, visible
 from posterior_lm.lm.transformers import TransformersModel
@@ -56,9 +56,7 @@ def score_paths(
             assert stops is not None
             before = torch.cumsum(steps, dim=1) - steps
             width = steps.shape[1]
-            end = end.index_put(
-                (index[:, None], torch.arange(width, device=device)[None, :]), before + stops
-            )
+            end = end.index_put((index[:, None], torch.arange(width, device=device)[None, :]), before + stops)
     if end is None:
         return PathScores(log_prob)
     is_end = torch.zeros(end.shape, dtype=torch.bool)
@@ -85,9 +83,7 @@ def _batches(
                 branches = tuple(Branch(len(context), paths[n].ids) for n in part)
                 laid.append((part, lay_out(Request(context, len(context), 0, branches), 0)))
         else:
-            laid += [
-                ([n], lay_out(Request(context + paths[n].ids, len(context)), 0)) for n in members
-            ]
+            laid += [([n], lay_out(Request(context + paths[n].ids, len(context)), 0)) for n in members]
     laid.sort(key=lambda item: item[1].width)
     batch: list[tuple[list[int], Row]] = []
     for item in laid:
@@ -140,7 +136,10 @@ def _choices(
     device = logits.device
     distinct: dict[int, int] = {}
     table: list[np.ndarray] = []
-    which, stops, chosen, enders = [], [], [], []
+    which: list[int] = []
+    stops: list[bool] = []
+    chosen: list[int] = []
+    enders: list[int] = []
     for path in paths:
         for mask in path.masks:
             if id(mask) not in distinct:

@@ -77,6 +77,10 @@ def draw_texts(
             log_mass[d] = one
             whole = heads[d] + text
             own = (speller.text(heads[d], first=False) if heads[d] else ()) + tuple(tokens)
-            if text.startswith(leads[d]) and len(text) > len(leads[d]) and speller.text(whole, first=False) == own:
+            if (
+                text.startswith(leads[d])
+                and len(text) > len(leads[d])
+                and speller.text(whole, first=False) == own
+            ):
                 texts[d] = text[len(leads[d]) :]
     return texts, log_mass

@@ -27,6 +27,7 @@ from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.infer import weights
 from posterior_lm.lang.diagnostics import InferenceError, error
 
@@ -59,7 +60,7 @@ class Trainer:
 
     def __init__(
         self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: FitSettings,
-        compiler: Compiler | None, world: World,
+        compiler: Compiler | None, world: World, simulator: Simulator | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
         self.compiler = compiler
@@ -69,11 +70,13 @@ class Trainer:
         if settings.objective == "vargrad":
             options["clip"] = settings.clip
         self.objective: Objective = objective(settings.objective, **options)
-        self.balancer = Balancer(rows, numbers, settings, self.objective.needs_prefixes)
+        self.balancer = Balancer(rows, numbers, settings, self.objective.needs_prefixes, simulator)
         self.replay = Replay(settings.capacity, settings.capacity_total)
         self.names = list(adapter.parameters)
         self.parameters = list(adapter.parameters.values())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
         device = self.parameters[0].device
         self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
         self.columns = settings.columns
@@ -156,10 +159,10 @@ class Trainer:
 
         def backward(part: Sequence[int], columns: int) -> None:
             with self.adapter.on():
-                scored = score_draws(
-                    self.adapter.model(), [batch.draws[k] for k in part], columns=columns
+                scored = score_draws(self.adapter.model(), [batch.draws[k] for k in part], columns=columns)
+                shares = torch.as_tensor(
+                    batch.weights[list(part)] / max(total, 1e-300), device=scored.log_prob.device
                 )
-                shares = torch.as_tensor(batch.weights[list(part)] / max(total, 1e-300), device=scored.log_prob.device)
                 value = -(shares * scored.log_prob).sum()
                 check_finite(value, scored.log_prob, None, self._statement())
                 value.backward()
@@ -191,7 +194,7 @@ class Trainer:
             with self.adapter.on():
                 loss[0] += self._objective(behaved, part, columns, temperature, count, log_q)
 
-        groups = [np.flatnonzero(behaved.slot == k) for k in range(len(slots))]
+        groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(len(slots))]
         self.columns = halving(
             backward, lambda columns: micro_batches(behaved.draws, groups, columns),
             self.columns, self._restart(loss),
@@ -219,7 +222,9 @@ class Trainer:
             None if t is None else t[index] for t in tensors_of(behaved, device, temperature)
         )
         assert log_reward is not None and slot is not None
-        check_finite(scored.log_prob.sum(), scored.log_prob, [behaved.rows[int(k)] for k in slot], self._statement())
+        check_finite(
+            scored.log_prob.sum(), scored.log_prob, [behaved.rows[int(k)] for k in slot], self._statement()
+        )
         log_q[index] = scored.log_prob.detach().cpu().numpy()
         present, place = torch.unique(slot, return_inverse=True)
         is_end = end_log_prob = None
@@ -319,6 +324,7 @@ class Trainer:
     def forget(self) -> None:
         """Drop what is remembered, so that a resumed fit and this one go on alike."""
         self.rows.forget()
+        self.balancer.forget()
         if self.compiler is not None:
             self.compiler.forget()
 

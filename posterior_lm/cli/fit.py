@@ -10,18 +10,33 @@ from posterior_lm.cli.options import format_option, positive_seconds
 
 @click.command(cls=Command)
 @click.argument("file")
-@click.option("--data", metavar="FILE", help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from "
-              "standard input. A column named after a latent holds a known good value of it.")
-@click.option("--out", metavar="DIR", required=True, help="Where the policy goes: a folder that holds none yet.")
-@click.option("--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from "
+    "standard input. A column named after a latent holds a known good value of it.",
+)
+@click.option(
+    "--out", metavar="DIR", required=True, help="Where the policy goes: a folder that holds none yet."
+)
+@click.option(
+    "--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run."
+)
 @click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
 @click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Training steps.  [default: 360]")
-@click.option("--budget", type=float, callback=positive_seconds, metavar="SECONDS",
-              help="End training after so many seconds; the schedules end with it.")
+@click.option(
+    "--budget",
+    type=float,
+    callback=positive_seconds,
+    metavar="SECONDS",
+    help="End training after so many seconds; the schedules end with it.",
+)
 @click.option("--objective", metavar="NAME", help="vargrad, tb, subtb or db.  [default: vargrad]")
 @click.option("--rank", type=click.IntRange(min=1), metavar="N", help="Of the adapter.  [default: 32]")
-@click.option("--targets", metavar="NAMES", help="Layers to adapt, with commas.  [default: every linear layer]")
+@click.option(
+    "--targets", metavar="NAMES", help="Layers to adapt, with commas.  [default: every linear layer]"
+)
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Data rows a step.  [default: 16]")
 @click.option("--draws", type=click.IntRange(min=2), metavar="N", help="Draws a row and step.  [default: 16]")
 @click.option("--rate", type=float, metavar="X", help="Highest learning rate.  [default: 0.002]")
@@ -55,7 +70,10 @@ def command(
 
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use, method=None)
-    asked = [case.data for case in cases(query.graph, given, data, None, extra=[n.name for _, n in query.graph.latents()])]
+    asked = [
+        case.data
+        for case in cases(query.graph, given, data, None, extra=[n.name for _, n in query.graph.latents()])
+    ]
     flags = {
         "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
         "rows": rows, "draws": draws, "rate": rate, "seed": seed,
@@ -78,7 +96,11 @@ def command(
     if format == "json":
         from attrs import asdict
 
-        click.echo(json_text({"folder": str(fitted.folder), "interrupted": fitted.interrupted, **asdict(fitted.manifest)}))
+        click.echo(
+            json_text(
+                {"folder": str(fitted.folder), "interrupted": fitted.interrupted, **asdict(fitted.manifest)}
+            )
+        )
     else:
         announce(fitted)
     return INTERRUPTED if fitted.interrupted else FINE

@@ -21,7 +21,7 @@ from tests.brute import Brute
 from tests.strategies import graph_of, table
 
 MODEL = table(("a", "b", ".", "ab", " ", " a"), seed=41, order=2, max_tokens=40)
-NUMBERS = table(("0", "1", "2", "a", " "), seed=42, order=2, max_tokens=40)
+NUMBERS = table(("0", "1", "2", "a", " ", "."), seed=42, order=2, max_tokens=40)
 STOP = 'text(tokens=1..3, stop=".", chars="ab")'
 Key = tuple[object, ...]
 
@@ -55,13 +55,16 @@ Z = f'latent z: {STOP} ~ base("a") '
 Y = "y: text"
 SHORT = ({"y": "b"}, {"y": "ab"}, {"y": "ba"})
 """Texts of one token and of two, in no common sign: a length is drawn, 1 with probability 2/3."""
-DOTS = ({"y": "a."},)
+DOTS = ({"y": "."},)
 ONE = 'y: one_of("a", "ab", "b.")'
 ONES = ("a", "ab", "b.")
 
 PROGRAMS = {
     "generative": Program(Y, Z + "observe y ~ base(z)", SHORT, ("y",), True),
-    "generative, ending in a sign": Program(Y, Z + "observe y ~ base(z)", DOTS, ("y",), True),
+    "generative, ending in a sign": Program(
+        Y, 'latent z: one_of("a", "0", "1 ") ~ choice(digits("a")) observe y ~ digits(z)',
+        DOTS, ("y",), True,
+    ),
     "after a space": Program(Y, Z + 'observe [" ", y] ~ base(z)', SHORT, ("y",), True, lead=" ", draws=9000),
     "after known text": Program(Y, Z + 'observe ["b", y] ~ base(z)', SHORT, ("y",), False, lead="b"),
     "after known text and a space": Program(
@@ -227,9 +230,9 @@ def shares(program: Program, pairs: Sequence[Pair], exact: Mapping[Key, float]) 
     for i, p in enumerate([*probs, 1 - sum(probs)]):
         mine = at == i
         share = weights[mine].sum() / weights.sum()
-        error = math.sqrt((weights**2 * (mine - p) ** 2).sum()) / weights.sum()
-        # A cell nobody drew has an error of its own: that of its expected count.
-        error = max(error, math.sqrt(max(p, 1e-9) * weights.max() / weights.sum()) / 2)
+        # The variance that share p would have, not the one seen: a cell that few drew hides its own.
+        heavy = (weights[mine] ** 2).sum() / weights[mine].sum() if share > 0 else weights.max()
+        error = math.sqrt(p * heavy / weights.sum() + p**2 * (weights**2).sum() / weights.sum() ** 2)
         yield (common[i] if i < len(common) else "rest"), p, share, error
 
 

@@ -195,7 +195,9 @@ def test_dead_draws_are_a_poor_row_and_no_error(tmp_path_factory: pytest.TempPat
 # ------------------------------------------------------------------------------- the verdict
 
 ROW = RowCheck(row=3, ess=0.8, khat=0.4, elbo=-5.0, log_evidence=-4.8, dead=0.0, prior_ess=0.1)
-FINE = Certificate(200, (ROW, evolve(ROW, row=9, ess=0.6)), Simulated(32, (0.2, 0.3), (0.1, 0.2), 0.4, 0, 0.3))
+FINE = Certificate(
+    200, (ROW, evolve(ROW, row=9, ess=0.6)), Simulated(32, (0.2, 0.3), (0.1, 0.2), 0.4, 0, 0.3)
+)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,282 @@
+"""The speed of training on a device, for two sizes of random weights; and the quality reached with `tiny`.
+
+    python benchmarks/gpu.py [--device cuda] [--tokenizer FOLDER] [--out FILE]
+    python benchmarks/gpu.py --device cpu --small          # a smoke test
+
+The two models are built from configurations in a temporary folder and loaded from
+there like any other, in bfloat16 with a float32 adapter: random weights take as long
+as trained ones, and next to never end a latent, so every draw has the full length.
+A step is timed after `WARM` others; the floor is every forward call of the timed
+steps again, bare, with a backward pass where there was one. `tiny` is fitted in
+float32 with the default settings and compared with exact posteriors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from attrs import define, evolve, field
+from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, PreTrainedConfig
+
+from benchmarks.quality import HeldOut
+from benchmarks.targets import PROGRAMS, Row, known_target
+from posterior_lm.amortize.fit import fit
+from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.policy import Policy, load_policy
+from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.train import Progress
+from posterior_lm.lm.tiny import WEIGHTS
+from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.query import Query
+
+ROOT = Path(__file__).resolve().parent.parent
+WARM = 2
+"""Steps before the timed ones: the first calls of a device compile and allocate."""
+
+FULL: Mapping[str, PreTrainedConfig] = {
+    "GPT-2-small-sized": GPT2Config(),
+    "1B-sized": LlamaConfig(
+        vocab_size=50257, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+        num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=2048,
+        tie_word_embeddings=True, bos_token_id=50256, eos_token_id=50256,
+    ),
+}  # fmt: skip
+SMALL: Mapping[str, PreTrainedConfig] = {
+    "smoke": GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256),
+}
+
+
+def random_model(config: PreTrainedConfig, tokenizer: Path, device: str, folder: Path) -> TransformersModel:
+    """A model of random weights in bfloat16, written to `folder` and loaded as any other is."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    module.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder / name)
+    return TransformersModel.load(folder, dtype="bfloat16", device=device)
+
+
+# ------------------------------------------------------------------ one fit, watched
+
+
+@define
+class Calls:
+    """Every forward call of a module while `on`: its shape, what was cached, and whether it had gradients."""
+
+    on: bool = False
+    found: list[tuple[tuple[int, int], int, bool, int, bool]] = field(factory=list)
+
+    def hook(self, _module: object, args: tuple, options: dict) -> None:
+        if self.on:
+            ids, cache = options["input_ids"], options.get("past_key_values")
+            past = cache.get_seq_length() if cache is not None else 0
+            masked = options.get("attention_mask") is not None
+            keep = options.get("logits_to_keep", 0)
+            self.found.append((tuple(ids.shape), past, masked, keep, torch.is_grad_enabled()))
+
+
+@define(eq=False)
+class Trained:
+    """What `train_some` saw: a Progress per step, the forward calls of the steps after `WARM`, the policy."""
+
+    steps: list[Progress]
+    calls: Calls
+    policy: Policy
+
+    @property
+    def seconds(self) -> float:
+        """Per timed step."""
+        return (self.steps[-1].seconds - self.steps[WARM - 1].seconds) / (len(self.steps) - WARM)
+
+
+def train_some(query: Query, rows: Sequence[Row], settings: FitSettings, model: TransformersModel) -> Trained:
+    """Fit `query` on `rows` with `model` as its only one, as `plm fit` does, and keep what was seen."""
+    query = query.lm(base=model)
+    calls, steps = Calls(), []
+
+    def watch(progress: Progress) -> None:
+        steps.append(progress)
+        # Certification comes after the last step and is no part of one.
+        calls.on = len(steps) >= WARM and progress.done < 1.0
+
+    handle = model._forward.module.register_forward_pre_hook(calls.hook, with_kwargs=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            fit(query, rows, Path(folder) / "policy", settings, watch=watch)
+            policy = load_policy(Path(folder) / "policy", query.graph, {"base": model})
+    finally:
+        handle.remove()
+    return Trained(steps, calls, policy)
+
+
+def floor_seconds(trained: Trained, model: TransformersModel) -> float:
+    """Seconds per timed step of the same forward calls with nothing around them, and of their backward passes."""
+    module, config = model._forward.module, model._forward.module.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    like = {"device": model._forward.device, "dtype": model._forward.dtype}
+    spent = 0.0
+    for (rows, columns), past, masked, keep, grad in trained.calls.found:
+        ids = torch.randint(10, config.vocab_size, (rows, columns), device=like["device"])
+        options: dict[str, object] = {"logits_to_keep": keep}
+        if not grad or past:
+            cache = DynamicCache(config=config)
+            for layer in range(config.num_hidden_layers if past else 0):
+                pair = (torch.randn(rows, heads, past, width, **like) for _ in range(2))
+                cache.update(*pair, layer)
+            options |= {"past_key_values": cache, "use_cache": True}
+        else:
+            options["use_cache"] = False
+        if masked:
+            options["attention_mask"] = torch.zeros(rows, 1, columns, past + columns, **like)
+        synchronize(model)
+        began = time.perf_counter()
+        with torch.set_grad_enabled(grad), trained.policy.adapter.on():
+            logits = module(input_ids=ids, **options).logits
+            if grad:
+                logits.float().mean().backward()
+        synchronize(model)
+        spent += time.perf_counter() - began
+    for parameter in trained.policy.adapter.parameters.values():
+        parameter.grad = None
+    return spent / (len(trained.steps) - WARM)
+
+
+def synchronize(model: TransformersModel) -> None:
+    if model._forward.device.type == "cuda":
+        torch.cuda.synchronize(model._forward.device)
+
+
+# ------------------------------------------------------------------ the tables
+
+
+def speed(
+    name: str, model: TransformersModel, stage: str, steps: int, settings: FitSettings
+) -> dict[str, object]:
+    """One line of the speed table; `stage` is "compile" or "balance"."""
+    known = known_target("middle", train=64, held_out=1)
+    share = 1.0 if stage == "compile" else 0.0
+    settings = evolve(
+        settings, compile=share, steps=WARM + steps, held_out=0, certify_draws=10, certify_rows=1,
+        checkpoint_every=WARM + steps + 1,
+    )  # fmt: skip
+    cuda = model._forward.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    trained = train_some(known.query, known.train, settings, model)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
+    timed = trained.steps[WARM:]
+    draws = sum(
+        p.draws_per_second * (p.seconds - q.seconds)
+        for q, p in zip(trained.steps[WARM - 1 :], timed, strict=False)
+    )
+    floor = floor_seconds(trained, model)
+    positions = sum(r * c for (r, c), *_ in trained.calls.found)
+    found: dict[str, object] = {
+        "model": name,
+        "parameters": sum(p.numel() for n, p in model._forward.module.named_parameters() if "lora_" not in n),
+        # A program that cannot be compiled with this model is balanced instead, and the table says so.
+        "stage": timed[-1].stage,
+        "draws a step": round(draws / len(timed), 1),
+        "seconds a step": trained.seconds,
+        "draws a second": draws / len(timed) / trained.seconds,
+        "positions a second": positions / len(timed) / trained.seconds,
+        "over the floor": trained.seconds / floor,
+        "peak GiB": peak,
+    }
+    trained.policy.adapter.close()
+    return found
+
+
+def quality(
+    target: str, device: str, settings: FitSettings, cache: Path | None, rows: int | None
+) -> dict[str, object]:
+    """One line of the quality table: `tiny`, float32, held-out rows of a known target."""
+    model = TransformersModel.load(WEIGHTS, device=device)
+    known = known_target(target)
+    known = evolve(known, query=known.query.lm(base=model))
+    trained = train_some(known.query, known.train, settings, model)
+    held_out = HeldOut.of(known, cache=cache, rows=rows)
+    figures = held_out.measure(lambda t: PolicyGuide.of(t, trained.policy.adapter)).figures()
+    last = trained.steps[-1]
+    kept = ("tv_mean", "tv_worst", "forward_kl_mean", "ess_share_mean", "ess_share_worst")
+    return {"target": target, "steps": last.step, "seconds": last.seconds, **{k: figures[k] for k in kept}}
+
+
+def table(lines: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table of dictionaries with the same keys."""
+    if not lines:
+        return ""
+
+    def spelled(value: object) -> str:
+        if isinstance(value, float):
+            return "–" if value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    rows = [list(lines[0]), ["---"] * len(lines[0]), *([spelled(v) for v in line.values()] for line in lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="a model of no size and few steps: does it run?")
+    parser.add_argument("--tokenizer", type=Path, default=ROOT.parent / "shared/models/gpt2-tokenizer")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps of each size and stage")
+    parser.add_argument(
+        "--budget", type=float, default=120, help="seconds of training with `tiny` for each target"
+    )
+    parser.add_argument("--targets", nargs="*", default=["middle"], choices=list(PROGRAMS))
+    parser.add_argument("--rows", type=int, help="held-out rows to look at (default: all)")
+    parser.add_argument("--cache", type=Path, help="keep the exact listings in this folder")
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    options = parser.parse_args(argv)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print(
+            "gpu: skipped, because PyTorch finds no CUDA device (--device cpu --small tries it without)",
+            file=sys.stderr,
+        )
+        return 0
+    began = time.perf_counter()
+    settings = FitSettings(pairs=8, rows=2, draws=4) if options.small else FitSettings()
+    steps, budget = (2, 5.0) if options.small else (options.steps, options.budget)
+    found: dict[str, object] = {
+        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
+        "torch": torch.__version__,
+    }
+    lines: list[dict[str, object]] = []
+    for name, config in (SMALL if options.small else FULL).items():
+        with tempfile.TemporaryDirectory() as folder:
+            model = random_model(config, options.tokenizer, options.device, Path(folder))
+            for stage in ("compile", "balance"):
+                lines.append(speed(name, model, stage, steps, settings))
+                print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+            del model
+    reached = [
+        quality(target, options.device, evolve(settings, budget=budget), options.cache, options.rows)
+        for target in options.targets
+    ]
+    found |= {"speed": lines, "quality": reached, "seconds": time.perf_counter() - began}
+    print(f"{found['device']}, PyTorch {torch.__version__}, {found['seconds']:.0f} s\n")
+    print(table(lines), end="\n\n")
+    print(table(reached))
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
