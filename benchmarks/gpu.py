@@ -177,7 +177,7 @@ def speed(
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     trained = train_some(known.query, known.train, settings, model)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
     timed = trained.steps[WARM:]
     draws = sum(
         p.draws_per_second * (p.seconds - q.seconds)
@@ -222,8 +222,10 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
         return ""
 
     def spelled(value: object) -> str:
+        if value is None:
+            return "–"
         if isinstance(value, float):
-            return "–" if value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+            return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     rows = [list(lines[0]), ["---"] * len(lines[0]), *([spelled(v) for v in line.values()] for line in lines)]

@@ -89,7 +89,8 @@ class Rolled:
     """B trajectories. Letters: T the longest one's tokens before the stop.
 
     `ids` the tokens of each before the stop; `log_prob` (B, T + 1) log q of the first
-    j tokens, `stop` (B, T + 1) log q of stopping after them, both with gradients.
+    j tokens, `stop` (B, T + 1) log q of stopping after them, both with gradients and
+    without meaning past a trajectory's own length.
     """
 
     ids: tuple[Ids, ...]
@@ -134,7 +135,7 @@ def roll(
             break
         # A finished row goes on with padding, as its later columns are never looked at.
         token = torch.where(done, torch.full_like(token, stop_id), token)
-        total = torch.where(done, total, total + log_q[rows, token].double())
+        total = total + log_q[rows, token].double()
         for b in torch.nonzero(~done)[:, 0].tolist():
             drawn[b].append(int(token[b]))
         columns = token[:, None]

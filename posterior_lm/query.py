@@ -21,7 +21,7 @@ from posterior_lm.lang.source import NOWHERE, Source
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
-    from posterior_lm.amortize.train import Progress as FitProgress
+    from posterior_lm.amortize.progress import Progress as FitProgress
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
@@ -53,7 +53,6 @@ class Query:
     """Where relative model paths of the program start: the folder of its file."""
     uses_allowed: bool = False
     policy_folder: Path | None = None
-    """Where the policy lies that `draw` and `predict` may propose with."""
 
     # ------------------------------------------------------------- the verbs of the language
 
@@ -147,8 +146,7 @@ class Query:
     def policy(self, folder: str | Path) -> Query:
         """The policy in this folder to propose with; it is read when draws are asked for.
 
-        `using("gflownet")` draws with it and `using("importance")` too, whatever its verdict;
-        auto only where it is certified and no worse than the prior on the data at hand.
+        Auto uses it where it is certified and no worse than the prior here, `using("gflownet")` always.
         """
         return attrs.evolve(self, policy_folder=Path(folder))
 
@@ -219,9 +217,8 @@ class Query:
     ) -> Fitted:
         """Train a policy on rows of parameters and save it, certified, in the folder `out`.
 
-        `settings` are those of `posterior_lm.amortize.settings.FitSettings`, over what
-        `infer gflownet(…)` states. A column named after a latent holds a value that is
-        known to be good. Draw with it by `query.policy(out)`.
+        `settings` are those of `amortize.settings.FitSettings`, over what `infer gflownet(…)`
+        states. A column named after a latent holds a known good value of it.
         """
         from posterior_lm.amortize.fit import fit
         from posterior_lm.amortize.settings import settings_of

@@ -213,23 +213,9 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a number that is not finite is None. The verdict stands in it for readers."""
-        s = self.simulated
-        return {
-            "draws": self.draws,
-            "rows": [{name: _finite(getattr(r, name)) for name in ("row", *_ROW_NUMBERS)} for r in self.rows],
-            "simulated": None
-            if s is None
-            else {
-                "rows": s.rows,
-                "forward": [_finite(x) for x in s.forward],
-                "reverse": [_finite(x) for x in s.reverse],
-                "jeffreys": _finite(s.jeffreys),
-                "unreachable": s.unreachable,
-                "p_value": s.p_value,
-            },
-            "note": self.note,
-            "verdict": {"level": self.verdict.level, "words": self.verdict.words},
-        }
+        from posterior_lm.amortize.certificate_json import to_json
+
+        return to_json(self)
 
     @classmethod
     def from_json(cls, whole: Mapping[str, Any]) -> Certificate:
@@ -237,52 +223,9 @@ class Certificate:
 
         The verdict is found again from the numbers, so an edited one changes nothing.
         """
-        rows = tuple(_row(r) for r in whole["rows"])
-        if not rows:
-            raise ValueError("a certificate has at least one row")
-        s = whole["simulated"]
-        simulated = None
-        if s is not None:
-            low, high = ([_number(x, math.inf) for x in s[name]] for name in ("forward", "reverse"))
-            simulated = Simulated(
-                _count_of(s["rows"], 1), (low[0], low[1]), (high[0], high[1]),
-                _number(s["jeffreys"], math.inf), _count_of(s["unreachable"], 0),
-                None if s["p_value"] is None else _number(s["p_value"], math.nan),
-            )  # fmt: skip
-        return cls(_count_of(whole["draws"], 1), rows, simulated, str(whole["note"]))
+        from posterior_lm.amortize.certificate_json import from_json
 
-
-_ROW_NUMBERS = ("ess", "khat", "elbo", "log_evidence", "dead", "prior_ess")
-
-
-def _row(whole: Mapping[str, Any]) -> RowCheck:
-    khat = whole["khat"]
-    share = [_number(whole[name], math.nan) for name in ("ess", "dead", "prior_ess")]
-    if not all(0 <= x <= 1 + 1e-9 for x in share):
-        raise ValueError("a share lies in 0..1")
-    return RowCheck(
-        row=_count_of(whole["row"], 0), ess=share[0], dead=share[1], prior_ess=share[2],
-        khat=None if khat is None else _number(khat, math.nan),
-        elbo=_number(whole["elbo"], -math.inf), log_evidence=_number(whole["log_evidence"], -math.inf),
-    )  # fmt: skip
-
-
-def _count_of(value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{value!r} is no count of at least {least}")
-    return value
-
-
-def _number(value: object, absent: float) -> float:
-    if value is None:
-        value = absent
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+        return from_json(whole)
 
 
 def _and(reasons: list[str]) -> str:

@@ -92,6 +92,9 @@ def certify_guide(
         return Certificate(draws, tuple(checks), note="the program's observations cannot be simulated")
     if not simulator.exact:
         return Certificate(draws, tuple(checks), note="simulated draws of this program need weights")
+    if simulated < FEWEST:
+        note = f"{simulated} were asked for, and fewer than {FEWEST} say little"
+        return Certificate(draws, tuple(checks), note=note)
     pairs = _exact_pairs(simulator, numbers, simulated, seed)
     if len(pairs) < FEWEST:
         note = f"{len(pairs)} could be simulated, and fewer than {FEWEST} say little"
@@ -227,7 +230,8 @@ def uniform_p_value(ranks: Sequence[int], size: int) -> float | None:
     """p of the chi-square test that ranks are uniform over 0..size−1; None for too few to tell.
 
     Simulation-based calibration (Talts et al. 2018, §4): under the right posterior the rank of an
-    exact draw's statistic among independent draws is uniform. Here the statistic is log q.
+    exact draw's statistic among independent draws is uniform. Here the statistic is log q. A guide
+    that ignores the data, as the prior does, passes too, so this rules out and never certifies.
     """
     bins = min(len(ranks) // PER_BIN, MOST_BINS, size)
     if bins < 2:

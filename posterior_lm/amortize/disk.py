@@ -87,7 +87,11 @@ class Lock:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _alone(self.folder):
                 self._remove_dead()
-                handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                try:
+                    handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                except FileExistsError:  # without a lock of the kernel another may come between
+                    self._remove_dead()
+                    raise
                 try:
                     os.write(handle, self._mark)
                 except BaseException:

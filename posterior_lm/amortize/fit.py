@@ -26,7 +26,8 @@ from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.rows import Rows, digest, split
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.amortize.train import Progress, Trainer
+from posterior_lm.amortize.progress import Progress
+from posterior_lm.amortize.train import Trainer
 from posterior_lm.lang.diagnostics import DataError, error
 
 if TYPE_CHECKING:

@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.amortize.observable import Observable, observables, simulated
+from posterior_lm.amortize.observable import observables, simulated
+from posterior_lm.amortize.simulable import drawing_score, is_exact, order, unsimulated
 from posterior_lm.amortize.texts import Shape, draw_texts, split_lead
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import ChoiceScore, DistScore, LmScore, Segments, Sum
+from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choose import SampleEach
 from posterior_lm.infer.guide import contexts_of
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.infer.rollout import roll_out_with_mass
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.target.bind import bind
-from posterior_lm.target.pieces import Known, Piece, Splice
+from posterior_lm.target.pieces import Known, Piece
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
 
@@ -58,9 +59,9 @@ class Simulator:
         self._targets: dict[int, Target] = {}
         self._shapes: dict[str, Shape] = {}
         self._alive = np.zeros(0, dtype=bool)
-        self.unsimulated = _unsimulated(graph, self.observed)
+        self.unsimulated = unsimulated(graph, self.observed)
         first = self.target(0)
-        self.exact = not self.unsimulated and _is_exact(first, {o.name for o in self.observed})
+        self.exact = not self.unsimulated and is_exact(first, {o.name for o in self.observed})
 
     def target(self, row: int) -> Target:
         """The row with its observed parameters as latents."""
@@ -83,7 +84,7 @@ class Simulator:
         alive = np.ones(len(numbers), dtype=bool)
         seen = {o.name for o in self.observed}
         # Rows may have tables of different lengths, so latents are drawn place by place.
-        plans = [_order(t, seen) for t in targets]
+        plans = [order(t, seen) for t in targets]
         for k in range(max(map(len, plans))):
             here = [d for d in range(len(numbers)) if alive[d] and k < len(plans[d])]
             for name in dict.fromkeys(plans[d][k] for d in here):
@@ -168,14 +169,14 @@ class Simulator:
         if targets[mine[0]].latent(name).type != "text":
             for d in mine:
                 info = targets[d].latent(name)
-                node = _drawing_score(targets[d], info)
+                node = drawing_score(targets[d], info)
                 self._finite(rngs[d], info, node, 1.0, targets[d], d, drawn, log_q, log_mass)
             return
-        score = targets[mine[0]].graph[_drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
+        score = targets[mine[0]].graph[drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
         assert isinstance(score, LmScore)
         model, contexts, heads, leads = self.models[score.lm], [], [], []
         for d in mine:
-            plan = targets[d].evaluator.plan(_drawing_score(targets[d], targets[d].latent(name)))
+            plan = targets[d].evaluator.plan(drawing_score(targets[d], targets[d].latent(name)))
             known = plan.text[0].text if isinstance(plan.text[0], Known) else ""
             head, lead = split_lead(known)
             contexts += _contexts(targets[d], plan.lm, plan.context, drawn[d])
@@ -238,75 +239,3 @@ def _contexts(
     target: Target, lm: str, pieces: Sequence[Piece], drawn: Mapping[str, Value]
 ) -> list[tuple[int, ...]]:
     return contexts_of(target, lm, pieces, {k: (v,) for k, v in drawn.items()}, 1)[0]
-
-
-def _drawing_score(target: Target, info: LatentInfo) -> int:
-    """The score node that says how an observed parameter is distributed."""
-    for i, node in sorted(target.graph.nodes.items()):
-        match node:
-            case LmScore():
-                text = target.graph[node.inputs[1]]
-                if isinstance(text, Segments) and info.node in text.inputs:
-                    return i
-            case ChoiceScore() if node.inputs[1] == info.node:
-                return i
-            case DistScore() if node.inputs[0] == info.node:
-                return i
-    raise KeyError(info.name)
-
-
-def _order(target: Target, seen: set[str]) -> list[str]:
-    """Names in an order in which each one's distribution reads only earlier ones."""
-    nodes = {info.node: info.name for info in target.latents}
-    needs: dict[str, set[str]] = {}
-    for info in target.latents:
-        base = info.name.split("[", 1)[0]
-        score = _drawing_score(target, info) if base in seen else prior_of(target, info.name).node
-        needs[info.name] = {nodes[i] for i in target.graph.ancestors(score) if i in nodes} - {info.name}
-    order: list[str] = []
-    while len(order) < len(needs):
-        ready = [n for n in needs if n not in order and needs[n] <= set(order)]
-        if not ready:
-            raise KeyError("observations that read each other")
-        order += ready
-    return order
-
-
-def _unsimulated(graph: RewardGraph, observed: Sequence[Observable]) -> tuple[str, ...]:
-    """Labels of the observed statements that no simulated parameter belongs to."""
-    nodes = {o.node for o in observed}
-    sink = graph.sink
-    return tuple(
-        info.label
-        for i, info in zip(sink.inputs, sink.terms, strict=True)
-        if info.keyword == "observe" and not nodes & graph.ancestors(i)
-    )
-
-
-def _is_exact(target: Target, seen: set[str]) -> bool:
-    """Whether every term is a plain prior, or an observation that is drawn whole."""
-    graph = target.graph
-    latent = {info.node: info for info in target.latents}
-    plain = {prior_of(target, i.name).node for i in target.latents if i.name.split("[", 1)[0] not in seen}
-    drawn = {}
-    for info in target.latents:
-        if info.name.split("[", 1)[0] in seen:
-            drawn[_drawing_score(target, info)] = info
-
-    def whole(i: int) -> bool:
-        node = graph[i]
-        if isinstance(node, Sum):
-            return all(whole(j) for j in node.inputs)
-        if i in plain:
-            return True
-        if i not in drawn:
-            return False
-        if not isinstance(node, LmScore):
-            return True
-        text = target.evaluator.plan(i).text
-        known = text[0].text if isinstance(text[0], Known) else ""
-        if latent[drawn[i].node].type != "text":
-            return False  # its known words are not drawn
-        return not split_lead(known)[0] and isinstance(text[-1], Splice) and len(text) <= 2
-
-    return all(whole(i) for i in graph.sink.inputs)

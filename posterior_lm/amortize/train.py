@@ -13,46 +13,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.balancing import Balancer, Behaved, reward_temperature, tensors_of
-from posterior_lm.amortize.batches import Scored, Walked, score_draws
+from posterior_lm.amortize.batches import Scored, score_draws
 from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimizer
 from posterior_lm.amortize.compiling import Compiled, Compiler
+from posterior_lm.amortize.guards import bounded, check_finite, not_finite
+from posterior_lm.amortize.learned_log_z import moved, row_log_z
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.objectives import Objective, Trajectories, objective
 from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.progress import Progress, measured
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.infer import weights
-from posterior_lm.lang.diagnostics import InferenceError, error
-
-
-@frozen
-class Progress:
-    """What a step did, for people and for `metrics.jsonl`. Nats; NaN where it does not apply."""
-
-    step: int
-    stage: str  # "compile" | "balance"
-    seconds: float
-    loss: float
-    ess: float
-    """Mean over rows of ESS/N of the draws from the policy itself; of a row's pairs while compiling."""
-    log_evidence_lower: float
-    """Mean over rows of E_q[log w] of those draws, the dead ones left out."""
-    log_evidence_upper: float
-    """Mean over rows of the log of their mean weight."""
-    dead: float
-    """Share of these draws that have no reward."""
-    gradient_norm: float
-    rate: float
-    draws_per_second: float
-    done: float
-    """Share of the training that is behind it."""
 
 
 class Trainer:
@@ -200,7 +177,7 @@ class Trainer:
             self.columns, self._restart(loss),
         )  # fmt: skip
         self.replay = replay
-        numbers = self._measured(behaved, log_q, count)
+        numbers = measured(behaved, log_q, self.world)
         return {**numbers, "loss": self.world.total([loss[0]])[0]}
 
     def _balanced_share(self) -> float:
@@ -237,61 +214,20 @@ class Trainer:
         trajectories = Trajectories(scored.log_prob, log_reward, place, end_log_prob, ends, is_end)
         log_z = None
         if self.objective.needs_log_z:
-            log_z = self._log_z(behaved, present, place, scored.log_prob.detach(), log_reward)
+            numbers = [behaved.rows[int(k)] for k in present]
+            log_z = row_log_z(self.log_z, numbers, place, log_reward - scored.log_prob.detach())
         loss = self.objective.loss(trajectories, log_z)
         share = len(present) / count
-        value = share * bounded(loss.value, scored, self.settings.clip, len(index))
-        value.backward()
+        exact = self.objective.name == "vargrad"  # which cuts its residuals itself
+        pulled = loss.value if exact else bounded(loss.value, scored, self.settings.clip, len(index))
+        value = share * pulled
+        log_z_gradient = None
         if log_z is not None:
-            self._move_log_z(behaved, present, log_z)
+            (log_z_gradient,) = torch.autograd.grad(loss.value, [log_z], retain_graph=True)
+        value.backward()
+        if log_z is not None and log_z_gradient is not None:
+            self.log_z = moved(self.log_z, numbers, log_z.detach(), log_z_gradient)
         return share * float(loss.value.detach())
-
-    # ------------------------------------------------------------- the learned log evidence of `tb`
-
-    def _log_z(
-        self, behaved: Behaved, present: Tensor, place: Tensor, log_q: Tensor, log_reward: Tensor
-    ) -> Tensor:
-        """(R,) with gradient; a row's first one is the log of its draws' mean weight."""
-        rows = torch.tensor([behaved.rows[int(k)] for k in present], device=self.log_z.device)
-        values = self.log_z[rows].clone()
-        for k in range(len(present)):
-            if torch.isnan(values[k]):
-                u = (log_reward - log_q)[place == k]
-                u = u[torch.isfinite(u)]
-                values[k] = torch.logsumexp(u, 0) - math.log(max(1, len(u))) if len(u) else 0.0
-        return values.requires_grad_(True)
-
-    def _move_log_z(self, behaved: Behaved, present: Tensor, log_z: Tensor) -> None:
-        """Plain gradient descent, since a row is seen too seldom for averages of its gradient."""
-        assert log_z.grad is not None
-        # The gradient is 2 r / N of its r's mean: a quarter of N makes it half a Newton step.
-        scale = 0.5 * len(present) * self.settings.rows / max(1, len(present))
-        for k, number in enumerate(present):
-            row = behaved.rows[int(number)]
-            moved = log_z.detach()[k] - (0.5 * scale * log_z.grad[k]).clamp(-1.0, 1.0)
-            self.log_z[row] = moved
-
-    # ------------------------------------------------------------- what to report
-
-    def _measured(self, behaved: Behaved, log_q: np.ndarray, count: int) -> dict[str, float]:
-        ess = lower = upper = dead = drawn = 0.0
-        for k in range(len(behaved.rows)):
-            mine = (behaved.slot == k) & behaved.on_policy
-            if not mine.any():
-                continue
-            log_w = behaved.log_reward[mine] - log_q[mine]
-            alive = np.isfinite(log_w)
-            drawn += 1
-            dead += 1 - float(alive.mean())
-            if alive.any():
-                ess += weights.ess(log_w) / len(log_w)
-                lower += float(log_w[alive].mean())
-                upper += weights.log_evidence(log_w)
-        sums = self.world.total([ess, lower, upper, dead, drawn, len(behaved.draws)])
-        n = max(1.0, sums[4])
-        return {
-            "ess": sums[0] / n, "lower": sums[1] / n, "upper": sums[2] / n, "dead": sums[3] / n, "draws": sums[5],
-        }  # fmt: skip
 
     # ------------------------------------------------------------- the state
 
@@ -327,45 +263,3 @@ class Trainer:
         self.balancer.forget()
         if self.compiler is not None:
             self.compiler.forget()
-
-
-def bounded(value: Tensor, scored: Scored, clip: float, n: int) -> Tensor:
-    """The same value, with the gradient that reaches each log q cut to what a residual of `clip` gives.
-
-    A mean of squares over n draws pulls one log q by 2 r / n.
-    """
-    leaves = [t for t in (scored.log_prob, scored.end_log_prob) if t is not None and t.requires_grad]
-    pulls = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-    total = value.detach() * 0.0
-    for leaf, pull in zip(leaves, pulls, strict=True):
-        if pull is not None:
-            bound = 2.0 * clip / n
-            kept = pull.clamp(-bound, bound)
-            total = total + (kept * torch.where(kept == 0, torch.zeros_like(leaf), leaf)).sum()
-    return value.detach() + total - total.detach()
-
-
-def check_finite(value: Tensor, log_prob: Tensor, rows: Sequence[int] | None, statement: str) -> None:
-    """Raises InferenceError PLM626 naming the row of the first number that is not finite."""
-    if bool(torch.isfinite(value)):
-        return
-    bad = torch.nonzero(~torch.isfinite(log_prob.detach()))
-    row = rows[int(bad[0, 0])] if rows is not None and len(bad) else None
-    raise not_finite("the guide's log probability", row, statement)
-
-
-def not_finite(what: str, row: float | None, statement: str) -> InferenceError:
-    where = "" if row is None else f" in rows[{int(row)}]"
-    return InferenceError(
-        error(
-            "PLM626",
-            f"training stopped: {what} is not finite{where}, at `{statement}`",
-            where=None if row is None else f"rows[{int(row)}]",
-            help="lower the learning rate, or look at this row's log reward with `plm score`",
-        )
-    )
-
-
-def paths_width(draw: Walked) -> int:
-    """Token columns of a draw when nothing is shared."""
-    return sum(len(p.context) + len(p.ids) for p in draw.paths)

@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
-    from posterior_lm.amortize.train import Progress
+    from posterior_lm.amortize.progress import Progress
 
 EVERY = 10.0
 """Seconds between two lines where nobody watches a bar."""

@@ -243,6 +243,16 @@ def test_the_sampler_records_the_log_prob_of_what_it_drew(target: Target, base: 
     assert torch.allclose(followed.log_prob, rolled.log_prob, atol=1e-4)
 
 
+def test_draws_of_a_low_temperature_are_the_likeliest_tokens(target: Target, base: TransformersModel) -> None:
+    context = (*base.tokenizer.start_ids, *base.tokenizer.encode_start(str(target.data["opening"])))
+    support, module = target.latents[0].support, base._forward.module
+    cold = roll(module, context, support, 4, torch.Generator().manual_seed(1), temperature=1e-3).ids
+    warm = roll(module, context, support, 4, torch.Generator().manual_seed(1)).ids
+    rollout = base.open([context])
+    assert len(set(cold)) == 1 < len(set(warm))
+    assert cold[0][0] == int(rollout.log_probs[0].argmax())
+
+
 def test_at_the_cap_the_stop_is_forced_but_its_probability_is_the_raw_one(base: TransformersModel) -> None:
     query = loads(
         'lm base = "tiny"\nprogram p(opening: text) {\n'
@@ -321,7 +331,7 @@ def test_without_trl_the_script_says_so_and_ends() -> None:
 
 
 def test_tables_are_markdown_and_leave_out_what_is_unknown() -> None:
-    lines = [{"model": "a", "seconds": 0.12345, "draws": 4096, "peak": math.nan}]
+    lines = [{"model": "a", "seconds": 0.12345, "draws": 4096, "peak": None}]
     assert table(lines).splitlines() == [
         "| model | seconds | draws | peak |",
         "| --- | --- | --- | --- |",

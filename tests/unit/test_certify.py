@@ -166,6 +166,12 @@ def test_ranks_tell_a_spread_guide_from_the_posterior(known: Known) -> None:
     assert spread is not None and spread.p_value is not None and spread.p_value < 1e-3
 
 
+@pytest.mark.parametrize("simulated", [0, 15])
+def test_few_simulated_rows_are_none(known: Known, simulated: int) -> None:
+    found = known.certificate(lambda p: p, simulated=simulated, draws=20)
+    assert found.simulated is None and str(simulated) in found.note and found.verdict.level == "usable"
+
+
 def test_the_same_seed_gives_the_same_certificate(known: Known) -> None:
     one, again, other = (known.certificate(flat, seed=s) for s in (3, 3, 4))
     assert one == again != other

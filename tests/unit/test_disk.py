@@ -135,6 +135,21 @@ def test_a_file_system_without_kernel_locks(tmp_path: Path, monkeypatch: pytest.
     taken(tmp_path)
 
 
+def test_one_that_comes_between_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.open
+
+    def late(path: Path, *arguments: int) -> int:
+        if path == tmp_path / ".lock":
+            mark(tmp_path, pid=os.getpid())
+        return original(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", late)
+        with pytest.raises(DataError, match="PLM621"), Lock(tmp_path):
+            pass
+    refused(tmp_path)
+
+
 def test_an_empty_lock_was_left_by_a_kill(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     taken(tmp_path)

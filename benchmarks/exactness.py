@@ -1,0 +1,138 @@
+"""How exact a trained policy is: five targets with known posteriors, every objective.
+
+    OMP_WAIT_POLICY=passive python benchmarks/exactness.py [--targets middle,plate] [--objectives vargrad,tb]
+        [--steps N] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
+
+For each target the policy is trained with the default recipe on rows from the
+world, and compared with the exact posterior of held-out rows. The compile stage is
+the same whatever the objective, so it is run once and every objective goes on from
+there; seconds count both stages, and no evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from attrs import evolve
+
+from benchmarks.quality import HeldOut
+from benchmarks.targets import PROGRAMS, known_target
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.compiling import Compiler
+from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.amortize.settings import FitSettings, settings_of
+from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.amortize.train import Trainer
+from posterior_lm.ask import models_of
+from posterior_lm.target.binding import bind_data
+
+OBJECTIVES = ("vargrad", "tb", "subtb", "db")
+AIM = {"tv": 0.08, "worst": 0.15, "ess": 0.9, "seconds": 180}
+
+
+CANDIDATES, ROWS = 12, 6
+"""Held-out rows that are listed, and how many of them are compared at most."""
+UNLISTED = 0.05
+"""Rows whose listing leaves out more than this share are passed over: their distance would be too kind."""
+
+
+def _listed(held_out: HeldOut) -> HeldOut:
+    kept = [k for k, listing in enumerate(held_out.listings) if listing.rest <= UNLISTED][:ROWS]
+    return HeldOut(
+        tuple(held_out.targets[k] for k in kept), tuple(held_out.listings[k] for k in kept), held_out.models
+    )
+
+
+def trainer_of(rows: Rows, adapter: Adapter, settings: FitSettings, simulator: Simulator) -> Trainer:
+    """A trainer for all rows, with the stages that `plm fit` would run."""
+    numbers = range(len(rows))
+    compiles = settings.compile > 0 and not simulator.unsimulated
+    compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
+    if settings.seeds is None:
+        settings = evolve(settings, seeds=0 if compiler is not None and simulator.exact else 32)
+    return Trainer(rows, numbers, adapter, settings, compiler, World(), simulator)
+
+
+def run(name: str, objectives: list[str], options: dict[str, object], cache: Path) -> list[dict[str, object]]:
+    """Train and measure one target; a result for each objective."""
+    known = known_target(name, held_out=CANDIDATES)
+    held_out = _listed(HeldOut.of(known, cache=cache))
+    graph = known.query.graph
+    models = models_of(known.query, graph)
+    data = [bind_data(graph, row) for row in known.train]
+    results: list[dict[str, object]] = []
+    compiled: tuple[dict, dict, dict] | None = None
+    for objective in objectives:
+        settings = settings_of({**options, "objective": objective})
+        rows = Rows(graph, data, models)
+        simulator = Simulator(graph, data, models)
+        lm = next(iter(rows.readings(0).values())).lm
+        adapter = Adapter.new(models[lm], rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
+        trainer = trainer_of(rows, adapter, settings, simulator)
+        if objective in ("subtb", "db") and name == "tabular":
+            adapter.close()  # a value of a finite type has no prefixes that are values
+            continue
+        if compiled is not None:
+            trainer.restore(*compiled)
+        progress = None
+        while not trainer.finished:
+            if compiled is None and trainer.stage() == "balance":
+                trainer.forget()
+                compiled = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
+            progress = trainer.step()
+        report = held_out.measure(lambda target, adapter=adapter: PolicyGuide.of(target, adapter))
+        assert progress is not None
+        results.append(
+            {"target": name, "objective": objective, "seconds": round(trainer.seconds, 1),
+             "steps": trainer.steps_done, "training_ess": progress.ess, **report.figures()}
+        )  # fmt: skip
+        print(json.dumps(results[-1]), flush=True)
+        adapter.close()
+    return results
+
+
+def table(results: list[dict[str, object]]) -> str:
+    """The results as Markdown, beside what is aimed at."""
+    lines = [
+        f"| target | objective | mean TV (aim {AIM['tv']}) | worst row ({AIM['worst']}) | ESS/N ({AIM['ess']}) | seconds ({AIM['seconds']}) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        lines.append(
+            f"| {r['target']} | {r['objective']} | {r['tv_mean']:.3f} | {r['tv_worst']:.3f} | {r['ess_share_mean']:.2f} | {r['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Total variation of trained policies to exact posteriors.")
+    parser.add_argument("--targets", default=",".join(PROGRAMS))
+    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/listings"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    options: dict[str, object] = {"seed": args.seed}
+    if args.steps:
+        options["steps"] = args.steps
+    results = []
+    for name in args.targets.split(","):
+        results += run(name, args.objectives.split(","), options, args.cache)
+    print(table(results))
+    if args.out is not None:
+        machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+                   "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({"machine": machine, "options": options, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What keeps one draw, or one number that is none, from ruining the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from posterior_lm.amortize.batches import Scored
+from posterior_lm.lang.diagnostics import InferenceError, error
+
+
+def bounded(value: Tensor, scored: Scored, clip: float, n: int) -> Tensor:
+    """The same value, with the gradient that reaches each log q cut to what a residual of `clip` gives.
+
+    A mean of squares over n draws pulls one log q by 2 r / n.
+    """
+    leaves = [t for t in (scored.log_prob, scored.end_log_prob) if t is not None and t.requires_grad]
+    pulls = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    total = value.detach() * 0.0
+    for leaf, pull in zip(leaves, pulls, strict=True):
+        if pull is not None:
+            bound = 2.0 * clip / n
+            kept = pull.clamp(-bound, bound)
+            total = total + (kept * torch.where(kept == 0, torch.zeros_like(leaf), leaf)).sum()
+    return value.detach() + total - total.detach()
+
+
+def check_finite(value: Tensor, log_prob: Tensor, rows: Sequence[int] | None, statement: str) -> None:
+    """Raises InferenceError PLM626 naming the row of the first number that is not finite."""
+    if bool(torch.isfinite(value)):
+        return
+    bad = torch.nonzero(~torch.isfinite(log_prob.detach()))
+    row = rows[int(bad[0, 0])] if rows is not None and len(bad) else None
+    raise not_finite("the guide's log probability", row, statement)
+
+
+def not_finite(what: str, row: float | None, statement: str) -> InferenceError:
+    where = "" if row is None else f" in rows[{int(row)}]"
+    return InferenceError(
+        error(
+            "PLM626",
+            f"training stopped: {what} is not finite{where}, at `{statement}`",
+            where=None if row is None else f"rows[{int(row)}]",
+            help="lower the learning rate, or look at this row's log reward with `plm score`",
+        )
+    )
