@@ -1,6 +1,6 @@
 """How exact a trained policy is: five targets with known posteriors, every objective.
 
-    OMP_WAIT_POLICY=passive python benchmarks/exactness.py [--targets middle,plate] [--objectives vargrad,tb]
+    OMP_WAIT_POLICY=passive python -m benchmarks.exactness [--targets middle,plate] [--objectives vargrad,tb]
         [--steps N] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
 
 For each target the policy is trained with the default recipe on rows from the
@@ -131,7 +131,9 @@ def main() -> None:
         machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
                    "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"machine": machine, "options": options, "results": results}, indent=1) + "\n")
+        args.out.write_text(
+            json.dumps({"machine": machine, "options": options, "results": results}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

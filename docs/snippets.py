@@ -5,7 +5,8 @@ Kinds of block, by the word after the three backticks:
 - `python`: run in one namespace per page; a `text` block right below it holds what
   it prints.
 - `console`: lines that begin with `$ ` are commands, the lines below each one its
-  output. `plm` runs in this process; `make TARGET` stands for the `plm` line of that
+  output. `plm` runs in this process, and what `plm fit` writes while it trains is left
+  out, since how often depends on the clock; `make TARGET` stands for the `plm` line of that
   target; `cat FILE`, `echo $?`, `| head -N` and `> FILE` are understood, nothing else.
   A command that shows nothing is run, and has to succeed.
 - `plm`: a program, or statements, that the checker must accept.
@@ -37,6 +38,9 @@ _FENCE = re.compile(
     r"(?:^<!-- (?P<note>.*?) -->\n)?^(?P<fence>```+)(?P<kind>\w*)\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
+
+_TRAINING = re.compile(r"^ *\d+%  (compile|balance) \d+, .*\n", re.MULTILINE)
+"""A line of `plm fit` where nobody watches its bar."""
 
 
 @frozen
@@ -155,7 +159,8 @@ class Shell:
         self.code = result.exit_code
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return result.output.replace(f"{self.folder}{os.sep}", "")  # a reader's folder is another one
+        text = _TRAINING.sub("", result.output)
+        return text.replace(f"{self.folder}{os.sep}", "")  # a reader's folder is another one
 
 
 def make_target(target: str) -> list[str]:
@@ -238,6 +243,8 @@ _MASKS = (
     (re.compile(r"-inf\b"), "N"),
     (re.compile(r"(?<=N)\s+#+(?=\s)"), " #"),
     (re.compile(r"k-hat -"), "k-hat N"),
+    (re.compile(r"k-hat +(not fitted|at most N, fitted on N)"), "k-hat N"),
+    (re.compile(r"\bN to N nats"), "N nats"),
     (re.compile(r"\bnull\b"), "N"),
     (re.compile(r"\s+"), " "),
 )

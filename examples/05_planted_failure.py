@@ -2,38 +2,48 @@
 
     python examples/05_planted_failure.py
 
-Its certificate is about rows like those that it was trained on, and says nothing against
-it. So `auto` looks again, at the row itself, before it uses a policy. Prints what stands in
-05_planted_failure.out, up to rounding and the time it took.
+Its certificate is about rows like those that it was trained on, and finds little against
+it. So `auto` looks again, at the row itself, before it uses a policy. Prints what stands
+in 05_planted_failure.out, up to rounding.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 import posterior_lm as plm
+from posterior_lm.lm.tiny.world import sample_task
 
-PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
-DATA = PROGRAMS / "data" / "tempered_continuation.jsonl"
+# The mistake: the guide does not read the opening. Where all stories begin alike, nothing tells.
+FORGETFUL = plm.loads(r"""
+lm base = "tiny"
 
-# The density p(next | prompt)^beta: the larger beta, the fewer sentences matter.
-tempered = plm.load(PROGRAMS / "tempered_continuation.plm")
-prompts = [json.loads(line)["prompt"] for line in DATA.read_text(encoding="utf-8").splitlines()]
+program forgetful(opening: text, ending: text) {
+  latent middle: text(tokens=1..25, stop=".") ~ base(opening)
+  observe [" ", ending] ~ base(opening, middle)
+  guide middle ~ base("Ending: ", ending, "\nMiddle:")
+}
+""")
+KITCHEN = "Emma sat in the kitchen. It was a warm day."
+PARK = "Tom played in the park. It was a windy day."
 
-# The mistake: every training row has beta = 3, and nothing tells the policy what beta is.
+rng = np.random.default_rng(1)
+stories = (sample_task("story", rng).fields for _ in range(32))
+rows: list[dict[str, object]] = [{"opening": KITCHEN, "ending": story["ending"]} for story in stories]
+
 folder = Path(tempfile.mkdtemp()) / "policy"
-rows = [{"prompt": prompt, "beta": 3.0} for prompt in prompts]
-fitted = tempered.fit(rows, folder, steps=30, compile=0.7, pairs=64, draws=8, certify_draws=100)
+fitted = FORGETFUL.fit(rows, folder, steps=32, compile=1.0, pairs=48, certify_draws=100, certify_rows=16)
 assert fitted.manifest.checked is not None
-print("the certificate, of rows with beta = 3:")
+print("the certificate, of stories in the kitchen:")
 print("\n".join(fitted.manifest.checked.lines()))
 
-for beta in (3.0, 1.0):
-    asked = tempered.policy(folder).given(prompt=prompts[0], beta=beta)
-    print(f"\nbeta = {beta:g}")
-    for name, query in (("auto", asked), ("policy", asked.using("gflownet"))):
-        posterior = query.draw(400, seed=0)
-        print(f"{name:6}  ESS {posterior.ess:5.1f}, log evidence {posterior.log_evidence:6.2f} nats")
-        print(f"        {posterior.reason.replace(str(folder), 'FOLDER')}")
+asked = FORGETFUL.policy(folder).given(ending="The doctor took care of it.")
+for name, opening in (("kitchen", KITCHEN), ("park", PARK)):
+    print(f"\na story in the {name}")
+    for method in ("auto", "gflownet"):
+        posterior = asked.given(opening=opening).using(method).draw(400, seed=0)
+        print(f"{method:9} ESS {posterior.ess:5.1f}, log evidence {posterior.log_evidence:6.2f} nats")
+        print(f"          {posterior.reason.replace(str(folder), 'FOLDER')}")

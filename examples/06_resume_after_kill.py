@@ -20,7 +20,7 @@ PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 FIT = [
     *(sys.executable, "-m", "posterior_lm", "fit", str(PROGRAMS / "tempered_continuation.plm")),
     *("--data", str(PROGRAMS / "data" / "tempered_continuation.jsonl")),
-    *("--steps", "8", "--rows", "2", "--draws", "4", "--set", "pairs=32", "--set", "checkpoint_every=2"),
+    *("--steps", "6", "--rows", "2", "--draws", "4", "--set", "pairs=16", "--set", "checkpoint_every=2"),
     *("--set", "certify_draws=20"),
 ]
 

@@ -128,7 +128,7 @@ def test_an_example_prints_what_stands_beside_it(
 
 
 def test_examples_are_short() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 6
     for script in EXAMPLES:
         assert len(script.read_text(encoding="utf-8").splitlines()) < 80, script.name
 
@@ -222,6 +222,9 @@ def test_codes_and_commands_that_pages_name_exist() -> None:
         ('  0.4  ####  -1.0  "a"', '  0.4  ####  -1.0  "a"\n  0.1  #  -2.0  "b"', False),
         ("fingerprint 0420be041dbd", "fingerprint 9a28d4767031", True),
         ("error[PLM401]: x", "error[PLM402]: x", False),
+        ("  k-hat      not fitted", "  k-hat      at most 0.38, fitted on 2", True),
+        ("  KL(posterior‖policy)  0.65 to 0.68 nats", "  KL(posterior‖policy)  0.66 nats", True),
+        ("  KL(posterior‖policy)  0.65 to 0.68 nats", "  KL(policy‖posterior)  0.66 nats", False),
     ],
 )
 def test_what_counts_as_the_same_output(shown: str, found: str, same: bool) -> None:

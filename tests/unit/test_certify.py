@@ -116,6 +116,7 @@ def test_a_missed_mode_is_not_good_however_high_the_ess(known: Known) -> None:
     assert found.verdict.level == "poor"
     assert "KL(posterior‖policy)" in found.verdict.words
     assert found.simulated is not None and found.simulated.forward[1] > 2
+    assert found.simulated.forward[0] < min(math.log(201), found.simulated.forward[1] - 1), "both bounds"
     blind = known.certificate(without_second, simulator=None)
     assert blind.verdict.level == "usable", "nobody can know, so it says so"
     assert "would not show" in blind.verdict.words
