@@ -38,6 +38,8 @@ snippets = _load("snippets")
 refresh = _load("refresh")
 PAGES = snippets.pages()
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+TRAINING = {"04_fit_and_use", "05_planted_failure", "06_resume_after_kill"}
+"""Examples that train, for half a minute each."""
 PROGRAMS = sorted((ROOT / "programs").glob("*.plm"))
 LATER = {"arithmetic_with_tool": "tools=", "constrained": "pattern="}
 """Programs that need something that is not available yet, and what."""
@@ -117,7 +119,11 @@ def _anchors(path: Path) -> set[str]:
 # ---------------------------------------------------------------- examples and programs
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=relative)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, marks=[pytest.mark.slow] * (s.stem in TRAINING)) for s in EXAMPLES],
+    ids=relative,
+)
 def test_an_example_prints_what_stands_beside_it(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

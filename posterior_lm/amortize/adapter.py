@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from attrs import evolve, field, frozen
@@ -31,6 +31,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The two files of an adapter, as peft names them."""
 
 _wrapped: WeakKeyDictionary[nn.Module, PeftModel] = WeakKeyDictionary()
+_living: WeakKeyDictionary[nn.Module, WeakSet[Adapter]] = WeakKeyDictionary()
 _names = count()
 
 
@@ -58,8 +59,14 @@ class Adapter:
         self.parameters: Mapping[str, nn.Parameter] = {
             n: p for n, p in sorted(wrapped.named_parameters()) if f".{name}." in n
         }
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
+        _living.setdefault(base._forward.module, WeakSet()).add(self)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Every adapter's weights trainable: peft freezes those of the others when it adds or deletes one."""
+        for adapter in _living[self.base._forward.module]:
+            for parameter in adapter.parameters.values():
+                parameter.requires_grad_(True)
 
     @classmethod
     def new(
@@ -91,9 +98,14 @@ class Adapter:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(devices=_cuda(base)):
-            torch.manual_seed(seed)
-            return cls._attach(base, config)
+        try:
+            return cls._attach(base, config, seed)
+        except ModelError as problem:
+            # peft refuses some layers of some models by name (the output of a Mamba block).
+            fitting = [n for n in known if f"'{n}'" not in problem.diagnostics[0].message]
+            if targets or len(fitting) in (0, len(known)):
+                raise
+            return cls._attach(base, evolve_config(config, target_modules=set(fitting)), seed)
 
     @classmethod
     def load(cls, base: LanguageModel, folder: Path) -> Adapter:
@@ -104,9 +116,9 @@ class Adapter:
             tensors = load_file(folder / WEIGHTS)
             if not isinstance(config, LoraConfig):
                 raise ValueError(f"it is of the kind {type(config).__name__}, not LoRA")
-            adapter = cls._attach(base, config)
-        except ModelError:
-            raise
+            adapter = cls._attach(base, config, 0)
+        except ModelError as problem:
+            raise _foreign(folder, problem.diagnostics[0].message) from None
         except Exception as problem:  # peft, safetensors and json each raise their own
             raise _foreign(folder, str(problem).splitlines()[0] if str(problem) else "") from None
         try:
@@ -117,21 +129,31 @@ class Adapter:
         return adapter
 
     @classmethod
-    def _attach(cls, base: TransformersModel, config: LoraConfig) -> Adapter:
+    def _attach(cls, base: TransformersModel, config: LoraConfig, seed: int) -> Adapter:
         module = base._forward.module
         name = f"plm{next(_names)}"
         known = _wrapped.get(module)
-        with warnings.catch_warnings():
+        before = {m: m._disable_adapters for m in module.modules() if isinstance(m, BaseTunerLayer)}
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=_cuda(base)):
             warnings.simplefilter("ignore")
-            if known is None:
-                known = get_peft_model(module, config, adapter_name=name)  # type: ignore[assignment]
-                _wrapped[module] = known  # type: ignore[assignment]
-            else:
-                known.add_adapter(name, config)
+            torch.manual_seed(seed)
+            try:
+                if known is None:
+                    known = get_peft_model(module, config, adapter_name=name)  # type: ignore[assignment]
+                    _wrapped[module] = known  # type: ignore[assignment]
+                else:
+                    known.add_adapter(name, config)
+            except ValueError as problem:  # a layer that peft cannot adapt in this kind of model
+                said = str(problem).splitlines()[0][:200]
+                raise ModelError(
+                    error(
+                        "PLM517", f"the layers cannot be adapted ({said})", help="name others with `targets`"
+                    )
+                ) from None
         assert isinstance(known, PeftModel)
         for layer in known.modules():
             if isinstance(layer, BaseTunerLayer):
-                layer._disable_adapters = True
+                layer._disable_adapters = before.get(layer, True)
         module.eval()
         return cls(base, known, name, config)
 
@@ -166,12 +188,16 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names that peft saves them with, on the CPU."""
-        state = get_peft_model_state_dict(self._wrapped, adapter_name=self._name)
+        state = self._state()
         return {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
+
+    def _state(self) -> Mapping[str, Tensor]:
+        # Otherwise peft looks for the base model's files, to see whether its vocabulary has grown.
+        return get_peft_model_state_dict(self._wrapped, adapter_name=self._name, save_embedding_layers=False)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over saved weights. Raises ValueError where names or shapes differ."""
-        own = get_peft_model_state_dict(self._wrapped, adapter_name=self._name)
+        own = self._state()
         if set(own) != set(tensors):
             odd = sorted(set(own) ^ set(tensors))
             raise ValueError(f"{len(odd)} weights do not match the model's layers, {odd[0]} among them")
@@ -197,6 +223,8 @@ class Adapter:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._wrapped.delete_adapter(self._name)
+            _living[self.base._forward.module].discard(self)
+            self._settle()
 
 
 def evolve_config(config: LoraConfig, **changes: object) -> LoraConfig:

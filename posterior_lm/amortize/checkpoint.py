@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -114,11 +115,17 @@ def clean(folder: Path) -> None:
     with writing_into(folder):
         for left in (*folder.glob(".*.tmp-*"), *folder.glob(f"{ROOM}/step-*.tmp-*")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with suppress(OSError):  # a first save that was killed leaves nothing to go on from
+        (folder / ROOM).rmdir()
 
 
 def remove(folder: Path) -> None:
     """Remove every checkpoint: a fit that is finished has nothing to go on from."""
-    shutil.rmtree(folder / ROOM, ignore_errors=True)
+    # Renamed first, as above: a kill must leave all of them or none.
+    going = folder / f".{ROOM}.tmp-{secrets.token_hex(4)}"
+    with writing_into(folder), suppress(FileNotFoundError):
+        os.rename(folder / ROOM, going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def _found(room: Path) -> list[tuple[int, int, Path]]:

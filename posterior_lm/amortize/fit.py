@@ -23,10 +23,10 @@ from posterior_lm.amortize.interrupt import Interrupt
 from posterior_lm.amortize.manifest import MANIFEST, Manifest, guide_digest
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
+from posterior_lm.amortize.progress import Progress
 from posterior_lm.amortize.rows import Rows, digest, split
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.amortize.progress import Progress
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.lang.diagnostics import DataError, error
 

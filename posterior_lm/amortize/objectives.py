@@ -106,7 +106,9 @@ class VarGrad:
         """(N,) residuals with the gradient of u."""
         fixed = u.detach()
         if math.isfinite(self.clip):
-            top = torch.full_like(k, -torch.inf).scatter_reduce(0, t.row, torch.where(alive, -fixed, -torch.inf), "amax")
+            top = torch.full_like(k, -torch.inf).scatter_reduce(
+                0, t.row, torch.where(alive, -fixed, -torch.inf), "amax"
+            )
             top = torch.where(top.isfinite(), top, 0.0)
             mean = t.per_row(torch.where(alive, torch.exp(-fixed - top[t.row]), 0.0)) / k.clamp(min=1)
             log_z_hat = torch.where(mean > 0, top + torch.log(mean.clamp(min=1e-300)), 0.0)

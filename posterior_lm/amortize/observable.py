@@ -8,10 +8,12 @@ handles it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from attrs import frozen
 
+from posterior_lm.amortize.observed import observed_scores
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.graph.nodes import (
     ChoiceScore,
@@ -43,7 +45,8 @@ class Observable:
 
 def observables(graph: RewardGraph) -> tuple[Observable, ...]:
     """Every parameter and column that an observed statement can draw."""
-    counted = graph.ancestors(graph.total)
+    counted, drawing = graph.ancestors(graph.total), observed_scores(graph)
+    columns = Counter((table, spec.name) for i, _, spec, table in _parameters(graph) if i in counted)
     readers: dict[int, list[int]] = {}
     for i in counted:
         for j in graph[i].inputs:
@@ -52,12 +55,14 @@ def observables(graph: RewardGraph) -> tuple[Observable, ...]:
     taken: set[int] = set()
     for i, _node, spec, table in _parameters(graph):
         places = [j for j in readers.get(i, ()) if i in counted]
+        if columns[table, spec.name] > 1:
+            continue  # two plates read it, each through a node of its own
         if len(places) != 1 or spec.type not in ("text", "int", "one_of"):
             continue
         if spec.type == "int" and (spec.low is None or spec.high is None):
             continue
         score = _score(graph, i, places[0], readers, spec)
-        if score is None or score in taken:
+        if score not in drawing or score is None or score in taken:
             continue
         taken.add(score)
         name = spec.name if table is None else f"{table}.{spec.name}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from posterior_lm.amortize.observed import observed_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.prior import prior_of
@@ -89,11 +90,16 @@ def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Readi
     prior = prior_of(target, info.name)
     own = target.evaluator.plan(prior.node).context if prior.lm is not None else ()
     after: list[Piece] = []
+    observed = observed_scores(target.graph)
     for i in target.graph.order():
-        tail = _tail(target, i, info.name)
-        if tail is not None and all(_known(target, p, earlier) for p in tail) and join(tail):
-            after += [*_stripped(tail), Known(BREAK)]
-    return Reading(info.lm, join((*after, *own)), stated=False)
+        tail = _tail(target, i, info.name) if i in observed else None
+        if tail is not None:
+            # What later latents say is not known yet; the texts between them are.
+            known = tuple(p for p in tail if _known(target, p, earlier))
+            if join(known):
+                after += [*_stripped(known), Known(BREAK)]
+    first = own[:1] if own and isinstance(own[0], Special) else ()
+    return Reading(info.lm, join((*first, *after, *own[len(first) :])), stated=False)
 
 
 def _tail(target: Target, i: int, latent: str) -> tuple[Piece, ...] | None:

@@ -9,6 +9,7 @@ from posterior_lm.amortize.texts import split_lead
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import ChoiceScore, DistScore, LmScore, Segments, Sum
 from posterior_lm.infer.prior import prior_of
+from posterior_lm.support.base import Support
 from posterior_lm.target.pieces import Known, Splice
 from posterior_lm.target.target import LatentInfo, Target
 
@@ -57,29 +58,39 @@ def unsimulated(graph: RewardGraph, observed: Sequence[Observable]) -> tuple[str
 
 
 def is_exact(target: Target, seen: set[str]) -> bool:
-    """Whether every term is a plain prior, or an observation that is drawn whole."""
-    graph = target.graph
-    latent = {info.node: info for info in target.latents}
-    plain = {prior_of(target, i.name).node for i in target.latents if i.name.split("[", 1)[0] not in seen}
-    drawn = {}
+    """Whether the terms are plain priors and observations that are drawn whole, each of them once."""
+    leaves: list[int] = []
+    stack = list(target.graph.sink.inputs)
+    while stack:
+        i = stack.pop()
+        node = target.graph[i]
+        if isinstance(node, Sum):
+            stack += node.inputs
+        else:
+            leaves.append(i)
+    plain, drawn = set(), {}
     for info in target.latents:
         if info.name.split("[", 1)[0] in seen:
             drawn[drawing_score(target, info)] = info
+        elif info.support.ending == "free" and _lengths(info.support) > 1:
+            return False  # how long the draw is was a choice that the program does not score
+        else:
+            plain.add(prior_of(target, info.name).node)
+    whole = all(i in plain or (i in drawn and _drawn_whole(target, i, drawn[i])) for i in leaves)
+    return whole and len(leaves) == len(set(leaves))
 
-    def whole(i: int) -> bool:
-        node = graph[i]
-        if isinstance(node, Sum):
-            return all(whole(j) for j in node.inputs)
-        if i in plain:
-            return True
-        if i not in drawn:
-            return False
-        if not isinstance(node, LmScore):
-            return True
-        text = target.evaluator.plan(i).text
-        known = text[0].text if isinstance(text[0], Known) else ""
-        if latent[drawn[i].node].type != "text":
-            return False  # its known words are not drawn
-        return not split_lead(known)[0] and isinstance(text[-1], Splice) and len(text) <= 2
 
-    return all(whole(i) for i in graph.sink.inputs)
+def _lengths(support: Support) -> int:
+    least = getattr(getattr(support, "plain", support), "min_tokens", 0)
+    return support.max_tokens - int(least) + 1
+
+
+def _drawn_whole(target: Target, score: int, info: LatentInfo) -> bool:
+    """Whether the observed statement holds nothing but what is drawn and the space before it."""
+    if not isinstance(target.graph[score], LmScore):
+        return True
+    if info.type != "text":
+        return False  # its known words are not drawn
+    text = target.evaluator.plan(score).text
+    known = text[0].text if isinstance(text[0], Known) else ""
+    return not split_lead(known)[0] and isinstance(text[-1], Splice) and len(text) <= 2

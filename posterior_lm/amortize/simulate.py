@@ -78,6 +78,9 @@ class Simulator:
         `log_weight` is up to a constant of the program; it is 0 but for masks where
         the simulation is exact.
         """
+        if not numbers:
+            self._alive = np.zeros(0, dtype=bool)
+            return []
         targets = [self.target(r) for r in numbers]
         drawn: list[dict[str, Value]] = [{} for _ in numbers]
         log_q, log_mass = np.zeros(len(numbers)), np.zeros(len(numbers))
@@ -184,11 +187,12 @@ class Simulator:
             leads.append(lead)
         speller = targets[mine[0]].evaluator.spellers[score.lm]
         shape = self._shape(name, score.lm)
-        texts, mass = draw_texts([rngs[d] for d in mine], model, speller, contexts, heads, leads, shape)
-        for d, text, m in zip(mine, texts, mass, strict=True):
+        texts, step, mass = draw_texts([rngs[d] for d in mine], model, speller, contexts, heads, leads, shape)
+        for d, text, q, m in zip(mine, texts, step, mass, strict=True):
             alive[d] = text is not None
             if text is not None:
                 drawn[d][name] = Value((), text, text)
+                log_q[d] += q
                 log_mass[d] += m
 
     # ------------------------------------------------------------- rows

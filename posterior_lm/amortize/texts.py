@@ -54,8 +54,8 @@ def split_lead(lead: str) -> tuple[str, str]:
 def draw_texts(
     rngs: Sequence[np.random.Generator], model: LanguageModel, speller: Speller,
     contexts: Sequence[tuple[int, ...]], heads: Sequence[str], leads: Sequence[str], shape: Shape,
-) -> tuple[list[str | None], np.ndarray]:  # fmt: skip
-    """A text after each context and its head, and (N,) log of the mass of its shape, nats.
+) -> tuple[list[str | None], np.ndarray, np.ndarray]:  # fmt: skip
+    """A text after each context and its head; (N,) its log probability here, (N,) log of the mass of its shape, nats.
 
     The known `head` stands in the context; the draw begins with `lead`, which is
     taken off again. None for a draw that does not begin so, or whose tokens are not
@@ -64,17 +64,17 @@ def draw_texts(
     specs = [shape.draw(rng) for rng in rngs]
     starts = [c + (speller.text(h, first=False) if h else ()) for c, h in zip(contexts, heads, strict=True)]
     texts: list[str | None] = [None] * len(contexts)
-    log_mass = np.zeros(len(contexts))
+    log_q, log_mass = np.zeros(len(contexts)), np.zeros(len(contexts))
     groups: dict[TextSpec, list[int]] = {}
     for d, spec in enumerate(specs):
         groups.setdefault(spec, []).append(d)
     for spec, draws in sorted(groups.items(), key=lambda item: item[1][0]):
         support: Support = build_support(spec, model.tokenizer)
         chosen = SampleEach([rngs[d] for d in draws])
-        ids, _, mass = roll_out_with_mass(model, [starts[d] for d in draws], support, chosen)
-        for d, tokens, one in zip(draws, ids, mass, strict=True):
+        ids, drawn, mass = roll_out_with_mass(model, [starts[d] for d in draws], support, chosen)
+        for d, tokens, q, one in zip(draws, ids, drawn, mass, strict=True):
             text = model.tokenizer.decode(tokens)
-            log_mass[d] = one
+            log_q[d], log_mass[d] = q, one
             whole = heads[d] + text
             own = (speller.text(heads[d], first=False) if heads[d] else ()) + tuple(tokens)
             if (
@@ -83,4 +83,4 @@ def draw_texts(
                 and speller.text(whole, first=False) == own
             ):
                 texts[d] = text[len(leads[d]) :]
-    return texts, log_mass
+    return texts, log_q, log_mass

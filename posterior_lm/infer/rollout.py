@@ -58,7 +58,7 @@ def _normalized(
     of_state: dict[object, list[int]] = {}
     for u, state in enumerate(states):
         of_state.setdefault(state, []).append(u)
-    free = np.zeros(len(states), dtype=bool)
+    free, nothing = np.zeros(len(states), dtype=bool), np.zeros(len(states), dtype=bool)
     for state, points in of_state.items():
         allowed = np.flatnonzero(support.allowed(state))
         rows = np.array(points)[:, None]
@@ -70,6 +70,7 @@ def _normalized(
                 free[points] = True
         dead = np.array(points)[np.isneginf(out[points]).all(axis=1)]
         if len(dead):
+            nothing[dead] = True
             out[dead[:, None], allowed] = 0.0
             out[dead, size] = 0.0 if support.may_stop(state) and ending == "eos" else -np.inf
     top = out.max(axis=1, keepdims=True)
@@ -79,7 +80,7 @@ def _normalized(
         left = support.max_tokens - np.array(drawn, dtype=np.float64)[free]
         out[free, :size] += np.log(left / (left + 1))[:, None]
         out[free, size] = -np.log(left + 1)
-    return out, mass[:, 0]
+    return out, np.where(nothing, -np.inf, mass[:, 0])
 
 
 def roll_out(
@@ -99,22 +100,38 @@ def roll_out(
     support gets −inf. `begun` holds first tokens that the values have already; the
     log probability is then that of the rest. `ending` as in `step_log_probs`.
     """
-    values, log_q, _ = roll_out_with_mass(
-        model, contexts, support, choose,
-        exponent=exponent, shared=shared, begun=begun, ending=ending,
-    )  # fmt: skip
+    values, log_q, _ = _roll_out(
+        model,
+        contexts,
+        support,
+        choose,
+        exponent,
+        shared,
+        begun,
+        ending or support.ending,
+        scores_forced=False,
+    )
     return values, log_q
 
 
 def roll_out_with_mass(
     model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, *,
-    exponent: float = 1.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
-    ending: Ending | None = None,
+    exponent: float = 1.0,
 ) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:  # fmt: skip
     """`roll_out`, and (N,) Σ_t log of the model's mass on what was allowed, which log q was divided by.
 
-    With exponent 1 and an ending that is scored, log q + log mass is the model's own log probability.
+    With exponent 1 and an ending that is scored, log q + log mass is the model's own
+    log probability, that of a forced end-of-text included.
     """
+    return _roll_out(model, contexts, support, choose, exponent, 0, None, support.ending, scores_forced=True)
+
+
+def _roll_out(
+    model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser,
+    exponent: float, shared: int, begun: Sequence[tuple[int, ...]] | None, ending: Ending, *,
+    scores_forced: bool,
+) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:  # fmt: skip
+    """What both return; with `scores_forced` a forced end-of-text is looked up, which costs a step."""
     values: list[tuple[int, ...]] = [()] * len(contexts)
     log_q, log_mass = np.zeros(len(contexts)), np.zeros(len(contexts))
     groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
@@ -122,7 +139,8 @@ def roll_out_with_mass(
         groups.setdefault((context, begun[d] if begun is not None else ()), []).append(d)
     points = [_Point(_after(support, ids), ids, np.array(draws)) for (_, ids), draws in groups.items()]
     starts = [context + ids for context, ids in groups]
-    live = [k for k, p in enumerate(points) if not _settled(support, p, values)]
+    late = scores_forced and ending == "eos"
+    live = [k for k, p in enumerate(points) if not _settled(support, p, values, late)]
     points = [points[k] for k in live]
     rollout = model.open([starts[k] for k in live], shared=shared) if points else None
     step = 0
@@ -137,9 +155,7 @@ def roll_out_with_mass(
             part = points[begin : begin + block]
             where = slice(begin, begin + len(part))
             states, drawn = [p.state for p in part], [len(p.ids) for p in part]
-            q, mass = _normalized(
-                log_probs[where], eos[where], support, states, drawn, exponent, ending or support.ending
-            )
+            q, mass = _normalized(log_probs[where], eos[where], support, states, drawn, exponent, ending)
             draws = np.concatenate([p.draws for p in part])
             at = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
             picked = choose.tokens(draws, at, step, np.exp(q))
@@ -152,7 +168,7 @@ def roll_out_with_mass(
                         values[d] = point.ids
                     continue
                 child = _Point(support.advance(point.state, token), (*point.ids, token), mine)
-                if not _settled(support, child, values):
+                if not _settled(support, child, values, late):
                     rows.append(begin + place)
                     tokens.append(token)
                     following.append(child)
@@ -179,9 +195,9 @@ def _families(at: np.ndarray, picked: np.ndarray, draws: np.ndarray) -> list[tup
     return [(int(at[b]), int(picked[b]), draws[b:e]) for b, e in zip(new, ends, strict=True)]
 
 
-def _settled(support: Support, point: _Point, values: list[tuple[int, ...]]) -> bool:
-    """Whether nothing may follow; then the draws that stand there are done."""
-    if not support.must_stop(point.state):
+def _settled(support: Support, point: _Point, values: list[tuple[int, ...]], late: bool) -> bool:
+    """Whether nothing may follow; then the draws that stand there are done. Never with `late`."""
+    if late or not support.must_stop(point.state):
         return False
     for d in point.draws:
         values[d] = point.ids

@@ -224,7 +224,6 @@ FORCED = {
     "one value": 'one_of("hed")',
     "one text": 'text(tokens=3..3, end="free", chars="x")',
     "only the stop": 'text(tokens=1..1, stop=".")',
-    "nothing": "text(tokens=0..0)",
     "as many as there may be": 'text(tokens=2..2, chars="q")',
 }
 

@@ -200,8 +200,7 @@ for seed in range(6):
     child = os.fork()
     if not child:
         chance, entered = random.Random(seed), 0
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
+        while entered < 60:
             try:
                 with Lock(folder):
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
@@ -217,7 +216,7 @@ for seed in range(6):
                 print(repr(problem), file=sys.stderr)
                 os._exit(1)
             time.sleep(chance.uniform(0, 0.002))
-        os._exit(0 if entered else 2)
+        os._exit(0)
     children.append(child)
 sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """

@@ -160,6 +160,7 @@ def test_a_kill_between_two_moves_is_found_out(
 ) -> None:
     query = loads(PROGRAM)
     saved(tmp_path, query)
+    new = tmp_path / "new"
     adapter = Adapter.new(models_of(query, query.graph)["base"], rank=2, alpha=9.0, seed=2)
     real, left = os.replace, [moves]
 
@@ -172,7 +173,11 @@ def test_a_kill_between_two_moves_is_found_out(
     monkeypatch.setattr(policies.os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         save_policy(tmp_path, adapter, manifest_of(query))
+    left[0] = moves
+    with pytest.raises(KeyboardInterrupt):
+        save_policy(new, adapter, manifest_of(query))
     monkeypatch.undo()
+    assert not (new / MANIFEST).exists(), "what has a manifest is a whole policy"
     assert "of another save" in refused("PLM622", tmp_path, query)
     save_policy(tmp_path, adapter, manifest_of(query))
     load_policy(tmp_path, query.graph, models_of(query, query.graph)).adapter.close()
