@@ -98,14 +98,7 @@ class Adapter:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        try:
-            return cls._attach(base, config, seed)
-        except ModelError as problem:
-            # peft refuses some layers of some models by name (the output of a Mamba block).
-            fitting = [n for n in known if f"'{n}'" not in problem.diagnostics[0].message]
-            if targets or len(fitting) in (0, len(known)):
-                raise
-            return cls._attach(base, evolve_config(config, target_modules=set(fitting)), seed)
+        return cls._attach(base, config, seed)
 
     @classmethod
     def load(cls, base: LanguageModel, folder: Path) -> Adapter:
@@ -144,6 +137,9 @@ class Adapter:
                 else:
                     known.add_adapter(name, config)
             except ValueError as problem:  # a layer that peft cannot adapt in this kind of model
+                for layer in module.modules():  # some may be wrapped by now
+                    if isinstance(layer, BaseTunerLayer):
+                        layer._disable_adapters = before.get(layer, True)
                 said = str(problem).splitlines()[0][:200]
                 raise ModelError(
                     error(
@@ -262,6 +258,8 @@ def linear_names(model: TransformersModel) -> list[str]:
         wrapped = isinstance(layer, BaseTunerLayer)
         if (plain and ".base_layer" not in name and "lora_" not in name) or wrapped:
             found.add(name.rsplit(".", 1)[-1])
+    if "mamba" in str(getattr(module.config, "model_type", "")):
+        found.discard("out_proj")  # its block reads these weights past the layer, so peft refuses to wrap it
     return sorted(found)
 
 

@@ -80,6 +80,7 @@ def fit(
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds something; a killed fit that kept nothing leaves only measurements."""
     has_policy, has_steps = (folder / MANIFEST).exists(), (folder / checkpoint.ROOM).exists()
     if not resume and (has_policy or has_steps):
         what = "a policy" if has_policy else "an unfinished fit"
@@ -91,6 +92,8 @@ def _check_folder(folder: Path, resume: bool) -> None:
                 help="give another folder with --out" + (", or go on with --resume" if has_steps else ""),
             )
         )
+    if not resume:
+        (folder / METRICS).unlink(missing_ok=True)
 
 
 def _fit(

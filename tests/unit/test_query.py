@@ -185,7 +185,7 @@ def test_wrong_settings_are_coded(method: str, options: dict[str, object], words
     assert caught.value.diagnostics[0].code == "PLM802" and words in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["smc", "mcmc", "gflownet"])
+@pytest.mark.parametrize("method", ["smc", "mcmc"])
 def test_later_methods_say_so(method: str) -> None:
     with pytest.raises(plm.InferenceError) as caught:
         bound(built()).using(method).draw()
