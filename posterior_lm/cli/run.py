@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import data_options, draw_options, format_option
+
+if TYPE_CHECKING:
+    from posterior_lm.cli.given import Case
+    from posterior_lm.query import Query
 
 
 @click.command(cls=Command)
@@ -24,7 +32,8 @@ def command(
     """Draw from the posterior of a program.
 
     With several rows of data there is one result for each; their draws are independent
-    of each other and of how many rows there are.
+    of each other and of how many rows there are. With a --budget of two minutes or more for
+    at least 32 rows, auto first trains a policy on them where that can pay.
 
     \b
     Example:
@@ -32,9 +41,6 @@ def command(
     """
     from posterior_lm.cli.files import check_folder
     from posterior_lm.cli.given import cases, open_query
-    from posterior_lm.cli.output import json_text
-    from posterior_lm.cli.progress import progress
-    from posterior_lm.cli.report import show_posterior
 
     query = open_query(file, lm, allow_use=allow_use, method=method)
     if policy is not None:
@@ -42,6 +48,32 @@ def command(
     asked = cases(query.graph, given, data, row)
     if save is not None:
         check_folder(save)
+    with tempfile.TemporaryDirectory(prefix="plm-policy-") as folder:
+        rows = [case.data for case in asked]
+        if may_train(rows, budget):
+            from posterior_lm.amortize.worth import trained, worth_training
+
+            if worth_training(query, rows, budget):
+                assert budget is not None
+                say = partial(click.echo, err=True)
+                query, left = trained(query, rows, budget, Path(folder), seed=seed, say=say)
+                budget = left / len(rows)
+        _draw(query, asked, n, seed, budget, save, format)
+
+
+def may_train(rows: Sequence[object], budget: float | None) -> bool:
+    """A look at the numbers alone, so that torch is not imported for it."""
+    return budget is not None and len(rows) > 1
+
+
+def _draw(
+    query: Query, asked: Sequence[Case], n: int | None, seed: int, budget: float | None, save: str | None,
+    format: str,
+) -> None:  # fmt: skip
+    from posterior_lm.cli.output import json_text
+    from posterior_lm.cli.progress import progress
+    from posterior_lm.cli.report import show_posterior
+
     found = []
     for case in asked:
         with progress("drawing") as watch:
