@@ -210,6 +210,7 @@ class Query:
         self,
         rows: Sequence[Mapping[str, object]],
         out: str | Path,
+        /,
         *,
         resume: bool = False,
         watch: Callable[[FitProgress], None] | None = None,

@@ -47,6 +47,8 @@ class Fitted:
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     """What was skipped, and why."""
+    leads: bool = True
+    """Whether this is the process that wrote the files; the others stay silent."""
 
 
 def fit(
@@ -110,7 +112,9 @@ def _fit(
     if settings.seeds is None:
         settings = evolve(settings, seeds=0 if compiler is not None and simulator.exact else 32)
     if not held_out:
-        notes.append(f"with {len(rows)} rows none is held out: the certificate is of the rows trained on")
+        notes.append(
+            f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out: the certificate is of the rows trained on"
+        )
     adapter = Adapter.new(
         inputs.models[lm], rank=settings.rank, alpha=settings.alpha, targets=settings.targets,
         seed=settings.seed,
@@ -146,7 +150,7 @@ def _fit(
             if not interrupted:
                 checkpoint.remove(folder)
         world.wait()
-        return Fitted(folder, manifest, interrupted, tuple(notes))
+        return Fitted(folder, manifest, interrupted, tuple(notes), world.leads)
     finally:
         adapter.close()
 

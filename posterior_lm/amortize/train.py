@@ -79,11 +79,13 @@ class Trainer:
         return "compile" if compiling else "balance"
 
     def rate(self, stage: str) -> float:
-        """The learning rate: up during the warm-up, then down along a cosine to the end of training."""
+        """The learning rate: in each stage up during the warm-up, then down along a cosine."""
         s = self.settings
-        high = s.rate if stage == "compile" else s.balance_rate
-        warm = min(1.0, (self.steps_done + 1) / (s.warmup + 1))
-        return high * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress())))
+        high, share, step = s.balance_rate, self._balanced_share(), self.balanced
+        if stage == "compile":
+            high, share, step = s.rate, self.progress() / s.compile, self.steps_done
+        warm = min(1.0, (step + 1) / (s.warmup + 1))
+        return high * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
     # ------------------------------------------------------------- a step
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from posterior_lm.cli.group import Command
@@ -89,10 +91,12 @@ def command(
     settings = settings_of(options)
     with watching(settings.steps) as (watch, say):
         fitted = fit(query, asked, out, settings, resume=resume, watch=watch, say=say)
+    if not fitted.leads:
+        return INTERRUPTED if fitted.interrupted else FINE
     if curves is not None:
         from posterior_lm.amortize.metrics import curves as draw_curves
 
-        draw_curves(fitted.folder / METRICS, curves)  # type: ignore[arg-type]
+        draw_curves(fitted.folder / METRICS, Path(curves))
     if format == "json":
         from attrs import asdict
 
