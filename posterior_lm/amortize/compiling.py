@@ -25,6 +25,9 @@ BLOCK = 4
 PER_ROW = 32
 """Pairs of one row where they have to be weighed."""
 
+TOGETHER = 8
+"""Pairs of one row that a step has, where each is exact."""
+
 LEAST = 1e-3
 """Weights below this share are left out: they cost a pass and move nothing."""
 
@@ -49,6 +52,7 @@ class Compiler:
         self.rows, self.numbers, self.simulator, self.seed = rows, list(numbers), simulator, seed
         self.each = 1 if simulator.exact else min(PER_ROW, pairs)
         self.groups = max(1, pairs // self.each)
+        self.together = TOGETHER if simulator.exact else 1
         self._block: tuple[int, tuple[int, ...], dict[int, Compiled]] | None = None
 
     def batch(self, step: int, slots: Sequence[int]) -> Compiled:
@@ -70,7 +74,9 @@ class Compiler:
         for step in steps:
             for slot in slots:
                 first = np.random.default_rng([self.seed, 1, step, slot])
-                row = self.numbers[int(first.integers(len(self.numbers)))]
+                # Pairs of one row share what the guide reads of it before what was simulated.
+                of_row = np.random.default_rng([self.seed, 6, step, slot // self.together])
+                row = self.numbers[int(of_row.integers(len(self.numbers)))]
                 for rng in first.spawn(self.each):
                     tags.append((step, slot))
                     rngs.append(rng)

@@ -3,8 +3,8 @@
     log q(z | c) = Σ_t [ l_t(z_t) − log( Σ_{v allowed} exp l_t(v) + [may stop] exp l_t(stop) ) ]
 
 with l_t the adapted model's logits after c, z_1..z_t. A forced token or stop has
-log q = 0 exactly. Values with the same context share it: their tokens stand side
-by side behind one copy, under the block mask of `lm.packed`.
+log q = 0 exactly. Values whose contexts begin alike share that beginning: what
+differs stands side by side behind one copy, under the block mask of `lm.packed`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ from torch import Tensor
 
 from posterior_lm.amortize.paths import FORCED, NEVER, Path
 from posterior_lm.lm.base import Branch, Request
+from posterior_lm.lm.kv_cache import common_length
 from posterior_lm.lm.packed import Row, lay_out, stacked, visible
 from posterior_lm.lm.transformers import TransformersModel
+
+WORTH = 6
+"""Tokens that a shared beginning has to save: masks cost a little too."""
+WIDEST = 768
+"""Columns of one cluster: its attention grows with their square."""
 
 
 @frozen(eq=False)
@@ -70,20 +76,16 @@ def _batches(
     model: TransformersModel, paths: Sequence[Path], columns: int
 ) -> Iterator[tuple[list[list[int]], list[Row]]]:
     """Micro-batches: for each row of the batch the paths on it, and its layout."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for n, path in enumerate(paths):
-        groups.setdefault(path.context, []).append(n)
-    shares = model.packed and len(groups) < len(paths)
     laid: list[tuple[list[int], Row]] = []
-    for context, members in groups.items():
-        if shares:
-            size = max(1, columns // 2 // max(1, len(context)))
-            for at in range(0, len(members), size):
-                part = members[at : at + size]
-                branches = tuple(Branch(len(context), paths[n].ids) for n in part)
-                laid.append((part, lay_out(Request(context, len(context), 0, branches), 0)))
-        else:
-            laid += [([n], lay_out(Request(context + paths[n].ids, len(context)), 0)) for n in members]
+    for shared, members in _clusters(paths) if model.packed else ((0, [n]) for n in range(len(paths))):
+        if len(members) == 1:
+            path = paths[members[0]]
+            laid.append((members, lay_out(Request(path.context + path.ids, len(path.context)), 0)))
+            continue
+        trunk = paths[members[0]].context[:shared]
+        tails = [paths[n].context[shared:] + paths[n].ids for n in members]
+        request = Request(trunk, shared, 0, tuple(Branch(shared, tail) for tail in tails))
+        laid.append((members, lay_out(request, 0)))
     laid.sort(key=lambda item: item[1].width)
     batch: list[tuple[list[int], Row]] = []
     for item in laid:
@@ -93,6 +95,30 @@ def _batches(
         batch.append(item)
     if batch:
         yield [m for m, _ in batch], [r for _, r in batch]
+
+
+def _clusters(paths: Sequence[Path]) -> Iterator[tuple[int, list[int]]]:
+    """Paths whose contexts begin alike, with how many tokens of them are alike.
+
+    Neighbours in order are joined while that saves tokens: a path that shares l of a
+    cluster's k tokens saves l, and costs the others k − l each.
+    """
+    order = sorted(range(len(paths)), key=lambda n: paths[n].context)
+    members: list[int] = []
+    shared = width = 0
+    for n in order:
+        context, length = paths[n].context, len(paths[n].context) + len(paths[n].ids)
+        if members:
+            alike = common_length(paths[members[0]].context[:shared], context)
+            gain = alike - (len(members) - 1) * (shared - alike)
+            grown = width + (len(members) - 1) * (shared - alike) + length - alike
+            if alike and gain >= WORTH and grown <= WIDEST:
+                members, shared, width = [*members, n], alike, grown
+                continue
+            yield shared, members
+        members, shared, width = [n], len(context), length
+    if members:
+        yield shared, members
 
 
 def _steps(
@@ -109,11 +135,13 @@ def _steps(
         options["positions"] = forward.tensor(stacked(rows, "positions", 0))
     logits = forward.logits(ids, keep=ids.shape[1] - first, **options)  # type: ignore[arg-type]
     at_row, at_column = [], []
+    following = iter(paths)
     for i, row in enumerate(rows):
-        spans = row.spans[1:] if row.has_branches else row.spans
-        for columns, _ in spans:
-            at_row.append(np.full(len(columns), i))
-            at_column.append(columns - first)
+        for columns, _ in row.spans[1:] if row.has_branches else row.spans:
+            # The first columns of a branch may belong to its context.
+            chosen = columns[-len(next(following).chosen) :]
+            at_row.append(np.full(len(chosen), i))
+            at_column.append(chosen - first)
     device = forward.device
     index = [torch.as_tensor(np.concatenate(a), device=device) for a in (at_row, at_column)]
     picked = logits[index[0], index[1]]  # (positions, V)

@@ -1,0 +1,325 @@
+"""What a fit refuses, with its code, before anything is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posterior_lm.amortize import disk
+from posterior_lm.amortize.adapter import WEIGHTS
+from posterior_lm.amortize.disk import Lock
+from posterior_lm.amortize.manifest import MANIFEST
+from posterior_lm.lang.diagnostics import DataError, PlmError
+from posterior_lm.query import loads
+from tests.cli import plm
+from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, fitted
+from tests.unit.test_fit_resume import contents
+
+TWO = """
+lm base = "tiny"
+program two(x: text) {
+  latent a: text(tokens=1..3) ~ base(x)
+  latent b: text(tokens=1..3) ~ base(x, a)
+}
+"""
+MODELS = """
+lm base = "tiny"
+lm other = "tiny"
+program models(x: text) {
+  latent a: text(tokens=1..3) ~ base(x)
+  latent b: text(tokens=1..3) ~ other(x)
+}
+"""
+NONE = """
+program none(x: int(0..9)) {
+  latent n: int(0..9) ~ uniform(0, 9)
+  observe x ~ binomial(9, 0.1 * n)
+}
+"""
+TABLE = """
+lm base = tabular("TABLE")
+program table(x: text) {
+  latent a: text(tokens=1..2, chars="ab", end="free") ~ base(x)
+}
+"""
+TOKENS = {
+    "tokens": ["a", "b"], "bos": False, "order": 1, "max_tokens": 8,
+    "rows": {"": {"a": 0.7, "b": 0.3}},
+}  # fmt: skip
+
+
+def refused(out: Path, code: str, program: str, rows: Sequence[Mapping[str, object]], **more: object) -> str:
+    """What is said of a fit that cannot be; nothing is left of it but perhaps an empty folder."""
+    with pytest.raises(PlmError) as caught:
+        fitted(out, program, rows, **more)
+    assert {d.code for d in caught.value.diagnostics} == {code}, str(caught.value)
+    assert not out.is_dir() or not list(out.iterdir())
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------- rows
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    shown = refused(tmp_path / "p", "PLM628", DIGIT, [])
+    assert "no rows to fit `digit`" in shown and "--data" in shown
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "said"),
+    [
+        ({}, "PLM601", "rows[1].x"),
+        ({"x": "many"}, "PLM603", "rows[1].x"),
+        ({"x": 99}, "PLM608", "rows[1].x"),
+        ({"x": 1, "y": 2}, "PLM602", "rows[1].y"),
+        ({"x": 1, "n": 9}, "PLM610", "rows[1]"),
+        ({"x": 1, "n": "seven"}, "PLM610", "rows[1]"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(
+    row: dict[str, object], code: str, said: str, tmp_path: Path
+) -> None:
+    assert said in refused(tmp_path / "p", code, DIGIT, [{"x": 0}, row, {"x": 2}])
+
+
+def test_every_wrong_row_is_named_up_to_twenty(tmp_path: Path) -> None:
+    shown = refused(tmp_path / "p", "PLM601", DIGIT, [{}] * 30)
+    assert "rows[0].x" in shown and "rows[19].x" in shown and "rows[20].x" not in shown
+    assert "10 more mistakes are not shown" in shown
+
+
+def test_a_known_latent_without_the_others(tmp_path: Path) -> None:
+    shown = refused(tmp_path / "p", "PLM610", TWO, [{"x": "I", "a": " am"}, {"x": "You"}])
+    assert "rows[0] gives some latents and not `b`" in shown
+
+
+def test_a_row_whose_support_is_empty(tmp_path: Path) -> None:
+    text = DIGIT.replace("x: int(0..7)", "x: int").replace("int(0..7, lead", "int(0..x, lead")
+    text = text.replace("categorical([0.3, 0.05, 0.2, 0.02, 0.25, 0.08, 0.06, 0.04])", "uniform(0, x)")
+    try:
+        loads(text)
+    except PlmError as problem:
+        pytest.skip(f"no type may depend on a parameter so: {problem.diagnostics[0].message}")
+    with pytest.raises(PlmError) as caught:
+        fitted(tmp_path / "p", text, [{"x": 3}, {"x": -2}])
+    assert caught.value.diagnostics[0].where == "rows[1]"
+
+
+# ------------------------------------------------------------------------------- programs
+
+
+@pytest.mark.parametrize("objective", ["subtb", "db"])
+def test_prefix_rewards_need_one_latent(objective: str, tmp_path: Path) -> None:
+    shown = refused(tmp_path / "p", "PLM624", TWO, [{"x": "I"}], objective=objective)
+    assert f"`{objective}`" in shown and "2 latents" in shown and "vargrad" in shown
+
+
+def test_prefix_rewards_need_tokens(tmp_path: Path) -> None:
+    text = DIGIT.replace('  guide n ~ base("Seen: ", x, "\\nDigit:")\n', "")
+    shown = refused(tmp_path / "p", "PLM624", text, DIGITS, objective="subtb")
+    assert "not drawn token by token" in shown
+
+
+def test_two_models(tmp_path: Path) -> None:
+    assert "`base` and `other`" in refused(tmp_path / "p", "PLM623", MODELS, [{"x": "I"}])
+
+
+def test_no_model(tmp_path: Path) -> None:
+    assert "no latent that a language model can draw" in refused(tmp_path / "p", "PLM623", NONE, [{"x": 1}])
+
+
+def test_a_table_has_no_weights_to_adapt(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(TOKENS))
+    text = TABLE.replace("TABLE", str(tmp_path / "t.json"))
+    refused(tmp_path / "p", "PLM516", text, [{"x": "a"}])
+
+
+def test_layers_that_the_model_lacks(tmp_path: Path) -> None:
+    shown = refused(tmp_path / "p", "PLM517", DIGIT, DIGITS, targets=["banana"])
+    assert "no layer `banana`" in shown and "its linear layers are " in shown
+
+
+# ------------------------------------------------------------------------------- the folder
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy") / "p"
+    fitted(folder, steps=2)
+    return folder
+
+
+def refused_folder(out: Path, code: str, **more: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        fitted(out, **more)
+    assert [d.code for d in caught.value.diagnostics] == [code]
+    return str(caught.value)
+
+
+def test_a_folder_that_holds_a_policy_is_left_as_it_is(policy: Path) -> None:
+    before = contents(policy)
+    assert "already holds a policy" in refused_folder(policy, "PLM621")
+    assert "--resume" not in refused_folder(policy, "PLM621")
+    assert "no checkpoint" in refused_folder(policy, "PLM622", resume=True)
+    assert contents(policy) == before
+
+
+def test_a_folder_in_use(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from posterior_lm.amortize.disk import Lock\n"
+        "with Lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "p")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    ) as other:  # fmt: skip
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "held\n"
+        shown = refused_folder(tmp_path / "p", "PLM621")
+        assert f"in use by process {other.pid}" in shown
+        assert [p.name for p in (tmp_path / "p").iterdir()] == [".lock"]
+        other.stdin.close()
+        other.wait()
+    with Lock(tmp_path / "p"):
+        pass
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("mine")
+    refused_folder(tmp_path / "p", "PLM612")
+    assert (tmp_path / "p").read_text() == "mine"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="this system has no /proc")
+def test_a_place_where_no_folder_can_be_made() -> None:
+    refused_folder(Path("/proc/here"), "PLM612")
+    assert not os.path.exists("/proc/here")
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        refused_folder(folder, "PLM612")
+    finally:
+        folder.chmod(stat.S_IRWXU)
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A disk that takes as many more files as the list says."""
+    room = [0]
+    real = disk.write_new
+
+    def write(path: Path, content: bytes) -> None:
+        if room[0] <= 0:
+            path.write_bytes(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        room[0] -= 1
+        real(path, content)
+
+    from posterior_lm.amortize import checkpoint, policy
+
+    for module in (disk, checkpoint, policy):
+        monkeypatch.setattr(module, "write_new", write)
+    yield room
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 4, 6])
+def test_a_full_disk_leaves_the_last_whole_checkpoint(room: int, full: list[int], tmp_path: Path) -> None:
+    """A checkpoint is three files; the fit goes on from the last whole one when there is room again."""
+    full[0] = room
+    shown = refused_folder(tmp_path / "p", "PLM612", checkpoint_every=2)
+    assert "No space left" in shown
+    found = sorted(p.name for p in (tmp_path / "p" / "checkpoints").iterdir())
+    assert found == [f"step-{2 * k:06d}" for k in range(max(1, room // 3 - 1), room // 3 + 1)]
+    assert not (tmp_path / "p" / MANIFEST).exists() and not (tmp_path / "p" / WEIGHTS).exists()
+    full[0] = 100
+    if room >= 3:
+        assert fitted(tmp_path / "p", resume=True, checkpoint_every=2).manifest.steps == 6
+    else:
+        refused_folder(tmp_path / "p", "PLM622", resume=True, checkpoint_every=2)
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_checkpoint(full: list[int], tmp_path: Path) -> None:
+    full[0] = 6
+    refused_folder(tmp_path / "p", "PLM612", checkpoint_every=3)
+    assert (tmp_path / "p" / "checkpoints" / "step-000006").is_dir()
+    assert not (tmp_path / "p" / MANIFEST).exists()
+    full[0] = 100
+    assert fitted(tmp_path / "p", resume=True, checkpoint_every=3).manifest.checked is not None
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "digit.plm").write_text(DIGIT)
+    (tmp_path / "two.plm").write_text(TWO)
+    (tmp_path / "word.plm").write_text(WORD)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in DIGITS))
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(r) + "\n" for r in WORDS))
+    (tmp_path / "none.jsonl").write_text("")
+    (tmp_path / "odd.jsonl").write_text('{"x": 1}\n{"x": 2, "colour": "red"}\n{"z": 1}\n')
+    (tmp_path / "a_file").write_text("mine")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code", "said"),
+    [
+        ("digit.plm --data none.jsonl", 1, "PLM6", "none.jsonl"),
+        ("digit.plm --data odd.jsonl", 1, "PLM602", "rows[1].colour"),
+        ("digit.plm --data odd.jsonl", 1, "PLM601", "rows[2].x"),
+        ("digit.plm", 1, "PLM601", "`x`"),
+        ("digit.plm --data absent.jsonl", 1, "PLM", "absent.jsonl"),
+        ("digit.plm --data rows.jsonl --given y=3", 1, "PLM602", "`y`"),
+        ("absent.plm --data rows.jsonl", 1, "PLM801", "absent.plm"),
+        ("digit.plm --data rows.jsonl --out a_file", 1, "PLM612", "a_file is a file"),
+        ("digit.plm --data rows.jsonl --out a_file/p", 1, "PLM612", "a_file is a file"),
+        ("digit.plm --data rows.jsonl --budget 0", 2, "", "not a positive number of seconds"),
+        ("digit.plm --data rows.jsonl --budget -5", 2, "", "not a positive number of seconds"),
+        ("digit.plm --data rows.jsonl --budget nan", 2, "", "not a positive number of seconds"),
+        ("digit.plm --data rows.jsonl --set budget=0", 2, "PLM802", "`budget` is above 0"),
+        ("digit.plm --data rows.jsonl --steps 0", 2, "", "--steps"),
+        ("digit.plm --data rows.jsonl --draws 1", 2, "", "--draws"),
+        ("digit.plm --data rows.jsonl --rate -1", 2, "PLM802", "`rate` is above 0"),
+        ("digit.plm --data rows.jsonl --objective vargard", 2, "PLM802", "did you mean `vargrad`?"),
+        ("digit.plm --data rows.jsonl --set warm=3", 2, "PLM802", "did you mean `warmup`?"),
+        ("digit.plm --data rows.jsonl --set warmup", 2, "PLM802", "NAME=VALUE"),
+        ("digit.plm --data rows.jsonl --set warmup=x", 2, "PLM802", "`warmup` is a whole number"),
+        ("digit.plm --data rows.jsonl --targets banana", 1, "PLM517", "no layer `banana`"),
+        ("two.plm --given x=I --objective subtb", 1, "PLM624", "vargrad"),
+        ("digit.plm --data rows.jsonl --resume", 1, "PLM622", "no checkpoint to go on from"),
+        ("digit.plm --data rows.jsonl --lm other=tiny", 1, "PLM515", "`other`"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: str, exit_code: int, code: str, said: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    small = [
+        x for k, v in SMALL.items() if k not in ("steps", "draws", "rows") for x in ("--set", f"{k}={v}")
+    ]
+    words = arguments.split()
+    out = [] if "--out" in words else ["--out", "p"]
+    result = plm("fit", *words, *out, *small)
+    assert result.exit_code == exit_code, result.stderr
+    assert code in result.stderr and said in result.stderr
+    assert "Traceback" not in result.stderr and "mistake of posterior_lm" not in result.stderr
+    assert result.stdout == ""
+    assert not (files / "p").exists() or not list((files / "p").iterdir())
+    assert (files / "a_file").read_text() == "mine"

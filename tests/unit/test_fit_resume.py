@@ -1,0 +1,329 @@
+"""Fits that are killed or interrupted, and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posterior_lm.amortize import checkpoint, metrics
+from posterior_lm.amortize.adapter import WEIGHTS
+from posterior_lm.amortize.fit import METRICS
+from posterior_lm.amortize.interrupt import Interrupt
+from posterior_lm.amortize.manifest import MANIFEST, read_manifest
+from posterior_lm.lang.diagnostics import DataError
+from tests.cli import plm
+from tests.conftest import ROOT
+from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, codes, fitted
+
+KILLER = r"""
+# Fits in children of this process, each killed after it has measured some more steps, until one ends.
+import json, os, random, signal, sys, time, traceback
+from pathlib import Path
+import torch
+from posterior_lm.amortize.fit import METRICS, fit
+from posterior_lm.amortize.settings import settings_of
+from posterior_lm.ask import models_of
+from posterior_lm.query import loads
+
+torch.set_num_threads(1)
+task = json.loads(sys.argv[1])
+models_of(loads(task["program"]), loads(task["program"]).graph)  # once, for every child
+folder, chance = Path(task["folder"]), random.Random(task["seed"])
+
+def child():
+    resume = any(".tmp-" not in p.name for p in folder.glob("checkpoints/step-*"))
+    fit(loads(task["program"]), task["rows"], folder, settings_of(task["settings"]), resume=resume)
+    os._exit(0)
+
+def lines():
+    path = folder / METRICS
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+kills, most = [], 0
+for attempt in range(20):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(9)
+    # How far it comes is chance: a step or two, and then any moment of the one after.
+    most = max(most, lines())
+    goal, wait = most + chance.choice((0, 1, 2)), chance.random() * task["step"]
+    while attempt < task["kills"]:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        if lines() >= max(1, goal):
+            time.sleep(wait)
+            os.kill(pid, signal.SIGKILL)
+            done, status = os.waitpid(pid, 0)
+            kills.append(lines())
+            break
+        time.sleep(0.002)
+    else:
+        done, status = os.waitpid(pid, 0)
+    if not os.WIFSIGNALED(status):
+        break
+print(json.dumps({"kills": kills, "status": status}))
+"""
+CASES = {
+    "vargrad": (DIGIT, DIGITS, {"objective": "vargrad", "replayed": 0.5, "compile": 0.25}),
+    "tb": (DIGIT, DIGITS, {"objective": "tb", "compile": 0.0}),
+    "simulated": (WORD, WORDS, {"objective": "vargrad", "compile": 0.5, "certify_draws": 10}),
+}
+
+
+def killed(folder: Path, name: str, kills: int, seed: int) -> dict[str, Any]:
+    program, rows, more = CASES[name]
+    settings = {**SMALL, **more, "steps": 8, "checkpoint_every": 2}
+    task = {
+        "folder": str(folder), "program": program, "rows": rows, "settings": settings, "kills": kills,
+        "seed": seed, "step": 0.1,
+    }  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", KILLER, json.dumps(task)], capture_output=True, text=True, env=env, timeout=200
+    )
+    assert ran.returncode == 0, ran.stderr
+    return {**json.loads(ran.stdout.splitlines()[-1]), "errors": ran.stderr[-3000:]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kills_at_random_points_change_no_bit(name: str, tmp_path: Path) -> None:
+    seed = 11
+    whole = killed(tmp_path / "whole", name, 0, seed)
+    assert whole["kills"] == [] and whole["status"] == 0, whole
+    torn = killed(tmp_path / "torn", name, 4, seed)
+    print(f"seed {seed}: killed after the steps {torn['kills']}")
+    assert torn["status"] == 0 and len(torn["kills"]) >= 2, torn
+    a, b = ((tmp_path / k / WEIGHTS).read_bytes() for k in ("whole", "torn"))
+    assert a == b
+    lines, expected = (metrics.read(tmp_path / k / METRICS) for k in ("torn", "whole"))
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    for line, other in zip(lines, expected, strict=True):
+        for key in ("loss", "ess", "log_evidence_upper", "gradient_norm", "rate", "stage"):
+            assert line[key] == other[key], (line["step"], key)
+    one, two = (read_manifest(tmp_path / k) for k in ("torn", "whole"))
+    assert one.certificate == two.certificate and one.files == two.files, "in every file and number"
+    assert not (tmp_path / "torn" / "checkpoints").exists()
+    assert not [p for p in (tmp_path / "torn").iterdir() if p.name.startswith(".")]
+
+
+def test_a_fit_that_died_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    """Its measurements are of another run, and do not stay in the file of this one."""
+
+    def die(progress: Any) -> None:
+        if progress.step == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fitted(tmp_path / "p", watch=die)
+    assert len(metrics.read(tmp_path / "p" / METRICS)) == 2
+    fitted(tmp_path / "p", steps=3)
+    assert [line["step"] for line in metrics.read(tmp_path / "p" / METRICS)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("left", ["", "step-000002.tmp-0123abcd"])
+def test_a_fit_that_died_in_its_first_checkpoint_begins_again(left: str, tmp_path: Path) -> None:
+    """There is nothing to resume then, so nothing may ask for it."""
+    (tmp_path / "p" / "checkpoints" / left).mkdir(parents=True)
+    assert fitted(tmp_path / "p", steps=2).manifest.steps == 2
+    assert not (tmp_path / "p" / "checkpoints").exists()
+
+
+# ------------------------------------------------------------------------------- Ctrl-C
+
+
+def interrupting(at: int) -> Any:
+    def watch(progress: Any) -> None:
+        if progress.step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return watch
+
+
+def test_an_interrupt_leaves_a_checkpoint_and_an_uncertified_policy(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    done = fitted(tmp_path / "p", watch=interrupting(3), checkpoint_every=100)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert done.interrupted and done.manifest.steps == 3
+    kept = read_manifest(tmp_path / "p")
+    assert kept.certificate is None and "interrupted at step 3" in kept.note
+    assert checkpoint.load(tmp_path / "p").step == 3  # type: ignore[union-attr]
+    whole = fitted(tmp_path / "p", resume=True, checkpoint_every=100)
+    assert not whole.interrupted and whole.manifest.steps == 6 and whole.manifest.checked is not None
+    assert "interrupted" not in whole.manifest.note
+    assert not (tmp_path / "p" / "checkpoints").exists()
+    assert [line["step"] for line in metrics.read(tmp_path / "p" / METRICS)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_interrupt_in_the_last_step_is_no_interrupt(tmp_path: Path) -> None:
+    done = fitted(tmp_path / "p", watch=interrupting(6))
+    assert not done.interrupted and done.manifest.checked is not None
+
+
+def test_the_second_interrupt_is_pythons_own() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
+        assert not interrupt.wanted
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert interrupt.wanted
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    found: list[object] = []
+
+    def inside() -> None:
+        with Interrupt() as interrupt:
+            found.append(interrupt.wanted)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert found == [False] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
+    """Exit code 130, and words of what is saved; `plm run` and `--resume` take it from there."""
+    program, data, out = tmp_path / "digit.plm", tmp_path / "rows.jsonl", tmp_path / "p"
+    program.write_text(DIGIT)
+    data.write_text("".join(json.dumps(r) + "\n" for r in DIGITS))
+    flags = [x for k, v in SMALL.items() if k != "steps" for x in ("--set", f"{k}={v}")]
+    command = ["fit", program, "--data", data, "--out", out, *flags, "--seed", 2]
+    start = [sys.executable, "-m", "posterior_lm", *map(str, command), "--steps", "300"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(start, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        began = time.monotonic()
+        while not (out / METRICS).exists() or len(metrics.read(out / METRICS)) < 4:
+            assert child.poll() is None and time.monotonic() - began < 120, child.stderr.read()  # type: ignore[union-attr]
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        shown, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    steps = read_manifest(out).steps
+    assert child.returncode == 130, errors
+    assert f"Interrupted at step {steps}." in shown and "uncertified" in shown and "--resume" in shown
+    assert "Traceback" not in errors
+    assert 4 <= steps < 300 and len(metrics.read(out / METRICS)) == steps
+    ran = plm("run", program, "--given", "x=2", "--policy", out, "--method", "gflownet", "-n", 50)
+    assert ran.exit_code == 0, ran.stderr
+    # The same fit, and no other, goes on: it would take 300 steps, so it is interrupted once more.
+    other = plm(*command, "--steps", 301, "--resume")
+    assert other.exit_code == 1 and "PLM625" in other.stderr and "settings.steps" in other.stderr
+    plain = plm(*command, "--steps", 300)
+    assert plain.exit_code == 1 and "PLM621" in plain.stderr and "--resume" in plain.stderr
+    assert read_manifest(out).steps == steps
+
+
+# ------------------------------------------------------------------------------- what cannot be resumed
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fit") / "p"
+    assert fitted(folder, watch=interrupting(2)).interrupted
+    return folder
+
+
+@pytest.fixture
+def half(interrupted: Path, tmp_path: Path) -> Path:
+    """A copy of a fit that was interrupted at step 2."""
+    import shutil
+
+    shutil.copytree(interrupted, tmp_path / "p")
+    return tmp_path / "p"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"rank": 3}, "settings.rank (2, now 3)"),
+        ({"seed": 9}, "settings.seed"),
+        ({"objective": "tb"}, "settings.objective"),
+        ({"data": DIGITS[:7]}, "rows"),
+        ({"data": [*DIGITS[:7], {"x": 0}]}, "rows"),
+        ({"data": [{**DIGITS[0], "n": 1}, *DIGITS[1:]]}, "known latents"),
+        ({"program": DIGIT.replace("0.7", "0.8")}, "program"),
+        ({"program": DIGIT.replace("Seen: ", "Saw: ")}, "guide"),
+    ],
+)
+def test_another_fit_is_not_resumed(what: dict[str, Any], said: str, half: Path) -> None:
+    before = contents(half)
+    with pytest.raises(DataError) as caught:
+        fitted(half, resume=True, **what)
+    assert codes(caught.value) == ["PLM625"] and said in str(caught.value)
+    assert contents(half) == before
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        fitted(tmp_path / "p", resume=True)
+    assert codes(caught.value) == ["PLM622"] and "--resume" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "arrays.npz", "state.json"])
+@pytest.mark.parametrize("how", ["cut", "absent", "flipped"])
+def test_a_damaged_checkpoint_is_refused_and_left(name: str, how: str, half: Path) -> None:
+    (path,) = half.glob(f"checkpoints/*/{name}")
+    whole = path.read_bytes()
+    if how == "absent":
+        path.unlink()
+    else:
+        middle = len(whole) // 2
+        path.write_bytes(
+            whole[:middle]
+            if how == "cut"
+            else whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        )
+    before = contents(half)
+    with pytest.raises(DataError) as caught:
+        fitted(half, resume=True)
+    assert codes(caught.value) == ["PLM622"]
+    assert contents(half) == before and (half / MANIFEST).exists()
+
+
+def test_a_foreign_checkpoint_is_refused(half: Path) -> None:
+    """One that is whole, but of something else: no adapter of ours in it."""
+    import numpy as np
+    import torch
+
+    mine = checkpoint.load(half)
+    assert mine is not None
+    checkpoint.save(
+        half,
+        step=9,
+        tensors={"w": torch.zeros(3)},
+        arrays={"a": np.zeros(2)},
+        state={"fit": mine.state["fit"]},
+    )
+    with pytest.raises(DataError) as caught:
+        fitted(half, resume=True)
+    assert codes(caught.value) == ["PLM622"], str(caught.value)
+    checkpoint.save(half, step=10, tensors={}, arrays={}, state={})
+    with pytest.raises(DataError) as caught:
+        fitted(half, resume=True)
+    assert codes(caught.value) == ["PLM625"]

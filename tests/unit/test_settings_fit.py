@@ -1,0 +1,122 @@
+"""Settings of a fit: what is refused, and that the language and the fit state the same ones."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from attrs import fields
+
+from posterior_lm.amortize.objectives import OBJECTIVES as LOSSES
+from posterior_lm.amortize.settings import OBJECTIVES, FitSettings, settings_of
+from posterior_lm.cli.fit import command
+from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.signatures import METHODS
+from posterior_lm.query import loads
+from posterior_lm.settings import RUNNING, stated_fit
+
+DEFAULTS = FitSettings()
+STATED = {k: v for k, v in METHODS["gflownet"].options.items() if k not in RUNNING}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_the_language_states_the_defaults_and_bounds_of_the_fit(name: str) -> None:
+    option, setting = STATED[name], getattr(fields(FitSettings), name)
+    default = getattr(DEFAULTS, name)
+    assert option.default == (None if default == () else default)
+    if option.kind in ("int", "number") and name != "budget":
+        assert option.low == setting.metadata.get("low") and option.high == setting.metadata.get("high")
+    if option.kind == "choice":
+        assert option.choices == OBJECTIVES == tuple(LOSSES)
+
+
+def test_every_stated_option_is_a_setting_and_every_flag_too() -> None:
+    names = {f.name for f in fields(FitSettings)}
+    assert set(STATED) <= names
+    flags = {"steps", "budget", "objective", "rank", "targets", "rows", "draws", "rate", "seed"}
+    options = {p.name: p for p in command.params if isinstance(p, click.Option)}
+    assert flags <= set(options) and flags <= names
+    for name in flags - {"budget", "targets"}:
+        assert f"[default: {getattr(DEFAULTS, name)}]" in (options[name].help or ""), name
+        # A flag that is not given leaves what the program states.
+        assert not isinstance(options[name].default, int | float | str), name
+
+
+def test_what_a_program_states_is_what_a_fit_gets() -> None:
+    text = """
+lm base = "tiny"
+program p() {
+  latent z: text(tokens=1..3) ~ base()
+  infer gflownet(rank=3, objective="tb", n=50, rate=0.01)
+}
+"""
+    found = settings_of(stated_fit(loads(text)))
+    assert (found.rank, found.objective, found.rate) == (3, "tb", 0.01)
+    more = settings_of(stated_fit(loads(text).using("gflownet", rank=5, seed=7)))
+    assert (more.rank, more.seed, more.objective) == (5, 7, "tb")
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(FitSettings)])
+def test_the_default_passes_its_own_check(name: str) -> None:
+    assert settings_of({name: getattr(DEFAULTS, name)}) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objektive": "tb"}, "did you mean `objective`?"),
+        ({"banana": 1}, "its settings are rank, alpha"),
+        ({"objective": "vargard"}, "did you mean `vargrad`?"),
+        ({"objective": "zzz"}, "choose from vargrad, tb, subtb, db"),
+        ({"objective": 3}, "there is no objective `3`"),
+        ({"steps": 0}, "`steps` is at least 1, not 0"),
+        ({"steps": 2.5}, "`steps` is a whole number, not 2.5"),
+        ({"steps": "ten"}, "`steps` is a whole number, not 'ten'"),
+        ({"steps": True}, "`steps` is a whole number, not True"),
+        ({"draws": 1}, "`draws` is at least 2"),
+        ({"budget": 0}, "`budget` is above 0, not 0"),
+        ({"budget": -3.0}, "`budget` is above 0"),
+        ({"budget": float("inf")}, "`budget` is a number, not inf"),
+        ({"rate": float("nan")}, "`rate` is a number, not nan"),
+        ({"rate": 0}, "`rate` is above 0"),
+        ({"rate": None}, "`rate` is a number, not None"),
+        ({"lam": 0}, "`lam` is above 0 and at most 1"),
+        ({"lam": 1.01}, "at most 1, not 1.01"),
+        ({"compile": 1.5}, "`compile` is at least 0 and at most 1"),
+        ({"tempered": 0.6, "replayed": 0.5}, "0.6 and 0.5 are more than all"),
+        ({"reward_temperature": 0.9}, "at least 1"),
+        ({"targets": 5}, "`targets` is a list of names"),
+        ({"targets": ["a", 1]}, "`targets` is a list of names"),
+        ({"seeds": -1}, "`seeds` is at least 0"),
+        ({"seed": -1}, "`seed` is at least 0"),
+        ({"columns": 8}, "`columns` is at least 64"),
+        ({"alpha": 0}, "`alpha` is above 0"),
+    ],
+)
+def test_wrong_settings_are_named(options: dict[str, object], said: str) -> None:
+    with pytest.raises(InferenceError) as caught:
+        settings_of(options)
+    assert [d.code for d in caught.value.diagnostics] == ["PLM802"]
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        ({"targets": "q_proj, v_proj ,"}, "targets", ("q_proj", "v_proj")),
+        ({"targets": ["down"]}, "targets", ("down",)),
+        ({"steps": 7.0}, "steps", 7),
+        ({"rate": 1}, "rate", 1.0),
+        ({"seeds": 4}, "seeds", 4),
+        ({"budget": None}, "budget", None),
+        ({"tempered": 0.5, "replayed": 0.5}, "replayed", 0.5),
+    ],
+)
+def test_values_are_read_as_their_kind(options: dict[str, object], name: str, value: object) -> None:
+    found = getattr(settings_of(options), name)
+    assert found == value and type(found) is type(value)
+
+
+def test_settings_as_json_are_read_again() -> None:
+    settings = settings_of({"targets": "up,down", "rank": 3, "budget": 9.5, "objective": "db"})
+    assert settings_of(settings.to_json()) == settings
+    assert settings.to_json()["targets"] == ["up", "down"]
