@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attrs import evolve
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, known_target
@@ -37,7 +36,7 @@ OBJECTIVES = ("vargrad", "tb", "subtb", "db")
 AIM = {"tv": 0.08, "worst": 0.15, "ess": 0.9, "seconds": 180}
 
 
-CANDIDATES, ROWS = 12, 6
+CANDIDATES, ROWS = 8, 6
 """Held-out rows that are listed, and how many of them are compared at most."""
 UNLISTED = 0.05
 """Rows whose listing leaves out more than this share are passed over: their distance would be too kind."""
@@ -55,8 +54,7 @@ def trainer_of(rows: Rows, adapter: Adapter, settings: FitSettings, simulator: S
     numbers = range(len(rows))
     compiles = settings.compile > 0 and not simulator.unsimulated
     compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
-    if settings.seeds is None:
-        settings = evolve(settings, seeds=0 if compiler is not None and simulator.exact else 32)
+    settings = settings.resolved(exact=compiler is not None and simulator.exact)
     return Trainer(rows, numbers, adapter, settings, compiler, World(), simulator)
 
 

@@ -221,9 +221,10 @@ class Balancer:
 
 def reward_temperature(settings: FitSettings, share: float) -> float:
     """The temperature after this share of the balancing steps: linear down to 1, then 1."""
+    start = settings.reward_temperature or 1.0
     if settings.anneal == 0 or share >= settings.anneal:
         return 1.0
-    return settings.reward_temperature + (1.0 - settings.reward_temperature) * share / settings.anneal
+    return start + (1.0 - start) * share / settings.anneal
 
 
 def tensors_of(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, frozen
 
 from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
@@ -109,8 +109,7 @@ def _fit(
     simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses)
     notes: list[str] = []
     compiler = _compiler(rows, numbers, simulator, settings, notes)
-    if settings.seeds is None:
-        settings = evolve(settings, seeds=0 if compiler is not None and simulator.exact else 32)
+    settings = settings.resolved(exact=compiler is not None and simulator.exact)
     if not held_out:
         notes.append(
             f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out: the certificate is of the rows trained on"

@@ -52,6 +52,15 @@ class World:
         torch.distributed.all_reduce(column)
         return column.tolist()
 
+    def merged(self, before: Tensor, after: Tensor) -> Tensor:
+        """`before` with what any process has changed in its `after`; the mean where several have."""
+        if self.size == 1:
+            return after
+        kept = (after == before) | (torch.isnan(after) & torch.isnan(before))
+        sums = torch.stack([torch.where(kept, 0.0, after), (~kept).to(after.dtype)])
+        torch.distributed.all_reduce(sums)
+        return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=1), before)
+
     def same(self, value: Any) -> Any:
         """The value that process 0 has; values are JSON."""
         return self.gather(value)[0]

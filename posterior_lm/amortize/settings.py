@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import asdict, field, fields, frozen
+from attrs import asdict, evolve, field, fields, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
@@ -36,10 +36,10 @@ class FitSettings:
     """λ of `subtb`."""
     clip: float = field(default=2.0, metadata={"low": 0})
     """Nats at which the residual of one draw stops to count for more."""
-    steps: int = field(default=360, metadata={"low": 1})
+    steps: int = field(default=300, metadata={"low": 1})
     budget: float | None = field(default=None, metadata={"low": 0})
     """Seconds after which training ends; the schedules then end with it. None: no limit."""
-    compile: float = field(default=0.6, metadata={"low": 0, "high": 1})
+    compile: float = field(default=0.8, metadata={"low": 0, "high": 1})
     """Share of the steps spent on simulated pairs, where the program can be simulated."""
     pairs: int = field(default=128, metadata={"low": 1})
     """Simulated pairs a step."""
@@ -55,10 +55,11 @@ class FitSettings:
     """Share of a balancing step's rows that are simulated anew, where the simulation is exact."""
     flattest: float = field(default=0.7, metadata={"low": 0.05, "high": 1})
     """Tempered draws have an exponent between this and 1."""
-    reward_temperature: float = field(default=1.5, metadata={"low": 1})
-    """Where the temperature of the reward begins; it reaches 1 after `anneal` of the balancing steps."""
+    reward_temperature: float | None = field(default=None, metadata={"low": 1})
+    """Where the temperature of the reward begins; it reaches 1 after `anneal` of the balancing steps.
+    None: 1 after an exact compile stage, which it would undo, else 1.5."""
     anneal: float = field(default=0.3, metadata={"low": 0, "high": 1})
-    rate: float = field(default=2e-3, metadata={"low": 0})
+    rate: float = field(default=4e-3, metadata={"low": 0})
     """Highest learning rate on simulated pairs; AdamW."""
     balance_rate: float = field(default=1e-3, metadata={"low": 0})
     warmup: int = field(default=10, metadata={"low": 0})
@@ -79,6 +80,12 @@ class FitSettings:
     """Simulated rows in the certificate."""
     checkpoint_every: int = field(default=50, metadata={"low": 1})
     seed: int = field(default=0, metadata={"low": 0})
+
+    def resolved(self, *, exact: bool) -> FitSettings:
+        """With values for what is None: `exact` says whether an exact compile stage comes first."""
+        seeds = (0 if exact else 32) if self.seeds is None else self.seeds
+        start = (1.0 if exact else 1.5) if self.reward_temperature is None else self.reward_temperature
+        return evolve(self, seeds=seeds, reward_temperature=start)
 
     def to_json(self) -> dict[str, Any]:
         """Every setting by name, as JSON values."""

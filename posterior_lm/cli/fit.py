@@ -26,7 +26,7 @@ from posterior_lm.cli.options import format_option, positive_seconds
 )
 @click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
 @click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Training steps.  [default: 360]")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Training steps.  [default: 300]")
 @click.option(
     "--budget",
     type=float,
@@ -41,7 +41,7 @@ from posterior_lm.cli.options import format_option, positive_seconds
 )
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Data rows a step.  [default: 16]")
 @click.option("--draws", type=click.IntRange(min=2), metavar="N", help="Draws a row and step.  [default: 16]")
-@click.option("--rate", type=float, metavar="X", help="Highest learning rate.  [default: 0.002]")
+@click.option("--rate", type=float, metavar="X", help="Highest learning rate.  [default: 0.004]")
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of a fit.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random.  [default: 0]")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")

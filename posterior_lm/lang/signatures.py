@@ -144,7 +144,7 @@ TYPE_OPTIONS: dict[str, dict[str, OptionType]] = {
     "text": TEXT_OPTIONS, "int": INT_OPTIONS, "real": {}, "bool": {}, "one_of": {}, "table": {},
 }  # fmt: skip
 
-STEPS = 360
+STEPS = 300
 """Training steps of `plm fit` where none are asked for."""
 
 _BUDGET = OptionType(kind="number", low=0, about="seconds after which to stop")
@@ -187,7 +187,7 @@ METHODS: dict[str, Method] = {
             "targets": OptionType(kind="text", about="names of the layers to adapt; every linear one"),
             "steps": OptionType(kind="int", low=1, default=STEPS, about="of training"),
             "budget": _BUDGET,
-            "compile": OptionType(kind="number", low=0, high=1, default=0.6,
+            "compile": OptionType(kind="number", low=0, high=1, default=0.8,
                                   about="share of the steps spent on simulated pairs"),
             "pairs": OptionType(kind="int", low=1, default=128, about="simulated pairs a step"),
             "rows": OptionType(kind="int", low=1, default=16, about="data rows a step of balancing"),
@@ -196,9 +196,9 @@ METHODS: dict[str, Method] = {
                                    about="share of the draws from a flattened policy"),
             "replayed": OptionType(kind="number", low=0, high=1, default=0.25,
                                    about="share of the draws from the replay buffer"),
-            "reward_temperature": OptionType(kind="number", low=1, default=1.5,
+            "reward_temperature": OptionType(kind="number", low=1,
                                              about="where the reward's temperature begins"),
-            "rate": OptionType(kind="number", low=0, default=0.002, about="of learning, on pairs"),
+            "rate": OptionType(kind="number", low=0, default=0.004, about="of learning, on pairs"),
             "balance_rate": OptionType(kind="number", low=0, default=0.001, about="of learning, on rows"),
             "seed": OptionType(kind="int", low=0, default=0),
         }, True, "draws from a policy that `plm fit` trained"),
