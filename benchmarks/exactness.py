@@ -42,7 +42,7 @@ UNLISTED = 0.05
 """Rows whose listing leaves out more than this share are passed over: their distance would be too kind."""
 
 
-def _listed(held_out: HeldOut) -> HeldOut:
+def listed(held_out: HeldOut) -> HeldOut:
     kept = [k for k, listing in enumerate(held_out.listings) if listing.rest <= UNLISTED][:ROWS]
     return HeldOut(
         tuple(held_out.targets[k] for k in kept), tuple(held_out.listings[k] for k in kept), held_out.models
@@ -61,7 +61,7 @@ def trainer_of(rows: Rows, adapter: Adapter, settings: FitSettings, simulator: S
 def run(name: str, objectives: list[str], options: dict[str, object], cache: Path) -> list[dict[str, object]]:
     """Train and measure one target; a result for each objective."""
     known = known_target(name, held_out=CANDIDATES)
-    held_out = _listed(HeldOut.of(known, cache=cache))
+    held_out = listed(HeldOut.of(known, cache=cache))
     graph = known.query.graph
     models = models_of(known.query, graph)
     data = [bind_data(graph, row) for row in known.train]

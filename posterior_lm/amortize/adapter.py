@@ -209,7 +209,14 @@ class Adapter:
         from safetensors.torch import save_file
 
         location = self.base.identity.name
-        saved = evolve_config(self.config, base_model_name_or_path=location, inference_mode=True)
+        names = self.config.target_modules
+        saved = evolve_config(
+            self.config,
+            base_model_name_or_path=location,
+            inference_mode=True,
+            # A set has another order in every process, and the file's digest would differ with it.
+            target_modules=names if isinstance(names, str) else sorted(names or ()),
+        )
         saved.save_pretrained(str(folder))
         save_file(self.tensors(), folder / WEIGHTS, metadata={"format": "pt"})
 

@@ -29,56 +29,63 @@ KILLER = r"""
 import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
+import accelerate, arviz_stats, peft
 from posterior_lm.amortize.fit import METRICS, fit
 from posterior_lm.amortize.settings import settings_of
 from posterior_lm.ask import models_of
 from posterior_lm.query import loads
 
 torch.set_num_threads(1)
-task = json.loads(sys.argv[1])
-models_of(loads(task["program"]), loads(task["program"]).graph)  # once, for every child
-folder, chance = Path(task["folder"]), random.Random(task["seed"])
 
-def child():
+def child(task, folder):
     resume = any(".tmp-" not in p.name for p in folder.glob("checkpoints/step-*"))
     fit(loads(task["program"]), task["rows"], folder, settings_of(task["settings"]), resume=resume)
-    os._exit(0)
 
-def lines():
+def lines(folder):
     path = folder / METRICS
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
-kills, most = [], 0
-for attempt in range(20):
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(9)
-    # How far it comes is chance: a step or two, and then any moment of the one after.
-    most = max(most, lines())
-    goal, wait = most + chance.choice((0, 1, 2)), chance.random() * task["step"]
-    while attempt < task["kills"]:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
+def run(task, folder, times, chance):
+    kills, most = [], 0
+    for attempt in range(times + 1):
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child(task, folder)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(9)
+        # How far it comes is chance: up to two steps more, and then any moment of the next.
+        most = max(most, lines(folder))
+        goal, wait = max(1, most + chance.choice((0, 1, 2))), chance.random() * 0.1
+        status = None
+        while attempt < times and status is None:
+            done, found = os.waitpid(pid, os.WNOHANG)
+            if done:
+                status = found
+            elif lines(folder) >= goal:
+                time.sleep(wait)
+                os.kill(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                kills.append(lines(folder))
+            else:
+                time.sleep(0.002)
+        if status is None:
+            _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
             break
-        if lines() >= max(1, goal):
-            time.sleep(wait)
-            os.kill(pid, signal.SIGKILL)
-            done, status = os.waitpid(pid, 0)
-            kills.append(lines())
-            break
-        time.sleep(0.002)
-    else:
-        done, status = os.waitpid(pid, 0)
-    if not os.WIFSIGNALED(status):
-        break
-print(json.dumps({"kills": kills, "status": status}))
+    return {"kills": kills, "status": status}
+
+tasks, found = json.loads(sys.argv[1]), {}
+for name, task in tasks.items():
+    models_of(loads(task["program"]), loads(task["program"]).graph)  # once, for every child
+    for kind, times in (("whole", 0), ("torn", task["kills"])):
+        found[f"{name}.{kind}"] = run(task, Path(sys.argv[2]) / f"{name}.{kind}", times, random.Random(task["seed"]))
+print(json.dumps(found))
 """
 CASES = {
     "vargrad": (DIGIT, DIGITS, {"objective": "vargrad", "replayed": 0.5, "compile": 0.25}),
@@ -87,40 +94,44 @@ CASES = {
 }
 
 
-def killed(folder: Path, name: str, kills: int, seed: int) -> dict[str, Any]:
-    program, rows, more = CASES[name]
-    settings = {**SMALL, **more, "steps": 8, "checkpoint_every": 2}
-    task = {
-        "folder": str(folder), "program": program, "rows": rows, "settings": settings, "kills": kills,
-        "seed": seed, "step": 0.1,
+SEED = 11
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder with a whole and a torn fit of every case, and what became of their processes."""
+    folder = tmp_path_factory.mktemp("killed")
+    tasks = {
+        name: {
+            "program": program, "rows": rows, "kills": 3, "seed": SEED + k,
+            "settings": {**SMALL, **more, "steps": 8, "checkpoint_every": 2},
+        }
+        for k, (name, (program, rows, more)) in enumerate(CASES.items())
     }  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps(task)], capture_output=True, text=True, env=env, timeout=200
-    )
+    command = [sys.executable, "-c", KILLER, json.dumps(tasks), str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=env, timeout=280)
     assert ran.returncode == 0, ran.stderr
-    return {**json.loads(ran.stdout.splitlines()[-1]), "errors": ran.stderr[-3000:]}
+    return folder, {**json.loads(ran.stdout.splitlines()[-1]), "errors": ran.stderr[-3000:]}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_kills_at_random_points_change_no_bit(name: str, tmp_path: Path) -> None:
-    seed = 11
-    whole = killed(tmp_path / "whole", name, 0, seed)
-    assert whole["kills"] == [] and whole["status"] == 0, whole
-    torn = killed(tmp_path / "torn", name, 4, seed)
-    print(f"seed {seed}: killed after the steps {torn['kills']}")
-    assert torn["status"] == 0 and len(torn["kills"]) >= 2, torn
-    a, b = ((tmp_path / k / WEIGHTS).read_bytes() for k in ("whole", "torn"))
-    assert a == b
-    lines, expected = (metrics.read(tmp_path / k / METRICS) for k in ("torn", "whole"))
+def test_kills_at_random_points_change_no_bit(name: str, killed: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = killed
+    whole, torn = folder / f"{name}.whole", folder / f"{name}.torn"
+    print(f"seed {SEED}: killed after the steps {found[torn.name]['kills']}", found["errors"])
+    assert found[whole.name] == {"kills": [], "status": 0}
+    assert found[torn.name]["status"] == 0 and len(found[torn.name]["kills"]) >= 2
+    assert (torn / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    lines, expected = metrics.read(torn / METRICS), metrics.read(whole / METRICS)
     assert [line["step"] for line in lines] == list(range(1, 9))
     for line, other in zip(lines, expected, strict=True):
         for key in ("loss", "ess", "log_evidence_upper", "gradient_norm", "rate", "stage"):
             assert line[key] == other[key], (line["step"], key)
-    one, two = (read_manifest(tmp_path / k) for k in ("torn", "whole"))
-    assert one.certificate == two.certificate and one.files == two.files, "in every file and number"
-    assert not (tmp_path / "torn" / "checkpoints").exists()
-    assert not [p for p in (tmp_path / "torn").iterdir() if p.name.startswith(".")]
+    one, two = read_manifest(torn), read_manifest(whole)
+    assert one.certificate == two.certificate and one.files == two.files
+    assert not (torn / "checkpoints").exists()
+    assert not [p for p in torn.iterdir() if p.name.startswith(".")]
 
 
 def test_a_fit_that_died_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
