@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.amortize.batches import Walked, propose, walk
@@ -42,6 +42,8 @@ class Behaved:
     end_log_reward: np.ndarray | None
     rows: tuple[int, ...]
     """The data row of each slot."""
+    simulated: tuple[bool, ...] = ()
+    """Whether its observation was simulated, so that its evidence is not the row's."""
 
 
 @frozen(eq=False)
@@ -119,7 +121,8 @@ class Balancer:
         for slot, part in zip(mine, parts, strict=True):
             if slot.exact is None:
                 replay = replay.add(slot.row, part[4])
-        return self._joined([slot.row for slot in mine], parts), replay
+        joined = self._joined([slot.row for slot in mine], parts)
+        return evolve(joined, simulated=tuple(slot.exact is not None for slot in mine)), replay
 
     def _slots(self, step: int, slots: Sequence[int]) -> list[_Slot]:
         rows = self.rows_of(step)

@@ -14,23 +14,24 @@ FARTHEST = 1.0
 """Nats that it moves at most."""
 
 
-def row_log_z(known: Tensor, rows: Sequence[int], place: Tensor, log_weights: Tensor) -> Tensor:
+def row_log_z(known: Tensor, rows: Sequence[int | None], place: Tensor, log_weights: Tensor) -> Tensor:
     """(R,) the values of these rows, to be differentiated, nats.
 
     A row that is seen for the first time (NaN in `known`) begins at the log of its
-    draws' mean weight; `place` (N,) says which of the rows each of `log_weights` (N,)
+    draws' mean weight, and so does a simulated one (None) every time; `place` (N,) says which of the rows each of `log_weights` (N,)
     belongs to.
     """
-    values = known[torch.tensor(list(rows), device=known.device)].clone()
-    for k in range(len(rows)):
-        if torch.isnan(values[k]):
+    index = torch.tensor([0 if row is None else row for row in rows], device=known.device)
+    values = known[index].clone()
+    for k, row in enumerate(rows):
+        if row is None or torch.isnan(values[k]):
             u = log_weights[place == k]
             u = u[torch.isfinite(u)]
             values[k] = torch.logsumexp(u, 0) - math.log(len(u)) if len(u) else 0.0
     return values.requires_grad_(True)
 
 
-def moved(known: Tensor, rows: Sequence[int], values: Tensor, gradient: Tensor) -> Tensor:
+def moved(known: Tensor, rows: Sequence[int | None], values: Tensor, gradient: Tensor) -> Tensor:
     """`known` with these rows at `values` (R,) moved against their `gradient` (R,).
 
     The loss is a mean of squares over the draws of all rows, so the gradient of one
@@ -40,5 +41,7 @@ def moved(known: Tensor, rows: Sequence[int], values: Tensor, gradient: Tensor) 
     residual = gradient * len(rows) / 2
     found = known.clone()
     for k, row in enumerate(rows):
+        if row is None:
+            continue
         found[row] = values[k] - (STEP * residual[k]).clamp(-FARTHEST, FARTHEST)
     return found

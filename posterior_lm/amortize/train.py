@@ -30,6 +30,7 @@ from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.lang.diagnostics import InferenceError
 
 
 class Trainer:
@@ -151,12 +152,15 @@ class Trainer:
             backward, lambda columns: micro_batches(batch.draws, range(len(batch.draws)), columns),
             self.columns, self._restart(loss),
         )  # fmt: skip
-        value, ess = self.world.total([loss[0], batch.ess / self.world.size])
-        return {"loss": value, "ess": ess, "draws": draws}
+        value, ess, rows = self.world.total([loss[0], batch.ess * batch.rows, batch.rows])
+        return {"loss": value, "ess": ess / max(1.0, rows), "draws": draws}
 
     def _restart(self, loss: list[float]):
+        log_z = self.log_z
+
         def restart() -> None:
             loss[:] = [0.0]
+            self.log_z = log_z
             self.optimizer.zero_grad(set_to_none=True)
 
         return restart
@@ -165,8 +169,15 @@ class Trainer:
         s = self.settings
         count = min(s.rows, len(self.balancer.numbers))
         slots = list(self.world.share(count))
-        behaved, replay = self.balancer.draw(self.adapter.model(), self.balanced, slots, self.replay)
+        try:
+            behaved, replay = self.balancer.draw(self.adapter.model(), self.balanced, slots, self.replay)
+        except InferenceError as problem:
+            first = problem.diagnostics[0]
+            if first.code == "PLM701" and first.primary is None:  # the guide's own numbers, no statement's
+                raise not_finite("the guide's log probability", None, self._statement()) from None
+            raise
         temperature = reward_temperature(s, self._balanced_share())
+        log_z = self.log_z
         loss, log_q = [0.0], np.full(len(behaved.draws), np.nan)
 
         def backward(part: Sequence[int], columns: int) -> None:
@@ -178,6 +189,7 @@ class Trainer:
             backward, lambda columns: micro_batches(behaved.draws, groups, columns),
             self.columns, self._restart(loss),
         )  # fmt: skip
+        self.log_z = self.world.merged(log_z, self.log_z)
         self.replay = replay
         numbers = measured(behaved, log_q, self.world)
         return {**numbers, "loss": self.world.total([loss[0]])[0]}
@@ -216,7 +228,7 @@ class Trainer:
         trajectories = Trajectories(scored.log_prob, log_reward, place, end_log_prob, ends, is_end)
         log_z = None
         if self.objective.needs_log_z:
-            numbers = [behaved.rows[int(k)] for k in present]
+            numbers = [None if behaved.simulated[int(k)] else behaved.rows[int(k)] for k in present]
             log_z = row_log_z(self.log_z, numbers, place, log_reward - scored.log_prob.detach())
         loss = self.objective.loss(trajectories, log_z)
         share = len(present) / count

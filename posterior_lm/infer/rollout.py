@@ -12,6 +12,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.infer.choose import Chooser
+from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import LanguageModel, eos_log_probs
 from posterior_lm.support.base import Ending, Support
 
@@ -74,6 +75,14 @@ def _normalized(
             out[dead[:, None], allowed] = 0.0
             out[dead, size] = 0.0 if support.may_stop(state) and ending == "eos" else -np.inf
     top = out.max(axis=1, keepdims=True)
+    if np.isnan(top).any():
+        raise InferenceError(
+            error(
+                "PLM701",
+                "the probabilities that the model gives its next token are not numbers",
+                help="check the model's weights, or use dtype float32",
+            )
+        )
     mass = top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
     out -= mass
     if free.any():

@@ -20,6 +20,7 @@ from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.fit import METRICS, Fitted, fit
 from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.manifest import MANIFEST
+from posterior_lm.amortize.micro import micro_batches
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
@@ -58,6 +59,7 @@ WORDS = [
 SMALL: Mapping[str, Any] = {
     "steps": 6, "pairs": 16, "rows": 4, "draws": 4, "rank": 2, "certify_draws": 20, "certify_rows": 4,
     "held_out": 2,
+    "compile": 0.6,
 }  # fmt: skip
 WIDE: Mapping[str, Any] = {"rows": 8, "draws": 16, "pairs": 64}
 """Enough that 128 token columns do not hold a step."""
@@ -113,7 +115,12 @@ def base_scores(program: str = DIGIT) -> np.ndarray:
 def test_a_fit_leaves_a_policy_and_no_checkpoint(tmp_path: Path) -> None:
     before = base_scores()
     shown: list[Any] = []
-    done = fitted(tmp_path / "p", watch=shown.append, checkpoint_every=2)
+
+    def watch(progress: Any) -> None:
+        shown.append(progress)
+        assert np.array_equal(base_scores(), before), "the reward never sees the guide"
+
+    done = fitted(tmp_path / "p", watch=watch, checkpoint_every=2)
     names = {p.name for p in (tmp_path / "p").iterdir()}
     assert names == {"adapter_config.json", WEIGHTS, MANIFEST, METRICS}
     assert not done.interrupted and done.manifest.steps == 6 and done.manifest.settings["rank"] == 2
@@ -245,6 +252,32 @@ def test_out_of_memory_halves_the_columns_and_gives_the_same_weights(
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor, atol=1e-6, rtol=1e-5), name
     assert torch.allclose(found_log_z, log_z, equal_nan=True)
+
+
+def test_parts_hold_whole_groups_and_no_more_columns_than_fit() -> None:
+    trainer = trainer_of(**WIDE, compile=0)
+    try:
+        model = trainer.adapter.model()
+        behaved, _ = trainer.balancer.draw(model, 0, range(8), trainer.replay)
+    finally:
+        trainer.adapter.close()
+
+    def width(part: Sequence[int]) -> int:
+        paths = {(p.context, p.ids) for k in part for p in behaved.draws[k].paths}
+        contexts = {context for context, _ in paths}
+        return sum(map(len, contexts)) + sum(len(ids) for _, ids in paths)
+
+    groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(8)]
+    whole = width(range(len(behaved.draws)))
+    for columns in (whole, whole // 2, whole // 4, 1):
+        parts = micro_batches(behaved.draws, groups, columns)
+        assert sorted(k for part in parts for k in part) == list(range(len(behaved.draws)))
+        assert all(len({behaved.slot[k] for k in part} & set(behaved.slot[other])) == 0 or part is other
+                   for part in parts for other in parts)  # fmt: skip
+        assert all(width(part) <= columns or len({behaved.slot[k] for k in part}) == 1 for part in parts)
+        assert len(parts) == (1 if columns == whole else 8 if columns == 1 else len(parts))
+    assert micro_batches(behaved.draws, [[], [3, 4]], 10**6) == [[3, 4]]
+    assert micro_batches(behaved.draws, range(3), 10**6) == [[0, 1, 2]]
 
 
 def test_memory_that_never_suffices_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

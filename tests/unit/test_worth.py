@@ -41,7 +41,12 @@ def test_a_posterior_that_can_be_listed_needs_no_policy(small: None) -> None:
 
 
 def test_a_table_has_nothing_to_train(small: None, tmp_path: Path) -> None:
-    table = {"tokens": ["a", "b", "."], "order": 0, "max_tokens": 24, "rows": {"": {"a": 0.5, "b": 0.3, ".": 0.2}}}
+    table = {
+        "tokens": ["a", "b", "."],
+        "order": 0,
+        "max_tokens": 24,
+        "rows": {"": {"a": 0.5, "b": 0.3, ".": 0.2}},
+    }
     (tmp_path / "t.json").write_text(json.dumps(table), encoding="utf-8")
     query = plm.loads(
         f'lm t = "{tmp_path / "t.json"}"\n'
