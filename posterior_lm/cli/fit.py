@@ -53,9 +53,9 @@ def command(
     rows: int | None, draws: int | None, rate: float | None, more: tuple[str, ...], seed: int | None,
     resume: bool, curves: str | None, format: str,
 ) -> int:  # fmt: skip
-    """Train a policy that draws from the posterior of a program, for any row.
+    """Train a policy that draws from the posterior of a program.
 
-    Rows that are held out, and rows simulated from the program itself, say how far
+    It answers any row of the program's parameters. Rows that are held out, and rows simulated from the program itself, say how far
     to trust it; the verdict is stored with the policy.
 
     \b

@@ -18,7 +18,7 @@ COMMANDS = {
     "graph": "Show the log-reward graph of a program.",
     "score": "Score given values of the latents, term by term.",
     "run": "Draw from the posterior of a program.",
-    "fit": "Train a policy for a program, and certify it.",
+    "fit": "Train a policy that draws from the posterior of a program.",
     "predict": "Predict what was left unobserved.",
     "explain": "Explain a diagnostic code, or list them all.",
 }
