@@ -1,9 +1,10 @@
 """Drawing an observed text from a language model, shaped like the rows' own texts.
 
 The program does not say where an observed text ends; the rows do. Where all their
-texts end in the same sign, a simulated text ends at its first such sign; else its
-number of tokens is drawn from theirs. Either rule looks at the text alone, so the
-pairs it makes are exact draws of latents and observation.
+texts end in the same sign, a simulated text ends at its k-th such sign, with k as
+often as in a row's text (its number of sentences); else its number of tokens is
+drawn from theirs. Either rule looks at the text alone, so the pairs it makes are
+exact draws of latents and observation.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ from posterior_lm.target.pieces import Speller
 
 @frozen
 class Shape:
-    """How long the rows' texts are: the sign they all end in, or how many tokens each has."""
+    """How long the rows' texts are: by a sign that they all end in, or by tokens.
+
+    `signs` and `tokens` say of each row's text how often the sign occurs in it and how
+    many tokens it has; a simulated text takes its number from one of them.
+    """
 
     stop: str | None
+    signs: tuple[int, ...]
     tokens: tuple[int, ...]
 
     @classmethod
@@ -35,14 +41,16 @@ class Shape:
         ends = {t[-1:] for t in texts}
         stop = ends.pop() if len(ends) == 1 else ""
         counts = tuple(max(1, len(speller.text(t, first=False))) for t in texts)
-        return cls(stop if stop and not stop.isalnum() and not stop.isspace() else None, counts)
+        if not stop or stop.isalnum() or stop.isspace():
+            return cls(None, (1,) * len(texts), counts)
+        return cls(stop, tuple(t.count(stop) for t in texts), counts)
 
-    def draw(self, rng: np.random.Generator) -> TextSpec:
-        """The specification of one text."""
+    def draw(self, rng: np.random.Generator) -> tuple[TextSpec, int]:
+        """The specification of one stretch of the text, and how many of them follow each other."""
+        row = int(rng.integers(len(self.tokens)))
         if self.stop is not None:
-            return TextSpec(1, 2 * max(self.tokens) + 4, stop=self.stop, end="stop")
-        length = int(self.tokens[rng.integers(len(self.tokens))])
-        return TextSpec(length, length, stop=None, end="free")
+            return TextSpec(1, 2 * max(self.tokens) + 4, stop=self.stop, end="stop"), self.signs[row]
+        return TextSpec(self.tokens[row], self.tokens[row], stop=None, end="free"), 1
 
 
 def split_lead(lead: str) -> tuple[str, str]:
@@ -65,22 +73,25 @@ def draw_texts(
     starts = [c + (speller.text(h, first=False) if h else ()) for c, h in zip(contexts, heads, strict=True)]
     texts: list[str | None] = [None] * len(contexts)
     log_q, log_mass = np.zeros(len(contexts)), np.zeros(len(contexts))
-    groups: dict[TextSpec, list[int]] = {}
-    for d, spec in enumerate(specs):
-        groups.setdefault(spec, []).append(d)
-    for spec, draws in sorted(groups.items(), key=lambda item: item[1][0]):
-        support: Support = build_support(spec, model.tokenizer)
-        chosen = SampleEach([rngs[d] for d in draws])
-        ids, drawn, mass = roll_out_with_mass(model, [starts[d] for d in draws], support, chosen)
-        for d, tokens, q, one in zip(draws, ids, drawn, mass, strict=True):
-            text = model.tokenizer.decode(tokens)
-            log_q[d], log_mass[d] = q, one
-            whole = heads[d] + text
-            own = (speller.text(heads[d], first=False) if heads[d] else ()) + tuple(tokens)
-            if (
-                text.startswith(leads[d])
-                and len(text) > len(leads[d])
-                and speller.text(whole, first=False) == own
-            ):
-                texts[d] = text[len(leads[d]) :]
+    ids: list[tuple[int, ...]] = [()] * len(contexts)
+    for stretch in range(max((many for _, many in specs), default=0)):
+        groups: dict[TextSpec, list[int]] = {}
+        for d, (spec, many) in enumerate(specs):
+            if stretch < many:
+                groups.setdefault(spec, []).append(d)
+        for spec, draws in sorted(groups.items(), key=lambda item: item[1][0]):
+            support: Support = build_support(spec, model.tokenizer)
+            chosen = SampleEach([rngs[d] for d in draws])
+            begun = [starts[d] + ids[d] for d in draws]
+            drawn, step, mass = roll_out_with_mass(model, begun, support, chosen)
+            for d, tokens, q, one in zip(draws, drawn, step, mass, strict=True):
+                ids[d] += tokens
+                log_q[d] += q
+                log_mass[d] += one
+    for d, tokens in enumerate(ids):
+        text = model.tokenizer.decode(tokens)
+        own = (speller.text(heads[d], first=False) if heads[d] else ()) + tuple(tokens)
+        begins = text.startswith(leads[d]) and len(text) > len(leads[d])
+        if begins and speller.text(heads[d] + text, first=False) == own:
+            texts[d] = text[len(leads[d]) :]
     return texts, log_q, log_mass
