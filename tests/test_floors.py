@@ -90,7 +90,7 @@ ROOMS: dict[str, Room] = {
             "language",
             "model protocol",
             "heavy models",
-        ),  # fmt: skip
+        ),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
     ),
     "answers": Room(
