@@ -20,11 +20,11 @@ from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.inputs import Inputs, read_inputs
 from posterior_lm.amortize.interrupt import Interrupt
-from posterior_lm.amortize.manifest import MANIFEST, Manifest, guide_digest
+from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.progress import Progress
-from posterior_lm.amortize.rows import Rows, digest, split
+from posterior_lm.amortize.rows import Rows, split
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
@@ -257,8 +257,8 @@ def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, objec
         "program": inputs.graph.fingerprint,
         "guide": guide_digest(inputs.graph),
         "model": inputs.models[lm].identity.digest,
-        "rows": digest(inputs.data),
-        "known latents": digest(
+        "rows": data_digest(inputs.data),
+        "known latents": data_digest(
             [{str(r): [{n: v.text for n, v in d.items()} for d in vs]} for r, vs in inputs.known]
         ),
         **{k: v if not (isinstance(v, float) and math.isinf(v)) else None for k, v in flat.items()},

@@ -15,6 +15,7 @@ from attrs import frozen
 from posterior_lm.amortize.observed import observed_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
+from posterior_lm.infer.guide import check_guide
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.pieces import Computed, Known, Piece, Special, Splice, join
@@ -71,16 +72,7 @@ def _stated(target: Target, info: LatentInfo) -> Reading | None:
     guide = target.graph.guides.get(info.name)
     if guide is None:
         return None
-    own = target.models[info.lm or guide.lm].tokenizer.digest
-    if target.models[guide.lm].tokenizer.digest != own:
-        raise InferenceError(
-            error(
-                "PLM540",
-                f"the guide of `{info.name}` has another tokenizer than its distribution",
-                guide.span,
-                help="let the guide read the model that the latent is drawn from",
-            )
-        )
+    check_guide(target, info)
     return Reading(guide.lm, target.evaluator.pieces(guide.context), stated=True)
 
 

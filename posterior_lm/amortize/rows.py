@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -116,12 +114,6 @@ def split(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
     order = [int(i) for i in np.random.default_rng([seed, 7]).permutation(count)]
     kept = min(held_out, count // 5)
     return sorted(order[kept:]), sorted(order[:kept])
-
-
-def digest(data: Sequence[Data]) -> str:
-    """SHA-256 of the rows as canonical JSON."""
-    text = json.dumps([dict(row) for row in data], sort_keys=True, ensure_ascii=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_rows(data: Sequence[Data], name: str) -> None:

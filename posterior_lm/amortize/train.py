@@ -128,7 +128,8 @@ class Trainer:
         )
 
     def _statement(self) -> str:
-        return self.rows.target(0).statements[0].label if len(self.rows) else "the program"
+        """The statement of the latent that the guide draws, which is what its numbers are about."""
+        return next(s.label for s in self.rows.target(0).statements if s.keyword == "latent")
 
     def _compile(self) -> dict[str, float]:
         assert self.compiler is not None

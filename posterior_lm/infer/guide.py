@@ -158,16 +158,7 @@ class PriorGuide:
     def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:
         guide = self.target.graph.guides.get(info.name)
         if self.reads == "guide" and guide is not None:
-            own = self.target.models[info.lm or guide.lm].tokenizer.digest
-            if self.target.models[guide.lm].tokenizer.digest != own:
-                raise InferenceError(
-                    error(
-                        "PLM540",
-                        f"the guide of `{info.name}` has another tokenizer than its distribution",
-                        guide.span,
-                        help="let the guide read the model that the latent is drawn from",
-                    )
-                )
+            check_guide(self.target, info)
             return guide.lm, self.target.evaluator.pieces(guide.context), 1.0
         assert prior.lm is not None
         return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
@@ -211,6 +202,21 @@ class PriorGuide:
         # Not a number is for the target to report; a proposal only has to go on until then.
         column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
         return column.reshape(rows, size)
+
+
+def check_guide(target: Target, info: LatentInfo) -> None:
+    """Raises InferenceError PLM540 where a `guide` statement reads a model with other tokens than the latent's."""
+    guide = target.graph.guides[info.name]
+    own = target.models[info.lm or guide.lm].tokenizer.digest
+    if target.models[guide.lm].tokenizer.digest != own:
+        raise InferenceError(
+            error(
+                "PLM540",
+                f"the guide of `{info.name}` has another tokenizer than its distribution",
+                guide.span,
+                help="let the guide read the model that the latent is drawn from",
+            )
+        )
 
 
 def contexts_of(

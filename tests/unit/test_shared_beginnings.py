@@ -1,0 +1,88 @@
+"""Contexts that begin alike, texts of several sentences, and pulls that are cut: each against a slow or hand-made reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import posterior_lm as plm
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.batches import Scored
+from posterior_lm.amortize.guards import bounded
+from posterior_lm.amortize.paths import path_maker
+from posterior_lm.amortize.teacher import _clusters, score_paths
+from posterior_lm.amortize.texts import Shape, draw_texts
+from posterior_lm.target.target import Target
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    row = {"opening": "Tom sat in the park.", "ending": "It hurt all day."}
+    return plm.load(ROOT / "programs" / "story_infilling.plm").given(row).target()
+
+
+def test_a_shared_beginning_changes_no_number(target: Target) -> None:
+    model, support = target.models["base"], target.latents[0].support
+    encode = model.tokenizer.encode
+    make = path_maker(support)
+    start = "Beginning: One morning, Tom walked to the garden with his dog.\nEnding: "
+    contexts = [
+        start + e for e in ("He fell.\nMiddle:", "She had to fix it.\nMiddle:", "It was late.\nMiddle:")
+    ]
+    contexts.append("Beginning: Mia sat.\nEnding: It rained.\nMiddle:")
+    values = (" He fell and hurt his knee.", " The dog ran.")
+    paths = [make(encode(c), encode(v)) for c in contexts for v in values]
+    # Some cluster must share a part of its contexts and not the whole, or this shows nothing.
+    assert any(
+        len({paths[n].context for n in members}) > 1 and shared > 0 for shared, members in _clusters(paths)
+    )
+    adapter = Adapter.new(model, rank=2, seed=1)
+    try:
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            for p in adapter.parameters.values():
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+            together = score_paths(adapter.model(), paths, ends=True)
+            for n, path in enumerate(paths):
+                alone = score_paths(adapter.model(), [path], ends=True)
+                assert float(together.log_prob[n]) == pytest.approx(float(alone.log_prob[0]), abs=1e-4)
+                assert together.end_log_prob is not None and alone.end_log_prob is not None
+                width = alone.end_log_prob.shape[1]
+                assert torch.allclose(together.end_log_prob[n, :width], alone.end_log_prob[0], atol=1e-4)
+    finally:
+        adapter.close()
+
+
+def test_simulated_texts_have_as_many_sentences_as_the_rows(target: Target) -> None:
+    speller, model = target.evaluator.spellers["base"], target.models["base"]
+    shape = Shape.of(["She fell. It hurt.", "He ran. It was late."], speller)
+    assert shape.stop == "." and shape.signs == (2, 2)
+    rngs = [np.random.default_rng(k) for k in range(20)]
+    contexts = [speller.text("One day, Tom sat in the park.", first=True)] * 20
+    texts, log_q, _ = draw_texts(rngs, model, speller, contexts, [""] * 20, [" "] * 20, shape)
+    kept = [t for t in texts if t is not None]
+    assert len(kept) >= 10
+    assert all(t.count(".") == 2 and t.endswith(".") for t in kept)
+    assert np.all(log_q < 0)
+
+
+def test_pulls_are_cut_at_what_the_clip_gives() -> None:
+    """Two draws, the first with four end points: one far off, the others near."""
+    log_prob = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    ends = torch.tensor(
+        [[-1.0, -40.0, -3.0, -4.0], [-2.0, 0.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True
+    )
+    is_end = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    scored = Scored(log_prob, ends, is_end)
+    value = (log_prob - torch.tensor([0.5, 90.0])).square().sum() + 0.1 * (ends.square() * is_end).sum()
+    clip, n = 2.0, 2
+    cut = bounded(value, scored, clip, n)
+    assert float(cut.detach()) == pytest.approx(float(value.detach()))
+    cut.backward()
+    assert log_prob.grad is not None and ends.grad is not None
+    assert log_prob.grad.tolist() == pytest.approx([-2.0, -2.0])  # 2 clip / n, where plain it is -3 and -184
+    bound = 4 * clip / (n * 3)
+    assert ends.grad[0].tolist() == pytest.approx([-0.2, -bound, -0.6, -0.8])  # the far one is cut, from -8
+    assert ends.grad[1].tolist() == pytest.approx([-0.4, 0.0, 0.0, 0.0])
