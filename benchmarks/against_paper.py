@@ -43,7 +43,7 @@ def ours(known: KnownTarget, held_out: HeldOut, options: dict[str, object]) -> t
     rows = Rows(graph, data, models)
     lm = next(iter(rows.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=settings.seed)
-    return trainer_of(rows, adapter, settings, Simulator(graph, data, models)), adapter
+    return trainer_of(rows, adapter, settings, Simulator(graph, data, models, alike=True)), adapter
 
 
 def tv(held_out: HeldOut, adapter: Adapter) -> float:

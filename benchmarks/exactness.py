@@ -70,7 +70,7 @@ def run(name: str, objectives: list[str], options: dict[str, object], cache: Pat
     for objective in objectives:
         settings = settings_of({**options, "objective": objective})
         rows = Rows(graph, data, models)
-        simulator = Simulator(graph, data, models)
+        simulator = Simulator(graph, data, models, alike=True)
         lm = next(iter(rows.readings(0).values())).lm
         adapter = Adapter.new(models[lm], rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         trainer = trainer_of(rows, adapter, settings, simulator)

@@ -20,6 +20,7 @@ from attrs import asdict, frozen
 
 from benchmarks.targets import KnownTarget, Row
 from posterior_lm.ask import models_of
+from posterior_lm.evidence.distance import cell_distances
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess
 from posterior_lm.lm.base import LanguageModel
@@ -30,9 +31,6 @@ from posterior_lm.target.target import Target
 
 DRAWS = 400
 """Draws of the guide for its ESS share and its reverse KL."""
-
-ROUNDING = 1e-6
-"""Least mass that a guide is credited with outside a listing: float32 knows its sums no better."""
 
 TAIL = 1e-3
 """Share of the listed posterior whose values, the least likely, are put with those not listed: most of
@@ -145,20 +143,6 @@ def distance(target: Target, guide: Guide, listing: Listing, *, draws: int = DRA
     reverse = float(np.mean(proposal.log_prob - log_reward)) + listing.log_evidence
     dead = bool(np.isneginf(log_reward).all())
     return Quality(tv, forward, reverse, 0.0 if dead else ess(log_reward - proposal.log_prob) / draws)
-
-
-def cell_distances(log_p: np.ndarray, log_q: np.ndarray, rest: float) -> tuple[float, float]:
-    """Total variation and KL(p ‖ q), nats, over N cells (N,) and one more with p = `rest`, q = 1 − Σ exp(log_q).
-
-    TV = ½ Σ |p − q|; KL = Σ p log(p / q), with 0 log 0 = 0.
-    """
-    p, q = np.exp(log_p), np.exp(log_q)
-    q_rest = 1.0 - float(q.sum())
-    tv = 0.5 * (float(np.abs(p - q).sum()) + abs(rest - q_rest))
-    kl = float(np.sum(p * (log_p - log_q)))
-    if rest > 0:
-        kl += rest * (math.log(rest) - math.log(max(q_rest, ROUNDING)))
-    return tv, kl
 
 
 @frozen

@@ -68,7 +68,7 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
     )
     book = Rows(graph, data, models)
     adapter = Adapter.new(models["base"], rank=settings.rank, seed=0)
-    trainer = trainer_of(book, adapter, settings, Simulator(graph, data, models))
+    trainer = trainer_of(book, adapter, settings, Simulator(graph, data, models, alike=True))
     for _ in range(2):
         trainer.step()
     began = time.perf_counter()

@@ -78,7 +78,7 @@ def measure(name: str, stage: str, steps: int) -> dict[str, float]:
     rows = Rows(graph, data, models)
     lm = next(iter(rows.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=0)
-    trainer = trainer_of(rows, adapter, settings, Simulator(graph, data, models))
+    trainer = trainer_of(rows, adapter, settings, Simulator(graph, data, models, alike=True))
     for _ in range(4):
         trainer.step()
     whole, bare, draws = [], [], 0.0

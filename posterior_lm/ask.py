@@ -148,7 +148,7 @@ def draw_target(
     infers = tuple((spec.method, dict(spec.options)) for spec in bound.program.infer)
     method, options = merged(infers, query.method, query.options)
     if n is None:
-        n = int(str(options.get("n", DEFAULT_DRAWS)))
+        n = int(str(options.get("n", options.get("particles", DEFAULT_DRAWS))))
     if n < 1:
         raise ValueError(f"n is at least 1, not {n}")
     if budget is None and options.get("budget"):

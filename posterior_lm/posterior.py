@@ -74,7 +74,8 @@ class Posterior:
         return len(self.draws)
 
     @property
-    def log_evidence(self) -> float:
+    def log_evidence(self) -> float | None:
+        """Nats; None for Markov chains, which say nothing of it."""
         return self.draws.log_evidence
 
     @property
@@ -108,7 +109,9 @@ class Posterior:
     def expect(self, f: Callable[[Mapping[str, Datum]], float]) -> Estimate:
         """E[f(values)] under the posterior; `f` sees texts as str and integers as int.
 
-        Self-normalised: Σ w f, with standard error √Σ w² (f − mean)² (Owen 2013, eq. 9.9).
+        Self-normalised: Σ w f, with standard error √Σ w² (f − mean)² (Owen 2013, eq. 9.9); the sum
+        runs over the ancestors of particles (Chan and Lai 2013), and the draws of Markov chains
+        count as `Draws.ess` independent ones.
         Raises ValueError where `f` gives NaN.
         """
         w = self.weights
@@ -117,14 +120,20 @@ class Posterior:
             raise ValueError("the function gave NaN for a draw with positive weight")
         values = np.where(w > 0, values, 0.0)
         mean = float(np.sum(w * values))
-        se = 0.0 if self.draws.exact else float(np.sqrt(np.sum(w**2 * (values - mean) ** 2)))
+        parts: np.ndarray = w * (values - mean)
+        particles, chains = self.draws.particles, self.draws.chains
+        if particles is not None and particles.origin is not None:
+            parts = np.bincount(particles.origin, weights=parts)
+        se = 0.0 if self.draws.exact else float(np.sqrt(np.sum(parts**2)))
+        if chains is not None:
+            se *= math.sqrt(self.n / (chains.bulk_ess or 1.0))
         return Estimate(mean, se, mean - _Z90 * se, mean + _Z90 * se)
 
     def prob(self, predicate: Callable[[Mapping[str, Datum]], bool]) -> Estimate:
         """The posterior probability of a predicate, with a 90 % interval.
 
-        For draws, Wilson's interval (1927) with the effective sample size in place
-        of N. For listed values, from "none of the rest" to "all of the rest", where
+        For draws, Wilson's interval (1927) with the number of independent draws in place
+        of N (`Draws.independent`). For listed values, from "none of the rest" to "all of the rest", where
         the rest is `Certificate.likely_missing_share`.
         """
         estimate = self.expect(lambda row: 1.0 if predicate(row) else 0.0)
@@ -132,7 +141,7 @@ class Posterior:
         if self.draws.certificate is not None:
             missing = self.draws.certificate.likely_missing_share
             return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
-        n, z = self.ess or 1.0, _Z90
+        n, z = self.draws.independent or 1.0, _Z90
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return Estimate(p, estimate.se, max(0.0, centre - half), min(1.0, centre + half))
@@ -185,6 +194,7 @@ class Posterior:
             "log_evidence_se": _finite(self.log_evidence_se),
             "ess": _finite(self.ess),
             "khat": _finite(self.khat),
+            **_of_method(self.draws),
             "n": self.n,
             "draws": [
                 {"values": dict(m.values), "weight": m.weight, "log_reward": _finite(m.log_reward)}
@@ -263,6 +273,18 @@ def _apart(name: str, taken: Iterable[str]) -> str:
 
 def _finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
+
+
+def _of_method(draws: Draws) -> dict[str, float | None]:
+    """What only particles or only chains have; None for the others."""
+    particles, chains = draws.particles, draws.chains
+    return {
+        "least_ess": None if particles is None else _finite(particles.least_ess),
+        "ancestors": None if particles is None else particles.ancestors,
+        "rhat": None if chains is None else _finite(chains.rhat),
+        "bulk_ess": None if chains is None else _finite(chains.bulk_ess),
+        "acceptance": None if chains is None else _finite(chains.acceptance),
+    }
 
 
 def _identity(one: ModelIdentity) -> dict[str, Any]:

@@ -245,14 +245,27 @@ def _by_evidence(
             posteriors.append(
                 draw_target(query, target(query, graph=graph, data={**data, name: value}), n, **ask)
             )
-            mass.append(posteriors[-1].log_evidence)
+            mass.append(_evidence(posteriors[-1], name))
         except InferenceError as problem:
-            dead = all(d.code in ("PLM702", "PLM703") for d in problem.diagnostics)
+            dead = all(d.code in ("PLM702", "PLM703", "PLM710") for d in problem.diagnostics)
             if not dead or (value == values[-1] and not posteriors):
                 raise
             mass.append(-np.inf)  # this value, or all that was drawn with it, has probability zero
-    best = max(posteriors, key=lambda p: p.log_evidence)
+    best = max(posteriors, key=lambda p: _evidence(p, name))
     return Prediction(name, _normalized(values, mass, graph, name), best)
+
+
+def _evidence(posterior: Posterior, name: str) -> float:
+    if posterior.log_evidence is None:
+        raise InferenceError(
+            error(
+                "PLM712",
+                f"`{name}` is predicted by comparing evidence, and {posterior.method} has none",
+                where=name,
+                help="use the method auto, exact, importance or smc",
+            )
+        )
+    return posterior.log_evidence
 
 
 def _normalized(

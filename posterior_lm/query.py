@@ -22,6 +22,8 @@ from posterior_lm.lang.source import NOWHERE, Source
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
     from posterior_lm.amortize.progress import Progress as FitProgress
+    from posterior_lm.evidence.calibration import Calibration
+    from posterior_lm.evidence.comparison import Comparison
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
@@ -171,7 +173,7 @@ class Query:
         errors = [d for d in check(self.module) if d.severity == "error"]
         if errors:
             raise CompileError(errors)
-        return optimize(verify(lower(self.module)))
+        return optimize(verify(lower(self.module, self.base_dir)))
 
     @property
     def fingerprint(self) -> str:
@@ -226,6 +228,24 @@ class Query:
         from posterior_lm.settings import stated_fit
 
         return fit(self, rows, out, settings_of({**stated_fit(self), **settings}), resume=resume, watch=watch)
+
+    def calibrate(self, rows: Sequence[Mapping[str, object]] = (), /, **settings: Any) -> Calibration:
+        """Test the method on rows that the program simulates; `settings` as in `evidence.calibrate`."""
+        from posterior_lm.evidence.calibrate import calibrate
+
+        return calibrate(self, rows, **settings)
+
+    def compare(self, **settings: Any) -> Comparison:
+        """Run every method beside the exact posterior; `settings` as in `evidence.compare`."""
+        from posterior_lm.evidence.compare import compare
+
+        return compare(self, **settings)
+
+    def report(self, posterior: Posterior, path: str | Path) -> Path:
+        """Write one self-contained HTML page about a posterior of this query; returns its path."""
+        from posterior_lm.page import report
+
+        return report(self, posterior, path)
 
     def predict(
         self,

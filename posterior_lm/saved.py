@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterior_lm.infer.base import Certificate, Draws
+from posterior_lm.infer.base import Certificate, Chains, Draws, Particles
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.target.values import Value
@@ -32,6 +32,63 @@ def _floats(array: np.ndarray | None) -> list[float | str] | None:
 
 def _array(items: list[float | str] | None) -> np.ndarray | None:
     return None if items is None else np.array([float(x) for x in items], dtype=np.float64)
+
+
+def _particles(particles: Particles | None) -> dict[str, Any] | None:
+    if particles is None:
+        return None
+    return {
+        "least_ess": particles.least_ess,
+        "ancestors": particles.ancestors,
+        "resampled": particles.resampled,
+        "variance": particles.variance,
+        "origin": None if particles.origin is None else particles.origin.tolist(),
+    }
+
+
+def _read_particles(whole: dict[str, Any] | None, n: int) -> Particles | None:
+    if whole is None:
+        return None
+    return Particles(
+        float(whole["least_ess"]),
+        int(whole["ancestors"]),
+        int(whole["resampled"]),
+        float(whole["variance"]),
+        None if whole["origin"] is None else _places(whole["origin"], n),
+    )
+
+
+def _places(items: list[int], n: int) -> np.ndarray:
+    """Which ancestor or chain each of n draws comes from."""
+    found = np.array(items, dtype=np.int64)
+    if found.shape != (n,) or (n and found.min() < 0):
+        raise ValueError("its columns have different lengths")
+    return found
+
+
+def _chains(chains: Chains | None) -> dict[str, Any] | None:
+    if chains is None:
+        return None
+    return {
+        "number": chains.number,
+        "of_draw": chains.of_draw.tolist(),
+        "rhat": _floats(None if chains.rhat is None else np.array([chains.rhat])),
+        "bulk_ess": chains.bulk_ess,
+        "acceptance": chains.acceptance,
+    }
+
+
+def _read_chains(whole: dict[str, Any] | None, n: int) -> Chains | None:
+    if whole is None:
+        return None
+    rhat = _array(whole["rhat"])
+    return Chains(
+        int(whole["number"]),
+        _places(whole["of_draw"], n),
+        None if rhat is None else float(rhat[0]),
+        None if whole["bulk_ess"] is None else float(whole["bulk_ess"]),
+        float(whole["acceptance"]),
+    )
 
 
 def save(posterior: Posterior, folder: Path) -> Path:
@@ -63,6 +120,8 @@ def save(posterior: Posterior, folder: Path) -> Path:
             certificate.estimate,
             certificate.estimate_se,
         ],
+        "particles": _particles(draws.particles),
+        "chains": _chains(draws.chains),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +178,9 @@ def load(folder: Path) -> Posterior:
             ),
             reason=str(whole["reason"]),
             seconds=float(whole["seconds"]),
+            # Posteriors saved by earlier versions have neither.
+            particles=_read_particles(whole.get("particles"), len(log_weights)),
+            chains=_read_chains(whole.get("chains"), len(log_weights)),
         )
         return Posterior(
             program=str(whole["program"]),

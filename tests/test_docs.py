@@ -41,7 +41,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TRAINING = {"04_fit_and_use", "05_planted_failure", "06_resume_after_kill"}
 """Examples that train, for half a minute each."""
 PROGRAMS = sorted((ROOT / "programs").glob("*.plm"))
-LATER = {"arithmetic_with_tool": "tools=", "constrained": "pattern="}
+LATER = {"arithmetic_with_tool": "tools="}
 """Programs that need something that is not available yet, and what."""
 
 

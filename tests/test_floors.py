@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "posterior_lm"
 HEAVY = {"torch", "transformers", "safetensors", "peft", "accelerate"}
-LIGHT = {"numpy", "tokenizers", "huggingface_hub", "arviz_stats"}
+LIGHT = {"llguidance", "numpy", "tokenizers", "huggingface_hub", "arviz_stats"}
 
 
 @frozen
@@ -37,7 +37,9 @@ ROOMS: dict[str, Room] = {
     "assets": Room(0, ("assets",)),
     "extras": Room(0, ("extras",)),
     # Places in a text, errors as data and near misses: what every room shares.
-    "words": Room(0, ("lang.source", "lang.diagnostics", "lang.near"), ("language",), ("attrs",)),
+    "words": Room(
+        0, ("lang.source", "lang.diagnostics", "lang.near", "lang.regex"), ("language",), ("attrs",)
+    ),
     "language": Room(1, ("lang",), ("assets",), ("attrs", "lark")),
     "distributions": Room(1, ("dists",), (), ("attrs",)),
     "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
@@ -68,7 +70,7 @@ ROOMS: dict[str, Room] = {
         ("tiny",),
         ("attrs", "numpy", "torch", "transformers", "safetensors"),
     ),
-    "supports": Room(2, ("support",), ("model protocol",), ("attrs", "numpy")),
+    "supports": Room(2, ("support",), ("model protocol",), ("attrs", "numpy", "llguidance")),
     "graph": Room(2, ("graph",), ("language",), ("attrs", "networkx")),
     "target": Room(
         3, ("target",), ("graph", "supports", "distributions", "model protocol"), ("attrs", "numpy")
@@ -108,13 +110,38 @@ ROOMS: dict[str, Room] = {
         ),
         ("attrs", "numpy"),
     ),
-    "query": Room(6, ("query",), ("answers", "amortizer", "graph", "language"), ("attrs",)),
+    # Pages and evidence ask a query for its draws and its models inside functions, as the amortiser does.
+    "page": Room(
+        5, ("page",), ("inference", "target", "graph", "language", "model protocol"), ("attrs", "numpy")
+    ),
+    "evidence": Room(
+        6,
+        ("evidence",),
+        (
+            "extras",
+            "answers",
+            "amortizer",
+            "inference",
+            "target",
+            "graph",
+            "supports",
+            "language",
+            "model protocol",
+            "light models",
+        ),
+        ("attrs", "numpy"),
+    ),
+    "query": Room(
+        6, ("query",), ("page", "evidence", "answers", "amortizer", "graph", "language"), ("attrs",)
+    ),
     "command line": Room(
         7,
         ("cli", "__main__"),
         (
             "front",
             "query",
+            "page",
+            "evidence",
             "answers",
             "amortizer",
             "target",
@@ -134,11 +161,13 @@ INNER = {
     ("command line", "front"),
     ("amortizer", "answers"),
     ("answers", "amortizer"),
+    ("query", "evidence"),
 }
 """Pairs that are not a step down: a diagnostic prints itself, `plm --version` asks the package, a fit
 binds its query as `ask` does, and `ask` opens the policy that a query names."""
 
 LONG: dict[str, str] = {
+    "query.py": "one verb of the language after another, each of a few lines",
     "lm/tiny/report.py": "one measurement after another, each of them a function, run by hand",
 }
 """Modules of more than 300 lines, and why."""

@@ -28,6 +28,12 @@ PER_ROW = 32
 TOGETHER = 8
 """Pairs of one row that a step has, where each is exact."""
 
+TRIES = 12
+"""Pairs simulated at most for each that is kept, where many are unlike the rows."""
+
+MOST = float(np.log(10))
+"""Log of the most that a lone pair counts: a rare one of great weight must not rule a step."""
+
 LEAST = 1e-3
 """Weights below this share are left out: they cost a pass and move nothing."""
 
@@ -53,6 +59,7 @@ class Compiler:
         self.each = 1 if simulator.exact else min(PER_ROW, pairs)
         self.groups = max(1, pairs // self.each)
         self.together = TOGETHER if simulator.exact else 1
+        self.tries = min(TRIES, int(np.ceil(1.5 / simulator.yields))) if simulator.yields < 0.9 else 1
         self._block: tuple[int, tuple[int, ...], dict[int, Compiled]] | None = None
 
     def batch(self, step: int, slots: Sequence[int]) -> Compiled:
@@ -77,7 +84,7 @@ class Compiler:
                 # Pairs of one row share what the guide reads of it before what was simulated.
                 of_row = np.random.default_rng([self.seed, 6, step, slot // self.together])
                 row = self.numbers[int(of_row.integers(len(self.numbers)))]
-                for rng in first.spawn(self.each):
+                for rng in first.spawn(self.each * self.tries):
                     tags.append((step, slot))
                     rngs.append(rng)
                     rows.append(row)
@@ -86,7 +93,8 @@ class Compiler:
         of_slot: dict[tuple[int, int], list[Pair]] = {tag: [] for tag in tags}
         for tag, pair in zip(self.simulator.kept(tags), pairs, strict=True):
             of_slot[tag].append(pair)
-        return {step: self._weighed([of_slot[step, slot] for slot in slots]) for step in steps}
+        kept = {tag: pairs[: self.each] for tag, pairs in of_slot.items()}
+        return {step: self._weighed([kept[step, slot] for slot in slots]) for step in steps}
 
     def _weighed(self, groups: Sequence[Sequence[Pair]]) -> Compiled:
         draws: list[Walked] = []
@@ -97,8 +105,8 @@ class Compiler:
             if not len(group) or np.all(np.isneginf(log_weights)):
                 continue
             if self.each == 1:
-                # The weight of a lone pair is its mask's mass; a row's evidence is no reason to count it more.
-                chosen = [(group[0], float(np.exp(min(0.0, log_weights[0]))))]
+                # The weight of a lone pair is that of its mask and of its end; a row's evidence is no reason to count it more.
+                chosen = [(group[0], float(np.exp(min(MOST, log_weights[0]))))]
             else:
                 share = np.exp(log_weights - np.logaddexp.reduce(log_weights))
                 shares.append(float(1 / np.sum(share**2) / len(group)))

@@ -106,7 +106,7 @@ def _fit(
     rows = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
     numbers, held_out = split(len(rows), settings.held_out, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
-    simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses, alike=True)
     notes: list[str] = []
     compiler = _compiler(rows, numbers, simulator, settings, notes)
     settings = settings.resolved(exact=compiler is not None and simulator.exact)

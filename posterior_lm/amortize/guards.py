@@ -1,4 +1,4 @@
-"""What keeps one draw, or one number that is none, from ruining the weights."""
+"""What keeps a number that is none from ruining the weights."""
 
 from __future__ import annotations
 
@@ -7,32 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from posterior_lm.amortize.batches import Scored
 from posterior_lm.lang.diagnostics import InferenceError, error
-
-
-def bounded(value: Tensor, scored: Scored, clip: float, n: int) -> Tensor:
-    """The same value, with the gradient that reaches each log q cut to what a residual of `clip` gives.
-
-    A mean of squares over n draws pulls one log q by 2 r / n. Over the links of one
-    draw with m end points, each of them is pulled by up to 4 r / (n (m − 1)): a
-    prefix where stopping is hopeless, which only log q(stop) is to blame for, then
-    moves the guide no more than the draw itself.
-    """
-    ends = None if scored.is_end is None else scored.is_end.sum(dim=1, keepdim=True)
-    total = value.detach() * 0.0
-    for leaf in (scored.log_prob, scored.end_log_prob):
-        if leaf is None or not leaf.requires_grad:
-            continue
-        (pull,) = torch.autograd.grad(value, [leaf], retain_graph=True, allow_unused=True)
-        if pull is None:
-            continue
-        bound = torch.full_like(pull, 2.0 * clip / n)
-        if leaf.ndim == 2 and ends is not None:
-            bound = (4.0 * clip / (n * (ends - 1).clamp(min=1))).to(pull.dtype).expand_as(pull)
-        kept = pull.clamp(-bound, bound)
-        total = total + (kept * torch.where(kept == 0, torch.zeros_like(leaf), leaf)).sum()
-    return value.detach() + total - total.detach()
 
 
 def check_finite(value: Tensor, log_prob: Tensor, rows: Sequence[int] | None, statement: str) -> None:

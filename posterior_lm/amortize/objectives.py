@@ -30,7 +30,16 @@ from attrs import field, frozen
 from torch import Tensor
 
 from posterior_lm.amortize.prefix_balance import DetailedBalance, SubTrajectoryBalance
-from posterior_lm.amortize.trajectories import DEAD, Loss, Trajectories, dead_squares, log_ratio, mean_of
+from posterior_lm.amortize.trajectories import (
+    DEAD,
+    Loss,
+    Trajectories,
+    cut,
+    dead_squares,
+    log_mean_weight,
+    log_ratio,
+    mean_of,
+)
 
 __all__ = [
     "DEAD",
@@ -106,13 +115,7 @@ class VarGrad:
         """(N,) residuals with the gradient of u."""
         fixed = u.detach()
         if math.isfinite(self.clip):
-            top = torch.full_like(k, -torch.inf).scatter_reduce(
-                0, t.row, torch.where(alive, -fixed, -torch.inf), "amax"
-            )
-            top = torch.where(top.isfinite(), top, 0.0)
-            mean = t.per_row(torch.where(alive, torch.exp(-fixed - top[t.row]), 0.0)) / k.clamp(min=1)
-            log_z_hat = torch.where(mean > 0, top + torch.log(mean.clamp(min=1e-300)), 0.0)
-            fixed = (fixed + log_z_hat[t.row]).clamp(-self.clip, self.clip)
+            fixed = (fixed + log_mean_weight(t, fixed)[t.row]).clamp(-self.clip, self.clip)
         fixed = torch.where(alive, fixed, 0.0)
         centred = fixed - (t.per_row(fixed) / k.clamp(min=1))[t.row]
         return centred + u - u.detach()
@@ -122,12 +125,14 @@ class VarGrad:
 class TrajectoryBalance:
     """Mean over draws of (log Z of the row + log q − log R)², log Z learned (Malkin et al. 2022).
 
-    A dead draw counts DEAD² and says nothing of log Z.
+    A dead draw counts DEAD² and says nothing of log Z. With `clip` (nats) residuals are cut
+    to ±clip.
     """
 
     name: ClassVar[str] = "tb"
     needs_prefixes: ClassVar[bool] = False
     needs_log_z: ClassVar[bool] = True
+    clip: float = field(default=math.inf, kw_only=True)
 
     def loss(self, trajectories: Trajectories, log_z: Tensor | None = None) -> Loss:
         t = trajectories.checked()
@@ -138,7 +143,7 @@ class TrajectoryBalance:
         if not bool(log_z.isfinite().all()):
             raise ValueError("log_z: not finite")
         u = log_ratio(t.alive, t.log_prob, t.log_reward)
-        residuals = torch.where(t.alive, log_z[t.row] + u, 0.0)
+        residuals = cut(torch.where(t.alive, log_z[t.row] + u, 0.0), self.clip)
         dead, penalty = dead_squares(t)
         return mean_of(residuals.square() + penalty, t.alive | dead)
 

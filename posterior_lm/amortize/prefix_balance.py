@@ -15,62 +15,119 @@ Bessel's correction.
 
 A draw's loss is averaged over its links, then over the draws that have one or are dead.
 Pooling the links of all draws would weigh a draw by the square of its length.
+
+Most prefixes of a text are hopeless end points: stopping there has next to no
+probability under the guide or the target, yet its u can be off by tens of nats, and
+plain squares spend the whole gradient on it. With `clip` (nats) an end point counts by
+ω = the larger of its shares of log q and log R, each relative to the likeliest end point
+of its draw, and at least `LEAST`; every row has the root as a vertex, at the log of its
+mean weight; and u is cut to ±clip around that. As ω > 0, the loss is still zero exactly
+where all u of a row agree.
 """
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from posterior_lm.amortize.trajectories import Loss, Trajectories, dead_squares, log_ratio, mean_of
+from posterior_lm.amortize.trajectories import (
+    Loss,
+    Trajectories,
+    cut,
+    dead_squares,
+    log_mean_weight,
+    log_ratio,
+    mean_of,
+)
+
+LEAST = 1e-3
+"""The weight of the most hopeless end point beside that of the likeliest."""
 
 
 @frozen
 class PrefixBalance:
-    """Σ over links of weight · (u_i − u_j)², over the total weight: what `subtb` and `db` share.
+    """Σ over links of ω_i ω_j P_ij (u_i − u_j)², over Σ ω_i ω_j P_ij: what `subtb` and `db` share.
 
-    The vertices are (N, T+1) bool: end points, and in column 0 the root where the row needs it.
+    The vertices are end points, and in front of them the root where the row needs it; ω (N, T')
+    is 1 on all of them without a `clip`, and 0 elsewhere. P is the objective's own.
     """
 
     needs_prefixes: ClassVar[bool] = True
     needs_log_z: ClassVar[bool] = False
 
-    def total(self, vertices: Tensor) -> Tensor:
-        """(N,) the sum of the weights of all links."""
-        raise NotImplementedError
+    clip: float = field(default=math.inf, kw_only=True)
 
-    def to_root(self, vertices: Tensor) -> Tensor:
-        """(N, T+1) the weight of each vertex's link to column 0, itself a vertex."""
-        raise NotImplementedError
-
-    def squares(self, u: Tensor, vertices: Tensor) -> Tensor:
-        """(N,) Σ over links of weight · (u_i − u_j)²; `u` is 0 off the vertices."""
+    def linked(self, weights: Tensor, x: Tensor) -> Tensor:
+        """(N, T') Σ_j P_ij x_j over j ≠ i; P may look at the weights ω."""
         raise NotImplementedError
 
     def loss(self, trajectories: Trajectories, log_z: Tensor | None = None) -> Loss:
         t = trajectories.checked()
         end_log_prob, end_log_reward, ends = t.checked_prefixes()
-        u, vertices = self._rooted(t, log_ratio(ends, end_log_prob, end_log_reward), ends)
-        total = self.total(vertices)
-        linked = total > 0
-        by_draw = torch.where(linked, self.squares(u, vertices) / torch.where(linked, total, 1.0), 0.0)
+        u = log_ratio(ends, end_log_prob, end_log_reward)
+        if math.isfinite(self.clip):
+            u, weights = self._weighed(t, u, _shares(end_log_prob, end_log_reward, ends))
+        else:
+            u, weights = self._rooted(t, u, ends)
+        total = (weights * self.linked(weights, weights)).sum(dim=1) / 2
+        has = total > 0
+        by_draw = torch.where(has, self._squares(u, weights) / torch.where(has, total, 1.0), 0.0)
         dead, penalty = dead_squares(t)
-        return mean_of(by_draw + penalty, linked | dead)
+        return mean_of(by_draw + penalty, has | dead)
+
+    def _squares(self, u: Tensor, weights: Tensor) -> Tensor:
+        """(N,) Σ over links of ω_i ω_j P_ij (u_i − u_j)² = Σ_i ω_i u_i² (Pω)_i − Σ_i ω_i u_i (P ωu)_i."""
+        # Differences do not see a shift, and squares of large u would lose their digits.
+        centre = (weights * u.detach()).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(
+            min=1e-300
+        )
+        pull = torch.where(weights > 0, weights * (u - centre), 0.0)
+        own = torch.where(weights > 0, u - centre, 0.0) * pull
+        return (own * self.linked(weights, weights) - pull * self.linked(weights, pull)).sum(dim=1)
+
+    def _weighed(self, t: Trajectories, u: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """u cut around the root, and ω, with the root in front; a row with one draw alive has none."""
+        alive = t.alive
+        several = (t.per_row(alive) >= 2)[t.row] & alive
+        ratio = log_ratio(alive, t.log_prob, t.log_reward).detach()
+        root = -log_mean_weight(t, ratio)[t.row]
+        around = torch.where(
+            several, root, (shares * u.detach()).sum(dim=1) / shares.sum(dim=1).clamp(min=1e-300)
+        )
+        kept = cut(u - around[:, None], self.clip)
+        return (
+            torch.cat([torch.zeros_like(root)[:, None], kept], dim=1),
+            torch.cat([several.double()[:, None], shares], dim=1),
+        )
 
     def _rooted(self, t: Trajectories, u: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """u and the vertices: end points, and at column 0 the root of rows whose draws share no end point."""
         rootless = ends.any(dim=1) & ~ends[:, 0]
         rooted = rootless & (t.per_row(rootless) >= 2)[t.row]
-        vertices = torch.cat([(ends[:, 0] | rooted)[:, None], ends[:, 1:]], dim=1)
-        total = torch.where(rooted, self.total(vertices), torch.inf)
-        weight = self.to_root(vertices) / total[:, None]
+        vertices = torch.cat([(ends[:, 0] | rooted)[:, None], ends[:, 1:]], dim=1).double()
+        only = torch.zeros_like(vertices)
+        only[:, 0] = vertices[:, 0]
+        total = (vertices * self.linked(vertices, vertices)).sum(dim=1) / 2
+        weight = vertices * self.linked(vertices, only) / torch.where(rooted, total, torch.inf)[:, None]
         mass = t.per_row(weight.sum(dim=1))
         best = t.per_row((weight * u.detach()).sum(dim=1)) / torch.where(mass > 0, mass, 1.0)
         root = torch.where(rooted, best[t.row], u[:, 0])
         return torch.cat([root[:, None], u[:, 1:]], dim=1), vertices
+
+
+def _shares(log_prob: Tensor, log_reward: Tensor, ends: Tensor) -> Tensor:
+    """(N, T + 1) ω of end points, in `LEAST`..1, and 0 elsewhere; without gradient."""
+    found = torch.zeros_like(log_prob)
+    for numbers in (log_prob.detach(), log_reward):
+        known = torch.where(ends, numbers, -torch.inf)
+        best = known.amax(dim=1, keepdim=True)
+        share = torch.exp(known - torch.where(best.isfinite(), best, 0.0))
+        found = torch.maximum(found, share)
+    return torch.where(ends, found.clamp(min=LEAST), 0.0)
 
 
 def _unit(_: object, __: object, lam: object) -> None:
@@ -80,61 +137,45 @@ def _unit(_: object, __: object, lam: object) -> None:
 
 @frozen
 class SubTrajectoryBalance(PrefixBalance):
-    """Σ over end points i < j of λ^(j−i−1) (u_i − u_j)² / Σ λ^(j−i−1); j − i is counted in tokens.
+    """P_ij = λ^(|j−i|−1), with j − i counted in tokens: Σ over end points i < j of λ^(j−i−1) (u_i − u_j)².
 
     SubTB(λ) of Madan et al. 2023, in the form of Hu et al. 2024 for states that may stop. At λ = 1
     it is m Σu² − (Σu)² over the m(m−1)/2 pairs of m vertices: their variance, in O(T). Otherwise
-    Σ_i u_i² Σ_j w_ij − Σ_ij w_ij u_i u_j: one product with a (T+1, T+1) matrix of weights. A draw
-    whose weights all underflow (λ = 0.01 over 160 tokens) counts as having no link.
+    one product with a (T', T') matrix. A draw whose weights all underflow (λ = 0.01 over 160
+    tokens) counts as having no link.
     """
 
     name: ClassVar[str] = "subtb"
     lam: float = field(default=1.0, kw_only=True, validator=_unit)
 
-    def total(self, vertices: Tensor) -> Tensor:
+    def linked(self, weights: Tensor, x: Tensor) -> Tensor:
         if self.lam == 1:
-            m = vertices.sum(dim=1)
-            return (m * (m - 1) / 2).double()
-        return (vertices * (vertices.double() @ self._weights(vertices))).sum(dim=1) / 2
-
-    def to_root(self, vertices: Tensor) -> Tensor:
-        return vertices * self._weights(vertices)[0]
-
-    def squares(self, u: Tensor, vertices: Tensor) -> Tensor:
-        m = vertices.sum(dim=1, keepdim=True)
-        # Differences do not see a shift, and squares of large u would lose their digits.
-        centre = u.detach().sum(dim=1, keepdim=True) / m.clamp(min=1)
-        u = torch.where(vertices, u - centre, 0.0)
-        if self.lam == 1:
-            return m[:, 0] * u.square().sum(dim=1) - u.sum(dim=1).square()
-        weights = self._weights(vertices)
-        return ((vertices.double() @ weights) * u.square() - u * (u @ weights)).sum(dim=1)
-
-    def _weights(self, vertices: Tensor) -> Tensor:
-        """(T+1, T+1) λ^(|i−j|−1), and 0 where i = j."""
-        place = torch.arange(vertices.shape[1], device=vertices.device)
+            return x.sum(dim=1, keepdim=True) - x
+        place = torch.arange(x.shape[1], device=x.device)
         distance = (place[:, None] - place).abs()
-        return torch.where(distance > 0, self.lam ** (distance - 1).double(), 0.0)
+        return x @ torch.where(distance > 0, self.lam ** (distance - 1).double(), 0.0)
 
 
 @frozen
 class DetailedBalance(PrefixBalance):
-    """Mean over neighbouring end points of (u_i − u_j)²: the next place where the draw may stop.
+    """P_ij = Π over vertices k between i and j of (1 − ω_k): neighbours, where every ω is 1.
 
-    Detailed balance (Bengio et al. 2023) in the form of Deleu et al. 2022 for states that may stop.
-    It is the limit λ → 0 of `subtb` where every prefix may stop.
+    Detailed balance (Bengio et al. 2023) in the form of Deleu et al. 2022 for states that may stop;
+    then it is the limit λ → 0 of `subtb` where every prefix may stop. With weights it is what a
+    chain of neighbours is on average if each end point is part of it with probability ω.
     """
 
     name: ClassVar[str] = "db"
 
-    def total(self, vertices: Tensor) -> Tensor:
-        return (vertices.sum(dim=1) - 1).clamp(min=0).double()
-
-    def to_root(self, vertices: Tensor) -> Tensor:
-        return (vertices & (vertices.cumsum(dim=1) == 2)).double()
-
-    def squares(self, u: Tensor, vertices: Tensor) -> Tensor:
-        place = torch.arange(vertices.shape[1], device=vertices.device)
-        latest = torch.where(vertices, place, -1).cummax(dim=1).values[:, :-1]
-        before = u.gather(1, latest.clamp(min=0))
-        return torch.where(vertices[:, 1:] & (latest >= 0), u[:, 1:] - before, 0.0).square().sum(dim=1)
+    def linked(self, weights: Tensor, x: Tensor) -> Tensor:
+        missed = 1.0 - weights
+        after, before = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        right, left = [after], [before]
+        size = x.shape[1]
+        for i in range(size - 1):
+            before = x[:, i] + missed[:, i] * before
+            left.append(before)
+            j = size - 1 - i
+            after = x[:, j] + missed[:, j] * after
+            right.append(after)
+        return torch.stack(left, dim=1) + torch.stack(right[::-1], dim=1)

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.amortize.likeness import Until, unlucky
 from posterior_lm.amortize.observable import observables, simulated
 from posterior_lm.amortize.simulable import drawing_score, is_exact, order, unsimulated
-from posterior_lm.amortize.texts import Shape, draw_texts, split_lead
+from posterior_lm.amortize.texts import Drawn, Shape, draw_texts, split_lead
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choose import SampleEach
@@ -46,12 +47,23 @@ class Pair:
     log_weight: float
 
 
+SPARED = 0.1
+"""Of the draws of a latent that lead nowhere by their tokens, the share that goes on all the same."""
+
+LOOK = 512
+"""Pairs that are simulated first, to see how the model ends texts and how they differ from the rows'."""
+
+
 class Simulator:
-    """Simulates pairs for the rows of one program. `exact` where every term is simulated as it stands."""
+    """Simulates pairs for the rows of one program. `exact` where every term is simulated as it stands.
+
+    With `alike`, pairs whose observation is of another kind than the rows' are left out.
+    `yields` is the share of pairs that is left.
+    """
 
     def __init__(
         self, graph: RewardGraph, rows: Sequence[Data], models: Mapping[str, LanguageModel],
-        uses: Mapping[str, Any] | None = None,
+        uses: Mapping[str, Any] | None = None, *, alike: bool = False,
     ) -> None:  # fmt: skip
         self.graph, self.rows, self.models, self.uses = graph, rows, models, uses or {}
         self.observed = observables(graph)
@@ -62,6 +74,12 @@ class Simulator:
         self.unsimulated = unsimulated(graph, self.observed)
         first = self.target(0)
         self.exact = not self.unsimulated and is_exact(first, {o.name for o in self.observed})
+        self._seen: dict[str, list[Drawn]] | None = None
+        self._latents: dict[tuple[str, int], list[tuple[int, tuple[int, ...]]]] | None = None
+        self._unlucky: dict[str, np.ndarray] = {}
+        self.yields = 1.0
+        if not self.unsimulated:
+            self._look(alike)
 
     def target(self, row: int) -> Target:
         """The row with its observed parameters as latents."""
@@ -81,6 +99,11 @@ class Simulator:
         if not numbers:
             self._alive = np.zeros(0, dtype=bool)
             return []
+        pairs = self._pairs(rngs, numbers)
+        return pairs if self.exact else self._weighed(pairs)
+
+    def _pairs(self, rngs: Sequence[np.random.Generator], numbers: Sequence[int]) -> list[Pair]:
+        """What `draw` returns, with log weights that do not hold the log reward yet."""
         targets = [self.target(r) for r in numbers]
         drawn: list[dict[str, Value]] = [{} for _ in numbers]
         log_q, log_mass = np.zeros(len(numbers)), np.zeros(len(numbers))
@@ -95,9 +118,9 @@ class Simulator:
                 if name.split("[", 1)[0] in seen:
                     self._observe(rngs, name, targets, mine, drawn, log_q, log_mass, alive)
                 else:
-                    self._latent(rngs, name, targets, mine, drawn, log_q, log_mass)
+                    self._latent(rngs, name, targets, mine, drawn, log_q, log_mass, alive)
         self._alive = alive
-        pairs = [
+        return [
             Pair(
                 r,
                 self._data(r, drawn[d]) if self.observed else self.rows[r],
@@ -107,7 +130,24 @@ class Simulator:
             for d, r in enumerate(numbers)
             if alive[d]
         ]
-        return pairs if self.exact else self._weighed(pairs)
+
+    def _look(self, alike: bool) -> None:
+        """Simulate, always the same pairs, to learn what simulated texts are like and what leads to them."""
+        numbers = [k % len(self.rows) for k in range(LOOK)]
+        self._seen = {}
+        self._pairs(np.random.default_rng(0).spawn(LOOK), numbers)
+        seen, self._seen = self._seen, None
+        self._shapes = {base: self._shapes[base].learnt(found, alike=alike) for base, found in seen.items()}
+        if not self._shapes:
+            return
+        self._latents = {}
+        self._pairs(np.random.default_rng(1).spawn(LOOK), numbers)
+        found, self._latents = self._latents, None
+        self.yields = max(1, int(self._alive.sum())) / LOOK
+        self._unlucky = {
+            name: unlucky([ids for _, ids in drawn], [bool(self._alive[d]) for d, _ in drawn], size)
+            for (name, size), drawn in found.items()
+        }
 
     def kept(self, tags: Sequence[Any]) -> list[Any]:
         """Of one tag for each row number of the last `draw`, those of the pairs that it returned."""
@@ -121,9 +161,10 @@ class Simulator:
 
     def _latent(
         self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
-        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray,
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
     ) -> None:  # fmt: skip
-        groups: dict[tuple[int, str, float], list[int]] = {}
+        groups: dict[tuple[int, str, float, bool], list[int]] = {}
+        marks = self._unlucky.get(name)
         for d in mine:
             info = targets[d].latent(name)
             prior = prior_of(targets[d], name)
@@ -131,21 +172,32 @@ class Simulator:
                 self._finite(rngs[d], info, prior.node, prior.exponent, targets[d], d, drawn, log_q, log_mass)
             else:
                 assert prior.lm is not None
-                groups.setdefault((id(info.support), prior.lm, prior.exponent), []).append(d)
-        for (_, lm, exponent), draws in groups.items():
+                spared = marks is None or bool(rngs[d].random() < SPARED)
+                groups.setdefault((id(info.support), prior.lm, prior.exponent, spared), []).append(d)
+        for (_, lm, exponent, spared), draws in groups.items():
             contexts = []
             for d in draws:
                 plan = targets[d].evaluator.plan(prior_of(targets[d], name).node)
                 contexts += _contexts(targets[d], lm, plan.context, drawn[d])
             support = targets[draws[0]].latent(name).support
+            if marks is not None and not spared:
+                support = Until(support, marks)
             power = exponent if exponent > 0 and not self.exact else 1.0
-            ids, step, mass = roll_out_with_mass(
+            ids, step, mass, _ = roll_out_with_mass(
                 self.models[lm], contexts, support, SampleEach([rngs[d] for d in draws]), exponent=power
             )
             for d, one, q, m in zip(draws, ids, step, mass, strict=True):
                 drawn[d][name] = targets[d].value_of(name, one)
                 log_q[d] += q
                 log_mass[d] += m
+                if marks is not None and marks[list(one)].any():
+                    # Most draws that come this far lead nowhere: one in ten goes on, and counts for ten.
+                    alive[d] = spared
+                    log_q[d] += np.log(SPARED)
+                    log_mass[d] -= np.log(SPARED)
+            if self._latents is not None:
+                size = self.models[lm].tokenizer.vocabulary_size
+                self._latents.setdefault((name, size), []).extend(zip(draws, ids, strict=True))
 
     def _finite(
         self, rng: np.random.Generator, info: LatentInfo, node: int, exponent: float, target: Target, d: int,
@@ -186,18 +238,20 @@ class Simulator:
             heads.append(head)
             leads.append(lead)
         speller = targets[mine[0]].evaluator.spellers[score.lm]
-        shape = self._shape(name, score.lm)
-        texts, step, mass = draw_texts([rngs[d] for d in mine], model, speller, contexts, heads, leads, shape)
-        for d, text, q, m in zip(mine, texts, step, mass, strict=True):
-            alive[d] = text is not None
-            if text is not None:
-                drawn[d][name] = Value((), text, text)
-                log_q[d] += q
-                log_mass[d] += m
+        shape = self._shape(name, score.lm, leads[0])
+        found = draw_texts([rngs[d] for d in mine], model, speller, contexts, heads, leads, shape)
+        if self._seen is not None:
+            self._seen.setdefault(name.split("[", 1)[0], []).extend(found)
+        for d, one in zip(mine, found, strict=True):
+            alive[d] = one.text is not None
+            if one.text is not None:
+                drawn[d][name] = Value((), one.text, one.text)
+                log_q[d] += one.log_prob
+                log_mass[d] += one.log_mass
 
     # ------------------------------------------------------------- rows
 
-    def _shape(self, name: str, lm: str) -> Shape:
+    def _shape(self, name: str, lm: str, lead: str) -> Shape:
         base = name.split("[", 1)[0]
         if base not in self._shapes:
             one = next(o for o in self.observed if o.name == base)
@@ -205,7 +259,7 @@ class Simulator:
             for row in self.rows:
                 cells = [row] if one.table is None else row[one.table]
                 texts += [str(cell[one.spec.name]) for cell in cells]  # type: ignore[attr-defined]
-            self._shapes[base] = Shape.of(texts or ["."], self.target(0).evaluator.spellers[lm])
+            self._shapes[base] = Shape.of(texts or ["."], self.target(0).evaluator.spellers[lm], lead)
         return self._shapes[base]
 
     def _data(self, row: int, drawn: Mapping[str, Value]) -> Data:

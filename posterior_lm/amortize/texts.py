@@ -2,55 +2,111 @@
 
 The program does not say where an observed text ends; the rows do. Where all their
 texts end in the same sign, a simulated text ends at its k-th such sign, with k as
-often as in a row's text (its number of sentences); else its number of tokens is
-drawn from theirs. Either rule looks at the text alone, so the pairs it makes are
-exact draws of latents and observation.
+often as in a row's text (its number of sentences). Else it ends where the model
+itself ends the line, and that line break, which is no part of the text, is made up
+for by the weight 1 / p(line break | text). Where the model hardly ever ends a line,
+the number of tokens is drawn from the rows'. Each rule looks at the text alone, so
+the pairs it makes are exact draws of the latents given the observation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
+from posterior_lm.amortize.likeness import Until, unlike
 from posterior_lm.infer.choose import SampleEach
 from posterior_lm.infer.rollout import roll_out_with_mass
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.base import LanguageModel, Tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.target.pieces import Speller
 
+LINE = "\n"
+SELDOM = 0.25
+"""Below this share of draws whose line the model ended by itself, lengths are the rows' instead."""
 
-@frozen
+
+@frozen(eq=False)
 class Shape:
-    """How long the rows' texts are: by a sign that they all end in, or by tokens.
+    """How long the rows' texts are: by a sign that they all end in, by the line, or by tokens.
 
-    `signs` and `tokens` say of each row's text how often the sign occurs in it and how
-    many tokens it has; a simulated text takes its number from one of them.
+    `signs` says of each row's text how often the sign occurs in it, `texts` its tokens;
+    a simulated text takes its number from one of them. `unlike` (V,) bool are tokens of
+    texts of another kind, or None.
     """
 
+    by: Literal["sign", "line", "tokens"]
     stop: str | None
     signs: tuple[int, ...]
-    tokens: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
+    unlike: np.ndarray | None = None
 
     @classmethod
-    def of(cls, texts: Sequence[str], speller: Speller) -> Shape:
-        """The shape of the rows' texts; at least one text."""
+    def of(cls, texts: Sequence[str], speller: Speller, lead: str = "") -> Shape:
+        """The shape of the rows' texts, at least one, as they are spelled after the `lead`."""
         ends = {t[-1:] for t in texts}
-        stop = ends.pop() if len(ends) == 1 else ""
-        counts = tuple(max(1, len(speller.text(t, first=False))) for t in texts)
-        if not stop or stop.isalnum() or stop.isspace():
-            return cls(None, (1,) * len(texts), counts)
-        return cls(stop, tuple(t.count(stop) for t in texts), counts)
+        sign = ends.pop() if len(ends) == 1 else ""
+        ids = tuple(tuple(speller.text(lead + t, first=False)) for t in texts)
+        once = (1,) * len(texts)
+        if sign and not sign.isalnum() and not sign.isspace():
+            return cls("sign", sign, tuple(t.count(sign) for t in texts), ids)
+        if _ends_lines(speller.tokenizer) and not any(LINE in t for t in texts):
+            return cls("line", LINE, once, ids)
+        return cls("tokens", None, once, ids)
+
+    def learnt(self, drawn: Sequence[Drawn], *, alike: bool) -> Shape:
+        """The shape after a look at texts that were drawn by it.
+
+        Lengths go by tokens where the model ends no lines; with `alike`, tokens that
+        mark another kind of text are known from now on.
+        """
+        ended = np.array([one.log_mass > np.log(0.5) for one in drawn])
+        shape = self
+        if self.by == "line" and ended.mean() < SELDOM:
+            shape = evolve(self, by="tokens", stop=None)
+        elif alike:
+            end = -1 if self.by == "line" else None
+            shape = evolve(self, unlike=unlike(self.texts, [one.ids[:end] for one in drawn], drawn[0].size))
+        return shape
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a simulated text at most: a quarter more than the longest row, and the stop."""
+        most = max(map(len, self.texts))
+        return most + most // 4 + 2
 
     def draw(self, rng: np.random.Generator) -> tuple[TextSpec, int]:
         """The specification of one stretch of the text, and how many of them follow each other."""
-        row = int(rng.integers(len(self.tokens)))
+        row = int(rng.integers(len(self.texts)))
         if self.stop is not None:
-            return TextSpec(1, 2 * max(self.tokens) + 4, stop=self.stop, end="stop"), self.signs[row]
-        return TextSpec(self.tokens[row], self.tokens[row], stop=None, end="free"), 1
+            return TextSpec(1, self.longest, stop=self.stop, end="stop"), self.signs[row]
+        tokens = max(1, len(self.texts[row]))
+        return TextSpec(tokens, tokens, stop=None, end="free"), 1
+
+
+@frozen(eq=False)
+class Drawn:
+    """A drawn text, or None where it is not what a row would hold.
+
+    `ids` are all its tokens, of a vocabulary of `size`. `log_prob` is that of drawing
+    it, its line's end included; `log_mass` the log of the model's mass on what could be
+    drawn, less that of the line's end where that was drawn. Nats.
+    """
+
+    text: str | None
+    ids: tuple[int, ...]
+    size: int
+    log_prob: float
+    log_mass: float
+
+
+def _ends_lines(tokenizer: Tokenizer) -> bool:
+    return LINE.encode() in tokenizer.token_bytes
 
 
 def split_lead(lead: str) -> tuple[str, str]:
@@ -62,36 +118,54 @@ def split_lead(lead: str) -> tuple[str, str]:
 def draw_texts(
     rngs: Sequence[np.random.Generator], model: LanguageModel, speller: Speller,
     contexts: Sequence[tuple[int, ...]], heads: Sequence[str], leads: Sequence[str], shape: Shape,
-) -> tuple[list[str | None], np.ndarray, np.ndarray]:  # fmt: skip
-    """A text after each context and its head; (N,) its log probability here, (N,) log of the mass of its shape, nats.
+) -> list[Drawn]:  # fmt: skip
+    """A text after each of N contexts and its head.
 
     The known `head` stands in the context; the draw begins with `lead`, which is
-    taken off again. None for a draw that does not begin so, or whose tokens are not
-    the tokenizer's own spelling: leaving those out keeps the others exact.
+    taken off again. There is no text where a draw does not begin so, where its tokens
+    are not the tokenizer's own spelling, or where it is of another kind than the rows'
+    texts: leaving those out keeps the others exact.
     """
     specs = [shape.draw(rng) for rng in rngs]
     starts = [c + (speller.text(h, first=False) if h else ()) for c, h in zip(contexts, heads, strict=True)]
-    texts: list[str | None] = [None] * len(contexts)
     log_q, log_mass = np.zeros(len(contexts)), np.zeros(len(contexts))
     ids: list[tuple[int, ...]] = [()] * len(contexts)
+    like = np.ones(len(contexts), dtype=bool)
     for stretch in range(max((many for _, many in specs), default=0)):
         groups: dict[TextSpec, list[int]] = {}
         for d, (spec, many) in enumerate(specs):
-            if stretch < many:
+            if stretch < many and like[d]:
                 groups.setdefault(spec, []).append(d)
         for spec, draws in sorted(groups.items(), key=lambda item: item[1][0]):
             support: Support = build_support(spec, model.tokenizer)
+            if shape.unlike is not None:
+                support = Until(support, shape.unlike)
             chosen = SampleEach([rngs[d] for d in draws])
             begun = [starts[d] + ids[d] for d in draws]
-            drawn, step, mass = roll_out_with_mass(model, begun, support, chosen)
-            for d, tokens, q, one in zip(draws, drawn, step, mass, strict=True):
+            drawn, step, mass, last = roll_out_with_mass(model, begun, support, chosen)
+            for d, tokens, q, one, end in zip(draws, drawn, step, mass, last, strict=True):
                 ids[d] += tokens
                 log_q[d] += q
-                log_mass[d] += one
-    for d, tokens in enumerate(ids):
-        text = model.tokenizer.decode(tokens)
-        own = (speller.text(heads[d], first=False) if heads[d] else ()) + tuple(tokens)
-        begins = text.startswith(leads[d]) and len(text) > len(leads[d])
-        if begins and speller.text(heads[d] + text, first=False) == own:
-            texts[d] = text[len(leads[d]) :]
-    return texts, log_q, log_mass
+                log_mass[d] += one - (end if shape.by == "line" else 0.0)
+                like[d] = shape.unlike is None or not shape.unlike[list(tokens)].any()
+    texts = [
+        _text(speller, tokens, head, lead, shape.by == "line") if alike else None
+        for tokens, head, lead, alike in zip(ids, heads, leads, like, strict=True)
+    ]
+    size = model.tokenizer.vocabulary_size
+    return [
+        Drawn(*one)
+        for one in zip(texts, ids, [size] * len(ids), log_q.tolist(), log_mass.tolist(), strict=True)
+    ]
+
+
+def _text(speller: Speller, ids: tuple[int, ...], head: str, lead: str, line: bool) -> str | None:
+    """The text of what was drawn, or None where it is not what a row would hold."""
+    if line:
+        if speller.tokenizer.token_bytes[ids[-1]] != LINE.encode():
+            return None  # its last token holds the end of the text too
+        ids = ids[:-1]
+    text = speller.tokenizer.decode(ids)
+    own = (speller.text(head, first=False) if head else ()) + ids
+    begins = text.startswith(lead) and len(text) > len(lead)
+    return text[len(lead) :] if begins and speller.text(head + text, first=False) == own else None

@@ -20,7 +20,7 @@ from posterior_lm.amortize.balancing import Balancer, Behaved, reward_temperatur
 from posterior_lm.amortize.batches import Scored, score_draws
 from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimizer
 from posterior_lm.amortize.compiling import Compiled, Compiler
-from posterior_lm.amortize.guards import bounded, check_finite, not_finite
+from posterior_lm.amortize.guards import check_finite, not_finite
 from posterior_lm.amortize.learned_log_z import moved, row_log_z
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.objectives import Objective, Trajectories, objective
@@ -42,11 +42,9 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
         self.compiler = compiler
-        options: dict[str, object] = {}
+        options: dict[str, object] = {"clip": settings.clip}
         if settings.objective == "subtb":
             options["lam"] = settings.lam
-        if settings.objective == "vargrad":
-            options["clip"] = settings.clip
         self.objective: Objective = objective(settings.objective, **options)
         self.balancer = Balancer(rows, numbers, settings, self.objective.needs_prefixes, simulator)
         self.replay = Replay(settings.capacity, settings.capacity_total)
@@ -233,9 +231,7 @@ class Trainer:
             log_z = row_log_z(self.log_z, numbers, place, log_reward - scored.log_prob.detach())
         loss = self.objective.loss(trajectories, log_z)
         share = len(present) / count
-        exact = self.objective.name == "vargrad"  # which cuts its residuals itself
-        pulled = loss.value if exact else bounded(loss.value, scored, self.settings.clip, len(index))
-        value = share * pulled
+        value = share * loss.value
         log_z_gradient = None
         if log_z is not None:
             (log_z_gradient,) = torch.autograd.grad(loss.value, [log_z], retain_graph=True)

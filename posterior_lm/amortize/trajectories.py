@@ -92,6 +92,20 @@ def log_ratio(mask: Tensor, log_prob: Tensor, log_reward: Tensor) -> Tensor:
     return torch.where(mask, log_prob - log_reward, 0.0)
 
 
+def cut(residual: Tensor, clip: float) -> Tensor:
+    """The residual cut to ±clip nats, with the gradient of the residual itself."""
+    return residual.detach().clamp(-clip, clip) + residual - residual.detach()
+
+
+def log_mean_weight(t: Trajectories, u: Tensor) -> Tensor:
+    """(R,) log of the mean of exp(−u) over a row's draws that are alive; 0 where none is."""
+    alive, k = t.alive, t.per_row(t.alive)
+    top = torch.full_like(k, -torch.inf).scatter_reduce(0, t.row, torch.where(alive, -u, -torch.inf), "amax")
+    top = torch.where(top.isfinite(), top, 0.0)
+    mean = t.per_row(torch.where(alive, torch.exp(-u - top[t.row]), 0.0)) / k.clamp(min=1)
+    return torch.where(mean > 0, top + torch.log(mean.clamp(min=1e-300)), 0.0)
+
+
 def dead_squares(t: Trajectories) -> tuple[Tensor, Tensor]:
     """(N,) which dead draws the guide can make, and DEAD² for each, with gradient 2 · DEAD · ∇log q."""
     dead = ~t.alive & (t.log_prob > -torch.inf)

@@ -12,11 +12,13 @@ from posterior_lm.cli import outcome
 
 
 class LazyGroup(click.Group):
-    """Command `name` is the object `command` of module `package.name`."""
+    """Command `name` is the object `command` of module `package.name`, or of the module that `homes` names."""
 
-    def __init__(self, *args: Any, lines: Mapping[str, str], package: str, **more: Any) -> None:
+    def __init__(
+        self, *args: Any, lines: Mapping[str, str], package: str, homes: Mapping[str, str], **more: Any
+    ) -> None:
         super().__init__(*args, **more)
-        self.lines, self.package = lines, package
+        self.lines, self.package, self.homes = lines, package, homes
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.lines)
@@ -24,7 +26,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.lines:
             return None
-        return import_module(f"{self.package}.{name}").command
+        return import_module(f"{self.package}.{self.homes.get(name, name)}").command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

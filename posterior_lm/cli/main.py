@@ -18,7 +18,10 @@ COMMANDS = {
     "graph": "Show the log-reward graph of a program.",
     "score": "Score given values of the latents, term by term.",
     "run": "Draw from the posterior of a program.",
+    "report": "Write one page about a program and its posterior.",
     "fit": "Train a policy that draws from the posterior of a program.",
+    "calibrate": "Test a method on rows that the program simulates.",
+    "compare": "Run every method beside the exact posterior.",
     "predict": "Predict what was left unobserved.",
     "explain": "Explain a diagnostic code, or list them all.",
 }
@@ -28,6 +31,7 @@ COMMANDS = {
 @click.group(
     cls=LazyGroup,
     lines=COMMANDS,
+    homes={"report": "page"},
     package="posterior_lm.cli",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 fine, 1 the program, the data or the model has errors, 2 misuse, "

@@ -49,7 +49,7 @@ def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--policy", metavar="DIR", help="Propose with the policy that `plm fit` wrote there."),
         click.option("--method", metavar="NAME",
-                     help="auto, exact, importance or gflownet.  [default: the program's, else auto]"),
+                     help="auto, exact, importance, smc, mcmc or gflownet.  [default: the program's, else auto]"),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
         ),

@@ -108,6 +108,8 @@ def _heading(posterior: Posterior, row: int | None) -> list[str]:
 
 
 def _evidence(posterior: Posterior) -> str:
+    if posterior.log_evidence is None:
+        return f"log evidence: not known to {posterior.method}"
     se = posterior.log_evidence_se
     spread = "" if se is None or posterior.draws.exact else f" ± {number(se)}"
     least = ", at least" if posterior.draws.exact and se is None else ""
@@ -115,10 +117,23 @@ def _evidence(posterior: Posterior) -> str:
 
 
 def _checks(posterior: Posterior) -> list[str]:
-    """ESS and k-hat of draws, the certificate of a list."""
-    certificate = posterior.draws.certificate
+    """ESS and k-hat of draws, what particles and chains add, the certificate of a list."""
+    draws = posterior.draws
+    certificate, particles, chains = draws.certificate, draws.particles, draws.chains
+    if chains is not None:
+        return [
+            f"R-hat {number(chains.rhat, 3)}, bulk ESS {number(chains.bulk_ess, 1)} of {posterior.n} draws",
+            f"{chains.number} chains, {number(100 * chains.acceptance, 0)} % of the moves accepted, "
+            f"{draws.distinct} distinct values",
+        ]
     if certificate is None:
-        return [f"ESS {number(posterior.ess, 1)} of {posterior.n}, k-hat {number(posterior.khat, 2)}"]
+        found = [f"ESS {number(posterior.ess, 1)} of {posterior.n}, k-hat {number(posterior.khat, 2)}"]
+        if particles is not None:
+            found.append(
+                f"resampled {particles.resampled} time{'s' * (particles.resampled != 1)}, least ESS "
+                f"{number(particles.least_ess, 1)}, {particles.ancestors} ancestors, {draws.distinct} distinct values"
+            )
+        return found
     if certificate.complete:
         missing = "nothing is left out"
     elif certificate.missing_share >= 1.0:

@@ -23,19 +23,23 @@ LARGEST = 2**20
 """Bytes of tokenizer.json that are read: about 20,000 tokens, a tenth of a second."""
 FEW = 100_000
 """Values of a finite type that are certainly not too many to list."""
-_LATER = {"pattern", "grammar", "json", "tools"}
+_LATER = {"tools"}
+_SPELT = {"pattern", "grammar", "json"}
+"""Options that can leave nothing over any vocabulary; the last two name files."""
 
 
 def check_supports(module: ast.Module, name: str) -> list[Diagnostic]:
-    """PLM330 to PLM332 and PLM531 at the types of latents, for a module without errors."""
+    """PLM330 to PLM339 and PLM531 at the types of latents, for a module without errors."""
     models = {d.name.id: d for d in module.declarations if isinstance(d, ast.LmDecl)}
     found: list[Diagnostic] = []
     tokenizers: dict[str, Tokenizer | None] = {}
     for latent in statements(module.program.body):
         if not isinstance(latent, ast.Latent):
             continue
+        wrong = _language(latent.type)
+        found += wrong
         alias = _speller(latent.dist, models)
-        if alias is None or not _literal(latent.type):
+        if wrong or alias is None or not _literal(latent.type):
             continue
         if _spec_name(models[alias]) == "tiny" and never_empty(latent.type):
             continue
@@ -48,9 +52,30 @@ def check_supports(module: ast.Module, name: str) -> list[Diagnostic]:
 
         try:
             build_support(_spec(latent.type), tokenizer, span=latent.type.span)
-        except CompileError as wrong:
-            found += wrong.diagnostics
+        except CompileError as wrong_type:
+            found += wrong_type.diagnostics
     return found
+
+
+def _language(declared: ast.TypeExpr) -> tuple[Diagnostic, ...]:
+    """What is wrong with a pattern, grammar or schema whatever the model: PLM334 to PLM339."""
+    asked = [o for o in declared.options if o.name in _SPELT]
+    if not asked or never_empty(declared):
+        return ()
+    from posterior_lm.support.language import language
+    from posterior_lm.support.parser import check_grammar
+    from posterior_lm.support.spec import TextSpec
+
+    try:
+        spec = _spec(declared)
+        assert isinstance(spec, TextSpec)
+        if wrong := spec.checks(declared.span):
+            return wrong
+        language(spec, next((o.value.span for o in asked if o.name == "pattern"), declared.span))
+        check_grammar(spec, next((o.value.span for o in asked if o.name != "pattern"), declared.span))
+    except CompileError as wrong_text:
+        return wrong_text.diagnostics
+    return ()
 
 
 def _speller(dist: ast.Expr, models: dict[str, ast.LmDecl]) -> str | None:
@@ -74,7 +99,7 @@ def _literal(declared: ast.TypeExpr) -> bool:
 def never_empty(declared: ast.TypeExpr) -> bool:
     """Whether a type of literals has a support over any vocabulary that has all 256 bytes.
 
-    True of nearly every type, and known without importing numpy, which would double the
+    True of nearly every type that has no grammar, and known without importing numpy, which would double the
     time of `plm check`. A stop of k bytes is k tokens at most, a filler byte before it
     makes up any greater length, and texts that differ differ in their tokens.
     """
@@ -89,10 +114,24 @@ def never_empty(declared: ast.TypeExpr) -> bool:
     if declared.name == "int":
         low, high = _ends(declared.args[0])
         return 0 <= high - low < FEW
+    if not _literal(declared):
+        return False
     low, high = _ends(options["tokens"])
     stop = _value(options["stop"]) if "stop" in options else None
+    if asked := _SPELT & set(options):
+        if asked != {"pattern"} or "canonical" in options:
+            return False
+        from posterior_lm.lang.regex.lengths import surely_some_text
+
+        chars = _value(options["chars"]) if "chars" in options else None
+        pattern = str(_value(options["pattern"]))
+        return surely_some_text(pattern, _text(stop), _text(chars), low, high)
     room = high if stop is None else high - len(str(stop).encode())
     return not {"chars", "canonical"} & set(options) and stop != "" and 0 <= low <= high and room >= 0
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _value(part: ast.Expr | ast.Range) -> object:
@@ -126,6 +165,7 @@ def _tokenizer(declared: ast.LmDecl, name: str) -> Tokenizer | None:
 
 
 def _spec(declared: ast.TypeExpr) -> Spec:
+    """The specification of a type of literals. Raises CompileError (PLM336) for a file that it names."""
     from posterior_lm.support.spec import ChoiceSpec, IntSpec, TextSpec
 
     options = {o.name: o.value for o in declared.options}
@@ -135,15 +175,25 @@ def _spec(declared: ast.TypeExpr) -> Spec:
     if declared.name == "int":
         low, high = _ends(declared.args[0])
         return IntSpec(low, high, str(values.get("lead", "")))
-    low, high = _ends(options["tokens"])
-    stop, chars = values.get("stop"), values.get("chars")
+    # A range of parameters is known when data are: until then any range will do.
+    low, high = _ends(options["tokens"]) if _literal(declared) else (0, 64)
+    for name in _SPELT & set(options) - {"pattern"}:
+        from posterior_lm.graph.beside import text_beside
+
+        path = options[name]
+        assert isinstance(path, ast.Literal)
+        values[name] = str(text_beside(path).value)
+    text = {name: None if value is None else str(value) for name, value in values.items()}
     return TextSpec(
         min_tokens=low,
         max_tokens=high,
-        stop=None if stop is None else str(stop),
-        end="stop" if stop is not None else str(values.get("end", "eos")),  # type: ignore[arg-type]
-        chars=None if chars is None else str(chars),
+        stop=text.get("stop"),
+        end="stop" if "stop" in text else str(values.get("end", "eos")),  # type: ignore[arg-type]
+        chars=text.get("chars"),
         canonical=bool(values.get("canonical", False)),
+        pattern=text.get("pattern"),
+        grammar=text.get("grammar"),
+        json=text.get("json"),
     )
 
 

@@ -7,6 +7,7 @@ out. A `condition` is not tempered. `let` is inlined.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal as OneOf
 
 from attrs import define, field
@@ -20,7 +21,7 @@ from posterior_lm.lang.compose import walk
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import Span
 
-PENDING_OPTIONS = ("pattern", "grammar", "json", "tools")
+PENDING_OPTIONS = ("tools",)
 """Options of a text latent that have no support yet."""
 
 
@@ -29,6 +30,7 @@ class _Lowering(Scope):
     """The statements of one program, in order; `wrappers` are the blocks around the current one."""
 
     module: ast.Module = field(kw_only=True)
+    base: Path | None = field(kw_only=True, default=None)
     wrappers: list[tuple[OneOf["temper", "plate"], int, int]] = field(factory=list)
     plates: int = 0
     terms: list[int] = field(factory=list)
@@ -136,7 +138,7 @@ class _Lowering(Scope):
         for option in declared.options:
             if option.name in PENDING_OPTIONS:
                 self.pending.append((f"`{option.name}=`", option.span))
-        names, inputs = latent_options(declared, self.value)
+        names, inputs = latent_options(declared, self.value, self.base)
         choices = tuple(str(constant_value(a)) for a in declared.args) if declared.name == "one_of" else ()
         plates = tuple(p for kind, _, p in self.wrappers if kind == "plate")
         node = self.build.add(
@@ -230,6 +232,10 @@ def _names_in(node: object) -> set[str]:
     return found
 
 
-def lower(module: ast.Module) -> RewardGraph:
-    """The graph of a module that `lang.check` found no error in."""
-    return _Lowering(module=module).run()
+def lower(module: ast.Module, base: Path | None = None) -> RewardGraph:
+    """The graph of a module that `lang.check` found no error in.
+
+    Paths of grammars and schemas start at the folder of the program's file, else at
+    `base`. Raises CompileError (PLM336) where one cannot be read.
+    """
+    return _Lowering(module=module, base=base).run()

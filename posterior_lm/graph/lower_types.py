@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from posterior_lm.graph.beside import FILE_OPTIONS, text_beside
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.graph.ops import OPS
 from posterior_lm.lang import ast
@@ -32,9 +34,12 @@ def constant_value(expr: ast.Expr | ast.Range) -> Any:
 
 
 def latent_options(
-    declared: ast.TypeExpr, value: Callable[[ast.Expr], int]
+    declared: ast.TypeExpr, value: Callable[[ast.Expr], int], base: Path | None = None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and input nodes of a latent's options, ranges split into their two ends."""
+    """Names and input nodes of a latent's options, ranges split into their two ends, files read.
+
+    Raises CompileError (PLM336) for a file of a grammar or schema that cannot be read.
+    """
     names: list[str] = []
     inputs: list[int] = []
 
@@ -50,6 +55,8 @@ def latent_options(
         if isinstance(option.value, ast.Range):
             put(f"{option.name}_low", option.value.low)
             put(f"{option.name}_high", option.value.high)
+        elif option.name in FILE_OPTIONS and isinstance(option.value, ast.Literal):
+            put(option.name, text_beside(option.value, base))
         elif option.name != "tools":
             put(option.name, option.value)
     return tuple(names), tuple(inputs)

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 
+from posterior_lm.lang.regex import PatternError, automaton
+
 Value = str | int | float | bool | tuple
 
 
@@ -43,13 +45,23 @@ def count(text: str, part: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """What tells whether a whole text matches; raises `re.error` for a pattern with wrong syntax."""
+    compiled = re.compile(pattern)
+    try:
+        return automaton(pattern).matches
+    except PatternError:
+        # Not regular (a back reference, a look-ahead), so there is no linear way.
+        return lambda text: compiled.fullmatch(text) is not None
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Whether the whole text matches the regular expression."""
-    return _pattern(pattern).fullmatch(text) is not None
+    """Whether the whole text matches the regular expression: `re.fullmatch`, in linear time.
+
+    A pattern with a back reference, a look-around, an atomic group or a possessive
+    repeat is left to `re`, which can take exponential time.
+    """
+    return _matcher(pattern)(text)
 
 
 _WORD = re.compile(r"\w+")

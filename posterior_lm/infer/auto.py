@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from posterior_lm.infer.base import Draws, Info, run
+from posterior_lm.infer.base import Draws, InferenceAlgorithm, Info, run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.ready import stages
+from posterior_lm.infer.smc import Smc
 from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
+from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import Target
 
 SMALL = 20_000
@@ -23,7 +26,8 @@ SMALL = 20_000
 BUDGET_BATCH = 64
 """Draws between two looks at the clock, where there is a budget."""
 
-LATER = ("smc", "mcmc")
+PROPOSING = ("gflownet", "importance", "smc", "mcmc")
+"""Methods that propose with a policy where there is one."""
 
 CHECK = 64
 """Draws of the policy and of the prior that are compared on the row itself before a policy is used."""
@@ -75,17 +79,8 @@ def support_size(target: Target, limit: int = SMALL) -> int | None:
 def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[str, str]:
     """The method to run and why; "gflownet" where the policy is to propose.
 
-    Raises InferenceError PLM501 for a method that has no backend yet, PLM627 for gflownet
-    without a policy.
+    Raises InferenceError PLM627 for gflownet without a policy.
     """
-    if method in LATER:
-        raise InferenceError(
-            error(
-                "PLM501",
-                f"the method `{method}` is not available yet",
-                help="use `auto`, `exact` or `importance`",
-            )
-        )
     if method == "gflownet" and policy is None:
         raise InferenceError(
             error(
@@ -95,7 +90,7 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
                 "`auto` and `importance` need none",
             )
         )
-    if method in ("gflownet", "importance") and policy is not None:
+    if method in PROPOSING and policy is not None:
         reason = f"{method} was asked for, proposing with {policy.name}, {policy.state}"
         if policy.level in ("poor", "uncertified"):
             reason += "; warning: compare with the method auto before you trust this"
@@ -108,13 +103,28 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
     large = f"the support has more than {SMALL} values"
     if policy is not None and policy.trusted:
         return "gflownet", f"gflownet: {large}, and they are drawn from {policy.name}, {policy.state}"
-    reason = f"importance: {large}, so they are drawn from the prior"
+    pays = on_the_way(target)
+    name = "importance" if pays is None else "smc"
+    reason = f"{name}: {large}, so they are drawn from the prior" + (f", and {pays}" if pays else "")
     if policy is not None:
         beaten = policy.level == "usable"
         why = "the prior is as good a proposal" if beaten else f"its verdict is {policy.level}"
         why = "it is not certified" if policy.level == "uncertified" else why
         reason += f"; {policy.name} is not used, since {why}"
-    return "importance", reason
+    return name, reason
+
+
+def on_the_way(target: Target) -> str | None:
+    """What particles can be told before they are whole, in words that follow a comma; None where there is nothing."""
+    for info in target.latents:
+        if info.support is not target.evaluator.supports[info.name]:
+            return f"a condition leaves `{info.name}` only some of the tokens"
+        if info.type == "text" and not PrefixTests.of(target, info.name).empty:
+            return f"a condition can rule out the beginnings of `{info.name}`"
+    for info, stage in list(zip(target.latents, stages(target), strict=True))[:-1]:
+        if stage.others:
+            return f"`{info.name}` is weighed before the next latent is drawn"
+    return None
 
 
 def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHECK) -> str | None:
@@ -163,6 +173,25 @@ def _proposal(
     )
 
 
+def _algorithm(
+    target: Target, name: str, options: Mapping[str, object], n: int, batch: int | None
+) -> InferenceAlgorithm[Any]:
+    """The algorithm of that name with its options."""
+    if name == "exact":
+        values = options.get("values") or support_size(target) or Exact().values
+        return Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
+    if name == "smc":
+        kept = {k: v for k, v in options.items() if k in ("threshold", "resample", "look_ahead")}
+        return Smc(draws=n, batch=batch, **kept)  # type: ignore[arg-type]
+    if name == "mcmc":
+        from posterior_lm.infer.mcmc import Mcmc
+
+        kept = {k: v for k, v in options.items() if k in ("warmup", "move")}
+        whole = {k: int(str(v)) for k, v in options.items() if k in ("steps", "chains")}
+        return Mcmc(**kept, **whole)  # type: ignore[arg-type]
+    return Importance(draws=n, batch=batch)
+
+
 def infer(
     target: Target,
     *,
@@ -185,12 +214,7 @@ def infer(
         name, reason = method, "gflownet was asked for"
     else:
         name, reason = choose(target, method, policy if guide is None else None)
-    algorithm: Any
-    if name == "exact":
-        values = options.get("values") or support_size(target) or Exact().values
-        algorithm = Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
-    else:
-        algorithm = Importance(draws=n, batch=None if budget is None else BUDGET_BATCH)
+    if name != "exact":
         if guide is not None:
             reason = f"{reason}, proposing with {guide.name}"
         elif policy is not None and (method != "auto" or name == "gflownet"):
@@ -198,8 +222,9 @@ def infer(
         elif options.get("proposal") == "guide":
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
+    algorithm = _algorithm(target, name, options, n, None if budget is None else BUDGET_BATCH)
     left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
     draws = run(algorithm, target, n=n, rng=rng, guide=guide, budget=left, progress=progress)
-    if name != "exact" and len(draws) < n:
+    if name != "exact" and budget is not None and len(draws) < n:
         reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
     return evolve(draws, reason=reason, method=name if name == "gflownet" else draws.method)

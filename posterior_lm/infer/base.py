@@ -59,11 +59,48 @@ class Certificate:
 
 
 @frozen(eq=False)
+class Particles:
+    """What sequential Monte Carlo did to get its draws.
+
+    `least_ess` is the smallest effective sample size that the particles had at any
+    time, the end included; `ancestors` how many of the particles of the beginning
+    have a descendant among the draws with a positive weight; `resampled` how often.
+    `variance` estimates that of the evidence, relative to its square, without bias and so sometimes below 0
+    (Lee and Whiteley 2018).
+    `origin` (N,) is the particle of the beginning that each draw comes from.
+    """
+
+    least_ess: float
+    ancestors: int
+    resampled: int
+    variance: float = 0.0
+    origin: np.ndarray | None = None
+
+
+@frozen(eq=False)
+class Chains:
+    """Which Markov chain each draw is from, and how far the chains agree.
+
+    Shapes: `of_draw` (N,) from 0 to number − 1. `rhat` is the worst and `bulk_ess` the least
+    (Vehtari et al. 2021) over the log reward, the length of every text and the value of every
+    int; None where they cannot be computed. `acceptance` is the share of moves that were accepted.
+    """
+
+    number: int
+    of_draw: np.ndarray
+    rhat: float | None
+    bulk_ess: float | None
+    acceptance: float
+
+
+@frozen(eq=False)
 class Draws:
     """Weighted values: N draws with log weights, and where they came from.
 
     Shapes: each column of `values` N, `log_weights` (N,), `log_reward` (N,),
     `log_prob` (N,) of the proposal (None where draws are listed, not proposed).
+    `particles` is there for sequential Monte Carlo. `chains` is there for Markov
+    chains, whose draws have equal weights and say nothing of the evidence.
     """
 
     values: Mapping[str, tuple[Value, ...]]
@@ -74,6 +111,8 @@ class Draws:
     certificate: Certificate | None = None
     reason: str = ""
     seconds: float = 0.0
+    particles: Particles | None = None
+    chains: Chains | None = None
 
     def __len__(self) -> int:
         return len(self.log_weights)
@@ -96,26 +135,51 @@ class Draws:
         return weights.normalize(self.log_weights)
 
     @property
-    def log_evidence(self) -> float:
-        """Nats: log of the mean weight, or of the sum where values are listed."""
+    def log_evidence(self) -> float | None:
+        """Nats: log of the mean weight, or of the sum where values are listed; None for Markov chains."""
+        if self.chains is not None:
+            return None
         if self.exact:
             return weights.logsumexp(self.log_weights)
         return weights.log_evidence(self.log_weights)
 
     @property
     def log_evidence_se(self) -> float | None:
-        """Standard error in nats; 0 for a complete list, None for one with a rest."""
+        """Standard error in nats; 0 for a complete list, None where it is not known.
+
+        That is so for a list with a rest and for Markov chains. The last weights of particles
+        show the spread since the last resampling only, so theirs comes from their ancestors.
+        """
         if self.certificate is not None:
             return 0.0 if self.certificate.complete else None
+        if self.chains is not None:
+            return None
+        if self.particles is not None and self.particles.resampled:
+            return math.sqrt(max(0.0, self.particles.variance))
         return weights.log_evidence_se(self.log_weights)
 
     @property
     def ess(self) -> float | None:
-        return None if self.exact else weights.ess(self.log_weights)
+        """How many independent draws would be as good; that of the chains where there are some."""
+        if self.exact:
+            return None
+        return weights.ess(self.log_weights) if self.chains is None else self.chains.bulk_ess
+
+    @property
+    def independent(self) -> float | None:
+        """How many independent draws averages rest on: draws of one ancestor, or of one chain, are not.
+
+        Of particles that were resampled, 1 / Σ (share of an ancestor)²; else the ESS.
+        """
+        if self.particles is None or self.particles.origin is None or not self.particles.resampled:
+            return self.ess
+        shares = np.bincount(self.particles.origin, weights=self.normalized_weights)
+        return float(1.0 / np.sum(shares**2))
 
     @property
     def khat(self) -> float | None:
-        return None if self.exact else weights.khat(self.log_weights)
+        """Of the weights; None for listed values and for Markov chains, whose weights are equal."""
+        return None if self.exact or self.chains is not None else weights.khat(self.log_weights)
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from attrs import field, frozen
@@ -12,8 +12,12 @@ from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.base import eos_log_probs
+from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
+
+SMALL = 20_000
+"""Values that are listed without looking ahead."""
 
 KEPT = 4096
 """Children kept per prefix; the mass of the rest is added to the certificate's bound."""
@@ -77,6 +81,21 @@ class Branching:
             for k, info in enumerate(self.target.latents)
         )
 
+    tests: Mapping[str, PrefixTests] = field(init=False)
+    """What ends beginnings early, by text latent. A small support is listed whole, dead values and all."""
+    pruned: list[Partial] = field(init=False, factory=list)
+    """One beginning that the tests refused, if there was one."""
+
+    @tests.default
+    def _tests(self) -> Mapping[str, PrefixTests]:
+        total = 1
+        for info in self.target.latents:
+            size = info.support.count_values(SMALL)
+            if size is None or (total := total * size) > SMALL:
+                found = {i.name: PrefixTests.of(self.target, i.name) for i in self.target.latents}
+                return {n: t for n, t in found.items() if not t.empty}
+        return {}
+
     @property
     def slack(self) -> float:
         """log of how many completions of a prefix may begin one another: their masses then sum to more than its own."""
@@ -122,7 +141,19 @@ class Branching:
 
         return Family(bounds[order], make)
 
+    def _alive(self, info: LatentInfo, group: list[Partial]) -> list[Partial]:
+        """Those that some completion can save: the others hold no mass of the posterior."""
+        if info.name not in self.tests:
+            return group
+        alive = self.tests[info.name].alive([p.ids for p in group], self._past(group))
+        if not alive.all() and not self.pruned:
+            self.pruned.append(group[int(np.argmin(alive))])
+        return [p for p, ok in zip(group, alive, strict=True) if ok]
+
     def _texts(self, info: LatentInfo, group: list[Partial]) -> list[Family]:
+        group = self._alive(info, group)
+        if not group:
+            return []
         support, prior = info.support, self.guide.priors[info.name]
         assert prior.lm is not None
         model = self.target.models[prior.lm]

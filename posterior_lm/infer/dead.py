@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.target.target import Target
+from posterior_lm.target.masks import built_in
+from posterior_lm.target.target import LatentInfo, Target
 
 
 def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> InferenceError:
@@ -22,6 +23,7 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
         for other, k in zip(target.statements, killed, strict=True)
         if k and other is not info
     ]
+    notes += [f"`{one.label}` (line {one.span.line}) is built into what is drawn" for one in built_in(target)]
     if listed:
         return InferenceError(
             error(
@@ -47,3 +49,19 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
 
 def _share(killed: int, n: int) -> str:
     return "every value" if killed == n else f"{killed} of all {n} values"
+
+
+def all_dead_on_the_way(target: Target, info: LatentInfo, n: int) -> InferenceError:
+    """For particles that all died while a latent was drawn: nothing that begins as they do has a weight."""
+    suspects = [one for one in target.statements if one.keyword in ("condition", "factor")]
+    return InferenceError(
+        error(
+            "PLM710",
+            f"all {n} particles died while `{info.name}` was drawn: no value that begins as they did "
+            "has a positive weight",
+            info.span,
+            "this latent",
+            notes=[f"`{one.label}` (line {one.span.line}) may have ruled them out" for one in suspects],
+            help="draw more with -n, loosen a condition, or make it part of the latent's type",
+        )
+    )

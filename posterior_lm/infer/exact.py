@@ -131,6 +131,12 @@ class Exact:
                     help="give a larger --budget, or none",
                 )
             )
+        if state.branching.pruned:  # every beginning was refused, so any completion of one shows why
+            refused = state.branching.pruned[0]
+            shown = state.branching.guide.complete(
+                np.random.default_rng(0), [refused.values], [refused.ids]
+            ).values
+            return all_dead(target, target.terms(shown), listed=True)
         # No value was opened: the latents' own distributions give each of them zero.
         own = [-np.inf if info.keyword == "latent" else 0.0 for info in target.statements]
         return all_dead(target, np.array([own]), listed=True)

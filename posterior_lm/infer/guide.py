@@ -20,9 +20,9 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.graph.ops import spelled
-from posterior_lm.infer.choose import Chooser, Follow, Sample
+from posterior_lm.infer.choose import Chooser, Follow, Sample, Steering
 from posterior_lm.infer.prior import Prior, prior_of
-from posterior_lm.infer.rollout import roll_out
+from posterior_lm.infer.rollout import descendants, roll_out
 from posterior_lm.lang.diagnostics import InferenceError, at, error
 from posterior_lm.target.pieces import Known, Piece, Special
 from posterior_lm.target.target import LatentInfo, Target
@@ -117,10 +117,7 @@ class PriorGuide:
         log_q = np.zeros(n)
         for info in self.target.latents[len(drawn) :]:
             choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
-            if hasattr(info.support, "ids_of"):
-                ids, step = self._finite(info, drawn, n, choose)
-            else:
-                ids, step = self._text(info, drawn, n, choose, begun)
+            ids, step = self.latent(info, drawn, n, choose, begun)
             begun = None
             log_q = log_q + step
             made: dict[tuple[int, ...], Value] = {}
@@ -132,6 +129,24 @@ class PriorGuide:
                     made[one] = self.target.value_of(info.name, one)
             drawn[info.name] = tuple(made[one] for one in ids)
         return Proposal(drawn, log_q)
+
+    def latent(
+        self,
+        info: LatentInfo,
+        drawn: Values,
+        n: int,
+        choose: Chooser,
+        begun: Sequence[tuple[int, ...]] | None = None,
+    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """Tokens of N values of one latent after those drawn already, and their log probability (N,), nats."""
+        if hasattr(info.support, "ids_of"):
+            return self._finite(info, drawn, n, choose)
+        return self._text(info, drawn, n, choose, begun)
+
+    def is_prior(self, info: LatentInfo) -> bool:
+        """See `steered.StepGuide`. A guide built on this one draws from something else."""
+        stated = self.reads == "guide" and info.name in self.target.graph.guides
+        return type(self) is PriorGuide and not stated and self.priors[info.name].exponent > 0
 
     def _text(
         self,
@@ -169,7 +184,9 @@ class PriorGuide:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
         candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
         pasts: dict[tuple, list[int]] = {}
-        for d in range(n):
+        steer = choose if isinstance(choose, Steering) else None
+        alive = np.ones(n, dtype=bool) if steer is None else steer.alive()
+        for d in np.flatnonzero(alive).tolist():
             pasts.setdefault(tuple(drawn[name][d].ids for name in drawn), []).append(d)
         ids: list[tuple[int, ...]] = [()] * n
         log_q = np.zeros(n)
@@ -177,14 +194,28 @@ class PriorGuide:
         scores = self.prior_scores(
             info, candidates, {k: [v[d] for d in rows] for k, v in drawn.items()}, len(rows)
         )
-        for row, draws in zip(scores, pasts.values(), strict=True):
+        standing = [np.array(draws) for draws in pasts.values()]
+        if steer is not None:
+            mass = np.logaddexp.reduce(scores, axis=1)
+            ancestors = steer.before(
+                np.concatenate(standing), np.repeat(mass, [len(draws) for draws in standing])
+            )
+            standing = descendants(standing, ancestors, steer.alive())
+        for row, draws in zip(scores, standing, strict=True):
+            if not len(draws):
+                continue
             if np.all(np.isneginf(row)):
                 row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
             log_probs = row - np.logaddexp.reduce(row)
-            picked = choose.values(np.array(draws), np.exp(log_probs), [c.ids for c in candidates])
+            picked = choose.values(draws, np.exp(log_probs), [c.ids for c in candidates])
             for d, place in zip(draws, picked, strict=True):
                 ids[d] = candidates[place].ids if place >= 0 else ()
                 log_q[d] = log_probs[place] if place >= 0 else -np.inf
+        if steer is not None:
+            whole: dict[tuple[int, ...], list[int]] = {}
+            for d in np.concatenate(standing).tolist():
+                whole.setdefault(ids[d], []).append(d)
+            steer.after(list(whole), [True] * len(whole), [np.array(draws) for draws in whole.values()])
         return ids, log_q
 
     def prior_scores(

@@ -7,11 +7,12 @@ grows with the distinct prefixes, not with the draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.choose import Chooser
+from posterior_lm.infer.choose import Chooser, Steering
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import LanguageModel, eos_log_probs
 from posterior_lm.support.base import Ending, Support
@@ -107,9 +108,11 @@ def roll_out(
 
     With a `Follow` chooser the tokens are the given ones and a value outside the
     support gets −inf. `begun` holds first tokens that the values have already; the
-    log probability is then that of the rest. `ending` as in `step_log_probs`.
+    log probability is then that of the rest. `ending` as in `step_log_probs`. A
+    `Steering` chooser may resample the draws before each choice; both results are
+    then those of the draws as they stand at the end.
     """
-    values, log_q, _ = _roll_out(
+    values, log_q, _, _ = _roll_out(
         model,
         contexts,
         support,
@@ -126,11 +129,12 @@ def roll_out(
 def roll_out_with_mass(
     model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, *,
     exponent: float = 1.0,
-) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:  # fmt: skip
-    """`roll_out`, and (N,) Σ_t log of the model's mass on what was allowed, which log q was divided by.
+) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """`roll_out`, (N,) Σ_t log of the model's mass on what was allowed, which log q was divided by, and (N,) `last`.
 
     With exponent 1 and an ending that is scored, log q + log mass is the model's own
-    log probability, that of a forced end-of-text included.
+    log probability, that of a forced end-of-text included; `last` is its last summand,
+    the log probability of the last token or of stopping.
     """
     return _roll_out(model, contexts, support, choose, exponent, 0, None, support.ending, scores_forced=True)
 
@@ -139,16 +143,20 @@ def _roll_out(
     model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser,
     exponent: float, shared: int, begun: Sequence[tuple[int, ...]] | None, ending: Ending, *,
     scores_forced: bool,
-) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """What both return; with `scores_forced` a forced end-of-text is looked up, which costs a step."""
+    steer = choose if isinstance(choose, Steering) else None
     values: list[tuple[int, ...]] = [()] * len(contexts)
-    log_q, log_mass = np.zeros(len(contexts)), np.zeros(len(contexts))
+    log_q, log_mass, last = (np.zeros(len(contexts)) for _ in range(3))
     groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    alive = np.ones(len(contexts), dtype=bool) if steer is None else steer.alive()
     for d, context in enumerate(contexts):
+        if not alive[d]:
+            continue
         groups.setdefault((context, begun[d] if begun is not None else ()), []).append(d)
     points = [_Point(_after(support, ids), ids, np.array(draws)) for (_, ids), draws in groups.items()]
     starts = [context + ids for context, ids in groups]
-    late = scores_forced and ending == "eos"
+    late = (scores_forced or (steer is not None and steer.scores_forced)) and ending == "eos"
     live = [k for k, p in enumerate(points) if not _settled(support, p, values, late)]
     points = [points[k] for k in live]
     rollout = model.open([starts[k] for k in live], shared=shared) if points else None
@@ -158,34 +166,87 @@ def _roll_out(
         rows: list[int] = []
         tokens: list[int] = []
         following: list[_Point] = []
+        ended: list[_Point] = []
         log_probs, eos = rollout.log_probs, eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)
+
+        def looked_up(
+            where: np.ndarray,
+            part: Sequence[_Point],
+            log_probs: np.ndarray = log_probs,
+            eos: np.ndarray = eos,
+        ) -> tuple[np.ndarray, np.ndarray]:
+            states, drawn = [p.state for p in part], [len(p.ids) for p in part]
+            return _normalized(log_probs[where], eos[where], support, states, drawn, exponent, ending)
+
         block = max(1, BLOCK // log_probs.shape[1])
+        row = np.arange(len(points))  # of the rollout
+        if steer is not None:
+            parts = [(row[b : b + block], points[b : b + block]) for b in range(0, len(points), block)]
+            standing = np.concatenate([looked_up(*part)[1] for part in parts])
+            heads = [len(p.draws) for p in points]
+            ancestors = steer.before(np.concatenate([p.draws for p in points]), np.repeat(standing, heads))
+            if ancestors is not None:
+                values = [values[a] for a in ancestors]
+                log_q, log_mass, last = log_q[ancestors], log_mass[ancestors], last[ancestors]
+            points = _moved(points, ancestors, steer.alive())
+            row = np.flatnonzero([len(p.draws) > 0 for p in points])
+            points = [points[k] for k in row]
         for begin in range(0, len(points), block):
             part = points[begin : begin + block]
-            where = slice(begin, begin + len(part))
-            states, drawn = [p.state for p in part], [len(p.ids) for p in part]
-            q, mass = _normalized(log_probs[where], eos[where], support, states, drawn, exponent, ending)
+            q, mass = looked_up(row[begin : begin + len(part)], part)
             draws = np.concatenate([p.draws for p in part])
             at = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
             picked = choose.tokens(draws, at, step, np.exp(q))
             log_q[draws] += q[at, picked]
             log_mass[draws] += mass[at]
+            last[draws] = q[at, picked] + mass[at]
             for place, token, mine in _families(at, picked, draws):
                 point = part[place]
                 if token == q.shape[1] - 1 or q[place, token] == -np.inf:
                     for d in mine:
                         values[d] = point.ids
+                    ended.append(_Point(point.state, point.ids, mine))
                     continue
                 child = _Point(support.advance(point.state, token), (*point.ids, token), mine)
-                if not _settled(support, child, values, late):
-                    rows.append(begin + place)
+                if _settled(support, child, values, late):
+                    ended.append(child)
+                else:
+                    rows.append(int(row[begin + place]))
                     tokens.append(token)
                     following.append(child)
         step += 1
+        if steer is not None:
+            stand = ended + following
+            whole = [True] * len(ended) + [False] * len(following)
+            steer.after([p.ids for p in stand], whole, [p.draws for p in stand])
+            following = _moved(following, None, steer.alive())
+            kept = [k for k, p in enumerate(following) if len(p.draws)]
+            rows, tokens, following = ([one[k] for k in kept] for one in (rows, tokens, following))  # type: ignore[assignment]
         points = following
         if points:
             rollout = rollout.extend(np.array(rows), np.array(tokens))
-    return values, log_q, log_mass
+    return values, log_q, log_mass, last
+
+
+def _moved(points: list[_Point], ancestors: np.ndarray | None, alive: np.ndarray) -> list[_Point]:
+    """The points with the draws that stand there now."""
+    draws = descendants([p.draws for p in points], ancestors, alive)
+    return [_Point(p.state, p.ids, mine) for p, mine in zip(points, draws, strict=True)]
+
+
+def descendants(
+    groups: Sequence[np.ndarray], ancestors: np.ndarray | None, alive: np.ndarray
+) -> list[np.ndarray]:
+    """Each group of draws after resampling: the draws whose ancestor was in it and that are alive (N,)."""
+    where = np.full(len(alive), -1)
+    for k, draws in enumerate(groups):
+        where[draws] = k
+    if ancestors is not None:
+        where = where[ancestors]
+    where[~alive] = -1
+    order = np.argsort(where, kind="stable")
+    bounds = np.searchsorted(where[order], np.arange(len(groups) + 1))
+    return [order[begin:end] for begin, end in pairwise(bounds)]
 
 
 def _after(support: Support, ids: tuple[int, ...]) -> object:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
-from posterior_lm.infer.base import Draws
+import numpy as np
+
+from posterior_lm.infer.base import Chains, Draws
 
 FEW, MANY = 10.0, 100.0
 """Below the first an average rests on a handful of draws; from the second on its error is 10 % of the spread."""
 KHAT_GOOD, KHAT_BAD = 0.5, 0.7
 """Vehtari et al. 2024: below 0.5 the error shrinks as usual, above 0.7 it hardly shrinks at all."""
+RHAT_GOOD, RHAT_BAD = 1.01, 1.05
+CHAINS_GOOD, CHAINS_FEW = 400.0, 100.0
+"""Bulk ESS. Vehtari et al. 2021: R-hat below 1.01 and an ESS above 400; 1.05 was the bound before."""
 
 UNSEEN = "a mode that no draw visited would not show in these numbers"
 
@@ -35,8 +40,17 @@ def verdict(draws: Draws) -> str:
             f"The {len(draws)} likeliest values by prior mass are listed; the bound cannot rule out that "
             f"{share:.0%} of the posterior lies elsewhere. Raise `values`, or compare with importance sampling."
         )
-    ess, khat, n, distinct = draws.ess or 0.0, draws.khat, len(draws), draws.distinct
-    checked = f"ESS {ess:.0f} of {n}, {distinct} distinct value{'s' * (distinct != 1)}"
+    if draws.chains is not None:
+        return _of_chains(draws, draws.chains)
+    ess, khat, n, distinct = draws.independent or 0.0, draws.khat, len(draws), draws.distinct
+    checked = f"ESS {draws.ess or 0.0:.0f} of {n}, {distinct} distinct value{'s' * (distinct != 1)}"
+    if draws.particles is not None and draws.particles.resampled:
+        checked += f", {draws.particles.ancestors} ancestor{'s' * (draws.particles.ancestors != 1)}"
+    if np.isfinite(draws.log_weights).sum() == 1 and n > 1:
+        return (
+            f"Do not trust this: one of {n} draws is left, the others have weight zero. Draw more with -n, "
+            "loosen a condition, or make it part of the latent's type."
+        )
     checked += "" if khat is None else f", Pareto k-hat {khat:.2f}"
     if ess < FEW:
         return f"Do not trust this yet: {checked}. Draw more with -n, or propose with a better guide."
@@ -61,3 +75,23 @@ def verdict(draws: Draws) -> str:
         error = 1 / math.sqrt(ess)
         return f"Usable: {checked}; averages are off by about {error:.0%} of their spread, and {UNSEEN}."
     return f"Good by what the draws can show: {checked}; {UNSEEN}."
+
+
+def _of_chains(draws: Draws, chains: Chains) -> str:
+    rhat, bulk = chains.rhat, chains.bulk_ess or 0.0
+    if rhat is None or draws.distinct == 1:
+        what = (
+            "all draws are one value" if draws.distinct == 1 else "there are too few draws to compare chains"
+        )
+        return (
+            f"Do not trust this yet: {what} after {chains.number} chains, so nothing can be said of the others. "
+            "Raise `steps`, or compare with importance sampling."
+        )
+    checked = (
+        f"R-hat {rhat:.3f}, bulk ESS {bulk:.0f}, {draws.distinct} distinct values in {chains.number} chains"
+    )
+    if rhat > RHAT_BAD or bulk < CHAINS_FEW:
+        return f"Do not trust this yet: {checked}; the chains have not met. Raise `steps`, or `chains`."
+    if rhat > RHAT_GOOD or bulk < CHAINS_GOOD:
+        return f"Use with care: {checked}; the chains agree roughly. Raise `steps`; {UNSEEN}."
+    return f"Good by what the chains can show: {checked}; {UNSEEN}. The evidence is not known."

@@ -127,14 +127,14 @@ TEXT_OPTIONS: dict[str, OptionType] = {
     "end": OptionType(kind="choice", choices=("eos", "free"), default="eos",
                       about="what is scored after a text without a stop"),
     "chars": OptionType(kind="nonempty", about="the characters that may occur before the stop"),
-    "pattern": OptionType(kind="pattern", about="a regular expression of the whole text"),
+    "pattern": OptionType(kind="pattern", about="a regular expression of the whole text, the stop included"),
     "grammar": OptionType(kind="nonempty", about="a file with a grammar of the whole text"),
     "json": OptionType(kind="nonempty", about="a file with a JSON schema of the whole text"),
     "tools": OptionType(kind="tool", about="tools that write parts of the text"),
     "canonical": OptionType(kind="bool", default=False,
                             about="keep only what the tokenizer itself would produce"),
 }  # fmt: skip
-TEXT_OPTIONS_LATER = frozenset(("pattern", "grammar", "json", "tools"))
+TEXT_OPTIONS_LATER = frozenset(("tools",))
 """Options that are checked but have no backend yet (PLM501)."""
 
 INT_OPTIONS: dict[str, OptionType] = {
@@ -168,16 +168,27 @@ METHODS: dict[str, Method] = {
             "budget": _BUDGET,
         }, True, "weighted draws from the guide or the prior"),
         Method("smc", {
-            "particles": OptionType(kind="int", low=1, default=64),
+            "particles": OptionType(kind="int", low=1, default=1000, about="number of draws"),
             "threshold": OptionType(kind="number", low=0, high=1, default=0.5,
                                     about="resample where ESS falls below this part"),
             "resample": OptionType(kind="choice", default="systematic",
                                    choices=("systematic", "stratified", "residual", "multinomial")),
-        }, False, "sequential Monte Carlo over tokens"),
+            "proposal": OptionType(kind="choice", default="prior", choices=("prior", "guide"),
+                                   about="draw from the latents' own distributions, or from their guides"),
+            "look_ahead": OptionType(kind="number", low=0, high=1, default=0.0,
+                                     about="power of what is observed after a text, before the text is whole"),
+            "budget": _BUDGET,
+        }, True, "weighted draws, resampled between tokens and between latents"),
         Method("mcmc", {
-            "steps": OptionType(kind="int", low=1, default=1000),
-            "chains": OptionType(kind="int", low=1, default=4),
-        }, False, "a Markov chain over values"),
+            "n": OptionType(kind="int", low=1, default=1000, about="number of draws that are kept"),
+            "steps": OptionType(kind="int", low=1, default=500, about="moves of each chain"),
+            "chains": OptionType(kind="int", low=1, default=8, about="side by side"),
+            "warmup": OptionType(kind="number", low=0, high=0.9, default=0.25,
+                                 about="share of the moves that is thrown away"),
+            "move": OptionType(kind="choice", default="mixed", choices=("mixed", "suffix", "independence"),
+                               about="redraw the end of a text, or everything, or either"),
+            "budget": _BUDGET,
+        }, True, "Markov chains over values"),
         Method("gflownet", {
             "n": OptionType(kind="int", low=1, default=1000, about="number of draws"),
             "objective": OptionType(kind="choice", default="vargrad",

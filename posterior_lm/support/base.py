@@ -22,7 +22,10 @@ there is."""
 
 
 class Support(Protocol):
-    """A finite automaton over tokens. Every state that can be reached can be completed."""
+    """A finite automaton over tokens. Every state that can be reached can be completed.
+
+    One support cannot promise that, and says so: `grammar.GrammarSupport`.
+    """
 
     @property
     def ending(self) -> Ending: ...
@@ -55,7 +58,11 @@ class Support(Protocol):
         ...
 
     def must_stop(self, state: Any) -> bool:
-        """Whether they are complete and nothing may follow (a stop string, or the last value, or the cap)."""
+        """Whether they are complete and nothing may follow (a stop string, or the last value, or the cap).
+
+        Of a `GrammarSupport` also where they are not complete and nothing may follow: a
+        dead draw ends there.
+        """
         ...
 
     def advance(self, state: Any, token: int) -> Any:

@@ -8,18 +8,21 @@ import numpy as np
 from attrs import evolve
 
 from posterior_lm.lang.diagnostics import CompileError, Label, ModelError, error
+from posterior_lm.lang.regex import PatternError
+from posterior_lm.lang.regex.report import wrong_pattern
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.bounded import keep
-from posterior_lm.support.bytes_dfa import DEAD, text_dfa
 from posterior_lm.support.canonical import CanonicalSupport
-from posterior_lm.support.characters import any_bytes, any_characters, fragment, these_characters
+from posterior_lm.support.characters import fragment
 from posterior_lm.support.empty import why_empty
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
 from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
+from posterior_lm.support.grammar import GrammarSupport
+from posterior_lm.support.language import language
 from posterior_lm.support.lift import lift, token_matrix, tokenizer_key
-from posterior_lm.support.reach import can_finish, edge_counts
+from posterior_lm.support.reach import can_finish, edges_of
 from posterior_lm.support.spec import Spec, TextSpec
 from posterior_lm.support.spelling import shortest_spelling
 from posterior_lm.support.text import TextSupport
@@ -34,9 +37,10 @@ _lock = Lock()
 def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = None) -> Support:
     """The support of a type over a tokenizer; without one, values are pseudo-tokens.
 
-    Raises `CompileError` at `span`: PLM330 where no value is left, PLM331 for too
-    many values to list, PLM332 for two values with the same tokens, PLM531 for a
-    stop string or a value that the tokenizer cannot spell. Equal specifications
+    Raises `CompileError` at `span`: PLM330 and PLM335 where no value is left, PLM331
+    for too many values to list, PLM332 for two values with the same tokens, PLM317,
+    PLM333, PLM334 for a pattern and PLM337, PLM338 for a grammar or schema that cannot
+    be used, PLM531 for a stop string or a value that the tokenizer cannot spell. Equal specifications
     over equal vocabularies share one support.
     """
     if found := spec.checks(span):
@@ -57,33 +61,44 @@ def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = N
 
 
 def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Support:
-    if spec.chars is not None:
-        body = these_characters(spec.chars)
-    else:
-        body = any_characters() if spec.canonical else any_bytes()
     stop = None if spec.stop is None else spec.stop.encode("utf-8")
     own = () if spec.stop is None else _encode(tokenizer, spec.stop, span)
-    dfa = text_dfa(stop, body)
-    after = lift(dfa, token_matrix(tokenizer))
+    try:
+        dfa = lift(language(spec, span), token_matrix(tokenizer))
+    except PatternError as wrong:
+        raise CompileError(wrong_pattern(spec.pattern or "", wrong, span)) from None
+    columns = dfa.columns
     if spec.canonical:
-        for token, spelled in enumerate(tokenizer.token_bytes):
-            if fragment(spelled) == (True, True):
-                after[:, token] = DEAD
-    after.flags.writeable = False
-    edges = edge_counts(after)
+        straddling = [
+            t for t, spelled in enumerate(tokenizer.token_bytes) if fragment(spelled) == (True, True)
+        ]
+        columns[straddling] = dfa.after.shape[1] - 1
+    for array in (dfa.after, columns):
+        array.flags.writeable = False
+    edges = edges_of(dfa.after, columns)
     finish = can_finish(edges, dfa.accepting, spec.min_tokens, spec.max_tokens)
     if not finish[0, 0]:
-        raise CompileError(why_empty(spec, edges, dfa.accepting, span))
+        # Without the grammar there is no value either.
+        raise CompileError(why_empty(evolve(spec, grammar=None, json=None), edges, dfa.accepting, span))
     support = TextSupport(
         ending=spec.end,
         min_tokens=spec.min_tokens,
         max_tokens=spec.max_tokens,
         stop_ids=() if stop is None else _stop_ids(stop, own, tokenizer),
-        after=after,
+        after=dfa.after,
+        columns=columns,
         accepting=dfa.accepting,
         edges=edges,
         finish=finish,
     )
+    if spec.grammar is not None or spec.json is not None:
+        # llguidance is loaded only where a program asks for it.
+        from posterior_lm.support.parser import matcher
+
+        parsed = GrammarSupport.of(support, matcher(spec, tokenizer, span))
+        if parsed.is_empty():
+            raise CompileError(why_empty(spec, edges, dfa.accepting, span))
+        return parsed
     if not spec.canonical:
         return support
     canonical = CanonicalSupport(support, tokenizer)

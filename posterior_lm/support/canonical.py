@@ -143,7 +143,7 @@ class CanonicalSupport:
             while first and self._is_half(joined[:first]):
                 first -= 1
             joined = joined[first:]
-        return (int(self.plain.after[here, token]), count + 1, joined)
+        return (int(self.plain.after[here, self.plain.columns[token]]), count + 1, joined)
 
     def _fits(self, window: Window, token: int) -> bool:
         joined = (*window, token)
@@ -221,14 +221,15 @@ class CanonicalSupport:
         """The tokens that the plain support allows, those first that are likely to do."""
         here, count = state[:2]
         allowed = self.plain.allowed((here, count))
-        # The plain support shares masks among counts, so a mask stands for all of them.
-        kept = self._orders.get((here, id(allowed)))
+        # The plain support shares masks among counts, so one order stands for all of them.
+        key = (here, self.plain.phase(count))
+        kept = self._orders.get(key)
         if kept is None:
             tokens = np.flatnonzero(allowed)
-            ends = self.plain.accepting[self.plain.after[here, tokens]]
+            ends = self.plain.accepting[self.plain.after[here, self.plain.columns[tokens]]]
             rank = np.where(ends, 0, np.where(self._whole[tokens], 1, 2))
             kept = tokens[np.argsort(rank, kind="stable")]
-            keep(self._orders, (here, id(allowed)), kept, _MASKS)
+            keep(self._orders, key, kept, _MASKS)
         witness = self._witness.get(here, -1)
         first = (witness,) if witness >= 0 and allowed[witness] else ()
         return chain(first, map(int, kept))

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Span
-from posterior_lm.support.reach import fewest_tokens
+from posterior_lm.support.reach import Edges, fewest_tokens, most_tokens
 from posterior_lm.support.spec import TextSpec
 
 
-def why_empty(spec: TextSpec, edges: np.ndarray, accepting: np.ndarray, span: Span | None) -> Diagnostic:
+def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | None) -> Diagnostic:
     """The PLM330 diagnostic of an empty support, of the arrays of `TextSupport`."""
     limits = f"tokens={spec.min_tokens}..{spec.max_tokens}"
+    if spec.grammar is not None or spec.json is not None:
+        which = "grammar" if spec.grammar is not None else "schema"
+        return error(
+            "PLM330",
+            f"no value of {limits} satisfies the {which}",
+            span,
+            "no value is left",
+            help="allow more tokens, or choose a model whose tokens spell it; a stop string is a part of the text",
+        )
+    if spec.pattern is not None or spec.also:
+        return _no_match(spec, limits, edges, accepting, span)
     need = float(fewest_tokens(edges, accepting)[0])
     if np.isinf(need):
         message = f"no tokens of this model spell stop={spec.stop!r}"
@@ -34,7 +47,7 @@ def why_empty(spec: TextSpec, edges: np.ndarray, accepting: np.ndarray, span: Sp
             "no value is left",
             help=f"write tokens={spec.min_tokens}..{enough}, or a shorter stop string",
         )
-    if not spec.canonical or spec.min_tokens > _longest(edges, accepting, spec.max_tokens):
+    if not spec.canonical or spec.min_tokens > most_tokens(edges, accepting, spec.max_tokens):
         options = [limits]
         if spec.stop is not None:
             options.append(f"stop={spec.stop!r}")
@@ -56,16 +69,48 @@ def why_empty(spec: TextSpec, edges: np.ndarray, accepting: np.ndarray, span: Sp
     )
 
 
-def _longest(edges: np.ndarray, accepting: np.ndarray, cap: int) -> int:
-    """The most tokens, up to `cap`, of a sequence that ends in an accepting state; -1 without any."""
-    here = np.zeros(len(edges), dtype=bool)
-    here[0] = True
-    longest = 0 if accepting[0] else -1
-    for count in range(1, cap + 1):
-        here = (here.astype(np.float32) @ (edges > 0)) > 0
-        if here[accepting].any():
-            longest = count
-    return longest
+def impossible(spec: TextSpec, span: Span | None) -> Diagnostic:
+    """PLM335: no text at all satisfies the options and conditions together."""
+    parts = [f"pattern {_short(spec.pattern)}"] if spec.pattern is not None else []
+    if spec.stop is not None:
+        parts.append(f"stop={spec.stop!r}")
+    if spec.chars is not None:
+        parts.append(f"chars={_short(spec.chars)}")
+    if spec.also:
+        parts.append("the conditions")
+    message = f"no text satisfies {' and '.join(parts)}"
+    if spec.pattern is not None and spec.stop is not None:
+        help = (
+            f"the stop is a part of the text: let the pattern end in {re.escape(spec.stop)}, and nowhere else"
+        )
+    else:
+        help = "let them have one text in common"
+    return error("PLM335", message, span, "no text is left", help=help)
+
+
+def _no_match(
+    spec: TextSpec, limits: str, edges: Edges, accepting: np.ndarray, span: Span | None
+) -> Diagnostic:
+    """PLM330 where a pattern or a condition is satisfied by some text, and by none of these tokens."""
+    what = "the conditions" if spec.pattern is None else f"pattern {_short(spec.pattern)}"
+    need = float(fewest_tokens(edges, accepting)[0])
+    if np.isinf(need):
+        message, help = (
+            f"no tokens of this model spell a text of {what}",
+            "choose a model whose tokens spell it",
+        )
+    elif need > spec.max_tokens:
+        message = f"no value of {limits} satisfies {what}: the shortest has {need:.0f} tokens"
+        help = f"write tokens={spec.min_tokens}..{max(int(need), spec.min_tokens)}"
+    elif spec.canonical and spec.min_tokens <= most_tokens(edges, accepting, spec.max_tokens):
+        message = (
+            f"the tokenizer itself spells no value of {limits} that satisfies {what}, as canonical=true asks"
+        )
+        help = "drop canonical=true, or widen tokens="
+    else:
+        message = f"no value of {limits} satisfies {what}"
+        help = "allow fewer tokens, or widen the pattern"
+    return error("PLM330", message, span, "no value is left", help=help)
 
 
 def _short(chars: str) -> str:

@@ -10,15 +10,18 @@ from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Span
 from posterior_lm.support.faults import half_surrogate, is_text, reversed_range
 from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
+from posterior_lm.support.regular import Regular
 
 __all__ = ["ChoiceSpec", "IntSpec", "Spec", "TextSpec"]
 
 
 @frozen
 class TextSpec:
-    """`text(tokens=min..max, stop=…, end=…, chars=…, canonical=…)`.
+    """`text(tokens=min..max, stop=…, end=…, chars=…, pattern=…, grammar=…, json=…, canonical=…)`.
 
-    `end` is "stop" exactly where there is a stop string. Raises ValueError where
+    `pattern` is a regular expression of the whole text, the stop included, `grammar`
+    the text of a grammar, `json` that of a schema (not names of files); `also` what
+    conditions imply. `end` is "stop" exactly where there is a stop string. Raises ValueError where
     the two disagree: that is a mistake of the caller, not of the user.
     """
 
@@ -28,6 +31,10 @@ class TextSpec:
     end: Literal["stop", "eos", "free"] = field(default="eos")
     chars: str | None = None
     canonical: bool = False
+    pattern: str | None = None
+    also: tuple[Regular, ...] = ()
+    grammar: str | None = None
+    json: str | None = None
 
     @end.validator
     def _end_fits_stop(self, _: object, end: str) -> None:
@@ -72,7 +79,28 @@ class TextSpec:
                     help='leave stop= out, or name a string such as stop="."',
                 )
             )
-        for option, text in (("stop", self.stop), ("chars", self.chars)):
+        if self.grammar is not None and self.json is not None:
+            found.append(
+                error(
+                    "PLM339",
+                    "grammar= and json= cannot stand together",
+                    span,
+                    "two languages for one text",
+                    help="keep one of them; pattern=, stop= and chars= go with either",
+                )
+            )
+        if self.canonical and (self.grammar is not None or self.json is not None):
+            which = "grammar" if self.grammar is not None else "json"
+            found.append(
+                error(
+                    "PLM339",
+                    f"canonical=true and {which}= cannot stand together",
+                    span,
+                    "no automaton looks ahead in both",
+                    help="drop canonical=true: results are merged by their text all the same",
+                )
+            )
+        for option, text in (("stop", self.stop), ("chars", self.chars), ("pattern", self.pattern)):
             if text is not None and not is_text(text):
                 found.append(half_surrogate(f"{option}=", text, span))
         return tuple(found)

@@ -1,4 +1,4 @@
-"""The support of a text latent: limits on tokens, a stop string, a set of characters."""
+"""The support of a text latent whose texts a finite automaton reads: stop, characters, patterns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.support.base import Ending
+from posterior_lm.support.bounded import keep
 from posterior_lm.support.bytes_dfa import DEAD
-from posterior_lm.support.reach import count_paths
+from posterior_lm.support.reach import Edges, count_paths
+
+_MASKS = 2048
+"""Masks kept; with GPT-2's vocabulary one takes 50 kB."""
 
 State = tuple[int, int]
 """State of the byte automaton, tokens so far."""
@@ -18,15 +22,15 @@ State = tuple[int, int]
 
 @frozen(eq=False)
 class TextSupport:
-    """Token sequences whose text is a body, then the stop string where there is one.
+    """Token sequences whose text a byte automaton accepts, within limits on their number.
 
     Exact: `accepts` is true of a sequence if and only if walking `allowed` reaches
     it and `may_stop` is true there; every state that can be reached can be
-    completed. Without `chars` the bytes of a body need not be whole characters,
+    completed. Without `chars` and `pattern` the bytes need not be whole characters,
     because a value is its tokens. States are (automaton state, tokens so far).
 
-    `after` (S, V) int32 next states, `finish` (max_tokens + 1, S) bool as in
-    `reach.can_finish`, `edges` (S, S) numbers of tokens, `accepting` (S,) bool.
+    `after` (S, C) int32 next states and `columns` (V,) int32 as in `lift.TokenDfa`, `finish` (max_tokens + 1, S) bool as in
+    `reach.can_finish`, `edges` pairs of states, `accepting` (S,) bool.
     """
 
     ending: Ending
@@ -34,8 +38,9 @@ class TextSupport:
     max_tokens: int
     stop_ids: tuple[int, ...]
     after: np.ndarray = field(repr=False)
+    columns: np.ndarray = field(repr=False)
     accepting: np.ndarray = field(repr=False)
-    edges: np.ndarray = field(repr=False)
+    edges: Edges = field(repr=False)
     finish: np.ndarray = field(repr=False)
     size: None = field(init=False, default=None)
     _phase: np.ndarray = field(init=False, repr=False)
@@ -51,18 +56,24 @@ class TextSupport:
 
     def allowed(self, state: State) -> np.ndarray:
         here, count = state
-        # No row of `finish` lies beyond the cap: -1 stands for "nothing more".
-        phase = int(self._phase[count + 1]) if count < self.max_tokens else -1
+        phase = self.phase(count)
         mask = self._masks.get((here, phase))
         if mask is None:
             if phase < 0:
-                mask = np.zeros(self.after.shape[1], dtype=bool)
+                mask = np.zeros(len(self.columns), dtype=bool)
             else:
                 # `DEAD` is -1, which indexes the False appended at the end.
-                mask = np.append(self.finish[count + 1], False)[self.after[here]]
+                mask = np.append(self.finish[count + 1], False)[self.after[here]][self.columns]
             mask.flags.writeable = False
-            self._masks[here, phase] = mask
+            keep(self._masks, (here, phase), mask, _MASKS)
         return mask
+
+    def phase(self, count: int) -> int:
+        """A number for the masks after `count` tokens; masks of one state and one phase are the same.
+
+        No row of `finish` lies beyond the cap: -1 stands for "nothing more".
+        """
+        return int(self._phase[count + 1]) if count < self.max_tokens else -1
 
     def may_stop(self, state: State) -> bool:
         here, count = state
@@ -80,9 +91,9 @@ class TextSupport:
     def step(self, state: State, token: int) -> State | None:
         """The state after a token, or None where it is not allowed."""
         here, count = state
-        if count >= self.max_tokens or not 0 <= token < self.after.shape[1]:
+        if count >= self.max_tokens or not 0 <= token < len(self.columns):
             return None
-        then = int(self.after[here, token])
+        then = int(self.after[here, self.columns[token]])
         return (then, count + 1) if then != DEAD and self.finish[count + 1, then] else None
 
     def accepts(self, ids: Sequence[int]) -> bool:

@@ -12,8 +12,9 @@ from posterior_lm.lang.diagnostics import CompileError, InternalError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
-from posterior_lm.support.spec import ChoiceSpec, IntSpec, TextSpec
+from posterior_lm.support.spec import ChoiceSpec, IntSpec, Spec, TextSpec
 from posterior_lm.target.evaluate import Evaluator
+from posterior_lm.target.masks import narrowed
 from posterior_lm.target.pieces import Speller
 from posterior_lm.target.target import LatentInfo, Target
 
@@ -29,9 +30,11 @@ def bind(
 ) -> Target:
     """The target of an optimised graph for one binding of its parameters.
 
-    `data` comes from `bind_data`; `models` holds every declared model by alias.
+    `data` comes from `bind_data`; `models` holds every declared model by alias. Conditions
+    that can be are built into the supports that draws are made from.
     Raises CompileError PLM501 for what has no backend yet, PLM330 for an empty
-    support, PLM531 for a stop or choice that the tokenizer cannot spell.
+    support, PLM340 for a condition that leaves no value of one, PLM531 for a stop or
+    choice that the tokenizer cannot spell.
     """
     if program.pending:
         raise CompileError(
@@ -41,9 +44,11 @@ def bind(
             ]
         )
     grounded = optimize(ground(program, data))
+    supports = {n.name: support_of(grounded, n, models) for _, n in grounded.latents()}
+    specs = {n.name: spec_of(grounded, n) for _, n in grounded.latents()}
+    narrow = narrowed(program, grounded, specs, supports, models)
     latents = tuple(
-        LatentInfo(n.name, n.type, support_of(grounded, n, models), n.lm, i, n.span)
-        for i, n in grounded.latents()
+        LatentInfo(n.name, n.type, narrow[n.name], n.lm, i, n.span) for i, n in grounded.latents()
     )
     spellers = {}
     for alias, model in models.items():
@@ -53,7 +58,6 @@ def bind(
             if info.lm is not None and models[info.lm].tokenizer.digest == model.tokenizer.digest
         )
         spellers[alias] = Speller.of(model.tokenizer, own)
-    supports = {info.name: info.support for info in latents}
     evaluator = Evaluator(grounded, models, spellers, supports, uses or {})
     return Target(program, grounded, dict(data), dict(models), latents, evaluator)
 
@@ -70,26 +74,35 @@ def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:
 
 
 def support_of(graph: RewardGraph, latent: Latent, models: Mapping[str, LanguageModel]) -> Support:
-    """The support of a latent of a grounded graph."""
-    options = options_of(graph, latent)
+    """What the type of a latent of a grounded graph allows, over its own model's tokens."""
     tokenizer = models[latent.lm].tokenizer if latent.lm is not None else None
-    spec: TextSpec | IntSpec | ChoiceSpec
+    return build_support(spec_of(graph, latent), tokenizer, span=latent.span)
+
+
+def spec_of(graph: RewardGraph, latent: Latent) -> Spec:
+    """What the type of a latent of a grounded graph asks of its values."""
+    options = options_of(graph, latent)
     match latent.type:
         case "int":
-            spec = IntSpec(int(str(options["low"])), int(str(options["high"])), str(options.get("lead", "")))
+            return IntSpec(int(str(options["low"])), int(str(options["high"])), str(options.get("lead", "")))
         case "one_of":
-            spec = ChoiceSpec(tuple(latent.choices))
+            return ChoiceSpec(tuple(latent.choices))
         case "text":
-            stop = options.get("stop")
+            stop = _optional(options, "stop")
             end = "stop" if stop is not None else str(options.get("end", "eos"))
-            spec = TextSpec(
+            return TextSpec(
                 min_tokens=int(str(options.get("tokens_low", DEFAULT_TOKENS[0]))),
                 max_tokens=int(str(options.get("tokens_high", DEFAULT_TOKENS[1]))),
-                stop=None if stop is None else str(stop),
+                stop=stop,
                 end=end,  # type: ignore[arg-type]
-                chars=None if options.get("chars") is None else str(options["chars"]),
+                chars=_optional(options, "chars"),
                 canonical=bool(options.get("canonical", False)),
+                pattern=_optional(options, "pattern"),
+                grammar=_optional(options, "grammar"),
+                json=_optional(options, "json"),
             )
-        case _:
-            raise InternalError(f"no support for {latent.type}")
-    return build_support(spec, tokenizer, span=latent.span)
+    raise InternalError(f"no support for {latent.type}")
+
+
+def _optional(options: Mapping[str, object], name: str) -> str | None:
+    return None if options.get(name) is None else str(options[name])

@@ -86,10 +86,13 @@ class Evaluator:
 
     def node(self, i: int, values: Values, n: int) -> Column:
         """The N values of one node; only what it reads is computed, so later latents may be absent."""
-        if i in self.graph.fixed:
-            return [self._fixed[i]] * n
-        needed = self.graph.ancestors(i) - self.graph.fixed
-        return self._walk([[j for j in nodes if j in needed] for nodes in self.levels], values, n, {})[i]
+        return self.some((i,), values, n)[i]
+
+    def some(self, nodes: Sequence[int], values: Values, n: int) -> dict[int, Column]:
+        """The N values of these nodes and of what they read; what no draw changes only where it is asked for."""
+        needed = self.graph.ancestors(*nodes) - self.graph.fixed
+        columns = self._walk([[j for j in level if j in needed] for level in self.levels], values, n, {})
+        return columns | {i: [self._fixed[i]] * n for i in nodes if i in self.graph.fixed}
 
     def fixed_value(self, i: int) -> object:
         """The value of a node that depends on no latent."""

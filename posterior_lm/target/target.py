@@ -22,7 +22,12 @@ from posterior_lm.target.values import Value, Values, count, take
 
 @frozen(eq=False)
 class LatentInfo:
-    """A latent of a bound program: its support and the model that spells it."""
+    """A latent of a bound program: its support and the model that spells it.
+
+    Draws are made from `support`, which conditions have narrowed where they can; what
+    the declared type allows is in the evaluator, since a value that breaks a condition
+    is a value whose log reward is −∞.
+    """
 
     name: str
     type: str
@@ -113,7 +118,7 @@ class Target:
         Raises DataError PLM610 where it is outside the support.
         """
         info = self.latent(latent)
-        support = info.support
+        support = self.evaluator.supports[latent]
         datum_ids: Callable[[object], tuple[int, ...] | None] | None = getattr(support, "ids_of", None)
         ids: tuple[int, ...] | None
         if datum_ids is not None:
@@ -138,10 +143,11 @@ class Target:
         return self.value_of(latent, ids)
 
     def value_of(self, latent: str, ids: Sequence[int]) -> Value:
-        """The value with these tokens; they must be in the support or be cut from one."""
+        """The value with these tokens; they must be in the declared type or be cut from one."""
         info = self.latent(latent)
         ids = tuple(int(i) for i in ids)
-        datum_of: Callable[[Sequence[int]], str | int] | None = getattr(info.support, "datum", None)
+        support = self.evaluator.supports[latent]
+        datum_of: Callable[[Sequence[int]], str | int] | None = getattr(support, "datum", None)
         if datum_of is not None:
             datum = datum_of(ids)
             node = self.graph[info.node]

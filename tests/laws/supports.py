@@ -13,6 +13,7 @@ from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
 from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
+from posterior_lm.support.regular import Regular
 
 
 @frozen
@@ -114,6 +115,27 @@ SUPPORTS: dict[str, Callable[[], Support]] = {
     "free, one length": lambda: build_support(TextSpec(3, 3, end="free", chars="ab"), TOY),
     "canonical stop": lambda: build_support(TextSpec(1, 5, ".", "stop", canonical=True), MERGES),
     "canonical text": lambda: build_support(TextSpec(0, 4, canonical=True, chars="abé"), MERGES),
+    "pattern": lambda: build_support(TextSpec(1, 4, pattern=r"(ab|é)*\.?b?"), TOY),
+    "pattern and stop": lambda: build_support(TextSpec(1, 5, ".", "stop", pattern=r"[^é]*(a|é)b\."), TOY),
+    "pattern and conditions": lambda: build_support(
+        TextSpec(
+            0,
+            3,
+            chars="ab. ",
+            pattern="(?i)a?.*",
+            also=(Regular("contains", "b."), Regular("ends_with", " ", True)),
+        ),
+        TOY,
+    ),
+    "canonical pattern": lambda: build_support(TextSpec(1, 4, pattern="(a|b|é)+", canonical=True), MERGES),
+    "grammar": lambda: build_support(TextSpec(0, 5, grammar='start: "a" start "b" | "é" | ""'), TOY),
+    "grammar and stop": lambda: build_support(
+        TextSpec(1, 5, ".", "stop", grammar='start: s "."\ns: "a" s "b" | s "a" | "b"'), TOY
+    ),
+    "grammar far from its cap": lambda: build_support(
+        TextSpec(2, 9, grammar='start: "a" start "b" | "1" start "2" | "0"'), TOY
+    ),
+    "schema": lambda: build_support(TextSpec(1, 3, json='{"type": "integer", "maximum": 120}'), TOY),
     "int": lambda: build_support(IntSpec(-2, 2), TOY),
     "int without a lead": lambda: build_support(IntSpec(0, 2, lead=""), TOY),
     "one_of": lambda: build_support(ChoiceSpec(("b", "ab", "a.b", "é", "bé", "ab ")), TOY),

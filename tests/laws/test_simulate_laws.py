@@ -18,6 +18,7 @@ from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.graph import optimize
 from posterior_lm.infer.choose import Follow
 from posterior_lm.infer.rollout import roll_out_with_mass
+from posterior_lm.lm.base import Request
 from posterior_lm.target.binding import bind_data
 from tests.brute import Brute
 from tests.strategies import graph_of, table
@@ -159,14 +160,14 @@ def texts_of(program: Program) -> dict[str, float]:
     """Every text of the rows' shape, and the probability of its length."""
     texts = [str(row["y"]) for row in program.rows]
     tokenizer = (NUMBERS if "digits" in program.body else MODEL).tokenizer
-    counts = [len(tokenizer.encode(t)) for t in texts]
     last = {t[-1] for t in texts}
     lead = program.lead
     head = lead.rstrip(" ")
+    counts = [len(tokenizer.encode(lead[len(head) :] + t)) for t in texts]
     found: dict[str, float] = {}
     stop = last.pop() if len(last) == 1 else ""
     if stop == ".":
-        lengths = {n: 1.0 for n in range(1, 2 * max(counts) + 5)}
+        lengths = {n: 1.0 for n in range(1, max(counts) + max(counts) // 4 + 3)}
     else:
         lengths = {n: counts.count(n) / len(counts) for n in set(counts)}
     ids = range(len(tokenizer.tokens))
@@ -284,13 +285,17 @@ def test_mass_and_log_q_make_the_models_own_log_prob(kind: str) -> None:
     brute = Brute(program.source, {}, MODELS)
     every = list(brute.assignments())
     context = MODEL.tokenizer.encode("b")
-    ids, log_q, log_mass = roll_out_with_mass(
+    ids, log_q, log_mass, last = roll_out_with_mass(
         MODEL, [context] * len(every), target.latents[0].support, Follow([a["z"] for a in every])
     )
     assert ids == [a["z"] for a in every]
     assert np.exp(log_q).sum() == pytest.approx(1, abs=1e-9)
     assert (log_mass < 0).any()
     np.testing.assert_allclose(log_q + log_mass, [brute.log_reward(a) for a in every], atol=1e-9)
+    assert (last >= log_q + log_mass - 1e-9).all()
+    if kind == "stop":
+        begun = [MODEL.score([Request(context + a["z"], len(context))])[0].tokens[-1] for a in every]
+        np.testing.assert_allclose(last, begun, atol=1e-9)
 
 
 # ------------------------------------------------------------------- pairs one by one

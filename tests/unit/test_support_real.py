@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 
-from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.diagnostics import CompileError, ModelError
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.lm.tokenizer import load_tokenizer
 from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
@@ -92,3 +95,46 @@ def test_finite_types_round_trip(tokenizer: Tokenizer) -> None:
         assert data == [spec.datum(i) for i in range(spec.size)]
         for datum, ids in zip(data, support.values(), strict=True):
             assert support.ids_of(datum) == ids and tokenizer.decode(ids) == spec.spelling(spec.number(datum))
+
+
+@pytest.mark.parametrize(
+    "pattern", [r" [A-Z][a-zA-Z ,'\"0-9]*\.", r"(?i)( ?[a-zéü€]+[,.]?)+", r"\W\w+( \w+)*(.|\n)?"]
+)
+def test_walks_match_the_pattern_and_the_tokenizers_own_spellings_are_accepted(
+    tokenizer: Tokenizer, pattern: str, rng: np.random.Generator
+) -> None:
+    support = build_support(TextSpec(1, 20, pattern=pattern), tokenizer)
+    for _ in range(30):
+        ids = walk(support, rng)
+        assert re.fullmatch(pattern, spelled(tokenizer, ids).decode())
+    for text in (*SENTENCES, " Ünder the café.", "a € b"):
+        try:
+            ids = tokenizer.encode(text)
+        except ModelError:
+            continue
+        wanted = re.fullmatch(pattern, spelled(tokenizer, ids).decode()) is not None
+        assert support.accepts(ids) == (wanted and len(ids) <= 20)
+
+
+def test_walks_of_a_schema_are_json(tokenizer: Tokenizer, rng: np.random.Generator) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"enum": ["Tim", "Zoë"]},
+            "age": {"type": "integer", "minimum": 3, "maximum": 12},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},
+    }
+    if not any(b"{" in (piece or b"") for piece in tokenizer.token_bytes):
+        with pytest.raises(CompileError, match="PLM330"):
+            build_support(TextSpec(4, 40, json=json.dumps(schema)), tokenizer)
+        return
+    support = build_support(TextSpec(4, 40, json=json.dumps(schema)), tokenizer)
+    for _ in range(10):
+        value = json.loads(spelled(tokenizer, walk(support, rng)))
+        assert value["name"] in ("Tim", "Zoë") and 3 <= value["age"] <= 12
+    ids = tokenizer.encode('{"name":"Tim","age":7}')
+    assert support.accepts(ids) == (spelled(tokenizer, ids) == b'{"name":"Tim","age":7}')
+    assert not support.accepts(tokenizer.encode('{"name":"Tim","age":2}'))

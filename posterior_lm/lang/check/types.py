@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-
 from attrs import evolve
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.values import UNKNOWN, Value, constant
 from posterior_lm.lang.near import nearest
+from posterior_lm.lang.regex import PatternError, automaton, parse
+from posterior_lm.lang.regex.report import wrong_pattern
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Function
 from posterior_lm.lang.walk import nodes
 
@@ -288,13 +287,13 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     return found
 
 
-def pattern(scope: Scope, expr: ast.Expr | ast.Range) -> None:
-    """Reports a literal pattern that is no regular expression."""
+def pattern(scope: Scope, expr: ast.Expr | ast.Range, *, regular: bool = False) -> None:
+    """Reports a literal pattern that is no regular expression; with `regular` one without an automaton."""
     if not isinstance(expr, ast.Literal) or not isinstance(expr.value, str):
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            re.compile(expr.value)
-    except (re.error, OverflowError, RecursionError) as wrong:
-        scope.error("PLM317", "the pattern is not a regular expression", expr.span, str(wrong))
+        parse(expr.value)
+        if regular:
+            automaton(expr.value).whole()
+    except PatternError as wrong:
+        scope.found.append(wrong_pattern(expr.value, wrong, expr.span))

@@ -8,10 +8,10 @@ CODES = (
     Code(
         code="PLM501",
         title="not available yet",
-        explanation="The program is right, but what it asks for has no backend in this version: tools=, "
-        "pattern=, grammar= and json= of a text, and infer smc and mcmc.",
-        wrong='text(tokens=1..20, pattern=r"[a-z]+") when the program is run',
-        right='text(tokens=1..20, chars="abcdefghijklmnopqrstuvwxyz")',
+        explanation="The program is right, but what it asks for has no backend in this version: tools= "
+        "of a text.",
+        wrong="text(tokens=1..20, tools=calc) when the program is run",
+        right="text(tokens=1..20)",
     ),
     Code(
         code="PLM510",

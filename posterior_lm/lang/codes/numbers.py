@@ -50,4 +50,35 @@ CODES = (
         wrong="plm run story_infilling.plm --method exact --budget 0.01",
         right="plm run story_infilling.plm --method exact --budget 10",
     ),
+    Code(
+        code="PLM730",
+        title="nothing says how long a simulated text should be",
+        explanation="A text that the program observes has no length of its own. Rows of data show how long "
+        "such texts are.",
+        wrong="plm calibrate p.plm, where a text is observed",
+        right="plm calibrate p.plm --data rows.jsonl",
+    ),
+    Code(
+        code="PLM731",
+        title="too few exact draws can be simulated",
+        explanation="Exact posterior draws come from simulating the program, or from listing its posterior. "
+        "Here the terms that cannot be simulated rule out nearly every draw, and the posterior is too large to list.",
+        wrong="a factor that rules out nearly every simulated draw",
+        right="a smaller program, whose posterior can be listed",
+    ),
+    Code(
+        code="PLM732",
+        title="an optional package is missing",
+        explanation="A plot needs a package that is not installed by default.",
+        wrong="plm calibrate p.plm --plot x.png, without matplotlib",
+        right="pip install 'posterior_lm[plots]'",
+    ),
+    Code(
+        code="PLM740",
+        title="a report of other draws",
+        explanation="The posterior belongs to another program, or its log rewards do not come out again with "
+        "the data and models of the query.",
+        wrong='report(query.given(y="b"), query.given(y="a").draw(), "r.html")',
+        right='report(query, query.draw(), "r.html")',
+    ),
 )

@@ -208,4 +208,68 @@ CODES = (
         wrong="two choices that the tokenizer makes one, such as a composed and a decomposed accent",
         right="choices that differ in their tokens",
     ),
+    Code(
+        code="PLM340",
+        title="a condition that no value satisfies",
+        explanation="A condition about one latent alone is built into its support. Here it leaves no value "
+        "of the declared type, whatever the data, so the posterior has nothing to stand on.",
+        wrong="condition n > 9 on n: int(0..9)",
+        right="condition n > 4",
+    ),
+    Code(
+        code="PLM333",
+        title="a pattern that is not regular",
+        explanation="pattern= is compiled to an automaton, which cannot follow back references, "
+        "look-ahead, look-behind, atomic groups or possessive repeats.",
+        wrong=program('latent z: text(tokens=1..20, pattern=r" ([a-z])\\1") ~ base(prompt)'),
+        right=program('latent z: text(tokens=1..20, pattern=r" (aa|bb|cc)") ~ base(prompt)'),
+    ),
+    Code(
+        code="PLM334",
+        title="a pattern that is too large",
+        explanation="The automaton of the pattern has too many states. Long counts, counts inside "
+        "counts, alternatives that begin alike and classes of all of Unicode make it large.",
+        wrong=program('latent z: text(tokens=1..20, pattern=r"(a|b)*a(a|b){20}") ~ base(prompt)'),
+        right=program('latent z: text(tokens=1..20, pattern=r"(a|b)*a(a|b){4}") ~ base(prompt)'),
+    ),
+    Code(
+        code="PLM335",
+        title="options that no text satisfies",
+        explanation="Pattern, stop, characters and conditions have no text in common, whatever the model. "
+        "The pattern is of the whole text, the stop included.",
+        wrong='text(tokens=1..20, stop=".", pattern=r" [a-z]+")',
+        right='text(tokens=1..20, stop=".", pattern=r" [a-z]+\\.")',
+    ),
+    Code(
+        code="PLM336",
+        title="a file of a grammar or schema that cannot be read",
+        explanation="The path of grammar= and json= starts at the folder of the program. The file is text "
+        "in UTF-8 of at most 1 MB.",
+        wrong='grammar="sentence.lark" without such a file beside the program',
+        right="the file beside the program, or its path from there",
+    ),
+    Code(
+        code="PLM337",
+        title="a wrong grammar",
+        explanation="The grammar of grammar= has wrong syntax, asks for what is not supported, or has no "
+        "finite text, as a rule that always needs itself again.",
+        wrong='start: "a" start',
+        right='start: "a" start | "a"',
+    ),
+    Code(
+        code="PLM338",
+        title="a refused schema",
+        explanation="The schema of json= is no JSON, no JSON schema, cannot be satisfied, or uses a "
+        "keyword that is not supported.",
+        wrong='{"type": "object", "not": {"required": ["a"]}}',
+        right='{"type": "object", "properties": {"b": {"type": "integer"}}}',
+    ),
+    Code(
+        code="PLM339",
+        title="options of a text that do not go together",
+        explanation="A text has one grammar= or one json=, and neither goes with canonical=true. pattern=, "
+        "stop=, chars= and tokens= go with all of them.",
+        wrong='text(tokens=1..20, grammar="g.lark", canonical=true)',
+        right='text(tokens=1..20, grammar="g.lark")',
+    ),
 )

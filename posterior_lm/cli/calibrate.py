@@ -1,0 +1,99 @@
+"""`plm calibrate`: whether a method's draws can be trusted for this program, by exact draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from posterior_lm.cli.group import Command
+from posterior_lm.cli.options import format_option
+
+if TYPE_CHECKING:
+    from posterior_lm.query import Query
+
+
+@click.command(cls=Command)
+@click.argument("file")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input. What they give "
+    "of observed parameters is replaced by what is simulated.",
+)
+@click.option(
+    "--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run."
+)
+@click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
+@click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
+@click.option("--method", metavar="NAME", help="The method to test.  [default: the program's, else auto]")
+@click.option("--policy", metavar="DIR", help="Test the policy that `plm fit` wrote there, as it proposes.")
+@click.option("--rows", type=click.IntRange(min=16), metavar="N", help="Rows to simulate.  [default: 100]")
+@click.option(
+    "--draws", type=click.IntRange(min=2), metavar="N", help="Draws of the method a row.  [default: 200]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
+)
+@click.option("--plot", metavar="FILE.png", help="Also draw the ranks and the bounds.")
+@format_option("text", "json")
+def command(
+    file: str, data: str | None, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
+    method: str | None, policy: str | None, rows: int | None, draws: int | None, seed: int,
+    plot: str | None, format: str,
+) -> None:  # fmt: skip
+    """Test a method on rows that the program simulates.
+
+    The latents that a row was simulated from are one exact draw of its posterior. They show
+    what a method's own numbers cannot: a mode that it never draws, or weights that are wrong.
+    With --policy the method is gflownet where none is named.
+
+    \b
+    Example:
+      plm calibrate programs/story_infilling.plm --data programs/data/story_infilling.jsonl
+    """
+    from posterior_lm.cli.given import open_query
+    from posterior_lm.cli.output import json_text
+    from posterior_lm.cli.progress import progress
+    from posterior_lm.evidence.calibrate import DRAWS, ROWS, calibrate
+    from posterior_lm.evidence.plots import need_plots
+
+    if plot is not None:
+        need_plots(plot)
+    query = open_query(file, lm, allow_use=allow_use, method=method)
+    if policy is not None:
+        query = (query if method is not None else query.using("gflownet")).policy(policy)
+    query, known = _bound(query, given, data)
+    with progress("simulating") as watch:
+        found = calibrate(
+            query, known, simulate=rows or ROWS, draws=draws or DRAWS, seed=seed, progress=watch
+        )
+    if plot is not None:
+        from posterior_lm.evidence.calibration_plot import plot as draw
+
+        draw(found, Path(plot))
+    click.echo(json_text(found.to_json()) if format == "json" else "\n".join(found.lines()))
+
+
+def _bound(query: Query, given: Sequence[str], data: str | None) -> tuple[Query, list[Mapping[str, object]]]:
+    """The query with what is given, and the rows; unlike elsewhere, observed parameters may be absent."""
+    from posterior_lm.cli.given import texts
+    from posterior_lm.target.rows import is_csv, json_value, read_field, read_rows, typed_csv
+
+    graph = query.graph
+    for name, text in texts("--given", given).items():
+        param = graph.param(name)
+        if param is not None and param.type == "table":
+            query = query.given({name: json_value(text, f"--given {name}")})
+        else:
+            query = query.given({name: text if param is None else read_field(param, text)})
+    if data is None:
+        return query, []
+    rows: list[dict[str, object]] = read_rows(data)
+    if is_csv(data):
+        rows = typed_csv(rows, graph.params)
+    # A column named after a latent is for `plm fit`.
+    known = {latent.name for _, latent in graph.latents()} - {p.name for p in graph.params}
+    return query, [{k: v for k, v in row.items() if k not in known} for row in rows]

@@ -1,0 +1,77 @@
+"""`plm compare`: what each method makes of a program, beside the exact posterior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from posterior_lm.cli.group import Command
+from posterior_lm.cli.options import data_options, format_option, positive_seconds
+
+
+@click.command(cls=Command)
+@click.argument("file")
+@data_options
+@click.option("-n", type=click.IntRange(min=2), metavar="N", help="Draws of each method.  [default: 1000]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
+)
+@click.option("--policy", metavar="DIR", help="Compare the policy that `plm fit` wrote there, too.")
+@click.option(
+    "--budget",
+    type=float,
+    callback=positive_seconds,
+    metavar="SECONDS",
+    help="Stop each method, the exact one too, after so many seconds.",
+)
+@click.option("--plot", metavar="FILE.png", help="Also draw the table; for one row of data.")
+@format_option("text", "json")
+def command(
+    file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...], allow_use: bool,
+    n: int | None, seed: int, policy: str | None, budget: float | None, plot: str | None, format: str,
+) -> None:  # fmt: skip
+    """Run every method beside the exact posterior.
+
+    TV is the total variation between a method's weighted draws and the listed posterior.
+    Chance alone makes it positive: the line below the table says what as many exact draws
+    would have. error is that of the log evidence, in nats; tokens are the positions that
+    language models computed.
+
+    \b
+    Example:
+      plm compare programs/latent_rationale.plm --data programs/data/latent_rationale.jsonl --row 0
+    """
+    from posterior_lm.cli.given import cases, misuse, open_query
+    from posterior_lm.cli.output import json_text, table
+    from posterior_lm.cli.progress import progress
+    from posterior_lm.evidence.compare import DRAWS, compare
+    from posterior_lm.evidence.plots import need_plots
+
+    query = open_query(file, lm, allow_use=allow_use)
+    if policy is not None:
+        query = query.policy(policy)
+    asked = cases(query.graph, given, data, row)
+    if plot is not None:
+        if len(asked) > 1:
+            misuse("--plot draws one comparison, and there are several rows", "pick one with --row")
+        need_plots(plot)
+    found = []
+    for case in asked:
+        with progress("comparing") as watch:
+            one = compare(query.given(case.data), draws=n or DRAWS, seed=seed, budget=budget, progress=watch)
+        found.append(one.to_json())
+        if plot is not None:
+            from posterior_lm.evidence.comparison_plot import plot as draw
+
+            draw(one, Path(plot))
+        if format == "json":
+            continue
+        if case is not asked[0]:
+            click.echo()
+        where = "" if case.row is None else f"rows[{case.row}]  "
+        click.echo(f"{where}{one.program}  {one.draws} draws of each method  seed {one.seed}\n")
+        head, rows = one.cells()
+        click.echo("\n".join([*table(head, rows, [False] + [True] * 8), "", *one.notes()]))
+    if format == "json":
+        click.echo(json_text(found if len(asked) > 1 else found[0]))

@@ -1,0 +1,74 @@
+"""`plm report`: a program and its posterior as one page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from posterior_lm.cli.group import Command
+from posterior_lm.cli.options import data_options, draw_options
+
+MOST_ROWS = 20
+"""Rows of data on one page; with more nobody would read it, and it would be tens of megabytes."""
+
+
+@click.command("report", cls=Command)
+@click.argument("file")
+@click.option(
+    "--out", "-o", required=True, metavar="FILE", help="The HTML file to write; one that exists is replaced."
+)
+@data_options
+@draw_options
+def command(
+    file: str, out: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
+    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, budget: float | None,
+) -> None:  # fmt: skip
+    """Draw from the posterior of a program and write one page about it.
+
+    The page is a single HTML file that needs nothing else and runs nothing: the program and
+    its graph, the draws with their weights, marginals, the heaviest draws token by token, the
+    terms of the log reward, the diagnostics with plots, and what it was made from.
+
+    \b
+    Example:
+      plm report programs/story_infilling.plm --data programs/data/story_infilling.jsonl \\
+        --row 0 --out report.html
+    """
+    from posterior_lm.cli.given import cases, misuse, open_query
+    from posterior_lm.cli.progress import progress
+    from posterior_lm.page.facts import gather
+    from posterior_lm.page.write import check_place, report_rows
+
+    query = open_query(file, lm, allow_use=allow_use, method=method)
+    if policy is not None:
+        query = query.policy(policy)
+    asked = cases(query.graph, given, data, row)
+    if len(asked) > MOST_ROWS:
+        misuse(f"a page holds {MOST_ROWS} rows at most, and {data} has {len(asked)}", "pick one with --row")
+    check_place(out)
+    facts = []
+    for case in asked:
+        bound = query.given(case.data)
+        with progress("drawing") as watch:
+            posterior = bound.draw(n, seed=seed, budget=budget, progress=watch)
+        facts.append(gather(bound, posterior, case.row))
+    options = {"--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use, "-n": n,
+               "--seed": seed, "--method": method, "--policy": policy, "--budget": budget}  # fmt: skip
+    report_rows(query, facts, out, command=spelled(file, options, Path(out).name))
+    click.echo(f"wrote {out}")
+
+
+def spelled(file: str, options: Mapping[str, object], out: str) -> str:
+    """The command line that makes the page again, shortest form; where the page lies is left out."""
+    words: list[str] = ["plm", "report", file]
+    for name, value in options.items():
+        if value is True:
+            words.append(name)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [word for item in value for word in (name, str(item))]
+        elif value is not None and value is not False:
+            words += [name, str(value)]
+    return shlex.join([*words, "--out", out])

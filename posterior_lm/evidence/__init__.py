@@ -1,0 +1,1 @@
+"""Evidence about methods of inference: calibration on simulated rows, and comparison with the exact posterior."""

@@ -1,0 +1,203 @@
+"""Rows with one exact posterior draw each, which is what a method can be tested with.
+
+A program that is simulated as it stands gives them for nothing: z ~ p(z), y ~ p(y | z),
+so z is an exact draw of p(z | y) (Talts et al. 2018, §2). Where it cannot be, the
+observation may still come from anywhere, and z is drawn from the listed posterior; or
+simulated draws are kept with a probability in proportion to their weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.amortize.simulate import Data, Pair, Simulator
+from posterior_lm.graph.nodes import Apply
+from posterior_lm.infer.auto import support_size
+from posterior_lm.infer.base import run
+from posterior_lm.infer.exact import Exact
+from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.target.bind import bind
+from posterior_lm.target.binding import bind_data
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value
+
+if TYPE_CHECKING:
+    from posterior_lm.query import Query
+
+ROUNDS = 16
+"""Times as many pairs are simulated as rows are wanted, before it counts as too seldom that one is kept."""
+LISTED = 4096
+"""Values that a support may have for each row's posterior to be listed: a second a row with a small model."""
+FEWEST = 16
+"""Exact draws below which nothing is said: a mode of a sixth would show in 95 % of the cases."""
+EQUAL = 1e-6
+"""Nats. Log weights that differ by no more are equal but for rounding."""
+
+How = Literal["simulated", "listed", "weighed"]
+
+
+@frozen(eq=False)
+class KnownRow:
+    """A row as a bound program, and one exact draw of its posterior: a value of every latent."""
+
+    target: Target
+    values: Mapping[str, Value]
+
+
+@frozen(eq=False)
+class ExactDraws:
+    """Rows with an exact draw each, how they were had, and in words what that assumes."""
+
+    rows: tuple[KnownRow, ...]
+    how: How
+    assumed: str
+
+
+def exact_draws(query: Query, rows: Sequence[Mapping[str, object]], wanted: int, seed: int) -> ExactDraws:
+    """About `wanted` rows with an exact draw each; `rows` are cases of the query's parameters.
+
+    What a row gives of an observed parameter says only how long such a text is. Raises
+    DataError PLM730 where a text is observed and no row gives one, InferenceError PLM731
+    where too few exact draws can be had.
+    """
+    simulator = simulator_of(query, rows)
+    if simulator.exact:
+        kept, _ = _kept(simulator, wanted, seed)
+        _check_enough(kept, wanted, simulator)
+        return ExactDraws(_bound(simulator, kept), "simulated", SIMULATED)
+    listed = _listed(simulator, wanted, seed)
+    if listed is not None:
+        _check_enough(listed, wanted, simulator)
+        return ExactDraws(tuple(listed), "listed", LISTING)
+    kept, spread = _kept(simulator, wanted, seed)
+    _check_enough(kept, wanted, simulator)
+    exact = spread <= EQUAL
+    return ExactDraws(
+        _bound(simulator, kept), "simulated" if exact else "weighed", SIMULATED if exact else WEIGHED
+    )
+
+
+SIMULATED = "the rows were simulated from the program, so each has one exact posterior draw"
+LISTING = "not every term of the program can be simulated, so the exact draw of each row is from its listed posterior"
+WEIGHED = (
+    "not every term of the program can be simulated, so the exact draws are simulated ones kept by weight, "
+    "which is approximate"
+)
+
+
+def simulator_of(query: Query, rows: Sequence[Mapping[str, object]]) -> Simulator:
+    """A simulator over the rows; observed parameters may be left out of them where only their type matters."""
+    from posterior_lm.amortize.observable import observables
+    from posterior_lm.ask import models_of, use_object
+
+    graph = query.graph
+    models: Mapping[str, LanguageModel] = models_of(query, graph)
+    observed = observables(graph)
+    free = [o.spec.name for o in observed if o.table is None]
+    given = [{**row, **query.data} for row in rows] or [dict(query.data)]
+    data: list[Data] = [
+        bind_data(graph, row, path=f"rows[{k}]." if rows else "", missing=free) for k, row in enumerate(given)
+    ]
+    texts = [o.spec.name for o in observed if o.table is None and o.spec.type == "text"]
+    unknown = [name for name in texts if not all(name in row for row in data)]
+    if unknown:
+        raise DataError(
+            error(
+                "PLM730",
+                f"nothing says how long the simulated `{unknown[0]}` should be",
+                where=unknown[0],
+                help="give rows with --data FILE: lengths are theirs, and their texts are replaced",
+            )
+        )
+    wanted = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
+    uses: dict[str, Callable[..., object]] = {
+        use.where: use_object(query, use) for use in graph.uses if use.where in wanted
+    }
+    return Simulator(graph, data, models, uses)
+
+
+def _kept(simulator: Simulator, wanted: int, seed: int) -> tuple[list[Pair], float]:
+    """Pairs kept with probability exp(log weight − largest seen), and the range of their log weights in nats.
+
+    Equal weights come of it (rejection; von Neumann 1951), but for weights above the largest seen.
+    """
+    pool: list[Pair] = []
+    uniform: list[float] = []
+    kept: list[Pair] = []
+    for part in range(ROUNDS):
+        numbers = [(part * wanted + k) % len(simulator.rows) for k in range(wanted)]
+        rngs = [np.random.default_rng([seed, 11, part, k]) for k in range(wanted)]
+        drawn = [p for p in simulator.draw(rngs, numbers) if p.log_weight > -math.inf]
+        pool += drawn
+        uniform += np.random.default_rng([seed, 12, part]).random(len(drawn)).tolist()
+        top = max((p.log_weight for p in pool), default=0.0)
+        kept = [p for p, u in zip(pool, uniform, strict=True) if u < math.exp(p.log_weight - top)]
+        if len(kept) >= wanted:
+            break
+    weights = [p.log_weight for p in pool] or [0.0]
+    return kept[:wanted], max(weights) - min(weights)
+
+
+def _listed(simulator: Simulator, wanted: int, seed: int) -> list[KnownRow] | None:
+    """Each row's exact draw from its whole posterior; None where a support is too large to list."""
+    first = bind(simulator.graph, _whole(simulator), simulator.models, simulator.uses)
+    size = support_size(first, LISTED)
+    if size is None:
+        return None
+    found: list[KnownRow] = []
+    numbers = [k % len(simulator.rows) for k in range(wanted)]
+    rngs = [np.random.default_rng([seed, 13, k]) for k in range(wanted)]
+    for k, pair in enumerate(simulator.draw(rngs, numbers)):
+        target = bind(simulator.graph, pair.data, simulator.models, simulator.uses)
+        rng = np.random.default_rng([seed, 14, k])
+        try:
+            draws = run(Exact(values=size, mass=1.0), target, n=1, rng=rng)
+        except InferenceError as problem:
+            if any(d.code != "PLM703" for d in problem.diagnostics):
+                raise
+            continue  # an observation that no value of the latents explains is no row
+        if draws.certificate is None or not draws.certificate.complete:
+            return None
+        place = int(rng.choice(len(draws), p=draws.normalized_weights))
+        found.append(KnownRow(target, {name: column[place] for name, column in draws.values.items()}))
+    return found
+
+
+def _whole(simulator: Simulator) -> Data:
+    """A row with every parameter: one that was simulated where the data leaves some out."""
+    if all(o.table is not None or o.spec.name in simulator.rows[0] for o in simulator.observed):
+        return simulator.rows[0]
+    for k in range(FEWEST):
+        drawn = simulator.draw([np.random.default_rng([k, 15])], [0])
+        if drawn:
+            return drawn[0].data
+    raise _too_few(0, simulator)
+
+
+def _bound(simulator: Simulator, pairs: Sequence[Pair]) -> tuple[KnownRow, ...]:
+    bound = (bind(simulator.graph, p.data, simulator.models, simulator.uses) for p in pairs)
+    return tuple(KnownRow(target, p.values) for target, p in zip(bound, pairs, strict=True))
+
+
+def _check_enough(found: Sequence[object], wanted: int, simulator: Simulator) -> None:
+    if len(found) < min(FEWEST, wanted):
+        raise _too_few(len(found), simulator)
+
+
+def _too_few(found: int, simulator: Simulator) -> InferenceError:
+    notes = [f"`{label}` cannot be simulated" for label in simulator.unsimulated]
+    return InferenceError(
+        error(
+            "PLM731",
+            f"only {found} exact posterior draws could be simulated, and fewer than {FEWEST} say little",
+            notes=notes,
+            help="simulate more with --rows, or test a smaller program of the same statements whose "
+            "posterior can be listed",
+        )
+    )

@@ -1,0 +1,35 @@
+"""Pictures: what they need, said before any work is done, and how one is written."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from posterior_lm.amortize.disk import write_whole
+from posterior_lm.extras import need
+from posterior_lm.lang.diagnostics import DataError, error
+
+
+def need_plots(png: str | Path) -> None:
+    """Raises DataError PLM732 where matplotlib is absent, PLM612 where the file cannot be written."""
+    try:
+        need("matplotlib.figure", "plots")
+    except ImportError as problem:
+        raise DataError(error("PLM732", str(problem), help="or leave --plot out")) from None
+    folder = Path(png).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(error("PLM612", f"cannot write {png}: its folder takes no file", where=str(png)))
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, in inches; it needs no display."""
+    return need("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Any, png: Path) -> None:
+    """Write the figure as a PNG, whole or not at all. Raises DataError PLM612."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_whole(png, picture.getvalue())

@@ -1,0 +1,80 @@
+"""Where an exact draw lies among a method's weighted draws, and whether such places are uniform.
+
+With F the weighted distribution of a quantity f over N draws, z* the exact draw and
+v a weight for the exact draw itself, its rank is
+
+    u = (Σ_i W_i [f(z_i) < f(z*)] + U (Σ_i W_i [f(z_i) = f(z*)] + v)) / (1 + v),   U ~ uniform(0, 1)
+
+with Σ W = 1. It is uniform for equal weights and v = 1/N (Talts et al. 2018, theorem 1,
+with ties as in Modrák et al. 2023), and for v = w(z*) / Σ w whatever the proposal: z* is
+then one of N + 1 values, chosen among them by weight (Andrieu, Lee & Vihola 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+PLACES = 20
+"""Places of the distribution function at which ranks are compared with the uniform; bins of the plot too."""
+SAMPLES = 9_999
+"""Uniform samples that give the test its p-values, to 1 in 10,000."""
+INTERVAL = 0.9
+
+
+def rank(
+    weights: np.ndarray, others: np.ndarray, own: float, share: float, rng: np.random.Generator
+) -> float:
+    """u of an exact draw with quantity `own` among draws with weights (N,), which sum to 1, and quantities (N,).
+
+    `share` is v above, relative to all draws together; +∞ where the method cannot draw it.
+    """
+    below = float(weights[others < own].sum())
+    tied = float(weights[others == own].sum())
+    if share == np.inf:
+        return float(rng.random())
+    return (below + float(rng.random()) * (tied + share)) / (1.0 + share)
+
+
+def coverage(ranks: Sequence[np.ndarray]) -> float:
+    """Share of all ranks that lie in the central 90 % interval; 0.9 where the method is right."""
+    u = np.concatenate(list(ranks))
+    return float(np.mean(np.abs(u - 0.5) <= INTERVAL / 2))
+
+
+def p_value(u: np.ndarray) -> float:
+    """p of the test that n numbers (n,) are uniform on 0..1.
+
+    The distribution function is looked at in `PLACES` − 1 places; the statistic is the
+    smallest of the two-sided binomial tail probabilities there, and its distribution
+    is that of uniform samples (Säilynoja, Bürkner & Vehtari 2022, §2).
+    """
+    statistics, tails = _null(len(u))
+    counts = np.array([int(np.sum(u <= k / PLACES)) for k in range(1, PLACES)])
+    own = tails[np.arange(PLACES - 1), counts].min()
+    return float((1 + np.sum(statistics <= own * (1 + 1e-9))) / (1 + len(statistics)))
+
+
+def band(n: int, level: float = 0.99) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest share (PLACES − 1,) of n ranks at or below k/PLACES that p ≥ 1 − level allows."""
+    statistics, tails = _null(n)
+    least = float(np.quantile(statistics, 1 - level))
+    inside = tails >= least
+    return inside.argmax(axis=1) / n, (n - inside[:, ::-1].argmax(axis=1)) / n
+
+
+@lru_cache(maxsize=8)
+def _null(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(SAMPLES,) statistics of uniform samples of n, and (PLACES − 1, n + 1) two-sided tails of counts."""
+    at = np.arange(1, PLACES)[:, None] / PLACES
+    k = np.arange(n + 1)[None, :]
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log(np.arange(n, 0, -1)) - np.log(np.arange(1, n + 1)))])
+    pmf = np.exp(log_choose[None, :] + k * np.log(at) + (n - k) * np.log1p(-at))
+    below = np.cumsum(pmf, axis=1)
+    above = np.cumsum(pmf[:, ::-1], axis=1)[:, ::-1]
+    tails = np.minimum(1.0, 2 * np.minimum(below, above))
+    rng = np.random.default_rng(0)  # a table of the distribution, not a part of any run
+    counts = np.cumsum(rng.multinomial(n, np.full(PLACES, 1 / PLACES), size=SAMPLES), axis=1)[:, :-1]
+    return tails[np.arange(PLACES - 1), counts].min(axis=1), tails

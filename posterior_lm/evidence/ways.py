@@ -1,0 +1,115 @@
+"""A way to draw from a posterior, as a test of it needs one: draws, and the weight of a value from outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.infer.base import Draws, run
+from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value
+
+if TYPE_CHECKING:
+    from posterior_lm.query import Query
+
+
+@frozen(eq=False)
+class Way:
+    """A method by name, `draw(target, n, rng)`, and the guide that a result's draws were proposed with.
+
+    `options` are those of the method.
+    """
+
+    name: str
+    draw: Callable[[Target, int, np.random.Generator], Draws]
+    guide: Callable[[Target, Draws], Guide]
+    options: Mapping[str, object] = field(factory=dict)
+
+
+def way_of(query: Query) -> Way:
+    """The query's method with its options and its policy, as `Query.draw` runs it."""
+    from posterior_lm.ask import policy_offer
+    from posterior_lm.infer import auto
+    from posterior_lm.settings import merged
+
+    infers = tuple((spec.method, dict(spec.options)) for spec in query.graph.infer)
+    method, options = merged(infers, query.method, query.options)
+
+    def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
+        return auto.infer(
+            target, method=method, options=options, n=n, rng=rng, policy=policy_offer(query, target)
+        )
+
+    def guide(target: Target, draws: Draws) -> Guide:
+        # Under auto the policy may have been refused on this row; the draws say so by their method.
+        if draws.method == "gflownet" or (method != "auto" and query.policy_folder is not None):
+            offer = policy_offer(query, target)
+            assert offer is not None
+            return offer.guide()
+        return PriorGuide(target, reads="guide" if options.get("proposal") == "guide" else "prior")
+
+    return Way(method, draw, guide, options)
+
+
+def guided(guide_of: Callable[[Target], Guide], name: str = "importance") -> Way:
+    """Importance sampling that proposes with the guide that `guide_of` gives for each target."""
+
+    def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
+        return run(Importance(), target, n=n, rng=rng, guide=guide_of(target))
+
+    return Way(name, draw, lambda target, draws: guide_of(target))
+
+
+@frozen
+class Bounds:
+    """Of one row's log evidence, nats; None for a method that gives none.
+
+    `share` is the exact draw's weight relative to the sum of the draws' weights, None
+    where it has none; +∞ where the method cannot draw it.
+    """
+
+    lower: float | None
+    upper: float | None
+    share: float | None
+
+
+def bounds(
+    way: Way, target: Target, draws: Draws, exact: Mapping[str, Value], rng: np.random.Generator
+) -> Bounds:
+    """From N draws, and the same N with an exact posterior draw z* among them.
+
+    E log 1/N Σ w(z_i) ≤ log Z ≤ E log 1/(N+1) [w(z*) + Σ w(z_i)] (Burda et al. 2016; Zhao
+    et al. 2024). With N values on both sides the gap is the symmetrised KL divergence of
+    choosing one of N draws by weight from the same with the chosen one drawn exactly, and
+    so at least that of the chosen draw from the posterior (Grosse, Ancha & Roy 2016);
+    here it lies between those of N and of N + 1.
+    Listed values are held between their sum and the sure bound of the certificate.
+    """
+    if draws.chains is not None:
+        return Bounds(None, None, None)
+    lower = draws.log_evidence
+    assert lower is not None  # only chains have none
+    if draws.certificate is not None:
+        whole = draws.certificate.complete
+        return Bounds(lower, lower if whole else float(np.logaddexp(lower, draws.certificate.rest)), None)
+    guide = way.guide(target, draws)
+    if draws.method == "smc":
+        from posterior_lm.evidence.conditional_smc import log_evidence_given, smc_of
+
+        upper = log_evidence_given(smc_of(way.options), target, guide, exact, len(draws), rng)
+        return Bounds(lower, upper, None)
+    own = {name: (exact[name],) for name in target.names}
+    log_q = float(guide.log_prob(own)[0])
+    log_w = math.inf if log_q == -math.inf else float(target.log_reward(own)[0]) - log_q
+    if log_w == math.inf:
+        return Bounds(lower, math.inf, math.inf)
+    together = logsumexp(draws.log_weights)
+    upper = float(np.logaddexp(together, log_w)) - math.log(len(draws) + 1)
+    return Bounds(lower, upper, math.exp(min(700.0, log_w - together)))

@@ -1,0 +1,219 @@
+"""Markov chain Monte Carlo over values: several chains side by side, one batch of model calls for all.
+
+The slow baseline: it needs no guide and no weights, and it says nothing of the evidence.
+What it proposes, and why that leaves the posterior as it is, is in `moves`; how the chains
+are compared is in `chains`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from attrs import evolve, field, frozen
+
+from posterior_lm.infer import weights
+from posterior_lm.infer.base import Chains, Draws, Info
+from posterior_lm.infer.chains import agreement, features_of
+from posterior_lm.infer.choose import Sample
+from posterior_lm.infer.dead import all_dead
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
+from posterior_lm.infer.moves import (
+    Proposed,
+    Site,
+    accept,
+    conditional,
+    from_guide,
+    independence,
+    pick_cuts,
+    sites,
+    small,
+    suffix,
+)
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value, take
+
+START = 16
+"""Draws per chain that its first value is resampled from, so that few chains begin far out."""
+MOST = 1024
+"""Draws without one of positive weight after which the chains have nowhere to begin."""
+BLOCK = 40
+"""Moves between two looks at the clock, where there is a budget."""
+SHARES = {"mixed": 0.75, "suffix": 0.0, "independence": 1.0}
+"""How many of the moves are independence moves."""
+
+
+@frozen(eq=False)
+class Snapshot:
+    """Where C chains stand: a value of every latent, and the log reward (C,)."""
+
+    values: dict[str, tuple[Value, ...]]
+    log_reward: np.ndarray
+
+
+@frozen(eq=False)
+class State:
+    """The chains after each move so far, the last of them `now`.
+
+    `guided` (C,) is the guide's log probability of what each chain holds, where `known`.
+    `accepted` has the number of acceptances of each move, of the chains together.
+    """
+
+    target: Target
+    guide: Guide
+    prior: PriorGuide
+    sites: tuple[Site, ...]
+    now: Snapshot
+    guided: np.ndarray
+    known: np.ndarray
+    past: tuple[Snapshot, ...] = ()
+    accepted: tuple[int, ...] = ()
+
+
+@frozen(kw_only=True)
+class Mcmc:
+    """`steps` moves of each of `chains` chains; the first `warmup` share of them is thrown away.
+
+    `move` is "suffix" (redraw a latent from a random place on, from the prior under the mask;
+    finite latents from their conditional), "independence" (redraw everything from the guide),
+    or "mixed" (independence three times in four: their proposals do not depend on the chains, so
+    they are drawn in one batch and cost little). `sample` gives at most n draws, evenly over the chains
+    and over what follows the warm-up, with equal weights.
+    """
+
+    steps: int = 1000
+    chains: int = 8
+    warmup: float = 0.25
+    move: Literal["mixed", "suffix", "independence"] = "mixed"
+    name: str = field(default="mcmc", init=False)
+
+    def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
+        """Each chain begins at one of `START` draws from the guide, resampled by weight.
+
+        A chain whose draws are all dead begins where the draws of the others may.
+        Raises InferenceError PLM702 where none of `MOST` draws has a positive weight.
+        """
+        prior = PriorGuide(target)
+        if guide is None or (type(guide) is PriorGuide and guide.reads == "prior"):
+            guide = prior
+        now, log_prob = self._begin(rng, target, guide)
+        known = np.ones(self.chains, dtype=bool)
+        return State(target, guide, prior, sites(prior), now, log_prob, known)
+
+    def _begin(self, rng: np.random.Generator, target: Target, guide: Guide) -> tuple[Snapshot, np.ndarray]:
+        size = START * self.chains
+        dead: list[np.ndarray] = []
+        while True:
+            proposal = guide.sample(rng, size)
+            terms = np.broadcast_to(target.terms(proposal.values), (size, len(target.statements)))
+            log_reward = terms.sum(axis=1)
+            log_w = log_reward - proposal.log_prob
+            if np.isfinite(log_w).any():
+                break
+            dead.append(terms)
+            if sum(map(len, dead)) >= MOST:
+                raise all_dead(target, np.concatenate(dead))
+        rows = []
+        for chain in range(self.chains):
+            mine = np.arange(chain * START, (chain + 1) * START)
+            mine = mine if np.isfinite(log_w[mine]).any() else np.arange(size)
+            rows.append(int(rng.choice(mine, p=weights.normalize(log_w[mine]))))
+        values = {name: tuple(column[d] for d in rows) for name, column in proposal.values.items()}
+        return Snapshot(values, log_reward[rows]), proposal.log_prob[rows]
+
+    def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
+        """`BLOCK` moves of every chain; what independence moves propose is drawn and scored at once."""
+        past, accepted = list(state.past), list(state.accepted)
+        size = min(BLOCK, self.steps - len(past))
+        anew = rng.random(size) < SHARES[self.move]
+        ready: Iterator[tuple[Proposal, np.ndarray]] = iter(())
+        if anew.any():
+            count = int(anew.sum())
+            ready = _parts(*from_guide(rng, state.target, state.guide, count * self.chains), count)
+        for guided in anew:
+            state, moved = self._to(rng, state, *next(ready)) if guided else self._redraw(rng, state)
+            past.append(state.now)
+            accepted.append(int(moved.sum()))
+        state = evolve(state, past=tuple(past), accepted=tuple(accepted))
+        share = np.mean(accepted[-size:]) / self.chains
+        note = f"{len(past)} of {self.steps} moves of {self.chains} chains, {share:.0%} accepted of late"
+        return state, Info(len(past) >= self.steps, note, len(past) / self.steps)
+
+    def _redraw(self, rng: np.random.Generator, state: State) -> tuple[State, np.ndarray]:
+        """A suffix move, or a draw from a conditional, of all chains at one site."""
+        if not state.sites:
+            return state, np.ones(self.chains, dtype=bool)  # without a latent there is one value
+        site = state.sites[int(rng.integers(len(state.sites)))]
+        info = state.target.latent(site.latent)
+        held, choose = state.now, Sample(rng)
+        if small(info) and not site.readers:
+            found = conditional(state.target, choose, info, held.values, self.chains)
+        else:
+            cuts = pick_cuts(rng, info, held.values[site.latent])
+            found = suffix(state.prior, choose, site, cuts, held.values, held.log_reward)
+        taken = accept(rng, found.log_ratio)
+        guided, known = state.guided, state.known & ~taken
+        if state.guide is state.prior and found.gain is not None:
+            guided, known = guided.copy(), state.known
+            guided[taken] += found.gain[taken]
+        return evolve(state, now=_taken(held, found, taken), guided=guided, known=known), taken
+
+    def _to(
+        self, rng: np.random.Generator, state: State, proposal: Proposal, rewards: np.ndarray
+    ) -> tuple[State, np.ndarray]:
+        """An independence move of all chains, to values that were drawn from the guide."""
+        held, guided = state.now, state.guided
+        asked = np.flatnonzero(~state.known)
+        if len(asked):
+            guided = guided.copy()
+            guided[asked] = state.guide.log_prob(take(held.values, asked.tolist()))
+        found = independence(proposal, rewards, guided, held.log_reward)
+        taken = accept(rng, found.log_ratio)
+        guided = np.where(taken, proposal.log_prob, guided)
+        known = np.ones(self.chains, dtype=bool)
+        return evolve(state, now=_taken(held, found, taken), guided=guided, known=known), taken
+
+    def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
+        """At most n draws; fewer where the chains have made fewer moves."""
+        first = int(self.warmup * len(state.past))
+        kept = state.past[first:] or (state.now,)
+        values = {name: [snap.values[name] for snap in kept] for name in state.target.names}
+        log_reward = np.array([snap.log_reward for snap in kept])
+        rhat, bulk_ess = agreement(features_of(state.target, values, log_reward))
+        each = min(len(kept), -(-n // self.chains))
+        # Evenly spaced moves, the last one among them; what is too much is left out of the oldest.
+        rows = (np.arange(1, each + 1) * len(kept)) // each - 1
+        places = [(int(row), chain) for row in rows for chain in range(self.chains)][-n:]
+        accepted = state.accepted[first:]
+        return Draws(
+            {name: tuple(column[row][chain] for row, chain in places) for name, column in values.items()},
+            np.zeros(len(places)),
+            np.array([log_reward[place] for place in places]),
+            self.name,
+            chains=Chains(
+                self.chains,
+                np.array([chain for _, chain in places]),
+                rhat,
+                bulk_ess,
+                float(np.mean(accepted) / self.chains) if accepted else 1.0,
+            ),
+        )
+
+
+def _parts(proposal: Proposal, rewards: np.ndarray, count: int) -> Iterator[tuple[Proposal, np.ndarray]]:
+    """The draws in `count` parts of equal size."""
+    for rows in np.split(np.arange(len(rewards)), count):
+        some = take(proposal.values, rows.tolist())
+        yield Proposal({k: tuple(v) for k, v in some.items()}, proposal.log_prob[rows]), rewards[rows]
+
+
+def _taken(held: Snapshot, found: Proposed, taken: np.ndarray) -> Snapshot:
+    """The new value where it was accepted, the old one elsewhere."""
+    values = {
+        name: tuple(
+            new if yes else old for old, new, yes in zip(column, found.values[name], taken, strict=True)
+        )
+        for name, column in held.values.items()
+    }
+    return Snapshot(values, np.where(taken, found.log_reward, held.log_reward))

@@ -1,0 +1,89 @@
+"""What of the log reward is known once the first latents are: the terms in order of the latent that completes them.
+
+A term is split at its sums (a plate's rows) and its fixed powers, so that what one row
+observes is known before the next row's latent is drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Values
+
+
+@frozen
+class Atom:
+    """A summand of the log reward: `exponent` × the value of `node`, which the statement `term` adds."""
+
+    node: int
+    exponent: float
+    term: int
+
+
+@frozen(eq=False)
+class Stage:
+    """What becomes known with one latent: its own distribution, and everything else that then can be computed.
+
+    `tests` are those of the others that need no model, so a false one is found for nothing.
+    """
+
+    prior: Atom
+    others: tuple[Atom, ...]
+    tests: tuple[Atom, ...]
+
+
+def stages(target: Target) -> tuple[Stage, ...]:
+    """One stage per latent, in order. What depends on no latent is in none."""
+    graph = target.graph
+    place = {info.node: k for k, info in enumerate(target.latents)}
+    own = {prior_of(target, name).node: k for k, name in enumerate(target.names)}
+    priors: dict[int, Atom] = {}
+    others: list[list[Atom]] = [[] for _ in target.latents]
+    stack = [(i, 1.0, k) for k, i in enumerate(graph.sink.inputs)]
+    while stack:
+        i, exponent, term = stack.pop()
+        node = graph[i]
+        if isinstance(node, Sum):
+            stack += [(j, exponent, term) for j in node.inputs]
+        elif isinstance(node, Power) and node.inputs[0] in graph.fixed:
+            b = float(target.evaluator.fixed_value(node.inputs[0]))  # type: ignore[arg-type]
+            stack.append((node.inputs[1], exponent * b, term))
+        elif (reads := [place[j] for j in graph.ancestors(i) if j in place]) and i not in graph.fixed:
+            atom = Atom(i, exponent, term)
+            # Another statement may read a prior's node too, and there it is no prior.
+            if i in own and graph.sink.terms[term].keyword == "latent":
+                priors[own[i]] = atom
+            else:
+                others[max(reads)].append(atom)
+    return tuple(
+        Stage(priors[k], tuple(reversed(mine)), tuple(a for a in reversed(mine) if _plain(target, a)))
+        for k, mine in enumerate(others)
+    )
+
+
+def _plain(target: Target, atom: Atom) -> bool:
+    return not any(
+        isinstance(target.graph[j], LmScore | ChoiceScore) for j in target.graph.ancestors(atom.node)
+    )
+
+
+def log_terms(
+    target: Target, atoms: tuple[Atom, ...], values: Values, n: int
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """(N, K) nats that the atoms add, by statement; and the scores computed for it, by node (N,)."""
+    columns = target.evaluator.some([a.node for a in atoms], values, n)
+    out = np.zeros((n, len(target.statements)))
+    for atom in atoms:
+        column = np.array(columns[atom.node], dtype=np.float64)
+        # A term of −inf stays so whatever its power, even 0.
+        out[:, atom.term] += np.where(np.isneginf(column), -np.inf, atom.exponent * np.nan_to_num(column))
+    scores = {
+        i: np.array(column, dtype=np.float64)
+        for i, column in columns.items()
+        if isinstance(target.graph[i], LmScore | ChoiceScore)
+    }
+    return out, scores

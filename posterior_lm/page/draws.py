@@ -1,0 +1,190 @@
+"""The draws with their weights, and the marginal of every latent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_lm.graph.nodes import Latent
+from posterior_lm.page.markup import Html, el, join, number, plural, share, text_span
+from posterior_lm.page.plots import Axes, bars, drawing
+
+if TYPE_CHECKING:
+    from posterior_lm.page.facts import Facts
+    from posterior_lm.posterior import Datum, Posterior
+    from posterior_lm.target.target import LatentInfo
+
+MOST_ROWS, LEAST_ROWS, ENOUGH = 25, 8, 0.995
+"""Rows that are shown at once: as many as hold nearly all of the weight, within bounds."""
+MOST_FOLDED = 500
+"""Rows of draws behind a fold; the rest is counted."""
+MOST_BARS = 24
+MOST_BINS = 120
+MOST_TEXTS = 10
+MOST_LETTERS = 600
+
+
+def draws_view(posterior: Posterior) -> Html:
+    """A row for each distinct value, heaviest first; the rest to open."""
+    merged = posterior.merged()
+    if not posterior.draws.values:
+        return el(
+            "p",
+            "The program has no latents: there is nothing to draw, and the log evidence is its log reward.",
+        )
+    names = list(posterior.draws.values)
+    spellings = any(m.sequences > 1 for m in merged)
+    head = ["weight", "", "log reward", *(["spellings"] if spellings else []), *names]
+    rows = [
+        [share(m.weight), bar(m.weight / merged[0].weight), number(m.log_reward, 2), *([f"{m.sequences}"] if spellings else []),
+         *(_value(m.values[name], posterior.types.get(name)) for name in names)]
+        for m in merged[: MOST_ROWS + MOST_FOLDED]
+    ]  # fmt: skip
+    right = [True, False, True, *([True] if spellings else []), *(False for _ in names)]
+    needed = int(np.searchsorted(np.cumsum([m.weight for m in merged]), ENOUGH)) + 1
+    shown = min(MOST_ROWS, max(LEAST_ROWS, needed))
+    parts: list[Html | None] = [table(head, rows[:shown], right, "stacks")]
+    if len(merged) > shown:
+        rest = sum(m.weight for m in merged[shown:])
+        more = el("summary", f"{plural(len(merged) - shown, 'more value')} with {share(rest)} of the weight")
+        uncounted = len(merged) - MOST_ROWS - MOST_FOLDED
+        note = el("p", f"\u2026 and {uncounted:,} more.", class_="faint") if uncounted > 0 else None
+        parts.append(el("details", more, table(head, rows[shown:], right, "stacks"), note))
+    if spellings:
+        parts.append(el("p", "A value's spellings are the token sequences drawn that read the same; their weights add up.",
+                        class_="faint"))  # fmt: skip
+    return join(parts)
+
+
+def _value(text: str, kind: str | None) -> Html:
+    """A text with room to be read; a value of a list on one line."""
+    return (
+        el("div", text_span(text, most=MOST_LETTERS), class_="words") if kind == "text" else text_span(text)
+    )
+
+
+def marginals_view(facts: Facts) -> Html | None:
+    """Bars for `one_of` and `int` latents; for texts the likeliest, where there are several latents."""
+    several = len(facts.target.latents) > 1
+    found = [
+        el(
+            "figure",
+            el("figcaption", *_caption(facts.posterior, info)),
+            _marginal(facts, info),
+            class_="marginal",
+        )
+        for info in facts.target.latents
+        if info.type != "text" or several
+    ]
+    return el("div", *found, class_="plots") if found else None
+
+
+def _caption(posterior: Posterior, info: LatentInfo) -> list[Html | str]:
+    name = el("b", info.name)
+    if info.type == "int":
+        mean = posterior.expect(lambda row: float(row[info.name]))
+        bounds = ", with 90% intervals" if len(posterior.marginal(info.name)) <= MOST_BARS else ""
+        spread = "" if posterior.draws.exact else f" \u00b1 {number(mean.se, 2)}"
+        return [
+            name,
+            f": posterior probability of each value{bounds}; mean {number(mean.value, 2)}{spread}",
+        ]
+    if info.type == "text":
+        return [name, ": the likeliest texts by themselves"]
+    return [name, ": posterior probability of each value, with 90% intervals"]
+
+
+def _marginal(facts: Facts, info: LatentInfo) -> Html:
+    posterior = facts.posterior
+    mass = dict(posterior.marginal(info.name))
+    if info.type == "text":
+        rows = list(mass.items())[:MOST_TEXTS]
+        return _bars([(str(v), p, None) for v, p in rows], len(mass) - len(rows))
+    if info.type == "one_of":
+        node = facts.target.graph[info.node]
+        listed: Sequence[Datum] = node.choices if isinstance(node, Latent) else ()
+        values = [*listed, *(v for v in mass if v not in listed)]
+    else:
+        values = sorted(mass)
+        if len(values) > MOST_BARS:
+            return _histogram(posterior, info.name, mass)
+    rows = [(v, mass.get(v, 0.0)) for v in values]
+    kept = sorted(rows, key=lambda row: -row[1])[:MOST_BARS]
+    shown = [row for row in rows if row in kept]
+    bounds = [posterior.prob(lambda row, v=v: row[info.name] == v) for v, _ in shown]  # type: ignore[misc]
+    return _bars(
+        [(str(v), p, (b.low, b.high)) for (v, p), b in zip(shown, bounds, strict=True)],
+        len(rows) - len(shown),
+    )
+
+
+def _bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], more: int) -> Html:
+    cells: list[list[Html | str]] = []
+    for value, p, bounds in rows:
+        said = None if bounds is None else f"90% interval {share(bounds[0])} to {share(bounds[1])}"
+        cells.append(
+            [
+                el("div", text_span(value, most=120), class_="words") if bounds is None else text_span(value),
+                bar(p, bounds, said),
+                share(p),
+            ]
+        )
+    note = el("p", f"\u2026 and {plural(more, 'more value')}.", class_="faint") if more > 0 else None
+    return join([table(None, cells, [False, False, True], "bars-table"), note])
+
+
+def _histogram(posterior: Posterior, name: str, mass: dict[Datum, float]) -> Html:
+    numbers = np.array([float(v) for v in mass])
+    low, high = int(numbers.min()), int(numbers.max())
+    wide = -(-(high - low + 1) // MOST_BINS)  # values a bar stands for
+    edges = np.arange(low, high + wide + 1, wide) - 0.5
+    heights, _ = np.histogram(numbers, bins=edges, weights=list(mass.values()))
+    axes = Axes(
+        (float(edges[0]), float(edges[-1])),
+        (0.0, float(heights.max()) * 1.05),
+        name,
+        "probability",
+        whole=True,
+    )
+    titles = [
+        f"{int(a + 0.5)}{f' to {int(b - 0.5)}' if wide > 1 else ''}: {share(float(p))}"
+        for a, b, p in zip(edges, edges[1:], heights, strict=False)
+    ]
+    title = f"Marginal of {name}" + (f", {wide} values a bar" if wide > 1 else ", one bar a value")
+    return drawing(title, axes, bars(axes, list(edges), list(heights), titles))
+
+
+def bar(p: float, bounds: tuple[float, float] | None = None, title: str | None = None) -> Html:
+    """A bar of a share from 0 to 1, with a whisker from one bound to the other."""
+    wide = 100 * min(1.0, max(0.0, p))
+    marks = [el("rect", x="0", y="1", width=f"{max(wide, 0.6 if p > 0 else 0):.2f}", height="8")]
+    if bounds is not None and bounds[1] > bounds[0]:
+        marks.append(el("line", x1=f"{100 * bounds[0]:.2f}", x2=f"{100 * bounds[1]:.2f}", y1="5", y2="5"))
+    return el("svg", el("title", title) if title else None, *marks, class_="bar", viewBox="0 0 100 10",
+              preserveAspectRatio="none", role="img" if title else None,
+              aria_hidden=None if title else "true")  # fmt: skip
+
+
+def table(
+    head: Sequence[str] | None,
+    rows: Sequence[Sequence[Html | str]],
+    right: Sequence[bool],
+    kind: str | None = None,
+) -> Html:
+    """A table. On a narrow page it scrolls sideways, or its cells stand below each other where `kind` is `stacks`."""
+    top = [el("thead", el("tr", *(el("th", h, class_="num" if r else None, scope="col")
+                                  for h, r in zip(head, right, strict=True))))] if head else []  # fmt: skip
+    labels = list(head) if head else [None] * len(right)
+    body = [
+        el(
+            "tr",
+            *(
+                el("td", c, class_="num" if r else None, data_label=h)
+                for c, r, h in zip(row, right, labels, strict=True)
+            ),
+        )
+        for row in rows
+    ]
+    return el("div", el("table", *top, el("tbody", *body), class_=kind), class_="scroll", tabindex="0")

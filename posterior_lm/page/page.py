@@ -1,0 +1,141 @@
+"""The page put together: what was found first, then why, then how far to trust it and where it comes from."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from posterior_lm.page.diagnostics import diagnostics_view
+from posterior_lm.page.draws import draws_view, marginals_view
+from posterior_lm.page.graph_svg import graph_rule, graph_view
+from posterior_lm.page.markup import Html, el, join, number, plural
+from posterior_lm.page.program import program_view, source_of
+from posterior_lm.page.provenance import given_view, provenance_view
+from posterior_lm.page.style import STYLE
+from posterior_lm.page.terms import terms_view
+from posterior_lm.page.tokens import tokens_view
+
+if TYPE_CHECKING:
+    from posterior_lm.page.facts import Facts
+    from posterior_lm.posterior import Posterior
+    from posterior_lm.query import Query
+
+
+def page(query: Query, facts: Sequence[Facts], command: str | None = None) -> str:
+    """The whole HTML document for one or more bindings of one program.
+
+    It asks for nothing from outside and runs nothing: the security policy in its head
+    allows one style sheet, by its digest. Equal draws give equal bytes.
+    """
+    source, own = source_of(query)
+    name = facts[0].posterior.program
+    several = len(facts) > 1
+    sections = [_section("program", "Program", program_view(source))]
+    if not several:
+        sections.append(_section("given", "Given", given_view(facts[0].given)))
+    top = [_summary(facts[0].posterior)] if not several else [_rows(facts)]
+    answers = [part for one in facts for part in _answer(one, "L" if own else None, several)]
+    sections += answers
+    sections.append(_section("graph", "Graph of the log reward", graph_view(facts[0].target.program)))
+    sections.append(_section("provenance", "Provenance", provenance_view(facts[0].posterior, command)))
+    title = f"{name}: posterior"
+    style = STYLE + graph_rule(facts[0].target.program)
+    head = [
+        el("meta", charset="utf-8"),
+        el("meta", http_equiv="Content-Security-Policy", content=_policy(style)),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("meta", name="referrer", content="no-referrer"),
+        el("title", title),
+        Html(f"<style>{style}</style>"),
+    ]
+    header = el(
+        "header", el("p", "posterior_lm", class_="brand"), el("h1", name), *top, _contents(facts, several)
+    )
+    body = el("body", header, el("main", *sections))
+    return "<!DOCTYPE html>\n" + el("html", el("head", *head), body, lang="en") + "\n"
+
+
+def _policy(style: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _answer(facts: Facts, prefix: str | None, several: bool) -> list[Html]:
+    """The sections of one binding."""
+    mark = f"-{facts.row}" if several else ""
+    where = f" of row {facts.row}" if several else ""
+    posterior = facts.posterior
+    how = "token" if any(facts.readings) else "term"
+    found = [
+        _section(f"posterior{mark}", f"Posterior{where}", draws_view(posterior), marginals_view(facts)),
+        _section(f"tokens{mark}", f"The heaviest draws{where}, {how} by {how}", tokens_view(facts)),
+        _section(f"terms{mark}", f"Terms of the log reward{where}", terms_view(facts, prefix)),
+        _section(f"trust{mark}", f"How far to trust it{where}", diagnostics_view(posterior)),
+    ]
+    if several:
+        found.insert(0, el("div", el("h2", f"Row {facts.row}"), _summary(posterior), given_view(facts.given),
+                           id=f"row{mark}", class_="row-head"))  # fmt: skip
+    return found
+
+
+def _section(name: str, title: str, *children: Html | None) -> Html:
+    return el("section", el("h2", title), *children, id=name)
+
+
+def _summary(posterior: Posterior) -> Html:
+    """The verdict, and the numbers that it rests on."""
+    draws = posterior.draws
+    se = posterior.log_evidence_se
+    spread = f" \u00b1 {number(se)}" if se is not None and not draws.exact else ""
+    least = "\u2265 " if draws.exact and se is None else ""
+    tiles = [
+        ("method", posterior.method),
+        ("log evidence, nats", f"{least}{number(posterior.log_evidence)}{spread}"),
+    ]
+    if draws.exact:
+        tiles.append(("values listed", f"{len(draws):,}"))
+    else:
+        tiles += [
+            ("draws", f"{len(draws):,}"),
+            ("distinct", f"{draws.distinct:,}"),
+            ("ESS", number(draws.ess, 1)),
+        ]
+        tiles.append(
+            ("k-hat", number(draws.khat, 2))
+            if draws.chains is None
+            else ("R-hat", number(draws.chains.rhat, 3))
+        )
+    boxes = [el("div", el("dt", label), el("dd", value)) for label, value in tiles]
+    verdict = el("p", posterior.verdict, class_=f"verdict {_tone(posterior.verdict)}")
+    return join([verdict, el("dl", *boxes, class_="tiles")])
+
+
+def _tone(verdict: str) -> str:
+    """The colour of a verdict, from its first words."""
+    for start, tone in (("Exact", "good"), ("Good", "good"), ("Usable", "fair"), ("Do not", "bad")):
+        if verdict.startswith(start):
+            return tone
+    return "care"
+
+
+def _rows(facts: Sequence[Facts]) -> Html:
+    items = [
+        el("li", el("a", f"Row {one.row}", href=f"#row-{one.row}"), f": {one.posterior.verdict}")
+        for one in facts
+    ]
+    return join([el("p", f"{plural(len(facts), 'row')} of data."), el("ul", *items)])
+
+
+def _contents(facts: Sequence[Facts], several: bool) -> Html:
+    """Links to the sections."""
+    links = [("program", "Program")]
+    if several:
+        links += [(f"row-{one.row}", f"Row {one.row}") for one in facts]
+    else:
+        links += [("given", "Given"), ("posterior", "Posterior"), ("tokens", "Tokens"), ("terms", "Terms"),
+                  ("trust", "Trust")]  # fmt: skip
+    links += [("graph", "Graph"), ("provenance", "Provenance")]
+    return el("nav", *(el("a", words, href=f"#{name}") for name, words in links), aria_label="Sections")

@@ -1,0 +1,91 @@
+"""Draws token by token, each token shaded by the probability that the model gave it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from posterior_lm.page.markup import Html, el, join, number, share, text_span
+
+if TYPE_CHECKING:
+    from posterior_lm.page.facts import Facts
+    from posterior_lm.page.token_scores import Reading, Token
+
+SHADES = (0.5, 0.2, 0.05, 0.01, 0.001)
+"""Least probability of each shade but the last; the less likely, the stronger the shade."""
+
+
+def tokens_view(facts: Facts) -> Html:
+    """The legend, and a card for each of the heaviest draws: its terms and what was read token by token."""
+    cards = [_card(facts, k) for k in range(len(facts.readings))]
+    shaded = any(facts.readings)
+    return join([legend() if shaded else None, *cards])
+
+
+def _card(facts: Facts, shown: int) -> Html:
+    """One draw: the statements whose texts a model reads, each with its tokens, then the others."""
+    heavy, readings, terms = facts.heavy[shown], facts.readings[shown], facts.terms
+    read, others = [], []
+    for k, info in enumerate(facts.target.statements):
+        value, mean = float(terms.shown[shown, k]), float(terms.mean[k])
+        off = f"{number(abs(value - mean), 2)} {'above' if value > mean else 'below'} its mean over the draws"
+        said = el("b", number(value, 2), title=off)
+        texts = [_reading(r, value) for r in readings if r.term == k]
+        if texts:
+            read.append(el("dt", el("code", info.label), " ", said))
+            read.append(el("dd", *texts))
+        else:
+            others.append(el("li", el("code", info.label), " ", said))
+    rest = readings[0].left_out if readings else 0
+    more = el("p", f"\u2026 and {rest} more texts that the models scored.", class_="faint") if rest else None
+    total = number(float(terms.shown[shown].sum()), 2)
+    title = el("h4", el("span", f"{shown + 1}", class_="rank"), f"weight {share(heavy.weight)}",
+               el("span", f"log reward {total}", class_="faint"), *_finite(facts, heavy.draw))  # fmt: skip
+    return el("article", title, el("dl", *read), more, el("ul", *others) if others else None, class_="draw")
+
+
+def _finite(facts: Facts, draw: int) -> list[Html]:
+    """The values of `one_of` and `int` latents, which no model may read token by token."""
+    values = facts.posterior.draws.values
+    listed = [info.name for info in facts.target.latents if info.type != "text"]
+    if not listed:
+        return []
+    return [el("span", el("code", name), " = ", text_span(str(values[name][draw].datum))) for name in listed]
+
+
+def legend() -> Html:
+    """What each shade stands for."""
+    labels = ["\u2265 50%", "20\u201350%", "5\u201320%", "1\u20135%", "0.1\u20131%",
+              "< 0.1%"]  # fmt: skip
+    items = [el("li", el("span", label, class_=f"tok s{k}")) for k, label in enumerate(labels)]
+    what = (
+        "The model\u2019s probability of each token after what stands before it, before any power or factor:"
+    )
+    return el("div", el("p", what), el("ul", *items, class_="legend"), class_="token-legend")
+
+
+def shade(log_prob: float) -> int:
+    """The number of a token's shade: 0 for likely ones, 5 for those below one in a thousand."""
+    p = math.exp(log_prob)
+    return next((k for k, least in enumerate(SHADES) if p >= least), len(SHADES))
+
+
+def _reading(reading: Reading, term: float) -> Html:
+    """A text's tokens; its own log-probability too where that is not the whole term."""
+    whole = reading.parts == 1 and abs(reading.log_prob - term) < 0.005
+    part = f"text {reading.part} of {reading.parts}, " if reading.parts > 1 else ""
+    said = (
+        None
+        if whole
+        else el("span", f"{part}{number(reading.log_prob, 2)} under {reading.lm}", class_="faint")
+    )
+    return el("div", *map(_token, reading.tokens), " " if said else None, said, class_="tokens")
+
+
+def _token(token: Token) -> Html:
+    p = math.exp(token.log_prob)
+    shown = f"{p:.3g}" if p >= 0.001 else f"{p:.1e}"
+    title = f"p = {shown}, {number(token.log_prob, 2)} nats"
+    return el(
+        "span", token.text.replace("\n", "\u21b5\n"), class_=f"tok s{shade(token.log_prob)}", title=title
+    )

@@ -1,0 +1,82 @@
+"""Writing the page: whole or not at all, and refused before any work where it cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.page.facts import Facts, gather
+from posterior_lm.page.page import page
+
+if TYPE_CHECKING:
+    from posterior_lm.posterior import Posterior
+    from posterior_lm.query import Query
+
+
+def report(query: Query, posterior: Posterior, path: str | Path, *, command: str | None = None) -> Path:
+    """Writes the page of one posterior of the query's program; returns its path.
+
+    Raises DataError PLM740 where the posterior is not the query's, PLM805 where the
+    file cannot be written.
+    """
+    check_place(path)
+    return write(path, page(query, [gather(query, posterior)], command))
+
+
+def report_rows(
+    query: Query, facts: Sequence[Facts], path: str | Path, *, command: str | None = None
+) -> Path:
+    """The same for several bindings of one program."""
+    return write(path, page(query, facts, command))
+
+
+def check_place(path: str | Path) -> None:
+    """Raises DataError PLM805 where no file of this name can be written. Call it before any work."""
+    target = Path(path)
+    folder = Path(os.path.realpath(target)).parent
+    if target.is_dir():
+        raise _cannot(path, "it is a folder", "name a file in it, such as report.html")
+    if not folder.is_dir():
+        kind = "a file" if folder.exists() else "missing"
+        raise _cannot(
+            path, f"its folder is {kind}", None if folder.exists() else f"make it: mkdir -p {folder}"
+        )
+    if target.exists() and not target.is_file():
+        raise _cannot(path, "it is no regular file", None)
+    if not os.access(target if target.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+        raise _cannot(path, "permission denied", None)
+
+
+def write(path: str | Path, text: str) -> Path:
+    """Replaces the file at once, keeping the permissions that it had. Raises DataError PLM805."""
+    target = Path(os.path.realpath(path))
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".plm-report-", suffix=".html")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as problem:
+        raise _cannot(path, (problem.strerror or str(problem)).lower(), None) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    return Path(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _cannot(path: str | Path, why: str, help: str | None) -> DataError:
+    return DataError(error("PLM805", f"cannot write {path}: {why}", where=str(path), help=help))

@@ -1,0 +1,154 @@
+"""Conditions that become part of a support, so that nothing that breaks them is ever drawn.
+
+The narrowed support is for whoever draws: proposals, guides, exact enumeration. The
+log reward keeps the term of the condition, which is 0 for all of its values, and the
+declared type, so the posterior and its evidence are what they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from posterior_lm.graph.conditions import Conjunct, conjuncts, known_text, text_test
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.nodes import Input, Latent, RowField, TermInfo
+from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.regex import PatternError
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
+from posterior_lm.support.finite import FiniteSupport
+from posterior_lm.support.regular import Kind, Regular
+from posterior_lm.support.spec import Spec, TextSpec
+from posterior_lm.target.impossible import Parts, blamed, holds
+from posterior_lm.target.kept import kept_values
+
+if TYPE_CHECKING:
+    from posterior_lm.target.target import Target
+
+LISTED = 100_000
+"""Values of a finite latent that conditions are tried on: about a second. Above that they are tested as drawn."""
+EMPTY = {"PLM330", "PLM335"}
+"""Codes that say that no value is left."""
+
+_KINDS: dict[str, Kind] = {
+    "contains": "contains",
+    "starts_with": "starts_with",
+    "ends_with": "ends_with",
+    "matches": "matches",
+}
+
+
+@frozen
+class _Masked:
+    """A latent of a grounded graph with the parts of conditions that are masks on it."""
+
+    latent: Latent
+    spec: Spec
+    support: Support
+    parts: tuple[Conjunct, ...]
+
+
+def narrowed(
+    program: RewardGraph,
+    graph: RewardGraph,
+    specs: Mapping[str, Spec],
+    supports: Mapping[str, Support],
+    models: Mapping[str, LanguageModel],
+) -> dict[str, Support]:
+    """The supports by latent with every mask of the grounded graph built in; the others as they are.
+
+    Raises CompileError PLM340 where a condition leaves no value whatever the data. Where
+    that comes from the data, or an automaton would be too large, the support stays wide:
+    the log reward of what breaks the condition is −∞ all the same.
+    """
+    found = dict(supports)
+    of_latent: dict[str, list[Conjunct]] = {}
+    for part in conjuncts(graph):
+        for reading in part.readings:
+            if reading.kind == "mask":
+                of_latent.setdefault(reading.latent, []).append(part)
+    for _, latent in graph.latents():
+        parts = of_latent.get(latent.name, [])
+        if not parts:
+            continue
+        masked = _Masked(latent, specs[latent.name], supports[latent.name], tuple(parts))
+        narrow = _narrow(graph, masked, models)
+        if narrow is not None:
+            found[latent.name] = narrow
+        elif _whatever_the_data(program, masked):
+            raise CompileError(blamed(latent, parts, _leaves(graph, masked, models)))
+    return found
+
+
+def _narrow(graph: RewardGraph, masked: _Masked, models: Mapping[str, LanguageModel]) -> Support | None:
+    """The support under the masks, as it is where they cannot be built; None where no value is left."""
+    if isinstance(masked.support, FiniteSupport):
+        return _finite(graph, masked, masked.support)
+    assert masked.latent.lm is not None and isinstance(masked.spec, TextSpec)
+    regulars = tuple(dict.fromkeys(r for part in masked.parts if (r := _regular(graph, part)) is not None))
+    tokenizer = models[masked.latent.lm].tokenizer
+    try:
+        return build_support(evolve(masked.spec, also=regulars), tokenizer, span=masked.latent.span)
+    except PatternError:
+        return masked.support
+    except CompileError as problem:
+        return None if any(d.code in EMPTY for d in problem.diagnostics) else masked.support
+
+
+def _regular(graph: RewardGraph, part: Conjunct) -> Regular | None:
+    """The part as a language of texts; None where its pattern is none that an automaton can follow."""
+    test = text_test(graph, part.node, part.negated)
+    assert test is not None
+    other = known_text(graph, test.other)
+    if other is None:
+        return None  # an operation that has no value stays in the graph, and the evaluator names it
+    if test.op == "equals":
+        regular = Regular("matches", re.escape(other), test.negated)
+    else:
+        regular = Regular(_KINDS[test.op], other, test.negated)
+    try:
+        regular.dfa()
+    except (PatternError, re.error):
+        return None
+    return regular
+
+
+def _finite(graph: RewardGraph, masked: _Masked, support: FiniteSupport) -> Support | None:
+    if support.size > LISTED:
+        return support
+    spec, name = support.spec, masked.latent.name
+    return kept_values(
+        support, lambda place: holds(graph, name, spec.spelling(place), spec.datum(place), masked.parts)
+    )
+
+
+def _leaves(
+    graph: RewardGraph, masked: _Masked, models: Mapping[str, LanguageModel]
+) -> Callable[[Parts], bool]:
+    return lambda parts: _narrow(graph, evolve(masked, parts=tuple(parts)), models) is not None
+
+
+def _whatever_the_data(program: RewardGraph, masked: _Masked) -> bool:
+    """Whether neither the latent's type nor its masks read a parameter."""
+    base = masked.latent.name.split("[", 1)[0]
+    roots = [i for i, latent in program.latents() if latent.name == base]
+    roots += [program.sink.inputs[part.term] for part in masked.parts]
+    return not any(isinstance(program[i], Input | RowField) for i in program.ancestors(*roots))
+
+
+def built_in(target: Target) -> list[TermInfo]:
+    """The conditions of which a part is built into what is drawn."""
+    narrow = {
+        info.name for info in target.latents if info.support is not target.evaluator.supports[info.name]
+    }
+    terms = {
+        part.term
+        for part in conjuncts(target.graph)
+        if any(reading.kind == "mask" and reading.latent in narrow for reading in part.readings)
+    }
+    return [target.statements[term] for term in sorted(terms)]
