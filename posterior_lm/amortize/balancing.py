@@ -108,15 +108,22 @@ class Balancer:
             s.draws - flat - len(kept) - (slot.exact is not None)
             for kept, slot in zip(old, mine, strict=True)
         ]
-        for power, many in ((1.0, counts), (exponent, [flat] * len(mine))):
-            owner = [k for k, n in enumerate(many) for _ in range(n)]
-            if not owner:
-                continue
-            each = [g for k, n in enumerate(many) for g in rngs[k].spawn(n)]
-            targets = [mine[k].target for k in owner]
-            readings = [mine[k].readings for k in owner]
-            for k, drawn in zip(owner, propose(model, targets, readings, each, power), strict=True):
-                values[k].append(drawn)
+        # One rollout for both kinds: its cost is mostly its number of steps. A row's own draws come first.
+        owner = [
+            (k, p)
+            for p, many in ((1.0, counts), (exponent, [flat] * len(mine)))
+            for k, n in enumerate(many)
+            for _ in range(n)
+        ]
+        each = [
+            g for many in (counts, [flat] * len(mine)) for k, n in enumerate(many) for g in rngs[k].spawn(n)
+        ]
+        targets = [mine[k].target for k, _ in owner]
+        readings = [mine[k].readings for k, _ in owner]
+        for (k, _), drawn in zip(
+            owner, propose(model, targets, readings, each, [p for _, p in owner]), strict=True
+        ):
+            values[k].append(drawn)
         parts = [self._row(slot, values[k], counts[k], old[k]) for k, slot in enumerate(mine)]
         for slot, part in zip(mine, parts, strict=True):
             if slot.exact is None:

@@ -105,9 +105,12 @@ def score_draws(
 
 def propose(
     model: TransformersModel, targets: Sequence[Target], readings: Sequence[Mapping[str, Reading]],
-    rngs: Sequence[np.random.Generator], exponent: float = 1.0,
+    rngs: Sequence[np.random.Generator], exponents: Sequence[float],
 ) -> list[dict[str, Value]]:  # fmt: skip
-    """One draw of every latent for each target, many rows side by side; each draw has its own generator."""
+    """One draw of every latent for each target, many rows side by side; each draw has its own generator.
+
+    Each token is drawn in proportion to q to the power of the draw's exponent.
+    """
     from posterior_lm.infer.choose import SampleEach
 
     drawn: list[dict[str, Value]] = [{} for _ in targets]
@@ -118,7 +121,8 @@ def propose(
                 info = target.latents[k]
                 groups.setdefault((info.name, id(info.support)), []).append(d)
         for (name, _), mine in groups.items():
-            chooser: Chooser = SampleEach([rngs[d] for d in mine])
+            powers = np.array([exponents[d] for d in mine])
+            chooser: Chooser = SampleEach([rngs[d] for d in mine], None if np.all(powers == 1) else powers)
             if name in readings[mine[0]]:
                 contexts: list[tuple[int, ...]] = []
                 known: dict[tuple[int, tuple], tuple[int, ...]] = {}
@@ -130,9 +134,7 @@ def propose(
                         known[key] = contexts_of(targets[d], reading.lm, reading.pieces, columns, 1)[0][0]
                     contexts.append(known[key])
                 support = targets[mine[0]].latents[k].support
-                ids, _ = roll_out(
-                    model, contexts, support, chooser, exponent=exponent, ending=ending_of(support)
-                )
+                ids, _ = roll_out(model, contexts, support, chooser, ending=ending_of(support))
                 for d, one in zip(mine, ids, strict=True):
                     drawn[d][name] = targets[d].value_of(name, one)
                 continue

@@ -66,12 +66,21 @@ class Sample:
 
 @frozen
 class SampleEach:
-    """Independent draws, each from a generator of its own: what one draws does not depend on the others."""
+    """Independent draws, each from a generator of its own: what one draws does not depend on the others.
+
+    With `powers` (N,), draw d takes its tokens in proportion to their probability to that
+    power; whoever rolls out does not know, and its log probabilities are those without.
+    """
 
     rngs: Sequence[np.random.Generator]
+    powers: np.ndarray | None = None
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
-        return _invert(np.array([self.rngs[d].random() for d in draws]), point, probs)
+        at = np.array([self.rngs[d].random() for d in draws])
+        if self.powers is None:
+            return _invert(at, point, probs)
+        pairs, where = np.unique(np.stack([point, self.powers[draws]], axis=1), axis=0, return_inverse=True)
+        return _invert(at, where.reshape(-1), probs[pairs[:, 0].astype(np.int64)] ** pairs[:, 1:])
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
         at = np.array([self.rngs[d].random() for d in draws])

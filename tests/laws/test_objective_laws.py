@@ -28,8 +28,12 @@ FORBIDDEN = (0, 2)
 DEAD_VALUES = {0: [(2, 1), (0, 0, 1)], 1: [(2,), (1, 2, 0)], 2: [(0, 0, 1), (2, 2)]}
 """By row: inner end points and values at the cap whose condition is false."""
 
-NAMES = [("vargrad", {}), ("tb", {}), ("subtb", {}), ("subtb", {"lam": 0.6}), ("db", {})]
-LABELS = ["vargrad", "tb", "subtb", "subtb-0.6", "db"]
+CLIP = {"clip": 2.0}
+NAMES = [
+    ("vargrad", {}), ("tb", {}), ("subtb", {}), ("subtb", {"lam": 0.6}), ("db", {}),
+    ("subtb", CLIP), ("subtb", {"lam": 0.6, **CLIP}), ("db", CLIP),
+]  # fmt: skip
+LABELS = ["vargrad", "tb", "subtb", "subtb-0.6", "db", "subtb-clip", "subtb-0.6-clip", "db-clip"]
 EVERY = pytest.mark.parametrize(("name", "options"), NAMES, ids=LABELS)
 PREFIXES = pytest.mark.parametrize(("name", "options"), NAMES[2:], ids=LABELS[2:])
 WHOLE = pytest.mark.parametrize(("name", "options"), NAMES[:2], ids=LABELS[:2])
@@ -295,10 +299,15 @@ def test_roots_of_rows_are_not_pooled(name: str, options: dict) -> None:
     t = tree(1)
     seen = draw(t, exact(t), *uniform(t))
     pooled = evolve(seen, row=torch.zeros_like(seen.row))
-    assert value_of(name, options, pooled, t.log_z) > 10
+    assert value_of(name, options, pooled, t.log_z) > (1 if "clip" in options else 10)
 
 
 # ------------------------------------------------------------------- anchors
+
+
+def seen_from(options: dict) -> float:
+    """What a loss of a wrong policy is above: with a clip, unlikely places count little and residuals are cut."""
+    return 0.05 if "clip" in options else 0.1
 
 
 def leaking(t: Tree, share: float) -> Tensor:
@@ -340,7 +349,7 @@ def test_an_unanchored_cap_admits_wrong_policies_at_zero_loss(
     learned = t.log_z + torch.tensor(1 + share).log()
     assert value_of(name, options, draw(t, raw, row, value), learned) < ZERO
     everything = draw(t, anchored, *every_value(t))
-    assert value_of(name, options, everything, learned) > 0.1
+    assert value_of(name, options, everything, learned) > seen_from(options)
 
 
 @EVERY
@@ -366,7 +375,7 @@ def test_without_the_root_branches_could_keep_their_own_constants(name: str, opt
     seen = draw(t, policy, *alive)
     alone = evolve(seen, row=torch.arange(len(seen.row)))
     assert value_of(name, options, alone, t.log_z) < ZERO
-    assert value_of(name, options, seen, t.log_z) > 0.1
+    assert value_of(name, options, seen, t.log_z) > seen_from(options)
 
 
 # ------------------------------------------------------------------- gradients
@@ -408,7 +417,7 @@ def test_one_end_point_per_draw_is_vargrad() -> None:
     last = torch.nn.functional.one_hot(torch.full_like(row, CAP), CAP + 1).bool()
     whole = objective("vargrad").loss(seen).value * (k - 1) / k
     (expected,) = torch.autograd.grad(whole, logits, retain_graph=True)
-    for name, options in NAMES[2:]:
+    for name, options in NAMES[2:5]:  # with a clip the root is another estimate
         loss = objective(name, **options).loss(evolve(seen, is_end=last)).value
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
         torch.testing.assert_close(loss, whole)
@@ -443,7 +452,7 @@ def test_training_reaches_the_posterior(name: str, options: dict, least: int) ->
         optimizer.step()
         schedule.step()
     after = total_variation(t, masked_policy(t, logits.detach()))
-    assert float(after.max()) < 0.01, after
+    assert float(after.max()) < (0.02 if "clip" in options else 0.01), after
     if name == "tb":
         assert float((log_z.detach() - t.log_z).abs().max()) < 0.05
 

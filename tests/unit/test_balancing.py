@@ -76,9 +76,9 @@ def test_draws_have_the_stated_shares(
     asked: list[tuple[float, int]] = []
     real = balancing.propose
 
-    def counting(model: Any, targets: Any, readings: Any, rngs: Any, exponent: float) -> Any:
-        asked.append((exponent, len(targets)))
-        return real(model, targets, readings, rngs, exponent)
+    def counting(model: Any, targets: Any, readings: Any, rngs: Any, exponents: Any) -> Any:
+        asked.extend(Counter(exponents).items())
+        return real(model, targets, readings, rngs, exponents)
 
     monkeypatch.setattr(balancing, "propose", counting)
     model, replay = trainer.adapter.model(), Replay(64, 1 << 10)

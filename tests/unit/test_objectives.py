@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from posterior_lm.amortize.objectives import DEAD, OBJECTIVES, Objective, Trajectories, objective
+from posterior_lm.amortize.prefix_balance import DetailedBalance
 
 INF = math.inf
 PREFIXES = ["subtb", "db"]
@@ -417,3 +418,44 @@ def test_by_name() -> None:
 def test_lambda_lies_above_zero_and_at_most_at_one(lam: object) -> None:
     with pytest.raises(ValueError, match=r"^lam: "):
         objective("subtb", lam=lam)
+
+
+# --------------------------------------------------------------- places that hardly count
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.3, 0.8, 0.05), (0.2, 1.0, 0.5, 1.0), (1.0, 1.0, 1.0, 1.0)])
+def test_db_with_weights_is_the_average_over_random_chains(weights: tuple[float, ...]) -> None:
+    """Each vertex is part of the chain with probability ω: Σ over subsets of neighbours' squares."""
+    u = nats(0.3, -1.2, 2.5, 0.9)
+    mean = 0.0
+    for kept in product([False, True], repeat=4):
+        chance = math.prod(w if k else 1 - w for w, k in zip(weights, kept, strict=True))
+        chain = [i for i in range(4) if kept[i]]
+        mean += chance * sum(float(u[i] - u[j]) ** 2 for i, j in pairwise(chain))
+    balance = DetailedBalance()
+    assert float(balance._squares(u[None], nats(*weights)[None])) == pytest.approx(mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_with_a_clip_hopeless_places_count_little_and_whole_draws_the_most(name: str) -> None:
+    """Two draws of a row that are off by one nat; one of them has a hopeless place that is off by ten."""
+    log_reward = nats(-2.0, -3.0)
+    end_log_prob = torch.stack([nats(-40.0, -2.5), nats(0.0, -2.0)]).requires_grad_()
+    end_log_reward = torch.stack([nats(-50.0, -2.0), nats(0.0, -3.0)])
+    is_end = torch.tensor([[True, True], [False, True]])
+    t = Trajectories(
+        end_log_prob.detach()[:, 1], log_reward, rows(0, 0), end_log_prob, end_log_reward, is_end
+    )
+    _, _, plain = gradients(name, t, end_log_prob)
+    _, _, kept = gradients(name, t, end_log_prob, clip=2.0)
+    assert abs(float(plain[0, 0])) > 5 and 0 < abs(float(kept[0, 0])) < 0.01
+    root = -math.log((math.exp(0.5) + math.exp(-1.0)) / 2)
+    for n, u in ((0, -0.5), (1, 1.0)):
+        assert float(kept[n, 1]) == pytest.approx(u - root, rel=0.02), "half of 2 (u − root), over two draws"
+
+
+def test_a_clip_bounds_what_tb_pulls() -> None:
+    log_prob = nats(-1.0, -30.0).requires_grad_()
+    t = whole(log_prob, nats(-1.5, -2.0), rows(0, 0))
+    _, _, kept = gradients("tb", t, log_prob, log_z=nats(0.0), clip=2.0)
+    assert kept.tolist() == pytest.approx([0.5, -2.0])

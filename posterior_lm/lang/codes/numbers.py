@@ -51,6 +51,29 @@ CODES = (
         right="plm run story_infilling.plm --method exact --budget 10",
     ),
     Code(
+        code="PLM710",
+        title="all particles died while a latent was drawn",
+        explanation="No particle could go on: the first tokens of every one of them can no longer satisfy the "
+        "conditions, or what was observed has probability zero after it.",
+        wrong="condition words(z) <= 1, with a prior that hardly ever ends after one word",
+        right="more particles, a looser condition, or a guide that knows of it",
+    ),
+    Code(
+        code="PLM711",
+        title="a guide that cannot draw one latent at a time",
+        explanation="smc weighs particles between latents, so its guide has to draw them one by one.",
+        wrong="query.using('smc').draw(guide=guide), where the guide only draws everything at once",
+        right="query.using('importance').draw(guide=guide)",
+    ),
+    Code(
+        code="PLM712",
+        title="a prediction that needs the log evidence",
+        explanation="Each value that a missing parameter can take is weighed by its log evidence, and mcmc "
+        "does not estimate one.",
+        wrong="plm predict p.plm label --method mcmc",
+        right="plm predict p.plm label --method smc",
+    ),
+    Code(
         code="PLM730",
         title="nothing says how long a simulated text should be",
         explanation="A text that the program observes has no length of its own. Rows of data show how long "
