@@ -134,7 +134,7 @@ def test_an_example_prints_what_stands_beside_it(
 
 
 def test_examples_are_short() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
     for script in EXAMPLES:
         assert len(script.read_text(encoding="utf-8").splitlines()) < 80, script.name
 

@@ -21,7 +21,8 @@ from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows, in_row
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Pair, Simulator
-from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.smc import Smc
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
@@ -207,10 +208,18 @@ class Balancer:
         return self._entries(values, names, log_reward, ends, pinned)
 
     def _seeds(self, rng: np.random.Generator, row: int) -> list[Entry]:
+        """What smc finds without a policy; nothing where all its particles die."""
         target = self.rows.target(row)
+        smc = Smc()
         with in_row(row):
-            drawn = PriorGuide(target).sample(rng, self.seeds).values
-        return self.scored(row, [{n: drawn[n][d] for n in target.names} for d in range(self.seeds)])
+            try:
+                draws = smc.sample(rng, smc.init(rng, target, None), self.seeds)
+            except InferenceError as problem:
+                if any(d.code not in ("PLM702", "PLM710") for d in problem.diagnostics):
+                    raise
+                return []
+        alive = np.flatnonzero(np.isfinite(draws.log_weights))
+        return self.scored(row, [{n: draws.values[n][d] for n in target.names} for d in alive])
 
     def _joined(self, rows: Sequence[int], parts: Sequence[tuple]) -> Behaved:
         ends = None

@@ -39,7 +39,7 @@ class FitSettings:
     steps: int = field(default=300, metadata={"low": 1})
     budget: float | None = field(default=None, metadata={"low": 0})
     """Seconds after which training ends; the schedules then end with it. None: no limit."""
-    compile: float = field(default=0.8, metadata={"low": 0, "high": 1})
+    compile: float = field(default=0.5, metadata={"low": 0, "high": 1})
     """Share of the steps spent on simulated pairs, where the program can be simulated."""
     pairs: int = field(default=128, metadata={"low": 1})
     """Simulated pairs a step."""
@@ -66,7 +66,7 @@ class FitSettings:
     gradient_norm: float = field(default=1.0, metadata={"low": 0})
     """Gradients are scaled down to this norm."""
     seeds: int | None = field(default=None, metadata={"low": 0})
-    """Importance draws from the prior that a row's replay buffer begins with; None: 32 where the
+    """Draws of sequential Monte Carlo without a policy that a row's replay buffer begins with; None: 32 where the
     program cannot be simulated as it stands, else 0."""
     capacity: int = field(default=64, metadata={"low": 1})
     """Draws that the replay buffer keeps of a row."""

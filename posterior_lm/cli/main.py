@@ -18,7 +18,7 @@ COMMANDS = {
     "graph": "Show the log-reward graph of a program.",
     "score": "Score given values of the latents, term by term.",
     "run": "Draw from the posterior of a program.",
-    "report": "Write one page about a program and its posterior.",
+    "report": "Draw from the posterior of a program and write one page about it.",
     "fit": "Train a policy that draws from the posterior of a program.",
     "calibrate": "Test a method on rows that the program simulates.",
     "compare": "Run every method beside the exact posterior.",

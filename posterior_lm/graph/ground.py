@@ -13,7 +13,7 @@ from attrs import define, evolve, field
 
 from posterior_lm.graph.build import GraphBuilder
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import Constant, Input, Latent, Node, PlateSum, RowField, Sum
+from posterior_lm.graph.nodes import Constant, Input, Latent, LmScore, Node, PlateSum, RowField, Sum
 
 Row = Mapping[str, object]
 Env = Mapping[int, tuple[int, Row]]  # plate -> (row number, row)
@@ -75,7 +75,10 @@ class _Grounding:
                 self.homes[ground] = (name, {p: env[p] for p in plates})
                 inputs = tuple(self.place(i, env) for i in node.inputs)
                 return evolve(node, name=ground, inputs=inputs, plates=())
-        return evolve(node, inputs=tuple(self.place(i, env) for i in node.inputs))
+        inputs = tuple(self.place(i, env) for i in node.inputs)
+        if isinstance(node, LmScore):
+            return evolve(node, inputs=inputs, rides=None)  # places are new, and nothing is shared yet
+        return evolve(node, inputs=inputs)
 
     def _rows(self, table: int) -> Sequence[Row]:
         node = self.graph[table]

@@ -83,7 +83,7 @@ class Chains:
 
     Shapes: `of_draw` (N,) from 0 to number − 1. `rhat` is the worst and `bulk_ess` the least
     (Vehtari et al. 2021) over the log reward, the length of every text and the value of every
-    int; None where they cannot be computed. `acceptance` is the share of moves that were accepted.
+    int, the ESS at most the number of draws; None where they cannot be computed. `acceptance` is the share of moves that were accepted.
     """
 
     number: int

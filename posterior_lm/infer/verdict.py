@@ -90,8 +90,12 @@ def _of_chains(draws: Draws, chains: Chains) -> str:
     checked = (
         f"R-hat {rhat:.3f}, bulk ESS {bulk:.0f}, {draws.distinct} distinct values in {chains.number} chains"
     )
-    if rhat > RHAT_BAD or bulk < CHAINS_FEW:
+    # The ESS is at most the number of draws that were kept, which says nothing against the chains.
+    lacking = bulk < len(draws)
+    if rhat > RHAT_BAD or (lacking and bulk < CHAINS_FEW):
         return f"Do not trust this yet: {checked}; the chains have not met. Raise `steps`, or `chains`."
-    if rhat > RHAT_GOOD or bulk < CHAINS_GOOD:
+    if rhat > RHAT_GOOD or (lacking and bulk < CHAINS_GOOD):
         return f"Use with care: {checked}; the chains agree roughly. Raise `steps`; {UNSEEN}."
+    if bulk < CHAINS_GOOD:
+        return f"Use with care: {checked}; no more draws than these were kept. Draw more with -n; {UNSEEN}."
     return f"Good by what the chains can show: {checked}; {UNSEEN}. The evidence is not known."

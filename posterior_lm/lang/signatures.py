@@ -181,7 +181,7 @@ METHODS: dict[str, Method] = {
         }, True, "weighted draws, resampled between tokens and between latents"),
         Method("mcmc", {
             "n": OptionType(kind="int", low=1, default=1000, about="number of draws that are kept"),
-            "steps": OptionType(kind="int", low=1, default=500, about="moves of each chain"),
+            "steps": OptionType(kind="int", low=1, default=1000, about="moves of each chain"),
             "chains": OptionType(kind="int", low=1, default=8, about="side by side"),
             "warmup": OptionType(kind="number", low=0, high=0.9, default=0.25,
                                  about="share of the moves that is thrown away"),
@@ -198,7 +198,7 @@ METHODS: dict[str, Method] = {
             "targets": OptionType(kind="text", about="names of the layers to adapt; every linear one"),
             "steps": OptionType(kind="int", low=1, default=STEPS, about="of training"),
             "budget": _BUDGET,
-            "compile": OptionType(kind="number", low=0, high=1, default=0.8,
+            "compile": OptionType(kind="number", low=0, high=1, default=0.5,
                                   about="share of the steps spent on simulated pairs"),
             "pairs": OptionType(kind="int", low=1, default=128, about="simulated pairs a step"),
             "rows": OptionType(kind="int", low=1, default=16, about="data rows a step of balancing"),

@@ -118,9 +118,11 @@ class GrammarSupport:
         size, packed = len(self.plain.columns), self._masks.get(state)
         if packed is None:
             mask = self._possible(state)
-            tokens, left, tried = np.flatnonzero(mask).tolist(), self._left(state), [0]
+            left, tried = self._left(state), [0]
             near = left <= _AHEAD
-            for token in tokens if len(tokens) <= (_TRIED if near else _FEW) else ():
+            # Counted first: a list of most of a vocabulary costs more than the mask.
+            few = int(np.count_nonzero(mask)) <= (_TRIED if near else _FEW)
+            for token in np.flatnonzero(mask).tolist() if few else ():
                 if tried[0] > _TRIED:
                     break
                 mask[token] = not self._hopeless(self._then(state, token), left if near else 1, tried)
@@ -206,5 +208,5 @@ class GrammarSupport:
         tried[0] += 1
         if not ahead or tried[0] > _TRIED or self.may_stop(state):
             return False
-        following = np.flatnonzero(self._possible(state)).tolist() if self._left(state) else ()
-        return all(self._hopeless(self._then(state, token), ahead - 1, tried) for token in following)
+        following = np.flatnonzero(self._possible(state)) if self._left(state) else ()
+        return all(self._hopeless(self._then(state, int(token)), ahead - 1, tried) for token in following)

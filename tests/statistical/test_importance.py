@@ -271,7 +271,7 @@ def test_a_choice_of_nothing_is_no_number_and_nothing_worse() -> None:
 
 
 def test_one_survivor_is_enough() -> None:
-    target = target_of('latent z: text(tokens=1..1) ~ base("a")\ncondition z == "b"')
+    target = target_of('latent z: text(tokens=1..1) ~ base("a")\nfactor log(if z == "b" then 1 else 0)')
     draws = run(Importance(), target, n=200, rng=np.random.default_rng(0))
     alive = np.isfinite(draws.log_weights)
     assert 0 < alive.sum() < 200 and draws.normalized_weights[~alive].sum() == 0

@@ -9,11 +9,13 @@ import pytest
 from attrs import evolve, frozen
 from scipy import stats
 
+import posterior_lm as plm
 from posterior_lm.infer.base import Draws, Info, run
 from posterior_lm.infer.chains import LEAST, agreement, features_of
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.mcmc import BLOCK, MOST, START, Mcmc, Snapshot
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.signatures import METHODS
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 from tests.brute import Brute, log_sum
@@ -216,7 +218,7 @@ def test_only_what_the_move_says_is_used() -> None:
         return (sum(guide.drawn) - 2 * START) // 2
 
     assert asked("suffix", 50) == 0 and asked("independence", 50) == 50
-    assert 130 < asked("mixed", 200) < 170
+    assert 165 < asked("mixed", 200) < 195
 
 
 def test_a_program_without_latents_has_one_value() -> None:
@@ -299,6 +301,27 @@ def test_draws_carry_what_the_chains_say_after_the_warm_up() -> None:
     kept = state.past[30:]
     values = {name: [snap.values[name] for snap in kept] for name in target.names}
     wanted = agreement(features_of(target, values, np.array([snap.log_reward for snap in kept])))
-    chains = algorithm.sample(rng, state, 10).chains
+    chains = algorithm.sample(rng, state, 360).chains
     assert chains is not None and (chains.rhat, chains.bulk_ess) == wanted and chains.number == 4
-    assert wanted[0] is not None
+    assert wanted[0] is not None and wanted[1] is not None and 5 < wanted[1] < 360
+    few = algorithm.sample(rng, state, 5)
+    assert few.chains is not None and (few.chains.rhat, few.chains.bulk_ess) == (wanted[0], 5)
+    assert few.ess == few.independent == len(few) == 5
+
+
+def test_what_the_language_says_of_mcmc_is_what_it_does() -> None:
+    declared = METHODS["mcmc"].options
+    for name in ("steps", "chains", "warmup", "move"):
+        assert declared[name].default == getattr(Mcmc(), name), name
+
+
+def test_a_posterior_says_the_same_ess_everywhere() -> None:
+    """At most the draws that are kept: in the posterior, its JSON and the verdict."""
+    asked = plm.loads(f'lm base = "b"\nprogram p() {{ {BODY} }}').lm(base=MODEL)
+    asked = asked.using("mcmc", steps=200, chains=4)
+    posterior, whole = asked.draw(8, seed=2), asked.draw(10**4, seed=2)
+    assert whole.ess is not None and 8 < whole.ess <= whole.n == 600
+    assert posterior.ess == posterior.n == 8
+    found = posterior.to_json()
+    assert (found["ess"], found["bulk_ess"], found["n"]) == (8, 8, 8)
+    assert "bulk ESS 8," in posterior.verdict
