@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.group import Command
-from posterior_lm.cli.options import format_option
+from posterior_lm.cli.options import format_option, plot_option
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
 )
-@click.option("--plot", metavar="FILE.png", help="Also draw the ranks and the bounds.")
+@plot_option("Also draw the ranks and the bounds.")
 @format_option("text", "json")
 def command(
     file: str, data: str | None, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
@@ -54,6 +54,7 @@ def command(
     Example:
       plm calibrate programs/story_infilling.plm --data programs/data/story_infilling.jsonl
     """
+    from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import open_query
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.progress import progress
@@ -62,6 +63,7 @@ def command(
 
     if plot is not None:
         need_plots(plot)
+        check_result(plot, file, given, data)
     query = open_query(file, lm, allow_use=allow_use, method=method)
     if policy is not None:
         query = (query if method is not None else query.using("gflownet")).policy(policy)

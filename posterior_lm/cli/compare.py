@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from posterior_lm.cli.group import Command
-from posterior_lm.cli.options import data_options, format_option, positive_seconds
+from posterior_lm.cli.options import data_options, format_option, plot_option, positive_seconds
 
 
 @click.command(cls=Command)
@@ -25,7 +25,7 @@ from posterior_lm.cli.options import data_options, format_option, positive_secon
     metavar="SECONDS",
     help="Stop each method, the exact one too, after so many seconds.",
 )
-@click.option("--plot", metavar="FILE.png", help="Also draw the table; for one row of data.")
+@plot_option("Also draw the table; for one row of data.")
 @format_option("text", "json")
 def command(
     file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...], allow_use: bool,
@@ -42,6 +42,7 @@ def command(
     Example:
       plm compare programs/latent_rationale.plm --data programs/data/latent_rationale.jsonl --row 0
     """
+    from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import cases, misuse, open_query
     from posterior_lm.cli.output import json_text, table
     from posterior_lm.cli.progress import progress
@@ -56,6 +57,7 @@ def command(
         if len(asked) > 1:
             misuse("--plot draws one comparison, and there are several rows", "pick one with --row")
         need_plots(plot)
+        check_result(plot, file, given, data)
     found = []
     for case in asked:
         with progress("comparing") as watch:

@@ -65,6 +65,19 @@ def replace(name: str, text: str) -> None:
                 os.unlink(temporary)
 
 
+def check_result(name: str, program: str, given: Iterable[str], data: str | None) -> None:
+    """Raises DataError PLM805 where the result would replace a file that the command reads.
+
+    `given` are the values of `--given`, some of which name a file. Called before any work is done.
+    """
+    values = [text.partition("=")[2] for text in given]
+    named = [v[1:] for v in values if v.startswith("@") and not v.startswith("@@")]
+    for read in (program, *named, *([] if data is None else [data])):
+        if read != "-" and os.path.realpath(read) == os.path.realpath(name):
+            problem = f"cannot write {name}: this command reads it"
+            raise DataError(error("PLM805", problem, where=name, help="name another file for the result"))
+
+
 def check_folder(name: str) -> None:
     """Raises DataError PLM612 where nothing can be written into a folder of this name.
 

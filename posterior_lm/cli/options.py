@@ -59,6 +59,17 @@ def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def plot_option(help: str) -> Decorator:
+    """`--plot`."""
+    return click.option("--plot", callback=_png, metavar="FILE.png", help=help)
+
+
+def _png(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.lower().endswith(".png"):
+        raise click.BadParameter(f"{value!r} does not end in .png, and a picture is a PNG file")
+    return value
+
+
 def positive_seconds(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
     """Checks a number of seconds."""
     if value is not None and not (math.isfinite(value) and value > 0):

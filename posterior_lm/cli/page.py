@@ -15,10 +15,21 @@ MOST_ROWS = 20
 """Rows of data on one page; with more nobody would read it, and it would be tens of megabytes."""
 
 
+def _named(ctx: click.Context, option: click.Parameter, value: str) -> str:
+    if value in ("", "-"):
+        raise click.BadParameter("a page is written to a file, such as report.html")
+    return value
+
+
 @click.command("report", cls=Command)
 @click.argument("file")
 @click.option(
-    "--out", "-o", required=True, metavar="FILE", help="The HTML file to write; one that exists is replaced."
+    "--out",
+    "-o",
+    required=True,
+    callback=_named,
+    metavar="FILE",
+    help="The HTML file to write; one that exists is replaced.",
 )
 @data_options
 @draw_options
@@ -30,13 +41,15 @@ def command(
 
     The page is a single HTML file that needs nothing else and runs nothing: the program and
     its graph, the draws with their weights, marginals, the heaviest draws token by token, the
-    terms of the log reward, the diagnostics with plots, and what it was made from.
+    terms of the log reward, the diagnostics with plots, and what it was made from. Rows of
+    data share a page, twenty at most.
 
     \b
     Example:
       plm report programs/story_infilling.plm --data programs/data/story_infilling.jsonl \\
         --row 0 --out report.html
     """
+    from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import cases, misuse, open_query
     from posterior_lm.cli.progress import progress
     from posterior_lm.page.facts import gather
@@ -49,6 +62,7 @@ def command(
     if len(asked) > MOST_ROWS:
         misuse(f"a page holds {MOST_ROWS} rows at most, and {data} has {len(asked)}", "pick one with --row")
     check_place(out)
+    check_result(out, file, given, data)
     facts = []
     for case in asked:
         bound = query.given(case.data)

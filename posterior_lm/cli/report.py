@@ -81,7 +81,7 @@ def show_table(
 
 def _show_rest(what: str, shares: Sequence[float]) -> None:
     if shares:
-        click.echo(f"  ... {len(shares)} more value{'s' * (len(shares) != 1)} with {what} {sum(shares):.4f}")
+        click.echo(f"  ... {_counted(len(shares), 'more value')} with {what} {sum(shares):.4f}")
 
 
 def _plain(value: object) -> str:
@@ -123,15 +123,15 @@ def _checks(posterior: Posterior) -> list[str]:
     if chains is not None:
         return [
             f"R-hat {number(chains.rhat, 3)}, bulk ESS {number(chains.bulk_ess, 1)} of {posterior.n} draws",
-            f"{chains.number} chains, {number(100 * chains.acceptance, 0)} % of the moves accepted, "
-            f"{draws.distinct} distinct values",
+            f"{_counted(chains.number, 'chain')}, {number(100 * chains.acceptance, 0)} % of the moves accepted, "
+            f"{_counted(draws.distinct, 'distinct value')}",
         ]
     if certificate is None:
         found = [f"ESS {number(posterior.ess, 1)} of {posterior.n}, k-hat {number(posterior.khat, 2)}"]
         if particles is not None:
             found.append(
-                f"resampled {particles.resampled} time{'s' * (particles.resampled != 1)}, least ESS "
-                f"{number(particles.least_ess, 1)}, {particles.ancestors} ancestors, {draws.distinct} distinct values"
+                f"resampled {_counted(particles.resampled, 'time')}, least ESS {number(particles.least_ess, 1)}, "
+                f"{_counted(particles.ancestors, 'ancestor')}, {_counted(draws.distinct, 'distinct value')}"
             )
         return found
     if certificate.complete:
@@ -140,4 +140,8 @@ def _checks(posterior: Posterior) -> list[str]:
         missing = "no bound on what is left out"
     else:
         missing = f"at most {certificate.missing_share:.2g} of the posterior is left out"
-    return [f"certificate: {certificate.listed} values listed, {missing}"]
+    return [f"certificate: {_counted(certificate.listed, 'value')} listed, {missing}"]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -93,7 +93,7 @@ def _drawn(way: Way, row: KnownRow, n: int, rng: np.random.Generator) -> Draws |
     try:
         return way.draw(row.target, n, rng)
     except InferenceError as problem:
-        if any(d.code != "PLM702" for d in problem.diagnostics):
+        if any(d.code not in ("PLM702", "PLM710") for d in problem.diagnostics):
             raise
         return None
 

@@ -122,7 +122,8 @@ class Calibration:
             return f"Failed: {_and(self.faults)}. {self._advice()} Assumed: {self.assumed}."
         good = []
         if self.jeffreys is not None:
-            good.append(f"the bounds of the log evidence are {self.jeffreys:.2f} nats apart")
+            # Chance can put the upper bound below the lower one; adding 0 takes the sign from a rounded -0.
+            good.append(f"the bounds of the log evidence are {round(self.jeffreys, 2) + 0.0:.2f} nats apart")
         else:
             good.append("the method gives no upper bound of the log evidence, so only ranks were checked")
         if self.sbc_p is not None:
@@ -195,7 +196,9 @@ def _and(reasons: list[str]) -> str:
 def _bound(x: float | None) -> str:
     if x is None:
         return "-"
-    return f"{x:.3f} nats" if math.isfinite(x) else ("infinite" if x > 0 else "minus infinity")
+    return (
+        f"{round(x, 3) + 0.0:.3f} nats" if math.isfinite(x) else ("infinite" if x > 0 else "minus infinity")
+    )
 
 
 def _finite(x: float | None) -> float | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from posterior_lm.query import Query
 
 DRAWS = 1000
-NO_DRAWS = ("PLM540", "PLM702", "PLM703", "PLM706", "PLM711")
+NO_DRAWS = ("PLM540", "PLM702", "PLM703", "PLM706", "PLM710", "PLM711")
 """What one method may fail with where others do not."""
 
 

@@ -17,8 +17,10 @@ PANELS = (
 
 
 def plot(found: Comparison, png: Path) -> None:
-    """Draw it, without what no method has. Raises ImportError where matplotlib is absent, DataError PLM612."""
+    """Draw it, without what no method has or used. Raises ImportError where matplotlib is absent, DataError PLM612."""
     panels = [p for p in PANELS if any(getattr(m, p[0]) is not None for m in found.methods)]
+    if not any(m.tokens for m in found.methods):
+        panels = [p for p in panels if p[0] != "tokens"]
     figure = new_figure(8, 0.5 + len(panels) * (0.7 + 0.25 * len(found.methods)))
     figure.suptitle(f"{found.program}: {found.draws} draws of each method")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]

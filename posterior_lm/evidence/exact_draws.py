@@ -195,7 +195,7 @@ def _too_few(found: int, simulator: Simulator) -> InferenceError:
     return InferenceError(
         error(
             "PLM731",
-            f"only {found} exact posterior draws could be simulated, and fewer than {FEWEST} say little",
+            f"only {found} exact posterior draw{'s' * (found != 1)} could be simulated, and fewer than {FEWEST} say little",
             notes=notes,
             help="simulate more with --rows, or test a smaller program of the same statements whose "
             "posterior can be listed",

@@ -19,8 +19,16 @@ def need_plots(png: str | Path) -> None:
     except ImportError as problem:
         raise DataError(error("PLM732", str(problem), help="or leave --plot out")) from None
     folder = Path(png).absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DataError(error("PLM612", f"cannot write {png}: its folder takes no file", where=str(png)))
+    if not folder.is_dir():
+        raise _cannot(png, "its folder is missing", f"make it: mkdir -p {folder}")
+    if Path(png).is_dir():
+        raise _cannot(png, "it is a folder", "name a file in it, such as plot.png")
+    if not os.access(folder, os.W_OK):
+        raise _cannot(png, "its folder takes no file", None)
+
+
+def _cannot(png: str | Path, why: str, help: str | None) -> DataError:
+    return DataError(error("PLM612", f"cannot write {png}: {why}", where=str(png), help=help))
 
 
 def new_figure(width: float, height: float) -> Any:

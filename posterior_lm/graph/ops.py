@@ -46,20 +46,18 @@ def count(text: str, part: str) -> int:
 
 @lru_cache(maxsize=256)
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """What tells whether a whole text matches; raises `re.error` for a pattern with wrong syntax."""
-    compiled = re.compile(pattern)
+    """What tells whether a whole text matches; raises `re.error` for what is not regular, or no pattern at all."""
     try:
         return automaton(pattern).matches
-    except PatternError:
-        # Not regular (a back reference, a look-ahead), so there is no linear way.
-        return lambda text: compiled.fullmatch(text) is not None
+    except PatternError as wrong:
+        raise re.error(wrong.message, pattern, wrong.position) from None
 
 
 def matches(text: str, pattern: str) -> bool:
     """Whether the whole text matches the regular expression: `re.fullmatch`, in linear time.
 
-    A pattern with a back reference, a look-around, an atomic group or a possessive
-    repeat is left to `re`, which can take exponential time.
+    Raises `re.error` for a pattern with a back reference, a look-around, an atomic group
+    or a possessive repeat: there is no linear way to follow those.
     """
     return _matcher(pattern)(text)
 

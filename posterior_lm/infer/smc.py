@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.base import Draws, Info, Particles
 from posterior_lm.infer.dead import all_dead, all_dead_on_the_way
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.particles import Chance, Dice, Swarm, together
@@ -39,6 +39,8 @@ class State:
     guide: StepGuide
     swarms: tuple[Draws, ...] = ()
     drawn: int = 0
+    dead: int = 0
+    """Particles of swarms of which none survived: an evidence of 0 each, beside the others'."""
 
 
 @frozen
@@ -79,15 +81,25 @@ class Smc:
         return state, Info(state.drawn >= self.draws, f"{state.drawn} draws", state.drawn / self.draws)
 
     def _run(self, rng: np.random.Generator, state: State, n: int) -> State:
-        draws = self._swarm(rng, state, n)
-        return evolve(state, swarms=(*state.swarms, draws), drawn=state.drawn + n)
+        """Raises InferenceError PLM702 or PLM710 where the last swarm dies and no other lives."""
+        drawn = state.drawn + n
+        try:
+            draws = self._swarm(rng, state, n)
+        except InferenceError as problem:
+            died = all(d.code in ("PLM702", "PLM710") for d in problem.diagnostics)
+            if not died or (drawn >= self.draws and not state.swarms):
+                raise
+            return evolve(state, drawn=drawn, dead=state.dead + n)
+        return evolve(state, swarms=(*state.swarms, draws), drawn=drawn)
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         if self.batch is None and state.drawn < n:
             state = self._run(rng, state, n - state.drawn)
-        if len(state.swarms) == 1:
+        if not state.swarms:  # out of budget with dead swarms alone: one more says what killed them
+            state = self._run(rng, evolve(state, drawn=max(state.drawn, self.draws)), self.batch or n)
+        if len(state.swarms) == 1 and not state.dead:
             return state.swarms[0]
-        swarms = state.swarms
+        swarms = state.swarms if not state.dead else (*state.swarms, _nothing(state.swarms[0], state.dead))
         return Draws(
             {name: tuple(v for one in swarms for v in one.values[name]) for name in state.target.names},
             np.concatenate([one.log_weights for one in swarms]),
@@ -115,6 +127,19 @@ class Smc:
                 swarm.resample()
             _draw_latent(target, guide, swarm, info, stage, twists, last=last)
         return _finish(target, swarm, plan)
+
+
+def _nothing(like: Draws, n: int) -> Draws:
+    """n dead draws with the values of one that lives."""
+    shown = int(np.argmax(like.log_weights))
+    return Draws(
+        {name: (column[shown],) * n for name, column in like.values.items()},
+        np.full(n, -np.inf),
+        np.full(n, -np.inf),
+        "smc",
+        np.zeros(n),
+        particles=Particles(least_ess=0.0, ancestors=0, resampled=0, origin=np.arange(n)),
+    )
 
 
 def _draw_latent(

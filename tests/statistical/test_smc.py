@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from posterior_lm.infer.base import Draws, run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.particles import Dice
 from posterior_lm.infer.resampling import SCHEMES
 from posterior_lm.infer.smc import Smc
-from posterior_lm.infer.weights import ess
+from posterior_lm.infer.weights import ess, normalize
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.counting import CountingModel
 from posterior_lm.target.target import LatentInfo, Target
@@ -141,6 +143,28 @@ def test_what_is_reported_can_be_counted() -> None:
     assert draws.independent == pytest.approx(1 / np.sum(shares**2)) and draws.independent < draws.ess  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("reads", ("prior", "guide"))
+def test_particles_are_weighed_by_what_they_hold_between_latents(reads: Literal["prior", "guide"]) -> None:
+    """Weights on the way may be anything without a bias, so only their own numbers can show that they are wrong."""
+    first = """latent x: text(tokens=1..1, end="free") ~ base("a") observe "b" ~ base("b", x)
+               guide x ~ base("b", "b")"""
+    asked: list[np.ndarray] = []
+
+    class Staying(Dice):
+        def ancestors(self, weights: np.ndarray) -> np.ndarray:
+            asked.append(weights)
+            return np.arange(len(weights))
+
+    target, alone = (target_of(body) for body in (f"{first} latent z: text(tokens=1..1) ~ base(x)", first))
+    algorithm = Smc(threshold=2.0, chance=Staying)
+    draws = run(algorithm, target, n=30, rng=np.random.default_rng(7), guide=PriorGuide(target, reads=reads))
+    values = {"x": draws.values["x"]}
+    log_w = alone.log_reward(values) - PriorGuide(alone, reads=reads).log_prob(values)
+    assert np.std(log_w) > 0.1
+    np.testing.assert_allclose(asked[0], 1 / 30)  # nothing is drawn yet
+    np.testing.assert_allclose(asked[1], normalize(log_w), rtol=1e-9)
+
+
 def test_a_twist_is_taken_back_when_its_latent_is_whole() -> None:
     def biased(
         info: LatentInfo, prefixes: Sequence[tuple[int, ...]], ended: np.ndarray, earlier: Values
@@ -180,6 +204,30 @@ def test_swarms_of_a_batch_are_put_together() -> None:
         if one.particles
     )
     assert draws.particles.variance == pytest.approx(variance)
+
+
+RARE = """latent x: text(tokens=2..2, end="free") ~ base("a")
+          latent z: text(tokens=2..2, end="free") ~ base(x) factor log(if contains(z, "b.") then 0.3 else 0)"""
+
+
+def test_a_dead_swarm_of_a_batch_is_an_evidence_of_nothing_and_no_error() -> None:
+    target, log_z = target_of(RARE), log_sum(exact(RARE).values())
+    found, dead = [], 0
+    for seed in range(300):
+        try:
+            draws = run(Smc(draws=24, batch=3), target, n=24, rng=np.random.default_rng(seed))
+        except InferenceError as problem:
+            assert problem.diagnostics[0].code in ("PLM702", "PLM710")
+            found.append(0.0)
+            continue
+        assert len(draws) == 24 and np.isfinite(draws.log_weights).any()
+        dead += sum(np.isneginf(draws.log_weights[k : k + 3]).all() for k in range(0, 24, 3))
+        assert draws.particles is not None and draws.particles.origin is not None
+        assert len(draws.particles.origin) == 24
+        found.append(math.exp(draws.log_evidence or 0.0))
+    assert dead > 100
+    error = np.std(found) / math.sqrt(len(found))
+    assert abs(np.mean(found) - math.exp(log_z)) < 4 * error < 0.5 * math.exp(log_z)
 
 
 # ------------------------------------------------------------------- conditions

@@ -164,7 +164,9 @@ def test_a_policy_that_finds_more_is_used_whatever_its_ess() -> None:
 
 def test_dead_draws_of_the_policy_speak_for_the_prior_and_the_other_way_round() -> None:
     near, far = "abs(a - x) < 40 and abs(b - x) < 40", "a == x and b == x"
-    program = PROGRAM.replace("  factor 0 - abs(a - x) / 6 - abs(b - x) / 3\n", "  factor log(if WHAT then 1 else 0)\n")
+    program = PROGRAM.replace(
+        "  factor 0 - abs(a - x) / 6 - abs(b - x) / 3\n", "  factor log(if WHAT then 1 else 0)\n"
+    )
     at = target(150, program.replace("WHAT", near))
     said = doubt(at, Near(at, 5, width=3.0), np.random.default_rng(1))
     assert said is not None and "finds none of the evidence" in said

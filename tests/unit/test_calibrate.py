@@ -325,6 +325,14 @@ def test_a_good_result() -> None:
     )
 
 
+def test_a_gap_that_rounds_to_nothing_has_no_sign() -> None:
+    found = made(upper=np.full(50, -2.0001))
+    assert found.jeffreys == pytest.approx(-1e-4)
+    assert "are 0.00 nats apart" in found.verdict and "symmetrised KL          0.000 nats" in "\n".join(
+        found.lines()
+    )
+
+
 LOW = np.linspace(0, 0.5, 50)
 EVEN = (np.arange(50) + 0.5) / 50
 
@@ -367,14 +375,15 @@ def test_a_method_without_bounds() -> None:
     assert found.to_json()["jeffreys"] is None and found.to_json()["lower"] is None
 
 
-def test_rows_whose_draws_are_all_dead() -> None:
+@pytest.mark.parametrize("code", ["PLM702", "PLM710"])
+def test_rows_whose_draws_are_all_dead(code: str) -> None:
     one = loads(NUMBER).using("importance")
     known = exact_draws(one, (), 20, 0)
     way = way_of(one)
 
     def draw(target, n, rng):  # type: ignore[no-untyped-def]
         if target.data["seen"] == 2:
-            raise InferenceError(error("PLM702", "every draw has weight zero"))
+            raise InferenceError(error(code, "every draw has weight zero"))
         return way.draw(target, n, rng)
 
     found = calibration_of(evolve(way, draw=draw), known, draws=50, seed=0)

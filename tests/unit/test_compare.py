@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from posterior_lm.evidence.compare import compare
 from posterior_lm.evidence.comparison import Comparison, Measured
 from posterior_lm.evidence.distance import Listing, total_variation
-from posterior_lm.infer import importance
+from posterior_lm.infer import importance, smc
 from posterior_lm.infer.base import Certificate, Draws
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import Branch, Request
@@ -183,6 +184,16 @@ def test_a_method_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.methods[1].tv is not None
 
 
+def test_a_swarm_that_dies_while_a_latent_is_drawn_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*arguments, **more):  # type: ignore[no-untyped-def]
+        raise InferenceError(error("PLM710", "all 40 particles died while `n` was drawn"))
+
+    monkeypatch.setattr(smc, "_draw_latent", dead)
+    found = loads(NUMBER).given(seen=5).compare(draws=40)
+    assert [m.method for m in found.methods if not m.failed] == ["importance", "mcmc"]
+    assert "smc: all 40 particles died while `n` was drawn" in found.notes()
+
+
 def test_other_errors_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def nonsense(*arguments):  # type: ignore[no-untyped-def]
         raise InferenceError(error("PLM701", "not a number"))
@@ -203,6 +214,20 @@ def test_numbers_that_are_not_finite() -> None:
     shown = found.to_json()["methods"][0]
     assert shown["log_evidence"] is None and shown["khat"] is None and shown["tv"] == 0.2
     assert "-inf" in found.cells()[1][0]
+
+
+@pytest.mark.parametrize("tokens", [0, 40])
+def test_a_picture_leaves_out_what_nothing_used(
+    tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posterior_lm.evidence import comparison_plot
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(comparison_plot, "save", lambda figure, png: drawn.append(figure))
+    one = Measured("smc", tokens, 0.1, tv=0.2, ess=3.0)
+    comparison_plot.plot(Comparison("p", 10, 0, (one,), None, "", None), tmp_path / "c.png")
+    titles = [axis.get_title(loc="left") for axis in drawn[0].axes]
+    assert titles == ["total variation", "ESS", *["model tokens"] * bool(tokens), "seconds"]
 
 
 # ------------------------------------------------------------------------------- the command

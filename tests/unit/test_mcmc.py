@@ -309,6 +309,14 @@ def test_draws_carry_what_the_chains_say_after_the_warm_up() -> None:
     assert few.ess == few.independent == len(few) == 5
 
 
+def test_the_ess_is_at_most_the_draws_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains that swing from side to side have a larger ESS than draws, and one may ask for more than there are."""
+    monkeypatch.setattr("posterior_lm.infer.mcmc.agreement", lambda features: (1.0, 1e6))
+    for asked, there in ((10, 10), (10**5, 2 * 15)):
+        draws = walk(target_of(), n=asked, chains=2, steps=20)
+        assert draws.ess == len(draws) == there
+
+
 def test_what_the_language_says_of_mcmc_is_what_it_does() -> None:
     declared = METHODS["mcmc"].options
     for name in ("steps", "chains", "warmup", "move"):

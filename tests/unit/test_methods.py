@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
@@ -169,6 +170,26 @@ def test_a_file_whose_columns_disagree_is_refused(tmp_path: Path, field: str) ->
         Posterior.load(tmp_path)
 
 
+def test_a_file_with_an_ancestor_below_zero_is_refused(tmp_path: Path) -> None:
+    path = posterior_of(draws_of([1, 2, 3, 4], particles=PARTICLES)).save(tmp_path)
+    whole = json.loads(path.read_text())
+    whole["particles"]["origin"][1] = -1
+    path.write_text(json.dumps(whole))
+    with pytest.raises(plm.DataError, match="PLM611"):
+        Posterior.load(tmp_path)
+
+
+def test_a_file_from_before_there_were_particles_is_read(tmp_path: Path) -> None:
+    draws = draws_of([1, 2, 3, 4], [0.0, -1.0, 0.5, 0.2])
+    path = posterior_of(attrs.evolve(draws, log_prob=np.array([-1.0, -2.5, -3.0, -math.inf]))).save(tmp_path)
+    whole = json.loads(path.read_text())
+    del whole["particles"], whole["chains"]
+    path.write_text(json.dumps(whole))
+    found = Posterior.load(tmp_path).draws
+    assert found.particles is None and found.chains is None
+    assert found.log_prob is not None and found.log_prob.tolist() == [-1.0, -2.5, -3.0, -math.inf]
+
+
 def test_json_has_what_each_method_knows() -> None:
     particles = posterior_of(draws_of([1, 2, 3, 4], particles=PARTICLES)).to_json()
     assert (particles["least_ess"], particles["ancestors"], particles["rhat"]) == (3.5, 2, None)
@@ -249,6 +270,29 @@ def test_the_verdict_is_not_fooled_by_copies() -> None:
     assert verdict(draws_of(values, log_weights, particles=many)).startswith("Good")
     found = verdict(draws_of(values, log_weights, particles=few))
     assert found.startswith("Do not trust") and "6 ancestors" in found
+
+
+def test_the_verdict_names_ancestors_where_there_was_a_resampling() -> None:
+    for times, named in ((0, False), (1, True)):
+        particles = Particles(50.0, 40, times, 0.01, np.arange(60) % 40)
+        found = verdict(draws_of(list(range(60)), [0.01 * k for k in range(60)], particles=particles))
+        assert ("40 ancestors" in found) is named, found
+
+
+def test_the_verdict_of_particles_with_a_heavy_tail() -> None:
+    """Pareto weights with shape 0.85, at their quantiles: enough ESS, and k-hat says that it cannot be trusted."""
+    log_weights = -0.85 * np.log((np.arange(2000) + 0.5) / 2000)
+    draws = draws_of(list(range(2000)), log_weights.tolist(), particles=Particles(50.0, 2000, 0, 0.1))
+    assert draws.ess is not None and draws.ess > 10 and draws.khat == pytest.approx(0.85, abs=0.1)
+    assert verdict(draws).startswith("Use with care") and "a few draws carry much" in verdict(draws)
+
+
+def test_particles_that_were_never_resampled_are_draws_like_others() -> None:
+    log_weights = [0.0, -1.0, 0.5, -0.2]
+    particles = Particles(3.0, 2, 0, 0.9, np.array([0, 0, 1, 1]))
+    draws, plain = (draws_of([1, 2, 3, 4], log_weights, particles=p) for p in (particles, None))
+    assert draws.log_evidence_se == pytest.approx(plain.log_evidence_se) != pytest.approx(math.sqrt(0.9))
+    assert draws.independent == pytest.approx(plain.ess) and 2 < plain.ess < 4  # type: ignore[operator]
 
 
 def test_the_verdict_of_one_draw_alive() -> None:

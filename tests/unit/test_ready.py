@@ -17,11 +17,14 @@ TEMPERED = """temper 1.7 { latent x: text(tokens=1..2) ~ base("a") ^ 0.5 observe
 PLATE = """plate r in rows { latent z: text(tokens=1..2, stop=".") ~ base(r.t)
                              observe r.t ~ base(z) ^ 2 condition chars(z) < 9 }"""
 ROWS = {"rows": [{"t": "a"}, {"t": "b."}, {"t": "ab"}]}
+NESTED = "latent z: text(tokens=1..2) ~ base() temper 0.5 { plate r in rows { observe r.t ~ base(z) ^ r.b } }"
+POWERS = {"rows": [{"t": "a", "b": 2.0}, {"t": "b", "b": 3.0}]}
 
 
 @pytest.mark.parametrize(
-    ("parameters", "body", "data"), [("", TEMPERED, {}), ("rows: table(t: text)", PLATE, ROWS)]
-)
+    ("parameters", "body", "data"),
+    [("", TEMPERED, {}), ("rows: table(t: text)", PLATE, ROWS), ("rows: table(t: text, b: real)", NESTED, POWERS)],
+)  # fmt: skip
 def test_the_stages_add_up_to_the_log_reward(parameters: str, body: str, data: dict) -> None:
     target = compiled(f'lm base = "b"\nprogram p({parameters}) {{ {body} }}', data, {"base": MODEL})
     values = PriorGuide(target).sample(np.random.default_rng(3), 40).values

@@ -95,3 +95,18 @@ def test_the_far_ends_are_never_a_weight_of_zero(scheme: object) -> None:
         for u in (0.0, np.nextafter(1.0, 0.0)):
             found = scheme(w, lambda k, u=u: np.full(k, u))  # type: ignore[operator]
             assert len(found) == 4 and set(found) <= {1, 2} and (np.diff(found) >= 0).all()
+
+
+@pytest.mark.parametrize("scheme", [systematic, stratified, residual, multinomial])
+def test_ancestors_are_in_rising_order(scheme: object) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        w = rng.dirichlet(np.full(9, 0.3))
+        found = scheme(w, rng.random)  # type: ignore[operator]
+        assert found.shape == (9,) and (np.diff(found) >= 0).all() and len(set(found)) > 1
+
+
+def test_a_whole_number_of_nths_that_rounding_made_smaller_is_certain() -> None:
+    w = np.full(49, 1 / 49)
+    assert 49 * w[0] < 1
+    assert (residual(w, lambda k: np.full(k, 0.01)) == np.arange(49)).all()

@@ -123,7 +123,7 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
         return
     _literal(scope, option.name, given.span, found_constant, wanted)
     if wanted.kind == "pattern":
-        pattern(scope, given, regular=True)
+        pattern(scope, given, whole=True)
 
 
 def _literal(

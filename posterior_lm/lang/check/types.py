@@ -8,7 +8,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.values import UNKNOWN, Value, constant
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.regex import PatternError, automaton, parse
+from posterior_lm.lang.regex import PatternError, automaton
 from posterior_lm.lang.regex.report import wrong_pattern
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Function
 from posterior_lm.lang.walk import nodes
@@ -287,13 +287,13 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     return found
 
 
-def pattern(scope: Scope, expr: ast.Expr | ast.Range, *, regular: bool = False) -> None:
-    """Reports a literal pattern that is no regular expression; with `regular` one without an automaton."""
+def pattern(scope: Scope, expr: ast.Expr | ast.Range, *, whole: bool = False) -> None:
+    """Reports a literal pattern that no automaton can follow; with `whole` also one that needs too large a one."""
     if not isinstance(expr, ast.Literal) or not isinstance(expr.value, str):
         return
     try:
-        parse(expr.value)
-        if regular:
-            automaton(expr.value).whole()
+        followed = automaton(expr.value)
+        if whole:
+            followed.whole()
     except PatternError as wrong:
         scope.found.append(wrong_pattern(expr.value, wrong, expr.span))

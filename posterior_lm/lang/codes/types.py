@@ -219,7 +219,7 @@ CODES = (
     Code(
         code="PLM333",
         title="a pattern that is not regular",
-        explanation="pattern= is compiled to an automaton, which cannot follow back references, "
+        explanation="pattern= and matches(…) are compiled to an automaton, which cannot follow back references, "
         "look-ahead, look-behind, atomic groups or possessive repeats.",
         wrong=program('latent z: text(tokens=1..20, pattern=r" ([a-z])\\1") ~ base(prompt)'),
         right=program('latent z: text(tokens=1..20, pattern=r" (aa|bb|cc)") ~ base(prompt)'),

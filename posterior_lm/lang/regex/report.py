@@ -23,7 +23,7 @@ def wrong_pattern(pattern: str, wrong: PatternError, span: Span | None) -> Diagn
                 "the pattern is not regular, so no automaton can follow it",
                 narrow,
                 wrong.message,
-                help="say it without that, or test it with condition matches(…)",
+                help="say it without that, for instance by listing the alternatives",
             )
     return error(
         "PLM334",
