@@ -125,8 +125,11 @@ def _wrong_grammar(grammar: str, wrong: str, span: Span | None) -> Diagnostic:
 
 
 def _sentence(text: str) -> str:
-    """The first line of a message, without a full stop."""
-    return next(iter(text.strip().splitlines()), "").strip().rstrip(".")
+    """The first line of a message, with the cause that stands further down, without a full stop."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    first = next(iter(lines), "").rstrip(".:")
+    cause = next((line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")), "")
+    return f"{first}: {cause}".rstrip(".") if cause else first
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Any:

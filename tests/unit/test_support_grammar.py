@@ -175,6 +175,7 @@ def test_values_of_a_schema_are_those_that_json_reads() -> None:
         ({"grammar": '{"type": "object"}'}, "PLM337", "JSON"),
         ({"grammar": 'start: "aaaaa"'}, "PLM330", "the grammar"),
         ({"json": '{"type": "obj"}'}, "PLM338", "obj"),
+        ({"json": '{"type": "string", "pattern": "(a"}'}, "PLM338", "regex parse error: unclosed group"),
         ({"json": '{"type": '}, "PLM338", "not JSON"),
         ({"json": "[" * 100_000}, "PLM338", "not JSON"),
         ({"json": '{"enum": []}'}, "PLM338", "Unsatisfiable"),
