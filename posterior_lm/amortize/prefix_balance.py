@@ -44,8 +44,9 @@ from posterior_lm.amortize.trajectories import (
     mean_of,
 )
 
-LEAST = 1e-3
-"""The weight of the most hopeless end point beside that of the likeliest."""
+LEAST = 1e-6
+"""The weight of the most hopeless end point beside that of the likeliest. All of a draw's hopeless ends pull one
+way, so even 1e-3 of each outweighs what the draws say of each other once the guide is near."""
 
 
 @frozen
