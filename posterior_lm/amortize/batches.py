@@ -114,7 +114,7 @@ def propose(
     from posterior_lm.infer.choose import SampleEach
 
     drawn: list[dict[str, Value]] = [{} for _ in targets]
-    for k in range(max(len(t.latents) for t in targets)):
+    for k in range(max((len(t.latents) for t in targets), default=0)):
         groups: dict[tuple[str, int], list[int]] = {}
         for d, target in enumerate(targets):
             if k < len(target.latents):

@@ -71,7 +71,6 @@ def ids(text: str) -> tuple[int, ...]:
         ("not ends_with(z, w)", "mask"),
         ('starts_with(z, ["a", w])', "mask"),
         ('matches(z, r"a+b?")', "mask"),
-        (r'matches(z, r"(a)\1")', "end"),
         ('z == "ab"', "mask"),
         ('"ab" != z', "mask"),
         ("words(z) <= 2", "prefix"),
