@@ -459,3 +459,16 @@ def test_a_clip_bounds_what_tb_pulls() -> None:
     t = whole(log_prob, nats(-1.5, -2.0), rows(0, 0))
     _, _, kept = gradients("tb", t, log_prob, log_z=nats(0.0), clip=2.0)
     assert kept.tolist() == pytest.approx([0.5, -2.0])
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_with_a_clip_no_place_counts_for_nothing(name: str) -> None:
+    """The shares of this place underflow; were its weight 0, its u could be anything at loss zero."""
+    end_log_prob = torch.stack([nats(-900.0, -2.0), nats(0.0, -3.0)]).requires_grad_()
+    end_log_reward = torch.stack([nats(-1000.0, -2.0), nats(0.0, -3.0)])
+    is_end = torch.tensor([[True, True], [False, True]])
+    t = Trajectories(
+        end_log_prob.detach()[:, 1], nats(-2.0, -3.0), rows(0, 0), end_log_prob, end_log_reward, is_end
+    )
+    value, _, kept = gradients(name, t, end_log_prob, clip=2.0)
+    assert value > 0 and float(kept[0, 0]) > 0
