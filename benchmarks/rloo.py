@@ -36,7 +36,7 @@ from benchmarks.targets import PROGRAMS, KnownTarget, known_target
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.reading import readings_of
-from posterior_lm.infer.guide import contexts_of
+from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.lm.base import LanguageModel, Request
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.target.bind import bind

@@ -107,6 +107,7 @@ def target(
     models = models_of(query, graph)
     functions = [use for use in graph.uses if use.name not in models]
     wanted = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
+    wanted |= {tool.where for _, latent in graph.latents() for tool in latent.tools}
     uses = {use.where: use_object(query, use) for use in functions if use.where in wanted}
     return bind(graph, bound, models, uses)
 

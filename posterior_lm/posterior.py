@@ -75,7 +75,7 @@ class Posterior:
 
     @property
     def log_evidence(self) -> float | None:
-        """Nats; None for Markov chains, which say nothing of it."""
+        """Nats; None for Markov chains and decoders, which say nothing of it."""
         return self.draws.log_evidence
 
     @property
@@ -141,7 +141,7 @@ class Posterior:
         if self.draws.certificate is not None:
             missing = self.draws.certificate.likely_missing_share
             return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
-        n, z = self.draws.independent or 1.0, _Z90
+        n, z = self.draws.independent or (self.n if self.draws.decoded else 1.0), _Z90
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return Estimate(p, estimate.se, max(0.0, centre - half), min(1.0, centre + half))

@@ -22,6 +22,7 @@ from posterior_lm.lang.source import NOWHERE, Source
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
     from posterior_lm.amortize.progress import Progress as FitProgress
+    from posterior_lm.em import EmResult
     from posterior_lm.evidence.calibration import Calibration
     from posterior_lm.evidence.comparison import Comparison
     from posterior_lm.graph.graph import RewardGraph
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from posterior_lm.infer.guide import Guide
     from posterior_lm.lm.base import LanguageModel
     from posterior_lm.posterior import Posterior
-    from posterior_lm.predict import Prediction
+    from posterior_lm.predict import Prediction, Vote
     from posterior_lm.score import Score
     from posterior_lm.target.target import Target
 
@@ -229,6 +230,15 @@ class Query:
 
         return fit(self, rows, out, settings_of({**stated_fit(self), **settings}), resume=resume, watch=watch)
 
+    def em(self, rows: Sequence[Mapping[str, object]], out: str | Path, /, **settings: Any) -> EmResult:
+        """Train a guide and the model of what the program observes in turns, and save both in `out`.
+
+        `settings` as in `em.em`; the result's `query` asks with both.
+        """
+        from posterior_lm.em import em
+
+        return em(self, rows, out, **settings)
+
     def calibrate(self, rows: Sequence[Mapping[str, object]] = (), /, **settings: Any) -> Calibration:
         """Test the method on rows that the program simulates; `settings` as in `evidence.calibrate`."""
         from posterior_lm.evidence.calibrate import calibrate
@@ -252,14 +262,19 @@ class Query:
         name: str,
         *,
         n: int | None = None,
+        vote: Vote = "soft",
         seed: int = 0,
         budget: float | None = None,
         progress: Callable[[Info], None] | None = None,
     ) -> Prediction:
-        """The posterior predictive distribution of a parameter left out, or a latent's marginal."""
+        """The posterior predictive distribution of a parameter left out, or a latent's marginal.
+
+        `vote` is soft, hard or likeliest, as `Prediction` has it. An int without bounds and a
+        text are drawn, `n` times, and what was drawn is scored under every draw.
+        """
         from posterior_lm.predict import predict
 
-        return predict(self, name, n, seed=seed, budget=budget, progress=progress)
+        return predict(self, name, n, vote=vote, seed=seed, budget=budget, progress=progress)
 
 
 def _name(text: str) -> ast.Name:

@@ -122,6 +122,7 @@ def save(posterior: Posterior, folder: Path) -> Path:
         ],
         "particles": _particles(draws.particles),
         "chains": _chains(draws.chains),
+        "decoded": draws.decoded,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,9 +179,10 @@ def load(folder: Path) -> Posterior:
             ),
             reason=str(whole["reason"]),
             seconds=float(whole["seconds"]),
-            # Posteriors saved by earlier versions have neither.
+            # Posteriors saved by earlier versions have none of these.
             particles=_read_particles(whole.get("particles"), len(log_weights)),
             chains=_read_chains(whole.get("chains"), len(log_weights)),
+            decoded=bool(whole.get("decoded", False)),
         )
         return Posterior(
             program=str(whole["program"]),

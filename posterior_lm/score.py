@@ -13,6 +13,8 @@ from posterior_lm.lang.near import nearest
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query
+    from posterior_lm.target.target import Target
+    from posterior_lm.target.values import Value
 
 
 @frozen
@@ -72,7 +74,18 @@ def score(query: Query, values: Mapping[str, str | int]) -> Score:
             )
     if found:
         raise DataError(found)
-    column = {name: [target.value(name, values[name])] for name in names}
+    column = {name: [_value(target, name, values[name])] for name in names}
     terms = target.terms(column)[0]
     pairs = tuple(zip(target.statements, map(float, terms), strict=True))
     return Score(target.program.name, target.program.fingerprint, float(terms.sum()), pairs)
+
+
+def _value(target: Target, name: str, given: str | int) -> Value:
+    """The value; of a text that a tool would have written otherwise its plain tokens, whose log reward is −∞."""
+    try:
+        return target.value(name, given)
+    except DataError as problem:
+        lm = target.latent(name).lm
+        if lm is None or any(d.code != "PLM766" for d in problem.diagnostics):
+            raise
+        return target.value_of(name, target.models[lm].tokenizer.encode(str(given)))

@@ -52,6 +52,8 @@ def _wrong(option: object, value: object) -> str | None:
         return "is a whole number"
     if kind == "number" and not number:
         return "is a number"
+    if kind == "bool" and not isinstance(value, bool):
+        return "is true or false"
     if kind in ("int", "number") and not ((low is None or value >= low) and (high is None or value <= high)):  # type: ignore[operator]
         return f"is at least {low}" if high is None else f"lies in {low}..{high}"
     if kind == "choice" and value not in option.choices:  # type: ignore[attr-defined]
@@ -69,7 +71,9 @@ def merged(
     stated = dict(infer)
     if method is None:
         method = next(iter(stated)) if len(stated) == 1 else "auto"
-    return method, {**stated.get(method, {}), **options}
+    # Beams are searched for their number: a thousand of them is no default.
+    few = {"n": METHODS[method].options["n"].default} if method in ("beam", "diverse_beam") else {}
+    return method, {**few, **stated.get(method, {}), **options}
 
 
 RUNNING = ("n",)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
@@ -25,7 +25,7 @@ from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.progress import Progress
 from posterior_lm.amortize.rows import Rows, split
-from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.settings import PEERS, FitSettings
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.lang.diagnostics import DataError, error
@@ -72,7 +72,9 @@ def fit(
     """
     world = join_world()
     folder = Path(out)
-    inputs = read_inputs(query, rows, settings)
+    # What only objectives of prefixes ask of a program concerns no peer of theirs.
+    peer = settings.objective in PEERS
+    inputs = read_inputs(query, rows, evolve(settings, objective="vargrad") if peer else settings)
     if not world.leads:
         return _fit(query, inputs, folder, settings, world, resume, None, None)
     with Lock(folder):
@@ -108,7 +110,8 @@ def _fit(
     lm = next(iter(rows.readings(0).values())).lm
     simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses, alike=True)
     notes: list[str] = []
-    compiler = _compiler(rows, numbers, simulator, settings, notes)
+    peer = settings.objective in PEERS
+    compiler = None if peer else _compiler(rows, numbers, simulator, settings, notes)
     settings = settings.resolved(exact=compiler is not None and simulator.exact)
     if not held_out:
         notes.append(
@@ -119,9 +122,14 @@ def _fit(
         seed=settings.seed,
     )  # fmt: skip
     try:
-        trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator)
-        for row, values in inputs.known:
-            trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
+        if peer:
+            from posterior_lm.baselines.trainers import peer_trainer
+
+            trainer = peer_trainer(inputs, rows, numbers, adapter, settings, world)
+        else:
+            trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator)
+            for row, values in inputs.known:
+                trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         identity = _identity(inputs, settings, lm)
         if resume:
             _resume(trainer, folder, identity, tell, world)

@@ -13,7 +13,8 @@ from posterior_lm.amortize.paths import Path, path_maker
 from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.amortize.teacher import score_paths
 from posterior_lm.infer.choose import Chooser
-from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.target import LatentInfo, Target

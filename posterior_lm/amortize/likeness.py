@@ -17,6 +17,7 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.support.base import Ending, Support
+from posterior_lm.support.splices import uncounted
 from posterior_lm.support.text import raise_unlisted
 
 TIMES = 10.0
@@ -97,6 +98,9 @@ class Until:
 
     def must_stop(self, state: Any) -> bool:
         return state is None or self.support.must_stop(state)
+
+    def uncounted(self, state: Any) -> bool:
+        return state is not None and uncounted(self.support, state)
 
     def advance(self, state: Any, token: int) -> Any:
         then = self.support.advance(state, token)

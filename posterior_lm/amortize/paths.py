@@ -54,7 +54,10 @@ def path_maker(support: Support) -> Callable[[tuple[int, ...], tuple[int, ...]],
 
 
 def _walk(support: Support, ids: Sequence[int]) -> Path:
-    """The path of a value without its context. Raises ValueError for a value outside the support."""
+    """The path of a value without its context. Raises ValueError for a value outside the support.
+
+    A draw that is lost where nothing may follow (a dead draw) has a path too, and no end point there.
+    """
     state = support.start()
     masks, may_stop, chosen, ends = [], [], [], []
     stop = support.stop_ids
@@ -66,12 +69,12 @@ def _walk(support: Support, ids: Sequence[int]) -> Path:
         masks.append(allowed)
         may_stop.append(by_choice)
         if t == len(ids):
-            if not stops:
+            if not stops and not forced:
                 raise ValueError(f"the tokens {tuple(ids)} are no value of the support")
             chosen.append(FORCED if forced else STOP)
             # A value that ends in the stop's own token was an end point one place earlier.
             again = support.ending == "stop" and len(stop) == 1 and tuple(ids[-1:]) == stop
-            ends.append(NEVER if again else chosen[-1])
+            ends.append(NEVER if again or not stops else chosen[-1])
             break
         token = int(ids[t])
         if not (0 <= token < len(allowed) and allowed[token]):

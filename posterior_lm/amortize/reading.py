@@ -15,7 +15,7 @@ from attrs import frozen
 from posterior_lm.amortize.observed import observed_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
-from posterior_lm.infer.guide import check_guide
+from posterior_lm.infer.contexts import check_guide
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.pieces import Computed, Known, Piece, Special, Splice, join

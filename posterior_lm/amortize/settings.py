@@ -16,6 +16,8 @@ from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
 
 OBJECTIVES = ("vargrad", "tb", "subtb", "db")
+PEERS = ("sft", "ppo")
+"""What a policy can be trained by beside them, to compare with: `posterior_lm.baselines`."""
 
 
 @frozen(kw_only=True)
@@ -79,6 +81,12 @@ class FitSettings:
     certify_rows: int = field(default=32, metadata={"low": 0})
     """Simulated rows in the certificate."""
     checkpoint_every: int = field(default=50, metadata={"low": 1})
+    kl: float = field(default=0.05, metadata={"low": 0})
+    """Of `ppo`: the price in reward of a nat of log q above the frozen model's; 0 maximises the reward alone."""
+    epochs: int = field(default=2, metadata={"low": 1})
+    """Of `ppo`: how often the draws of a step are gone through."""
+    ratio: float = field(default=0.2, metadata={"low": 0, "high": 1})
+    """Of `ppo`: how far from 1 a ratio of probabilities still counts."""
     seed: int = field(default=0, metadata={"low": 0})
 
     def resolved(self, *, exact: bool) -> FitSettings:
@@ -116,9 +124,9 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
 
 def _checked(name: str, value: object, setting: Any) -> object:
     if name == "objective":
-        if value not in OBJECTIVES:
-            close = nearest(str(value), OBJECTIVES)
-            hint = f"did you mean `{close}`?" if close else f"choose from {', '.join(OBJECTIVES)}"
+        if value not in OBJECTIVES + PEERS:
+            close = nearest(str(value), OBJECTIVES + PEERS)
+            hint = f"did you mean `{close}`?" if close else f"choose from {', '.join(OBJECTIVES + PEERS)}"
             raise _wrong(f"there is no objective `{value}`", hint)
         return value
     if name == "targets":
@@ -134,7 +142,7 @@ def _checked(name: str, value: object, setting: Any) -> object:
     if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
         raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)
     low, high = setting.metadata.get("low"), setting.metadata.get("high")
-    above = name in ("budget", "clip", "rate", "lam", "alpha", "gradient_norm", "balance_rate")
+    above = name in ("budget", "clip", "rate", "lam", "alpha", "gradient_norm", "balance_rate", "ratio")
     if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]
         bound = f"above {low}" if above else f"at least {low}"
         raise _wrong(

@@ -25,7 +25,7 @@ from posterior_lm.amortize.texts import Drawn, Shape, draw_texts, split_lead
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choose import SampleEach
-from posterior_lm.infer.guide import contexts_of
+from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.infer.rollout import roll_out_with_mass
 from posterior_lm.lm.base import LanguageModel

@@ -53,7 +53,7 @@ def score_paths(
     device = model._forward.device
     log_prob = torch.zeros(len(paths), dtype=torch.float64, device=device)
     end = torch.zeros((len(paths), longest + 1), dtype=torch.float64, device=device) if ends else None
-    for places, rows in _batches(model, paths, columns):
+    for places, rows in packed_batches(model, paths, columns):
         steps, stops = _steps(model, [paths[p] for group in places for p in group], places, rows, ends)
         flat = [p for group in places for p in group]
         index = torch.as_tensor(flat, device=device)
@@ -72,7 +72,7 @@ def score_paths(
     return PathScores(log_prob, torch.where(is_end, end, 0.0), is_end)
 
 
-def _batches(
+def packed_batches(
     model: TransformersModel, paths: Sequence[Path], columns: int
 ) -> Iterator[tuple[list[list[int]], list[Row]]]:
     """Micro-batches: for each row of the batch the paths on it, and its layout."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posterior_lm.cli import outcome
 from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import format_option, plot_option
 
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 )
 @plot_option("Also draw the ranks and the bounds.")
 @format_option("text", "json")
+@click.pass_context
 def command(
-    file: str, data: str | None, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
+    ctx: click.Context, file: str, data: str | None, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     method: str | None, policy: str | None, rows: int | None, draws: int | None, seed: int,
     plot: str | None, format: str,
 ) -> None:  # fmt: skip
@@ -48,7 +50,8 @@ def command(
 
     The latents that a row was simulated from are one exact draw of its posterior. They show
     what a method's own numbers cannot: a mode that it never draws, or weights that are wrong.
-    With --policy the method is gflownet where none is named.
+    With --policy the method is gflownet where none is named. The exit code is 1 where the
+    verdict is that the method failed.
 
     \b
     Example:
@@ -77,6 +80,7 @@ def command(
 
         draw(found, Path(plot))
     click.echo(json_text(found.to_json()) if format == "json" else "\n".join(found.lines()))
+    ctx.exit(outcome.FINE if found.passed else outcome.ERRORS)
 
 
 def _bound(query: Query, given: Sequence[str], data: str | None) -> tuple[Query, list[Mapping[str, object]]]:

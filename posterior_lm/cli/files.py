@@ -24,7 +24,11 @@ def programs(names: Iterable[str]) -> list[str]:
         if name != "-" and os.path.isdir(name):
             inside = sorted(str(path) for path in Path(name).rglob("*.plm") if path.is_file())
             if not inside:
-                raise CompileError(error("PLM801", f"the folder {name} holds no .plm file", where=name))
+                message, help = (
+                    f"the folder {name} holds no .plm file",
+                    "name a program, or a folder that holds one",
+                )
+                raise CompileError(error("PLM801", message, where=name, help=help))
             found += inside
         else:
             found.append(name)
@@ -40,7 +44,7 @@ def read(name: str) -> Source:
         return Source("<stdin>", data.decode("utf-8"))
     except UnicodeDecodeError as wrong:
         message = f"standard input is not UTF-8 text: byte {wrong.start} is 0x{data[wrong.start]:02X}"
-        raise CompileError(error("PLM801", message, where="<stdin>")) from None
+        raise CompileError(error("PLM801", message, where="<stdin>", help="send it as UTF-8")) from None
 
 
 def replace(name: str, text: str) -> None:

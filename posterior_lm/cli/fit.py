@@ -34,7 +34,11 @@ from posterior_lm.cli.options import format_option, positive_seconds
     metavar="SECONDS",
     help="End training after so many seconds; the schedules end with it.",
 )
-@click.option("--objective", metavar="NAME", help="vargrad, tb, subtb or db.  [default: vargrad]")
+@click.option(
+    "--objective",
+    metavar="NAME",
+    help="vargrad, tb, subtb or db; sft or ppo to compare with.  [default: vargrad]",
+)
 @click.option("--rank", type=click.IntRange(min=1), metavar="N", help="Of the adapter.  [default: 32]")
 @click.option(
     "--targets", metavar="NAMES", help="Layers to adapt, with commas.  [default: every linear layer]"

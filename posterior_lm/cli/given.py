@@ -59,8 +59,13 @@ def _read(text: str) -> str:
     return decode(read_bytes(text[1:]), text[1:])
 
 
-def open_query(file: str, lm: Sequence[str], *, allow_use: bool, method: str | None = None) -> Query:
-    """The query of a program file with the options that every asking command has."""
+def open_query(
+    file: str, lm: Sequence[str], *, allow_use: bool, method: str | None = None, em: str | None = None
+) -> Query:
+    """The query of a program file with the options that every asking command has.
+
+    `em` is a folder that `plm em` wrote, whose model and guide take the program's place.
+    """
     from posterior_lm.cli.files import read
     from posterior_lm.query import load, loads
 
@@ -71,7 +76,12 @@ def open_query(file: str, lm: Sequence[str], *, allow_use: bool, method: str | N
         query = query.lm(**models)
     if method is not None:
         query = query.using(method)
-    return query.allow_use() if allow_use else query
+    query = query.allow_use() if allow_use else query
+    if em is None:
+        return query
+    from posterior_lm.em import with_em
+
+    return with_em(query, em)
 
 
 def cases(
@@ -91,7 +101,7 @@ def cases(
     from posterior_lm.target.binding import bind_data
     from posterior_lm.target.rows import is_csv, read_rows, typed_csv
 
-    known = _given(graph, texts("--given", given))
+    known = given_values(graph, texts("--given", given))
     bind_data(graph, known, missing=[p.name for p in graph.params])
     absent = () if predicted is None else (predicted,)
     if data is None:
@@ -140,7 +150,7 @@ def check_predicted(graph: RewardGraph, name: str) -> None:
         )
 
 
-def _given(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:
+def given_values(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:
     from posterior_lm.target.rows import json_value, read_field
 
     found: dict[str, object] = {}

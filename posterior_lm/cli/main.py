@@ -20,8 +20,10 @@ COMMANDS = {
     "run": "Draw from the posterior of a program.",
     "report": "Draw from the posterior of a program and write one page about it.",
     "fit": "Train a policy that draws from the posterior of a program.",
+    "em": "Train a guide and the model of what is observed, in turns.",
     "calibrate": "Test a method on rows that the program simulates.",
     "compare": "Run every method beside the exact posterior.",
+    "bench": "Measure methods side by side.",
     "predict": "Predict what was left unobserved.",
     "explain": "Explain a diagnostic code, or list them all.",
 }
@@ -34,7 +36,7 @@ COMMANDS = {
     homes={"report": "page"},
     package="posterior_lm.cli",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 fine, 1 the program, the data or the model has errors, 2 misuse, "
+    epilog="Exit codes: 0 fine, 1 the program, the data or the model has errors or a check failed, 2 misuse, "
     "70 a mistake of posterior_lm itself, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="plm")

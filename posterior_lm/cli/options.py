@@ -42,14 +42,16 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`-n`, `--seed`, `--method`, `--policy`, `--budget`: how the posterior is found."""
+    """`-n`, `--seed`, `--method`, `--policy`, `--em`, `--budget`: how the posterior is found."""
     for option in (
         click.option(
             "--budget", type=float, callback=positive_seconds, metavar="SECONDS", help="Stop after so many seconds."
         ),
         click.option("--policy", metavar="DIR", help="Propose with the policy that `plm fit` wrote there."),
+        click.option("--em", metavar="DIR", help="Ask with the model and the guide that `plm em` wrote there."),
         click.option("--method", metavar="NAME",
-                     help="auto, exact, importance, smc, mcmc or gflownet.  [default: the program's, else auto]"),
+                     help="auto, exact, importance, smc, mcmc, gflownet, or a decoder such as beam.  "
+                     "[default: the program's, else auto]"),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
         ),

@@ -1,7 +1,7 @@
 """How a command ends: exit codes, diagnostics on standard error, an apology for our own mistakes.
 
-0 fine; 1 the program, the data or the model has errors; 2 misuse of the command
-line; 70 a mistake of posterior_lm; 130 interrupted. A reader that closes the pipe
+0 fine; 1 the program, the data or the model has errors, or what was to be checked does
+not hold (`fmt --check`, `calibrate`); 2 misuse of the command line; 70 a mistake of posterior_lm; 130 interrupted. A reader that closes the pipe
 has what it wanted: 0.
 """
 

@@ -35,7 +35,7 @@ def _named(ctx: click.Context, option: click.Parameter, value: str) -> str:
 @draw_options
 def command(
     file: str, out: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
-    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, budget: float | None,
+    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, em: str | None, budget: float | None,
 ) -> None:  # fmt: skip
     """Draw from the posterior of a program and write one page about it.
 
@@ -55,7 +55,7 @@ def command(
     from posterior_lm.page.facts import gather
     from posterior_lm.page.write import check_place, report_rows
 
-    query = open_query(file, lm, allow_use=allow_use, method=method)
+    query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
     if policy is not None:
         query = query.policy(policy)
     asked = cases(query.graph, given, data, row)
@@ -70,7 +70,7 @@ def command(
             posterior = bound.draw(n, seed=seed, budget=budget, progress=watch)
         facts.append(gather(bound, posterior, case.row))
     options = {"--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use, "-n": n,
-               "--seed": seed, "--method": method, "--policy": policy, "--budget": budget}  # fmt: skip
+               "--seed": seed, "--method": method, "--policy": policy, "--em": em, "--budget": budget}  # fmt: skip
     report_rows(query, facts, out, command=spelled(file, options, Path(out).name))
     click.echo(f"wrote {out}")
 

@@ -6,6 +6,7 @@ table is drawn by rich.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ from posterior_lm.cli.output import bar, number, quoted, table
 
 if TYPE_CHECKING:
     from posterior_lm.posterior import Posterior
-    from posterior_lm.predict import Prediction
     from posterior_lm.score import Score
 
 TOP = 10
@@ -27,24 +27,14 @@ def show_posterior(posterior: Posterior, row: int | None) -> None:
     """The likeliest values with their weights, the evidence, and what can be checked of both."""
     merged = posterior.merged()
     names = list(posterior.draws.values)
-    click.echo("\n".join([*_heading(posterior, row), ""]))
+    click.echo("\n".join([*heading(posterior, row), ""]))
     cells = [
         (m.weight, f"{m.weight:.4f}", [number(m.log_reward), *(quoted(m.values[name]) for name in names)])
         for m in merged[:TOP]
     ]
     show_table("weight", ["log reward", *names], cells, numeric=1)
-    _show_rest("weight", [m.weight for m in merged[TOP:]])
-    click.echo("\n".join(["", _evidence(posterior), *_checks(posterior), posterior.verdict]))
-
-
-def show_prediction(prediction: Prediction, row: int | None) -> None:
-    """Each value with its probability, likeliest first."""
-    posterior = prediction.posterior
-    click.echo("\n".join([*_heading(posterior, row), ""]))
-    cells = [(p, f"{p:.4f}", [_plain(value)]) for value, p in prediction.probs[:TOP]]
-    show_table("prob", [prediction.name], cells)
-    _show_rest("probability", [p for _, p in prediction.probs[TOP:]])
-    click.echo("\n".join(["", *_checks(posterior), posterior.verdict]))
+    show_rest("weight", [m.weight for m in merged[TOP:]])
+    click.echo("\n".join(["", _evidence(posterior), *checks(posterior), posterior.verdict]))
 
 
 def show_score(score: Score, row: int | None) -> None:
@@ -79,7 +69,7 @@ def show_table(
     Console().print(drawn)
 
 
-def _show_rest(what: str, shares: Sequence[float]) -> None:
+def show_rest(what: str, shares: Sequence[float]) -> None:
     if shares:
         click.echo(f"  ... {_counted(len(shares), 'more value')} with {what} {sum(shares):.4f}")
 
@@ -94,7 +84,7 @@ def _plain(value: object) -> str:
     )
 
 
-def _heading(posterior: Posterior, row: int | None) -> list[str]:
+def heading(posterior: Posterior, row: int | None) -> list[str]:
     models = ", ".join(
         f"{alias} = {m.name} ({m.dtype}, {m.digest[:8]})" for alias, m in sorted(posterior.lm.items())
     )
@@ -116,10 +106,15 @@ def _evidence(posterior: Posterior) -> str:
     return f"log evidence{least} {number(posterior.log_evidence)}{spread} nats"
 
 
-def _checks(posterior: Posterior) -> list[str]:
+def checks(posterior: Posterior) -> list[str]:
     """ESS and k-hat of draws, what particles and chains add, the certificate of a list."""
     draws = posterior.draws
     certificate, particles, chains = draws.certificate, draws.particles, draws.chains
+    if draws.decoded:
+        alive = draws.log_reward[draws.log_reward > -math.inf]
+        best = number(float(alive.max())) if len(alive) else "none"
+        mean = number(float(alive.mean())) if len(alive) else "none"
+        return [f"log reward: best {best}, mean {mean} of the {len(alive)} of {posterior.n} that have one"]
     if chains is not None:
         return [
             f"R-hat {number(chains.rhat, 3)}, bulk ESS {number(chains.bulk_ess, 1)} of {posterior.n} draws",

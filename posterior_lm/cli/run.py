@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @format_option("text", "json")
 def command(
     file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
-    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None,
+    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, em: str | None,
     budget: float | None, save: str | None, format: str,
 ) -> None:  # fmt: skip
     """Draw from the posterior of a program.
@@ -42,7 +42,7 @@ def command(
     from posterior_lm.cli.files import check_folder
     from posterior_lm.cli.given import cases, open_query
 
-    query = open_query(file, lm, allow_use=allow_use, method=method)
+    query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
     if policy is not None:
         query = query.policy(policy)
     asked = cases(query.graph, given, data, row)

@@ -24,14 +24,15 @@ LARGEST = 2**20
 FEW = 100_000
 """Values of a finite type that are certainly not too many to list."""
 _LATER = {"tools"}
+"""Options whose text is known only when it is drawn: such a type is looked at when the program is run."""
 _SPELT = {"pattern", "grammar", "json"}
 """Options that can leave nothing over any vocabulary; the last two name files."""
 
 
 def check_supports(module: ast.Module, name: str) -> list[Diagnostic]:
-    """PLM330 to PLM339 and PLM531 at the types of latents, for a module without errors."""
+    """PLM330 to PLM339 and PLM531 at the types of latents, PLM344 at tables, for a module without errors."""
     models = {d.name.id: d for d in module.declarations if isinstance(d, ast.LmDecl)}
-    found: list[Diagnostic] = []
+    found: list[Diagnostic] = _tables(module)
     tokenizers: dict[str, Tokenizer | None] = {}
     for latent in statements(module.program.body):
         if not isinstance(latent, ast.Latent):
@@ -54,6 +55,22 @@ def check_supports(module: ast.Module, name: str) -> list[Diagnostic]:
             build_support(_spec(latent.type), tokenizer, span=latent.type.span)
         except CompileError as wrong_type:
             found += wrong_type.diagnostics
+    return found
+
+
+def _tables(module: ast.Module) -> list[Diagnostic]:
+    """What is wrong with the files of lookup tables: PLM344."""
+    found: list[Diagnostic] = []
+    for declared in module.declarations:
+        if isinstance(declared, ast.ToolDecl) and declared.tool.function.id == "lookup":
+            from posterior_lm.graph.lower_tools import table_beside
+
+            path = declared.tool.args[0]
+            assert isinstance(path, ast.Literal)
+            try:
+                table_beside(path)
+            except CompileError as wrong_table:
+                found += wrong_table.diagnostics
     return found
 
 

@@ -14,7 +14,7 @@ from posterior_lm.evidence.distance import Listing
 from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Draws, Info
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lang.signatures import METHODS
+from posterior_lm.lang.signatures import DECODERS, METHODS
 from posterior_lm.lm.counting import Count, CountingModel
 from posterior_lm.settings import merged
 from posterior_lm.target.target import Target
@@ -53,6 +53,7 @@ def compare(
         if method.available
         and name not in ("auto", "exact")
         and (name != "gflownet" or query.policy_folder is not None)
+        and (name not in DECODERS or name == query.method)
     ]
     for k, name in enumerate(names):
         tell(Info(False, name, k / len(names)))

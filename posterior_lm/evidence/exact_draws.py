@@ -116,6 +116,7 @@ def simulator_of(query: Query, rows: Sequence[Mapping[str, object]]) -> Simulato
             )
         )
     wanted = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
+    wanted |= {tool.where for _, latent in graph.latents() for tool in latent.tools}
     uses: dict[str, Callable[..., object]] = {
         use.where: use_object(query, use) for use in graph.uses if use.where in wanted
     }

@@ -92,10 +92,9 @@ def bounds(
     here it lies between those of N and of N + 1.
     Listed values are held between their sum and the sure bound of the certificate.
     """
-    if draws.chains is not None:
-        return Bounds(None, None, None)
     lower = draws.log_evidence
-    assert lower is not None  # only chains have none
+    if lower is None:  # of chains and decoders
+        return Bounds(None, None, None)
     if draws.certificate is not None:
         whole = draws.certificate.complete
         return Bounds(lower, lower if whole else float(np.logaddexp(lower, draws.certificate.rest)), None)

@@ -25,12 +25,17 @@ def text_beside(path: ast.Literal, base: Path | None = None) -> ast.Literal:
     file = _home(path, base) / Path(name).expanduser()
     try:
         if file.stat().st_size > LARGEST:
-            raise CompileError(_cannot(path, name, f"it has more than {LARGEST:,} bytes"))
+            raise CompileError(
+                _cannot(path, name, f"it has more than {LARGEST:,} bytes", "name a smaller file")
+            )
         text = file.read_text(encoding="utf-8")
     except OSError as problem:
-        raise CompileError(_cannot(path, name, (problem.strerror or str(problem)).lower(), file)) from None
+        looked = f"looked for {file}; a path starts at the folder of the program"
+        raise CompileError(_cannot(path, name, (problem.strerror or str(problem)).lower(), looked)) from None
     except UnicodeDecodeError as problem:
-        raise CompileError(_cannot(path, name, f"byte {problem.start} is not UTF-8")) from None
+        raise CompileError(
+            _cannot(path, name, f"byte {problem.start} is not UTF-8", "save it as UTF-8")
+        ) from None
     return ast.Literal(text, span=path.span)
 
 
@@ -44,11 +49,11 @@ def _home(path: ast.Literal, base: Path | None) -> Path:
     return base or Path()
 
 
-def _cannot(path: ast.Literal, name: str, reason: str, looked: Path | None = None) -> Diagnostic:
+def _cannot(path: ast.Literal, name: str, reason: str, help: str) -> Diagnostic:
     return error(
         "PLM336",
         f"cannot read {name!r}: {reason}",
         path.span,
         "this file",
-        help=None if looked is None else f"looked for {looked}; a path starts at the folder of the program",
+        help=help,
     )

@@ -39,7 +39,8 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
         match node:
             case Latent():
                 inside = [plates.setdefault(p, len(plates)) for p in node.plates]
-                return [node.type, list(node.options), list(node.choices), inside]
+                tools: list[object] = [[t.identity for t in node.tools]] if node.tools else []
+                return [node.type, list(node.options), list(node.choices), inside, *tools]
             case LmScore():
                 return [alias(node.lm), node.bare]
             case ChoiceScore():

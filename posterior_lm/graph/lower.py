@@ -14,15 +14,14 @@ from attrs import define, field
 
 from posterior_lm.graph.graph import GuideSpec, InferSpec, LmSpec, ParamSpec, RewardGraph, UseSpec
 from posterior_lm.graph.lower_expr import Finite, Scope
+from posterior_lm.graph.lower_tools import tool_spec, tools_of
 from posterior_lm.graph.lower_types import constant_value, latent_options, param_spec
 from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
 from posterior_lm.lang import ast
 from posterior_lm.lang.compose import walk
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import Span
-
-PENDING_OPTIONS = ("tools",)
-"""Options of a text latent that have no support yet."""
+from posterior_lm.tools.base import ToolSpec
 
 
 @define
@@ -39,6 +38,7 @@ class _Lowering(Scope):
     infer: list[InferSpec] = field(factory=list)
     pending: list[tuple[str, Span]] = field(factory=list)
     tables: dict[str, dict[str, Finite | None]] = field(factory=dict)
+    tools: dict[str, ToolSpec] = field(factory=dict)
 
     # ------------------------------------------------------------- declarations
 
@@ -50,6 +50,8 @@ class _Lowering(Scope):
                 case ast.UseDecl():
                     name = declaration.name.id
                     self.uses[name] = UseSpec(name, str(declaration.target.value), declaration.span)
+                case ast.ToolDecl():
+                    self.tools[declaration.name.id] = tool_spec(declaration, self.uses, self.base)
         program = self.module.program
         params = tuple(self.param(p) for p in program.params)
         self.body(program.body)
@@ -135,9 +137,6 @@ class _Lowering(Scope):
 
     def latent(self, statement: ast.Latent) -> None:
         name, declared = statement.name.id, statement.type
-        for option in declared.options:
-            if option.name in PENDING_OPTIONS:
-                self.pending.append((f"`{option.name}=`", option.span))
         names, inputs = latent_options(declared, self.value, self.base)
         choices = tuple(str(constant_value(a)) for a in declared.args) if declared.name == "one_of" else ()
         plates = tuple(p for kind, _, p in self.wrappers if kind == "plate")
@@ -150,6 +149,8 @@ class _Lowering(Scope):
                 choices=choices,
                 lm=self._speller(name, statement.dist),
                 plates=plates,
+                tools=tools_of(declared, self.tools),
+                spans=(("type", declared.span), *((o.name, o.value.span) for o in declared.options)),
                 span=statement.name.span,
             )
         )

@@ -12,6 +12,7 @@ from typing import ClassVar
 from attrs import field, frozen
 
 from posterior_lm.lang.source import NOWHERE, Span
+from posterior_lm.tools.base import ToolSpec
 
 
 @frozen(kw_only=True)
@@ -93,7 +94,9 @@ class Latent(Node):
     """An unknown. `options` names what the inputs are: (`low`, `high`, `lead`, `tokens`…).
 
     `choices` holds the values of a `one_of`; `lm` the model whose tokens spell the
-    value (None in a program without one); `plates` the plates it stands in.
+    value (None in a program without one); `plates` the plates it stands in; `tools`
+    write parts of a text, in the order of their triggers. `spans` says where its `type`
+    and the values of its options stand.
     """
 
     KIND = "latent"
@@ -103,6 +106,8 @@ class Latent(Node):
     choices: tuple[str, ...] = ()
     lm: str | None = None
     plates: tuple[int, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
+    spans: tuple[tuple[str, Span], ...] = field(default=(), eq=False, repr=False)
 
     @property
     def detail(self) -> str:
@@ -115,6 +120,9 @@ class Latent(Node):
             parts.append(f"lm={self.lm}")
         if self.plates:
             parts.append(f"plates={list(self.plates)!r}")
+        if self.tools:
+            shown = (f"{t.kind}({t.trigger!r}, {t.output})" for t in self.tools)
+            parts.append(f"tools=[{', '.join(shown)}]")
         return " ".join(parts)
 
 

@@ -17,6 +17,7 @@ from posterior_lm.infer.ready import stages
 from posterior_lm.infer.smc import Smc
 from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
+from posterior_lm.lang.signatures import DECODERS
 from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import Target
 
@@ -95,6 +96,8 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
         if policy.level in ("poor", "uncertified"):
             reason += "; warning: compare with the method auto before you trust this"
         return method, reason
+    if method in DECODERS and policy is not None:
+        return method, f"{method} was asked for, decoding {policy.name}, {policy.state}"
     if method != "auto":
         return method, f"{method} was asked for"
     size = support_size(target)
@@ -189,6 +192,10 @@ def _algorithm(
         kept = {k: v for k, v in options.items() if k in ("warmup", "move")}
         whole = {k: int(str(v)) for k, v in options.items() if k in ("steps", "chains")}
         return Mcmc(**kept, **whole)  # type: ignore[arg-type]
+    if name in DECODERS:
+        from posterior_lm.baselines.decoders import decoder
+
+        return decoder(name, options, n)
     return Importance(draws=n, batch=batch)
 
 
@@ -219,7 +226,7 @@ def infer(
             reason = f"{reason}, proposing with {guide.name}"
         elif policy is not None and (method != "auto" or name == "gflownet"):
             name, reason, guide = _proposal(target, method, name, reason, policy, rng)
-        elif options.get("proposal") == "guide":
+        elif options.get("proposal") == "guide" and name not in DECODERS:
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
     algorithm = _algorithm(target, name, options, n, None if budget is None else BUDGET_BATCH)

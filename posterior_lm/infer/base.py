@@ -100,7 +100,8 @@ class Draws:
     Shapes: each column of `values` N, `log_weights` (N,), `log_reward` (N,),
     `log_prob` (N,) of the proposal (None where draws are listed, not proposed).
     `particles` is there for sequential Monte Carlo. `chains` is there for Markov
-    chains, whose draws have equal weights and say nothing of the evidence.
+    chains, whose draws have equal weights and say nothing of the evidence. `decoded` draws
+    are what a decoder says: they have equal weights too, and are no draws from the posterior.
     """
 
     values: Mapping[str, tuple[Value, ...]]
@@ -113,6 +114,7 @@ class Draws:
     seconds: float = 0.0
     particles: Particles | None = None
     chains: Chains | None = None
+    decoded: bool = False
 
     def __len__(self) -> int:
         return len(self.log_weights)
@@ -136,8 +138,8 @@ class Draws:
 
     @property
     def log_evidence(self) -> float | None:
-        """Nats: log of the mean weight, or of the sum where values are listed; None for Markov chains."""
-        if self.chains is not None:
+        """Nats: log of the mean weight, or of the sum where values are listed; None for Markov chains and decoders."""
+        if self.chains is not None or self.decoded:
             return None
         if self.exact:
             return weights.logsumexp(self.log_weights)
@@ -147,12 +149,12 @@ class Draws:
     def log_evidence_se(self) -> float | None:
         """Standard error in nats; 0 for a complete list, None where it is not known.
 
-        That is so for a list with a rest and for Markov chains. The last weights of particles
+        That is so for a list with a rest, for Markov chains and for decoders. The last weights of particles
         show the spread since the last resampling only, so theirs comes from their ancestors.
         """
         if self.certificate is not None:
             return 0.0 if self.certificate.complete else None
-        if self.chains is not None:
+        if self.chains is not None or self.decoded:
             return None
         if self.particles is not None and self.particles.resampled:
             return math.sqrt(max(0.0, self.particles.variance))
@@ -160,8 +162,8 @@ class Draws:
 
     @property
     def ess(self) -> float | None:
-        """How many independent draws would be as good; that of the chains where there are some."""
-        if self.exact:
+        """How many independent draws would be as good; that of the chains where there are some; None for decoders."""
+        if self.exact or self.decoded:
             return None
         return weights.ess(self.log_weights) if self.chains is None else self.chains.bulk_ess
 
@@ -178,8 +180,9 @@ class Draws:
 
     @property
     def khat(self) -> float | None:
-        """Of the weights; None for listed values and for Markov chains, whose weights are equal."""
-        return None if self.exact or self.chains is not None else weights.khat(self.log_weights)
+        """Of the weights; None for listed values, and for Markov chains and decoders, whose weights are equal."""
+        equal = self.chains is not None or self.decoded
+        return None if self.exact or equal else weights.khat(self.log_weights)
 
 
 @frozen

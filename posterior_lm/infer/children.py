@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.base import eos_log_probs
+from posterior_lm.support.splices import uncounted
 from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
@@ -190,7 +192,8 @@ class Branching:
         support = info.support
         b = exponent if exponent > 0 else 1.0
         allowed = np.flatnonzero(support.allowed(state))
-        scores = b * log_probs[allowed]
+        # A token that the target does not count adds nothing to the mass of what follows.
+        scores = np.zeros(len(allowed)) if uncounted(support, state) else b * log_probs[allowed]
         if support.may_stop(state):
             allowed, scores = np.append(allowed, -1), np.append(scores, b * stop)
         alive = np.isfinite(scores)

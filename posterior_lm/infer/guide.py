@@ -13,18 +13,18 @@ power only matters for their spread, never for the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choose import Chooser, Follow, Sample, Steering
+from posterior_lm.infer.contexts import check_guide, contexts_of
 from posterior_lm.infer.prior import Prior, prior_of
-from posterior_lm.infer.rollout import descendants, roll_out
-from posterior_lm.lang.diagnostics import InferenceError, at, error
-from posterior_lm.target.pieces import Known, Piece, Special
+from posterior_lm.infer.rollout import descendants, roll_out, roll_out_with_mass
+from posterior_lm.lang.diagnostics import at
+from posterior_lm.target.pieces import Piece
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count
 
@@ -34,10 +34,22 @@ CHUNK_ELEMENTS = 1 << 25
 
 @frozen(eq=False)
 class Proposal:
-    """N values of every latent, and the guide's log probability of each draw (N,), nats."""
+    """N values of every latent, and the guide's log probability of each draw (N,), nats.
+
+    `scores` holds columns (N,) of score nodes that drawing them found out, nats: they need no second pass.
+    """
 
     values: Mapping[str, tuple[Value, ...]]
     log_prob: np.ndarray
+    scores: Mapping[int, np.ndarray] = field(factory=dict)
+
+
+def joined(parts: Sequence[Proposal], names: Sequence[str]) -> Proposal:
+    """Proposals one after another; of scores, those that every one of them has."""
+    values = {name: tuple(v for part in parts for v in part.values[name]) for name in names}
+    known = set.intersection(*(set(part.scores) for part in parts))
+    scores = {i: np.concatenate([part.scores[i] for part in parts]) for i in sorted(known)}
+    return Proposal(values, np.concatenate([part.log_prob for part in parts]), scores)
 
 
 class Guide(Protocol):
@@ -74,8 +86,7 @@ class PriorGuide:
         widest = max((m.tokenizer.vocabulary_size for m in self.target.models.values()), default=1)
         chunk = max(1, CHUNK_ELEMENTS // widest)
         parts = [self._walk(Sample(rng), min(chunk, n - start), None) for start in range(0, n, chunk)]
-        values = {name: tuple(v for part in parts for v in part.values[name]) for name in self.target.names}
-        return Proposal(values, np.concatenate([part.log_prob for part in parts]))
+        return joined(parts, self.target.names)
 
     def log_prob(self, values: Values) -> np.ndarray:
         n = count(values)
@@ -115,9 +126,14 @@ class PriorGuide:
     ) -> Proposal:
         drawn: dict[str, tuple[Value, ...]] = {k: tuple(v) for k, v in (known or {}).items()}
         log_q = np.zeros(n)
+        scores: dict[int, np.ndarray] = {}
         for info in self.target.latents[len(drawn) :]:
             choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
-            ids, step = self.latent(info, drawn, n, choose, begun)
+            if begun is None and isinstance(choose, Sample) and self._scores_itself(info):
+                ids, step, score = self._text_with_score(info, drawn, n, choose)
+                scores[self.priors[info.name].node] = score
+            else:
+                ids, step = self.latent(info, drawn, n, choose, begun)
             begun = None
             log_q = log_q + step
             made: dict[tuple[int, ...], Value] = {}
@@ -128,7 +144,7 @@ class PriorGuide:
                 if one not in made:
                     made[one] = self.target.value_of(info.name, one)
             drawn[info.name] = tuple(made[one] for one in ids)
-        return Proposal(drawn, log_q)
+        return Proposal(drawn, log_q, scores)
 
     def latent(
         self,
@@ -169,6 +185,24 @@ class PriorGuide:
                 shared=shared,
                 begun=begun,
             )
+
+    def _scores_itself(self, info: LatentInfo) -> bool:
+        """Whether drawing the latent adds up to its own term: from its prior, to a scored end."""
+        return self.is_prior(info) and info.support.ending in ("stop", "eos")
+
+    def _text_with_score(
+        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
+    ) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:
+        """As `_text`, and (N,) log prior of each value: log q plus the mass that the mask let through, less the power."""
+        prior = self.priors[info.name]
+        lm, pieces, power = self._reading(info, prior)
+        with at(self.target.graph[prior.node].span, "the model reads this"):
+            contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
+            model = self.target.models[lm]
+            ids, log_q, log_mass, _ = roll_out_with_mass(
+                model, contexts, info.support, choose, exponent=power, shared=shared
+            )
+        return ids, log_q, (log_q + log_mass) / power
 
     def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:
         guide = self.target.graph.guides.get(info.name)
@@ -233,57 +267,3 @@ class PriorGuide:
         # Not a number is for the target to report; a proposal only has to go on until then.
         column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
         return column.reshape(rows, size)
-
-
-def check_guide(target: Target, info: LatentInfo) -> None:
-    """Raises InferenceError PLM540 where a `guide` statement reads a model with other tokens than the latent's."""
-    guide = target.graph.guides[info.name]
-    own = target.models[info.lm or guide.lm].tokenizer.digest
-    if target.models[guide.lm].tokenizer.digest != own:
-        raise InferenceError(
-            error(
-                "PLM540",
-                f"the guide of `{info.name}` has another tokenizer than its distribution",
-                guide.span,
-                help="let the guide read the model that the latent is drawn from",
-            )
-        )
-
-
-def contexts_of(
-    target: Target, lm: str, pieces: Sequence[Piece], drawn: Values, n: int
-) -> tuple[list[tuple[int, ...]], int]:
-    """Each draw's context tokens, and how many leading ones are the same known prompt."""
-    evaluator = target.evaluator
-    speller = evaluator.spellers[lm]
-    columns = {p.node: evaluator.node(p.node, drawn, n) for p in pieces if hasattr(p, "node")}
-    contexts = []
-    for d in range(n):
-        ids, _ = speller.context(pieces, *_readers(drawn, columns, d))
-        contexts.append(ids)
-        if d == 0 and all(isinstance(p, Known | Special) for p in pieces):
-            return [ids] * n, len(ids)
-    known = (
-        list(pieces[: next(i for i, p in enumerate(pieces) if not isinstance(p, Known | Special))])
-        if n
-        else []
-    )
-    shared = (
-        len(speller.context(known, _no_latent, _no_node)[0]) if known else len(speller.tokenizer.start_ids)
-    )
-    return contexts, shared
-
-
-def _readers(
-    drawn: Values, columns: Mapping[int, Sequence], d: int
-) -> tuple[Callable[[str], Value], Callable[[int], str]]:
-    """What draw `d` has for a latent, and for a computed segment."""
-    return (lambda name: drawn[name][d]), (lambda node: spelled(columns[node][d]))
-
-
-def _no_latent(name: str) -> Value:
-    raise AssertionError(name)
-
-
-def _no_node(node: int) -> str:
-    raise AssertionError(node)

@@ -8,12 +8,14 @@ long as it can draw everything in the support.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Draws, Info
 from posterior_lm.infer.dead import all_dead
-from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 
@@ -28,12 +30,14 @@ class State:
     drawn: int = 0
 
 
-def log_weights(target: Target, values: Values, log_prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def log_weights(
+    target: Target, values: Values, log_prob: np.ndarray, scores: Mapping[int, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(N,) log weights and (N,) log rewards of values proposed with `log_prob`, nats.
 
-    Raises InferenceError PLM702 where every draw has weight zero.
+    `scores` are columns that the proposal knows already. Raises InferenceError PLM702 where every draw has weight zero.
     """
-    terms = target.terms(values)
+    terms = target.terms(values, scores)
     # Without a latent there is one value, drawn N times.
     log_reward = np.broadcast_to(terms.sum(axis=1), log_prob.shape)
     if np.all(np.isneginf(log_reward)):
@@ -72,9 +76,6 @@ class Importance:
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         if self.batch is None and state.drawn < n:
             state = self._propose(rng, state, n - state.drawn)
-        values = {
-            name: tuple(v for p in state.proposals for v in p.values[name]) for name in state.target.names
-        }
-        log_prob = np.concatenate([p.log_prob for p in state.proposals])
-        weights, log_reward = log_weights(state.target, values, log_prob)
-        return Draws(values, weights, log_reward, self.name, log_prob)
+        whole = joined(state.proposals, state.target.names)
+        weights, log_reward = log_weights(state.target, whole.values, whole.log_prob, whole.scores)
+        return Draws(whole.values, weights, log_reward, self.name, whole.log_prob)

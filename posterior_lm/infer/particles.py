@@ -61,6 +61,8 @@ class Swarm:
     """(N,) what a twist adds to log γ until the latent is finished."""
     log_q: np.ndarray = field(init=False)
     """(N,) of the finished latents."""
+    mass: np.ndarray = field(init=False)
+    """(N,) of the latent being drawn, Σ log of the mass that was allowed."""
     paid: np.ndarray = field(init=False)
     origin: np.ndarray = field(init=False)
     """(N,) the particle of the beginning that each comes from."""
@@ -69,7 +71,7 @@ class Swarm:
     resampled: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.log_ratio, self.twist, self.log_q, self.paid = (np.zeros(self.n) for _ in range(4))
+        self.log_ratio, self.twist, self.log_q, self.mass, self.paid = (np.zeros(self.n) for _ in range(5))
         self.origin = np.arange(self.n)
         self.least_ess = float(self.n)
 
@@ -97,7 +99,7 @@ class Swarm:
             return None
         ancestors = self.chance.ancestors(normalize(log_weights))
         self.log_evidence = logsumexp(log_weights) - float(np.log(self.n))
-        for name in ("log_ratio", "twist", "log_q", "origin"):
+        for name in ("log_ratio", "twist", "log_q", "mass", "origin"):
             setattr(self, name, getattr(self, name)[ancestors])
         self.paid = self.log_ratio + self.twist
         self.values = {name: [column[a] for a in ancestors] for name, column in self.values.items()}

@@ -16,6 +16,7 @@ from posterior_lm.infer.choose import Chooser, Steering
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import LanguageModel, eos_log_probs
 from posterior_lm.support.base import Ending, Support
+from posterior_lm.support.splices import tokens_left, uncounted
 
 BLOCK = 1 << 22
 """Points × vocabulary at a time: 2^22 float64 are 32 MB per temporary."""
@@ -54,14 +55,19 @@ def _normalized(
     log_probs: np.ndarray, eos: np.ndarray, support: Support, states: Sequence[object], drawn: Sequence[int],
     exponent: float, ending: Ending,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """What `step_log_probs` returns, and (U,) the log of what it was divided by: the mass inside the support."""
+    """What `step_log_probs` returns, and (U,) the log of what it was divided by: the mass inside the support.
+
+    That mass is 1 of a token that the target does not count.
+    """
     size = len(support.allowed(states[0]))
     out = np.full((len(states), size + 1), -np.inf)
     of_state: dict[object, list[int]] = {}
     for u, state in enumerate(states):
         of_state.setdefault(state, []).append(u)
     free, nothing = np.zeros(len(states), dtype=bool), np.zeros(len(states), dtype=bool)
+    silent = np.zeros(len(states), dtype=bool)
     for state, points in of_state.items():
+        silent[points] = uncounted(support, state)
         allowed = np.flatnonzero(support.allowed(state))
         rows = np.array(points)[:, None]
         out[rows, allowed] = exponent * log_probs[rows, allowed]
@@ -87,10 +93,12 @@ def _normalized(
     mass = top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
     out -= mass
     if free.any():
-        left = support.max_tokens - np.array(drawn, dtype=np.float64)[free]
+        left = np.array(
+            [tokens_left(support, s, d) for s, d, f in zip(states, drawn, free, strict=True) if f]
+        )
         out[free, :size] += np.log(left / (left + 1))[:, None]
         out[free, size] = -np.log(left + 1)
-    return out, np.where(nothing, -np.inf, mass[:, 0])
+    return out, np.where(silent, 0.0, np.where(nothing, -np.inf, mass[:, 0]))
 
 
 def roll_out(
@@ -128,7 +136,7 @@ def roll_out(
 
 def roll_out_with_mass(
     model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, *,
-    exponent: float = 1.0,
+    exponent: float = 1.0, shared: int = 0,
 ) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """`roll_out`, (N,) Σ_t log of the model's mass on what was allowed, which log q was divided by, and (N,) `last`.
 
@@ -136,7 +144,9 @@ def roll_out_with_mass(
     log probability, that of a forced end-of-text included; `last` is its last summand,
     the log probability of the last token or of stopping.
     """
-    return _roll_out(model, contexts, support, choose, exponent, 0, None, support.ending, scores_forced=True)
+    return _roll_out(
+        model, contexts, support, choose, exponent, shared, None, support.ending, scores_forced=True
+    )
 
 
 def _roll_out(
@@ -266,8 +276,11 @@ def _families(at: np.ndarray, picked: np.ndarray, draws: np.ndarray) -> list[tup
 
 
 def _settled(support: Support, point: _Point, values: list[tuple[int, ...]], late: bool) -> bool:
-    """Whether nothing may follow; then the draws that stand there are done. Never with `late`."""
-    if late or not support.must_stop(point.state):
+    """Whether nothing may follow; then the draws that stand there are done.
+
+    With `late` only dead ones are: others have their forced end looked up first.
+    """
+    if not support.must_stop(point.state) or (late and support.may_stop(point.state)):
         return False
     for d in point.draws:
         values[d] = point.ids

@@ -151,6 +151,7 @@ def _draw_latent(
     # step of the model where something can still be resampled for it.
     steer = Steered(swarm, info, twists, weighs, scores_forced=not last)
     before = swarm.log_ratio.copy()
+    swarm.mass[:] = 0.0
     ids, log_q = guide.latent(info, swarm.values, swarm.n, steer)
     alive = swarm.alive
     if not alive.any():
@@ -162,6 +163,8 @@ def _draw_latent(
     swarm.values = {name: [column[d] for d in keep] for name, column in swarm.values.items()}
     swarm.scores = {node: column[keep] for node, column in swarm.scores.items()}
     swarm.values[info.name] = [made[ids[d]] for d in keep]
+    if weighs and steer.tells_the_prior:
+        swarm.scores[stage.prior.node] = ((log_q + swarm.mass) / stage.prior.exponent)[keep]
     swarm.log_q = (swarm.log_q + log_q)[keep]
     swarm.twist[:] = 0.0
     if last:

@@ -44,6 +44,12 @@ class Steered:
     """Whether the mass of each choice belongs to the weight."""
     scores_forced: bool
 
+    @property
+    def tells_the_prior(self) -> bool:
+        """Whether log q + Σ log mass holds all of a value's own term, its end included."""
+        ending = self.info.support.ending
+        return ending in ("stop", "value") or (ending == "eos" and self.scores_forced)
+
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
         return self.swarm.chance.tokens(draws, point, step, probs)
 
@@ -54,6 +60,7 @@ class Steered:
         return self.swarm.alive
 
     def before(self, draws: np.ndarray, log_mass: np.ndarray) -> np.ndarray | None:
+        self.swarm.mass[draws] += log_mass
         if self.weighs:
             self.swarm.log_ratio[draws] += log_mass
         return self.swarm.resample()

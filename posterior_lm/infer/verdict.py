@@ -22,6 +22,8 @@ UNSEEN = "a mode that no draw visited would not show in these numbers"
 def verdict(draws: Draws) -> str:
     """One or two plain sentences: what was assumed, what was checked, what to do next."""
     certificate = draws.certificate
+    if draws.decoded:
+        return _of_a_decoder(draws)
     if certificate is not None:
         if certificate.complete:
             return "Exact: every value of the support is listed."
@@ -75,6 +77,15 @@ def verdict(draws: Draws) -> str:
         error = 1 / math.sqrt(ess)
         return f"Usable: {checked}; averages are off by about {error:.0%} of their spread, and {UNSEEN}."
     return f"Good by what the draws can show: {checked}; {UNSEEN}."
+
+
+def _of_a_decoder(draws: Draws) -> str:
+    n, alive = len(draws), int(np.isfinite(draws.log_reward).sum())
+    dead = "" if alive == n else f", {n - alive} of them with posterior probability zero"
+    return (
+        f"Not draws from the posterior: what `{draws.method}` decodes, {draws.distinct} distinct "
+        f"value{'s' * (draws.distinct != 1)} in {n}{dead}. Only their log rewards compare with other methods'."
+    )
 
 
 def _of_chains(draws: Draws, chains: Chains) -> str:

@@ -32,11 +32,14 @@ def read_source(path: str | Path) -> Source:
         with open(path, encoding="utf-8", newline="") as file:
             return Source(name, file.read())
     except OSError as wrong:
-        reason = wrong.strerror or str(wrong)
-        raise CompileError(error("PLM801", f"cannot read {name}: {reason.lower()}", where=name)) from wrong
+        from posterior_lm.lang.near import readable
+
+        reason = (wrong.strerror or str(wrong)).lower()
+        message = f"cannot read {name}: {reason}"
+        raise CompileError(error("PLM801", message, where=name, help=readable(name, reason))) from wrong
     except UnicodeDecodeError as wrong:
         message = f"{name} is not UTF-8 text: byte {wrong.start} is 0x{wrong.object[wrong.start]:02X}"
-        raise CompileError(error("PLM801", message, where=name)) from wrong
+        raise CompileError(error("PLM801", message, where=name, help="save it as UTF-8")) from wrong
 
 
 def load_module(path: str | Path) -> Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -21,6 +22,22 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         if distance <= limit and (best is None or distance < best[0]):
             best = (distance, name)
     return best[1] if best else None
+
+
+def readable(path: str | Path, reason: str) -> str:
+    """What to do about a file that cannot be read for this reason, in lower case."""
+    if "permission" in reason:
+        return f"allow reading it: chmod +r {path}"
+    if "directory" in reason and "no such" not in reason:
+        return "name a file, not a folder"
+    try:
+        beside = [other.name for other in Path(path).parent.iterdir()]
+        close = nearest(Path(path).name, sorted(beside))
+    except (OSError, ValueError):
+        close = None
+    if close:
+        return f"did you mean `{Path(path).with_name(close)}`?"
+    return "a relative path starts at the folder that the command runs in"
 
 
 def _distance(a: str, b: str) -> int:

@@ -134,8 +134,6 @@ TEXT_OPTIONS: dict[str, OptionType] = {
     "canonical": OptionType(kind="bool", default=False,
                             about="keep only what the tokenizer itself would produce"),
 }  # fmt: skip
-TEXT_OPTIONS_LATER = frozenset(("tools",))
-"""Options that are checked but have no backend yet (PLM501)."""
 
 INT_OPTIONS: dict[str, OptionType] = {
     "lead": OptionType(kind="text", default="", about="spelled before the number"),
@@ -148,6 +146,14 @@ STEPS = 300
 """Training steps of `plm fit` where none are asked for."""
 
 _BUDGET = OptionType(kind="number", low=0, about="seconds after which to stop")
+
+_N = OptionType(kind="int", low=1, default=1000, about="number of draws")
+_FEW = OptionType(kind="int", low=1, default=10, about="number of values, best first")
+_TEMPERATURE = OptionType(kind="number", low=0.01, default=1.0, about="divides the logits of every token")
+_PROPOSAL = OptionType(kind="choice", default="prior", choices=("prior", "guide"),
+                       about="draw from the latents' own distributions, or from their guides")  # fmt: skip
+_MASKED = OptionType(kind="bool", default=True, about="inside the support; without, texts may be invalid")
+_BEAMS = OptionType(kind="int", low=1, about="side by side; n where not given")
 
 METHODS: dict[str, Method] = {
     m.name: m
@@ -163,8 +169,7 @@ METHODS: dict[str, Method] = {
         }, True, "best-first enumeration with a certificate"),
         Method("importance", {
             "n": OptionType(kind="int", low=1, default=1000, about="number of draws"),
-            "proposal": OptionType(kind="choice", default="prior", choices=("prior", "guide"),
-                                   about="draw from the latents' own distributions, or from their guides"),
+            "proposal": _PROPOSAL,
             "budget": _BUDGET,
         }, True, "weighted draws from the guide or the prior"),
         Method("smc", {
@@ -173,8 +178,7 @@ METHODS: dict[str, Method] = {
                                     about="resample where ESS falls below this part"),
             "resample": OptionType(kind="choice", default="systematic",
                                    choices=("systematic", "stratified", "residual", "multinomial")),
-            "proposal": OptionType(kind="choice", default="prior", choices=("prior", "guide"),
-                                   about="draw from the latents' own distributions, or from their guides"),
+            "proposal": _PROPOSAL,
             "look_ahead": OptionType(kind="number", low=0, high=1, default=0.0,
                                      about="power of what is observed after a text, before the text is whole"),
             "budget": _BUDGET,
@@ -213,8 +217,42 @@ METHODS: dict[str, Method] = {
             "balance_rate": OptionType(kind="number", low=0, default=0.001, about="of learning, on rows"),
             "seed": OptionType(kind="int", low=0, default=0),
         }, True, "draws from a policy that `plm fit` trained"),
+        Method("prompting", {"n": _N, "temperature": _TEMPERATURE, "masked": _MASKED, "budget": _BUDGET}, True,
+               "what the model says after what the guides read"),
+        Method("few_shot", {
+            "n": _N,
+            "examples": OptionType(kind="nonempty", about="a file of rows that hold known latents"),
+            "shots": OptionType(kind="int", low=1, default=3, about="solved examples before what the guides read"),
+            "temperature": _TEMPERATURE, "masked": _MASKED, "budget": _BUDGET,
+        }, True, "prompting after solved examples"),
+        Method("greedy", {"proposal": _PROPOSAL, "masked": _MASKED}, True, "the likeliest token, again and again"),
+        Method("ancestral", {
+            "n": _N, "temperature": _TEMPERATURE, "proposal": _PROPOSAL, "masked": _MASKED, "budget": _BUDGET,
+        }, True, "token by token, at a token temperature"),
+        Method("nucleus", {
+            "n": _N,
+            "p": OptionType(kind="number", low=0.01, high=1, default=0.95, about="mass of the likeliest tokens"),
+            "temperature": _TEMPERATURE, "proposal": _PROPOSAL, "masked": _MASKED, "budget": _BUDGET,
+        }, True, "token by token, of the likeliest with mass p"),
+        Method("top_k", {
+            "n": _N,
+            "k": OptionType(kind="int", low=1, default=50, about="likeliest tokens"),
+            "temperature": _TEMPERATURE, "proposal": _PROPOSAL, "masked": _MASKED, "budget": _BUDGET,
+        }, True, "token by token, of the k likeliest"),
+        Method("beam", {"n": _FEW, "beams": _BEAMS, "proposal": _PROPOSAL, "masked": _MASKED}, True,
+               "the best of several beams by log probability"),
+        Method("diverse_beam", {
+            "n": _FEW, "beams": _BEAMS,
+            "groups": OptionType(kind="int", low=1, about="of beams; as many as beams where not given"),
+            "penalty": OptionType(kind="number", low=0, default=1.0,
+                                  about="nats for a token that another group took at the same step"),
+            "proposal": _PROPOSAL, "masked": _MASKED,
+        }, True, "beams in groups that keep apart"),
     )
 }  # fmt: skip
+
+DECODERS = ("prompting", "few_shot", "greedy", "ancestral", "nucleus", "top_k", "beam", "diverse_beam")
+"""Methods that say what a model decodes, which are no draws from the posterior."""
 
 LMS: dict[str, Constructor] = {
     c.name: c
@@ -230,6 +268,10 @@ LMS: dict[str, Constructor] = {
     )
 }  # fmt: skip
 
+_OUTPUT = OptionType(kind="choice", choices=("observe", "intervene"), default="observe",
+                     about="whether spliced tokens count in the target")  # fmt: skip
+_TRIGGER = OptionType(kind="nonempty", about="the tool writes what follows this")
+
 TOOLS: dict[str, Constructor] = {
     c.name: c
     for c in (
@@ -237,11 +279,18 @@ TOOLS: dict[str, Constructor] = {
             "trigger": OptionType(kind="nonempty", default="=",
                                   about="the tool writes what follows this"),
             "operands": OptionType(kind="int", low=1, default=2, about="numbers in one step"),
-            "output": OptionType(kind="choice", choices=("observe", "intervene"), default="observe",
-                                 about="whether spliced tokens count in the target"),
-        }, False, "writes the result of a sum"),
+            "output": _OUTPUT,
+        }, True, "writes the result of a sum"),
+        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT}, True,
+                    "writes what a table says of the words before it"),
     )
 }  # fmt: skip
+
+USED_TOOL = Constructor("use", (), {
+    "trigger": _TRIGGER,
+    "output": _OUTPUT,
+    "seconds": OptionType(kind="number", low=0.01, high=3600, default=5, about="that one call may take"),
+}, True, "a Python function of the text so far, named by `use`")  # fmt: skip
 
 BUILT_IN = frozenset(FUNCTIONS) | frozenset(DISTRIBUTIONS)
 """Names that no declaration may take, since calls look them up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from threading import Lock
 
 import numpy as np
@@ -34,10 +35,15 @@ _supports: dict[tuple[object, ...], Support] = {}
 _lock = Lock()
 
 
-def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = None) -> Support:
+def build_support(
+    spec: Spec,
+    tokenizer: Tokenizer | None,
+    span: Span | None = None,
+    spans: Mapping[str, Span] | None = None,
+) -> Support:
     """The support of a type over a tokenizer; without one, values are pseudo-tokens.
 
-    Raises `CompileError` at `span`: PLM330 and PLM335 where no value is left, PLM331
+    Raises `CompileError` at `span`, or at the option in `spans` that is to blame: PLM330 and PLM335 where no value is left, PLM331
     for too many values to list, PLM332 for two values with the same tokens, PLM317,
     PLM333, PLM334 for a pattern and PLM337, PLM338 for a grammar or schema that cannot
     be used, PLM531 for a stop string or a value that the tokenizer cannot spell. Equal specifications
@@ -52,7 +58,7 @@ def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = N
         if isinstance(spec, TextSpec):
             if tokenizer is None:
                 raise TypeError("a text has no tokens without a tokenizer")
-            kept = _text(spec, tokenizer, span)
+            kept = _text(spec, tokenizer, span, spans or {})
         else:
             kept = _finite(spec, tokenizer, span)
         with _lock:
@@ -60,23 +66,35 @@ def build_support(spec: Spec, tokenizer: Tokenizer | None, span: Span | None = N
     return kept
 
 
-def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Support:
+def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mapping[str, Span]) -> Support:
     stop = None if spec.stop is None else spec.stop.encode("utf-8")
     own = () if spec.stop is None else _encode(tokenizer, spec.stop, span)
     try:
-        dfa = lift(language(spec, span), token_matrix(tokenizer))
+        dfa = lift(language(spec, spans.get("pattern", span)), token_matrix(tokenizer))
     except PatternError as wrong:
-        raise CompileError(wrong_pattern(spec.pattern or "", wrong, span)) from None
+        raise CompileError(wrong_pattern(spec.pattern or "", wrong, spans.get("pattern", span))) from None
     columns = dfa.columns
     if spec.canonical:
         straddling = [
             t for t, spelled in enumerate(tokenizer.token_bytes) if fragment(spelled) == (True, True)
         ]
         columns[straddling] = dfa.after.shape[1] - 1
+    spliced, jumps = columns, []
+    if spec.tools:
+        # Programs without tools do not pay for importing them.
+        from posterior_lm.support.tool_reach import can_finish_with_tools, drawn_columns, jumps_of
+
+        columns = drawn_columns(columns, dfa.after.shape[1] - 1, tokenizer.token_bytes, spec.tools)
+        jumps = jumps_of(spliced, dfa.after.shape[1] - 1, tokenizer.token_bytes, spec.tools)
     for array in (dfa.after, columns):
         array.flags.writeable = False
     edges = edges_of(dfa.after, columns)
-    finish = can_finish(edges, dfa.accepting, spec.min_tokens, spec.max_tokens)
+    hope: tuple[np.ndarray, ...] = ()
+    if spec.tools:
+        limits = (spec.min_tokens, spec.max_tokens)
+        finish, hope = can_finish_with_tools(dfa.after, columns, dfa.accepting, limits, jumps)
+    else:
+        finish = can_finish(edges, dfa.accepting, spec.min_tokens, spec.max_tokens)
     if not finish[0, 0]:
         # Without the grammar there is no value either.
         raise CompileError(why_empty(evolve(spec, grammar=None, json=None), edges, dfa.accepting, span))
@@ -91,11 +109,16 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Support:
         edges=edges,
         finish=finish,
     )
+    if spec.tools:
+        from posterior_lm.support.tooled import ToolSupport
+
+        return ToolSupport.of(support, spliced, spec.tools, hope, tokenizer)
     if spec.grammar is not None or spec.json is not None:
         # llguidance is loaded only where a program asks for it.
         from posterior_lm.support.parser import matcher
 
-        parsed = GrammarSupport.of(support, matcher(spec, tokenizer, span))
+        place = spans.get("grammar", spans.get("json", span))
+        parsed = GrammarSupport.of(support, matcher(spec, tokenizer, place))
         if parsed.is_empty():
             raise CompileError(why_empty(spec, edges, dfa.accepting, span))
         return parsed

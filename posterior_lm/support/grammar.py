@@ -56,7 +56,11 @@ class _Parsers:
             found = self.first.deep_copy() if not ids else self.after(ids[:-1]).deep_copy()
             if ids and not found.consume_token(ids[-1]):
                 raise InferenceError(
-                    error("PLM337", f"the grammar's parser gave up: {found.get_error().splitlines()[0]}")
+                    error(
+                        "PLM337",
+                        f"the grammar's parser gave up: {found.get_error().splitlines()[0]}",
+                        help="make the grammar simpler, such as one way only to read a text, or the text shorter",
+                    )
                 )
             keep(self._kept, ids, found, _MATCHERS)  # type: ignore[arg-type]
         return found

@@ -11,6 +11,7 @@ from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.bounded import keep
+from posterior_lm.support.complaints import grammar_help, schema_help
 from posterior_lm.support.lift import token_matrix, tokenizer_key
 from posterior_lm.support.productive import endless_rule
 from posterior_lm.support.spec import TextSpec
@@ -40,8 +41,15 @@ def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
         found = LLMatcher.grammar_from_json_schema(schema)
         failed, wrong = LLMatcher.validate_grammar_with_warnings(found)
         if failed:
+            said = _sentence(wrong[0])
             raise CompileError(
-                error("PLM338", f"the schema is refused: {_sentence(wrong[0])}", span, "for this schema")
+                error(
+                    "PLM338",
+                    f"the schema is refused: {said}",
+                    span,
+                    "for this schema",
+                    help=schema_help(said),
+                )
             )
         schema = "{}" if schema.strip() == "true" else schema
         return str(LLMatcher.grammar_from_lark(f"start: %json {schema}{_EVERY_SPELLING}"))
@@ -85,7 +93,8 @@ def matcher(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Any:
     found = LLMatcher(_vocabulary(tokenizer), grammar, log_level=0)
     if found.is_error():
         code = "PLM337" if spec.grammar is not None else "PLM338"
-        raise CompileError(error(code, f"the grammar cannot be used: {_sentence(found.get_error())}", span))
+        message = f"the grammar cannot be used: {_sentence(found.get_error())}"
+        raise CompileError(error(code, message, span, help="make it smaller: fewer rules and repeats"))
     return found
 
 
@@ -100,7 +109,13 @@ def _schema(text: str, span: Span | None) -> str:
         )
         reason = wrong.msg.lower() if isinstance(wrong, json.JSONDecodeError) else "it is nested too deeply"
         raise CompileError(
-            error("PLM338", f"the schema is not JSON: {reason}{place}", span, "for this schema")
+            error(
+                "PLM338",
+                f"the schema is not JSON: {reason}{place}",
+                span,
+                "for this schema",
+                help="mend it there; `python -m json.tool FILE` reads JSON too",
+            )
         ) from None
     return text
 
@@ -111,7 +126,9 @@ _PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): *")
 def _wrong_grammar(grammar: str, wrong: str, span: Span | None) -> Diagnostic:
     found = _PLACE.match(wrong)
     if found is None:
-        return error("PLM337", f"the grammar is wrong: {_sentence(wrong)}", span, "for this grammar")
+        said = _sentence(wrong)
+        message = f"the grammar is wrong: {said}"
+        return error("PLM337", message, span, "for this grammar", help=grammar_help(said))
     number, column = int(found[1]), int(found[2])
     lines = grammar.splitlines()
     shown = lines[number - 1] if 0 < number <= len(lines) else ""
@@ -121,6 +138,7 @@ def _wrong_grammar(grammar: str, wrong: str, span: Span | None) -> Diagnostic:
         span,
         "for this grammar",
         notes=[shown, " " * (column - 1) + "^"] if shown else [],
+        help=grammar_help(wrong[found.end() :]),
     )
 
 

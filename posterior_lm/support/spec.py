@@ -11,6 +11,7 @@ from posterior_lm.lang.source import Span
 from posterior_lm.support.faults import half_surrogate, is_text, reversed_range
 from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 from posterior_lm.support.regular import Regular
+from posterior_lm.tools.base import ToolSpec
 
 __all__ = ["ChoiceSpec", "IntSpec", "Spec", "TextSpec"]
 
@@ -21,7 +22,7 @@ class TextSpec:
 
     `pattern` is a regular expression of the whole text, the stop included, `grammar`
     the text of a grammar, `json` that of a schema (not names of files); `also` what
-    conditions imply. `end` is "stop" exactly where there is a stop string. Raises ValueError where
+    conditions imply, and `tools` write parts of the text. `end` is "stop" exactly where there is a stop string. Raises ValueError where
     the two disagree: that is a mistake of the caller, not of the user.
     """
 
@@ -35,6 +36,7 @@ class TextSpec:
     also: tuple[Regular, ...] = ()
     grammar: str | None = None
     json: str | None = None
+    tools: tuple[ToolSpec, ...] = ()
 
     @end.validator
     def _end_fits_stop(self, _: object, end: str) -> None:

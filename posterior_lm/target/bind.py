@@ -44,6 +44,7 @@ def bind(
             ]
         )
     grounded = optimize(ground(program, data))
+    _check_used_tools(program, uses or {})
     supports = {n.name: support_of(grounded, n, models) for _, n in grounded.latents()}
     specs = {n.name: spec_of(grounded, n) for _, n in grounded.latents()}
     narrow = narrowed(program, grounded, specs, supports, models)
@@ -62,6 +63,17 @@ def bind(
     return Target(program, grounded, dict(data), dict(models), latents, evaluator)
 
 
+def _check_used_tools(program: RewardGraph, uses: Mapping[str, object]) -> None:
+    """Raises CompileError PLM541 for a tool that nobody allowed to be imported."""
+    for _, latent in program.latents():
+        for tool in latent.tools:
+            if tool.kind == "use" and tool.where not in uses:
+                message = f"the tool `{tool.name}` is imported from Python, which is off unless you allow it"
+                raise CompileError(
+                    error("PLM541", message, latent.span, "it writes into this", help="pass --allow-use, or call `.allow_use()`")
+                )  # fmt: skip
+
+
 def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:
     """A latent's options by name; they are constants once the graph is grounded."""
     found: dict[str, object] = {}
@@ -76,7 +88,8 @@ def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:
 def support_of(graph: RewardGraph, latent: Latent, models: Mapping[str, LanguageModel]) -> Support:
     """What the type of a latent of a grounded graph allows, over its own model's tokens."""
     tokenizer = models[latent.lm].tokenizer if latent.lm is not None else None
-    return build_support(spec_of(graph, latent), tokenizer, span=latent.span)
+    spans = dict(latent.spans)
+    return build_support(spec_of(graph, latent), tokenizer, spans.get("type", latent.span), spans)
 
 
 def spec_of(graph: RewardGraph, latent: Latent) -> Spec:
@@ -100,6 +113,7 @@ def spec_of(graph: RewardGraph, latent: Latent) -> Spec:
                 pattern=_optional(options, "pattern"),
                 grammar=_optional(options, "grammar"),
                 json=_optional(options, "json"),
+                tools=latent.tools,
             )
     raise InternalError(f"no support for {latent.type}")
 

@@ -80,11 +80,25 @@ def _mistyped(param: ParamSpec, value: object, where: str, *, help: str | None =
         f"`{param.name}` must be {NAMES[param.type]}, not {shown}",
         param.span,
         where=where,
-        help=help,
+        help=help or _PLAIN.get(param.type) or f"choose from {_quoted(param.choices)}",
     )
 
 
-def _outside(param: ParamSpec, message: str, where: str, help: str | None = None) -> Diagnostic:
+_PLAIN = {
+    "text": "put the value in quotes",
+    "int": "give a whole number, such as 3, without quotes",
+    "real": "give a number, such as 0.5, without quotes",
+    "bool": "write true or false, without quotes",
+    "table": "a table is a list of objects, one per row",
+}
+"""What a value of each type looks like; of `one_of` the declaration says it."""
+
+
+def _quoted(choices: Sequence[str]) -> str:
+    return ", ".join(map(repr, choices))
+
+
+def _outside(param: ParamSpec, message: str, where: str, help: str) -> Diagnostic:
     return error("PLM608", message, param.span, where=where, help=help)
 
 
@@ -100,7 +114,8 @@ def _typed(param: ParamSpec, value: object, where: str, found: list[Diagnostic])
             if isinstance(value, bool) or not isinstance(value, int | float):
                 found.append(_mistyped(param, value, where))
             elif not math.isfinite(value):
-                found.append(_outside(param, f"`{param.name}` must be finite, not {value}", where))
+                message = f"`{param.name}` must be finite, not {value}"
+                found.append(_outside(param, message, where, "give a finite number, such as 1e9"))
         case "bool":
             if not isinstance(value, bool):
                 found.append(_mistyped(param, value, where))
@@ -113,18 +128,24 @@ def _typed(param: ParamSpec, value: object, where: str, found: list[Diagnostic])
 
 def _text(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
     if not isinstance(value, str):
-        found.append(_mistyped(param, value, where, help="put the value in quotes"))
+        found.append(_mistyped(param, value, where))
         return value
     chars = dict(param.options).get("chars")
     stop = dict(param.options).get("stop")
     body = value.removesuffix(stop) if isinstance(stop, str) else value
     if isinstance(chars, str) and (bad := next((c for c in body if c not in chars), None)) is not None:
-        found.append(_outside(param, f"`{param.name}` holds {bad!r}, which is not among its `chars`", where))
+        message = f"`{param.name}` holds {bad!r}, which is not among its `chars`"
+        found.append(_outside(param, message, where, "take it out of the text, or add it to `chars`"))
     try:
         value.encode()
     except UnicodeEncodeError:
         found.append(
-            _outside(param, f"`{param.name}` holds half of a surrogate pair, which is no text", where)
+            _outside(
+                param,
+                f"`{param.name}` holds half of a surrogate pair, which is no text",
+                where,
+                "write the whole character, or U+FFFD where it is lost",
+            )
         )
     return value
 
@@ -133,7 +154,10 @@ def _int(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -
     if isinstance(value, bool) or not isinstance(value, int):
         found.append(_mistyped(param, value, where))
     elif (param.low is not None and value < param.low) or (param.high is not None and value > param.high):
-        found.append(_outside(param, f"`{param.name}` is {value}, outside {param.low}..{param.high}", where))
+        message = f"`{param.name}` is {value}, outside {param.low}..{param.high}"
+        found.append(
+            _outside(param, message, where, "give a number in that range, or widen it in the program")
+        )
     return value
 
 
@@ -147,7 +171,7 @@ def _choice(param: ParamSpec, value: object, where: str, found: list[Diagnostic]
                 param,
                 f"`{param.name}` is {value!r}, which is not one of its choices",
                 where,
-                f"did you mean {close!r}?" if close else f"choose from {', '.join(map(repr, param.choices))}",
+                f"did you mean {close!r}?" if close else f"choose from {_quoted(param.choices)}",
             )
         )
     return value
@@ -155,7 +179,7 @@ def _choice(param: ParamSpec, value: object, where: str, found: list[Diagnostic]
 
 def _table(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
     if not isinstance(value, list | tuple):
-        found.append(_mistyped(param, value, where, help="a table is a list of objects, one per row"))
+        found.append(_mistyped(param, value, where))
         return ()
     rows: list[dict[str, object]] = []
     names = [c.name for c in param.columns]
@@ -180,8 +204,7 @@ def _table(param: ParamSpec, value: object, where: str, found: list[Diagnostic])
             if column.name in row:
                 bound[column.name] = _typed(column, row[column.name], f"{at}.{column.name}", found)
             else:
-                found.append(
-                    error("PLM601", f"the column `{column.name}` has no value", where=f"{at}.{column.name}")
-                )
+                message, help = f"the column `{column.name}` has no value", f"add `{column.name}` to this row"
+                found.append(error("PLM601", message, where=f"{at}.{column.name}", help=help))
         rows.append(bound)
     return tuple(rows)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from posterior_lm.lm.base import Request, Scores
-from posterior_lm.target.lm_scores import Batch, total
+from posterior_lm.target.lm_scores import Batch
 
 
 def ask_choice(
@@ -33,7 +33,7 @@ def ask_choice(
     for place, text in enumerate(texts):
 
         def read(answer: Scores, place: int = place, size: int = len(text)) -> None:
-            scores[place] = total(answer, 0, size, ends=False)
+            scores[place] = float(np.sum(answer.tokens[:size]))
 
         batch.ask(Request(context + text, len(context), len(context)), read)
 

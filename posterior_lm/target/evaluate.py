@@ -40,6 +40,7 @@ from posterior_lm.target.lm_scores import Batch, ScorePlan, ask_group, hosts_and
 from posterior_lm.target.nonsense import refuse_nonsense
 from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice, join
 from posterior_lm.target.plain import add, apply, dist, is_nan, power
+from posterior_lm.target.uncounted import uncounted_of
 from posterior_lm.target.values import Value, Values
 
 Column = list
@@ -219,7 +220,8 @@ class Evaluator:
             ends = node.bare and self.supports[text[0].latent].ending == "eos"  # type: ignore[union-attr]
             if text and isinstance(text[-1], Special) and text[-1].kind == "eos":
                 text, ends = text[:-1], True  # end-of-text may be several tokens, so it is read, not spelled
-            self.plans[i] = ScorePlan(i, node.lm, self.pieces(node.inputs[0]), text, ends, node.rides)
+            context, left_out = self.pieces(node.inputs[0]), uncounted_of(self, node, text)
+            self.plans[i] = ScorePlan(i, node.lm, context, text, ends, node.rides, left_out)
         return self.plans[i]
 
     def _score(

@@ -24,6 +24,8 @@ class Scored:
     context: tuple[int, ...]
     text: tuple[int, ...]
     shared: int
+    left_out: tuple[bool, ...] = ()
+    """Which tokens of the text do not count; () where all do."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -41,13 +43,16 @@ class ScorePlan:
     ends: bool
     """Whether end-of-text after the text is scored: a bare latent that ends with it."""
     rides: int | None = None
+    left_out: Callable[[Sequence[int]], tuple[bool, ...]] | None = None
+    """Of a bare latent's tokens, those that tools with `output="intervene"` wrote; None without such a tool."""
 
     def spell(
         self, speller: Speller, latent: Callable[[str], Value], computed: Callable[[int], str]
     ) -> Scored:
         context, empty = speller.context(self.context, latent, computed)
         text = speller.spell(self.text, latent, computed, first=empty)
-        return Scored(context, text, self._shared(speller, context, latent, computed))
+        left_out = () if self.left_out is None else self.left_out(text)
+        return Scored(context, text, self._shared(speller, context, latent, computed), left_out)
 
     def _shared(
         self,
@@ -98,10 +103,16 @@ class Batch:
             read(answers[place])
 
 
-def total(scores: Scores, start: int, length: int, *, ends: bool) -> float:
-    """Σ log p over `length` tokens from place `start` of the scored ones, and end-of-text after them."""
-    value = float(np.sum(scores.tokens[start : start + length]))
+def total(scores: Scores, start: int, tokens: Scored, *, ends: bool) -> float:
+    """Σ log p over the text's tokens from place `start` of the scored ones, and end-of-text after them."""
+    length = len(tokens.text)
+    value = float(np.sum(counted(scores.tokens[start : start + length], tokens.left_out)))
     return value + float(scores.eos[start + length]) if ends else value
+
+
+def counted(numbers: np.ndarray, left_out: Sequence[bool]) -> np.ndarray:
+    """The numbers of the tokens that count: the target may leave out what a tool wrote."""
+    return numbers[~np.array(left_out)] if any(left_out) else numbers
 
 
 def ask_group(
@@ -125,7 +136,7 @@ def ask_group(
     def read(scores: Scores) -> None:
         for plan, tokens in ((host, host_tokens), *fitting):
             at = len(tokens.context) - start
-            put(plan.node, total(scores, at, len(tokens.text), ends=plan.ends))
+            put(plan.node, total(scores, at, tokens, ends=plan.ends))
 
     if host_tokens.text or host.ends or fitting:
         batch.ask(Request(host_tokens.ids, start, shared), read)

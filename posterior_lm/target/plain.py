@@ -10,6 +10,7 @@ from posterior_lm.dists import DISTS, Finite, ParameterError
 from posterior_lm.graph.nodes import Apply, DistScore
 from posterior_lm.graph.ops import OPS
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+from posterior_lm.lang.regex.mend import mend
 from posterior_lm.lang.source import Span
 
 Column = list
@@ -50,7 +51,7 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
         return math.nan
     except re.error as problem:  # a pattern that came with the data
         message = f"the pattern is not a regular expression: {problem}"
-        raise InferenceError(error("PLM317", message, node.span)) from None
+        raise InferenceError(error("PLM317", message, node.span, help=mend(problem.msg))) from None
     except Exception as problem:
         if not user:
             raise InternalError(f"{node.op}: {problem}") from problem

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.lm.base import Branch, Request, Scores
-from posterior_lm.target.lm_scores import Batch, ScorePlan, hosts_and_riders
+from posterior_lm.target.lm_scores import Batch, ScorePlan, counted, hosts_and_riders
 from posterior_lm.target.pieces import Speller, Splice
 from posterior_lm.target.values import Value, Values, count
 
@@ -123,6 +123,8 @@ class _Laid:
     tail: tuple[int, ...]
     unscored: int
     shared: int
+    before: int = 0
+    """Scored places of the trunk in front of the latent's tokens."""
 
 
 def _lay_out(speller: Speller, plan: ScorePlan, latent: str, values: Values, d: int) -> _Laid:
@@ -147,7 +149,8 @@ def _lay_out(speller: Speller, plan: ScorePlan, latent: str, values: Values, d: 
         first = len(scored.context) - len(after_z) - whole
         start = None
         tail, unscored = after_z + scored.text, len(after_z)
-    return _Laid(plan, scored.ids[: first + whole], first, start, tail, unscored, scored.shared)
+    before = 0 if start is None else first - start
+    return _Laid(plan, scored.ids[: first + whole], first, start, tail, unscored, scored.shared, before)
 
 
 def _together(laid: Sequence[_Laid]) -> list[list[_Laid]]:
@@ -182,7 +185,11 @@ def _ask(
                     value = float(np.sum(branch.tokens[len(stop) + one.unscored : end]))
                 else:
                     trunk = scores.tokens[one.start - start : one.first + c.after - start]
-                    value = float(np.sum(trunk)) + float(np.sum(branch.tokens[:end]))
+                    found = np.concatenate([trunk, branch.tokens[:end]])
+                    if one.plan.left_out is not None:
+                        left_out = one.plan.left_out(c.value.ids)
+                        found = counted(found, (False,) * one.before + left_out + (False,) * len(one.tail))
+                    value = float(np.sum(found))
                 columns[one.plan.node][place] = value + (float(branch.eos[end]) if one.plan.ends else 0.0)
 
     batch.ask(Request(host.trunk, start, min(start, *(one.shared for one in group)), branches), read)

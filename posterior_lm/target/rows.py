@@ -13,7 +13,7 @@ from pathlib import Path
 
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.near import nearest, readable
 from posterior_lm.lang.source import Source
 from posterior_lm.target.rows_csv import csv_rows
 from posterior_lm.target.rows_json import json_lines, json_list, parse
@@ -34,7 +34,8 @@ def read_rows(path: str | Path) -> list[Row]:
     name = STDIN if str(path) == "-" else str(path)
     suffix = ".jsonl" if name == STDIN else Path(name).suffix.lower()
     if Path(name).is_dir():
-        raise DataError(error("PLM801", f"cannot read {name}: it is a folder", where=name))
+        help = "name one file, such as rows.jsonl in it"
+        raise DataError(error("PLM801", f"cannot read {name}: it is a folder", where=name, help=help))
     if suffix not in READERS:
         raise DataError(_unknown_kind(name, suffix))
     source = Source(name, decode(read_bytes(path), name))
@@ -57,8 +58,9 @@ def read_bytes(path: str | Path) -> bytes:
             return sys.stdin.buffer.read()
         return Path(path).read_bytes()
     except (OSError, ValueError) as problem:  # ValueError: a null byte in the name
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise DataError(error("PLM801", f"cannot read {path}: {reason.lower()}", where=str(path))) from None
+        reason = (getattr(problem, "strerror", None) or str(problem)).lower()
+        message = f"cannot read {path}: {reason}"
+        raise DataError(error("PLM801", message, where=str(path), help=readable(path, reason))) from None
 
 
 def decode(data: bytes, name: str) -> str:

@@ -18,6 +18,7 @@ from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.values import Value, Values, count, take
+from posterior_lm.tools.base import shown
 
 
 @frozen(eq=False)
@@ -68,10 +69,10 @@ class Target:
 
     # ------------------------------------------------------------- numbers
 
-    def terms(self, values: Values) -> np.ndarray:
+    def terms(self, values: Values, scores: Mapping[int, np.ndarray] | None = None) -> np.ndarray:
         """(N, K) float64 nats: one term per statement; `log_reward` is their sum.
 
-        Equal draws are evaluated once. Raises InferenceError PLM701 or PLM704.
+        Equal draws are evaluated once. `scores` are columns (N,) of score nodes that are known. Raises InferenceError PLM701 or PLM704.
         """
         n = count(values)
         places: dict[tuple, int] = {}
@@ -83,7 +84,8 @@ class Target:
                 places[key] = len(first)
                 first.append(d)
             where[d] = places[key]
-        distinct = self.evaluator.terms(take(values, first), len(first))
+        given = {i: column[first].tolist() for i, column in (scores or {}).items()}
+        distinct = self.evaluator.terms(take(values, first), len(first), given)
         return distinct[where]
 
     def log_reward(self, values: Values) -> np.ndarray:
@@ -115,7 +117,8 @@ class Target:
     def value(self, latent: str, text: str | int) -> Value:
         """The value that a text or an integer spells, in its tokenizer's own spelling.
 
-        Raises DataError PLM610 where it is outside the support.
+        Where tools write into the text, drawn parts and outputs are spelled apart. Raises
+        DataError PLM610 where it is outside the support, PLM766 where a tool writes something else.
         """
         info = self.latent(latent)
         support = self.evaluator.supports[latent]
@@ -128,7 +131,7 @@ class Target:
                 ids = None
         else:
             assert info.lm is not None
-            ids = tuple(self.models[info.lm].tokenizer.encode(str(text)))
+            ids = self._read(info, support, str(text))
         if ids is None or not support.accepts(ids):
             raise DataError(
                 error(
@@ -141,6 +144,20 @@ class Target:
                 )
             )
         return self.value_of(latent, ids)
+
+    def _read(self, info: LatentInfo, support: Support, text: str) -> tuple[int, ...]:
+        """The tokens of a given text."""
+        assert info.lm is not None
+        if not hasattr(support, "spliced"):
+            return tuple(self.models[info.lm].tokenizer.encode(text))
+        from posterior_lm.support.tool_reading import Disagreement, read
+
+        found = read(support, text)  # type: ignore[arg-type]
+        if isinstance(found, Disagreement):
+            message = f"the tool `{found.tool}` writes {found.written!r} after {shown(found.text)}, and {shown(text)} goes on otherwise"
+            help = "give the text with the outputs that the tool writes"
+            raise DataError(error("PLM766", message, info.span, "this type", where=info.name, help=help))
+        return found
 
     def value_of(self, latent: str, ids: Sequence[int]) -> Value:
         """The value with these tokens; they must be in the declared type or be cut from one."""
@@ -160,7 +177,7 @@ class Target:
 
 
 _ADVICE = {
-    "text": "check its length in tokens, its stop and its characters; the text of a latent usually begins with a space"
+    "text": "give a text with the tokens, characters and stop that its type asks for; most begin with a space"
 }
 
 

@@ -14,6 +14,7 @@ from attrs import frozen
 from posterior_lm.lang.diagnostics import ModelError, error
 from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
 from posterior_lm.support.regular import Regular
+from posterior_lm.tools import ToolSpec
 
 
 @frozen
@@ -103,6 +104,10 @@ TOY = ToyTokenizer(
 
 MERGES = toy_merges(b"ab.\xc3\xa9 ", [(0, 1), (1, 2), (3, 4), (6, 6), (5, 8), (0, 0)])
 
+AFTER_B = ToolSpec(name="b", kind="lookup", trigger="b", table=(("1", "2b"), ("a", "10"), ("b", "1")))
+AFTER_A_SPACE = ToolSpec(name="s", kind="lookup", trigger="a ", table=(("1", "2"), ("b", "ab")))
+"""Toy tools; the second has a trigger of two characters, which tokens may begin and end apart."""
+
 SUPPORTS: dict[str, Callable[[], Support]] = {
     "stop": lambda: build_support(TextSpec(1, 4, ".", "stop"), TOY),
     "stop after two": lambda: build_support(TextSpec(2, 5, ".", "stop"), TOY),
@@ -136,6 +141,11 @@ SUPPORTS: dict[str, Callable[[], Support]] = {
         TextSpec(2, 9, grammar='start: "a" start "b" | "1" start "2" | "0"'), TOY
     ),
     "schema": lambda: build_support(TextSpec(1, 3, json='{"type": "integer", "maximum": 120}'), TOY),
+    "tools": lambda: build_support(TextSpec(1, 3, chars="ab.012", tools=(AFTER_B,)), TOY),
+    "tools and stop": lambda: build_support(TextSpec(2, 4, ".", "stop", tools=(AFTER_B,)), TOY),
+    "two tools": lambda: build_support(
+        TextSpec(0, 4, chars="ab012 ", end="free", tools=(AFTER_A_SPACE, AFTER_B)), TOY
+    ),
     "int": lambda: build_support(IntSpec(-2, 2), TOY),
     "int without a lead": lambda: build_support(IntSpec(0, 2, lead=""), TOY),
     "one_of": lambda: build_support(ChoiceSpec(("b", "ab", "a.b", "é", "bé", "ab ")), TOY),

@@ -21,7 +21,8 @@ from posterior_lm.amortize.guide import PolicyGuide, paths_of
 from posterior_lm.amortize.paths import Path, has_end_points, path_maker
 from posterior_lm.amortize.reading import readings_of
 from posterior_lm.amortize.teacher import PathScores, score_paths
-from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.target import Target

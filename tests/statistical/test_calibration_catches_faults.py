@@ -127,7 +127,9 @@ def test_a_guide_blind_to_one_mode_fails(name: str, log_leak: float) -> None:
 def test_a_weight_with_the_wrong_sign_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = importance.log_weights
 
-    def wrong(target: Target, values: Values, log_prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def wrong(
+        target: Target, values: Values, log_prob: np.ndarray, scores: object
+    ) -> tuple[np.ndarray, np.ndarray]:
         weights, log_reward = right(target, values, log_prob)
         return np.where(np.isfinite(weights), -weights, -np.inf), log_reward
 
@@ -141,7 +143,9 @@ def test_a_weight_with_the_wrong_sign_fails(name: str, monkeypatch: pytest.Monke
 def test_a_sign_in_front_of_the_proposal_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = importance.log_weights
 
-    def wrong(target: Target, values: Values, log_prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def wrong(
+        target: Target, values: Values, log_prob: np.ndarray, scores: object
+    ) -> tuple[np.ndarray, np.ndarray]:
         weights, log_reward = right(target, values, log_prob)
         return weights + 2 * log_prob, log_reward
 

@@ -15,6 +15,7 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.importance import Importance, log_weights
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lm.counting import CountingModel
 from posterior_lm.target.target import Target
 from tests.brute import Brute, log_sum
 from tests.laws.models import build
@@ -316,3 +317,42 @@ def test_more_draws_come_nearer_to_the_exact_posterior() -> None:
     wanted = {assigned(target, exact.values, d): w for d, w in enumerate(exact.normalized_weights)}
     far = 0.5 * sum(abs(weight.get(k, 0.0) - wanted.get(k, 0.0)) for k in weight.keys() | wanted.keys())
     assert far < 0.05, far
+
+
+# ------------------------------------------------------------------- a prior that drawing has scored already
+
+
+@settings(max_examples=30)
+@given(bound_cases(n=0, small=True, latents=2), st.integers(0, 1000))
+def test_the_log_reward_of_draws_is_that_of_the_target(bound: Bound, seed: int) -> None:
+    try:
+        draws = Importance().sample(
+            np.random.default_rng(seed), Importance().init(np.random.default_rng(0), bound.target, None), 20
+        )
+    except InferenceError as problem:
+        assert problem.diagnostics[0].code in ("PLM701", "PLM702")
+        return
+    again = bound.target.log_reward(draws.values) if bound.target.names else draws.log_reward
+    assert draws.log_reward == pytest.approx(again, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("body", "calls"),
+    [
+        ('latent z: text(tokens=1..3, stop=".") ~ base("a")', 0),
+        ("latent z: text(tokens=1..3) ~ base()", 0),
+        ('latent z: text(tokens=1..3, stop=".") ~ base("a") ^ 2', 0),
+        ('latent z: text(tokens=1..3, end="free") ~ base("a")', 1),
+        ('latent z: text(tokens=1..3, stop=".") ~ base("a")\nobserve "b" ~ base(z)', 1),
+    ],
+)
+def test_what_drawing_scored_is_not_scored_again(body: str, calls: int) -> None:
+    counting = CountingModel(MODEL)
+    target = target_of(body, counting)
+    proposal = PriorGuide(target).sample(np.random.default_rng(3), 50)
+    before = counting.calls
+    weights, log_reward = log_weights(target, proposal.values, proposal.log_prob, proposal.scores)
+    assert counting.calls - before == calls
+    plain = target_of(body)
+    assert log_reward == pytest.approx(plain.log_reward(proposal.values), abs=1e-9)
+    assert weights == pytest.approx(log_reward - proposal.log_prob)

@@ -450,6 +450,19 @@ def test_the_command_with_rows(file: Path) -> None:
     assert plm("calibrate", "number.plm", "--rows", 15).exit_code == 2
 
 
+def test_a_method_that_fails_ends_with_exit_code_1(file: Path) -> None:
+    (file / "far.plm").write_text(
+        "program far(seen: int(0..199)) {\n  latent n: int(0..99) ~ uniform(0, 99)\n"
+        "  observe seen ~ poisson(2 * n)\n}\n"
+    )
+    asked = ("calibrate", "far.plm", "--method", "importance", "--rows", 16)
+    shown = plm(*asked, "--draws", 2)
+    assert shown.exit_code == 1 and shown.stdout.splitlines()[-1].startswith("Failed: ")
+    assert shown.stderr == "", "the verdict is the result, not a mistake of the program"
+    shown = plm(*asked, "--draws", 2, "--format", "json")
+    assert shown.exit_code == 1 and json.loads(shown.stdout)["passed"] is False
+
+
 def test_a_picture_that_cannot_be_made(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = plm("calibrate", "number.plm", "--plot", "no/such/c.png")
     assert shown.exit_code == 1 and "PLM612" in shown.stderr

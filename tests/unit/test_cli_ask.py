@@ -117,7 +117,7 @@ def test_predict_ignores_the_column_it_predicts() -> None:
     found = asked("predict", WALK, "end", "--data", ROWS, "--row", 0)
     assert list(found)[:6] == ["program", "fingerprint", "lm", "method", "reason", "seed"]
     assert {"name", "predictions", "ess", "khat", "n"} <= set(found) and found["name"] == "end"
-    assert [list(p) for p in found["predictions"]] == [["value", "prob"]] * 2
+    assert [list(p) for p in found["predictions"]] == [["value", "prob", "se", "low", "high"]] * 2
     assert {p["value"]: p["prob"] for p in found["predictions"]} == pytest.approx({"a": 0.9, "b": 0.1})
     assert found["predictions"] == asked("predict", WALK, "end", "--given", "start=a")["predictions"]
 

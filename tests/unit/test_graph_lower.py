@@ -9,7 +9,7 @@ import pytest
 from posterior_lm.graph import ground, optimize
 from posterior_lm.graph.dump import FORMATS, dot, mermaid, text, to_json
 from posterior_lm.graph.nodes import Constant, Latent, LmScore, PlateSum, Power, Sum, Test
-from posterior_lm.lang.diagnostics import CompileError, DataError
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.target.binding import bind_data
 from tests.strategies import compiled, graph_of, table, values_of
 
@@ -86,15 +86,6 @@ def test_options_of_latents_are_sorted_and_computed_from_parameters() -> None:
     target = compiled(source, {"n": 1}, {"base": model})
     assert target.latent("z").support.max_tokens == 2
     assert [target.latent("i").support.datum(ids) for ids in target.latent("i").support.values()] == [1, 2]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("option", ("tools=calc",))
-def test_what_has_no_backend_yet_is_said_when_bound(option: str) -> None:
-    source = f'lm base = "b"\ntool calc = calculator()\nprogram p() {{ latent z: text(tokens=1..2, {option}) ~ base() }}'
-    with pytest.raises(CompileError) as caught:
-        compiled(source, {}, {"base": table(("a",), seed=1)})
-    assert [d.code for d in caught.value.diagnostics] == ["PLM501"]
-    assert caught.value.diagnostics[0].primary.span.text.startswith(option.split("=")[0])  # type: ignore[union-attr]
 
 
 def test_constants_may_be_computed_wherever_they_stand() -> None:

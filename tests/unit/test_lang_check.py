@@ -14,7 +14,11 @@ PARAMS = (
     'a: text, k: int, x: real, ok: bool, l: one_of("yes", "no"), m: int(0..9), '
     'rows: table(input: text, n: int(0..9), l: one_of("p", "q"))'
 )
-HEAD = 'lm base = "tiny"\ntool calc = calculator(trigger="=")\nuse score from "package.module:score"\n'
+HEAD = """lm base = "tiny"
+tool calc = calculator(trigger="=")
+use score from "package.module:score"
+tool used = score(trigger="?")
+"""
 
 
 def codes(body: str, params: str = PARAMS) -> list[str]:
@@ -27,9 +31,9 @@ Z = "latent z: text(tokens=1..9) ~ base(a)\n"
 @pytest.mark.parametrize(
     "body",
     [
-        'latent z: text(tokens=0..9, stop=".", chars="abc", canonical=true, tools=calc) ~ base()',
+        'latent z: text(tokens=0..9, stop=".", chars="abc=", tools=calc) ~ base()',
         'latent z: text(tokens=1..9, pattern=r"a*\\.", json="s.json") ~ base()',
-        'latent z: text(tokens=1..k, end="free", grammar="g.lark", tools=[calc, score]) ~ base()',
+        'latent z: text(tokens=1..k, end="free", tools=[calc, used]) ~ base()',
         "latent n: int(k..k + 9) ~ base(a)",
         "latent n: int(0..9) ~ uniform()",
         "latent n: int(-9..0) ~ uniform(-9, 0)",

@@ -243,7 +243,7 @@ def test_terms_are_means_over_the_posterior() -> None:
     low, high = FACTS.terms.low[k], FACTS.terms.high[k]
     assert weights[factor < low - 1e-9].sum() < 0.05 <= weights[factor <= low + 1e-9].sum()
     assert weights[factor < high - 1e-9].sum() < 0.95 <= weights[factor <= high + 1e-9].sum() + 1e-9
-    assert low < high and FACTS.terms.covered == 1.0
+    assert low < high and math.isclose(FACTS.terms.covered, 1.0)
     assert (
         f"{number(FACTS.terms.mean[k], 2)}{number(FACTS.terms.sd[k], 2)}{number(low, 2)} to {number(high, 2)}"
         in TREE.said

@@ -68,6 +68,31 @@ def test_check_finds_what_is_wrong_and_where(
         assert file.read_text().splitlines()[line - 1][column - 1 :].startswith(at)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        r'tokens=1..9, pattern=r"[^\s\S]"',
+        r'tokens=1..2, pattern=r"[a-z]{40}"',
+        'tokens=1..6, grammar="broken.lark"',
+        'tokens=1..6, json="g.lark"',
+        'tokens=1..6, json="s.json", canonical=true',
+        'tokens=1..6, stop=".", grammar="g.lark"',
+    ],
+)
+def test_run_points_where_check_does(options: str, tmp_path: Path) -> None:
+    file = program(options, tmp_path)
+    [checked] = json.loads(command("check", file, "--format", "json").stdout)
+    [ran] = json.loads(command("run", file, "-g", "prompt=I", "--format", "json").stderr)
+    assert ran == checked and ran["help"]
+
+
+def test_run_points_at_an_option_that_the_data_make_impossible(tmp_path: Path) -> None:
+    file = program(r'tokens=1..k, pattern=r"[a-z]{40}"', tmp_path)
+    [ran] = json.loads(command("run", file, "-g", "prompt=I", "-g", "k=2", "--format", "json").stderr)
+    assert ran["code"] == "PLM330"
+    assert file.read_text().splitlines()[3][ran["column"] - 1 :].startswith("text(tokens=1..k")
+
+
 def test_files_lie_beside_the_program_and_count_in_the_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.check import declared
 from posterior_lm.lang.check.options import options
 from posterior_lm.lang.check.scope import Scope
+from posterior_lm.lang.check.tools import constructor_of, needs_trigger
 from posterior_lm.lang.check.types import count
 from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, constant, value_of_type
 from posterior_lm.lang.near import nearest
@@ -31,7 +32,12 @@ def declaration(scope: Scope, decl: ast.Declaration) -> None:
                         help='write "tiny", a folder, a .json file or a name on the hub')  # fmt: skip
         binding = Binding(name.id, "lm", name.span, Value("lm"))
     elif isinstance(decl, ast.ToolDecl):
-        _constructor(scope, decl.tool, TOOLS, "tool")
+        scope.tools.setdefault(name.id, decl)
+        constructor = constructor_of(scope, decl.tool)
+        known = TOOLS if constructor is None else {**TOOLS, decl.tool.function.id: constructor}
+        _constructor(scope, decl.tool, known, "tool")
+        if constructor is not None:
+            needs_trigger(scope, decl.tool, constructor)
         binding = Binding(name.id, "tool", name.span, Value("tool"))
     else:
         target = decl.target.value

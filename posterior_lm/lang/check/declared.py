@@ -5,6 +5,7 @@ from __future__ import annotations
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.options import inner, int_range, name_span, options
 from posterior_lm.lang.check.scope import Scope
+from posterior_lm.lang.check.tools import tools_of_text
 from posterior_lm.lang.check.values import constant
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import TYPE_OPTIONS
@@ -144,6 +145,7 @@ def _text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     if place == "latent" and "tokens" not in given:
         scope.error("PLM308", "a latent text needs a limit on its tokens", type_.span, "no limit",
                     help=f"write it like {_EXAMPLES['text']}")  # fmt: skip
+    tools_of_text(scope, type_, place)
     tokens = given["tokens"].value if "tokens" in given else None
     if isinstance(tokens, ast.Range) and constant(tokens.low) == constant(tokens.high) == 0:
         scope.error("PLM302", "no text has between 0 and 0 tokens but the empty one", tokens.span,

@@ -169,12 +169,12 @@ def _tools(scope: Scope, option: ast.Option) -> None:
     items = option.value.items if isinstance(option.value, ast.ListExpr) else (option.value,)
     for item in items:
         binding = scope.resolve(item) if isinstance(item, ast.Name) else None
-        if isinstance(item, ast.Name) and (binding is None or binding.sort in ("tool", "use")):
+        if isinstance(item, ast.Name) and (binding is None or binding.sort == "tool"):
             continue
-        shown = (
-            f"'{item.id}' is {binding.value.shown}"
-            if isinstance(item, ast.Name) and binding
-            else "not a tool"
-        )
+        shown, how = "not a tool", 'tool calc = calculator(trigger="=")'
+        if isinstance(item, ast.Name) and binding:
+            used = binding.sort == "use"
+            shown = f"'{item.id}' is {'a function' if used else binding.value.shown}"
+            how = f'tool t = {item.id}(trigger="=")' if used else how
         scope.error("PLM309", f"{option.name} takes the name of a declared tool", item.span, shown,
-                    help='declare one: tool calc = calculator(trigger="=")')  # fmt: skip
+                    help=f"declare one: {how}")  # fmt: skip

@@ -60,6 +60,7 @@ class Scope:
         self.cyclic: frozenset[str] = frozenset()  # names whose cycle has been reported
         self.has_lm = any(isinstance(d, ast.LmDecl) for d in module.declarations)
         self.used: set[str] = set()
+        self.tools: dict[str, ast.ToolDecl] = {}  # declared tools by name
         self._reported: set[str] = set()
 
     # ------------------------------------------------------------ reporting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posterior_lm.lang.codes import (
+    baselines,
     cli,
     data,
     lint,
@@ -17,6 +18,6 @@ from posterior_lm.lang.codes.base import Code
 
 __all__ = ["CODES", "Code"]
 
-_FILES = (syntax, names, types, structure, models, data, numbers, cli, lint)
+_FILES = (syntax, names, types, structure, models, data, numbers, baselines, cli, lint)
 
 CODES: dict[str, Code] = {code.code: code for file in _FILES for code in file.CODES}

@@ -8,10 +8,10 @@ CODES = (
     Code(
         code="PLM501",
         title="not available yet",
-        explanation="The program is right, but what it asks for has no backend in this version: tools= "
-        "of a text.",
-        wrong="text(tokens=1..20, tools=calc) when the program is run",
-        right="text(tokens=1..20)",
+        explanation="The program is right, but what it asks for has no backend in this version, "
+        "such as predicting a text that a latent's own distribution reads.",
+        wrong="plm predict FILE prompt, where `latent z: text(…) ~ base(prompt)`",
+        right="plm predict FILE NAME, where `observe NAME ~ base(z)`",
     ),
     Code(
         code="PLM510",

@@ -272,4 +272,76 @@ CODES = (
         wrong='text(tokens=1..20, grammar="g.lark", canonical=true)',
         right='text(tokens=1..20, grammar="g.lark")',
     ),
+    Code(
+        code="PLM341",
+        title="a tool without a trigger",
+        explanation="A tool is called when the text ends with its trigger. Only the calculator has one of its "
+        'own, "=".',
+        wrong=program(
+            "latent z: text(tokens=1..20, tools=t) ~ base(prompt)",
+            declarations='lm base = "tiny"\nuse f from "my_package:f"\ntool t = f()',
+        ),
+        right=program(
+            "latent z: text(tokens=1..20, tools=t) ~ base(prompt)",
+            declarations='lm base = "tiny"\nuse f from "my_package:f"\ntool t = f(trigger="=")',
+        ),
+    ),
+    Code(
+        code="PLM342",
+        title="two tools that write at the same place",
+        explanation="The trigger of one tool of a text ends in that of another, so both would write after it.",
+        wrong=program(
+            "latent z: text(tokens=1..20, tools=[a, b]) ~ base(prompt)",
+            declarations='lm base = "tiny"\ntool a = calculator()\ntool b = calculator(trigger="==")',
+        ),
+        right=program(
+            "latent z: text(tokens=1..20, tools=[a, b]) ~ base(prompt)",
+            declarations='lm base = "tiny"\ntool a = calculator()\ntool b = calculator(trigger="->")',
+        ),
+    ),
+    Code(
+        code="PLM343",
+        title="tools where no tool can write",
+        explanation="Tools write into the text of a latent. A parameter's text is given, and grammar=, json= and "
+        "canonical=true look at all tokens as drawn ones. pattern=, chars= and stop= go with tools.",
+        wrong=program(
+            "latent z: text(tokens=1..20, canonical=true, tools=calc) ~ base(prompt)",
+            declarations='lm base = "tiny"\ntool calc = calculator()',
+        ),
+        right=program(
+            "latent z: text(tokens=1..20, tools=calc) ~ base(prompt)",
+            declarations='lm base = "tiny"\ntool calc = calculator()',
+        ),
+    ),
+    Code(
+        code="PLM344",
+        title="a file that is no table",
+        explanation="A lookup reads two columns of a .csv file whose first row holds headings, an object of texts in "
+        'a .json file, or lines of {"key": …, "text": …} in a .jsonl file, of at most 1 MB. Keys are '
+        "not empty and stand once. The path starts at the folder of the program.",
+        wrong='tool t = lookup("capitals.txt", trigger=":")',
+        right='tool t = lookup("capitals.csv", trigger=":"), with the file beside the program',
+    ),
+    Code(
+        code="PLM345",
+        title="a trigger that no text holds",
+        explanation="The text has ended before the trigger is whole, since the trigger holds the stop, or the "
+        "trigger's characters are not among chars=. The tool would never be called.",
+        wrong=program(
+            'latent z: text(tokens=1..20, chars="0123456789+ ", tools=calc) ~ base(prompt)',
+            declarations='lm base = "tiny"\ntool calc = calculator()',
+        ),
+        right=program(
+            'latent z: text(tokens=1..20, chars="0123456789+-= ", tools=calc) ~ base(prompt)',
+            declarations='lm base = "tiny"\ntool calc = calculator()',
+        ),
+    ),
+    Code(
+        code="PLM346",
+        title="a tool's output under other tokens",
+        explanation='With output="intervene" the tokens that a tool wrote do not count where the latent alone is '
+        "scored. Another model's tokenizer cuts the text elsewhere, so there is no saying which tokens those are.",
+        wrong='observe z ~ other(prompt), where the tools of z have output="intervene" and other has its own tokenizer',
+        right='the same with output="observe", or with the model that z is drawn from',
+    ),
 )

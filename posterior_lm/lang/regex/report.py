@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.regex.mend import mend
 from posterior_lm.lang.regex.tree import PatternError
 from posterior_lm.lang.source import Span
 
@@ -16,7 +17,13 @@ def wrong_pattern(pattern: str, wrong: PatternError, span: Span | None) -> Diagn
     narrow = None if span is None else inside(span, pattern, wrong.position, wrong.width)
     match wrong.reason:
         case "syntax":
-            return error("PLM317", "the pattern is not a regular expression", narrow, wrong.message)
+            return error(
+                "PLM317",
+                "the pattern is not a regular expression",
+                narrow,
+                wrong.message,
+                help=mend(wrong.message),
+            )
         case "not regular":
             return error(
                 "PLM333",

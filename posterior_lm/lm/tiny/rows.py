@@ -1,4 +1,4 @@
-"""The data rows of the eight example programs, drawn from the world.
+"""The data rows of the example programs, drawn from the world.
 
 python -m posterior_lm.lm.tiny.rows [--out programs/data]
 """
@@ -75,6 +75,32 @@ def integer_rows() -> list[Row]:
     return [{"low": a, "high": b} for a, b in ((0, 100), (1, 100), (0, 10), (1, 6), (10, 99), (20, 80))]
 
 
+def mean_rows() -> list[Row]:
+    """Means of counts, the default first."""
+    return [{"mean": m} for m in (20.0, 5.0, 40.5, 2.0, 65.0)]
+
+
+def stop_rows() -> list[Row]:
+    """Probabilities of a first success, the default first."""
+    return [{"p": p} for p in (0.05, 0.2, 0.5, 0.02, 0.1)]
+
+
+def most_rows() -> list[Row]:
+    """Largest integers, the default first."""
+    return [{"most": n} for n in (99, 9, 20, 50, 12)]
+
+
+def second_sentence_rows() -> list[Row]:
+    """Second sentences, whose first is to be found."""
+    told = (d for d in _draws("plain", 7) if d.fields["rest"])
+    return _first(({"after": str(d.fields["rest"][0]).strip()} for d in told), lambda row: True)  # type: ignore[index]
+
+
+def bare_review_rows() -> list[Row]:
+    """The reviews of `review_rows` without their labels."""
+    return [{"review": row["review"]} for row in review_rows()]
+
+
 def review_rows() -> list[Row]:
     """One review of each kind, with its gold label."""
     drawn = {str(d.fields["kind"]): d for d, _ in zip(_draws("review", 4), range(400), strict=False)}
@@ -115,10 +141,15 @@ def instruction_rows() -> list[Row]:
 
 PROGRAMS: dict[str, Callable[[], list[Row]]] = {
     "story_infilling": story_rows,
+    "reverse_generation": second_sentence_rows,
     "tempered_continuation": first_sentence_rows,
     "contrastive_continuation": first_sentence_rows,
     "random_integer": integer_rows,
+    "random_poisson": mean_rows,
+    "random_geometric": stop_rows,
+    "random_benford": most_rows,
     "latent_rationale": review_rows,
+    "direct_label": bare_review_rows,
     "arithmetic_with_tool": sum_rows,
     "instruction_induction": instruction_rows,
     "constrained": opening_rows,

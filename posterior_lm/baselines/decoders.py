@@ -1,0 +1,171 @@
+"""Decoders as methods: values that a model says, with equal weights, whatever the posterior is.
+
+Latents are decoded in their order, each after what is read with the earlier ones. Their draws have a
+real log reward under the frozen models, so they can be compared, and no importance weights, so they
+say nothing of the evidence (`Draws.decoded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from attrs import evolve, field, frozen
+
+from posterior_lm.amortize.reading import Reading, readings_of
+from posterior_lm.baselines.decoding import Decoding, Ids, decode, decoding_of, pick
+from posterior_lm.baselines.plain import PlainSupport, said
+from posterior_lm.baselines.prompts import guide_readings, prior_readings, with_examples
+from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.support.base import Ending, Support
+from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Value
+
+BATCH = 256
+"""Draws by chance that are made at a time."""
+PROMPTED = ("prompting", "few_shot")
+"""Decoders that read what the guides read; the others read it with `proposal="guide"`."""
+
+Draw = tuple[dict[str, Value], bool]
+"""A value of every latent so far, and whether all of them are of their types."""
+
+
+@frozen(eq=False)
+class State:
+    """What is read, which model is decoded in place of the declared one, and the draws so far."""
+
+    target: Target
+    readings: Mapping[str, Reading]
+    policy: LanguageModel | None
+    draws: tuple[Draw, ...] = ()
+    done: bool = False
+
+
+@frozen(kw_only=True, eq=False)
+class Decoder:
+    """`number` draws by a decoder: by chance in batches, else all at once.
+
+    A guide that is a policy is decoded in place of the frozen model, after what its guides read; the
+    log reward is the frozen model's all the same. Greedy decoding gives one draw, beams as many
+    distinct ones as there are.
+    """
+
+    name: str
+    how: Decoding
+    number: int
+    proposal: str = "prior"
+    masked: bool = True
+    examples: object = None
+    shots: int = 3
+    batch: int = field(default=BATCH)
+
+    def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
+        policy: LanguageModel | None = getattr(guide, "model", None)
+        if policy is not None:
+            readings = dict(readings_of(target))
+        else:
+            readings = guide_readings(target) if self.proposal == "guide" else prior_readings(target)
+        if self.name == "few_shot":
+            readings = with_examples(target, readings, self.examples, self.shots, rng)
+        if not self.masked:
+            tooled = [i.name for i in target.latents if hasattr(i.support, "spliced")]
+            if tooled:
+                raise InferenceError(
+                    error(
+                        "PLM775",
+                        f"a tool writes parts of `{tooled[0]}`, which decoding without the mask cannot do",
+                        target.latent(tooled[0]).span,
+                        help="leave out masked=false",
+                    )
+                )
+        return State(target, readings, policy)
+
+    def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
+        left = self.number - len(state.draws)
+        made = self._draw(rng, state, min(left, self.batch) if self.how.sampled else self.number)
+        draws = (*state.draws, *made)
+        done = not self.how.sampled or len(draws) >= self.number
+        return evolve(state, draws=draws, done=done), Info(
+            done, f"{len(draws)} draws", len(draws) / self.number
+        )
+
+    def _draw(self, rng: np.random.Generator, state: State, n: int) -> list[Draw]:
+        target = state.target
+        draws: list[Draw] = [({}, True)] * (n if self.how.sampled else 1)
+        for k, info in enumerate(target.latents):
+            # Beams branch where the first text is decoded; a later one has the best of each.
+            keep = n if k == 0 else 1
+            found = self._latent(rng, state, info, draws, keep)
+            draws = [
+                ({**drawn, info.name: value}, alive and fits)
+                for (drawn, alive), values in zip(draws, found, strict=True)
+                for value, fits in values
+            ]
+        return draws
+
+    def _latent(
+        self, rng: np.random.Generator, state: State, info: LatentInfo, draws: list[Draw], keep: int
+    ) -> list[list[tuple[Value, bool]]]:
+        """For each draw the values of the next latent, and whether they are of its type."""
+        target, reading = state.target, state.readings.get(info.name)
+        columns = {name: [drawn[name] for drawn, _ in draws] for name in (draws[0][0] if draws else ())}
+        if reading is None:
+            candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
+            scores = PriorGuide(target).prior_scores(info, candidates, columns, len(draws))
+            places = pick(scores, self.how, keep=keep, rng=rng)
+            return [[(candidates[place], True) for place in row] for row in places]
+        contexts, _ = contexts_of(target, reading.lm, reading.pieces, columns, len(draws))
+        model = state.policy or target.models[reading.lm]
+        support: Support = info.support
+        if not self.masked:
+            support = PlainSupport.of(support, model.tokenizer)  # type: ignore[assignment]
+        ending: Ending = "stop" if support.ending == "stop" else "eos"
+        ids = decode(model, contexts, support, self.how, keep=keep, rng=rng, ending=ending)
+        return [[self._value(target, info, one) for one in row] for row in ids]
+
+    def _value(self, target: Target, info: LatentInfo, ids: Ids) -> tuple[Value, bool]:
+        if not self.masked:
+            return said(target, info, ids)
+        if not target.evaluator.supports[info.name].accepts(ids):  # a grammar's dead end
+            text = target.models[str(info.lm)].tokenizer.decode(ids)
+            return Value(ids, text, text), False
+        return target.value_of(info.name, ids), True
+
+    def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
+        """At most n draws with equal weights; −∞ is the log reward of one that is outside its type.
+
+        Raises InferenceError PLM776 where every beam came to a dead end.
+        """
+        target, draws = state.target, state.draws[:n]
+        if not draws:
+            raise InferenceError(
+                error(
+                    "PLM776",
+                    f"`{self.name}` found no value: every beam came to a dead end",
+                    help="use more `beams`, or a decoder that draws by chance",
+                )
+            )
+        log_reward = np.full(len(draws), -np.inf)
+        alive = [d for d, (_, fits) in enumerate(draws) if fits]
+        if alive:
+            columns = {name: [draws[d][0][name] for d in alive] for name in target.names}
+            log_reward[alive] = np.broadcast_to(target.log_reward(columns), (len(alive),))
+        values = {name: tuple(drawn[name] for drawn, _ in draws) for name in target.names}
+        return Draws(values, np.zeros(len(draws)), log_reward, self.name, decoded=True)
+
+
+def decoder(name: str, options: Mapping[str, object], n: int) -> Decoder:
+    """The decoder of that name for n draws; `options` are those of `signatures.METHODS[name]`."""
+    more: dict[str, Any] = {}
+    for option in ("proposal", "masked", "examples"):
+        if option in options:
+            more[option] = options[option]
+    if name in PROMPTED:
+        more["proposal"] = "guide"
+    if "shots" in options:
+        more["shots"] = int(float(str(options["shots"])))
+    return Decoder(name=name, how=decoding_of(name, options, n), number=n, **more)

@@ -1,0 +1,159 @@
+"""Reward maximisation: PPO without a critic, on the same log reward, draws and adapter as a fit.
+
+    maximise E_q[log R(z)] − kl · KL(q ‖ frozen model after the same reading)
+
+Every step draws `draws` values of `rows` data rows from the policy, sets their rewards against
+those of the row's other draws (`clipped.advantages`), and goes through them `epochs` times with
+the clipped ratio (`clipped.clipped_loss`). This is the loss of TRL's RLOO trainer, which took
+over from its PPO trainer. The optimum is q ∝ ref · R^(1/kl), with ref the frozen model, and the
+likeliest value alone for kl = 0: never the posterior, which is what the comparison is about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior_lm.amortize.balancing import Behaved
+from posterior_lm.amortize.batches import score_draws
+from posterior_lm.amortize.guards import check_finite, not_finite
+from posterior_lm.amortize.micro import halving, micro_batches
+from posterior_lm.amortize.progress import measured
+from posterior_lm.amortize.replay import Replay
+from posterior_lm.amortize.train import Trainer
+from posterior_lm.baselines.clipped import advantages, clipped_loss
+from posterior_lm.lang.diagnostics import InferenceError
+
+if TYPE_CHECKING:
+    from posterior_lm.amortize.fit import Fitted
+    from posterior_lm.query import Query
+
+BELOW = 5.0
+"""Nats. A dead draw has the least log reward seen so far, less this: a reward that can be compared, and
+no −99 that drowns the others."""
+
+
+def ppo(query: Query, rows: Sequence[Mapping[str, object]], out: str | Path, /, **settings: object) -> Fitted:
+    """A policy that maximises the log reward, certified and saved in the folder `out`.
+
+    `settings` are those of a fit: of them `steps`, `budget`, `rows`, `draws`, `rate` (another name of
+    `balance_rate` here), `kl`, `epochs`, `ratio`, `warmup`, `rank`, `targets` and `seed` matter here.
+    A step asks for rows × draws rewards, as a step of balancing does. Raises what a fit raises.
+    """
+    from posterior_lm.amortize.fit import fit
+    from posterior_lm.amortize.settings import settings_of
+
+    if "rate" in settings:
+        settings["balance_rate"] = settings.pop("rate")
+    return fit(query, rows, out, settings_of({**settings, "objective": "ppo"}))
+
+
+class PpoTrainer(Trainer):
+    """Steps of `fit` whose balancing stage maximises the reward. `lowest` is the least log reward seen, nats."""
+
+    lowest: float = math.inf
+
+    def _balance(self) -> dict[str, float]:
+        s = self.settings
+        count = min(s.rows, len(self.balancer.numbers))
+        slots = list(self.world.share(count))
+        # Without shares of other behaviours all draws are the policy's own; nothing is replayed.
+        try:
+            behaved, _ = self.balancer.draw(self.adapter.model(), self.balanced, slots, Replay(1, 1))
+        except InferenceError as problem:
+            first = problem.diagnostics[0]
+            if first.code == "PLM701" and first.primary is None:  # the guide's own numbers
+                raise not_finite("the guide's log probability", None, self._statement()) from None
+            raise
+        log_q, log_ref = self._scored(behaved, adapted=True), self._scored(behaved, adapted=False)
+        advantage = self._advantages(behaved, log_q, log_ref)
+        total = self.world.total([len(behaved.draws)])[0]
+        loss = [0.0]
+        for epoch in range(s.epochs):
+            if epoch:
+                self._move()
+            loss[0] = 0.0
+            self._backward(behaved, log_q, advantage, total, loss)
+        numbers = measured(behaved, log_q, self.world)
+        return {**numbers, "loss": self.world.total([loss[0]])[0]}
+
+    def _scored(self, behaved: Behaved, *, adapted: bool) -> np.ndarray:
+        """(N,) log q of the draws under the policy as it is, or under the frozen model, nats."""
+        model = self.adapter.model() if adapted else self.adapter.base
+        if not adapted and self.settings.kl == 0:
+            return np.zeros(len(behaved.draws))
+        found = np.full(len(behaved.draws), np.nan)
+
+        def score(part: Sequence[int], columns: int) -> None:
+            with torch.inference_mode():
+                draws = [behaved.draws[k] for k in part]
+                found[list(part)] = score_draws(model, draws, columns=columns).log_prob.cpu().numpy()
+
+        self.columns = halving(
+            score, lambda columns: micro_batches(behaved.draws, range(len(behaved.draws)), columns),
+            self.columns, lambda: None,
+        )  # fmt: skip
+        return found
+
+    def _advantages(self, behaved: Behaved, log_q: np.ndarray, log_ref: np.ndarray) -> Tensor:
+        alive = np.isfinite(behaved.log_reward)
+        # All processes have to price a dead draw alike.
+        least = [float(behaved.log_reward[alive].min()) if alive.any() else None]
+        seen = [x for some in self.world.gather(least) for x in some if x is not None]
+        self.lowest = min([self.lowest, *seen])
+        floor = self.lowest - BELOW if math.isfinite(self.lowest) else 0.0
+        reward = np.where(alive, behaved.log_reward, floor)
+        if self.settings.kl:
+            reward = reward - self.settings.kl * (log_q - log_ref)
+        device = self.parameters[0].device
+        return advantages(
+            torch.as_tensor(reward, dtype=torch.float64, device=device),
+            torch.as_tensor(behaved.slot, dtype=torch.int64, device=device),
+        )
+
+    def _backward(
+        self, behaved: Behaved, old: np.ndarray, advantage: Tensor, total: float, loss: list[float]
+    ) -> None:
+        def backward(part: Sequence[int], columns: int) -> None:
+            index = list(part)
+            with self.adapter.on():
+                scored = score_draws(self.adapter.model(), [behaved.draws[k] for k in index], columns=columns)
+                rows = [behaved.rows[int(behaved.slot[k])] for k in index]
+                check_finite(scored.log_prob.sum(), scored.log_prob, rows, self._statement())
+                before = torch.as_tensor(old[index], dtype=torch.float64, device=scored.log_prob.device)
+                each = clipped_loss(scored.log_prob, before, advantage[index], self.settings.ratio)
+                value = each.sum() / total
+                value.backward()
+            loss[0] += float(value.detach())
+
+        self.columns = halving(
+            backward, lambda columns: micro_batches(behaved.draws, range(len(behaved.draws)), columns),
+            self.columns, self._restart(loss),
+        )  # fmt: skip
+
+    def _move(self) -> None:
+        """One move of the optimiser inside a step; `Trainer.step` makes the last one."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.sum_([p.grad for p in self.parameters if p.grad is not None])
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm))
+        if not math.isfinite(norm):
+            raise not_finite("the gradient", None, self._statement())
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, object]:
+        return {**super().state(), "lowest": self.lowest if math.isfinite(self.lowest) else None}
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], state: Mapping[str, object]
+    ) -> None:
+        super().restore(tensors, arrays, state)
+        self.lowest = math.inf if state["lowest"] is None else float(str(state["lowest"]))

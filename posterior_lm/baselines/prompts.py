@@ -1,0 +1,134 @@
+"""What a decoder reads before a latent: its own distribution's context, its guide's prompt, or that after examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from attrs import evolve
+
+from posterior_lm.amortize.reading import Reading
+from posterior_lm.graph.nodes import ChoiceScore
+from posterior_lm.infer.guide import check_guide, contexts_of
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.target.bind import bind
+from posterior_lm.target.binding import bind_data
+from posterior_lm.target.pieces import Known, Special, join
+from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value
+
+BETWEEN = "\n\n"
+"""Between one example and the next."""
+
+Row = Mapping[str, object]
+
+
+def prior_readings(target: Target) -> dict[str, Reading]:
+    """The context of each latent's own distribution; a latent that no model draws has none."""
+    found: dict[str, Reading] = {}
+    for info in target.latents:
+        prior = prior_of(target, info.name)
+        node = target.graph[prior.node]
+        if prior.lm is not None:
+            pieces = target.evaluator.plan(prior.node).context
+            found[info.name] = Reading(prior.lm, pieces, stated=False)
+        elif isinstance(node, ChoiceScore) and info.lm is not None:
+            pieces = target.evaluator.pieces(node.inputs[0])
+            found[info.name] = Reading(node.lm, pieces, stated=False)
+    return found
+
+
+def guide_readings(target: Target) -> dict[str, Reading]:
+    """What the `guide` statements read, and the context of its own distribution for a latent without one.
+
+    Raises InferenceError PLM540.
+    """
+    found = prior_readings(target)
+    for info in target.latents:
+        guide = target.graph.guides.get(info.name)
+        if guide is not None:
+            check_guide(target, info)
+            found[info.name] = Reading(guide.lm, target.evaluator.pieces(guide.context), stated=True)
+    return found
+
+
+def with_examples(
+    target: Target, readings: Mapping[str, Reading], examples: object, shots: int, rng: np.random.Generator
+) -> dict[str, Reading]:
+    """The readings with `shots` solved examples before each, in random order.
+
+    `examples` is a data file or a list of rows; a row with a value in a column for every latent is
+    solved. The row that is asked about is never among its own examples. Raises InferenceError PLM771
+    for no examples, DataError PLM774 for too few solved ones, and what the rows of a fit raise.
+    """
+    rows = _solved(target, examples)
+    if len(rows) < shots:
+        raise DataError(
+            error(
+                "PLM774",
+                f"{shots} example{'s' * (shots != 1)} are wanted, and {len(rows)} row{'s' * (len(rows) != 1)} "
+                "other than the one asked about hold a value of every latent",
+                help="add a column named after each latent, or ask for fewer `shots`",
+            )
+        )
+    solved = [_known(target, *rows[int(k)]) for k in rng.permutation(len(rows))[:shots]]
+    return {
+        name: evolve(reading, pieces=_before(reading, [_shown(*one, name) for one in solved]))
+        for name, reading in readings.items()
+    }
+
+
+def _before(reading: Reading, shown: Sequence[str]) -> tuple:
+    first = 0
+    while first < len(reading.pieces) and isinstance(reading.pieces[first], Special):
+        first += 1
+    text = "".join(one + BETWEEN for one in shown)
+    return join((*reading.pieces[:first], Known(text), *reading.pieces[first:]))
+
+
+def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
+    """(number, parameters, latents) of each row that holds every latent and is not the one asked about."""
+    if examples is None:
+        raise InferenceError(
+            error(
+                "PLM771",
+                "few_shot has no examples to show",
+                help='give a file of rows that hold known latents, `examples="rows.jsonl"`',
+            )
+        )
+    graph = target.program
+    if isinstance(examples, str):
+        rows: Sequence[Row] = read_rows(examples)
+        if is_csv(examples):
+            rows = typed_csv([dict(r) for r in rows], graph.params)
+    elif isinstance(examples, Sequence) and all(isinstance(row, Mapping) for row in examples):
+        rows = examples
+    else:
+        raise InferenceError(
+            error("PLM771", f"`examples` is a file or a list of rows, not a {type(examples).__name__}")
+        )
+    names = {node.name for _, node in graph.latents() if graph.param(node.name) is None}
+    found: list[tuple[int, Row, Row]] = []
+    for number, row in enumerate(rows):
+        given = {k: v for k, v in row.items() if k not in names}
+        asked = all(k in target.data and target.data[k] == v for k, v in given.items()) and bool(given)
+        if not asked and names <= row.keys():
+            found.append((number, given, {k: row[k] for k in names}))
+    return found
+
+
+def _known(target: Target, number: int, given: Row, latents: Row) -> tuple[Target, dict[str, Value]]:
+    graph = target.program
+    data = bind_data(graph, given, path=f"rows[{number}].")
+    bound = bind(graph, data, target.models, target.evaluator.uses)
+    return bound, {name: bound.value(name, latents[name]) for name in bound.names}  # type: ignore[arg-type]
+
+
+def _shown(target: Target, values: Mapping[str, Value], name: str) -> str:
+    """What the guide of a latent reads of a solved row, and the latent's value."""
+    reading = guide_readings(target)[name]
+    earlier = {k: (values[k],) for k in target.names[: target.names.index(name)]}
+    ids = contexts_of(target, reading.lm, reading.pieces, earlier, 1)[0][0]
+    return target.models[reading.lm].tokenizer.decode(ids) + values[name].text

@@ -1,0 +1,151 @@
+"""The learning rate of a trained method, searched for every method alike.
+
+Every rate gets the same small budget on the same part of the rows, and is judged by a figure on the
+rest. A fit that breaks off with numbers that are not finite counts as −∞.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.amortize.inputs import Inputs, read_inputs
+from posterior_lm.amortize.rows import Rows, in_row
+from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.baselines.ppo import BELOW
+from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+
+if TYPE_CHECKING:
+    from posterior_lm.query import Query
+
+Data = Sequence[Mapping[str, object]]
+Figure = Callable[["Query", Data], float]
+"""(query with its policy, held-out rows) -> how good the policy is there, nats; bigger is better."""
+
+DRAWS = 16
+"""Draws a row where a figure needs them."""
+PARTS = 4
+"""One row in so many is held out."""
+
+
+@frozen
+class Searched:
+    """The best rate, and the figure of every rate that was tried, in their order."""
+
+    rate: float
+    figures: tuple[tuple[float, float], ...]
+
+
+def search_rate(
+    fit: Callable[..., Any], query: Query, rows: Data, rates: Sequence[float], /, *,
+    figure: Figure, seed: int = 0, **settings: Any,
+) -> Searched:  # fmt: skip
+    """The rate with the best figure; of equal ones the lowest.
+
+    `fit(query, rows, folder, rate=…, seed=…, **settings)` is `sft`, `ppo`, or `gflownet` below.
+    Every fourth row is held out, at least one. Raises DataError PLM773 for fewer than two rows or no
+    rate, InferenceError PLM626 where no rate gave finite numbers.
+    """
+    if len(rows) < 2 or not rates:
+        what = "no learning rates to choose from" if not rates else "one row, and a search holds one out"
+        raise DataError(
+            error("PLM773", f"there {'are' if not rates else 'is'} {what}", help="give at least two rows")
+        )
+    order = np.random.default_rng([seed, 9]).permutation(len(rows))
+    kept = max(1, len(rows) // PARTS)
+    inside, outside = [rows[int(k)] for k in order[kept:]], [rows[int(k)] for k in order[:kept]]
+    # The certificate of a trial is read by nobody.
+    quick: dict[str, object] = {"certify_draws": 10, "certify_rows": 0, "held_out": 0, "seed": seed}
+    found, problem = [], None
+    for rate in rates:
+        with tempfile.TemporaryDirectory(prefix="plm-rate-") as folder:
+            where = Path(folder) / "policy"
+            try:
+                fit(query, inside, where, rate=rate, **{**quick, **settings})
+                found.append((float(rate), figure(query.policy(where), outside)))
+            except InferenceError as wrong:
+                if all(d.code != "PLM626" for d in wrong.diagnostics):
+                    raise
+                found.append((float(rate), -math.inf))
+                problem = wrong
+    best = max(found, key=lambda one: (one[1], -one[0]))
+    if problem is not None and best[1] == -math.inf:
+        raise problem
+    return Searched(best[0], tuple(found))
+
+
+def gflownet(query: Query, rows: Data, out: str | Path, /, **settings: Any) -> Any:
+    """`query.fit`, with `rate` as the rate of both stages' beginnings: `balance_rate` is a quarter of it,
+    as the defaults have it."""
+    if "rate" in settings:
+        settings.setdefault("balance_rate", float(str(settings["rate"])) / 4)
+    return query.fit(rows, out, **settings)
+
+
+def log_likelihood(query: Query, rows: Data) -> float:
+    """Mean log q of the rows' known values, nats: the figure of `sft`. −∞ where no row holds one."""
+    inputs = _inputs(query, rows)
+    bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    found = []
+    for row, values in inputs.known:
+        with in_row(row):
+            guide = _guide(query, bound, row)
+            columns = {name: [v[name] for v in values] for name in bound.target(row).names}
+            found += guide.log_prob(columns).tolist()
+    return float(np.mean(found)) if found else -math.inf
+
+
+def mean_log_reward(query: Query, rows: Data, *, seed: int = 0) -> float:
+    """Mean log reward of draws from the policy, nats: the figure of `ppo`.
+
+    A dead draw counts as the least of the others' log rewards less `BELOW` nats.
+    """
+    return _mean(query, rows, seed, 0.0)
+
+
+def evidence_bound(query: Query, rows: Data, *, seed: int = 0) -> float:
+    """Mean over draws of log R − log q, nats, a lower bound of the log evidence: the figure of a GFlowNet.
+
+    Dead draws count as in `mean_log_reward`.
+    """
+    return _mean(query, rows, seed, 1.0)
+
+
+FIGURES: Mapping[str, Figure] = {
+    "sft": log_likelihood, "ppo": mean_log_reward, "gflownet": evidence_bound,
+}  # fmt: skip
+"""By the name of the method."""
+
+
+def _mean(query: Query, rows: Data, seed: int, entropy: float) -> float:
+    inputs = _inputs(query, rows)
+    bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    rewards, log_q = [], []
+    for row in range(len(bound)):
+        with in_row(row):
+            proposal = _guide(query, bound, row).sample(np.random.default_rng([seed, 10, row]), DRAWS)
+            rewards.append(np.broadcast_to(bound.target(row).log_reward(proposal.values), (DRAWS,)))
+            log_q.append(proposal.log_prob)
+    reward, q = np.concatenate(rewards), np.concatenate(log_q)
+    alive = np.isfinite(reward)
+    if not alive.any():
+        return -math.inf
+    return float(np.mean(np.where(alive, reward, reward[alive].min() - BELOW) - entropy * q))
+
+
+def _inputs(query: Query, rows: Data) -> Inputs:
+    return read_inputs(query, rows, FitSettings())
+
+
+def _guide(query: Query, bound: Rows, row: int) -> Any:
+    from posterior_lm.ask import policy_offer
+
+    offer = policy_offer(query, bound.target(row))
+    assert offer is not None  # the query has the folder of the trial
+    return offer.guide()

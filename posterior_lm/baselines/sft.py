@@ -1,0 +1,81 @@
+"""Supervised fine-tuning: maximum likelihood of known values after what the guide reads.
+
+    minimise − Σ_i log q(z_i | what the guide reads of row i)
+
+It is the compile stage of `plm fit` with known values in place of simulated ones, so it has the
+same supports, forced tokens, latents, optimiser and schedule, and leaves the same kind of policy.
+A trainer of another library would read the guides' prompts, and would know none of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_lm.amortize.batches import Walked, walk
+from posterior_lm.amortize.compiling import Compiled, Compiler
+from posterior_lm.amortize.inputs import Inputs
+from posterior_lm.amortize.rows import Rows, in_row
+from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.lang.diagnostics import DataError, error
+
+if TYPE_CHECKING:
+    from posterior_lm.amortize.fit import Fitted
+    from posterior_lm.query import Query
+
+
+def sft(query: Query, rows: Sequence[Mapping[str, object]], out: str | Path, /, **settings: object) -> Fitted:
+    """A policy trained on the known values that rows hold, certified and saved in the folder `out`.
+
+    A row holds them in columns named after the latents, one for each latent; rows without any are
+    only held out and certified with. `settings` are those of a fit: of them `steps`, `budget`,
+    `pairs` (known values a step), `rate`, `warmup`, `rank`, `targets` and `seed` matter here.
+    Raises DataError PLM772 where no row to train on holds a value, and what a fit raises.
+    """
+    from posterior_lm.amortize.fit import fit
+    from posterior_lm.amortize.settings import settings_of
+
+    return fit(query, rows, out, settings_of({**settings, "objective": "sft"}))
+
+
+class KnownPairs(Compiler):
+    """Batches of known values by step number: each once in every pass, in a new order each time."""
+
+    def __init__(self, inputs: Inputs, rows: Rows, numbers: Sequence[int], settings: FitSettings) -> None:
+        own = set(numbers)
+        self.known = [(row, value) for row, values in inputs.known if row in own for value in values]
+        if not self.known:
+            latents = ", ".join(f"`{node.name}`" for _, node in inputs.graph.latents())
+            raise DataError(
+                error(
+                    "PLM772",
+                    f"no row to train on holds a known value of {latents}",
+                    help="add a column named after each latent, or train with another objective",
+                )
+            )
+        self.rows, self.seed = rows, settings.seed
+        self.groups = min(settings.pairs, len(self.known))
+        self._walked: dict[int, Walked] = {}
+
+    def batch(self, step: int, slots: Sequence[int]) -> Compiled:
+        """The known values of a step for these slots (of `groups`), each with weight 1."""
+        draws = tuple(self._known(self._place(step * self.groups + slot)) for slot in slots)
+        return Compiled(draws, np.ones(len(draws)), len(draws), 1.0)
+
+    def _place(self, at: int) -> int:
+        turn, place = divmod(at, len(self.known))
+        return int(np.random.default_rng([self.seed, 8, turn]).permutation(len(self.known))[place])
+
+    def _known(self, place: int) -> Walked:
+        if place not in self._walked:
+            row, values = self.known[place]
+            with in_row(row):
+                self._walked[place] = walk(self.rows.target(row), self.rows.readings(row), values)
+        return self._walked[place]
+
+    def forget(self) -> None:
+        """Walk again from now on."""
+        self._walked.clear()

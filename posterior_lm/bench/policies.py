@@ -1,0 +1,113 @@
+"""Trained methods: a policy folder for a cell, made once; and the guide in it for a row."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from posterior_lm.amortize.manifest import MANIFEST
+from posterior_lm.bench.cells import Cell, slug
+from posterior_lm.bench.task import Bench, Row
+
+if TYPE_CHECKING:
+    from posterior_lm.amortize.guide import PolicyGuide
+    from posterior_lm.query import Query
+    from posterior_lm.target.target import Target
+
+ROOM, CHECKPOINTS = "policies", "checkpoints"
+
+
+@frozen
+class Trained:
+    """Where a policy lies, and how many seconds its training took."""
+
+    folder: Path
+    seconds: float
+    rate: float | None = None
+
+
+def train(
+    bench: Bench, cell: Cell, method: str, query: Query, rows: Sequence[Row], more: Mapping[str, object] | None = None
+) -> Trained:  # fmt: skip
+    """The policy of this cell by `sft`, `ppo` or `gflownet`, trained unless it lies there already.
+
+    An unfinished fit goes on from its checkpoint where it can, else begins anew. All methods get
+    the same number of steps; the learning rate is the best of the list, searched for each alike.
+    """
+    from posterior_lm.amortize.manifest import read_manifest
+    from posterior_lm.bench.rates import best_rate
+
+    name = "--".join(slug(part) for part in (cell.task, cell.setting, method, str(cell.seed)))
+    folder = bench.store.folder / ROOM / name
+    size = bench.size(cell.task)
+    settings: dict[str, object] = {
+        **size.fit, "steps": size.steps, **bench.settings.get(cell.task, {}), **(more or {}), "seed": cell.seed,
+    }  # fmt: skip
+    rate = best_rate(bench, cell, method, query, rows, settings)
+    if rate is not None:
+        settings["rate"] = rate
+    if unfinished(folder):
+        if folder.exists() and not _begun(folder):
+            shutil.rmtree(folder)  # a training that was killed before its first checkpoint
+        _run(method, query, rows, folder, settings)
+    return Trained(folder, float(read_manifest(folder).seconds), rate)
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether the folder lacks a policy whose training came to its end.
+
+    One that was interrupted leaves a policy too, and a checkpoint beside it, which goes at the end.
+    """
+    return not (folder / MANIFEST).exists() or _begun(folder)
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / CHECKPOINTS).exists()
+
+
+def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings: dict[str, object]) -> None:
+    """Train, going on from a checkpoint where there is one. Raises KeyboardInterrupt where a person stops it."""
+    from posterior_lm.amortize.fit import fit
+    from posterior_lm.amortize.settings import settings_of
+
+    if method != "gflownet":
+        settings["objective"] = method
+    if method == "ppo":
+        settings["balance_rate"] = settings.pop("rate", settings.get("balance_rate"))
+    elif method == "gflownet" and "rate" in settings:
+        # As the defaults of a fit have it.
+        settings.setdefault("balance_rate", float(str(settings["rate"])) / 4)
+    made = fit(query, rows, folder, settings_of(settings), resume=_begun(folder))
+    if made.interrupted:
+        raise KeyboardInterrupt
+
+
+def guide(query: Query, target: Target, folder: Path) -> PolicyGuide:
+    """The policy in the folder as a proposal for a bound target, loaded once per process."""
+    from posterior_lm.amortize.manifest import read_manifest
+    from posterior_lm.amortize.policy import held_policy
+    from posterior_lm.ask import models_of
+
+    graph = query.graph
+    return held_policy(folder, read_manifest(folder), graph, models_of(query, graph)).guide(target)
+
+
+@contextmanager
+def untrained(query: Query, target: Target) -> Iterator[PolicyGuide]:
+    """The frozen model as a guide: what every policy begins from."""
+    from posterior_lm.amortize.adapter import Adapter
+    from posterior_lm.amortize.guide import PolicyGuide
+    from posterior_lm.amortize.reading import readings_of
+    from posterior_lm.ask import models_of
+
+    lm = next(iter(readings_of(target).values())).lm
+    adapter = Adapter.new(models_of(query, query.graph)[lm], rank=1)
+    try:
+        yield PolicyGuide.of(target, adapter)
+    finally:
+        adapter.close()

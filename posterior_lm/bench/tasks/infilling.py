@@ -1,0 +1,172 @@
+"""Story infilling, and reverse generation: a sentence between two others, or before one.
+
+The posterior of a row can be listed, so a policy is compared with it by its own
+probabilities, and methods that only draw by their draws, beside what as many exact draws
+would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.bench import data, listing, quality
+from posterior_lm.bench.cells import Cell
+from posterior_lm.bench.drawing import DECODERS, SAMPLERS, Drawn, decoded, proposed, sampled
+from posterior_lm.bench.policies import guide, train, untrained
+from posterior_lm.bench.task import Bench, Metric, Outcome, Row, Task
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.guide import Guide
+    from posterior_lm.target.target import Target
+
+CLEAN = 10
+"""Texts of each row that are compared with the one that the world wrote."""
+
+
+@frozen
+class Kind:
+    """A setting: its program, its rows, the columns that are given, and the latent."""
+
+    program: str
+    rows: Callable[[np.random.Generator], Iterator[dict[str, object]]]
+    given: tuple[str, ...]
+    latent: str
+
+
+KINDS = {
+    "infilling": Kind("story_infilling", data.stories, ("opening", "ending"), "middle"),
+    "reverse": Kind("reverse_generation", data.pairs_of_sentences, ("after",), "before"),
+}
+GREEDY = ("greedy", "ancestral 0.5", "nucleus 0.8", "beam", "diverse beam")
+METHODS = ("exact draws", "prior", "prompting", "few_shot", *GREEDY, *SAMPLERS,
+           "sft", "ppo", "gflownet", "gflownet corrected")  # fmt: skip
+
+
+def rows_of(bench: Bench, setting: str, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows to train on, and test rows: the first ones whose listing leaves out at most 5 % of the posterior."""
+    kind, size = KINDS[setting], bench.size("infilling")
+    train_rows, candidates = data.split(
+        kind.rows, train=size.train, test=4 * size.test, seed=seed, names=kind.given
+    )
+    return list(train_rows), list(_listable(bench, setting, size.test, tuple(map(_frozen, candidates))))
+
+
+def _frozen(row: Row) -> tuple[tuple[str, object], ...]:
+    return tuple(row.items())
+
+
+@lru_cache(maxsize=8)
+def _listable(
+    bench: Bench, setting: str, count: int, candidates: tuple[tuple[tuple[str, object], ...], ...]
+) -> tuple[Row, ...]:
+    kept: list[Row] = []
+    for row in map(dict, candidates):
+        if len(kept) < count and _listed(bench, setting, row).rest <= listing.LOOSE:
+            kept.append(row)
+    return tuple(kept)
+
+
+def _listed(bench: Bench, setting: str, row: Row) -> listing.Listed:
+    kind = KINDS[setting]
+    values = int(str(bench.size("infilling").more["listed"]))
+    return listing.listed(bench, bench.query(kind.program), {k: row[k] for k in kind.given}, values)
+
+
+def run(bench: Bench, cell: Cell) -> Outcome:
+    """One method on one of the two settings."""
+    kind, size = KINDS[cell.setting], bench.size("infilling")
+    query = bench.query(kind.program)
+    train_rows, test_rows = rows_of(bench, cell.setting, cell.seed)
+    note, found = "", []
+    method = cell.method.removesuffix(" corrected")
+    folder = None
+    if method in ("sft", "ppo", "gflownet"):
+        shown = train_rows if method == "sft" else [{k: r[k] for k in kind.given} for r in train_rows]
+        trained = train(bench, cell, method, query, shown, size.more.get(cell.setting))
+        folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
+    for number, row in enumerate(test_rows):
+        bound = query.given({k: row[k] for k in kind.given})
+        target, exact = bound.target(), _listed(bench, cell.setting, row)
+        rng = np.random.default_rng([cell.seed, number, 31])
+        figures: dict[str, float] = {}
+        if cell.method == "exact draws":
+            picked = rng.choice(len(exact.ids), size=size.draws, p=_share(exact.log_prob))
+            drawn = _given(target, [exact.ids[i] for i in picked])
+            figures["tv_draws"] = exact.noise(size.draws, rng)
+        elif folder is not None or cell.method == "prior":
+            own = nullcontext(_prior(target)) if folder is None else nullcontext(guide(query, target, folder))
+            with own as policy:
+                figures["tv"] = exact.of_guide(target, policy)
+                drawn = proposed(target, policy, size.draws, cell.seed, corrected="corrected" in cell.method)
+        elif cell.method == "prompting":
+            with untrained(query, target) as policy:
+                figures["tv"] = exact.of_guide(target, policy)
+                drawn = proposed(target, policy, size.draws, cell.seed, corrected=False)
+        elif cell.method in SAMPLERS:
+            drawn = sampled(bound, cell.method, size.draws, cell.seed, steps=size.more["chain"])
+        else:
+            more = _shots(bench, cell, train_rows) if cell.method == "few_shot" else {}
+            drawn = decoded(bound, cell.method, size.draws, cell.seed, **more)
+        if "corrected" in cell.method:
+            figures.pop("tv", None)  # the policy's own; corrected draws are no longer its
+        figures.setdefault("tv_draws", exact.of_draws(drawn.ids, drawn.weights))
+        if drawn.ess_share is not None:
+            figures["ess_share"] = drawn.ess_share
+        few = drawn.resampled(rng, CLEAN)
+        figures |= quality.against_reference(few.texts, str(row[kind.latent]), bench.data.get("bert"))
+        alive = np.maximum(few.log_reward, -100.0)
+        figures["log_reward"] = float(alive.mean())
+        found.append(figures)
+    return Outcome(quality.means(found), rows=len(test_rows), note=note)
+
+
+def _share(log_prob: np.ndarray) -> np.ndarray:
+    p = np.exp(log_prob - log_prob.max())
+    return p / p.sum()
+
+
+def _given(target: Target, ids: list[tuple[int, ...]]) -> Drawn:
+    (name,) = target.names
+    values = [target.value_of(name, one) for one in ids]
+    n = len(ids)
+    return Drawn(
+        tuple(ids), tuple(v.text for v in values), np.full(n, 1 / n), target.log_reward({name: values})
+    )
+
+
+def _prior(target: Target) -> Guide:
+    from posterior_lm.infer.guide import PriorGuide
+
+    return PriorGuide(target)
+
+
+def _shots(bench: Bench, cell: Cell, rows: list[Row]) -> dict[str, object]:
+    """Solved examples for a prompt: a file of rows, and how many of them."""
+    from posterior_lm.bench.examples import example_file
+
+    return {"examples": str(example_file(bench, cell, rows[:64])), "shots": 3}
+
+
+TASK = Task(
+    name="infilling",
+    title="Story infilling and reverse generation",
+    metrics=(
+        Metric("tv", "total variation to the exact posterior, by probabilities", "", "lower"),
+        Metric("tv_draws", "the same from draws", "", "lower"),
+        Metric("ess_share", "ESS/N of the weights", "", "higher", 2),
+        Metric("log_reward", "mean log reward under the frozen model", "nats", "higher", 2),
+        Metric("bleu4", "BLEU-4 against the story's own sentence", "", "higher"),
+        Metric("gleu4", "GLEU-4 against the same", "", "higher"),
+        Metric("bert_score", "BERTScore F1 against the same", "", "higher"),
+    ),
+    settings=lambda bench: tuple(KINDS),
+    methods=lambda bench, setting: METHODS,
+    run=run,
+)
+assert set(GREEDY) <= set(DECODERS)

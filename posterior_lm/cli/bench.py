@@ -1,0 +1,152 @@
+"""`plm bench paper`: every method on the paper's five tasks, one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from posterior_lm.cli.group import Command
+from posterior_lm.cli.options import format_option
+
+if TYPE_CHECKING:
+    from posterior_lm.bench.run import Progress
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def command() -> None:
+    """Measure methods side by side.
+
+    Example: plm bench paper --quick
+    """
+
+
+@command.command("paper", cls=Command)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    help="Only this task: integers, continuation, infilling, subjectivity or arithmetic. Repeatable.",
+)
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable.")
+@click.option(
+    "--lm",
+    multiple=True,
+    metavar="ALIAS=MODEL",
+    help="Another model than tiny, as base=NAME; with the paper's settings for its training.",
+)
+@click.option("--quick", is_flag=True, help="One seed, few rows, few steps: tries every path in minutes.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    default="bench-paper",
+    show_default=True,
+    help="Where results go. A bench that was stopped goes on there.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Seeds of every cell.  [default: 3, 1 with --quick]",
+)
+@click.option(
+    "--subj", metavar="DIR", help="SUBJ as train.jsonl and test.jsonl, in place of the world's reviews."
+)
+@click.option(
+    "--paper-data", metavar="DIR", help="The paper's files of sums, which are then asked too, by themselves."
+)
+@click.option("--bert", metavar="DIR", help="The encoder for BERTScore; without it that column is left out.")
+@format_option("text", "json")
+def paper(
+    tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, out: str,
+    seeds: int | None, subj: str | None, paper_data: str | None, bert: str | None, format: str,
+) -> int:  # fmt: skip
+    """Run every method on the paper's five tasks, and write one table.
+
+    Each result is kept as soon as it is there, so a bench that was killed goes on where it was
+    when the same command is given again. paper.json, paper.md and paper.html in the folder are
+    written after every task.
+
+    \b
+    Example:
+      plm bench paper --task integers --quick --out results
+    """
+    from posterior_lm.bench.plans import FULL, QUICK
+    from posterior_lm.bench.presets import preset
+    from posterior_lm.bench.run import cells_of, chosen, open_bench, run
+    from posterior_lm.bench.tasks import TASKS
+    from posterior_lm.bench.write import write
+    from posterior_lm.cli.given import pairs
+    from posterior_lm.cli.outcome import FINE, INTERRUPTED
+    from posterior_lm.cli.output import json_text
+
+    kept = [TASKS[name] for name in chosen(tasks, tuple(TASKS), "task")]
+    models = dict(pairs("--lm", lm, "ALIAS=MODEL"))
+    plan = QUICK if quick else FULL
+    folders = {"subj": subj, "arithmetic": paper_data, "bert": bert}
+    with watching() as (watch, say):
+        bench = open_bench(
+            Path(out), plan, models=models, settings=preset(models, quick=quick), say=say,
+            data={name: Path(path).resolve() for name, path in folders.items() if path is not None},
+        )  # fmt: skip
+        cells = cells_of(bench, kept, seeds or plan.seeds, methods)
+        stopped = False
+        try:
+            for cell, later in zip(run(bench, cells, watch), [*cells[1:], None], strict=False):
+                if later is None or later.task != cell.task:
+                    write(bench, cells, models.get("base", "tiny"))
+        except KeyboardInterrupt:
+            stopped = True
+        paths = write(bench, cells, models.get("base", "tiny"))
+    results = [bench.store.read(cell) for cell in cells]
+    done = sum(r is not None and r.state == "done" for r in results)
+    failed = sum(r is not None and r.state == "failed" for r in results)
+    if format == "json":
+        click.echo(
+            json_text({"cells": len(cells), "done": done, "failed": failed, "files": [str(p) for p in paths]})
+        )
+    else:
+        click.echo(f"{done} of {len(cells)} cells done, {failed} failed")
+        for path in paths:
+            click.echo(f"wrote {path}")
+    if stopped:
+        click.echo("Interrupted; the same command goes on from here.", err=True)
+        return INTERRUPTED
+    return FINE
+
+
+@contextmanager
+def watching() -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+    """A function for every cell and one for remarks; both write to standard error."""
+    if not sys.stderr.isatty():
+
+        def log(progress: Progress) -> None:
+            if not progress.ended:
+                return
+            state = f": {progress.note}" if progress.note else ""
+            click.echo(
+                f"{progress.done + progress.failed} of {progress.of}  {progress.words}{state}", err=True
+            )
+
+        yield log, lambda text: click.echo(text, err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Shown
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Shown(*columns, console=Console(stderr=True), transient=True) as shown:
+        bar = shown.add_task("opening", total=None)
+
+        def update(progress: Progress) -> None:
+            shown.update(bar, description=progress.words, total=progress.of,
+                         completed=progress.done + progress.failed)  # fmt: skip
+            if progress.ended and progress.note:
+                shown.console.print(f"{progress.words}: {progress.note}", markup=False, highlight=False)
+
+        yield update, lambda text: shown.console.print(text, markup=False, highlight=False)

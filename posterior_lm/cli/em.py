@@ -1,0 +1,180 @@
+"""`plm em`: a guide and the model of what is observed, trained in turns on rows, and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from posterior_lm.cli.group import Command
+from posterior_lm.cli.options import format_option, positive_seconds
+
+if TYPE_CHECKING:
+    from posterior_lm.em import EmResult
+    from posterior_lm.em.rounds import Round
+
+
+@click.command(cls=Command)
+@click.argument("file")
+@click.option(
+    "--data",
+    metavar="FILE",
+    required=True,
+    help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input. Rows without "
+    "what is observed are left out.",
+)
+@click.option(
+    "--out", metavar="DIR", required=True, help="Where both adapters go: a folder that holds none yet."
+)
+@click.option(
+    "--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run."
+)
+@click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
+@click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
+@click.option("--rounds", type=click.IntRange(min=0), metavar="N", help="M-steps at most.  [default: 5]")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rounds without a better held-out bound after which it ends.  [default: 2]",
+)
+@click.option(
+    "--budget",
+    type=float,
+    callback=positive_seconds,
+    metavar="SECONDS",
+    help="Begin no round after so many seconds.",
+)
+@click.option(
+    "--e-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an E-step.  [default: 100]"
+)
+@click.option("--m-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an M-step.  [default: 20]")
+@click.option("--m-rate", type=float, metavar="X", help="Learning rate of an M-step.  [default: 0.001]")
+@click.option("--train", metavar="ALIAS", help="The model to train, where what is observed uses several.")
+@click.option("--train-prior", is_flag=True, help="Train the latents' own terms too.")
+@click.option(
+    "--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of EM or of a fit."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random.  [default: 0]")
+@click.option("--resume", is_flag=True, help="Go on after the last whole round in --out.")
+@format_option("text", "json")
+def command(
+    file: str, data: str, out: str, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
+    rounds: int | None, patience: int | None, budget: float | None, e_steps: int | None,
+    m_steps: int | None, m_rate: float | None, train: str | None, train_prior: bool, more: tuple[str, ...],
+    seed: int | None, resume: bool, format: str,
+) -> int:  # fmt: skip
+    """Train a guide and the model of what is observed, in turns.
+
+    Each round raises the probability of what the rows observe, given latents drawn for them
+    (M-step), and fits the guide to the posterior that this leaves (E-step). It ends when the bound of the
+    log evidence of held-out rows no longer rises; the best round is kept.
+
+    \b
+    Example:
+      plm em programs/latent_rationale.plm --data rows.jsonl --out em
+    """
+    from posterior_lm.cli.files import check_folder
+    from posterior_lm.cli.fitting import number_or_text
+    from posterior_lm.cli.given import given_values, open_query, pairs, texts
+    from posterior_lm.cli.outcome import FINE, INTERRUPTED
+    from posterior_lm.cli.output import json_text
+    from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+
+    check_folder(out)
+    query = open_query(file, lm, allow_use=allow_use)
+    query = query.given(given_values(query.graph, texts("--given", given)))
+    rows = read_rows(data)
+    if is_csv(data):
+        rows = typed_csv(rows, query.graph.params)
+    flags = {
+        "rounds": rounds, "patience": patience, "budget": budget, "e_steps": e_steps, "m_steps": m_steps,
+        "m_rate": m_rate, "train": train, "train_prior": train_prior or None, "seed": seed,
+    }  # fmt: skip
+    from posterior_lm.em.em import em
+
+    options: dict[str, object] = {
+        **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
+        **{k: v for k, v in flags.items() if v is not None},
+    }
+    with _watching(quiet=format == "json") as (watch, tick, say):
+        found = em(query, rows, out, resume=resume, watch=watch, tick=tick, say=say, **options)
+    if format == "json":
+        click.echo(
+            json_text(
+                {
+                    "folder": str(found.folder),
+                    "interrupted": found.interrupted,
+                    "stopped": found.stopped,
+                    "best": found.best,
+                    "notes": list(found.notes),
+                    "program": str(found.query),
+                    "rounds": [r.to_json() for r in found.rounds],
+                }
+            )
+        )
+    else:
+        _announce(found)
+    return INTERRUPTED if found.interrupted else FINE
+
+
+HEADER = "round    Q before   after    ELBO   log evidence   held out: ELBO   log evidence   ESS/N"
+
+
+def line(found: Round) -> str:
+    """One round in one line; nats a row."""
+
+    def nats(x: float | None, width: int) -> str:
+        return f"{'' if x is None else f'{x:.3f}':>{width}}"
+
+    raised, held = found.raised, found.held_out
+    before, after = (None, None) if raised is None else (raised.before, raised.after)
+    elbo, tight = (None, None) if held is None else (held.elbo, held.log_evidence)
+    return (
+        f"{found.number:>5}{nats(before, 12)}{nats(after, 8)}{nats(found.bound.elbo, 8)}"
+        f"{nats(found.bound.log_evidence, 15)}{nats(elbo, 17)}{nats(tight, 15)}{found.bound.ess:>8.2f}"
+    )
+
+
+def _announce(found: EmResult) -> None:
+    """The program that is trained, the table of rounds, and which one was kept."""
+    click.echo(str(found.query))
+    click.echo(HEADER)
+    for one in found.rounds:
+        click.echo(line(one))
+    click.echo()
+    click.echo(f"Round {found.best} is kept in {found.folder}: {found.stopped}.")
+    if found.interrupted:
+        click.echo("The guide is uncertified; go on with --resume.")
+
+
+Watchers = tuple["Callable[[Round], None]", "Callable[[int, str, float], None]", "Callable[[str], None]"]
+
+
+@contextmanager
+def _watching(*, quiet: bool) -> Iterator[Watchers]:
+    """What is told of rounds, of steps and of remarks; all write to standard error."""
+    import sys
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    if quiet or not sys.stderr.isatty():
+        yield (lambda found: None), (lambda number, what, share: None), say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("EM", total=1.0)
+
+        def tick(number: int, what: str, share: float) -> None:
+            shown.update(task, completed=share, description=f"round {number}, {what}")
+
+        def tell(text: str) -> None:
+            shown.console.print(text, markup=False, highlight=False)
+
+        yield (lambda found: tell(line(found))), tick, tell

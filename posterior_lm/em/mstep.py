@@ -1,0 +1,119 @@
+"""The M-step: gradient steps on the weighted log-probability of what was observed.
+
+    Q(θ) = mean over rows of Σ_i w_i log p_θ(y | x, z_i),    draws and weights held fixed.
+
+It need not be maximised: any rise of Q raises the evidence bound by as much (generalised EM,
+Dempster et al. 1977, theorem 1). Steps that lower it are taken back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.guards import not_finite
+from posterior_lm.em.bound import Weighted
+from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
+from posterior_lm.lm.transformers import TransformersModel
+
+GRADIENT_NORM = 1.0
+"""Gradients are scaled down to this norm, as those of a fit."""
+DRAWS = 512
+"""Terms of one forward and backward pass at most."""
+
+
+@frozen(eq=False)
+class Lesson:
+    """One row of an M-step: the trained terms of its draws and their weights (N,)."""
+
+    terms: tuple[Term, ...]
+    weights: np.ndarray
+
+
+@frozen
+class Raised:
+    """What an M-step did: Q before and after, nats a row, and whether it was kept."""
+
+    before: float
+    after: float
+    kept: bool
+
+
+def lessons(rows: Sequence[Weighted], alias: str) -> list[Lesson]:
+    """What rows teach the model `alias`; a row whose draws were all dead teaches nothing."""
+    return [
+        Lesson(tuple(trained_terms(row.target, row.values, alias)), row.weights)
+        for row in rows
+        if len(row.weights)
+    ]
+
+
+def surrogate(model: TransformersModel, rows: Sequence[Lesson]) -> float:
+    """Q, nats a row."""
+    with torch.inference_mode():
+        return sum(float(value) for value in _parts(model, rows)) / len(rows)
+
+
+def m_step(
+    adapter: Adapter, rows: Sequence[Lesson], *, steps: int, rate: float, batch: int, draws: int,
+    rng: np.random.Generator, tick: Callable[[int], None] | None = None,
+) -> Raised:  # fmt: skip
+    """Train the adapter on the rows, `batch` of them a step, and of each `draws` draws by their weights.
+
+    A step's gradient is unbiased for that of Q. Taken back where Q fell.
+
+    Raises InferenceError PLM626 where a gradient is not finite. ValueError without rows.
+    """
+    if not rows:
+        raise ValueError("an M-step needs a row")
+    before = surrogate(adapter.model(), rows)
+    kept = adapter.tensors()
+    parameters = list(adapter.parameters.values())
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+    order: list[int] = []
+    for step in range(steps):
+        while len(order) < min(batch, len(rows)):
+            order += rng.permutation(len(rows)).tolist()
+        some, order = order[:batch], order[batch:]
+        optimizer.zero_grad(set_to_none=True)
+        for value in _parts(adapter.model(), [_drawn(rows[k], draws, rng) for k in some]):
+            (-value / len(some)).backward()
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM))
+        if not math.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+            adapter.restore(kept)
+            raise not_finite("the gradient of the M-step", None, "observe")
+        optimizer.step()
+        if tick is not None:
+            tick(step + 1)
+    optimizer.zero_grad(set_to_none=True)
+    after = surrogate(adapter.model(), rows)
+    if after >= before:
+        return Raised(before, after, True)
+    adapter.restore(kept)
+    return Raised(before, before, False)
+
+
+def _drawn(row: Lesson, n: int, rng: np.random.Generator) -> Lesson:
+    """`n` of a row's draws, drawn by their weights, as a row of equal weights; all where there are no more."""
+    if n >= len(row.weights):
+        return row
+    counts = rng.multinomial(n, row.weights / row.weights.sum())
+    kept = np.flatnonzero(counts)
+    return Lesson(tuple(row.terms[int(k)] for k in kept), counts[kept] / n)
+
+
+def _parts(model: TransformersModel, rows: Sequence[Lesson]) -> Iterator[Tensor]:
+    """Σ w log p of at most `DRAWS` draws at a time, nats."""
+    terms = [t for row in rows for t in row.terms]
+    weights = np.concatenate([row.weights for row in rows])
+    for at in range(0, len(terms), DRAWS):
+        found = log_probs(model, terms[at : at + DRAWS])
+        share = torch.as_tensor(weights[at : at + DRAWS], dtype=torch.float64, device=found.device)
+        yield (share * found).sum()

@@ -1,0 +1,80 @@
+"""What each round measured, and when EM ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import asdict, frozen
+
+from posterior_lm.em.bound import Bound
+from posterior_lm.em.mstep import Raised
+
+
+@frozen
+class Round:
+    """An M-step (none in round 0), then an E-step, then the bounds. Nats a row.
+
+    `bound` is of the rows trained on, `held_out` of the others, None without any. `raised` is the
+    M-step's; `model` is the digest of the model that the bounds are of; `seconds` are the round's.
+    """
+
+    number: int
+    bound: Bound
+    held_out: Bound | None
+    raised: Raised | None
+    model: str
+    seconds: float
+
+    @property
+    def judged(self) -> float:
+        """What rounds are compared by: the importance bound of the held-out rows, or without any of the others."""
+        return (self.held_out or self.bound).log_evidence
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; −∞ is null."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_json(cls, whole: Mapping[str, Any]) -> Round:
+        """What `to_json` gave. Raises KeyError or TypeError for anything else."""
+        held, raised = whole["held_out"], whole["raised"]
+        return cls(
+            int(whole["number"]),
+            _bound(whole["bound"]),
+            None if held is None else _bound(held),
+            None if raised is None else Raised(**raised),
+            str(whole["model"]),
+            float(whole["seconds"]),
+        )
+
+
+def _bound(whole: Mapping[str, Any]) -> Bound:
+    elbo, tight = (-math.inf if whole[k] is None else float(whole[k]) for k in ("elbo", "log_evidence"))
+    return Bound(elbo, tight, float(whole["ess"]), int(whole["rows"]))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def best_of(rounds: Sequence[Round]) -> Round:
+    """The round with the best bound; of equal ones the first."""
+    return max(rounds, key=lambda r: (r.judged, -r.number))
+
+
+def why_done(rounds: Sequence[Round], most: int, patience: int) -> str | None:
+    """Why EM ends after these rounds; None where it goes on."""
+    if not rounds:
+        return None
+    last, best = rounds[-1], best_of(rounds)
+    if last.raised is not None and not last.raised.kept:
+        return "the M-step found nothing to raise"
+    if last.held_out is not None and last.number - best.number >= patience:
+        return f"the held-out bound has not risen for {patience} round{'s' * (patience != 1)}"
+    if last.number >= most:
+        return f"{most} round{'s' * (most != 1)} are done" if most != 1 else "1 round is done"
+    return None

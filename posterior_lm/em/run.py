@@ -1,0 +1,239 @@
+"""One run of EM: two adapters on one model, moved on in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from attrs import evolve, frozen
+from torch import Tensor
+
+from posterior_lm.amortize import checkpoint, metrics
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.certificate import FEWEST
+from posterior_lm.amortize.certify import certify
+from posterior_lm.amortize.inputs import Inputs
+from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest
+from posterior_lm.amortize.rows import split
+from posterior_lm.em.adapted import adapted
+from posterior_lm.em.bound import Weighted, bound_of
+from posterior_lm.em.estep import Stand, e_step
+from posterior_lm.em.folder import METRICS, resume_from, save_round
+from posterior_lm.em.labelled import check_labels, one_label
+from posterior_lm.em.mstep import Raised, lessons, m_step
+from posterior_lm.em.rounds import Round, best_of, why_done
+from posterior_lm.em.saved import Record, save
+from posterior_lm.em.settings import EmSettings
+from posterior_lm.em.split_model import SplitModel
+from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.query import Query
+
+Tick = Callable[[int, str, float], None]
+"""Told the round's number, what it does now, and the share of that which is done."""
+
+
+@frozen(eq=False)
+class Asked:
+    """What a run is about: the query, its program with the trained alias, rows, and settings."""
+
+    query: Query
+    split: SplitModel
+    shown: Query
+    base: TransformersModel
+    inputs: Inputs
+    settings: EmSettings
+    folder: Path
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a checkpoint has to agree with, by name."""
+        flat: dict[str, object] = {}
+        for name, value in self.settings.to_json().items():
+            inner = value.items() if isinstance(value, dict) else [(None, value)]
+            flat |= {f"settings.{name}" + (f".{k}" if k else ""): v for k, v in inner}
+        return {
+            "program": self.query.fingerprint,
+            "guide": guide_digest(self.inputs.graph),
+            "model": self.base.identity.digest,
+            "rows": data_digest(self.inputs.data),
+            **flat,
+        }
+
+
+class Run:
+    """`train` does rounds until EM ends; `finish` certifies and saves the best of them."""
+
+    def __init__(self, asked: Asked, say: Callable[[str], None], tick: Tick) -> None:
+        self.asked, self.say, self.tick = asked, say, tick
+        self.notes: list[str] = []
+        self.rounds: tuple[Round, ...] = ()
+        self.best: dict[str, dict[str, Tensor]] = {}
+        self.seconds = 0.0
+        settings, count = asked.settings, len(asked.inputs.data)
+        fit = settings.fit
+        self.model = Adapter.new(
+            asked.base, rank=settings.m_rank, targets=settings.m_targets, seed=settings.seed
+        )
+        try:
+            self.guide = Adapter.new(
+                asked.base, rank=fit.rank, alpha=fit.alpha, targets=fit.targets, seed=settings.seed
+            )
+        except BaseException:
+            self.model.close()
+            raise
+        self.stand: Stand | None = None
+        self.drawn: list[Weighted] = []
+        first = self._stand()
+        check_labels(first.rows, range(count), asked.split.trained)
+        self.lm = next(iter(first.rows.readings(0).values())).lm
+        self.numbers, self.held_out = split(count, settings.held_out, settings.seed)
+        if self.held_out and one_label(first.rows, self.numbers, asked.split.trained):
+            self.numbers, self.held_out = list(range(count)), []
+        if not self.held_out:
+            self.note(
+                f"of {count} row{'s' * (count != 1)} none is held out: rounds are judged by the rows trained on"
+            )
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.say(text)
+
+    def close(self) -> None:
+        """Take the guide's adapter out of the model; the model's own belongs to the result."""
+        self.guide.close()
+
+    # ------------------------------------------------------------- rounds
+
+    def resume(self) -> None:
+        """Stand where the newest checkpoint was taken."""
+        self.rounds, weights, self.seconds = resume_from(self.asked.folder, self.asked.identity)
+        self.model.restore(weights["model"])
+        self.guide.restore(weights["guide"])
+        self.best = {"model": weights["best model"], "guide": weights["best guide"]}
+        self.say(f"resumed after round {self.rounds[-1].number}")
+
+    def train(self, watch: Callable[[Round], None], stop: Callable[[], bool]) -> str | None:
+        """Rounds until EM ends; why it did, None where `stop` asked for it. The last whole round is kept."""
+        settings = self.asked.settings
+        while True:
+            reason = why_done(self.rounds, settings.rounds, settings.patience)
+            if reason is None and settings.budget is not None and self.rounds:
+                spent = self.seconds >= settings.budget
+                reason = f"the budget of {settings.budget:g} s is spent" if spent else None
+            if reason is not None:
+                return reason
+            found = None if stop() else self._round(len(self.rounds), stop)
+            if found is None:
+                return None
+            self.rounds = (*self.rounds, found)
+            if best_of(self.rounds) is found:
+                self.best = {"model": self.model.tensors(), "guide": self.guide.tensors()}
+            metrics.append(self.asked.folder / METRICS, found.number, found.to_json())
+            save_round(
+                self.asked.folder, self.rounds,
+                {
+                    "model": self.model.tensors(), "guide": self.guide.tensors(),
+                    "best model": self.best["model"], "best guide": self.best["guide"],
+                },
+                self.asked.identity, self.seconds,
+            )  # fmt: skip
+            watch(found)
+
+    def _round(self, number: int, stop: Callable[[], bool]) -> Round | None:
+        began = time.monotonic()
+        settings = self.asked.settings
+        raised = self._m_step(number) if number else None
+        self.stand = stand = self._stand()
+        left = None if settings.budget is None else max(1.0, settings.budget - self.seconds)
+        fit = evolve(
+            settings.fit, steps=settings.e_steps, budget=left, seed=settings.seed + 7919 * number
+        )  # another seed each round, or each would see the same draws of the same rows
+        whole = e_step(
+            stand, self.numbers, fit, first=number == 0,
+            tick=lambda p: self.tick(number, "E-step", p.done), stop=stop,
+        )  # fmt: skip
+        if not whole:
+            return None
+        self.tick(number, "bound", 0.0)
+        self.drawn = stand.drawn(self._chosen(number), settings.bound_draws, settings.seed)
+        held = stand.drawn(self.held_out, settings.bound_draws, settings.seed)
+        self.tick(number, "bound", 1.0)
+        seconds = time.monotonic() - began
+        self.seconds += seconds
+        return Round(
+            number,
+            bound_of([w.log_weights for w in self.drawn]),
+            bound_of([w.log_weights for w in held]) if held else None,
+            raised,
+            stand.rows.models[self.asked.split.trained].identity.digest,
+            round(seconds, 3),
+        )
+
+    def _m_step(self, number: int) -> Raised:
+        """Raise the model on the last round's draws, which a resumed run makes once more."""
+        settings = self.asked.settings
+        if not self.drawn:
+            stand = self._stand()
+            self.drawn = stand.drawn(self._chosen(number - 1), settings.bound_draws, settings.seed)
+        taught = lessons(self.drawn, self.asked.split.trained)
+        if not taught:
+            return Raised(0.0, 0.0, False)
+        return m_step(
+            self.model, taught, steps=settings.m_steps, rate=settings.m_rate, batch=settings.m_rows,
+            draws=settings.m_draws, rng=np.random.default_rng([settings.seed, 13, number]),
+            tick=lambda step: self.tick(number, "M-step", step / settings.m_steps),
+        )  # fmt: skip
+
+    def _stand(self) -> Stand:
+        inputs = self.asked.inputs
+        models = {**inputs.models, self.asked.split.trained: adapted(self.model)}
+        return Stand.of(inputs, models, self.guide)
+
+    def _chosen(self, number: int) -> list[int]:
+        """The rows of a round's bound and of the M-step after it."""
+        most = self.asked.settings.bound_rows
+        if len(self.numbers) <= most:
+            return self.numbers
+        rng = np.random.default_rng([self.asked.settings.seed, 17, number])
+        return sorted(int(i) for i in rng.choice(self.numbers, size=most, replace=False))
+
+    # ------------------------------------------------------------- the end
+
+    def finish(self, interrupted: bool) -> Record:
+        """The best round's weights, certified unless interrupted, and saved."""
+        asked, best = self.asked, best_of(self.rounds)
+        self.model.restore(self.best["model"])
+        self.guide.restore(self.best["guide"])
+        stand = self._stand()
+        fit, certificate = asked.settings.fit, None
+        if not interrupted:
+            self.say("certifying")
+            # Looking at simulated rows takes a while, and with fewer of them nothing would be said.
+            simulator = stand.simulator() if fit.certify_rows >= FEWEST else None
+            found = certify(
+                asked.inputs.graph, asked.inputs.data, self.held_out or self.numbers[:8], self.guide,
+                stand.rows.models, asked.inputs.uses, simulator=simulator, draws=fit.certify_draws,
+                simulated=fit.certify_rows, seed=asked.settings.seed,
+            )  # fmt: skip
+            if simulator is None:
+                few = f"{fit.certify_rows} were asked for, and fewer than {FEWEST} say little"
+                found = evolve(found, note=few)
+            certificate = found.to_json()
+        settings = asked.settings.to_json()
+        note = "; ".join([*["interrupted"] * interrupted, *self.notes])
+        manifest = Manifest.new(
+            asked.inputs.graph, str(asked.shown), self.lm, stand.rows.models[self.lm], asked.inputs.data,
+            settings=settings, seed=asked.settings.seed,
+            steps=asked.settings.e_steps * (best.number + 1), seconds=round(self.seconds, 3),
+            certificate=certificate, note=note,
+        )  # fmt: skip
+        record = Record(
+            str(asked.query), asked.query.graph.name, asked.query.fingerprint, asked.split.alias,
+            asked.settings.train_prior, asked.base.identity.digest, self.rounds, best.number, settings, {}, note,
+        )  # fmt: skip
+        record = save(asked.folder, self.model, self.guide, manifest, record)
+        if not interrupted:
+            checkpoint.remove(asked.folder)
+        return record

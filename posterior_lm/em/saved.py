@@ -1,0 +1,176 @@
+"""A result of EM on disk: `model/`, the adapter of the trained terms; `guide/`, a policy; `em.json`, of both.
+
+`em.json` is written last and holds the digest of every other file, so that a folder whose parts are
+of two runs, or damaged, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter, check_model
+from posterior_lm.amortize.disk import sync_folder, write_whole, writing_into
+from posterior_lm.amortize.manifest import MANIFEST, Manifest
+from posterior_lm.amortize.policy import digest_of, save_policy
+from posterior_lm.em.adapted import adapted
+from posterior_lm.em.rounds import Round
+from posterior_lm.em.split_model import SplitModel, split_model
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.query import Query, loads
+
+FORMAT = "plm-em-1"
+RECORD, MODEL, GUIDE = "em.json", "model", "guide"
+_FILES = (
+    f"{MODEL}/{CONFIG}",
+    f"{MODEL}/{WEIGHTS}",
+    f"{GUIDE}/{CONFIG}",
+    f"{GUIDE}/{WEIGHTS}",
+    f"{GUIDE}/{MANIFEST}",
+)
+
+
+@frozen
+class Record:
+    """What `em.json` says: the program as it was given, which alias was trained, the rounds, the settings."""
+
+    program: str
+    name: str
+    fingerprint: str
+    alias: str
+    train_prior: bool
+    base: str
+    """Digest of the model that the adapter belongs to."""
+    rounds: tuple[Round, ...]
+    best: int
+    settings: Mapping[str, Any]
+    files: Mapping[str, str]
+    note: str = ""
+
+    def to_json(self) -> str:
+        whole = {
+            "format": FORMAT,
+            **attrs.asdict(self, recurse=False),
+            "rounds": [r.to_json() for r in self.rounds],
+        }
+        return json.dumps(whole, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+# ------------------------------------------------------------------------------- writing
+
+
+def save(folder: Path, model: Adapter, guide: Adapter, manifest: Manifest, record: Record) -> Record:
+    """Write both adapters and the record, each file whole or not at all. Raises DataError PLM612."""
+    with writing_into(folder):
+        (folder / MODEL).mkdir(parents=True, exist_ok=True)
+        aside = folder / f".model.tmp-{secrets.token_hex(4)}"
+        try:
+            aside.mkdir()
+            model.save(aside)
+            for name in (CONFIG, WEIGHTS):
+                os.replace(aside / name, folder / MODEL / name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        sync_folder(folder / MODEL)
+    save_policy(folder / GUIDE, guide, manifest)
+    record = attrs.evolve(record, files={name: digest_of(folder / name) for name in _FILES})
+    write_whole(folder / RECORD, record.to_json().encode())
+    return record
+
+
+# ------------------------------------------------------------------------------- reading
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder whose files are all there. Raises DataError PLM795."""
+    path = folder / RECORD
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(whole, dict) or whole.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        whole["rounds"] = tuple(Round.from_json(r) for r in whole["rounds"])
+        found = Record(**whole)
+        if set(found.files) != set(_FILES):
+            raise ValueError("it does not list the files of a result")
+        for name in _FILES:
+            if digest_of(folder / name) != found.files[name]:
+                raise ValueError(f"{name} is not the file that {RECORD} is of: damaged, or of another run")
+    except FileNotFoundError as problem:
+        raise _unreadable(folder, f"there is no {Path(str(problem.filename)).name}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise _unreadable(folder, str(problem)) from None
+    return found
+
+
+def load(folder: str | Path, query: Query | None = None) -> Query:
+    """The program of a result with its trained model and its guide, ready to be asked.
+
+    `query` is the program that EM was run on, with its data, methods and models; without it the
+    stored text of the program is taken. Raises DataError PLM795 for a folder that holds no result,
+    PLM796 for one of another program or model.
+    """
+    record = read_record(Path(folder))
+    return _with(loads(record.program, record.name) if query is None else query, Path(folder), record)
+
+
+def with_em(query: Query, folder: str | Path) -> Query:
+    """As `load`, of a query."""
+    return load(folder, query)
+
+
+def _with(query: Query, folder: Path, record: Record) -> Query:
+    from posterior_lm.ask import models_of
+
+    if query.fingerprint != record.fingerprint:
+        raise _foreign(
+            folder,
+            f"the program `{record.name}`, fingerprint {record.fingerprint[:12]}",
+            f"`{query.graph.name}`, fingerprint {query.fingerprint[:12]}",
+        )
+    split = split_model(query.module, record.alias, train_prior=record.train_prior)
+    base = check_model(models_of(query, query.graph)[record.alias])
+    if base.identity.digest != record.base:
+        raise _foreign(
+            folder, f"the model {record.base[:12]}", f"{base.identity.name}, {base.identity.digest[:12]}"
+        )
+    adapter = Adapter.load(base, folder / MODEL)
+    return on(query, split, base, adapter).policy(folder / GUIDE)
+
+
+def on(query: Query, split: SplitModel, base: Any, adapter: Adapter) -> Query:
+    """The query with the trained terms under the adapted model; both aliases share one copy of the weights."""
+    return attrs.evolve(
+        query,
+        module=split.module,
+        models={**query.models, split.alias: base, split.trained: adapted(adapter)},
+    )
+
+
+def _unreadable(folder: Path, why: str) -> DataError:
+    return DataError(
+        error(
+            "PLM795",
+            f"{folder} is no result of EM that can be read: {why.rstrip('.')}",
+            where=str(folder),
+            help="give the folder that `plm em --out` wrote",
+        )
+    )
+
+
+def _foreign(folder: Path, own: str, here: str) -> DataError:
+    return DataError(
+        error(
+            "PLM796",
+            f"the result in {folder} is of {own}; here is {here}",
+            where=str(folder),
+            help="run `plm em` again, or ask with the program and model that it was run on",
+        )
+    )

@@ -1,0 +1,123 @@
+"""What EM is told: how many rounds, how long each step, and the settings of the E-step's fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import asdict, field, fields, frozen
+
+from posterior_lm.amortize.settings import OBJECTIVES, FitSettings
+from posterior_lm.amortize.settings import settings_of as fit_settings_of
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.near import nearest
+
+OWN_OF_FIT = ("steps", "budget", "held_out", "seed", "checkpoint_every")
+"""Settings of a fit that EM has in its own way; the others belong to the E-step."""
+
+
+@frozen(kw_only=True)
+class EmSettings:
+    """Every setting of EM; all are stored with the result.
+
+    Raises InferenceError PLM802 for an unknown name or a value out of range, by `settings_of`.
+    """
+
+    rounds: int = field(default=5, metadata={"low": 0})
+    """M-steps at most; each is followed by an E-step. 0: an E-step alone, which fits the guide."""
+    patience: int = field(default=2, metadata={"low": 1})
+    """Rounds without a better held-out bound after which EM ends."""
+    budget: float | None = field(default=None, metadata={"above": 0})
+    """Seconds after which no new round begins. None: no limit."""
+    e_steps: int = field(default=100, metadata={"low": 1})
+    """Steps of each E-step; every one goes on from the guide of the last."""
+    m_steps: int = field(default=20, metadata={"low": 1})
+    """Gradient steps of each M-step."""
+    m_rate: float = field(default=1e-3, metadata={"above": 0})
+    """Learning rate of an M-step; AdamW, without decay."""
+    m_rank: int = field(default=8, metadata={"low": 1})
+    """Of the adapter that the M-step trains."""
+    m_targets: tuple[str, ...] = ()
+    """Last names of the layers that it adapts; () for every linear layer but the head."""
+    m_rows: int = field(default=32, metadata={"low": 1})
+    """Rows of one gradient step."""
+    m_draws: int = field(default=16, metadata={"low": 1})
+    """Draws of each of these rows, drawn anew by their weights from `bound_draws`."""
+    bound_rows: int = field(default=256, metadata={"low": 1})
+    """Rows of a round at most, for its bound and its M-step: another part of them each round."""
+    bound_draws: int = field(default=64, metadata={"low": 2})
+    """Draws of each of these rows."""
+    train: str | None = None
+    """The alias of the model whose observed terms are trained, where the program observes with several."""
+    train_prior: bool = False
+    """Whether the latents' own terms are trained too."""
+    held_out: int = field(default=16, metadata={"low": 0})
+    """Rows kept from both steps, at most a fifth of all."""
+    seed: int = field(default=0, metadata={"low": 0})
+    fit: FitSettings = field(factory=FitSettings)
+    """Of the E-step."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting by name, as JSON values; those of the E-step under `fit`."""
+        whole = asdict(self, recurse=False)
+        whole["fit"] = {k: v for k, v in self.fit.to_json().items() if k not in OWN_OF_FIT}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()}
+
+
+def settings_of(options: Mapping[str, object]) -> EmSettings:
+    """Settings from options by name, those of the E-step's fit among them. Raises InferenceError PLM802."""
+    known = {f.name: f for f in fields(EmSettings) if f.name != "fit"}
+    of_fit = {f.name for f in fields(FitSettings)} - set(OWN_OF_FIT)
+    own: dict[str, Any] = {}
+    fit: dict[str, object] = {}
+    for name, value in options.items():
+        if name in known:
+            own[name] = _checked(name, value, known[name])
+        elif name in of_fit:
+            fit[name] = value
+        else:
+            close = nearest(name, {*known, *of_fit})
+            wanted = "e_steps" if name == "steps" else close
+            raise _wrong(
+                f"EM has no setting `{name}`",
+                f"did you mean `{wanted}`?" if wanted else f"its own settings are {', '.join(known)}",
+            )
+    found = fit_settings_of(fit)
+    if found.objective not in OBJECTIVES:
+        raise _wrong(f"`{found.objective}` does not draw from the posterior, as an E-step has to", None)
+    return EmSettings(**own, fit=found)
+
+
+def _checked(name: str, value: object, setting: Any) -> object:
+    default = setting.default
+    if name == "train":
+        if value is not None and not isinstance(value, str):
+            raise _wrong(f"`train` is the alias of a model, not {value!r}", None)
+        return value
+    if name == "train_prior":
+        if not isinstance(value, bool):
+            raise _wrong(f"`train_prior` is true or false, not {value!r}", None)
+        return value
+    if name == "m_targets":
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise _wrong("`m_targets` is a list of names of layers", None)
+        return tuple(value)
+    if value is None and default is None:
+        return None
+    whole = isinstance(default, int)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
+        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)
+    low, above = setting.metadata.get("low"), setting.metadata.get("above")
+    if low is not None and value < low:  # type: ignore[operator]
+        raise _wrong(f"`{name}` is at least {low}, not {value}", None)
+    if above is not None and value <= above:  # type: ignore[operator]
+        raise _wrong(f"`{name}` is above {above}, not {value}", None)
+    return int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
+
+
+def _wrong(message: str, help: str | None) -> InferenceError:
+    return InferenceError(error("PLM802", message, help=help))

@@ -1,0 +1,57 @@
+"""Metrics: functions of lists of texts and numbers, and a judge that is asked over HTTP.
+
+None of them draws, trains or touches a query. Packages beyond numpy are imported by the
+functions that need them; where one is absent, that function says so (PLM781).
+"""
+
+from __future__ import annotations
+
+from posterior_lm.metrics.bertscore import BertScore, bert_score
+from posterior_lm.metrics.distances import (
+    Divergence,
+    EvidenceError,
+    frequencies,
+    kl_to_target,
+    kl_to_target_exact,
+    log_evidence_error,
+    total_variation,
+)
+from posterior_lm.metrics.diversity import distinct, self_bleu, semantic_diversity
+from posterior_lm.metrics.judge import Failure, Judge, Judgement
+from posterior_lm.metrics.overlap import bleu4, gleu4
+from posterior_lm.metrics.summaries import (
+    Accuracy,
+    Likelihood,
+    Summary,
+    accuracy,
+    likelihood,
+    share_valid,
+    summarise,
+)
+
+__all__ = [
+    "Accuracy",
+    "BertScore",
+    "Divergence",
+    "EvidenceError",
+    "Failure",
+    "Judge",
+    "Judgement",
+    "Likelihood",
+    "Summary",
+    "accuracy",
+    "bert_score",
+    "bleu4",
+    "distinct",
+    "frequencies",
+    "gleu4",
+    "kl_to_target",
+    "kl_to_target_exact",
+    "likelihood",
+    "log_evidence_error",
+    "self_bleu",
+    "semantic_diversity",
+    "share_valid",
+    "summarise",
+    "total_variation",
+]

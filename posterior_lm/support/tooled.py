@@ -1,0 +1,274 @@
+"""The support of a text that tools write into: after a trigger the tokens of an output are forced.
+
+While an output is pending exactly one token is allowed. So whoever draws, scores or trains
+gives it log q = 0 by the rule for any forced token, a value holds its outputs, and every
+position and cache is what it is for any other token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from attrs import field, frozen
+
+from posterior_lm.lm.base import Tokenizer
+from posterior_lm.support.base import Ending
+from posterior_lm.support.bounded import keep
+from posterior_lm.support.bytes_dfa import DEAD
+from posterior_lm.support.reach import can_finish, count_paths, edges_of
+from posterior_lm.support.text import State as PlainState
+from posterior_lm.support.text import TextSupport, raise_unlisted
+from posterior_lm.support.tool_reach import completes, inside, may_fire, tail
+from posterior_lm.support.tool_tokens import Ids, Spliced
+from posterior_lm.tools.answers import MOST_TOKENS
+from posterior_lm.tools.base import ToolSpec
+
+_MASKS = 4096
+"""Masks kept; with GPT-2's vocabulary one takes 50 kB."""
+
+_WORK = 10_000
+"""States that are walked to count values: less than a second with a built-in tool."""
+
+
+class State(NamedTuple):
+    """Where a text stands. `plain` and `text` are those after the whole output that is `pending`.
+
+    `plain` is None where a tool wrote what the type does not allow: nothing saves such a text.
+    `uncounted` says whether the pending output is one that the target does not count.
+    """
+
+    plain: PlainState | None
+    text: bytes
+    pending: Ids = ()
+    uncounted: bool = False
+
+
+@frozen(eq=False)
+class ToolSupport:
+    """The values of a text support with tools: drawn tokens within its limits, and what tools wrote between.
+
+    After every drawn token whose text ends with a trigger the tool is called with the text so
+    far, and the tokens of its answer are forced. A drawn token that holds a trigger before its
+    end is outside, so nobody can write past a tool. Spliced text fires no tool, and where the
+    stop string has ended the text none is called. Only drawn tokens count for the limits.
+
+    `accepts` is exact. As in a `GrammarSupport`, a state that can be reached need not be one
+    that can be completed: a tool may decline or write what the automaton does not allow. Such
+    a draw is dead: `must_stop` is true, `may_stop` is not, and its log reward is −∞. What is
+    hopeless whatever the tools write is masked.
+    """
+
+    plain: TextSupport
+    """Without outputs: its `columns` are of drawn tokens."""
+    columns: np.ndarray = field(repr=False)
+    """(V,) of the tokens that tools write."""
+    tools: tuple[Spliced, ...]
+    hope: tuple[np.ndarray, ...] = field(repr=False)
+    """For each tool (max_tokens + 1, S) bool as `finish`, of states in which it has yet to write."""
+    pieces: Sequence[bytes | None] = field(repr=False)
+    size: None = field(init=False, default=None)
+    _phase: np.ndarray = field(init=False, repr=False)
+    _masks: dict[object, np.ndarray] = field(init=False, factory=dict, repr=False)
+    _ends: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = field(
+        init=False, factory=dict, repr=False
+    )
+
+    @_phase.default
+    def _number_rows(self) -> np.ndarray:
+        """(R + 1,) equal numbers for counts after which equal tokens are allowed: they share masks."""
+        rows = np.concatenate([self.plain.finish, *self.hope], axis=1)
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @classmethod
+    def of(
+        cls, plain: TextSupport, columns: np.ndarray, specs: Sequence[ToolSpec],
+        hope: tuple[np.ndarray, ...], tokenizer: Tokenizer,
+    ) -> ToolSupport:  # fmt: skip
+        tools = tuple(Spliced.of(spec, tokenizer) for spec in specs)
+        return cls(plain, columns, tools, hope, tokenizer.token_bytes)
+
+    @property
+    def ending(self) -> Ending:
+        return self.plain.ending
+
+    @property
+    def min_tokens(self) -> int:
+        """The fewest drawn tokens of a value."""
+        return self.plain.min_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """A bound of the tokens of a value, spliced ones included."""
+        return self.plain.max_tokens * (1 + MOST_TOKENS)
+
+    @property
+    def stop_ids(self) -> Ids:
+        return self.plain.stop_ids
+
+    # ------------------------------------------------------------- the automaton
+
+    def start(self) -> State:
+        return State(self.plain.start(), b"")
+
+    def allowed(self, state: State) -> np.ndarray:
+        if state.pending or state.plain is None:
+            key: object = state.pending[:1]
+        else:
+            here, count = state.plain
+            phase = int(self._phase[count + 1]) if count < self.plain.max_tokens else -1
+            key = (here, phase, self._tails(state.text))
+        mask = self._masks.get(key)
+        if mask is None:
+            mask = self._mask(state)
+            mask.flags.writeable = False
+            keep(self._masks, key, mask, _MASKS)
+        return mask
+
+    def may_stop(self, state: State) -> bool:
+        return state.plain is not None and not state.pending and self.plain.may_stop(state.plain)
+
+    def must_stop(self, state: State) -> bool:
+        """Whether nothing may follow; of a dead draw it is true, though it is no value."""
+        return not state.pending and not self.allowed(state).any()
+
+    def advance(self, state: State, token: int) -> State:
+        then = self.step(state, token)
+        if then is None:
+            raise ValueError(f"token {token} is not allowed in state {state}")
+        return then
+
+    def step(self, state: State, token: int) -> State | None:
+        """The state after a token, or None where it is not allowed. Calls a tool whose trigger ends here."""
+        if state.pending:
+            rest = state.pending[1:]
+            return (
+                state._replace(pending=rest, uncounted=state.uncounted and bool(rest))
+                if token == state.pending[0]
+                else None
+            )
+        mask = self.allowed(state)
+        if state.plain is None or not 0 <= token < len(mask) or not mask[token]:
+            return None
+        here = int(self.plain.after[state.plain[0], self.plain.columns[token]])
+        then, text = (here, state.plain[1] + 1), state.text + (self.pieces[token] or b"")
+        if not (self.ending == "stop" and self.plain.accepting[here]):
+            tool = next((t for t in self.tools if text.endswith(t.trigger)), None)
+            if tool is not None and (written := tool(text.decode("utf-8", "replace"))):
+                return self._written(then, text, written, tool)
+        return State(then if self.plain.finish[then[1], here] else None, text)
+
+    def accepts(self, ids: Sequence[int]) -> bool:
+        state = self.after(ids)
+        return state is not None and self.may_stop(state)
+
+    def cut(self, ids: Sequence[int], tokens: int) -> Ids | None:
+        head = tuple(ids[:tokens])
+        if self.accepts(head):
+            return head
+        closed = head + self.stop_ids
+        return closed if self.stop_ids and self.accepts(closed) else None
+
+    def values(self) -> Iterator[Ids]:
+        raise_unlisted()
+
+    def count_values(self, limit: int) -> int | None:
+        """How many values there are, or None above `limit` and where counting them would take long."""
+        if self._without_tools(limit) is None:
+            return None
+        total, work, open_ = 0, 0, [self.start()]
+        while open_:
+            state = open_.pop()
+            total, work = total + self.may_stop(state), work + 1
+            if total > limit or work > _WORK:
+                return None
+            open_ += [self.advance(state, token) for token in np.flatnonzero(self.allowed(state)).tolist()]
+        return total
+
+    # ------------------------------------------------------------- what tools wrote
+
+    def uncounted(self, state: State) -> bool:
+        """Whether the target does not count the next token: it belongs to an output of `output="intervene"`."""
+        return bool(state.pending) and state.uncounted
+
+    def left(self, state: State) -> int:
+        """How many more tokens may be drawn."""
+        return 0 if state.plain is None else self.plain.max_tokens - state.plain[1]
+
+    def spliced(self, ids: Sequence[int]) -> tuple[bool, ...]:
+        """Which tokens of a value, or of its beginning, a tool wrote; none from where they leave the support."""
+        return self._marked(ids, lambda state: bool(state.pending))
+
+    def left_out(self, ids: Sequence[int]) -> tuple[bool, ...]:
+        """Which tokens of a value the target does not count."""
+        return self._marked(ids, self.uncounted)
+
+    def after(self, ids: Sequence[int]) -> State | None:
+        """The state after some tokens, or None outside the support."""
+        state: State | None = self.start()
+        for token in ids:
+            if state is None:
+                return None
+            state = self.step(state, token)
+        return state
+
+    def _marked(self, ids: Sequence[int], test: Callable[[State], bool]) -> tuple[bool, ...]:
+        marks, state = [False] * len(ids), self.start()
+        for place, token in enumerate(ids):
+            marks[place] = test(state)
+            then = self.step(state, token)
+            if then is None:
+                break
+            state = then
+        return tuple(marks)
+
+    # ------------------------------------------------------------- parts
+
+    def _mask(self, state: State) -> np.ndarray:
+        size = len(self.columns)
+        if state.pending:
+            return np.arange(size) == state.pending[0]
+        if state.plain is None or state.plain[1] >= self.plain.max_tokens:
+            return np.zeros(size, dtype=bool)
+        here, count = state.plain
+        # `DEAD` is -1, which indexes the False appended at the end.
+        after = self.plain.after[here][self.plain.columns]
+        mask = np.append(self.plain.finish[count + 1], False)[after]
+        for tool, before, hope in zip(self.tools, self._tails(state.text), self.hope, strict=True):
+            fires, passes = self._at_trigger(tool.trigger, before)
+            mask |= fires & np.append(hope[count + 1], False)[after]
+            mask &= ~passes
+        return mask
+
+    def _at_trigger(self, trigger: bytes, before: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """(V,) the tokens after `before` with which the trigger is whole, and those that go on past its end."""
+        found = self._ends.get((trigger, before))
+        if found is None:
+            fires = [b is not None and completes(before, b, trigger) for b in self.pieces]
+            passes = [b is not None and inside(before, b, trigger) for b in self.pieces]
+            found = keep(self._ends, (trigger, before), (np.array(fires), np.array(passes)), _MASKS)
+        return found
+
+    def _written(self, then: PlainState, text: bytes, written: Ids, tool: Spliced) -> State:
+        """The state whose pending output is `written`; dead where the automaton does not allow it all."""
+        here, count = then
+        for token in written:
+            here = int(self.plain.after[here, self.columns[token]])
+            if here == DEAD:
+                return State(None, text)
+        if not self.plain.finish[count, here]:
+            return State(None, text)
+        whole = text + b"".join(self.pieces[token] or b"" for token in written)
+        return State((here, count), whole, written, tool.spec.output == "intervene")
+
+    def _tails(self, text: bytes) -> tuple[bytes, ...]:
+        return tuple(tail(text, tool.trigger) for tool in self.tools)
+
+    def _without_tools(self, limit: int) -> int | None:
+        """How many values certainly fire no tool, or None above `limit`."""
+        plain, dead = self.plain, self.plain.after.shape[1] - 1
+        fires = np.logical_or.reduce([may_fire(self.pieces, t.trigger) for t in self.tools])
+        edges = edges_of(plain.after, np.where(fires, dead, plain.columns))
+        finish = can_finish(edges, plain.accepting, plain.min_tokens, plain.max_tokens)
+        return count_paths(edges, plain.accepting, finish, plain.min_tokens, limit)

@@ -1,0 +1,55 @@
+"""The other end of `process`: imports one function, and answers lines of JSON with it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import sys
+from threading import Thread
+
+
+def main(where: str) -> None:
+    """Answer until nobody asks any more."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the user's code prints is no answer
+    questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def send(answer: dict[str, object]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    def read() -> None:
+        for line in sys.stdin:
+            questions.put(line)
+        os._exit(0)  # whoever asked has gone, and the function may be in a loop
+
+    module, _, name = where.partition(":")
+    try:
+        function = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+    except BaseException as problem:
+        send({"failed": _said(problem)})
+        return
+    send({"ready": True})
+    Thread(target=read, daemon=True).start()
+    while True:
+        text = json.loads(questions.get())
+        try:
+            found = function(text)  # type: ignore[operator]
+        except BaseException as problem:
+            send({"raised": _said(problem)})
+            continue
+        send({"answer": found} if found is None or isinstance(found, str) else {"kind": type(found).__name__})
+
+
+def _said(problem: BaseException) -> str:
+    """The error in one line of bounded length."""
+    text = " ".join(f"{type(problem).__name__}: {problem}".split())
+    return (text if len(text) <= 200 else text[:199] + "…").rstrip(":")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
