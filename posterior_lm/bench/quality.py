@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from posterior_lm.lang.diagnostics import InferenceError
+
+if TYPE_CHECKING:
+    from posterior_lm.metrics.judge import Judge
 
 
 def cleaned(texts: Sequence[str]) -> list[str]:
@@ -41,6 +47,21 @@ def against_reference(texts: Sequence[str], reference: str, bert: Path | None = 
 
         found["bert_score"] = float(np.mean(bert_score(kept, [true] * len(kept), model=bert).f1))
     return found
+
+
+def judged(judge: Judge, texts: Sequence[str], before: str, after: str) -> tuple[dict[str, float], str]:
+    """The mean rating of texts between two others, and a note of those that got none.
+
+    A judge that is down costs its column and nothing else.
+    """
+    kept = cleaned(texts)
+    try:
+        rated = judge.rate(kept, before=[before] * len(kept), after=[after] * len(kept))
+    except InferenceError as problem:
+        return {}, problem.diagnostics[0].message
+    missing = len(rated.failures)
+    note = f"the judge left out {missing} of {len(kept)} texts: {rated.failures[0].reason}" if missing else ""
+    return ({} if rated.mean is None else {"judge": rated.mean}), note
 
 
 def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

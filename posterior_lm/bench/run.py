@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
@@ -17,6 +18,9 @@ from posterior_lm.bench.tasks import TASKS
 from posterior_lm.bench.tasks.subjectivity import subj_rows
 from posterior_lm.lang.diagnostics import DataError, PlmError, error
 from posterior_lm.lang.near import nearest
+
+if TYPE_CHECKING:
+    from posterior_lm.metrics.judge import Judge
 
 
 @frozen
@@ -64,15 +68,19 @@ def cells_of(bench: Bench, tasks: Sequence[Task], seeds: int, methods: Sequence[
 def open_bench(
     out: Path, plan: Plan, *, models: Mapping[str, str], data: Mapping[str, Path],
     settings: Mapping[str, Mapping[str, object]] | None = None, say: Callable[[str], None] | None = None,
+    judge: Judge | None = None,
 ) -> Bench:  # fmt: skip
     """A bench in a folder.
 
-    Raises ModelError where a model cannot be loaded, DataError as `check_data` and `Store.open`.
+    Raises ModelError where a model cannot be loaded, DataError as `check_data` and `Store.open`,
+    InferenceError for a judge without its key.
     """
     from posterior_lm.ask import models_of
 
     tell = say or (lambda text: None)
-    bench = Bench(plan, Store(out), models, data, settings or {}, tell)
+    bench = Bench(plan, Store(out), models, data, settings or {}, tell, judge)
+    if judge is not None:
+        judge.check()
     query = bench.query("random_integer")
     if set(models) - {"base"}:
         models_of(query.lm(**models), query.graph)  # refuses an alias that no program declares
@@ -86,6 +94,7 @@ def open_bench(
             "model": {"name": identity.name, "digest": identity.digest},
             "settings": own,
             "data": {name: str(path) for name, path in data.items()},
+            **({} if judge is None else {"judge": {"url": judge.url, "model": judge.model}}),
         },
     )
     return evolve(bench, store=store, settings=own)

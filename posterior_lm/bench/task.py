@@ -13,6 +13,7 @@ from posterior_lm.bench.cells import Cell, Store
 from posterior_lm.bench.plans import Plan, Size
 
 if TYPE_CHECKING:
+    from posterior_lm.metrics.judge import Judge
     from posterior_lm.query import Query
 
 Row = Mapping[str, object]
@@ -52,6 +53,8 @@ class Bench:
     settings: Mapping[str, Mapping[str, object]] = field(factory=dict)
     """Settings of a fit by task that stand over the plan's: a preset."""
     say: Callable[[str], None] = lambda text: None
+    judge: Judge | None = None
+    """Rates infilled texts; none is asked unless one is named."""
 
     def size(self, task: str) -> Size:
         return self.plan.sizes[task]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posterior_lm.cli.given import misuse
 from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import format_option
 
 if TYPE_CHECKING:
     from posterior_lm.bench.run import Progress
+    from posterior_lm.metrics.judge import Judge
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,10 +63,16 @@ def command() -> None:
     "--paper-data", metavar="DIR", help="The paper's files of sums, which are then asked too, by themselves."
 )
 @click.option("--bert", metavar="DIR", help="The encoder for BERTScore; without it that column is left out.")
+@click.option(
+    "--judge", metavar="URL", help="An OpenAI-compatible server that rates infilled texts; it sees them."
+)
+@click.option("--judge-model", metavar="NAME", help="What the server calls its model.")
+@click.option("--judge-key", metavar="VARIABLE", help="The environment variable that holds the server's key.")
 @format_option("text", "json")
 def paper(
     tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, out: str,
-    seeds: int | None, subj: str | None, paper_data: str | None, bert: str | None, format: str,
+    seeds: int | None, subj: str | None, paper_data: str | None, bert: str | None, judge: str | None,
+    judge_model: str | None, judge_key: str | None, format: str,
 ) -> int:  # fmt: skip
     """Run every method on the paper's five tasks, and write one table.
 
@@ -93,6 +101,7 @@ def paper(
         bench = open_bench(
             Path(out), plan, models=models, settings=preset(models, quick=quick), say=say,
             data={name: Path(path).resolve() for name, path in folders.items() if path is not None},
+            judge=_judge(judge, judge_model, judge_key),
         )  # fmt: skip
         cells = cells_of(bench, kept, seeds or plan.seeds, methods)
         stopped = False
@@ -118,6 +127,18 @@ def paper(
         click.echo("Interrupted; the same command goes on from here.", err=True)
         return INTERRUPTED
     return FINE
+
+
+def _judge(url: str | None, model: str | None, key: str | None) -> Judge | None:
+    if url is None:
+        if model is not None or key is not None:
+            misuse("--judge-model and --judge-key are of a judge, and there is none", "add --judge URL")
+        return None
+    if model is None:
+        misuse("--judge needs the name of its model", "add --judge-model NAME")
+    from posterior_lm.metrics.judge import Judge
+
+    return Judge(url=url, model=model, key_env=key)
 
 
 @contextmanager

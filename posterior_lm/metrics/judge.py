@@ -87,6 +87,10 @@ class Judge:
         if not _number(self.pause) or not 0 <= self.pause <= 60:
             raise _setting(f"a pause of {self.pause!r}", "give seconds from 0 to 60")
 
+    def check(self) -> None:
+        """Raises InferenceError PLM784 for a URL that cannot be asked, PLM785 without the key. Sends nothing."""
+        Server.of(self.url, self.key_env)
+
     def rate(
         self, texts: Sequence[str], *, before: Sequence[str] | None = None, after: Sequence[str] | None = None
     ) -> Judgement:

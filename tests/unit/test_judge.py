@@ -9,11 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from attrs import define, field
 
+from posterior_lm.bench.cells import Cell, Store
+from posterior_lm.bench.plans import QUICK
+from posterior_lm.bench.run import open_bench
+from posterior_lm.bench.task import Bench, Outcome
+from posterior_lm.bench.tasks import infilling
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.metrics import Failure, Judge
 from posterior_lm.metrics.judge import RUBRIC, SILENT
@@ -337,3 +344,51 @@ def test_texts_that_cannot_be_judged(stub: Stub) -> None:
             judge.rate(texts, **more)  # type: ignore[arg-type]
     assert stub.requests == []
     assert judge.rate([""]).ratings == (3,), "an empty text is a text"
+
+
+# ------------------------------------------------------------------------- in a bench
+
+
+ROW = {"opening": "Tom ran.", "ending": "He slept.", "middle": " He fell."}
+
+
+def infilled(judge: Judge | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Outcome:
+    """Greedy infilling of two rows; what a listing of the posterior would say is left out."""
+    listing = SimpleNamespace(of_draws=lambda ids, weights: 0.5, rest=0.0)
+    monkeypatch.setattr(infilling, "rows_of", lambda bench, setting, seed: ([], [ROW, ROW]))
+    monkeypatch.setattr(infilling, "_listed", lambda bench, setting, row: listing)
+    bench = Bench(QUICK, Store.open(tmp_path / "out", {}), judge=judge)
+    return infilling.run(bench, Cell("infilling", "infilling", "greedy", 0))
+
+
+def test_a_bench_asks_the_judge_that_is_named(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stub.replies = [says("5")] * infilling.CLEAN + [says("2")]
+    found = infilled(stub.judge(), monkeypatch, tmp_path)
+    assert found.metrics["judge"] == pytest.approx(3.5)
+    assert len(stub.passages) == 2 * infilling.CLEAN
+    assert {(p["before"], p["after"]) for p in stub.passages} == {("Tom ran.", "He slept.")}
+    assert all(p["passage"] == p["passage"].strip() for p in stub.passages), "cleaned as for every metric"
+    assert "judge" not in infilled(None, monkeypatch, tmp_path).metrics
+
+
+def test_a_judge_that_fails_costs_its_column_alone(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stub.replies = [says("no idea")]
+    found = infilled(stub.judge(retries=0), monkeypatch, tmp_path)
+    assert "judge" not in found.metrics and "bleu4" in found.metrics
+    assert "rated none" in found.note and len(stub.requests) == infilling.CLEAN, "asked for one row only"
+    stub.requests.clear()
+    stub.replies = [says("4"), says("nonsense"), says("4")]
+    found = infilled(stub.judge(retries=0), monkeypatch, tmp_path)
+    assert found.metrics["judge"] == 4.0 and "left out 1 of 10 texts" in found.note
+
+
+def test_a_bench_checks_its_judge_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    keyed = Judge(url="http://127.0.0.1:9/v1", model="m", key_env="NO_SUCH_KEY")
+    with pytest.raises(InferenceError, match="PLM785"):
+        open_bench(tmp_path / "out", QUICK, models={}, data={}, judge=keyed)
+    assert not (tmp_path / "out").exists()

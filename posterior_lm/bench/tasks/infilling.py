@@ -83,7 +83,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     kind, size = KINDS[cell.setting], bench.size("infilling")
     query = bench.query(kind.program)
     train_rows, test_rows = rows_of(bench, cell.setting, cell.seed)
-    note, found = "", []
+    note, found, judge = "", [], bench.judge
     method = cell.method.removesuffix(" corrected")
     folder = None
     if method in ("sft", "ppo", "gflownet"):
@@ -120,6 +120,14 @@ def run(bench: Bench, cell: Cell) -> Outcome:
             figures["ess_share"] = drawn.ess_share
         few = drawn.resampled(rng, CLEAN)
         figures |= quality.against_reference(few.texts, str(row[kind.latent]), bench.data.get("bert"))
+        if judge is not None:
+            more_figures, said = quality.judged(
+                judge, few.texts, str(row.get("opening", "")), str(row.get("ending", row.get("after", "")))
+            )
+            figures |= more_figures
+            if said:
+                # A server that fails is not asked again for every other row of the cell.
+                judge, note = None, "; ".join(n for n in (note, said) if n)
         alive = np.maximum(few.log_reward, -100.0)
         figures["log_reward"] = float(alive.mean())
         found.append(figures)
@@ -164,6 +172,7 @@ TASK = Task(
         Metric("bleu4", "BLEU-4 against the story's own sentence", "", "higher"),
         Metric("gleu4", "GLEU-4 against the same", "", "higher"),
         Metric("bert_score", "BERTScore F1 against the same", "", "higher"),
+        Metric("judge", "mean rating by a judge, from 1 to 5", "", "higher", 2),
     ),
     settings=lambda bench: tuple(KINDS),
     methods=lambda bench, setting: METHODS,
