@@ -286,6 +286,15 @@ def _name(text: str) -> ast.Name:
     return found
 
 
+def _call(text: str) -> ast.Call:
+    found = _parse(text, "expression")
+    if not isinstance(found, ast.Call):
+        from posterior_lm.lang.diagnostics import error
+
+        raise CompileError(error("PLM101", f"{text!r} makes no tool", found.span))
+    return found
+
+
 def _number(value: str | float) -> str:
     return value if isinstance(value, str) else repr(value)
 
@@ -297,17 +306,20 @@ def _parse(text: str, kind: str) -> Any:
 
 
 def program(
-    name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None
-) -> Query:
+    name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None,
+    tool: Mapping[str, str] | None = None,
+) -> Query:  # fmt: skip
     """An empty program to add statements to.
 
     `params` are written as in a file (`"opening: text"`, `"beta: real = 1.25"`);
-    `lm` maps an alias to a model's name, `use` a name to "module:function".
+    `lm` maps an alias to a model's name, `use` a name to "module:function", `tool` a name
+    to what makes it (`'calculator(trigger="=")'`).
     """
     declarations: list[ast.Declaration] = [
         ast.LmDecl(_name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()
     ]
     declarations += [ast.UseDecl(_name(alias), ast.Literal(where)) for alias, where in (use or {}).items()]
+    declarations += [ast.ToolDecl(_name(alias), _call(made)) for alias, made in (tool or {}).items()]
     parsed = tuple(_parse(p, "parameter") for p in params)
     body = ast.Program(_name(name), parsed, ())
     return Query(ast.Module(tuple(declarations), body, span=NOWHERE))

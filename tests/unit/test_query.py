@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
+from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.target.values import Value
 
 TOKENS = ["a", "b", "ab", ".", " "]
@@ -252,3 +253,20 @@ def test_a_text_that_cannot_be_spelled_points_at_who_reads_it() -> None:
         bound(built()).given(x="?").draw()
     found = caught.value.diagnostics[0]
     assert found.code == "PLM531" and found.primary is not None and "'?'" in found.message
+
+
+def test_a_tool_is_declared_from_python_as_in_a_file() -> None:
+    text = """lm base = "b"
+tool calc = calculator(trigger="=", output="intervene")
+program p() { latent z: text(tokens=1..6, chars="12+= ", tools=calc) ~ base() }"""
+    tools = {"calc": 'calculator(trigger="=", output="intervene")'}
+    built = plm.program("p", lm={"base": "b"}, tool=tools)
+    built = built.latent("z", 'text(tokens=1..6, chars="12+= ", tools=calc)', "base()")
+    assert built.fingerprint == plm.loads(text).fingerprint
+    other = plm.program("p", lm={"base": "b"}, tool={"calc": 'calculator(trigger="=")'})
+    assert (
+        other.latent("z", 'text(tokens=1..6, chars="12+= ", tools=calc)', "base()").fingerprint
+        != built.fingerprint
+    )
+    with pytest.raises(CompileError, match="PLM101"):
+        plm.program("p", tool={"calc": "calculator"})
