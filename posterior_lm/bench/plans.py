@@ -67,7 +67,7 @@ FULL = Plan(
             more={"listed": 1500, "chain": 400, "reverse": {"steps": 120, "pairs": 64}},
         ),
         "subjectivity": Size(
-            train=50, test=120, draws=16, steps=80, search=16,
+            train=50, test=120, draws=16, steps=80, search=80,
             fit={"certify_rows": 0, "certify_draws": 50, "compile": 0.0, "simulated": 0.0, "held_out": 0},
             more={"labels": [10, 20, 50], "rounds": 2},
         ),

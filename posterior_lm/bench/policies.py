@@ -32,12 +32,14 @@ class Trained:
 
 
 def train(
-    bench: Bench, cell: Cell, method: str, query: Query, rows: Sequence[Row], more: Mapping[str, object] | None = None
+    bench: Bench, cell: Cell, method: str, query: Query, rows: Sequence[Row],
+    more: Mapping[str, object] | None = None, *, searched: Sequence[Row] | None = None,
 ) -> Trained:  # fmt: skip
     """The policy of this cell by `sft`, `ppo` or `gflownet`, trained unless it lies there already.
 
     An unfinished fit goes on from its checkpoint where it can, else begins anew. All methods get
-    the same number of steps; the learning rate is the best of the list, searched for each alike.
+    the same number of steps; the learning rate is the best of the list, searched for each alike,
+    on the rows `searched` where a setting has too few of its own to hold some out.
     """
     from posterior_lm.amortize.manifest import read_manifest
     from posterior_lm.bench.rates import best_rate
@@ -48,7 +50,7 @@ def train(
     settings: dict[str, object] = {
         **size.fit, "steps": size.steps, **bench.settings.get(cell.task, {}), **(more or {}), "seed": cell.seed,
     }  # fmt: skip
-    rate = best_rate(bench, cell, method, query, rows, settings)
+    rate = best_rate(bench, cell, method, query, searched or rows, settings)
     if rate is not None:
         settings["rate"] = rate
     if unfinished(folder):

@@ -92,7 +92,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     query = bench.query("latent_rationale")
     folder, note = None, ""
     if cell.method == "gflownet":
-        trained = train(bench, cell, "gflownet", query, train_rows)
+        trained = train(bench, cell, "gflownet", query, train_rows, searched=_most(bench, cell.seed))
         folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
     elif cell.method == "gflownet+em":
         from posterior_lm.bench.rounds import after_em
@@ -125,7 +125,9 @@ def _direct(bench: Bench, cell: Cell, shown: Sequence[Row], rows: Sequence[Row])
     query = bench.query("direct_label")
     folder, note = None, ""
     if cell.method == "sft":
-        trained = train(bench, cell, "sft", query, [{**row, "label": f" {row['label']}"} for row in shown])
+        trained = train(
+            bench, cell, "sft", query, _spelled(shown), searched=_spelled(_most(bench, cell.seed))
+        )
         folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
     right, most = 0, 0
     for row in rows:
@@ -143,6 +145,16 @@ def _direct(bench: Bench, cell: Cell, shown: Sequence[Row], rows: Sequence[Row])
     if cell.method == "few-shot":
         note = f"at most {most} of {len(shown)} examples fit into the window"
     return Outcome({"accuracy": right / len(rows)}, rows=len(rows), note=note)
+
+
+def _most(bench: Bench, seed: int) -> list[Row]:
+    """The rows of the most labels: rates are searched on them, since of ten rows two could be held out."""
+    return rows_of(bench, max(int(n) for n in bench.size("subjectivity").more["labels"]), seed)[0]
+
+
+def _spelled(rows: Sequence[Row]) -> list[Row]:
+    """Rows with their labels as the model writes them, after a space."""
+    return [{**row, "label": f" {row['label']}"} for row in rows]
 
 
 def _demos(query: Query, shown: Sequence[Row], review: str) -> tuple[str, int]:
