@@ -148,6 +148,9 @@ def draw_target(
     """Draws from a bound target with the query's settings."""
     infers = tuple((spec.method, dict(spec.options)) for spec in bound.program.infer)
     method, options = merged(infers, query.method, query.options)
+    if isinstance(options.get("examples"), str) and "examples" not in query.options and query.base_dir:
+        # A path that the program states starts at its own folder, as its models do.
+        options["examples"] = str(query.base_dir / str(options["examples"]))
     if n is None:
         n = int(str(options.get("n", options.get("particles", DEFAULT_DRAWS))))
     if n < 1:

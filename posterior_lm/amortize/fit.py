@@ -20,7 +20,7 @@ from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.inputs import Inputs, read_inputs
 from posterior_lm.amortize.interrupt import Interrupt
-from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest
+from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest, other_digests
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.progress import Progress
@@ -150,6 +150,7 @@ def _fit(
             inputs.graph, str(query), lm, inputs.models[lm], inputs.data,
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
+            others=other_digests(inputs.models, lm),
             note="; ".join(n for n in (note, *notes) if n),
         )  # fmt: skip
         if world.leads:

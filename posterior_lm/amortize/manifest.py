@@ -35,6 +35,7 @@ class Manifest:
 
     `guide` identifies what the guides read (`guide_digest`), `data` the rows (`data_digest`);
     `files` holds the SHA-256 of each file of the adapter, which `save_policy` fills in.
+    `others` holds the digests of the program's other models, sorted: they take part in the log reward.
     `note` says what a reader should know, such as that training was interrupted.
     """
 
@@ -54,6 +55,7 @@ class Manifest:
     certificate: Mapping[str, Any] | None = None
     note: str = ""
     files: Mapping[str, str] = field(factory=dict)
+    others: tuple[str, ...] = field(default=(), converter=tuple)
     format: str = FORMAT
 
     @classmethod
@@ -135,6 +137,11 @@ def guide_digest(graph: RewardGraph) -> str:
     return _digest([who, canonical(graph.rebuilt({**graph.nodes, graph.total: sink}))])
 
 
+def other_digests(models: Mapping[str, LanguageModel], lm: str) -> tuple[str, ...]:
+    """Digests of all models but the adapted one, sorted: aliases do not matter."""
+    return tuple(sorted(model.identity.digest for alias, model in models.items() if alias != lm))
+
+
 def data_digest(rows: Sequence[Mapping[str, object]]) -> str:
     """SHA-256 of the rows in their order, as canonical JSON: sorted keys, no spaces."""
     return _digest([dict(row) for row in rows])
@@ -168,7 +175,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "format": (str,), "program": (str,), "name": (str,), "fingerprint": (str,), "guide": (str,),
     "lm": (str,), "identity": (dict,), "data": (str,), "rows": (int,), "settings": (dict,), "seed": (int,),
     "versions": (dict,), "steps": (int,), "seconds": (float, int), "certificate": (dict, type(None)),
-    "note": (str,), "files": (dict,),
+    "note": (str,), "files": (dict,), "others": (list,),
 }  # fmt: skip
 _IDENTITY: dict[str, tuple[type, ...]] = {
     "name": (str,), "kind": (str,), "digest": (str,), "revision": (str, type(None)), "dtype": (str,),

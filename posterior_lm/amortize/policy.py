@@ -22,6 +22,7 @@ from posterior_lm.amortize.manifest import (
     Manifest,
     guide_digest,
     not_a_policy,
+    other_digests,
     read_manifest,
 )
 from posterior_lm.graph.graph import RewardGraph
@@ -159,6 +160,13 @@ def check_policy(
         here = ", ".join(f"{m.identity.name} ({m.identity.digest[:12]})" for m in models.values())
         own = f"{manifest.identity.name} ({manifest.identity.digest[:12]})"
         notes.append(f"the model: the policy adapts {own}; here is {here or 'none'}")
+    chosen = manifest.lm if manifest.lm in fitting else next(iter(fitting), "")
+    if fitting and other_digests(models, chosen) != manifest.others:
+        here = ", ".join(d[:12] for d in other_digests(models, chosen))
+        own = ", ".join(d[:12] for d in manifest.others)
+        notes.append(
+            f"the models beside the adapted one: the policy is of {own or 'none'}; here is {here or 'none'}"
+        )
     if notes:
         what = ("program", "guide", "model")
         said = [w for w in what if any(n.startswith(("the " + w, f"what the {w}s")) for n in notes)]
@@ -171,7 +179,7 @@ def check_policy(
                 help="fit again with `plm fit`, or ask with the program and model it was fitted on",
             )
         )
-    return manifest.lm if manifest.lm in fitting else fitting[0]
+    return chosen
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -15,7 +15,7 @@ from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.certificate import FEWEST
 from posterior_lm.amortize.certify import certify
 from posterior_lm.amortize.inputs import Inputs
-from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest
+from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest, other_digests
 from posterior_lm.amortize.rows import split
 from posterior_lm.em.adapted import adapted
 from posterior_lm.em.bound import Weighted, bound_of
@@ -227,7 +227,7 @@ class Run:
             asked.inputs.graph, str(asked.shown), self.lm, stand.rows.models[self.lm], asked.inputs.data,
             settings=settings, seed=asked.settings.seed,
             steps=asked.settings.e_steps * (best.number + 1), seconds=round(self.seconds, 3),
-            certificate=certificate, note=note,
+            certificate=certificate, note=note, others=other_digests(stand.rows.models, self.lm),
         )  # fmt: skip
         record = Record(
             str(asked.query), asked.query.graph.name, asked.query.fingerprint, asked.split.alias,

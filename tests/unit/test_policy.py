@@ -17,7 +17,14 @@ from posterior_lm.amortize import policy as policies
 from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter
 from posterior_lm.amortize.certificate import Certificate, RowCheck, Simulated
 from posterior_lm.amortize.checkpoint import clean
-from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest, read_manifest
+from posterior_lm.amortize.manifest import (
+    MANIFEST,
+    Manifest,
+    data_digest,
+    guide_digest,
+    other_digests,
+    read_manifest,
+)
 from posterior_lm.amortize.policy import load_policy, save_policy
 from posterior_lm.ask import models_of
 from posterior_lm.infer.weights import logsumexp
@@ -222,6 +229,22 @@ def test_a_policy_of_another_model_is_refused(tmp_path: Path) -> None:
     assert "another model" in said and "ffffffffffff" in said and other.identity.digest[:12] in said
     same = evolve_identity(other, name="elsewhere/tiny", dtype="bfloat16")
     load_policy(tmp_path, query.graph, {"base": same}).adapter.close()
+
+
+def test_a_policy_beside_another_model_is_refused(tmp_path: Path) -> None:
+    """A model that the policy does not adapt takes part in the log reward, which no fingerprint shows."""
+    text = PROGRAM.replace("program", 'lm scorer = "tiny"\n\nprogram', 1)
+    query = loads(text.replace("~ base(opening, middle)", "~ scorer(opening, middle)"))
+    models = models_of(query, query.graph)
+    models["scorer"] = evolve_identity(models["scorer"], digest="e" * 64)  # type: ignore[assignment]
+    adapter = adapter_of(query)
+    save_policy(tmp_path, adapter, manifest_of(query, others=other_digests(models, "base")))
+    adapter.close()
+    assert read_manifest(tmp_path).others == ("e" * 64,)
+    changed = {**models, "scorer": evolve_identity(models["base"], digest="f" * 64)}
+    said = refused("PLM625", tmp_path, query, **changed)
+    assert "another model" in said and "eeeeeeeeeeee; here is ffffffffffff" in said
+    load_policy(tmp_path, query.graph, models).adapter.close()
 
 
 def evolve_identity(model: object, **changes: str) -> object:
