@@ -155,6 +155,7 @@ class _Names:
 
     texts: list[str] = field(default_factory=list)
     lists: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)  # lists that hold a special token
     digits: list[str] = field(default_factory=list)  # ints that the tables can spell
     numbers: list[str] = field(default_factory=list)
     steady: list[str] = field(default_factory=list)
@@ -233,11 +234,11 @@ class _Writer:
     # ------------------------------------------------------------- numbers and tests
 
     def text(self, names: _Names) -> str:
-        return (
-            str(self.pick(*names.texts))
-            if names.texts and self.draw(st.integers(0, 3))
-            else f"[{self.item(names)}]"
-        )
+        if names.texts and self.draw(st.integers(0, 3)):
+            return str(self.pick(*names.texts))
+        item = self.item(names)
+        # Functions of texts refuse special tokens, and a list may hold one.
+        return self.literal() if any(name in item for name in names.special) else f"[{item}]"
 
     def number(self, names: _Names, depth: int = 2) -> str:
         kinds = ["constant", "count", "words", "chars", "similarity"] + ["name"] * bool(names.numbers)
@@ -387,8 +388,11 @@ class _Writer:
             case "let":
                 name = self.name("y")
                 if self.draw(st.booleans()):
-                    statement = f"let {name} = [{self.segments(names, 2)}]"
+                    inside = self.segments(names, 2)
+                    statement = f"let {name} = [{inside}]"
                     names.lists.append(name)
+                    if any(word in inside for word in ("bos", "eos", *names.special)):
+                        names.special.append(name)
                 else:
                     statement = f"let {name} = {self.number(names, 1)}"
                     names.numbers.append(name)

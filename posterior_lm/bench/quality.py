@@ -49,6 +49,13 @@ def against_reference(texts: Sequence[str], reference: str, bert: Path | None = 
     return found
 
 
+def judge_at(url: str, model: str, key_env: str | None) -> Judge:
+    """A judge behind a URL. Raises InferenceError PLM784."""
+    from posterior_lm.metrics.judge import Judge
+
+    return Judge(url=url, model=model, key_env=key_env)
+
+
 def judged(judge: Judge, texts: Sequence[str], before: str, after: str) -> tuple[dict[str, float], str]:
     """The mean rating of texts between two others, and a note of those that got none.
 

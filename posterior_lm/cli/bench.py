@@ -136,9 +136,9 @@ def _judge(url: str | None, model: str | None, key: str | None) -> Judge | None:
         return None
     if model is None:
         misuse("--judge needs the name of its model", "add --judge-model NAME")
-    from posterior_lm.metrics.judge import Judge
+    from posterior_lm.bench.quality import judge_at
 
-    return Judge(url=url, model=model, key_env=key)
+    return judge_at(url, model, key)
 
 
 @contextmanager
