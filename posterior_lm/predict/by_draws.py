@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve, frozen
 
-from posterior_lm.ask import draw_target, target
+from posterior_lm.ask import draw_target, models_of, target
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.posterior import Estimate, Posterior
@@ -48,9 +48,10 @@ def by_draws(
 def draw_without(
     query: Query, graph: RewardGraph, name: str, data: Mapping[str, object], n: int | None, ask: Mapping[str, Any]
 ) -> Posterior:  # fmt: skip
-    """Draws that have not seen the parameter, under the fingerprint of the whole program."""
+    """Draws that have not seen the parameter, under the fingerprint and the models of the whole program."""
     posterior = draw_target(query, target(query, graph=without(graph, name), data=data), n, **ask)
-    return evolve(posterior, fingerprint=graph.fingerprint)
+    models = {alias: model.identity for alias, model in models_of(query, graph).items()}
+    return evolve(posterior, fingerprint=graph.fingerprint, lm=models)
 
 
 def gains(
