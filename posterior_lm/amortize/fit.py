@@ -24,6 +24,7 @@ from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guid
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.progress import Progress
+from posterior_lm.amortize.resuming import load_same
 from posterior_lm.amortize.rows import Rows, split
 from posterior_lm.amortize.settings import PEERS, FitSettings
 from posterior_lm.amortize.simulate import Simulator
@@ -225,29 +226,7 @@ def _save(trainer: Trainer, folder: Path, identity: Mapping[str, object], world:
 def _resume(
     trainer: Trainer, folder: Path, identity: Mapping[str, object], tell: Callable[[str], None], world: World
 ) -> None:
-    found = checkpoint.load(folder)
-    if found is None:
-        raise DataError(
-            error(
-                "PLM622",
-                f"{folder} holds no checkpoint to go on from",
-                where=str(folder),
-                help="leave out --resume to begin a new fit",
-            )
-        )
-    known = found.state.get("fit")
-    stored: Mapping[str, object] = known if isinstance(known, Mapping) else {}
-    odd = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
-    if odd:
-        said = ", ".join(f"{k} ({stored.get(k)!r}, now {identity.get(k)!r})" for k in odd[:4])
-        raise DataError(
-            error(
-                "PLM625",
-                f"the checkpoint in {folder} is of another fit: it differs in {said}",
-                where=str(folder),
-                help="resume with the same program, rows and settings, or begin anew in another folder",
-            )
-        )
+    found = load_same(folder, "fit", "fit", identity)
     try:
         trainer.restore(found.tensors, found.arrays, found.state)
     except (KeyError, ValueError) as problem:

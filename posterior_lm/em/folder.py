@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from posterior_lm.amortize import checkpoint, metrics
+from posterior_lm.amortize.resuming import load_same
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.saved import RECORD
 from posterior_lm.lang.diagnostics import DataError, error
@@ -61,30 +62,7 @@ def resume_from(
 
     Raises DataError PLM622 where there is none or it is damaged, PLM625 where it is of another run.
     """
-    found = checkpoint.load(folder)
-    if found is None:
-        raise DataError(
-            error(
-                "PLM622",
-                f"{folder} holds no checkpoint to go on from",
-                where=str(folder),
-                help="leave out --resume to begin a new run",
-            )
-        )
-    known = found.state.get("em")
-    stored: Mapping[str, object] = known if isinstance(known, Mapping) else {}
-    here = _plain(identity)
-    odd = sorted(k for k in {*stored, *here} if stored.get(k) != here.get(k))
-    if odd:
-        said = ", ".join(f"{k} ({stored.get(k)!r}, now {here.get(k)!r})" for k in odd[:4])
-        raise DataError(
-            error(
-                "PLM625",
-                f"the checkpoint in {folder} is of another run of EM: it differs in {said}",
-                where=str(folder),
-                help="resume with the same program, rows and settings, or begin anew in another folder",
-            )
-        )
+    found = load_same(folder, "em", "run of EM", _plain(identity))
     weights: dict[str, dict[str, Tensor]] = {}
     try:
         rounds = tuple(Round.from_json(r) for r in found.state["rounds"])  # type: ignore[attr-defined]

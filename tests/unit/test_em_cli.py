@@ -45,7 +45,9 @@ def test_its_folder_is_asked_with(program: Path, tmp_path: Path) -> None:
     before, after = (json.loads(plm(*ask, *more).stdout) for more in ((), ("--em", out)))
     probs = [{p["value"]: p["prob"] for p in found["predictions"]} for found in (before, after)]
     assert probs[1]["bad"] != pytest.approx(probs[0]["bad"], abs=1e-4)
-    assert set(after["lm"]) == set(before["lm"]) | {"base_em"}, "the trained model predicts, though it draws nothing"
+    assert set(after["lm"]) == set(before["lm"]) | {"base_em"}, (
+        "the trained model predicts, though it draws nothing"
+    )
     drawn = plm("run", program, "--given", "x=4", "--given", "label=bad", "--em", out, "-n", 20)
     assert drawn.exit_code == 0, drawn.output
     wrong = plm("run", program, "--given", "x=4", "--given", "label=bad", "--em", tmp_path)
