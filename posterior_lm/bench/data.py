@@ -61,9 +61,11 @@ def pairs_of_sentences(rng: np.random.Generator) -> Iterator[dict[str, object]]:
 
 
 def prompts(rng: np.random.Generator) -> Iterator[dict[str, object]]:
-    """First sentences."""
+    """First sentences, and where the world wrote one, the sentence that came next."""
     for document in documents("plain", rng, lambda d: True):
-        yield {"prompt": str(document.fields["first"])}
+        rest = document.fields["rest"]
+        after = {"next": str(rest[0])} if rest else {}  # type: ignore[index]
+        yield {"prompt": str(document.fields["first"]), **after}
 
 
 def split(

@@ -57,12 +57,12 @@ FULL = Plan(
             fit={"rows": 1, "draws": 128, "certify_rows": 0, "certify_draws": 50},
         ),
         "continuation": Size(
-            train=200, test=8, draws=20, steps=140, search=16,
+            train=200, test=16, draws=40, steps=200, search=16,
             fit={"rows": 16, "draws": 16, "certify_rows": 0, "certify_draws": 50},
             more={"betas": [1.25, 1.5, 2.0], "chain": 300},
         ),
         "infilling": Size(
-            train=400, test=8, draws=200, steps=220, search=48,
+            train=400, test=8, draws=200, steps=320, search=48,
             fit={"certify_rows": 0, "certify_draws": 50},
             more={"listed": 1500, "chain": 400, "reverse": {"steps": 120, "pairs": 64}},
         ),

@@ -3,7 +3,8 @@
 Every method gives the same number of texts for the same held-out prompts. All of them are
 scored by the frozen model at β = 1, whatever they were drawn with, and cleaned alike. A
 policy counts as it proposes, and once more with its draws taken by their weights. At β ≠ 1
-`log_reward` is that of the program with its own exponent.
+`log_reward` is that of the program with its own exponent. Supervised training sees the
+sentences that the world wrote next; PPO gets one exponent, since an exponent scales its reward alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from posterior_lm.bench import data, quality
 from posterior_lm.bench.cells import Cell
 from posterior_lm.bench.drawing import Drawn, decoded, proposed, sampled
+from posterior_lm.bench.plans import TRAINED
 from posterior_lm.bench.policies import guide, train
 from posterior_lm.bench.task import Bench, Metric, Outcome, Task
 
@@ -39,16 +41,14 @@ def betas(bench: Bench) -> list[float]:
 
 
 def methods(bench: Bench, setting: str) -> tuple[str, ...]:
-    """The decoders, the chains, and a policy for each exponent."""
+    """The decoders, the other training methods, the chains, and a policy for each exponent."""
     if setting == "contrastive":
-        own: tuple[str, ...] = ("mcmc", "smc", OURS, f"{OURS} corrected")
-    else:
-        own = tuple(
-            name.format(f"{b:g}")
-            for b in betas(bench)
-            for name in ("mcmc b={}", OURS + " b={}", OURS + " b={} corrected")
-        )
-    return (*BASELINES, *own)
+        return (*BASELINES, "sft", "ppo", "mcmc", "smc", OURS, f"{OURS} corrected")
+    known = [f"{b:g}" for b in betas(bench)]
+    own = [
+        name.format(b) for b in known for name in ("mcmc b={}", OURS + " b={}", OURS + " b={} corrected")
+    ]
+    return (*BASELINES, "sft", f"ppo b={known[len(known) // 2]}", *own)
 
 
 def run(bench: Bench, cell: Cell) -> Outcome:
@@ -61,12 +61,15 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     query = bench.query(PROGRAMS[cell.setting])
     plain = bench.query("tempered_continuation").given(beta=1.0)
     folder, note = None, ""
-    if kind == OURS:
-        trained = train(bench, _of_policy(cell), OURS, query, [{**row, **more} for row in train_rows])
+    if kind in TRAINED:
+        known = ("prompt", "next") if kind == "sft" else ("prompt",)
+        shown_rows = [{k: row[k] for k in known} | more for row in train_rows if set(known) <= set(row)]
+        trained = train(bench, _of_policy(cell), kind, query, shown_rows)
         folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
     found: list[dict[str, float]] = []
     shown: list[Mapping[str, object]] = []
-    for number, row in enumerate(test_rows):
+    for number, whole in enumerate(test_rows):
+        row = {"prompt": whole["prompt"]}
         bound = query.given({**row, **more})
         rng = np.random.default_rng([cell.seed, number, 41])
         if folder is not None:
@@ -101,7 +104,7 @@ def parsed(method: str) -> tuple[str, dict[str, object]]:
 def _of_policy(cell: Cell) -> Cell:
     """One policy serves its raw and its corrected draws; each β has its own."""
     setting = f"{cell.setting} {cell.method.removesuffix(' corrected')}"
-    return Cell(cell.task, setting, OURS, cell.seed)
+    return Cell(cell.task, setting, parsed(cell.method)[0], cell.seed)
 
 
 def likelihoods(log_prob: np.ndarray) -> dict[str, float]:
