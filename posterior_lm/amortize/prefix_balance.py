@@ -20,9 +20,10 @@ Most prefixes of a text are hopeless end points: stopping there has next to no
 probability under the guide or the target, yet its u can be off by tens of nats, and
 plain squares spend the whole gradient on it. With `clip` (nats) an end point counts by
 ω = the larger of its shares of log q and log R, each relative to the likeliest end point
-of its draw, and at least `LEAST`; every row has the root as a vertex, at the log of its
-mean weight; and u is cut to ±clip around that. As ω > 0, the loss is still zero exactly
-where all u of a row agree.
+of its draw, and at least `LEAST`; u is cut to ±clip around the log of the row's mean weight;
+and every row has the root as a vertex, at the value where its loss is smallest. (With the
+root at the log mean weight all draws of a row are pushed one way, those of a replay buffer
+too.) As ω > 0, the loss is still zero exactly where all u of a row agree.
 """
 
 from __future__ import annotations
@@ -99,24 +100,26 @@ class PrefixBalance:
         around = torch.where(
             several, root, (shares * u.detach()).sum(dim=1) / shares.sum(dim=1).clamp(min=1e-300)
         )
-        kept = cut(u - around[:, None], self.clip)
-        return (
-            torch.cat([torch.zeros_like(root)[:, None], kept], dim=1),
-            torch.cat([several.double()[:, None], shares], dim=1),
-        )
+        weights = torch.cat([several.double()[:, None], shares], dim=1)
+        kept = torch.cat([torch.zeros_like(root)[:, None], cut(u - around[:, None], self.clip)], dim=1)
+        return torch.cat([self._best_root(t, kept, weights, several)[:, None], kept[:, 1:]], dim=1), weights
+
+    def _best_root(self, t: Trajectories, u: Tensor, weights: Tensor, rooted: Tensor) -> Tensor:
+        """(N,) the value of column 0 at which the loss of its row is smallest, without gradient; u's own elsewhere."""
+        only = torch.zeros_like(weights)
+        only[:, 0] = weights[:, 0]
+        total = (weights * self.linked(weights, weights)).sum(dim=1) / 2
+        links = weights * self.linked(weights, only) / torch.where(rooted & (total > 0), total, torch.inf)[:, None]
+        mass = t.per_row(links.sum(dim=1))
+        best = t.per_row((links * u.detach()).sum(dim=1)) / torch.where(mass > 0, mass, 1.0)
+        return torch.where(rooted, best[t.row], u[:, 0])
 
     def _rooted(self, t: Trajectories, u: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """u and the vertices: end points, and at column 0 the root of rows whose draws share no end point."""
         rootless = ends.any(dim=1) & ~ends[:, 0]
         rooted = rootless & (t.per_row(rootless) >= 2)[t.row]
         vertices = torch.cat([(ends[:, 0] | rooted)[:, None], ends[:, 1:]], dim=1).double()
-        only = torch.zeros_like(vertices)
-        only[:, 0] = vertices[:, 0]
-        total = (vertices * self.linked(vertices, vertices)).sum(dim=1) / 2
-        weight = vertices * self.linked(vertices, only) / torch.where(rooted, total, torch.inf)[:, None]
-        mass = t.per_row(weight.sum(dim=1))
-        best = t.per_row((weight * u.detach()).sum(dim=1)) / torch.where(mass > 0, mass, 1.0)
-        root = torch.where(rooted, best[t.row], u[:, 0])
+        root = self._best_root(t, u, vertices, rooted)
         return torch.cat([root[:, None], u[:, 1:]], dim=1), vertices
 
 

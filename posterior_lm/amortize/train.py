@@ -22,6 +22,7 @@ from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimize
 from posterior_lm.amortize.compiling import Compiled, Compiler
 from posterior_lm.amortize.guards import check_finite, not_finite
 from posterior_lm.amortize.learned_log_z import moved, row_log_z
+from posterior_lm.amortize.merging import drawing_model
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.objectives import Objective, Trajectories, objective
 from posterior_lm.amortize.parallel import World
@@ -169,7 +170,7 @@ class Trainer:
         count = min(s.rows, len(self.balancer.numbers))
         slots = list(self.world.share(count))
         try:
-            behaved, replay = self.balancer.draw(self.adapter.model(), self.balanced, slots, self.replay)
+            behaved, replay = self.balancer.draw(drawing_model(self.adapter), self.balanced, slots, self.replay)
         except InferenceError as problem:
             first = problem.diagnostics[0]
             if first.code == "PLM701" and first.primary is None:  # the guide's own numbers, no statement's

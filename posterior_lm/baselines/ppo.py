@@ -23,6 +23,7 @@ from torch import Tensor
 from posterior_lm.amortize.balancing import Behaved
 from posterior_lm.amortize.batches import score_draws
 from posterior_lm.amortize.guards import check_finite, not_finite
+from posterior_lm.amortize.merging import drawing_model
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.progress import measured
 from posterior_lm.amortize.replay import Replay
@@ -65,7 +66,7 @@ class PpoTrainer(Trainer):
         slots = list(self.world.share(count))
         # Without shares of other behaviours all draws are the policy's own; nothing is replayed.
         try:
-            behaved, _ = self.balancer.draw(self.adapter.model(), self.balanced, slots, Replay(1, 1))
+            behaved, _ = self.balancer.draw(drawing_model(self.adapter), self.balanced, slots, Replay(1, 1))
         except InferenceError as problem:
             first = problem.diagnostics[0]
             if first.code == "PLM701" and first.primary is None:  # the guide's own numbers

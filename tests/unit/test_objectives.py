@@ -449,9 +449,26 @@ def test_with_a_clip_hopeless_places_count_little_and_whole_draws_the_most(name:
     _, _, plain = gradients(name, t, end_log_prob)
     _, _, kept = gradients(name, t, end_log_prob, clip=2.0)
     assert abs(float(plain[0, 0])) > 5 and 0 < abs(float(kept[0, 0])) < 0.01
-    root = -math.log((math.exp(0.5) + math.exp(-1.0)) / 2)
+    root = (-0.5 + 1.0) / 2
     for n, u in ((0, -0.5), (1, 1.0)):
         assert float(kept[n, 1]) == pytest.approx(u - root, rel=0.02), "half of 2 (u − root), over two draws"
+
+
+@pytest.mark.parametrize("name", ["vargrad", *PREFIXES])
+def test_with_a_clip_a_row_of_whole_draws_pulls_as_much_up_as_down(name: str) -> None:
+    """Else draws that come from a replay buffer would be pushed away for being likelier than the guide's own."""
+    u = nats(-0.4, 0.1, 9.0, 1.2, 0.3, -30.0)
+    log_reward = nats(-2.0, -3.0, -50.0, -1.0, -4.0, -3.5)
+    end_log_prob = torch.stack([torch.zeros(6, dtype=torch.float64), log_reward + u], dim=1).requires_grad_()
+    end_log_reward = torch.stack([torch.zeros(6, dtype=torch.float64), log_reward], dim=1)
+    is_end = torch.tensor([[False, True]] * 6)
+    t = Trajectories(
+        end_log_prob[:, 1], log_reward, rows(0, 0, 0, 0, 1, 1), end_log_prob, end_log_reward, is_end
+    )
+    _, _, pull = gradients(name, t, end_log_prob, clip=2.0)
+    for row in (slice(0, 4), slice(4, 6)):
+        assert float(pull[row, 1].sum()) == pytest.approx(0.0, abs=1e-9)
+    assert float(pull[2, 1]) > 0.1 > -0.1 > float(pull[0, 1])
 
 
 def test_a_clip_bounds_what_tb_pulls() -> None:
