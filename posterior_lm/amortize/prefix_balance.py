@@ -109,7 +109,11 @@ class PrefixBalance:
         only = torch.zeros_like(weights)
         only[:, 0] = weights[:, 0]
         total = (weights * self.linked(weights, weights)).sum(dim=1) / 2
-        links = weights * self.linked(weights, only) / torch.where(rooted & (total > 0), total, torch.inf)[:, None]
+        links = (
+            weights
+            * self.linked(weights, only)
+            / torch.where(rooted & (total > 0), total, torch.inf)[:, None]
+        )
         mass = t.per_row(links.sum(dim=1))
         best = t.per_row((links * u.detach()).sum(dim=1)) / torch.where(mass > 0, mass, 1.0)
         return torch.where(rooted, best[t.row], u[:, 0])

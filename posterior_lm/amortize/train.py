@@ -170,7 +170,9 @@ class Trainer:
         count = min(s.rows, len(self.balancer.numbers))
         slots = list(self.world.share(count))
         try:
-            behaved, replay = self.balancer.draw(drawing_model(self.adapter), self.balanced, slots, self.replay)
+            behaved, replay = self.balancer.draw(
+                drawing_model(self.adapter), self.balanced, slots, self.replay
+            )
         except InferenceError as problem:
             first = problem.diagnostics[0]
             if first.code == "PLM701" and first.primary is None:  # the guide's own numbers, no statement's

@@ -10,7 +10,8 @@ from posterior_lm.bench import paper
 from posterior_lm.bench.cells import Cell, Result
 from posterior_lm.bench.claims import claims
 from posterior_lm.bench.markdown import dominance_rows, grid
-from posterior_lm.bench.pictures import against_operands, histograms, scatters
+from posterior_lm.bench.pictures import against_operands, histograms
+from posterior_lm.bench.scatter import scatters
 from posterior_lm.bench.summary import Entry
 from posterior_lm.bench.tasks import TASKS
 from posterior_lm.page.markup import Html, el

@@ -1,60 +1,17 @@
-"""The pictures of the table: fidelity against diversity, histograms of integers, accuracy against operands."""
+"""Small pictures of the table: histograms of integers, accuracy against operands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from posterior_lm.bench.cells import Cell, Result
-from posterior_lm.bench.claims import dominances
 from posterior_lm.bench.summary import Entry, figure
-from posterior_lm.bench.tasks.continuation import FIDELITY, OURS
+from posterior_lm.bench.tasks.continuation import OURS
 from posterior_lm.page.markup import Html, el
-from posterior_lm.page.plots import Axes, bars, dots, line, plot, span
+from posterior_lm.page.plots import Axes, bars, dots, line, plot
 
 SHOWN = ("base", "prompting", "sft", "ppo", "gflownet")
 """Methods whose histogram is drawn."""
-
-
-def scatters(found: Sequence[Entry]) -> list[Html]:
-    """Fidelity against semantic diversity, one picture a setting, a label at every method."""
-    pictures = []
-    for setting in dict.fromkeys(e.setting for e in found if e.task == "continuation"):
-        points = []
-        for method in dict.fromkeys(
-            e.method for e in found if (e.task, e.setting) == ("continuation", setting)
-        ):
-            x, y = (
-                figure(found, "continuation", setting, method, m) for m in ("diversity", FIDELITY[setting])
-            )
-            if x is not None and y is not None and x.mean is not None and y.mean is not None:
-                points.append((method, x.mean, y.mean))
-        if points:
-            pictures.append(_scatter(setting, points, found))
-    return pictures
-
-
-def _scatter(setting: str, points: Sequence[tuple[str, float, float]], found: Sequence[Entry]) -> Html:
-    axes = Axes(
-        span([x for _, x, _ in points], 0.12), span([y for _, _, y in points], 0.08),
-        "semantic diversity", f"mean {FIDELITY[setting].replace('_', ' ')}, nats",
-    )  # fmt: skip
-    own = [p for p in points if p[0].startswith(OURS)]
-    others = [p for p in points if p not in own]
-    marks = [
-        dots(axes, [p[1] for p in group], [p[2] for p in group], [_said(p) for p in group], kind)
-        for group, kind in ((others, "dots"), (own, "chain1 dots"))
-    ]
-    labels = [_label(axes, name, x, y) for name, x, y in points]
-    worse = sum(r.dominates for r in dominances(found) if r.setting == setting)
-    title = (
-        f"{setting}: fidelity and diversity; up and to the right is better. "
-        f"{worse or 'No'} decoding baseline{'s' * (worse > 1)} above and to the right of a policy."
-    )
-    return plot(title, axes, *marks, *labels)
-
-
-def _said(point: tuple[str, float, float]) -> str:
-    return f"{point[0]}: diversity {point[1]:.3f}, log-likelihood {point[2]:.2f}"
 
 
 def _label(axes: Axes, name: str, x: float, y: float) -> Html:

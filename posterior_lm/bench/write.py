@@ -25,7 +25,7 @@ def write(bench: Bench, cells: Sequence[Cell], model: str) -> list[Path]:
     done = sum(r.state == "done" for _, r in results)
     seconds = sum(r.seconds for _, r in results)
     head = (
-        f"Model {model}; sizes of the plan `{bench.plan.name}`; {done} of {len(cells)} cells done, "
+        f"Model {model}; sizes of the {bench.plan.name} plan; {done} of {len(cells)} cells done, "
         f"{len(results) - done} failed, {len(cells) - len(results)} not run, {seconds / 60:.0f} minutes. Mean ± "
         "standard deviation over seeds; rows are those that one seed averages over, seconds those of a cell."
     )

@@ -27,11 +27,21 @@ class Axes:
     y_label: str
     whole: bool = False
     """Whether the horizontal axis counts, so that its ticks are whole numbers."""
+    width: float = WIDTH
+    height: float = HEIGHT
+
+    @property
+    def right(self) -> float:
+        return self.width - RIGHT
+
+    @property
+    def bottom(self) -> float:
+        return self.height - BOTTOM
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         (a, b), (c, d) = self.x, self.y
-        across = LEFT + (WIDTH - LEFT - RIGHT) * (x - a) / ((b - a) or 1.0)
-        down = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - c) / ((d - c) or 1.0)
+        across = LEFT + (self.right - LEFT) * (x - a) / ((b - a) or 1.0)
+        down = self.bottom - (self.bottom - TOP) * (y - c) / ((d - c) or 1.0)
         return round(across, 1), round(down, 1)
 
 
@@ -44,12 +54,12 @@ def drawing(title: str, axes: Axes, *marks: Html | None) -> Html:
     """The marks over a grid, and a title in words for who cannot see it."""
     grid = [*_ticks(axes, "x"), *_ticks(axes, "y")]
     names = [
-        el("text", axes.x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, class_="axis middle"),
-        el("text", axes.y_label, x=12, y=(TOP + HEIGHT - BOTTOM) / 2, class_="axis middle",
-           transform=f"rotate(-90 12 {(TOP + HEIGHT - BOTTOM) / 2:g})"),
+        el("text", axes.x_label, x=(LEFT + axes.right) / 2, y=axes.height - 6, class_="axis middle"),
+        el("text", axes.y_label, x=12, y=(TOP + axes.bottom) / 2, class_="axis middle",
+           transform=f"rotate(-90 12 {(TOP + axes.bottom) / 2:g})"),
     ]  # fmt: skip
     return el("svg", el("title", title), *grid, *marks, *names, class_="plot", role="img",
-              viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}")  # fmt: skip
+              viewBox=f"0 0 {axes.width:g} {axes.height:g}")  # fmt: skip
 
 
 def line(axes: Axes, xs: Numbers, ys: Numbers, kind: str = "line") -> Html:
@@ -144,7 +154,7 @@ def _ticks(axes: Axes, which: str) -> list[Html]:
             drawn.append(el("text", label, x=x, y=y + 16, class_="tick middle"))
         else:
             x, y = axes.at(axes.x[0], value)
-            drawn.append(el("line", x1=x, y1=y, x2=WIDTH - RIGHT, y2=y, class_="grid"))
+            drawn.append(el("line", x1=x, y1=y, x2=axes.right, y2=y, class_="grid"))
             drawn.append(el("text", label, x=x - 5, y=y + 4, class_="tick end"))
     return drawn
 

@@ -21,7 +21,7 @@ header, main { max-width: 1120px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 28px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; font-family: ui-monospace, Menlo, Consolas, monospace; }
 h2 { font-size: 20px; margin: 0 0 14px; }
-h4 { font-size: 15px; margin: 0 0 8px; }
+h4 { font-size: 15px; margin: 0 0 8px; } .scroll + h4, .plots + h4 { margin-top: 18px; }
 p { margin: 8px 0; }
 a { color: var(--blue); }
 .brand { color: var(--faint); margin: 0; font-size: 14px; letter-spacing: .04em; }
@@ -70,6 +70,7 @@ td .txt { overflow-wrap: normal; } td .words { min-width: 13em; max-width: 44em;
 .bars-table td:nth-child(2) { width: 55%; } .bars-table td .words { min-width: 9em; }
 .marginal figcaption { margin-bottom: 4px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 18px 28px; margin-top: 16px; }
+figure.wide { max-width: none; grid-column: 1 / -1; } .ours rect { fill: var(--bar2); }
 figure { margin: 0; max-width: 520px; min-width: 0; } figcaption { color: var(--faint); font-size: 14px; line-height: 1.4; }
 svg text { fill: var(--ink); font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .plot { width: 100%; height: auto; display: block; }

@@ -45,9 +45,7 @@ def methods(bench: Bench, setting: str) -> tuple[str, ...]:
     if setting == "contrastive":
         return (*BASELINES, "sft", "ppo", "mcmc", "smc", OURS, f"{OURS} corrected")
     known = [f"{b:g}" for b in betas(bench)]
-    own = [
-        name.format(b) for b in known for name in ("mcmc b={}", OURS + " b={}", OURS + " b={} corrected")
-    ]
+    own = [name.format(b) for b in known for name in ("mcmc b={}", OURS + " b={}", OURS + " b={} corrected")]
     return (*BASELINES, "sft", f"ppo b={known[len(known) // 2]}", *own)
 
 
