@@ -19,8 +19,10 @@ Pooling the links of all draws would weigh a draw by the square of its length.
 Most prefixes of a text are hopeless end points: stopping there has next to no
 probability under the guide or the target, yet its u can be off by tens of nats, and
 plain squares spend the whole gradient on it. With `clip` (nats) an end point counts by
-ω = the larger of its shares of log q and log R, each relative to the likeliest end point
-of its draw, and at least `LEAST`; u is cut to ±clip around the log of the row's mean weight;
+ω = how probable it is beside the draw itself, by the larger of q and R/Ẑ, at most 1 and at
+least `LEAST`. (Beside the likeliest end point of its draw, a hopeless long draw would count for
+nothing as soon as a short beginning of it is likelier, and all of them together keep a lot of
+the guide's mass.) u is cut to ±clip around the log of the row's mean weight;
 and every row has the root as a vertex, at the value where its loss is smallest. (With the
 root at the log mean weight all draws of a row are pushed one way, those of a replay buffer
 too.) As ω > 0, the loss is still zero exactly where all u of a row agree.
@@ -72,7 +74,7 @@ class PrefixBalance:
         end_log_prob, end_log_reward, ends = t.checked_prefixes()
         u = log_ratio(ends, end_log_prob, end_log_reward)
         if math.isfinite(self.clip):
-            u, weights = self._weighed(t, u, _shares(end_log_prob, end_log_reward, ends))
+            u, weights = self._weighed(t, u, ends)
         else:
             u, weights = self._rooted(t, u, ends)
         total = (weights * self.linked(weights, weights)).sum(dim=1) / 2
@@ -91,12 +93,13 @@ class PrefixBalance:
         own = torch.where(weights > 0, u - centre, 0.0) * pull
         return (own * self.linked(weights, weights) - pull * self.linked(weights, pull)).sum(dim=1)
 
-    def _weighed(self, t: Trajectories, u: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    def _weighed(self, t: Trajectories, u: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """u cut around the root, and ω, with the root in front; a row with one draw alive has none."""
         alive = t.alive
         several = (t.per_row(alive) >= 2)[t.row] & alive
         ratio = log_ratio(alive, t.log_prob, t.log_reward).detach()
         root = -log_mean_weight(t, ratio)[t.row]
+        shares = _shares(t, ends, -root)
         around = torch.where(
             several, root, (shares * u.detach()).sum(dim=1) / shares.sum(dim=1).clamp(min=1e-300)
         )
@@ -127,15 +130,13 @@ class PrefixBalance:
         return torch.cat([root[:, None], u[:, 1:]], dim=1), vertices
 
 
-def _shares(log_prob: Tensor, log_reward: Tensor, ends: Tensor) -> Tensor:
-    """(N, T + 1) ω of end points, in `LEAST`..1, and 0 elsewhere; without gradient."""
-    found = torch.zeros_like(log_prob)
-    for numbers in (log_prob.detach(), log_reward):
-        known = torch.where(ends, numbers, -torch.inf)
-        best = known.amax(dim=1, keepdim=True)
-        share = torch.exp(known - torch.where(best.isfinite(), best, 0.0))
-        found = torch.maximum(found, share)
-    return torch.where(ends, found.clamp(min=LEAST), 0.0)
+def _shares(t: Trajectories, ends: Tensor, log_z: Tensor) -> Tensor:
+    """(N, T + 1) ω of end points, in `LEAST`..1, and 0 elsewhere; without gradient. `log_z` (N,) of their rows."""
+    assert t.end_log_prob is not None and t.end_log_reward is not None
+    own = torch.maximum(t.log_prob.detach(), t.log_reward - log_z)
+    there = torch.maximum(t.end_log_prob.detach(), t.end_log_reward - log_z[:, None])
+    beside = torch.where(own.isfinite()[:, None] & ends, there - own[:, None], 0.0)
+    return torch.where(ends, torch.exp(beside.clamp(max=0.0)).clamp(min=LEAST), 0.0)
 
 
 def _unit(_: object, __: object, lam: object) -> None:
