@@ -19,8 +19,8 @@ Pooling the links of all draws would weigh a draw by the square of its length.
 Most prefixes of a text are hopeless end points: stopping there has next to no
 probability under the guide or the target, yet its u can be off by tens of nats, and
 plain squares spend the whole gradient on it. With `clip` (nats) an end point counts by
-ω = how probable it is beside the draw itself, by the larger of q and R/Ẑ, at most 1 and at
-least `LEAST`. (Beside the likeliest end point of its draw, a hopeless long draw would count for
+ω = how probable it is beside the draw itself, by the larger of q and R/Ẑ, at most `MOST` and at
+least `LEAST`; the draw's own end, its last, counts by 1. (Beside the likeliest end point of its draw, a hopeless long draw would count for
 nothing as soon as a short beginning of it is likelier, and all of them together keep a lot of
 the guide's mass.) u is cut to ±clip around the log of the row's mean weight;
 and every row has the root as a vertex, at the value where its loss is smallest. (With the
@@ -48,8 +48,10 @@ from posterior_lm.amortize.trajectories import (
 )
 
 LEAST = 1e-6
-"""The weight of the most hopeless end point beside that of the likeliest: above 0, so that no end point is free.
-With 1e-3, `subtb` led further away from a compiled policy (benchmarks/README.md)."""
+"""The weight of the most hopeless end point: above 0, so that no end point is free."""
+MOST = 0.5
+"""The weight of the likeliest one but a draw's own: below 1, since in `db` what stands between two vertices at 1
+parts them, and a hopeless end in front of a hopeless draw, cut at the same place, would hide it from the root."""
 
 
 @frozen
@@ -136,7 +138,9 @@ def _shares(t: Trajectories, ends: Tensor, log_z: Tensor) -> Tensor:
     own = torch.maximum(t.log_prob.detach(), t.log_reward - log_z)
     there = torch.maximum(t.end_log_prob.detach(), t.end_log_reward - log_z[:, None])
     beside = torch.where(own.isfinite()[:, None] & ends, there - own[:, None], 0.0)
-    return torch.where(ends, torch.exp(beside.clamp(max=0.0)).clamp(min=LEAST), 0.0)
+    shares = torch.exp(beside.clamp(max=0.0)).clamp(min=LEAST, max=MOST)
+    last = ends & (ends.flip(1).cumsum(dim=1).flip(1) == 1)
+    return torch.where(ends, torch.where(last, 1.0, shares), 0.0)
 
 
 def _unit(_: object, __: object, lam: object) -> None:

@@ -471,6 +471,24 @@ def test_with_a_clip_a_row_of_whole_draws_pulls_as_much_up_as_down(name: str) ->
     assert float(pull[2, 1]) > 0.1 > -0.1 > float(pull[0, 1])
 
 
+@pytest.mark.parametrize("name", PREFIXES)
+def test_with_a_clip_a_hopeless_draw_is_pushed_down_though_its_beginning_is_likelier(name: str) -> None:
+    """Each such draw is rare, but all of them together may be much of what the guide draws."""
+    end_log_prob = torch.stack([nats(-9.0, -1.0), nats(-9.0, -2.0), nats(-7.0, -16.0)]).requires_grad_()
+    end_log_reward = torch.stack([nats(-30.0, -1.5), nats(-30.0, -2.0), nats(-30.0, -100.0)])
+    t = Trajectories(
+        end_log_prob.detach()[:, 1],
+        end_log_reward[:, 1],
+        rows(0, 0, 0),
+        end_log_prob,
+        end_log_reward,
+        torch.ones(3, 2, dtype=torch.bool),
+    )
+    _, _, pull = gradients(name, t, end_log_prob, clip=2.0)
+    assert float(pull[2, 1]) > 0.2
+    assert abs(float(pull[0, 0])) < 0.01 and abs(float(pull[1, 0])) < 0.01
+
+
 def test_a_clip_bounds_what_tb_pulls() -> None:
     log_prob = nats(-1.0, -30.0).requires_grad_()
     t = whole(log_prob, nats(-1.5, -2.0), rows(0, 0))
