@@ -10,10 +10,10 @@ from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.base import Ending
 from posterior_lm.support.bounded import keep
 from posterior_lm.support.characters import fragment
-from posterior_lm.support.text import TextSupport, raise_unlisted
+from posterior_lm.support.of_text import AroundText
+from posterior_lm.support.text import TextSupport
 
 Window = tuple[int, ...]
 State = tuple[int, int, Window]
@@ -27,7 +27,7 @@ _ANSWERS = 1 << 20
 
 
 @frozen(eq=False)
-class CanonicalSupport:
+class CanonicalSupport(AroundText):
     """The values of a text support that the tokenizer returns when it reads their text.
 
     Guaranteed: `accepts` holds only of such sequences, because it encodes the whole
@@ -64,22 +64,6 @@ class CanonicalSupport:
     def _find_whole(self) -> np.ndarray:
         pieces = self.tokenizer.token_bytes
         return np.array([fragment(spelled) == (False, False) for spelled in pieces])
-
-    @property
-    def ending(self) -> Ending:
-        return self.plain.ending
-
-    @property
-    def min_tokens(self) -> int:
-        return self.plain.min_tokens
-
-    @property
-    def max_tokens(self) -> int:
-        return self.plain.max_tokens
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return self.plain.stop_ids
 
     @property
     def possible(self) -> bool:
@@ -119,16 +103,6 @@ class CanonicalSupport:
                 return False
             state = self._then(state, token)
         return self.may_stop(state) and self._reads_back(tuple(ids))
-
-    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
-        head = tuple(ids[:tokens])
-        if self.accepts(head):
-            return head
-        closed = head + self.stop_ids
-        return closed if self.stop_ids and self.accepts(closed) else None
-
-    def values(self) -> Iterator[tuple[int, ...]]:
-        raise_unlisted()
 
     def count_values(self, limit: int) -> int | None:
         """A bound on the number of values, which counts other spellings too, or None above `limit`."""

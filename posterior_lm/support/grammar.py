@@ -15,10 +15,10 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.support.base import Ending
 from posterior_lm.support.bounded import keep
+from posterior_lm.support.of_text import AroundText
 from posterior_lm.support.text import State as PlainState
-from posterior_lm.support.text import TextSupport, raise_unlisted
+from posterior_lm.support.text import TextSupport
 
 State = tuple[PlainState, tuple[int, ...]]
 """State of the finite automaton, the tokens so far."""
@@ -77,7 +77,7 @@ class _Parsers:
 
 
 @frozen(eq=False)
-class GrammarSupport:
+class GrammarSupport(AroundText):
     """The values of a text support whose text is in the language of a grammar or a JSON schema.
 
     Exact: `accepts` is true of a sequence if and only if walking `allowed` reaches it and
@@ -98,22 +98,6 @@ class GrammarSupport:
     def of(cls, plain: TextSupport, matcher: Any) -> GrammarSupport:
         """`matcher` is an `llguidance.LLMatcher` that has read nothing, over the same vocabulary."""
         return cls(plain, _Parsers(matcher))
-
-    @property
-    def ending(self) -> Ending:
-        return self.plain.ending
-
-    @property
-    def min_tokens(self) -> int:
-        return self.plain.min_tokens
-
-    @property
-    def max_tokens(self) -> int:
-        return self.plain.max_tokens
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return self.plain.stop_ids
 
     def start(self) -> State:
         return (self.plain.start(), ())
@@ -156,16 +140,6 @@ class GrammarSupport:
                 return False
             state = self._then(state, token)
         return self.may_stop(state)
-
-    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
-        head = tuple(ids[:tokens])
-        if self.accepts(head):
-            return head
-        closed = head + self.stop_ids
-        return closed if self.stop_ids and self.accepts(closed) else None
-
-    def values(self) -> Iterator[tuple[int, ...]]:
-        raise_unlisted()
 
     def count_values(self, limit: int) -> int | None:
         """How many values there are, or None above `limit` and where counting them would take long."""

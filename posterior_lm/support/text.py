@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 import numpy as np
 from attrs import field, frozen
@@ -11,6 +10,7 @@ from attrs import field, frozen
 from posterior_lm.support.base import Ending
 from posterior_lm.support.bounded import keep
 from posterior_lm.support.bytes_dfa import DEAD
+from posterior_lm.support.of_text import OfText
 from posterior_lm.support.reach import Edges, count_paths
 
 _MASKS = 2048
@@ -21,7 +21,7 @@ State = tuple[int, int]
 
 
 @frozen(eq=False)
-class TextSupport:
+class TextSupport(OfText):
     """Token sequences whose text a byte automaton accepts, within limits on their number.
 
     Exact: `accepts` is true of a sequence if and only if walking `allowed` reaches
@@ -105,21 +105,6 @@ class TextSupport:
             state = following
         return self.may_stop(state)
 
-    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
-        head = tuple(ids[:tokens])
-        if self.accepts(head):
-            return head
-        closed = head + self.stop_ids
-        return closed if self.stop_ids and self.accepts(closed) else None
-
-    def values(self) -> Iterator[tuple[int, ...]]:
-        raise_unlisted()
-
     def count_values(self, limit: int) -> int | None:
         """How many token sequences the support holds, or None where there are more than `limit`."""
         return count_paths(self.edges, self.accepting, self.finish, self.min_tokens, limit)
-
-
-def raise_unlisted() -> NoReturn:
-    """What every text support answers to `values`."""
-    raise TypeError("the values of a text are not listed; walk its automaton instead")

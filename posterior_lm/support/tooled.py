@@ -7,19 +7,19 @@ position and cache is what it is for any other token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.base import Ending
 from posterior_lm.support.bounded import keep
 from posterior_lm.support.bytes_dfa import DEAD
+from posterior_lm.support.of_text import AroundText
 from posterior_lm.support.reach import can_finish, count_paths, edges_of
 from posterior_lm.support.text import State as PlainState
-from posterior_lm.support.text import TextSupport, raise_unlisted
+from posterior_lm.support.text import TextSupport
 from posterior_lm.support.tool_reach import completes, inside, may_fire, tail
 from posterior_lm.support.tool_tokens import Ids, Spliced
 from posterior_lm.tools.answers import MOST_TOKENS
@@ -46,7 +46,7 @@ class State(NamedTuple):
 
 
 @frozen(eq=False)
-class ToolSupport:
+class ToolSupport(AroundText):
     """The values of a text support with tools: drawn tokens within its limits, and what tools wrote between.
 
     After every drawn token whose text ends with a trigger the tool is called with the text so
@@ -90,22 +90,9 @@ class ToolSupport:
         return cls(plain, columns, tools, hope, tokenizer.token_bytes)
 
     @property
-    def ending(self) -> Ending:
-        return self.plain.ending
-
-    @property
-    def min_tokens(self) -> int:
-        """The fewest drawn tokens of a value."""
-        return self.plain.min_tokens
-
-    @property
     def max_tokens(self) -> int:
         """A bound of the tokens of a value, spliced ones included."""
         return self.plain.max_tokens * (1 + MOST_TOKENS)
-
-    @property
-    def stop_ids(self) -> Ids:
-        return self.plain.stop_ids
 
     # ------------------------------------------------------------- the automaton
 
@@ -162,16 +149,6 @@ class ToolSupport:
     def accepts(self, ids: Sequence[int]) -> bool:
         state = self.after(ids)
         return state is not None and self.may_stop(state)
-
-    def cut(self, ids: Sequence[int], tokens: int) -> Ids | None:
-        head = tuple(ids[:tokens])
-        if self.accepts(head):
-            return head
-        closed = head + self.stop_ids
-        return closed if self.stop_ids and self.accepts(closed) else None
-
-    def values(self) -> Iterator[Ids]:
-        raise_unlisted()
 
     def count_values(self, limit: int) -> int | None:
         """How many values there are, or None above `limit` and where counting them would take long."""
