@@ -59,6 +59,12 @@ TASKS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     ),
     "learned": (DIGIT, DIGITS, {"compile": 0.0, "steps": 6, "replayed": 0.0, "rows": 3, "objective": "tb"}),
     "simulated": (WORD, WORDS, {"compile": 0.5, "steps": 4, "replayed": 0.0, "certify_draws": 10}),
+    "sft": (
+        DIGIT,
+        [{"x": k, "n": (3 * k + 1) % 8} for k in range(8)],
+        {"objective": "sft", "steps": 4, "held_out": 1},
+    ),
+    "ppo": (DIGIT, DIGITS, {"objective": "ppo", "steps": 3, "rows": 5}),
     "one_row": (COUNTED, DIGITS[2:3], {"compile": 0.0, "steps": 2, "replayed": 0.5}),
 }
 
