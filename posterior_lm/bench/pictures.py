@@ -7,16 +7,13 @@ from collections.abc import Iterable, Sequence
 from posterior_lm.bench.cells import Cell, Result
 from posterior_lm.bench.summary import Entry, figure
 from posterior_lm.bench.tasks.continuation import OURS
+from posterior_lm.page.labels import beside
 from posterior_lm.page.markup import Html, el
-from posterior_lm.page.plots import Axes, bars, dots, line, plot
+from posterior_lm.page.plots import Axes, bars, dots, drawing, line, plot
 
 SHOWN = ("base", "prompting", "sft", "ppo", "gflownet")
 """Methods whose histogram is drawn."""
-
-
-def _label(axes: Axes, name: str, x: float, y: float) -> Html:
-    across, down = axes.at(x, y)
-    return el("text", name, x=across + 4, y=down + 3, font_size="8")
+WIDE, HIGH = 820.0, 300.0
 
 
 def histograms(results: Iterable[tuple[Cell, Result]]) -> list[Html]:
@@ -50,7 +47,7 @@ def histograms(results: Iterable[tuple[Cell, Result]]) -> list[Html]:
 def against_operands(found: Sequence[Entry]) -> list[Html]:
     """Accuracy against the number of operands, a line a method; five are out of distribution."""
     settings = [
-        s for s in dict.fromkeys(e.setting for e in found if e.task == "arithmetic") if s.endswith("operands")
+        s for s in dict.fromkeys(e.setting for e in found if e.task == "arithmetic") if s.split()[0].isdigit()
     ]
     lines, xs = {}, [float(s.split()[0]) for s in settings]
     for method in dict.fromkeys(e.method for e in found if e.task == "arithmetic"):
@@ -59,10 +56,20 @@ def against_operands(found: Sequence[Entry]) -> list[Html]:
             lines[method] = [100 * e.mean for e in there]  # type: ignore[union-attr, operator]
     if not lines or len(xs) < 2:
         return []
-    axes = Axes((min(xs) - 0.1, max(xs) + 0.6), (0.0, 100.0), "operands", "accuracy, %", whole=True)
+    axes = Axes(
+        (min(xs) - 0.1, max(xs) + 0.6),
+        (0.0, 100.0),
+        "operands",
+        "accuracy, %",
+        whole=True,
+        width=WIDE,
+        height=HIGH,
+    )
     marks: list[Html] = []
     for method, ys in lines.items():
         marks.append(line(axes, xs, ys, "line" if method.startswith(OURS) else "line chain1"))
         marks.append(dots(axes, xs, ys, [f"{method}: {y:.1f} %" for y in ys]))
-        marks.append(_label(axes, method, xs[-1], ys[-1]))
-    return [plot("Right answers against operands; five are out of distribution", axes, *marks)]
+    ends = [axes.at(xs[-1], ys[-1]) for ys in lines.values()]
+    marks += [label.drawn() for label in beside(axes, list(lines), ends)]
+    title = "Right answers against operands; five are out of distribution"
+    return [el("figure", drawing(title, axes, *marks), el("figcaption", title), class_="wide")]

@@ -1,4 +1,4 @@
-"""The picture of fidelity against diversity: every method named, no name on another, far points at the edge."""
+"""Pictures of a table: every method named, no name on another, far points at the edge."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from posterior_lm.bench.scatter import HIGH, LETTER, WIDE, Label, Point, labels, near, scatters
+from posterior_lm.bench.pictures import against_operands
+from posterior_lm.bench.scatter import HIGH, WIDE, Point, named, near, scatters
 from posterior_lm.bench.summary import Entry
+from posterior_lm.page.labels import LETTER, Label
 from posterior_lm.page.plots import LEFT, TOP, Axes
 
 
@@ -32,7 +34,7 @@ def test_no_name_stands_on_another_and_all_are_inside(seed: int) -> None:
     rng = np.random.default_rng(seed)
     points = [Point(f"method {k}", *rng.normal(size=2)) for k in range(16)]
     axes = axes_of(points)
-    found = labels(axes, points)
+    found = named(axes, points)
     assert sorted(one.text.split(" (")[0] for one in found) == sorted(p.name for p in points)
     assert not any(a.meets(b) for a, b in combinations(found, 2))
     for one in found:
@@ -41,7 +43,7 @@ def test_no_name_stands_on_another_and_all_are_inside(seed: int) -> None:
 
 def test_crowded_points_still_have_a_name_each() -> None:
     points = [Point("a rather long name of a method", 0.5, 0.5)] * 40
-    assert len(labels(axes_of(points), points)) == 40
+    assert len(named(axes_of(points), points)) == 40
 
 
 def test_boxes_meet_where_they_overlap() -> None:
@@ -66,3 +68,15 @@ def test_the_picture_tells_far_points_and_ours_apart() -> None:
     assert "beam (0.70, -60.00)" in picture and ">ancestral 1<" in picture and ">greedy" not in picture
     assert "In no pair a decoding baseline" in picture
     assert scatters([entry("beam", "diversity", 0.4)]) == []
+
+
+def test_the_papers_own_files_have_no_place_on_the_line_of_operands() -> None:
+    found = [
+        Entry("arithmetic", setting, method, "accuracy", 0.5, 0.0, 3, 8, 1.0)
+        for setting in ("3 operands", "5 operands", "paper 5 operands", "paper 3 operands, leaky")
+        for method in ("sft", "gflownet")
+    ]
+    (picture,) = against_operands(found)
+    assert picture.count("<polyline") == 2 and picture.count("<circle") == 4
+    assert ">sft</text>" in picture and ">gflownet</text>" in picture
+    assert against_operands(found[:2]) == []
