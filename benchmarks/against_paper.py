@@ -1,13 +1,13 @@
 """Our recipe and that of Hu et al. (2024) in one run: trajectories a second, and seconds to a total variation.
 
     OMP_WAIT_POLICY=passive python -m benchmarks.against_paper [--target middle] [--until 0.2] [--patience 8]
-        [--cache DIR] [--out benchmarks/results/against_paper.json]
+        [--batches 64,256] [--cache DIR] [--out benchmarks/results/against_paper.json]
 
 Same program, model, adapter, rank, rows and held-out rows. Ours is the default
 recipe with its schedule shortened to `--steps`, since it is to be stopped at
 `--until`. Then the released recipe trains until it is as near or has had
 `--patience` times as many seconds; if it is not there by then, the ratio is a lower
-bound and says so. Speed is compared at an equal number of trajectories a step, on
+bound and says so. Speed is compared at equal numbers of trajectories a step, on
 the balancing steps, which do the same work: sample, score, one gradient.
 """
 
@@ -18,6 +18,8 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.exactness import listed, trainer_of
 from benchmarks.paper_recipe import Recipe
@@ -78,6 +80,23 @@ def speed(step: Any, trajectories: int) -> float:
     return SPEED_STEPS * trajectories / (time.perf_counter() - began)
 
 
+def speeds_at(known: KnownTarget, held_out: HeldOut, batch: int, rate: float) -> dict[str, float]:
+    """Trajectories a second of both recipes at so many a step: ours are 16 draws of each row."""
+    rows = max(1, batch // 16)
+    trainer, adapter = ours(
+        known, held_out,
+        {"compile": 0.0, "rows": rows, "draws": batch // rows, "seeds": 0, "simulated": 0.0, "steps": 10_000},
+    )  # fmt: skip
+    fast = speed(trainer.step, batch)
+    adapter.close()
+    adapter = Adapter.new(held_out.models["base"], rank=RANK, seed=0)
+    slow = speed(Recipe(known, adapter, batch, rate, 0).step, batch)
+    adapter.close()
+    found = {"batch": batch, "ours": fast, "theirs": slow, "faster": fast / slow}
+    print(json.dumps(found), flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Our recipe beside the released one.")
     parser.add_argument("--target", default="middle")
@@ -85,7 +104,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="of our schedule")
     parser.add_argument("--patience", type=float, default=8.0)
     parser.add_argument("--rate", type=float, default=1e-3, help="the released recipe's learning rate")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64, help="of the released recipe while it trains")
+    parser.add_argument("--batches", default="64,256", help="trajectories a step at which speed is compared")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -100,21 +120,12 @@ def main() -> None:
     theirs = time_to(held_out, recipe.step, adapter, args.until, 30.0, args.patience * mine["seconds"])
     adapter.close()
 
-    rows = max(1, args.batch // 16)
-    trainer, adapter = ours(
-        known, held_out,
-        {"compile": 0.0, "rows": rows, "draws": args.batch // rows, "seeds": 0, "simulated": 0.0, "steps": 10_000},
-    )  # fmt: skip
-    fast = speed(trainer.step, args.batch)
-    adapter.close()
-    adapter = Adapter.new(held_out.models["base"], rank=RANK, seed=0)
-    slow = speed(Recipe(known, adapter, args.batch, args.rate, 0).step, args.batch)
-    adapter.close()
+    speeds = [speeds_at(known, held_out, int(batch), args.rate) for batch in args.batches.split(",")]
     result = {
         "target": args.target, "batch": args.batch, "until": args.until,
         "ours": mine, "theirs": theirs,
         "sooner": theirs["seconds"] / mine["seconds"], "sooner_is_a_lower_bound": not theirs["reached"],
-        "ours_trajectories_per_second": fast, "theirs_trajectories_per_second": slow, "faster": fast / slow,
+        "threads": torch.get_num_threads(), "trajectories_per_second": speeds,
     }  # fmt: skip
     print(json.dumps(result, indent=1))
     if args.out is not None:

@@ -78,7 +78,7 @@ FULL = Plan(
         ),
     },
 )  # fmt: skip
-"""Between one and two hours on two cores with `tiny`."""
+"""Between two and three hours on two cores with `tiny`."""
 
 QUICK = Plan(
     name="quick",
