@@ -87,5 +87,5 @@ def _off(axes: Axes, point: Point) -> bool:
 
 def named(axes: Axes, points: Sequence[Point]) -> list[Label]:
     """A label for each point; of one that lies outside with its numbers."""
-    names = [f"{p.name} ({p.x:.2f}, {p.y:.2f})" if _off(axes, p) else p.name for p in points]
+    names = [f"{p.name} ({round(p.x, 2) + 0.0:.2f}, {p.y:.2f})" if _off(axes, p) else p.name for p in points]
     return beside(axes, names, [_inside(axes, p) for p in points])

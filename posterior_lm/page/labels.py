@@ -9,7 +9,7 @@ from attrs import frozen
 from posterior_lm.page.markup import Html, el
 from posterior_lm.page.plots import LEFT, TOP, Axes
 
-LETTER, LINE, BESIDE = 6.7, 13.0, 8.0
+LETTER, LINE, BESIDE = 7.3, 13.0, 8.0
 """Width of a letter, height of a line, and from a point to its label, in the units of the picture."""
 SHIFTS = 12
 """Lines up and down that a label may move."""
