@@ -62,7 +62,7 @@ FULL = Plan(
             more={"betas": [1.25, 1.5, 2.0], "chain": 300},
         ),
         "infilling": Size(
-            train=400, test=8, draws=200, steps=320, search=48,
+            train=400, test=8, draws=200, steps=320, search=160,
             fit={"certify_rows": 0, "certify_draws": 50},
             more={"listed": 1500, "chain": 400, "reverse": {"steps": 120, "pairs": 64}},
         ),
