@@ -20,10 +20,10 @@ Most prefixes of a text are hopeless end points: stopping there has next to no
 probability under the guide or the target, yet its u can be off by tens of nats, and
 plain squares spend the whole gradient on it. With `clip` (nats) an end point counts by
 ω = how probable it is beside the draw itself, by the larger of q and R/Ẑ, at most `MOST` and at
-least `LEAST`; the draw's own end, its last, counts by 1. (Beside the likeliest end point of its draw, a hopeless long draw would count for
-nothing as soon as a short beginning of it is likelier, and all of them together keep a lot of
-the guide's mass.) u is cut to ±clip around the log of the row's mean weight;
-and every row has the root as a vertex, at the value where its loss is smallest. (With the
+least `LEAST`; the draw's own end, its last, counts by 1. (Beside the likeliest end point of
+its draw, a hopeless long draw would count for nothing as soon as a short beginning of it is
+likelier, and all of them together keep a lot of the guide's mass.) u is cut to ±clip around
+the log of the row's mean weight; and every row has the root as a vertex, at the value where its loss is smallest. (With the
 root at the log mean weight all draws of a row are pushed one way, those of a replay buffer
 too.) As ω > 0, the loss is still zero exactly where all u of a row agree.
 """

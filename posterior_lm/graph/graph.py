@@ -119,7 +119,7 @@ class RewardGraph:
     @cached_property
     def _order(self) -> tuple[int, ...]:
         if all(i < n for n, node in self.nodes.items() for i in node.inputs):
-            return tuple(sorted(self.nodes))  # what the search below finds, a hundred times sooner
+            return tuple(sorted(self.nodes))  # what the search below finds
         return tuple(nx.lexicographical_topological_sort(self._dag))
 
     def is_acyclic(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import networkx as nx
 import numpy as np
 import pytest
 from attrs import evolve
@@ -230,3 +231,11 @@ def test_one_model_is_enough_for_the_source_above() -> None:
     verify(graph)
     grounded = optimize(ground(graph, bind_data(graph, {"q": "a", "t": [{"a": "b"}]})))
     assert [n.name for _, n in grounded.latents()] == ["z", "y[0]"] and model is not None
+
+
+def test_the_order_is_the_lexicographical_one_whatever_the_numbers_are() -> None:
+    graph = graph_of(SOURCE)
+    top = max(graph.nodes)
+    turned = {top - i: evolve(n, inputs=tuple(top - j for j in n.inputs)) for i, n in graph.nodes.items()}
+    for one in (graph, evolve(graph, nodes=turned, total=top - graph.total, guides={})):
+        assert one.order() == list(nx.lexicographical_topological_sort(one._dag))
