@@ -6,7 +6,8 @@
 For each target the policy is trained with the default recipe on rows from the
 world, and compared with the exact posterior of held-out rows. The compile stage is
 the same whatever the objective, so it is run once and every objective goes on from
-there; seconds count both stages, and no evaluation.
+there; seconds count both stages, and no evaluation. With one process a core,
+`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m benchmarks.exactness`, every step is shared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.targets import PROGRAMS, known_target
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.amortize.simulate import Simulator
@@ -49,19 +50,23 @@ def listed(held_out: HeldOut) -> HeldOut:
     )
 
 
-def trainer_of(rows: Rows, adapter: Adapter, settings: FitSettings, simulator: Simulator) -> Trainer:
+def trainer_of(
+    rows: Rows, adapter: Adapter, settings: FitSettings, simulator: Simulator, world: World | None = None
+) -> Trainer:
     """A trainer for all rows, with the stages that `plm fit` would run."""
     numbers = range(len(rows))
     compiles = settings.compile > 0 and not simulator.unsimulated
     compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
     settings = settings.resolved(exact=compiler is not None and simulator.exact)
-    return Trainer(rows, numbers, adapter, settings, compiler, World(), simulator)
+    return Trainer(rows, numbers, adapter, settings, compiler, world or World(), simulator)
 
 
-def run(name: str, objectives: list[str], options: dict[str, object], cache: Path) -> list[dict[str, object]]:
-    """Train and measure one target; a result for each objective."""
+def run(
+    name: str, objectives: list[str], options: dict[str, object], cache: Path, world: World
+) -> list[dict[str, object]]:
+    """Train and measure one target; a result for each objective, of the process that leads."""
     known = known_target(name, held_out=CANDIDATES)
-    held_out = listed(HeldOut.of(known, cache=cache))
+    held_out = listed(HeldOut.of(known, cache=cache)) if world.leads else None
     graph = known.query.graph
     models = models_of(known.query, graph)
     data = [bind_data(graph, row) for row in known.train]
@@ -73,7 +78,7 @@ def run(name: str, objectives: list[str], options: dict[str, object], cache: Pat
         simulator = Simulator(graph, data, models, alike=True)
         lm = next(iter(rows.readings(0).values())).lm
         adapter = Adapter.new(models[lm], rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
-        trainer = trainer_of(rows, adapter, settings, simulator)
+        trainer = trainer_of(rows, adapter, settings, simulator, world)
         if objective in ("subtb", "db") and name == "tabular":
             adapter.close()  # a value of a finite type has no prefixes that are values
             continue
@@ -85,13 +90,15 @@ def run(name: str, objectives: list[str], options: dict[str, object], cache: Pat
                 trainer.forget()
                 compiled = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
             progress = trainer.step()
-        report = held_out.measure(lambda target, adapter=adapter: PolicyGuide.of(target, adapter))
-        assert progress is not None
-        results.append(
-            {"target": name, "objective": objective, "seconds": round(trainer.seconds, 1),
-             "steps": trainer.steps_done, "training_ess": progress.ess, **report.figures()}
-        )  # fmt: skip
-        print(json.dumps(results[-1]), flush=True)
+        if held_out is not None:
+            report = held_out.measure(lambda target, adapter=adapter: PolicyGuide.of(target, adapter))
+            assert progress is not None
+            results.append(
+                {"target": name, "objective": objective, "seconds": round(trainer.seconds, 1),
+                 "steps": trainer.steps_done, "training_ess": progress.ess, **report.figures()}
+            )  # fmt: skip
+            print(json.dumps(results[-1]), flush=True)
+        world.wait()
         adapter.close()
     return results
 
@@ -121,13 +128,15 @@ def main() -> None:
     options: dict[str, object] = {"seed": args.seed}
     if args.steps:
         options["steps"] = args.steps
-    results = []
+    world, results = join_world(), []
     for name in args.targets.split(","):
-        results += run(name, args.objectives.split(","), options, args.cache)
+        results += run(name, args.objectives.split(","), options, args.cache, world)
+    if not world.leads:
+        return
     print(table(results))
     if args.out is not None:
         machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-                   "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
+                   "processes": world.size, "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(
             json.dumps({"machine": machine, "options": options, "results": results}, indent=1) + "\n"

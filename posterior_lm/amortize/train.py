@@ -22,7 +22,7 @@ from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimize
 from posterior_lm.amortize.compiling import Compiled, Compiler
 from posterior_lm.amortize.guards import check_finite, not_finite
 from posterior_lm.amortize.learned_log_z import moved, row_log_z
-from posterior_lm.amortize.merging import drawing_model
+from posterior_lm.amortize.merging import drawing_model, training_model
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.objectives import Objective, Trajectories, objective
 from posterior_lm.amortize.parallel import World
@@ -138,14 +138,15 @@ class Trainer:
         loss = [0.0]
 
         def backward(part: Sequence[int], columns: int) -> None:
-            with self.adapter.on():
-                scored = score_draws(self.adapter.model(), [batch.draws[k] for k in part], columns=columns)
-                shares = torch.as_tensor(
-                    batch.weights[list(part)] / max(total, 1e-300), device=scored.log_prob.device
-                )
-                value = -(shares * scored.log_prob).sum()
-                check_finite(value, scored.log_prob, None, self._statement())
-                value.backward()
+            scored = score_draws(
+                training_model(self.adapter), [batch.draws[k] for k in part], columns=columns
+            )
+            shares = torch.as_tensor(
+                batch.weights[list(part)] / max(total, 1e-300), device=scored.log_prob.device
+            )
+            value = -(shares * scored.log_prob).sum()
+            check_finite(value, scored.log_prob, None, self._statement())
+            value.backward()
             loss[0] += float(value.detach())
 
         self.columns = halving(
@@ -183,8 +184,7 @@ class Trainer:
         loss, log_q = [0.0], np.full(len(behaved.draws), np.nan)
 
         def backward(part: Sequence[int], columns: int) -> None:
-            with self.adapter.on():
-                loss[0] += self._objective(behaved, part, columns, temperature, count, log_q)
+            loss[0] += self._objective(behaved, part, columns, temperature, count, log_q)
 
         groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(len(slots))]
         self.columns = halving(
@@ -207,7 +207,7 @@ class Trainer:
         """Backward through the draws `part`, which are whole rows; its share of the step's loss."""
         index = list(part)
         scored: Scored = score_draws(
-            self.adapter.model(), [behaved.draws[k] for k in index],
+            training_model(self.adapter), [behaved.draws[k] for k in index],
             ends=self.objective.needs_prefixes, columns=columns,
         )  # fmt: skip
         device = scored.log_prob.device

@@ -23,7 +23,7 @@ from torch import Tensor
 from posterior_lm.amortize.balancing import Behaved
 from posterior_lm.amortize.batches import score_draws
 from posterior_lm.amortize.guards import check_finite, not_finite
-from posterior_lm.amortize.merging import drawing_model
+from posterior_lm.amortize.merging import drawing_model, training_model
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.progress import measured
 from posterior_lm.amortize.replay import Replay
@@ -123,14 +123,15 @@ class PpoTrainer(Trainer):
     ) -> None:
         def backward(part: Sequence[int], columns: int) -> None:
             index = list(part)
-            with self.adapter.on():
-                scored = score_draws(self.adapter.model(), [behaved.draws[k] for k in index], columns=columns)
-                rows = [behaved.rows[int(behaved.slot[k])] for k in index]
-                check_finite(scored.log_prob.sum(), scored.log_prob, rows, self._statement())
-                before = torch.as_tensor(old[index], dtype=torch.float64, device=scored.log_prob.device)
-                each = clipped_loss(scored.log_prob, before, advantage[index], self.settings.ratio)
-                value = each.sum() / total
-                value.backward()
+            scored = score_draws(
+                training_model(self.adapter), [behaved.draws[k] for k in index], columns=columns
+            )
+            rows = [behaved.rows[int(behaved.slot[k])] for k in index]
+            check_finite(scored.log_prob.sum(), scored.log_prob, rows, self._statement())
+            before = torch.as_tensor(old[index], dtype=torch.float64, device=scored.log_prob.device)
+            each = clipped_loss(scored.log_prob, before, advantage[index], self.settings.ratio)
+            value = each.sum() / total
+            value.backward()
             loss[0] += float(value.detach())
 
         self.columns = halving(

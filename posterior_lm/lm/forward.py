@@ -66,10 +66,14 @@ class Forward:
             options["position_ids"] = positions
         if keep and "logits_to_keep" in self.parameters:
             options["logits_to_keep"] = keep
-        logits = self.module(input_ids=ids, **options).logits
+        logits = self.call(input_ids=ids, **options).logits
         if keep and logits.shape[1] > keep:
             logits = logits[:, -keep:]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def call(self, **options: object) -> Any:
+        """What the module returns."""
+        return self.module(**options)
 
     def tensor(self, values: object) -> Tensor:
         """Whole numbers on the model's device."""

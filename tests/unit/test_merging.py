@@ -11,7 +11,7 @@ from torch import nn
 
 from posterior_lm.amortize import merging
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.merging import MergedForward, drawing_model
+from posterior_lm.amortize.merging import MergedForward, TrainedForward, drawing_model, training_model
 from posterior_lm.lm.transformers import TransformersModel
 from tests.laws.models import WIDE, byte_level_tokenizer, write_model
 from tests.unit.test_adapter import IDS, far, logits, stir
@@ -112,3 +112,51 @@ def test_a_weight_that_stands_in_two_places_is_not_folded_into(base: Transformer
     base._forward.module.register_module("again", nn.Linear(1, 1))
     base._forward.module.again.weight = layer.weight
     assert not folded(drawing_model(adapter))
+
+
+def gradients(model: TransformersModel, adapter: Adapter) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    for parameter in adapter.parameters.values():
+        parameter.grad = None
+    found = model._forward.logits(torch.tensor([IDS]))
+    (found.log_softmax(-1)[..., 5] * torch.linspace(1, 2, len(IDS))).sum().backward()
+    return found.detach(), [p.grad.clone() for p in adapter.parameters.values() if p.grad is not None]
+
+
+def trained(model: TransformersModel) -> bool:
+    return isinstance(model._forward, TrainedForward)
+
+
+def test_a_training_pass_has_the_numbers_and_the_gradients_of_the_adapted_model(
+    base: TransformersModel,
+) -> None:
+    before = logits(base)
+    adapter, other = stir(Adapter.new(base, rank=12), 1), stir(Adapter.new(base, rank=12), 2)
+    model = training_model(adapter)
+    assert trained(model)
+    wanted, slopes = gradients(adapter.model(), adapter)
+    found, own = gradients(model, adapter)
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+    assert len(own) == len(slopes) == len(adapter.parameters)
+    for a, b in zip(own, slopes, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
+    assert any(float(b.abs().max()) > 1e-2 for b in slopes)
+    assert far(found, gradients(training_model(other), other)[0])
+    assert torch.equal(logits(base), before)
+    assert all(p.grad is None for p in base._forward.module.parameters() if not p.requires_grad)
+
+
+def test_a_training_pass_reads_the_weights_as_they_are_by_then(base: TransformersModel) -> None:
+    adapter = stir(Adapter.new(base, rank=12))
+    model = training_model(adapter)
+    before = gradients(model, adapter)[0]
+    stir(adapter, 3)
+    assert far(gradients(model, adapter)[0], before)
+
+
+def test_a_training_pass_is_folded_where_that_makes_fewer_products(base: TransformersModel) -> None:
+    assert not trained(training_model(Adapter.new(base, rank=1))), "two thin products cost less than one"
+    half = Adapter.new(base, rank=12)
+    base._forward.module.to(torch.bfloat16)
+    assert not trained(training_model(half))
+    base._forward.module.to(torch.float64)
+    assert trained(training_model(half))
