@@ -25,6 +25,7 @@ from benchmarks.targets import PROGRAMS, known_target
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.listing import Lister
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
@@ -55,10 +56,14 @@ def trainer_of(
 ) -> Trainer:
     """A trainer for all rows, with the stages that `plm fit` would run."""
     numbers = range(len(rows))
-    compiles = settings.compile > 0 and not simulator.unsimulated
+    compiles = settings.compile != 0 and not simulator.unsimulated
     compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
-    settings = settings.resolved(exact=compiler is not None and simulator.exact)
-    return Trainer(rows, numbers, adapter, settings, compiler, world or World(), simulator)
+    lister = None
+    if settings.compile != 0 and settings.listed != 0:
+        lister = Lister.of(rows, numbers, settings.pairs, settings.seed)
+    exact = compiler is not None and simulator.exact
+    settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
+    return Trainer(rows, numbers, adapter, settings, compiler, world or World(), simulator, lister)
 
 
 def run(
@@ -71,7 +76,7 @@ def run(
     models = models_of(known.query, graph)
     data = [bind_data(graph, row) for row in known.train]
     results: list[dict[str, object]] = []
-    compiled: tuple[dict, dict, dict] | None = None
+    compiled: dict[bool, tuple[dict, dict, dict]] = {}
     for objective in objectives:
         settings = settings_of({**options, "objective": objective})
         rows = Rows(graph, data, models)
@@ -82,13 +87,15 @@ def run(
         if objective in ("subtb", "db") and name == "tabular":
             adapter.close()  # a value of a finite type has no prefixes that are values
             continue
-        if compiled is not None:
-            trainer.restore(*compiled)
+        # What is listed of a row is stored with the rewards of its prefixes where the objective needs them.
+        kind = trainer.lister is not None and trainer.objective.needs_prefixes
+        if kind in compiled:
+            trainer.restore(*compiled[kind])
         progress = None
         while not trainer.finished:
-            if compiled is None and trainer.stage() == "balance":
+            if kind not in compiled and trainer.stage() == "balance":
                 trainer.forget()
-                compiled = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
+                compiled[kind] = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
             progress = trainer.step()
         if held_out is not None:
             report = held_out.measure(lambda target, adapter=adapter: PolicyGuide.of(target, adapter))

@@ -19,7 +19,7 @@ from posterior_lm.amortize.compiling import BLOCK
 from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows, in_row
-from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import InferenceError
@@ -66,7 +66,7 @@ class Balancer:
     """
 
     def __init__(
-        self, rows: Rows, numbers: Sequence[int], settings: FitSettings, prefixes: bool,
+        self, rows: Rows, numbers: Sequence[int], settings: Resolved, prefixes: bool,
         simulator: Simulator | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
@@ -238,7 +238,7 @@ class Balancer:
         )
 
 
-def reward_temperature(settings: FitSettings, share: float) -> float:
+def reward_temperature(settings: Resolved, share: float) -> float:
     """The temperature after this share of the balancing steps: linear down to 1, then 1."""
     start = settings.reward_temperature or 1.0
     if settings.anneal == 0 or share >= settings.anneal:

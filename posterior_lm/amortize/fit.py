@@ -20,6 +20,7 @@ from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.inputs import Inputs, read_inputs
 from posterior_lm.amortize.interrupt import Interrupt
+from posterior_lm.amortize.listing import Lister
 from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest, other_digests
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
@@ -112,8 +113,10 @@ def _fit(
     simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses, alike=True)
     notes: list[str] = []
     peer = settings.objective in PEERS
-    compiler = None if peer else _compiler(rows, numbers, simulator, settings, notes)
-    settings = settings.resolved(exact=compiler is not None and simulator.exact)
+    lister = None if peer else _lister(rows, numbers, settings, notes)
+    compiler = None if peer else _compiler(rows, numbers, simulator, settings, notes, alone=lister is None)
+    exact = compiler is not None and simulator.exact
+    settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
     if not held_out:
         notes.append(
             f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out: the certificate is of the rows trained on"
@@ -128,7 +131,7 @@ def _fit(
 
             trainer = peer_trainer(inputs, rows, numbers, adapter, settings, world)
         else:
-            trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator)
+            trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator, lister)
             for row, values in inputs.known:
                 trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         identity = _identity(inputs, settings, lm)
@@ -164,24 +167,35 @@ def _fit(
         adapter.close()
 
 
+def _lister(rows: Rows, numbers: Sequence[int], settings: FitSettings, notes: list[str]) -> Lister | None:
+    """What lists the posteriors of rows, and a note of it; None where no short list holds the prior."""
+    if settings.compile == 0 or settings.listed == 0:
+        return None
+    lister = Lister.of(rows, numbers, settings.pairs, settings.seed)
+    if lister is not None:
+        notes.append(
+            f"{len(lister.values)} values hold {lister.mass:.1%} of the prior: rows are shown with them by their shares"
+        )
+    return lister
+
+
 def _compiler(
-    rows: Rows, numbers: Sequence[int], simulator: Simulator, settings: FitSettings, notes: list[str]
-) -> Compiler | None:
-    """Stage 1, or None and a note of why it is skipped."""
+    rows: Rows, numbers: Sequence[int], simulator: Simulator, settings: FitSettings, notes: list[str], *, alone: bool
+) -> Compiler | None:  # fmt: skip
+    """Simulated pairs of stage 1, or None and a note of why there are none; `alone` if the stage has nothing else."""
+    what = "the compile stage is skipped" if alone else "nothing is simulated"
     if settings.compile == 0:
         return None
     if simulator.unsimulated:
-        notes.append(f"the compile stage is skipped: `{simulator.unsimulated[0]}` cannot be simulated")
+        notes.append(f"{what}: `{simulator.unsimulated[0]}` cannot be simulated")
         return None
     compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed)
     first = compiler.batch(0, range(compiler.groups))
     if first.rows < compiler.groups / 4:
-        notes.append("the compile stage is skipped: hardly any simulated observation looks like the rows'")
+        notes.append(f"{what}: hardly any simulated observation looks like the rows'")
         return None
     if first.ess < LEAST_ESS:
-        notes.append(
-            f"the compile stage is skipped: the weights of simulated pairs have an effective share of {first.ess:.3f}"
-        )
+        notes.append(f"{what}: the weights of simulated pairs have an effective share of {first.ess:.3f}")
         return None
     return compiler
 

@@ -10,12 +10,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import asdict, evolve, field, fields, frozen
+from attrs import asdict, field, fields, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
 
 OBJECTIVES = ("vargrad", "tb", "subtb", "db")
+MANY = 100
+"""Listed rows that are enough to learn from by themselves."""
+
 PEERS = ("sft", "ppo")
 """What a policy can be trained by beside them, to compare with: `posterior_lm.baselines`."""
 
@@ -38,11 +41,17 @@ class FitSettings:
     """λ of `subtb`."""
     clip: float = field(default=2.0, metadata={"low": 0})
     """Nats at which the residual of one draw stops to count for more."""
-    steps: int = field(default=300, metadata={"low": 1})
+    steps: int | None = field(default=None, metadata={"low": 1})
+    """None: 300, or 600 where the posteriors of rows are listed, since such a step is cheap."""
     budget: float | None = field(default=None, metadata={"low": 0})
     """Seconds after which training ends; the schedules then end with it. None: no limit."""
-    compile: float = field(default=0.5, metadata={"low": 0, "high": 1})
-    """Share of the steps spent on simulated pairs, where the program can be simulated."""
+    compile: float | None = field(default=None, metadata={"low": 0, "high": 1})
+    """Share of the steps spent on simulated pairs, where the program can be simulated, and on listed rows.
+    None: 0.5, or 0.9 where the posteriors of rows are listed."""
+    listed: float | None = field(default=None, metadata={"low": 0, "high": 1})
+    """Share of these steps spent on rows whose posterior can be listed, where a short list holds nearly all of
+    the prior; all of them where nothing can be simulated. None: 1, or 0.5 of fewer than `MANY` rows, which
+    alone would be learnt by heart."""
     pairs: int = field(default=128, metadata={"low": 1})
     """Simulated pairs a step."""
     rows: int = field(default=16, metadata={"low": 1})
@@ -53,8 +62,9 @@ class FitSettings:
     """Share of the draws made from a flattened policy."""
     replayed: float = field(default=0.25, metadata={"low": 0, "high": 1})
     """Share of the draws taken from the replay buffer."""
-    simulated: float = field(default=0.5, metadata={"low": 0, "high": 1})
-    """Share of a balancing step's rows that are simulated anew, where the simulation is exact."""
+    simulated: float | None = field(default=None, metadata={"low": 0, "high": 1})
+    """Share of a balancing step's rows that are simulated anew, where the simulation is exact. None: 0.5, or 0
+    after a compile stage of nothing but listed rows."""
     flattest: float = field(default=0.7, metadata={"low": 0.05, "high": 1})
     """Tempered draws have an exponent between this and 1."""
     reward_temperature: float | None = field(default=None, metadata={"low": 1})
@@ -89,15 +99,38 @@ class FitSettings:
     """Of `ppo`: how far from 1 a ratio of probabilities still counts."""
     seed: int = field(default=0, metadata={"low": 0})
 
-    def resolved(self, *, exact: bool) -> FitSettings:
-        """With values for what is None: `exact` says whether an exact compile stage comes first."""
-        seeds = (0 if exact else 32) if self.seeds is None else self.seeds
-        start = (1.0 if exact else 1.5) if self.reward_temperature is None else self.reward_temperature
-        return evolve(self, seeds=seeds, reward_temperature=start)
+    def resolved(self, *, exact: bool, listed: int = 0) -> Resolved:
+        """With values for what is None: `exact` says whether an exact compile stage comes first, `listed` of
+        how many rows the posterior is listed."""
+        exact = exact or listed > 0
+        share = (1.0 if listed >= MANY else 0.5) if self.listed is None else self.listed
+        alone = listed > 0 and share == 1.0
+        found = {
+            "steps": 600 if listed else 300,
+            "compile": 0.9 if listed else 0.5,
+            "listed": share,
+            "simulated": 0.0 if alone else 0.5,
+            "seeds": 0 if exact else 32,
+            "reward_temperature": 1.0 if exact else 1.5,
+        }
+        stated = {f.name: getattr(self, f.name) for f in fields(FitSettings)}
+        return Resolved(**stated | {name: value for name, value in found.items() if stated[name] is None})
 
     def to_json(self) -> dict[str, Any]:
         """Every setting by name, as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@frozen(kw_only=True)
+class Resolved(FitSettings):
+    """Settings in which nothing is left open that depends on the program."""
+
+    steps: int
+    compile: float
+    listed: float
+    simulated: float
+    seeds: int
+    reward_temperature: float
 
 
 def settings_of(options: Mapping[str, object]) -> FitSettings:
@@ -137,7 +170,7 @@ def _checked(name: str, value: object, setting: Any) -> object:
         return tuple(value)
     if value is None and setting.default is None:
         return None
-    whole = isinstance(setting.default, int) or name == "seeds"
+    whole = isinstance(setting.default, int) or name in ("seeds", "steps")
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
         raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)

@@ -22,6 +22,7 @@ from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimize
 from posterior_lm.amortize.compiling import Compiled, Compiler
 from posterior_lm.amortize.guards import check_finite, not_finite
 from posterior_lm.amortize.learned_log_z import moved, row_log_z
+from posterior_lm.amortize.listing import Lister
 from posterior_lm.amortize.merging import drawing_model, training_model
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.objectives import Objective, Trajectories, objective
@@ -29,7 +30,7 @@ from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.progress import Progress, measured
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.lang.diagnostics import InferenceError
 
@@ -38,11 +39,12 @@ class Trainer:
     """The weights, the optimiser and the buffer of one fit; `step` moves all of them on."""
 
     def __init__(
-        self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: FitSettings,
+        self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved,
         compiler: Compiler | None, world: World, simulator: Simulator | None = None,
+        lister: Lister | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
-        self.compiler = compiler
+        self.compiler, self.lister = compiler, lister
         options: dict[str, object] = {"clip": settings.clip}
         if settings.objective == "subtb":
             options["lam"] = settings.lam
@@ -75,8 +77,11 @@ class Trainer:
 
     def stage(self) -> str:
         """Which stage the next step belongs to."""
-        compiling = self.compiler is not None and self.progress() < self.settings.compile
-        return "compile" if compiling else "balance"
+        return "compile" if self._compiles and self.progress() < self.settings.compile else "balance"
+
+    @property
+    def _compiles(self) -> bool:
+        return self.compiler is not None or self.lister is not None
 
     def rate(self, stage: str) -> float:
         """The learning rate: in each stage up during the warm-up, then down along a cosine."""
@@ -131,9 +136,7 @@ class Trainer:
         return next(s.label for s in self.rows.target(0).statements if s.keyword == "latent")
 
     def _compile(self) -> dict[str, float]:
-        assert self.compiler is not None
-        slots = tuple(self.world.share(self.compiler.groups))
-        batch: Compiled = self.compiler.batch(self.steps_done, slots)
+        batch = self._pairs()
         draws, total = self.world.total([len(batch.draws), float(batch.weights.sum())])
         loss = [0.0]
 
@@ -155,6 +158,17 @@ class Trainer:
         )  # fmt: skip
         value, ess, rows = self.world.total([loss[0], batch.ess * batch.rows, batch.rows])
         return {"loss": value, "ess": ess / max(1.0, rows), "draws": draws}
+
+    def _pairs(self) -> Compiled:
+        """Simulated pairs, or rows with their listed posteriors, in turn by the share of these."""
+        share = 0.0 if self.lister is None else 1.0 if self.compiler is None else self.settings.listed
+        before, after = (math.floor(k * share) for k in (self.steps_done, self.steps_done + 1))
+        if self.compiler is not None and before == after:
+            return self.compiler.batch(self.steps_done, tuple(self.world.share(self.compiler.groups)))
+        assert self.lister is not None
+        slots = self.world.share(self.lister.groups)
+        self.replay = self.lister.learn(before, slots, self.replay, self.world, self.balancer.scored)
+        return self.lister.batch(before, slots, self.replay)
 
     def _restart(self, loss: list[float]):
         log_z = self.log_z
@@ -197,7 +211,7 @@ class Trainer:
         return {**numbers, "loss": self.world.total([loss[0]])[0]}
 
     def _balanced_share(self) -> float:
-        start = self.settings.compile if self.compiler is not None else 0.0
+        start = self.settings.compile if self._compiles else 0.0
         return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
 
     def _objective(

@@ -10,14 +10,14 @@ from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.inputs import Inputs
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.baselines.ppo import PpoTrainer
 from posterior_lm.baselines.sft import KnownPairs
 
 
 def peer_trainer(
-    inputs: Inputs, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: FitSettings, world: World
+    inputs: Inputs, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved, world: World
 ) -> Trainer:
     """A trainer of `settings.objective`, on the rows of these numbers. Raises DataError PLM772."""
     # An objective that the base class knows stands in for the peer's own, which it never computes.

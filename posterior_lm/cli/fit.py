@@ -26,7 +26,12 @@ from posterior_lm.cli.options import format_option, positive_seconds
 )
 @click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
 @click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Training steps.  [default: 300]")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Training steps.  [default: 300; 600 where rows are listed]",
+)
 @click.option(
     "--budget",
     type=float,
@@ -93,7 +98,7 @@ def command(
     from posterior_lm.amortize.settings import settings_of
 
     settings = settings_of(options)
-    with watching(settings.steps) as (watch, say):
+    with watching() as (watch, say):
         fitted = fit(query, asked, out, settings, resume=resume, watch=watch, say=say)
     if not fitted.leads:
         return INTERRUPTED if fitted.interrupted else FINE

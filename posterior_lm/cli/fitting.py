@@ -40,7 +40,7 @@ def line(progress: Progress) -> str:
 
 
 @contextmanager
-def watching(steps: int) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+def watching() -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """A function for every step and one for remarks; both write to standard error."""
     if not sys.stderr.isatty():
         last = [0.0]

@@ -64,7 +64,7 @@ def e_step(
     the rows. Later ones go on from a guide that is nearly right, on the rows alone.
     """
     compiler = simulator = None
-    if first and settings.compile > 0:
+    if first and settings.compile != 0:
         simulator = stand.simulator()
         compiler = _compiler(stand, simulator, numbers, settings)
     exact = compiler is not None and simulator is not None and simulator.exact

@@ -47,6 +47,21 @@ program word(opening: text, ending: text) {
   observe [" ", ending] ~ base(opening, z)
 }
 """
+RULE = """
+lm base = "tiny"
+program rule(input: text, output: text) {
+  latent rule: text(tokens=1..20, stop="\\n") ~ base("Instruction:")
+  observe [" ", output] ~ base("Instruction:", rule, "Input: ", input, "\\nOutput:")
+}
+"""
+RULES = [
+    {"input": "coal", "output": "black"},
+    {"input": "cat", "output": "cats"},
+    {"input": "1", "output": "2"},
+    {"input": "long", "output": "short"},
+    {"input": "red book", "output": "book red"},
+    {"input": "old dog", "output": "dog"},
+]
 DIGITS = [{"x": k} for k in range(8)]
 WORDS = [
     {"opening": "Mia saw a cat", "ending": "She ran."},
@@ -79,14 +94,13 @@ def trainer_of(
 ) -> Trainer:
     """The trainer of such a fit, without a folder; `trainer.adapter.close()` when done."""
     settings: FitSettings = settings_of({**SMALL, **more})
-    if settings.seeds is None:
-        settings = evolve(settings, seeds=0)
+    settings = evolve(settings, seeds=settings.seeds or 0).resolved(exact=False)
     query = loads(program)
     graph = query.graph
     bound, models = [bind_data(graph, row) for row in data], models_of(query, graph)
     known, simulator = Rows(graph, bound, models), Simulator(graph, bound, models)
     numbers = range(len(data))
-    compiles = settings.compile > 0 and not simulator.unsimulated
+    compiles = settings.compile != 0 and not simulator.unsimulated
     compiler = Compiler(known, numbers, simulator, settings.pairs, settings.seed) if compiles else None
     lm = next(iter(known.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=settings.seed)

@@ -1,0 +1,191 @@
+"""Rows whose posterior is all but known: those of a prior that nearly always says one of a few texts.
+
+Where the only latent's prior is the same in every row, and L listed values hold nearly all of it,
+
+    p(z | y) ≈ p(z) p(y | z) / Σ_{z' listed} p(z') p(y | z'),
+
+with every term of the program in place of p(z) p(y | z). So the rows themselves can be
+fitted by maximum likelihood, with their whole posterior at once and not a draw of it: the
+wake phase of reweighted wake-sleep (Bornschein & Bengio 2015) without its sampling. What the list
+leaves out is made up for while balancing, and by the weights of every answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.amortize.batches import Walked, walk
+from posterior_lm.amortize.compiling import Compiled
+from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.replay import Entry, Replay
+from posterior_lm.amortize.rows import Rows, in_row
+from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value
+
+LOOK, DRAWS = 256, 2048
+"""Draws of the prior that show whether a list is worth the trouble, and that it is made of."""
+
+SHOWN = 64
+"""Rows whose priors are compared."""
+
+MOST = 256
+"""Values of a list: each is scored on every row."""
+
+MASS = 0.9
+"""Share of the prior that a list must hold."""
+
+TRAINED = 512
+"""Rows that are listed at most."""
+
+EACH = 5
+"""Pairs of a simulated step for each row of a listed one: a row has so many likely values or more."""
+
+LEAST = 1e-4
+"""Values with a smaller share of a row's posterior are left out."""
+
+SEEN = 0.01
+"""Values that are likelier than this are shown whenever their row is; of the others one stands for all."""
+
+
+@frozen(eq=False)
+class Lister:
+    """The values of a list, token ids of the only latent, and the share of the prior that they hold."""
+
+    rows: Rows
+    numbers: tuple[int, ...]
+    """The rows that are listed."""
+    values: tuple[tuple[int, ...], ...]
+    mass: float
+    groups: int
+    """Rows of a step."""
+    seed: int
+
+    @classmethod
+    def of(cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int) -> Lister | None:
+        """A list that serves these rows; None where no short one does."""
+        target = rows.target(numbers[0])
+        if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
+            return None
+        info = target.latents[0]
+        prior = prior_of(target, info.name)
+        if prior.lm is None or prior.exponent < 1 or hasattr(info.support, "ids_of"):
+            return None
+        first = _reads(target)
+        if any(_reads(rows.target(n)) != first for n in numbers[:SHOWN]):
+            return None
+        guide, rng = PriorGuide(target), np.random.default_rng([seed, 8])
+        if len(set(_drawn(guide, rng, LOOK))) > LOOK // 2:
+            return None
+        drawn = _drawn(guide, rng, DRAWS)
+        values = tuple(ids for ids, _ in Counter(drawn).most_common(MOST))
+        column = {info.name: [target.value_of(info.name, ids) for ids in values]}
+        mass = float(np.exp(np.logaddexp.reduce(guide.log_prob(column))))
+        if mass < MASS:
+            return None
+        order = np.random.default_rng([seed, 9]).permutation(len(numbers))[:TRAINED]
+        kept = tuple(numbers[int(k)] for k in order)
+        return cls(rows, kept, values, mass, min(len(kept), max(1, pairs // EACH)), seed)
+
+    def step_rows(self, step: int) -> list[int]:
+        """The rows of a step: each row once in every pass over them, in a new order each time."""
+        found: list[int] = []
+        at = step * self.groups
+        while len(found) < self.groups:
+            epoch, place = divmod(at + len(found), len(self.numbers))
+            order = np.random.default_rng([self.seed, 10, epoch]).permutation(len(self.numbers))
+            found += [self.numbers[int(k)] for k in order[place : place + self.groups - len(found)]]
+        return found
+
+    def learn(
+        self, step: int, slots: Sequence[int], replay: Replay, world: World,
+        scored: Callable[[int, Sequence[dict[str, Value]]], list[Entry]],
+    ) -> Replay:  # fmt: skip
+        """The buffer with the listed values of the step's rows, each row scored once and by one process."""
+        rows = self.step_rows(step)
+        new = sorted({rows[slot] for slot in slots if not _listed(replay, rows[slot])})
+        found: list[list[Any]] = []
+        for row in new:
+            room = replay.capacity - len(replay.entries(row))
+            entries = scored(row, self._likely(row)[: max(0, room)])
+            found.append([row, [[e.ids, e.log_reward, e.end_log_reward] for e in entries]])
+        for part in world.gather(found):
+            for row, entries in part:
+                replay = replay.add(
+                    row,
+                    [
+                        Entry(tuple(map(tuple, ids)), log_reward, None if ends is None else tuple(ends))
+                        for ids, log_reward, ends in entries
+                    ],
+                )
+        return replay
+
+    def _likely(self, row: int) -> list[dict[str, Value]]:
+        """The values of the list that the row leaves likely, the likeliest first."""
+        target = self.rows.target(row)
+        name = target.latents[0].name
+        values = [target.value_of(name, ids) for ids in self.values]
+        with in_row(row):
+            log_reward = target.log_reward({name: values})
+        least = float(np.logaddexp.reduce(log_reward)) + float(np.log(LEAST))
+        order = np.argsort(-log_reward, kind="stable")
+        return [{name: values[int(k)]} for k in order if log_reward[k] > least]
+
+    def batch(self, step: int, slots: Sequence[int], replay: Replay) -> Compiled:
+        """What the buffer holds of the step's rows, by its shares of the posterior."""
+        rows = self.step_rows(step)
+        draws: list[Walked] = []
+        weights: list[float] = []
+        shown = 0
+        for slot in slots:
+            target, entries = self.rows.target(rows[slot]), replay.entries(rows[slot])
+            if not entries:
+                continue
+            shown += 1
+            name, rng = target.latents[0].name, np.random.default_rng([self.seed, 11, step, slot])
+            for k, weight in shares(np.array([e.log_reward for e in entries]), rng):
+                value = target.value_of(name, entries[k].ids[0])
+                draws.append(walk(target, self.rows.readings(rows[slot]), {name: value}))
+                weights.append(weight)
+        return Compiled(tuple(draws), np.array(weights), shown, 1.0)
+
+
+def _listed(replay: Replay, row: int) -> bool:
+    """Whether the buffer has more of the row than what the user knew."""
+    return any(not entry.pinned for entry in replay.entries(row))
+
+
+def shares(log_reward: np.ndarray, rng: np.random.Generator) -> list[tuple[int, float]]:
+    """Places and weights, which sum to 1, of values with these log rewards (N,), nats.
+
+    Values above `SEEN` have their own share. One of the others, drawn by its share, has that of
+    all of them, so the mean of any function of a value is unbiased.
+    """
+    share = np.exp(log_reward - np.logaddexp.reduce(log_reward))
+    rare = np.flatnonzero(share < SEEN)
+    found = [(int(k), float(share[k])) for k in np.flatnonzero(share >= SEEN)]
+    rest = float(share[rare].sum())
+    if rest > 0:
+        found.append((int(rng.choice(rare, p=share[rare] / rest)), rest))
+    return found
+
+
+def _drawn(guide: PriorGuide, rng: np.random.Generator, n: int) -> list[tuple[int, ...]]:
+    (column,) = guide.sample(rng, n).values.values()
+    return [value.ids for value in column]
+
+
+def _reads(target: Target) -> tuple[int, tuple[int, ...]]:
+    """The support and the context of the only latent's prior."""
+    info = target.latents[0]
+    prior = prior_of(target, info.name)
+    assert prior.lm is not None
+    context = contexts_of(target, prior.lm, target.evaluator.plan(prior.node).context, {}, 1)[0][0]
+    return id(info.support), context

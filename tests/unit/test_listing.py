@@ -1,0 +1,241 @@
+"""Rows whose posterior is listed: which programs have such rows, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posterior_lm.amortize import listing
+from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.listing import Lister, shares
+from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.replay import Entry, Replay
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.amortize.settings import MANY, settings_of
+from posterior_lm.amortize.train import Trainer
+from posterior_lm.ask import models_of
+from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.query import loads
+from posterior_lm.target.binding import bind_data
+from tests.unit.test_fit import DIGIT, DIGITS, RULE, RULES, SMALL, WORD, WORDS, fitted
+
+
+def bound(program: str = RULE, data: list[Any] = RULES) -> Rows:
+    query = loads(program)
+    return Rows(query.graph, [bind_data(query.graph, row) for row in data], models_of(query, query.graph))
+
+
+def lister_of(rows: Rows, pairs: int = 30) -> Lister | None:
+    return Lister.of(rows, range(len(rows)), pairs, 0)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return bound()
+
+
+@pytest.fixture(scope="module")
+def lister(rows: Rows) -> Lister:
+    found = lister_of(rows)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def trainer(rows: Rows, lister: Lister, request: pytest.FixtureRequest) -> Trainer:
+    settings = settings_of({**SMALL, "rank": 16, "steps": 60, "compile": 1.0, "pairs": 30})
+    adapter = Adapter.new(rows.models["base"], rank=16, seed=0)
+    request.addfinalizer(adapter.close)
+    ready = settings.resolved(exact=False, listed=MANY)
+    return Trainer(rows, range(len(rows)), adapter, ready, None, World(), lister=lister)
+
+
+def learnt(lister: Lister, trainer: Trainer, replay: Replay | None = None) -> Replay:
+    empty = Replay(64, 1000) if replay is None else replay
+    return lister.learn(0, range(lister.groups), empty, World(), trainer.balancer.scored)
+
+
+# ------------------------------------------------------------------------------- which programs
+
+
+def test_a_list_holds_most_of_a_prior_that_all_rows_share(lister: Lister, rows: Rows) -> None:
+    target = rows.target(3)
+    prior = np.exp(PriorGuide(target).log_prob({"rule": [target.value_of("rule", v) for v in lister.values]}))
+    assert len(set(lister.values)) == len(lister.values) <= listing.MOST
+    assert lister.mass == pytest.approx(prior.sum()) and listing.MASS < lister.mass < 1
+    assert sorted(lister.numbers) == list(range(6)) and lister.groups == 6
+
+
+@pytest.mark.parametrize(
+    ("program", "data"),
+    [
+        pytest.param(WORD, WORDS, id="a prior that reads the row"),
+        pytest.param(DIGIT, DIGITS, id="a finite type"),
+        pytest.param(RULE.replace('base("Instruction:")', 'base("Once")'), RULES, id="a prior of many texts"),
+        pytest.param(
+            RULE.replace('base("Instruction:")', 'base("Instruction:") ^ 0.5'), RULES, id="flattened"
+        ),
+        pytest.param(
+            RULE.replace("  observe", '  latent more: text(tokens=1..2) ~ base("Instruction:")\n  observe'),
+            RULES,
+            id="two latents",
+        ),
+    ],
+)
+def test_other_programs_have_none(program: str, data: list[Any]) -> None:
+    assert lister_of(bound(program, data)) is None
+
+
+def test_a_list_that_is_too_short_is_none(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MOST", 3)
+    assert lister_of(rows) is None
+
+
+# ------------------------------------------------------------------------------- what is shown
+
+
+def test_a_row_is_shown_with_its_posterior(lister: Lister, trainer: Trainer) -> None:
+    replay = learnt(lister, trainer)
+    for number in (0, 2):
+        entries = replay.entries(number)
+        found = np.exp([e.log_reward for e in entries])
+        exact = loads(RULE).given(RULES[number]).using("exact", values=1500).draw(seed=0).draws
+        wanted = dict(
+            zip(
+                [v.ids for v in exact.values["rule"]],
+                np.exp(exact.log_reward - np.logaddexp.reduce(exact.log_reward)),
+                strict=True,
+            )
+        )
+        own = dict(zip([e.ids[0] for e in entries], found / found.sum(), strict=True))
+        tv = 0.5 * sum(abs(own.get(k, 0.0) - wanted.get(k, 0.0)) for k in own.keys() | wanted.keys())
+        assert tv < 0.03, number
+        assert max(wanted.values()) > 0.15, "it says something"
+
+
+def test_a_row_is_scored_once(lister: Lister, trainer: Trainer) -> None:
+    asked: list[int] = []
+
+    def scored(row: int, values: Any) -> list[Entry]:
+        asked.append(row)
+        return trainer.balancer.scored(row, values)
+
+    replay = lister.learn(0, [0, 2], Replay(64, 1000), World(), scored)
+    assert asked == sorted({lister.step_rows(0)[0], lister.step_rows(0)[2]})
+    again = lister.learn(0, range(lister.groups), replay, World(), scored)
+    assert sorted(asked) == list(range(6))
+    assert lister.learn(1, range(lister.groups), again, World(), scored) is again
+
+
+def test_what_the_user_knew_has_its_share(lister: Lister, trainer: Trainer, rows: Rows) -> None:
+    target = rows.target(0)
+    known = target.value_of("rule", lister.values[0])
+    entries = trainer.balancer.scored(0, [{"rule": known}], pinned=True)
+    replay = learnt(lister, trainer, Replay(64, 1000).add(0, entries))
+    plain = learnt(lister, trainer)
+    assert {e.ids for e in replay.entries(0)} == {e.ids for e in plain.entries(0)} | {(known.ids,)}
+    assert sum(e.pinned for e in replay.entries(0)) == 1
+
+
+def test_a_step_has_every_row_once_in_every_pass(rows: Rows) -> None:
+    lister = lister_of(rows, pairs=20)
+    assert lister is not None and lister.groups == 4
+    seen = [row for step in range(6) for row in lister.step_rows(step)]
+    assert all(sorted(seen[k : k + 6]) == list(range(6)) for k in range(0, 24, 6))
+    assert seen[:6] != seen[6:12]
+
+
+def test_shares_are_unbiased_and_sum_to_one() -> None:
+    log_reward = np.log([0.6, 0.003, 0.39, 0.007]) - 40
+    found = [shares(log_reward, np.random.default_rng(k)) for k in range(4000)]
+    assert all(sum(w for _, w in one) == pytest.approx(1) and len(one) == 3 for one in found)
+    mean = np.zeros(4)
+    for one in found:
+        for place, weight in one:
+            mean[place] += weight / len(found)
+    np.testing.assert_allclose(mean, [0.6, 0.003, 0.39, 0.007], atol=3e-4)
+    assert shares(np.log([0.5, 0.5]), np.random.default_rng(0)) == [
+        (0, pytest.approx(0.5)),
+        (1, pytest.approx(0.5)),
+    ]
+
+
+def test_a_row_weighs_as_much_as_any_other(lister: Lister, trainer: Trainer) -> None:
+    replay = learnt(lister, trainer)
+    batch = lister.batch(0, range(lister.groups), replay)
+    assert batch.rows == 6 and batch.weights.sum() == pytest.approx(6)
+    alone = lister.batch(0, [1], replay)
+    assert alone.rows == 1 and alone.weights.sum() == pytest.approx(1)
+
+
+# ------------------------------------------------------------------------------- training
+
+
+def test_the_policy_comes_near_the_posteriors(lister: Lister, trainer: Trainer, rows: Rows) -> None:
+    def forward_kl() -> float:
+        found = []
+        for number in range(len(rows)):
+            target, entries = rows.target(number), learnt(lister, trainer).entries(number)
+            log_p = np.array([e.log_reward for e in entries])
+            log_p -= np.logaddexp.reduce(log_p)
+            values = [target.value_of("rule", e.ids[0]) for e in entries]
+            log_q = PolicyGuide.of(target, trainer.adapter).log_prob({"rule": values})
+            found.append(float(np.sum(np.exp(log_p) * (log_p - log_q))))
+        return float(np.mean(found))
+
+    before = forward_kl()
+    while not trainer.finished:
+        assert trainer.step().stage == "compile"
+    after = forward_kl()
+    assert before > 1.5 and 0 <= after < 0.2, (before, after)
+
+
+def test_steps_take_turns_by_the_share_of_listed_ones(rows: Rows, lister: Lister, trainer: Trainer) -> None:
+    class Simulated:
+        groups = 4
+        steps: list[int] = []  # noqa: RUF012
+
+        def batch(self, step: int, slots: Any) -> Any:
+            self.steps.append(step)
+            return lister.batch(0, [0], learnt(lister, trainer))
+
+    settings = settings_of({**SMALL, "steps": 10, "compile": 1.0, "pairs": 30, "listed": 0.75})
+    both = Trainer(
+        rows, range(6), trainer.adapter, settings.resolved(exact=False, listed=6), Simulated(), World(), lister=lister,  # type: ignore[arg-type]
+    )  # fmt: skip
+    for _ in range(8):
+        both.step()
+    assert Simulated.steps == [0, 4]
+
+
+def test_a_fit_says_what_it_lists(tmp_path: Path) -> None:
+    notes = fitted(tmp_path / "a", RULE, RULES, steps=2, compile=1.0).notes
+    assert any("values hold 97" in note for note in notes), notes
+    assert not any(
+        "of the prior" in n for n in fitted(tmp_path / "b", RULE, RULES, steps=2, listed=0.0).notes
+    )
+
+
+def test_a_program_that_cannot_be_simulated_is_compiled_from_lists(tmp_path: Path) -> None:
+    program = RULE.replace('[" ", output]', '" black"').replace(", output: text", "")
+    done = fitted(tmp_path / "a", program, [{"input": w} for w in ("coal", "cat", "1")], steps=2, compile=1.0)
+    assert any("nothing is simulated" in note for note in done.notes), done.notes
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines] == ["compile", "compile"]
+
+
+def test_defaults_follow_from_what_is_listed() -> None:
+    plain, few, many = (settings_of({}).resolved(exact=True, listed=n) for n in (0, MANY - 1, MANY))
+    assert (plain.steps, plain.compile, plain.simulated) == (300, 0.5, 0.5)
+    assert (few.steps, few.compile, few.listed, few.simulated) == (600, 0.9, 0.5, 0.5)
+    assert (many.steps, many.compile, many.listed, many.simulated) == (600, 0.9, 1.0, 0.0)
+    stated = settings_of({"steps": 7, "compile": 0.2, "listed": 0.3, "simulated": 0.1}).resolved(
+        exact=True, listed=MANY
+    )
+    assert (stated.steps, stated.compile, stated.listed, stated.simulated) == (7, 0.2, 0.3, 0.1)
+    assert settings_of({}).resolved(exact=False, listed=MANY).reward_temperature == 1.0
