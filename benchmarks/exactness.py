@@ -60,7 +60,7 @@ def trainer_of(
     compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
     lister = None
     if settings.compile != 0 and settings.listed != 0:
-        lister = Lister.of(rows, numbers, settings.pairs, settings.seed)
+        lister = Lister.of(rows, numbers, settings.pairs, settings.seed, world)
     exact = compiler is not None and simulator.exact
     settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
     return Trainer(rows, numbers, adapter, settings, compiler, world or World(), simulator, lister)
@@ -88,7 +88,8 @@ def run(
             adapter.close()  # a value of a finite type has no prefixes that are values
             continue
         # What is listed of a row is stored with the rewards of its prefixes where the objective needs them.
-        kind = trainer.lister is not None and trainer.objective.needs_prefixes
+        lists = trainer.lister is not None and trainer.lister.cells is None
+        kind = lists and trainer.objective.needs_prefixes
         if kind in compiled:
             trainer.restore(*compiled[kind])
         progress = None

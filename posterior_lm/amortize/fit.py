@@ -113,7 +113,7 @@ def _fit(
     simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses, alike=True)
     notes: list[str] = []
     peer = settings.objective in PEERS
-    lister = None if peer else _lister(rows, numbers, settings, notes)
+    lister = None if peer else _lister(rows, numbers, settings, notes, world)
     compiler = None if peer else _compiler(rows, numbers, simulator, settings, notes, alone=lister is None)
     exact = compiler is not None and simulator.exact
     settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
@@ -167,11 +167,13 @@ def _fit(
         adapter.close()
 
 
-def _lister(rows: Rows, numbers: Sequence[int], settings: FitSettings, notes: list[str]) -> Lister | None:
+def _lister(
+    rows: Rows, numbers: Sequence[int], settings: FitSettings, notes: list[str], world: World
+) -> Lister | None:
     """What lists the posteriors of rows, and a note of it; None where no short list holds the prior."""
     if settings.compile == 0 or settings.listed == 0:
         return None
-    lister = Lister.of(rows, numbers, settings.pairs, settings.seed)
+    lister = Lister.of(rows, numbers, settings.pairs, settings.seed, world)
     if lister is not None:
         notes.append(
             f"{len(lister.values)} values hold {lister.mass:.1%} of the prior: rows are shown with them by their shares"

@@ -20,8 +20,10 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.amortize.batches import Walked, walk
+from posterior_lm.amortize.cells import Cells
 from posterior_lm.amortize.compiling import Compiled
 from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.reading import readings_of
 from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows, in_row
 from posterior_lm.infer.contexts import contexts_of
@@ -67,9 +69,13 @@ class Lister:
     groups: int
     """Rows of a step."""
     seed: int
+    cells: Cells | None = None
+    """The rows of their tables, where the program is a plate."""
 
     @classmethod
-    def of(cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int) -> Lister | None:
+    def of(
+        cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int, world: World | None = None
+    ) -> Lister | None:
         """A list that serves these rows; None where no short one does."""
         target = rows.target(numbers[0])
         if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
@@ -92,7 +98,8 @@ class Lister:
             return None
         order = np.random.default_rng([seed, 9]).permutation(len(numbers))[:TRAINED]
         kept = tuple(numbers[int(k)] for k in order)
-        return cls(rows, kept, values, mass, min(len(kept), max(1, pairs // EACH)), seed)
+        groups = min(len(kept), max(1, pairs // EACH))
+        return cls(rows, kept, values, mass, groups, seed, Cells.of(rows, kept, values, world or World()))
 
     def step_rows(self, step: int) -> list[int]:
         """The rows of a step: each row once in every pass over them, in a new order each time."""
@@ -109,6 +116,8 @@ class Lister:
         scored: Callable[[int, Sequence[dict[str, Value]]], list[Entry]],
     ) -> Replay:  # fmt: skip
         """The buffer with the listed values of the step's rows, each row scored once and by one process."""
+        if self.cells is not None:
+            return replay
         rows = self.step_rows(step)
         new = sorted({rows[slot] for slot in slots if not _listed(replay, rows[slot])})
         found: list[list[Any]] = []
@@ -139,22 +148,41 @@ class Lister:
         return [{name: values[int(k)]} for k in order if log_reward[k] > least]
 
     def batch(self, step: int, slots: Sequence[int], replay: Replay) -> Compiled:
-        """What the buffer holds of the step's rows, by its shares of the posterior."""
+        """What the buffer holds of the step's rows, or tables made of theirs, by its shares of the posterior."""
         rows = self.step_rows(step)
         draws: list[Walked] = []
         weights: list[float] = []
         shown = 0
         for slot in slots:
-            target, entries = self.rows.target(rows[slot]), replay.entries(rows[slot])
-            if not entries:
-                continue
-            shown += 1
-            name, rng = target.latents[0].name, np.random.default_rng([self.seed, 11, step, slot])
-            for k, weight in shares(np.array([e.log_reward for e in entries]), rng):
-                value = target.value_of(name, entries[k].ids[0])
-                draws.append(walk(target, self.rows.readings(rows[slot]), {name: value}))
+            rng = np.random.default_rng([self.seed, 11, step, slot])
+            shared = self._exchanged(rows[slot], rng) or self._row(rows[slot], replay, rng)
+            for draw, weight in shared:
+                draws.append(draw)
                 weights.append(weight)
+            shown += bool(shared)
         return Compiled(tuple(draws), np.array(weights), shown, 1.0)
+
+    def _row(self, row: int, replay: Replay, rng: np.random.Generator) -> list[tuple[Walked, float]]:
+        target, entries = self.rows.target(row), replay.entries(row)
+        name, readings = target.latents[0].name, self.rows.readings(row)
+        values = [target.value_of(name, entry.ids[0]) for entry in entries]
+        found = shares(np.array([entry.log_reward for entry in entries]), rng) if entries else []
+        return [(walk(target, readings, {name: values[k]}), weight) for k, weight in found]
+
+    def _exchanged(self, row: int, rng: np.random.Generator) -> list[tuple[Walked, float]]:
+        if self.cells is None:
+            return []
+        cells = self.cells.drawn(row, rng)
+        log_reward = self.cells.log_reward(cells)
+        if not np.isfinite(log_reward).any():
+            return []
+        with in_row(row):
+            target = self.rows.reader(row, self.cells.data(cells))
+            readings, name = readings_of(target), target.latents[0].name
+            return [
+                (walk(target, readings, {name: target.value_of(name, self.values[k])}), weight)
+                for k, weight in shares(log_reward, rng)
+            ]
 
 
 def _listed(replay: Replay, row: int) -> bool:

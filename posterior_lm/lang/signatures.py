@@ -142,9 +142,6 @@ TYPE_OPTIONS: dict[str, dict[str, OptionType]] = {
     "text": TEXT_OPTIONS, "int": INT_OPTIONS, "real": {}, "bool": {}, "one_of": {}, "table": {},
 }  # fmt: skip
 
-STEPS = 300
-"""Training steps of `plm fit` where none are asked for."""
-
 _BUDGET = OptionType(kind="number", low=0, about="seconds after which to stop")
 
 _N = OptionType(kind="int", low=1, default=1000, about="number of draws")
@@ -200,10 +197,10 @@ METHODS: dict[str, Method] = {
             "lam": OptionType(kind="number", low=0, high=1, default=1.0, about="lambda of subtb"),
             "rank": OptionType(kind="int", low=1, default=32, about="of the adapter"),
             "targets": OptionType(kind="text", about="names of the layers to adapt; every linear one"),
-            "steps": OptionType(kind="int", low=1, default=STEPS, about="of training"),
+            "steps": OptionType(kind="int", low=1, about="of training; 300, or 600 where rows are listed"),
             "budget": _BUDGET,
-            "compile": OptionType(kind="number", low=0, high=1, default=0.5,
-                                  about="share of the steps spent on simulated pairs"),
+            "compile": OptionType(kind="number", low=0, high=1,
+                                  about="share of the steps spent on simulated pairs; 0.5, or 0.9 where rows are listed"),
             "pairs": OptionType(kind="int", low=1, default=128, about="simulated pairs a step"),
             "rows": OptionType(kind="int", low=1, default=16, about="data rows a step of balancing"),
             "draws": OptionType(kind="int", low=2, default=16, about="draws of each of these rows"),

@@ -62,6 +62,25 @@ RULES = [
     {"input": "red book", "output": "book red"},
     {"input": "old dog", "output": "dog"},
 ]
+PLATE = """
+lm base = "tiny"
+program rules(examples: table(input: text, output: text)) {
+  latent rule: text(tokens=1..20, stop="\\n") ~ base("Instruction:")
+  plate e in examples {
+    observe [" ", e.output] ~ base("Instruction:", rule, "Input: ", e.input, "\\nOutput:")
+  }
+}
+"""
+TABLES = [
+    {"examples": [{"input": a, "output": b}, {"input": c, "output": d}]}
+    for a, b, c, d in (
+        ("open", "closed", "long", "short"),
+        ("hot", "cold", "big", "small"),
+        ("coal", "black", "grass", "green"),
+        ("7", "8", "1", "2"),
+        ("1", "2", "9", "10"),
+    )
+]
 DIGITS = [{"x": k} for k in range(8)]
 WORDS = [
     {"opening": "Mia saw a cat", "ending": "She ran."},

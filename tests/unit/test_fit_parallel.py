@@ -21,7 +21,7 @@ from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.parallel import World, join_world
 from tests.conftest import ROOT
 from tests.unit.test_balancing import COUNTED
-from tests.unit.test_fit import DIGIT, DIGITS, RULE, RULES, SMALL, WORD, WORDS, fitted
+from tests.unit.test_fit import DIGIT, DIGITS, PLATE, RULE, RULES, SMALL, TABLES, WORD, WORDS, fitted
 
 TOGETHER = r"""
 # Every fit of the task, in each of the processes that the launcher has started.
@@ -62,6 +62,11 @@ TASKS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     "listed": (
         RULE,
         RULES,
+        {"compile": 1.0, "steps": 4, "replayed": 0.0, "listed": 1.0, "certify_draws": 10},
+    ),
+    "cells": (
+        PLATE,
+        TABLES,
         {"compile": 1.0, "steps": 4, "replayed": 0.0, "listed": 1.0, "certify_draws": 10},
     ),
     "sft": (

@@ -22,7 +22,7 @@ from posterior_lm.amortize.manifest import MANIFEST, read_manifest
 from posterior_lm.lang.diagnostics import DataError
 from tests.cli import plm
 from tests.conftest import ROOT
-from tests.unit.test_fit import DIGIT, DIGITS, RULE, RULES, SMALL, WORD, WORDS, codes, fitted
+from tests.unit.test_fit import DIGIT, DIGITS, PLATE, RULE, RULES, SMALL, TABLES, WORD, WORDS, codes, fitted
 
 KILLER = r"""
 # Fits in children of this process, each killed after it has measured some more steps, until one ends.
@@ -92,6 +92,7 @@ CASES = {
     "tb": (DIGIT, DIGITS, {"objective": "tb", "compile": 0.0}),
     "simulated": (WORD, WORDS, {"objective": "vargrad", "compile": 0.5, "certify_draws": 10}),
     "listed": (RULE, RULES, {"objective": "vargrad", "compile": 0.5, "certify_draws": 10, "listed": 0.5}),
+    "cells": (PLATE, TABLES, {"objective": "vargrad", "compile": 0.75, "certify_draws": 10, "listed": 1.0}),
 }
 
 

@@ -1,0 +1,145 @@
+"""Tables whose rows are exchangeable: what each row says, and tables made anew from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posterior_lm.amortize import cells as module
+from posterior_lm.amortize.cells import Cells
+from posterior_lm.amortize.listing import Lister
+from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.replay import Replay
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.ask import models_of
+from posterior_lm.query import loads
+from posterior_lm.target.binding import bind_data
+from tests.unit.test_fit import PLATE, RULE, RULES, TABLES
+
+
+def bound(program: str = PLATE, data: list[Any] = TABLES) -> Rows:
+    query = loads(program)
+    return Rows(query.graph, [bind_data(query.graph, row) for row in data], models_of(query, query.graph))
+
+
+def lister_of(rows: Rows) -> Lister:
+    found = Lister.of(rows, range(len(rows)), 30, 0)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return bound()
+
+
+@pytest.fixture(scope="module")
+def lister(rows: Rows) -> Lister:
+    return lister_of(rows)
+
+
+@pytest.fixture(scope="module")
+def cells(lister: Lister) -> Cells:
+    assert lister.cells is not None
+    return lister.cells
+
+
+def log_reward(rows: Rows, data: Any, values: Any) -> np.ndarray:
+    target = rows.bind(data)
+    return target.log_reward({"rule": [target.value_of("rule", ids) for ids in values]})
+
+
+# ------------------------------------------------------------------------------- which programs
+
+
+@pytest.mark.parametrize(
+    ("program", "data"),
+    [
+        pytest.param(RULE, RULES, id="no table"),
+        pytest.param(PLATE, [{"examples": [row]} for row in RULES], id="tables of one row"),
+        pytest.param(
+            PLATE.replace("text)) {", "text), hint: text) {"),
+            [{**row, "hint": "x"} for row in TABLES],
+            id="another parameter",
+        ),
+    ],
+)
+def test_other_programs_have_no_cells(program: str, data: list[Any]) -> None:
+    assert lister_of(bound(program, data)).cells is None
+
+
+def test_a_log_reward_that_is_no_sum_has_none(
+    rows: Rows, lister: Lister, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = module._log_reward
+    monkeypatch.setattr(
+        module,
+        "_log_reward",
+        lambda target, values: plain(target, values) + len(target.data["examples"]) ** 2,
+    )
+    assert Cells.of(rows, lister.numbers, lister.values, World()) is None
+
+
+# ------------------------------------------------------------------------------- what they say
+
+
+def test_rows_of_a_table_add_up(rows: Rows, lister: Lister, cells: Cells) -> None:
+    assert len(cells.cells) == 9, "two tables share a row, and it is kept once"
+    for number in range(len(rows)):
+        wanted = log_reward(rows, rows.data[number], lister.values)
+        np.testing.assert_allclose(cells.log_reward(cells.of_row[number]), wanted, atol=1e-3)
+    assert max(abs(cells.scores).max(axis=0)) > 3, "and they say something"
+
+
+def test_a_table_made_anew_could_have_one_latent(rows: Rows, cells: Cells) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(len(rows)):
+        own = cells.of_row[number]
+        made = Counter(tuple(sorted(cells.drawn(number, rng))) for _ in range(60))
+        assert all(len(one) == len(own) for one in made)
+        assert made[tuple(sorted(own))] >= 10
+    # The tables of opposites exchange rows with each other and not with that of colors.
+    opposites, colors = {c for n in (0, 1) for c in cells.of_row[n]}, set(cells.of_row[2])
+    made = {c for _ in range(60) for c in cells.drawn(0, rng)}
+    assert len(made & (opposites - set(cells.of_row[0]))) == 2
+    assert not made & colors
+
+
+def test_tables_stay_as_they_are_where_none_is_exchanged(
+    cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXCHANGED", 0.0)
+    assert all(cells.drawn(n, np.random.default_rng(n)) == own for n, own in cells.of_row.items())
+
+
+def test_what_is_shown_is_the_posterior_of_the_table_it_is_shown_with(
+    rows: Rows, lister: Lister, cells: Cells
+) -> None:
+    tokenizer = rows.models["base"].tokenizer
+    by_context: dict[tuple[int, ...], dict[tuple[int, ...], float]] = {}
+    for step in range(6):
+        batch = lister.batch(step, range(lister.groups), Replay(8, 8))
+        assert batch.rows == lister.groups == 5 and batch.weights.sum() == pytest.approx(5)
+        for draw, weight in zip(batch.draws, batch.weights, strict=True):
+            (path,) = draw.paths
+            by_context.setdefault(path.context, {})[path.ids] = weight
+    anew = 0
+    for context, shown in by_context.items():
+        text = tokenizer.decode(context)
+        named = [
+            k
+            for k, c in enumerate(cells.cells)
+            if f"Input: {c['input']}\n" in text and f"Output: {c['output']}\n" in text
+        ]
+        if len(named) != 2:
+            continue
+        anew += not any(set(named) == set(own) for own in cells.of_row.values())
+        wanted = log_reward(rows, cells.data(named), lister.values)
+        wanted = np.exp(wanted - np.logaddexp.reduce(wanted))
+        exact = dict(zip(lister.values, wanted, strict=True))
+        assert all(w == pytest.approx(exact[v], abs=1e-3) for v, w in shown.items() if exact[v] > 0.02)
+        assert sum(exact[v] for v in shown) > 0.8
+    assert anew
