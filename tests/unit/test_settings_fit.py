@@ -35,7 +35,9 @@ def test_every_stated_option_is_a_setting_and_every_flag_too() -> None:
     flags = {"steps", "budget", "objective", "rank", "targets", "rows", "draws", "rate", "seed"}
     options = {p.name: p for p in command.params if isinstance(p, click.Option)}
     assert flags <= set(options) and flags <= names
-    for name in flags - {"budget", "targets"}:
+    plain, listed = (DEFAULTS.resolved(exact=True, listed=n).steps for n in (0, 1))
+    assert f"[default: {plain}; {listed} where rows are listed]" in (options["steps"].help or "")
+    for name in flags - {"budget", "targets", "steps"}:
         assert f"[default: {getattr(DEFAULTS, name)}]" in (options[name].help or ""), name
         # A flag that is not given leaves what the program states.
         assert not isinstance(options[name].default, int | float | str), name
