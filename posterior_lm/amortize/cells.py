@@ -12,15 +12,15 @@ many more: a policy that has seen them does not know the given ones by heart.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.amortize.parallel import World
-from posterior_lm.amortize.rows import Data, Rows, in_row
+from posterior_lm.amortize.rows import Data, Rows
 from posterior_lm.lang.diagnostics import PlmError
-from posterior_lm.target.target import Target
 
 CLOSE = 1e-3
 """Nats by which a sum may differ from the log reward of the whole: rounding of float32."""
@@ -53,45 +53,42 @@ class Cells:
 
     @classmethod
     def of(
-        cls, rows: Rows, numbers: Sequence[int], values: Sequence[tuple[int, ...]], world: World
-    ) -> Cells | None:
-        """The cells of these rows; None where the program reads more than one table, or not row by row."""
+        cls, rows: Rows, numbers: Sequence[int], values: Sequence[tuple[int, ...]], world: World,
+        *, most: int, seconds: float | None = None,
+    ) -> Cells | None:  # fmt: skip
+        """The cells of these rows; None where the program reads more than one table, or not row by row.
+
+        None too where more than `most` scores were needed, or more than so many `seconds`.
+        """
+        began = time.monotonic()
         params = rows.graph.params
         if len(params) != 1 or params[0].type != "table":
             return None
         table = params[0].name
-        found: dict[str, int] = {}
-        cells: list[Mapping[str, object]] = []
-        of_row: dict[int, tuple[int, ...]] = {}
-        for number in numbers:
-            own = []
-            for cell in rows.data[number][table]:  # type: ignore[attr-defined]
-                key = json.dumps(cell, sort_keys=True, default=str)
-                if key not in found:
-                    found[key] = len(cells)
-                    cells.append(cell)
-                own.append(found[key])
-            of_row[number] = tuple(own)
-        if not any(len(own) > 1 for own in of_row.values()):
-            return None
-        try:
-            base = _log_reward(rows.bind({table: ()}), values)
-        except PlmError:
-            return None
+        cells, of_row = _distinct(rows, numbers, table)
         tried = [n for n in numbers if len(of_row[n]) > 1][:TRIED]
-        for number in tried:
-            with in_row(number):
-                whole = _log_reward(rows.target(number), values)
-                parts = [_log_reward(rows.bind({table: (cells[c],)}), values) - base for c in of_row[number]]
-            if not np.allclose(whole, base + np.sum(parts, axis=0), rtol=0, atol=CLOSE):
-                return None
-        mine = {
-            c: _log_reward(rows.bind({table: (cells[c],)}), values) - base for c in world.share(len(cells))
-        }
+        if not tried or len(cells) * len(values) > most:
+            return None
+        base = _log_reward(rows, {table: ()}, values)
+        if base is None or any(
+            not _is_sum(rows, number, [{table: (cells[c],)} for c in of_row[number]], base, values)
+            for number in tried
+        ):
+            return None
+        found: list[tuple[int, list[float]]] = []
+        done = True
+        for c in world.share(len(cells)):
+            score = _log_reward(rows, {table: (cells[c],)}, values)
+            if score is None or (seconds is not None and time.monotonic() - began > seconds):
+                done = False
+                break
+            found.append((c, (score - base).tolist()))
+        parts = world.gather(found if done else None)
+        if None in parts:
+            return None
         scores = np.zeros((len(cells), len(values)))
-        for part in world.gather([[c, s.tolist()] for c, s in mine.items()]):
-            for c, said in part:
-                scores[c] = said
+        for c, score in (item for part in parts for item in part):
+            scores[c] = score
         return cls(table, tuple(cells), scores, base, of_row)
 
     def log_reward(self, cells: Sequence[int]) -> np.ndarray:
@@ -106,7 +103,7 @@ class Cells:
         """The cells of the row, or of it and of another row that could have the same latent, in any order."""
         own = self.of_row[row]
         share = self._shares[row]
-        if len(own) < 2 or rng.random() >= EXCHANGED or not np.isfinite(share).all():
+        if len(own) < 2 or rng.random() >= EXCHANGED:
             return own
         z = int(rng.choice(len(share), p=share))
         others = [r for r, cells in self.of_row.items() if len(cells) == len(own)]
@@ -119,9 +116,44 @@ class Cells:
         return tuple(int(c) for c in mixed)
 
 
-def _log_reward(target: Target, values: Sequence[tuple[int, ...]]) -> np.ndarray:
-    name = target.latents[0].name
-    return target.log_reward({name: [target.value_of(name, ids) for ids in values]})
+def _distinct(
+    rows: Rows, numbers: Sequence[int], table: str
+) -> tuple[list[Mapping[str, object]], dict[int, tuple[int, ...]]]:
+    """The different rows of the tables, and which of them each data row has."""
+    found: dict[str, int] = {}
+    cells: list[Mapping[str, object]] = []
+    of_row: dict[int, tuple[int, ...]] = {}
+    for number in numbers:
+        own = []
+        for cell in rows.data[number][table]:  # type: ignore[attr-defined]
+            key = json.dumps(cell, sort_keys=True, default=str)
+            if key not in found:
+                found[key] = len(cells)
+                cells.append(cell)
+            own.append(found[key])
+        of_row[number] = tuple(own)
+    return cells, of_row
+
+
+def _is_sum(
+    rows: Rows, number: int, parts: Sequence[Data], base: np.ndarray, values: Sequence[tuple[int, ...]]
+) -> bool:
+    whole = _log_reward(rows, rows.data[number], values)
+    each = [_log_reward(rows, part, values) for part in parts]
+    if whole is None or any(e is None for e in each):
+        return False
+    return np.allclose(whole, base + sum(e - base for e in each), rtol=0, atol=CLOSE)
+
+
+def _log_reward(rows: Rows, data: Data, values: Sequence[tuple[int, ...]]) -> np.ndarray | None:
+    """(L,) nats; None where such a table means nothing, which its own row will say if it is a user's."""
+    try:
+        target = rows.bind(data)
+        name = target.latents[0].name
+        found = target.log_reward({name: [target.value_of(name, ids) for ids in values]})
+    except PlmError:
+        return None
+    return found if np.isfinite(found).all() else None
 
 
 def _normalised(log_reward: np.ndarray) -> np.ndarray:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from posterior_lm.query import Query
 
 METRICS = "metrics.jsonl"
+LISTING = 0.25
+"""Share of the budget that may pass before the first step, in scoring the rows of tables."""
 LEAST_ESS = 0.02
 """Effective share of a row's simulated pairs below which their weights are noise and the stage is skipped."""
 
@@ -173,7 +175,8 @@ def _lister(
     """What lists the posteriors of rows, and a note of it; None where no short list holds the prior."""
     if settings.compile == 0 or settings.listed == 0:
         return None
-    lister = Lister.of(rows, numbers, settings.pairs, settings.seed, world)
+    seconds = None if settings.budget is None else settings.budget * LISTING
+    lister = Lister.of(rows, numbers, settings.pairs, settings.seed, world, seconds)
     if lister is not None:
         notes.append(
             f"{len(lister.values)} values hold {lister.mass:.1%} of the prior: rows are shown with them by their shares"

@@ -47,6 +47,9 @@ MASS = 0.9
 TRAINED = 512
 """Rows that are listed at most."""
 
+SCORED = 300
+"""Log rewards that lists may take, as a multiple of the pairs of a step: no more than training itself."""
+
 EACH = 5
 """Pairs of a simulated step for each row of a listed one: a row has so many likely values or more."""
 
@@ -74,9 +77,13 @@ class Lister:
 
     @classmethod
     def of(
-        cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int, world: World | None = None
-    ) -> Lister | None:
-        """A list that serves these rows; None where no short one does."""
+        cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int, world: World | None = None,
+        seconds: float | None = None,
+    ) -> Lister | None:  # fmt: skip
+        """A list that serves these rows; None where no short one does.
+
+        `seconds` is how long the rows of tables may be scored before that is given up.
+        """
         target = rows.target(numbers[0])
         if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
             return None
@@ -96,10 +103,11 @@ class Lister:
         mass = float(np.exp(np.logaddexp.reduce(guide.log_prob(column))))
         if mass < MASS:
             return None
-        order = np.random.default_rng([seed, 9]).permutation(len(numbers))[:TRAINED]
-        kept = tuple(numbers[int(k)] for k in order)
-        groups = min(len(kept), max(1, pairs // EACH))
-        return cls(rows, kept, values, mass, groups, seed, Cells.of(rows, kept, values, world or World()))
+        most = SCORED * pairs
+        order = np.random.default_rng([seed, 9]).permutation(len(numbers))
+        kept = tuple(numbers[int(k)] for k in order[: max(1, min(TRAINED, most // len(values)))])
+        cells = Cells.of(rows, kept, values, world or World(), most=most, seconds=seconds)
+        return cls(rows, kept, values, mass, min(len(kept), max(1, pairs // EACH)), seed, cells)
 
     def step_rows(self, step: int) -> list[int]:
         """The rows of a step: each row once in every pass over them, in a new order each time."""

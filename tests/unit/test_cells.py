@@ -71,16 +71,39 @@ def test_other_programs_have_no_cells(program: str, data: list[Any]) -> None:
     assert lister_of(bound(program, data)).cells is None
 
 
+def cells_of(rows: Rows, lister: Lister, most: int = 10**6, seconds: float | None = None) -> Cells | None:
+    return Cells.of(rows, lister.numbers, lister.values, World(), most=most, seconds=seconds)
+
+
 def test_a_log_reward_that_is_no_sum_has_none(
+    rows: Rows, lister: Lister, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cells_of(rows, lister) is not None
+    plain = module._log_reward
+
+    def bent(rows: Rows, data: Any, values: Any) -> np.ndarray:
+        found = plain(rows, data, values)
+        assert found is not None
+        return found + 0.01 * len(data["examples"]) ** 2
+
+    monkeypatch.setattr(module, "_log_reward", bent)
+    assert cells_of(rows, lister) is None
+
+
+def test_scoring_them_has_a_limit(rows: Rows, lister: Lister) -> None:
+    scores = 9 * len(lister.values)
+    assert cells_of(rows, lister, most=scores) is not None and cells_of(rows, lister, most=scores - 1) is None
+    assert cells_of(rows, lister, seconds=1e-9) is None and cells_of(rows, lister, seconds=1e9) is not None
+
+
+def test_a_table_that_means_nothing_has_none(
     rows: Rows, lister: Lister, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = module._log_reward
     monkeypatch.setattr(
-        module,
-        "_log_reward",
-        lambda target, values: plain(target, values) + len(target.data["examples"]) ** 2,
+        module, "_log_reward", lambda r, data, v: plain(r, data, v) if data["examples"] else None
     )
-    assert Cells.of(rows, lister.numbers, lister.values, World()) is None
+    assert cells_of(rows, lister) is None
 
 
 # ------------------------------------------------------------------------------- what they say
