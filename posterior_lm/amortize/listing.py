@@ -12,6 +12,7 @@ leaves out is made up for while balancing, and by the weights of every answer.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,6 +75,8 @@ class Lister:
     seed: int
     cells: Cells | None = None
     """The rows of their tables, where the program is a plate."""
+    seconds: float = 0.0
+    """What making it took: a fit counts them as its own."""
 
     @classmethod
     def of(
@@ -84,6 +87,7 @@ class Lister:
 
         `seconds` is how long the rows of tables may be scored before that is given up.
         """
+        began = time.monotonic()
         target = rows.target(numbers[0])
         if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
             return None
@@ -107,7 +111,8 @@ class Lister:
         order = np.random.default_rng([seed, 9]).permutation(len(numbers))
         kept = tuple(numbers[int(k)] for k in order[: max(1, min(TRAINED, most // len(values)))])
         cells = Cells.of(rows, kept, values, world or World(), most=most, seconds=seconds)
-        return cls(rows, kept, values, mass, min(len(kept), max(1, pairs // EACH)), seed, cells)
+        groups = min(len(kept), max(1, pairs // EACH))
+        return cls(rows, kept, values, mass, groups, seed, cells, time.monotonic() - began)
 
     def step_rows(self, step: int) -> list[int]:
         """The rows of a step: each row once in every pass over them, in a new order each time."""

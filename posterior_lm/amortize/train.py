@@ -61,7 +61,7 @@ class Trainer:
         self.columns = settings.columns
         self.steps_done = 0
         self.balanced = 0
-        self.seconds = 0.0
+        self.seconds = 0.0 if lister is None else float(world.same(lister.seconds))
 
     # ------------------------------------------------------------- the schedule
 

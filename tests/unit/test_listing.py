@@ -118,6 +118,12 @@ def test_a_row_is_shown_with_its_posterior(lister: Lister, trainer: Trainer) -> 
         assert max(wanted.values()) > 0.15, "it says something"
 
 
+def test_what_listing_took_is_counted(lister: Lister, trainer: Trainer) -> None:
+    assert lister.seconds > 0 and trainer.seconds == lister.seconds
+    trainer.step()
+    assert trainer.seconds > lister.seconds
+
+
 def test_a_row_is_scored_once(lister: Lister, trainer: Trainer) -> None:
     asked: list[int] = []
 
