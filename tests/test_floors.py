@@ -243,7 +243,6 @@ by name, and `fit` the trainers of what a GFlowNet is compared with; both of the
 
 LONG: dict[str, str] = {
     "query.py": "one verb of the language after another, each of a few lines",
-    "lang/codes/types.py": "one code after another, each with its examples",
     "lm/tiny/report.py": "one measurement after another, each of them a function, run by hand",
 }
 """Modules of more than 300 lines, and why."""

@@ -8,11 +8,6 @@ import click
 
 from posterior_lm.cli.group import Command
 
-GROUPS = {
-    "1": "syntax", "2": "names", "3": "types and supports", "4": "structure", "5": "models and backends",
-    "6": "data", "7": "numbers", "8": "files and the command line", "9": "lint",
-}  # fmt: skip
-
 
 @click.command(cls=Command)
 @click.argument("code", required=False)
@@ -48,13 +43,13 @@ def command(code: str | None) -> None:
 
 
 def _all() -> list[str]:
-    from posterior_lm.lang.codes import CODES
+    from posterior_lm.lang.codes import CODES, GROUPS
 
     lines: list[str] = []
     group = ""
     for code in sorted(CODES):
         if code[3] != group:
             group = code[3]
-            lines += [*([""] if lines else []), f"{group}xx: {GROUPS.get(group, '')}"]
+            lines += [*([""] if lines else []), f"{group}xx: {GROUPS[group]}"]
         lines.append(f"  {code}  {CODES[code].title}")
     return lines
