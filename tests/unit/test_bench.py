@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from posterior_lm.bench import run as running
-from posterior_lm.bench.cells import Cell, Result, Store
-from posterior_lm.bench.claims import claims, dominances
-from posterior_lm.bench.markdown import markdown, table, value
-from posterior_lm.bench.page import page
-from posterior_lm.bench.paper import figures
-from posterior_lm.bench.plans import FULL, QUICK
-from posterior_lm.bench.presets import PAPER, preset
-from posterior_lm.bench.summary import entries, figure, mean_and_sd
-from posterior_lm.bench.task import Bench, Metric, Outcome, Task
-from posterior_lm.bench.tasks import TASKS
+from benchmarks.paper import run as running
+from benchmarks.paper.cells import Cell, Result, Store
+from benchmarks.paper.claims import claims, dominances
+from benchmarks.paper.markdown import markdown, table, value
+from benchmarks.paper.page import page
+from benchmarks.paper.plans import FULL, QUICK
+from benchmarks.paper.presets import PAPER, preset
+from benchmarks.paper.published import figures
+from benchmarks.paper.summary import entries, figure, mean_and_sd
+from benchmarks.paper.task import Bench, Metric, Outcome, Task
+from benchmarks.paper.tasks import TASKS
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError, error
 from tests.cli import plm
 
@@ -283,8 +283,8 @@ def test_presets_are_settings_of_a_fit() -> None:
 
 
 def test_layers_that_a_model_has_not_are_left_out() -> None:
+    from benchmarks.paper.presets import fitting
     from posterior_lm.ask import models_of
-    from posterior_lm.bench.presets import fitting
 
     query = Bench(QUICK, Store(Path("unused"))).query("random_integer")
     tiny = models_of(query, query.graph)["base"]

@@ -7,10 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from posterior_lm.bench.pictures import against_operands
-from posterior_lm.bench.scatter import HIGH, WIDE, Point, named, near, scatters
-from posterior_lm.bench.summary import Entry
-from posterior_lm.page.labels import LETTER, Label
+from benchmarks.paper.labels import LETTER, Label
+from benchmarks.paper.pictures import against_operands
+from benchmarks.paper.scatter import HIGH, WIDE, Point, named, near, scatters
+from benchmarks.paper.summary import Entry
 from posterior_lm.page.plots import LEFT, TOP, Axes
 
 

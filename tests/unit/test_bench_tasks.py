@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posterior_lm.bench import data, listing, sums_data, voting
-from posterior_lm.bench.cells import Cell, Store
-from posterior_lm.bench.drawing import Drawn, decoded, proposed
-from posterior_lm.bench.plans import FULL, QUICK
-from posterior_lm.bench.policies import unfinished, untrained
-from posterior_lm.bench.run import open_bench, result_of
-from posterior_lm.bench.task import Bench
-from posterior_lm.bench.tasks import arithmetic, continuation, infilling, integers, subjectivity
+from benchmarks.paper import data, listing, sums_data, voting
+from benchmarks.paper.cells import Cell, Store
+from benchmarks.paper.drawing import Drawn, decoded, proposed
+from benchmarks.paper.plans import FULL, QUICK
+from benchmarks.paper.policies import unfinished, untrained
+from benchmarks.paper.run import open_bench, result_of
+from benchmarks.paper.task import Bench
+from benchmarks.paper.tasks import arithmetic, continuation, infilling, integers, subjectivity
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.tiny.world import reviews
 from tests.conftest import SHARED
@@ -282,8 +282,8 @@ def test_quick_cells_without_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_quick_cell_is_done(tmp_path: Path) -> None:
-    from posterior_lm.bench.run import cells_of
-    from posterior_lm.bench.tasks import TASKS
+    from benchmarks.paper.run import cells_of
+    from benchmarks.paper.tasks import TASKS
 
     bench = open_bench(tmp_path / "out", QUICK, models={}, data={})
     for cell in cells_of(bench, list(TASKS.values()), 1):

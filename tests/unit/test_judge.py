@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from posterior_lm.bench.cells import Cell, Store
-from posterior_lm.bench.plans import QUICK
-from posterior_lm.bench.run import open_bench
-from posterior_lm.bench.task import Bench, Outcome
-from posterior_lm.bench.tasks import infilling
+from benchmarks.paper.cells import Cell, Store
+from benchmarks.paper.plans import QUICK
+from benchmarks.paper.run import open_bench
+from benchmarks.paper.task import Bench, Outcome
+from benchmarks.paper.tasks import infilling
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.metrics import Failure, Judge
 from posterior_lm.metrics.judge import RUBRIC, SILENT

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from posterior_lm.bench.cells import Cell, Result
-from posterior_lm.bench.summary import Entry, figure
-from posterior_lm.bench.tasks.continuation import OURS
-from posterior_lm.page.labels import beside
+from benchmarks.paper.cells import Cell, Result
+from benchmarks.paper.labels import beside
+from benchmarks.paper.summary import Entry, figure
+from benchmarks.paper.tasks.continuation import OURS
 from posterior_lm.page.markup import Html, el
 from posterior_lm.page.plots import Axes, bars, dots, drawing, line, plot
 

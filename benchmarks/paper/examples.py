@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.paper.cells import Cell, slug
+from benchmarks.paper.task import Bench, Row
 from posterior_lm.amortize.disk import write_whole
-from posterior_lm.bench.cells import Cell, slug
-from posterior_lm.bench.task import Bench, Row
 
 ROOM = "examples"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from posterior_lm.bench.cells import Cell, Result
+from benchmarks.paper.cells import Cell, Result
 
 
 @frozen

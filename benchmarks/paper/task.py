@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
+from benchmarks.paper.cells import Cell, Store
+from benchmarks.paper.plans import Plan, Size
 from posterior_lm.assets import find
-from posterior_lm.bench.cells import Cell, Store
-from posterior_lm.bench.plans import Plan, Size
 
 if TYPE_CHECKING:
     from posterior_lm.metrics.judge import Judge

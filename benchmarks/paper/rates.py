@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.paper.cells import Cell, slug
+from benchmarks.paper.task import Bench, Row
 from posterior_lm.amortize.disk import write_whole
-from posterior_lm.bench.cells import Cell, slug
-from posterior_lm.bench.task import Bench, Row
 
 if TYPE_CHECKING:
     from pathlib import Path

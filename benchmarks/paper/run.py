@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from posterior_lm.bench.cells import Cell, Result, Store
-from posterior_lm.bench.plans import Plan
-from posterior_lm.bench.presets import fitting
-from posterior_lm.bench.sums_data import PAPER_FILES, paper_rows
-from posterior_lm.bench.task import Bench, Task
-from posterior_lm.bench.tasks import TASKS
-from posterior_lm.bench.tasks.subjectivity import subj_rows
+from benchmarks.paper.cells import Cell, Result, Store
+from benchmarks.paper.plans import Plan
+from benchmarks.paper.presets import fitting
+from benchmarks.paper.sums_data import PAPER_FILES, paper_rows
+from benchmarks.paper.task import Bench, Task
+from benchmarks.paper.tasks import TASKS
+from benchmarks.paper.tasks.subjectivity import subj_rows
 from posterior_lm.lang.diagnostics import DataError, PlmError, error
 from posterior_lm.lang.near import nearest
 

@@ -6,15 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.paper import published
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.claims import claims, dominances
+from benchmarks.paper.markdown import markdown
+from benchmarks.paper.page import page
+from benchmarks.paper.rates import ROOM
+from benchmarks.paper.summary import entries
+from benchmarks.paper.task import Bench
 from posterior_lm.amortize.disk import write_whole
-from posterior_lm.bench import paper
-from posterior_lm.bench.cells import Cell
-from posterior_lm.bench.claims import claims, dominances
-from posterior_lm.bench.markdown import markdown
-from posterior_lm.bench.page import page
-from posterior_lm.bench.rates import ROOM
-from posterior_lm.bench.summary import entries
-from posterior_lm.bench.task import Bench
 
 
 def write(bench: Bench, cells: Sequence[Cell], model: str) -> list[Path]:
@@ -43,7 +43,7 @@ def write(bench: Bench, cells: Sequence[Cell], model: str) -> list[Path]:
         ],
         "paper": [
             {"task": f.task, "setting": f.setting, "method": f.method, "metric": f.metric, "value": f.value,
-             "model": f.model, "source": f.source} for f in paper.figures()
+             "model": f.model, "source": f.source} for f in published.figures()
         ],
     }  # fmt: skip
     texts = {

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.bench.cells import Cell
-from posterior_lm.bench.policies import guide, train, untrained
-from posterior_lm.bench.task import Bench, Metric, Outcome, Row, Task
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.policies import guide, train, untrained
+from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.guide import PolicyGuide

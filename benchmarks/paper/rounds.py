@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from posterior_lm.bench.cells import Cell, slug
-from posterior_lm.bench.policies import CHECKPOINTS, ROOM
-from posterior_lm.bench.task import Bench, Row
+from benchmarks.paper.cells import Cell, slug
+from benchmarks.paper.policies import CHECKPOINTS, ROOM
+from benchmarks.paper.task import Bench, Row
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +21,8 @@ def after_em(bench: Bench, cell: Cell, query: Query, rows: Sequence[Row]) -> tup
 
     The E-steps together get as many steps as a policy without EM.
     """
+    from benchmarks.paper.rates import best_rate
     from posterior_lm.amortize.manifest import MANIFEST
-    from posterior_lm.bench.rates import best_rate
     from posterior_lm.em.em import em
     from posterior_lm.em.saved import GUIDE, RECORD, with_em
 

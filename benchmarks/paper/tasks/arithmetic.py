@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.bench import sums_data, voting
-from posterior_lm.bench.cells import Cell
-from posterior_lm.bench.policies import guide, train, untrained
-from posterior_lm.bench.task import Bench, Metric, Outcome, Row, Task
+from benchmarks.paper import sums_data, voting
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.policies import guide, train, untrained
+from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 from posterior_lm.infer.guide import PriorGuide
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from posterior_lm.bench.task import Row
+from benchmarks.paper.task import Row
 from posterior_lm.lm.tiny.world import Document, sample_task
 
 TEST = 901

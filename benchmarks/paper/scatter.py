@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.bench.claims import dominances
-from posterior_lm.bench.summary import Entry, figure
-from posterior_lm.bench.tasks.continuation import FIDELITY, OURS
-from posterior_lm.page.labels import Label, beside
+from benchmarks.paper.claims import dominances
+from benchmarks.paper.labels import Label, beside
+from benchmarks.paper.summary import Entry, figure
+from benchmarks.paper.tasks.continuation import FIDELITY, OURS
 from posterior_lm.page.markup import Html, el
 from posterior_lm.page.plots import Axes, drawing, span
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
+from benchmarks.paper.task import Bench, Row
 from posterior_lm.amortize.disk import write_whole
-from posterior_lm.bench.task import Bench, Row
 from posterior_lm.evidence.distance import cell_distances, total_variation
 
 if TYPE_CHECKING:

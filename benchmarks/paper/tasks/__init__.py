@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from posterior_lm.bench.task import Task
-from posterior_lm.bench.tasks import arithmetic, continuation, infilling, integers, subjectivity
+from benchmarks.paper.task import Task
+from benchmarks.paper.tasks import arithmetic, continuation, infilling, integers, subjectivity
 
 TASKS: dict[str, Task] = {
     task.name: task

@@ -6,14 +6,14 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from posterior_lm.bench import paper
-from posterior_lm.bench.cells import Cell, Result
-from posterior_lm.bench.claims import claims
-from posterior_lm.bench.markdown import dominance_rows, grid
-from posterior_lm.bench.pictures import against_operands, histograms
-from posterior_lm.bench.scatter import scatters
-from posterior_lm.bench.summary import Entry
-from posterior_lm.bench.tasks import TASKS
+from benchmarks.paper import published
+from benchmarks.paper.cells import Cell, Result
+from benchmarks.paper.claims import claims
+from benchmarks.paper.markdown import dominance_rows, grid
+from benchmarks.paper.pictures import against_operands, histograms
+from benchmarks.paper.scatter import scatters
+from benchmarks.paper.summary import Entry
+from benchmarks.paper.tasks import TASKS
 from posterior_lm.page.markup import Html, el
 from posterior_lm.page.style import STYLE
 
@@ -77,15 +77,15 @@ def _task(own: Sequence[Entry], name: str, results: Sequence[tuple[Cell, Result]
         said = "A decoding baseline dominates a policy where both differences are above 0; the nearest policy of each."
         head = ["setting", "baseline", "policy", "log-likelihood", "diversity", "dominates"]
         parts += [el("p", said, class_="faint"), _table(head, [[c.strip("*") for c in row] for row in rows])]
-    theirs = [f for f in paper.figures() if f.task == name]
+    theirs = [f for f in published.figures() if f.task == name]
     if theirs:
         rows = [[f.setting, f.method, f.metric, f"{f.value:.3g}", f.model, f.source] for f in theirs]
         parts += [
             el("h4", "The paper's own figures (Hu et al. 2024), of other models and data"),
             _table(["setting", "method", "metric", "the paper's", "its model", "read in"], rows),
         ]
-        if name in paper.CAVEATS:
-            parts.append(el("p", paper.CAVEATS[name], class_="faint"))
+        if name in published.CAVEATS:
+            parts.append(el("p", published.CAVEATS[name], class_="faint"))
     notes = list(dict.fromkeys(f"{e.setting}, {e.method}: {e.note}" for e in own if e.note))
     if notes:
         parts += [el("h4", "Cells that failed"), el("ul", *(el("li", note) for note in notes))]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.bench import data
-from posterior_lm.bench.task import Row
+from benchmarks.paper import data
+from benchmarks.paper.task import Row
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.tiny.world import sums
 

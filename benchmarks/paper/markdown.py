@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from posterior_lm.bench import paper
-from posterior_lm.bench.claims import claims, dominances
-from posterior_lm.bench.summary import Entry
-from posterior_lm.bench.task import Metric
-from posterior_lm.bench.tasks import TASKS
+from benchmarks.paper import published
+from benchmarks.paper.claims import claims, dominances
+from benchmarks.paper.summary import Entry
+from benchmarks.paper.task import Metric
+from benchmarks.paper.tasks import TASKS
 
 
 def markdown(found: Sequence[Entry], head: str) -> str:
@@ -42,15 +42,15 @@ def _task(own: Sequence[Entry], name: str) -> list[str]:
             "It dominates where both are above 0.",
             table(["setting", "baseline", "policy", "fidelity", "diversity", "dominates"], rows),
         ]
-    theirs = [f for f in paper.figures() if f.task == name]
+    theirs = [f for f in published.figures() if f.task == name]
     if theirs:
         rows = [[f.setting, f.method, f.metric, _plain(f.value), f.model, f.source] for f in theirs]
         parts += [
             "The paper's own figures (Hu et al. 2024), of other models and data:",
             table(["setting", "method", "metric", "the paper's", "its model", "read in"], rows),
         ]
-        if name in paper.CAVEATS:
-            parts.append(paper.CAVEATS[name])
+        if name in published.CAVEATS:
+            parts.append(published.CAVEATS[name])
     notes = list(dict.fromkeys(f"{e.setting}, {e.method}: {e.note}" for e in own if e.note))
     if notes:
         parts += ["Cells that failed:", "\n".join(f"- {note}" for note in notes)]

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from posterior_lm.bench import data, quality
-from posterior_lm.bench.cells import Cell
-from posterior_lm.bench.drawing import Drawn, decoded, proposed, sampled
-from posterior_lm.bench.plans import TRAINED
-from posterior_lm.bench.policies import guide, train
-from posterior_lm.bench.task import Bench, Metric, Outcome, Task
+from benchmarks.paper import data, quality
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.drawing import Drawn, decoded, proposed, sampled
+from benchmarks.paper.plans import TRAINED
+from benchmarks.paper.policies import guide, train
+from benchmarks.paper.task import Bench, Metric, Outcome, Task
 
 PROGRAMS = {"tempered": "tempered_continuation", "contrastive": "contrastive_continuation"}
 BASELINES = (

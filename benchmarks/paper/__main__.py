@@ -15,7 +15,7 @@ from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import format_option
 
 if TYPE_CHECKING:
-    from posterior_lm.bench.run import Progress
+    from benchmarks.paper.run import Progress
     from posterior_lm.metrics.judge import Judge
 
 
@@ -84,11 +84,11 @@ def paper(
     Example:
       plm bench paper --task integers --quick --out results
     """
-    from posterior_lm.bench.plans import FULL, QUICK
-    from posterior_lm.bench.presets import preset
-    from posterior_lm.bench.run import cells_of, chosen, open_bench, run
-    from posterior_lm.bench.tasks import TASKS
-    from posterior_lm.bench.write import write
+    from benchmarks.paper.plans import FULL, QUICK
+    from benchmarks.paper.presets import preset
+    from benchmarks.paper.run import cells_of, chosen, open_bench, run
+    from benchmarks.paper.tasks import TASKS
+    from benchmarks.paper.write import write
     from posterior_lm.cli.given import pairs
     from posterior_lm.cli.outcome import FINE, INTERRUPTED
     from posterior_lm.cli.output import json_text
@@ -136,7 +136,7 @@ def _judge(url: str | None, model: str | None, key: str | None) -> Judge | None:
         return None
     if model is None:
         misuse("--judge needs the name of its model", "add --judge-model NAME")
-    from posterior_lm.bench.quality import judge_at
+    from benchmarks.paper.quality import judge_at
 
     return judge_at(url, model, key)
 

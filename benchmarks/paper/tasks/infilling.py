@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.bench import data, listing, quality
-from posterior_lm.bench.cells import Cell
-from posterior_lm.bench.drawing import DECODERS, SAMPLERS, Drawn, decoded, proposed, sampled
-from posterior_lm.bench.policies import guide, train, untrained
-from posterior_lm.bench.task import Bench, Metric, Outcome, Row, Task
+from benchmarks.paper import data, listing, quality
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.drawing import DECODERS, SAMPLERS, Drawn, decoded, proposed, sampled
+from benchmarks.paper.policies import guide, train, untrained
+from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 
 if TYPE_CHECKING:
     from posterior_lm.infer.guide import Guide
@@ -156,7 +156,7 @@ def _prior(target: Target) -> Guide:
 
 def _shots(bench: Bench, cell: Cell, rows: list[Row]) -> dict[str, object]:
     """Solved examples for a prompt: a file of rows, and how many of them."""
-    from posterior_lm.bench.examples import example_file
+    from benchmarks.paper.examples import example_file
 
     return {"examples": str(example_file(bench, cell, rows[:64])), "shots": 3}
 

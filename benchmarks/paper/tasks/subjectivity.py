@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.bench import data, voting
-from posterior_lm.bench.cells import Cell
-from posterior_lm.bench.policies import guide, train
-from posterior_lm.bench.task import Bench, Metric, Outcome, Row, Task
+from benchmarks.paper import data, voting
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.policies import guide, train
+from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.tiny.world import reviews
 
@@ -95,7 +95,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
         trained = train(bench, cell, "gflownet", query, train_rows, searched=_most(bench, cell.seed))
         folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
     elif cell.method == "gflownet+em":
-        from posterior_lm.bench.rounds import after_em
+        from benchmarks.paper.rounds import after_em
 
         query, folder = after_em(bench, cell, query, train_rows)
     return _voted(bench, cell, query, folder, test_rows, note)

@@ -8,8 +8,8 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from posterior_lm.bench.summary import Entry, figure
-from posterior_lm.bench.tasks.continuation import BASELINES, FIDELITY, OURS
+from benchmarks.paper.summary import Entry, figure
+from benchmarks.paper.tasks.continuation import BASELINES, FIDELITY, OURS
 
 
 @frozen

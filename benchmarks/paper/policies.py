@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from benchmarks.paper.cells import Cell, slug
+from benchmarks.paper.task import Bench, Row
 from posterior_lm.amortize.manifest import MANIFEST
-from posterior_lm.bench.cells import Cell, slug
-from posterior_lm.bench.task import Bench, Row
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.guide import PolicyGuide
@@ -41,8 +41,8 @@ def train(
     the same number of steps; the learning rate is the best of the list, searched for each alike,
     on the rows `searched` where a setting has too few of its own to hold some out.
     """
+    from benchmarks.paper.rates import best_rate
     from posterior_lm.amortize.manifest import read_manifest
-    from posterior_lm.bench.rates import best_rate
 
     name = "--".join(slug(part) for part in (cell.task, cell.setting, method, str(cell.seed)))
     folder = bench.store.folder / ROOM / name

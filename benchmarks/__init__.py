@@ -1,0 +1,1 @@
+"""Scripts that measure speed and quality, and the paper's tasks."""
