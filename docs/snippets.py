@@ -6,8 +6,8 @@ Kinds of block, by the word after the three backticks:
   it prints.
 - `console`: lines that begin with `$ ` are commands, the lines below each one its
   output. `plm` runs in this process, and what `plm fit` writes while it trains is left
-  out, since how often depends on the clock; `make TARGET` stands for the `plm` line of that
-  target; `cat FILE`, `echo $?`, `| head -N` and `> FILE` are understood, nothing else.
+  out, since how often depends on the clock; `python -m benchmarks.paper` runs in it too;
+  `make TARGET` stands for the `plm` line of that target; `cat FILE`, `echo $?`, `| head -N` and `> FILE` are understood, nothing else.
   A command that shows nothing is run, and has to succeed.
 - `plm`: a program, or statements, that the checker must accept.
 - `json`: JSON.
@@ -29,9 +29,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    import click
 
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(
@@ -142,6 +145,10 @@ class Shell:
         match words:
             case ["plm", *arguments]:
                 return self._plm(arguments)
+            case ["python", "-m", "benchmarks.paper", *arguments]:
+                from benchmarks.paper.__main__ import command
+
+                return self._invoke(command, arguments)
             case ["make", target]:
                 return self._plm(make_target(target))
             case ["cat", name]:
@@ -151,11 +158,14 @@ class Shell:
         raise ValueError(f"a page may not run {shlex.join(words)!r}")
 
     def _plm(self, arguments: list[str]) -> str:
-        from click.testing import CliRunner
-
         from posterior_lm.cli.main import cli
 
-        result = CliRunner().invoke(cli, arguments, prog_name="plm", env={"NO_COLOR": "1"})
+        return self._invoke(cli, arguments)
+
+    def _invoke(self, command: click.Command, arguments: list[str]) -> str:
+        from click.testing import CliRunner
+
+        result = CliRunner().invoke(command, arguments, prog_name="plm", env={"NO_COLOR": "1"})
         self.code = result.exit_code
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -175,27 +175,6 @@ ROOMS: dict[str, Room] = {
         ),
         ("attrs", "numpy", "torch"),
     ),
-    # Asks everything that a user can ask, from above; the pictures of its page are the page's own.
-    "bench": Room(
-        7,
-        ("bench",),
-        (
-            "assets",
-            "query",
-            "page",
-            "em",
-            "evidence",
-            "answers",
-            "baselines",
-            "metrics",
-            "amortizer",
-            "inference",
-            "target",
-            "language",
-            "tiny",
-        ),
-        ("attrs", "numpy"),
-    ),
     "query": Room(
         6, ("query",), ("page", "em", "evidence", "answers", "amortizer", "graph", "language"), ("attrs",)
     ),
@@ -204,7 +183,6 @@ ROOMS: dict[str, Room] = {
         ("cli", "__main__"),
         (
             "front",
-            "bench",
             "query",
             "page",
             "em",
@@ -226,7 +204,6 @@ ROOMS: dict[str, Room] = {
 INNER = {
     ("words", "language"),
     ("command line", "front"),
-    ("command line", "bench"),
     ("amortizer", "answers"),
     ("answers", "amortizer"),
     ("query", "evidence"),

@@ -1,4 +1,7 @@
-"""`plm bench paper`: every method on the paper's five tasks, one table."""
+"""Every method on the paper's five tasks, one table.
+
+    python -m benchmarks.paper --quick
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.given import misuse
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.group import Command, ExitCodes
+from posterior_lm.cli.main import main
 from posterior_lm.cli.options import format_option
 
 if TYPE_CHECKING:
@@ -19,15 +23,13 @@ if TYPE_CHECKING:
     from posterior_lm.metrics.judge import Judge
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def command() -> None:
-    """Measure methods side by side.
-
-    Example: plm bench paper --quick
-    """
+class Bench(ExitCodes, Command):
+    """The command with the exit codes and the reports of errors of `plm`."""
 
 
-@command.command("paper", cls=Command)
+@click.command(
+    cls=Bench, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--task",
     "tasks",
@@ -69,7 +71,7 @@ def command() -> None:
 @click.option("--judge-model", metavar="NAME", help="What the server calls its model.")
 @click.option("--judge-key", metavar="VARIABLE", help="The environment variable that holds the server's key.")
 @format_option("text", "json")
-def paper(
+def command(
     tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, out: str,
     seeds: int | None, subj: str | None, paper_data: str | None, bert: str | None, judge: str | None,
     judge_model: str | None, judge_key: str | None, format: str,
@@ -82,7 +84,7 @@ def paper(
 
     \b
     Example:
-      plm bench paper --task integers --quick --out results
+      python -m benchmarks.paper --task integers --quick --out results
     """
     from benchmarks.paper.plans import FULL, QUICK
     from benchmarks.paper.presets import preset
@@ -171,3 +173,7 @@ def watching() -> Iterator[tuple[Callable[[Progress], None], Callable[[str], Non
                 shown.console.print(f"{progress.words}: {progress.note}", markup=False, highlight=False)
 
         yield update, lambda text: shown.console.print(text, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main(command, "python -m benchmarks.paper")

@@ -11,14 +11,37 @@ import click
 from posterior_lm.cli import outcome
 
 
-class LazyGroup(click.Group):
-    """Command `name` is the object `command` of module `package.name`, or of the module that `homes` names."""
+class ExitCodes(click.Command):
+    """A command that is run by itself: it leaves by SystemExit alone, with the codes of `outcome`."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with outcome.closing_pipe():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with outcome.closing_pipe():
+            return super().invoke(ctx)
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any
+    ) -> Any:
+        """Runs one command line and exits."""
+        more = {**more, "standalone_mode": False}
+        raise SystemExit(outcome.code_of(lambda: super(ExitCodes, self).main(args, prog_name, **more)))
+
+
+class LazyGroup(ExitCodes, click.Group):
+    """Command `name` is the object `command` of module `package.name`, or of the module that `homes` names.
+
+    `moved` says of commands that are gone what stands for them.
+    """
 
     def __init__(
-        self, *args: Any, lines: Mapping[str, str], package: str, homes: Mapping[str, str], **more: Any
-    ) -> None:
+        self, *args: Any, lines: Mapping[str, str], package: str, homes: Mapping[str, str],
+        moved: Mapping[str, str], **more: Any,
+    ) -> None:  # fmt: skip
         super().__init__(*args, **more)
-        self.lines, self.package, self.homes = lines, package, homes
+        self.lines, self.package, self.homes, self.moved = lines, package, homes, moved
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.lines)
@@ -36,27 +59,13 @@ class LazyGroup(click.Group):
 
             close = nearest(args[0], self.lines)
             hint = f"did you mean '{close}'?" if close else f"the commands are {', '.join(self.lines)}"
+            hint = self.moved.get(args[0], hint)
             ctx.fail(f"no such command '{args[0]}'; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(self.lines.items()))
-
-    def make_context(self, *args: Any, **more: Any) -> click.Context:
-        with outcome.closing_pipe():
-            return super().make_context(*args, **more)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with outcome.closing_pipe():
-            return super().invoke(ctx)
-
-    def main(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any
-    ) -> Any:
-        """Runs one command line and exits; nothing but SystemExit leaves."""
-        more = {**more, "standalone_mode": False}
-        raise SystemExit(outcome.code_of(lambda: super(LazyGroup, self).main(args, prog_name, **more)))
 
 
 class Command(click.Command):

@@ -23,7 +23,6 @@ COMMANDS = {
     "em": "Train a guide and the model of what is observed, in turns.",
     "calibrate": "Test a method on rows that the program simulates.",
     "compare": "Run every method beside the exact posterior.",
-    "bench": "Measure methods side by side.",
     "predict": "Predict what was left unobserved.",
     "explain": "Explain a diagnostic code, or list them all.",
 }
@@ -34,6 +33,7 @@ COMMANDS = {
     cls=LazyGroup,
     lines=COMMANDS,
     homes={"report": "page"},
+    moved={"bench": "the paper's tasks are run by `python -m benchmarks.paper` in a checkout"},
     package="posterior_lm.cli",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 fine, 1 the program, the data or the model has errors or a check failed, 2 misuse, "
@@ -49,12 +49,12 @@ def cli() -> None:
     """
 
 
-def main() -> NoReturn:
-    """The entry point of `plm`; exits with the code that `outcome` documents."""
+def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
+    """The entry point of `plm`, or of another command; exits with the code that `outcome` documents."""
     # Before torch can be imported: OpenMP threads that spin while they wait make small
     # models tens of times slower on a machine whose cores are busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
-    cli(prog_name="plm")
+    command(prog_name=name)
     raise SystemExit(0)

