@@ -15,8 +15,8 @@ from tempfile import mkdtemp
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.lm.tiny.world import Document, sample_task
 from posterior_lm.query import Query, loads
+from training.tiny.world import Document, sample_task
 
 Row = dict[str, object]
 DIGITS = "0123456789"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import posterior_lm as plm
-from posterior_lm.lm.tiny.world import sample_task
+from training.tiny.world import sample_task
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 

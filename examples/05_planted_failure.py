@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import posterior_lm as plm
-from posterior_lm.lm.tiny.world import sample_task
+from training.tiny.world import sample_task
 
 # The mistake: the guide does not read the opening. Where all stories begin alike, nothing tells.
 FORGETFUL = plm.loads(r"""

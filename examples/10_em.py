@@ -18,9 +18,9 @@ import numpy as np
 
 import posterior_lm as plm
 from posterior_lm.em import em, load
-from posterior_lm.lm.tiny.world import sample_task
-from posterior_lm.lm.tiny.world.reviews import gold_label
 from posterior_lm.query import Query
+from training.tiny.world import sample_task
+from training.tiny.world.reviews import gold_label
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 

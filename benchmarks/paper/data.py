@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.paper.task import Row
-from posterior_lm.lm.tiny.world import Document, sample_task
+from training.tiny.world import Document, sample_task
 
 TEST = 901
 """The seed of test rows; those of training rows are pairs that end in another number."""

@@ -12,7 +12,7 @@ from attrs import frozen
 from benchmarks.paper import data
 from benchmarks.paper.task import Row
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lm.tiny.world import sums
+from training.tiny.world import sums
 
 OPERANDS = (3, 4, 5)
 """Of the test questions; those of training have three or four, so five are out of distribution."""

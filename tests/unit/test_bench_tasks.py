@@ -19,8 +19,8 @@ from benchmarks.paper.run import open_bench, result_of
 from benchmarks.paper.task import Bench
 from benchmarks.paper.tasks import arithmetic, continuation, infilling, integers, subjectivity
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.lm.tiny.world import reviews
 from tests.conftest import SHARED
+from training.tiny.world import reviews
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch")
 tokenizers = pytest.importorskip("tokenizers")
 
 from posterior_lm.lm.tiny import WEIGHTS  # noqa: E402
-from posterior_lm.lm.tiny.report import Scorer, document_nats, infilling, integer_law  # noqa: E402
-from posterior_lm.lm.tiny.rows import PROGRAMS, story_rows  # noqa: E402
-from posterior_lm.lm.tiny.world import sample, stories  # noqa: E402
+from training.tiny.report import Scorer, document_nats, infilling, integer_law  # noqa: E402
+from training.tiny.rows import PROGRAMS, story_rows  # noqa: E402
+from training.tiny.world import sample, stories  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_scores_agree_with_one_by_one_scores(scorer):
 
 
 def test_a_run_broken_in_two_reads_the_documents_of_an_unbroken_one(tmp_path, monkeypatch):
-    from posterior_lm.lm.tiny import train
+    from training.tiny import train
 
     monkeypatch.setattr(train, "POOL", 12)
     tokenizer = tokenizers.Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))

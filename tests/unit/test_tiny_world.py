@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from posterior_lm.lm.tiny.world import (
+from training.tiny.world import (
     TASKS,
     Table,
     enumerate_documents,
@@ -23,7 +23,7 @@ from posterior_lm.lm.tiny.world import (
     stories,
     sums,
 )
-from posterior_lm.lm.tiny.world.choice import weighted
+from training.tiny.world.choice import weighted
 
 
 def test_a_phrase_lists_its_texts_with_their_probabilities():
@@ -198,6 +198,6 @@ def test_right_steps_end_in_the_value_of_the_sum():
 
 
 def test_the_world_does_not_import_torch():
-    code = "import sys, posterior_lm.lm.tiny, posterior_lm.lm.tiny.world; print('torch' in sys.modules)"
+    code = "import sys, posterior_lm.lm.tiny, training.tiny.world; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

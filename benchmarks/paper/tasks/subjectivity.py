@@ -20,7 +20,7 @@ from benchmarks.paper.cells import Cell
 from benchmarks.paper.policies import guide, train
 from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lm.tiny.world import reviews
+from training.tiny.world import reviews
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query

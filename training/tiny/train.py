@@ -1,6 +1,6 @@
 """Train `tiny` on fresh documents of its world.
 
-    python -m posterior_lm.lm.tiny.train [--out DIR] [--steps N] [--minutes M] [--seed S]
+    python -m training.tiny.train [--out DIR] [--steps N] [--minutes M] [--seed S]
 
 Every step reads new documents, so there are no epochs. The rate follows a cosine
 in the share of the work done: steps of `--steps` or minutes of `--minutes`,
@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from . import WEIGHTS
+from posterior_lm.lm.tiny import WEIGHTS
+
 from .tokenizer import EOS, VOCAB_SIZE, save_tokenizer, train_tokenizer
 from .world import TASKS, entropy_rate, sample, sample_task
 

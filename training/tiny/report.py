@@ -1,6 +1,6 @@
 """Measure the packaged model against the world it was trained on.
 
-    python -m posterior_lm.lm.tiny.report [--json] [--weights DIR] [--seed S] [--count N]
+    python -m training.tiny.report [--json] [--weights DIR] [--seed S] [--count N]
 
 All figures come from plain transformers and torch; the importance weights and
 posteriors of stories are sums over every middle of the world, not estimates.
@@ -18,7 +18,8 @@ import attrs
 import numpy as np
 import torch
 
-from . import WEIGHTS
+from posterior_lm.lm.tiny import WEIGHTS
+
 from .rows import opening_rows, story_rows
 from .world import TASKS, Document, integers, reviews, sample, sample_task, stories, sums
 

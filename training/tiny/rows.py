@@ -1,6 +1,6 @@
 """The data rows of the example programs, drawn from the world.
 
-python -m posterior_lm.lm.tiny.rows [--out programs/data]
+python -m training.tiny.rows [--out programs/data]
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The world of `tiny`, its tokenizer, its training and the report on it."""
