@@ -47,7 +47,7 @@ ROOMS: dict[str, Room] = {
     "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
     # Tables, tokenizers and where models lie: light, since plm check may need them.
     "light models": Room(
-        1, ("lm",), ("model protocol", "tiny"), ("attrs", "numpy", "tokenizers", "huggingface_hub")
+        1, ("lm",), ("model protocol",), ("attrs", "numpy", "tokenizers", "huggingface_hub")
     ),
     "heavy models": Room(
         1,
@@ -65,13 +65,6 @@ ROOMS: dict[str, Room] = {
         ("attrs", "numpy", "torch", "transformers"),
     ),
     "door to models": Room(1, ("lm.registry",), ("model protocol", "light models", "heavy models")),
-    "tiny": Room(1, ("lm.tiny",), (), ("attrs", "numpy", "tokenizers")),
-    "training": Room(
-        1,
-        ("lm.tiny.train", "lm.tiny.report"),
-        ("tiny",),
-        ("attrs", "numpy", "torch", "transformers", "safetensors"),
-    ),
     "supports": Room(2, ("support",), ("model protocol", "tools"), ("attrs", "numpy", "llguidance")),
     "graph": Room(2, ("graph",), ("language", "tools"), ("attrs", "networkx")),
     "target": Room(
@@ -220,7 +213,6 @@ by name, and `fit` the trainers of what a GFlowNet is compared with; both of the
 
 LONG: dict[str, str] = {
     "query.py": "one verb of the language after another, each of a few lines",
-    "lm/tiny/report.py": "one measurement after another, each of them a function, run by hand",
 }
 """Modules of more than 300 lines, and why."""
 
@@ -305,7 +297,6 @@ def test_the_table_itself_goes_down_only() -> None:
 def test_only_two_rooms_know_a_model_library() -> None:
     assert {name for name, room in ROOMS.items() if HEAVY & set(room.packages)} == {
         "heavy models",
-        "training",
         "amortizer",
         "baselines",
         "em",
@@ -324,6 +315,8 @@ def test_only_two_rooms_know_a_model_library() -> None:
         ("support.text", "posterior_lm.lm.tabular"),
         ("lm.base", "torch"),
         ("lm.tabular", "transformers"),
+        ("lm.locate", "training.tiny.world"),
+        ("cli.main", "benchmarks.paper"),
         ("lm.transformers", "posterior_lm.target.target"),
         ("target.target", "posterior_lm.infer.base"),
         ("target.target", "posterior_lm.lm.registry"),

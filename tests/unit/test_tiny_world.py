@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from training.tiny.world import (
     TASKS,
     Table,
@@ -199,5 +200,5 @@ def test_right_steps_end_in_the_value_of_the_sum():
 
 def test_the_world_does_not_import_torch():
     code = "import sys, posterior_lm.lm.tiny, training.tiny.world; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "False"
