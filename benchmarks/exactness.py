@@ -32,9 +32,9 @@ from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.ask import models_of
+from posterior_lm.infer.methods import OBJECTIVES, losses
 from posterior_lm.target.binding import bind_data
 
-OBJECTIVES = ("vargrad", "tb", "subtb", "db")
 AIM = {"tv": 0.08, "worst": 0.15, "ess": 0.9, "seconds": 180}
 
 
@@ -84,12 +84,12 @@ def run(
         lm = next(iter(rows.readings(0).values())).lm
         adapter = Adapter.new(models[lm], rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         trainer = trainer_of(rows, adapter, settings, simulator, world)
-        if objective in ("subtb", "db") and name == "tabular":
+        if OBJECTIVES[objective].needs_prefixes and name == "tabular":
             adapter.close()  # a value of a finite type has no prefixes that are values
             continue
         # What is listed of a row is stored with the rewards of its prefixes where the objective needs them.
         lists = trainer.lister is not None and trainer.lister.cells is None
-        kind = lists and trainer.objective.needs_prefixes
+        kind = lists and OBJECTIVES[objective].needs_prefixes
         if kind in compiled:
             trainer.restore(*compiled[kind])
         progress = None
@@ -127,7 +127,7 @@ def table(results: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Total variation of trained policies to exact posteriors.")
     parser.add_argument("--targets", default=",".join(PROGRAMS))
-    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+    parser.add_argument("--objectives", default=",".join(losses()))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path(".cache/listings"))

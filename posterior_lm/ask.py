@@ -12,11 +12,12 @@ import numpy as np
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
 from posterior_lm.infer.auto import Offer, infer
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import CompileError, ModelError, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.posterior import Posterior
-from posterior_lm.settings import merged
+from posterior_lm.settings import resolve
 from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from posterior_lm.infer.guide import Guide
     from posterior_lm.query import Query
     from posterior_lm.target.target import Target
-
-DEFAULT_DRAWS = 1000
 
 
 @lru_cache(maxsize=4)
@@ -146,13 +145,9 @@ def draw_target(
     progress: Callable[[Info], None] | None,
 ) -> Posterior:
     """Draws from a bound target with the query's settings."""
-    infers = tuple((spec.method, dict(spec.options)) for spec in bound.program.infer)
-    method, options = merged(infers, query.method, query.options)
-    if isinstance(options.get("examples"), str) and "examples" not in query.options and query.base_dir:
-        # A path that the program states starts at its own folder, as its models do.
-        options["examples"] = str(query.base_dir / str(options["examples"]))
+    method, options = resolve(bound.program.infer, query.method, query.options, query.base_dir)
     if n is None:
-        n = int(str(options.get("n", options.get("particles", DEFAULT_DRAWS))))
+        n = METHODS[method].draws(options)
     if n < 1:
         raise ValueError(f"n is at least 1, not {n}")
     if budget is None and options.get("budget"):

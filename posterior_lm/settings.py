@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.signatures import METHODS
 
 if TYPE_CHECKING:
+    from posterior_lm.graph.graph import InferSpec
     from posterior_lm.query import Query
 
 
@@ -44,9 +46,8 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
     return dict(options)
 
 
-def _wrong(option: object, value: object) -> str | None:
-    kind = option.kind  # type: ignore[attr-defined]
-    low, high = option.low, option.high  # type: ignore[attr-defined]
+def _wrong(option: OptionType, value: object) -> str | None:
+    kind, low, high = option.kind, option.low, option.high
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "int" and not (number and float(value).is_integer()):  # type: ignore[arg-type]
         return "is a whole number"
@@ -56,32 +57,37 @@ def _wrong(option: object, value: object) -> str | None:
         return "is true or false"
     if kind in ("int", "number") and not ((low is None or value >= low) and (high is None or value <= high)):  # type: ignore[operator]
         return f"is at least {low}" if high is None else f"lies in {low}..{high}"
-    if kind == "choice" and value not in option.choices:  # type: ignore[attr-defined]
-        return f"is one of {', '.join(map(repr, option.choices))}"  # type: ignore[attr-defined]
+    if kind == "choice" and value not in option.choices:
+        return f"is one of {', '.join(map(repr, option.choices))}"
     return None
 
 
-def merged(
-    infer: tuple[tuple[str, Mapping[str, object]], ...], method: str | None, options: Mapping[str, object]
+def resolve(
+    infers: Iterable[InferSpec],
+    method: str | None,
+    options: Mapping[str, object],
+    base_dir: str | Path | None = None,
 ) -> tuple[str, dict[str, object]]:
     """The method and its options: the caller's, else the program's only `infer`, else auto.
 
-    The options that a program's `infer m(…)` states are defaults wherever m is used.
+    The options that a program's `infer m(…)` states are defaults wherever m is used; files that
+    they name lie in the program's folder, `base_dir`, and those of `options` where the caller is.
     """
-    stated = dict(infer)
+    stated = {spec.method: dict(spec.options) for spec in infers}
     if method is None:
-        method = next(iter(stated)) if len(stated) == 1 else "auto"
-    # Beams are searched for their number: a thousand of them is no default.
-    few = {"n": METHODS[method].options["n"].default} if method in ("beam", "diverse_beam") else {}
-    return method, {**few, **stated.get(method, {}), **options}
+        method = next(iter(stated)) if len(stated) == 1 else AUTO
+    own, known = stated.get(method, {}), METHODS[method].options
+    if base_dir is not None:
+        own = {k: str(Path(base_dir) / str(v)) if known[k].file else v for k, v in own.items()}
+    return method, {**own, **options}
 
 
 RUNNING = ("n",)
-"""Options of `infer gflownet(…)` that concern drawing; the others are settings of a fit."""
+"""Options of the amortised method that concern drawing; the others are settings of a fit."""
 
 
 def stated_fit(query: Query) -> dict[str, object]:
     """The settings of a fit that the program and `using` state."""
-    stated = {spec.method: dict(spec.options) for spec in query.graph.infer}
-    options = {**stated.get("gflownet", {}), **(query.options if query.method == "gflownet" else {})}
+    own = query.options if query.method == AMORTIZED else {}
+    _, options = resolve(query.graph.infer, AMORTIZED, own)
     return {k: v for k, v in options.items() if k not in RUNNING}

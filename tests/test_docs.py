@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from posterior_lm.cli.main import COMMANDS, cli
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parse import parse
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, METHODS, TOOLS, TYPE_OPTIONS
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, TYPE_OPTIONS
 from posterior_lm.lang.source import Source
 from tests.conftest import ROOT
 
@@ -176,14 +177,13 @@ def test_the_reference_names_everything_the_language_knows() -> None:
 
 def test_the_reference_states_the_defaults_of_methods() -> None:
     table = LANGUAGE[LANGUAGE.index("| method | options |") :].split("\n\n", 1)[0]
+    assert {line.split("`")[1] for line in table.splitlines()[2:]} == set(METHODS)
     for method in METHODS.values():
         row = next(line for line in table.splitlines() if f"`{method.name}`" in line.split("|")[1])
-        if method.available:
-            for name, option in method.options.items():
-                written = (
-                    json.dumps(option.default) if isinstance(option.default, str) else f"{option.default}"
-                )
-                assert (f"{name}={written}" if option.default is not None else f"`{name}`") in row
+        for name, option in method.options.items():
+            written = json.dumps(option.default) if isinstance(option.default, str) else f"{option.default}"
+            assert (f"{name}={written}" if option.default is not None else f"`{name}`") in row
+            assert all(f'"{choice}"' in row for choice in option.choices), name
 
 
 def test_reserved_words_are_those_of_the_grammar() -> None:

@@ -40,9 +40,11 @@ ROOMS: dict[str, Room] = {
     "words": Room(
         0, ("lang.source", "lang.diagnostics", "lang.near", "lang.regex"), ("language",), ("attrs",)
     ),
+    # Names, options and entry points of methods and objectives, which the language's checker reads too.
+    "method table": Room(0, ("infer.methods",), (), ("attrs",)),
     # What writes into texts: plain Python, and no model.
     "tools": Room(1, ("tools",), ("words",), ("attrs",)),
-    "language": Room(1, ("lang",), ("assets",), ("attrs", "lark")),
+    "language": Room(1, ("lang",), ("assets", "method table"), ("attrs", "lark")),
     "distributions": Room(1, ("dists",), (), ("attrs",)),
     "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
     # Tables, tokenizers and where models lie: light, since plm check may need them.
@@ -73,7 +75,7 @@ ROOMS: dict[str, Room] = {
     "inference": Room(
         4,
         ("infer",),
-        ("baselines", "target", "graph", "supports", "language", "model protocol"),
+        ("method table", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy", "arviz_stats"),
     ),
     # What the amortiser asks of a query (its models, its target) comes from `ask`, inside functions.
@@ -83,8 +85,8 @@ ROOMS: dict[str, Room] = {
         (
             "extras",
             "answers",
-            "baselines",
             "inference",
+            "method table",
             "target",
             "graph",
             "supports",
@@ -94,13 +96,14 @@ ROOMS: dict[str, Room] = {
         ),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
     ),
-    # What a posterior is compared with: decoders, which the inference room makes by name, and trained policies.
+    # What a posterior is compared with: decoders and trained policies, which the table of methods names.
     "baselines": Room(
-        5,
+        6,
         ("baselines",),
         (
             "answers",
             "amortizer",
+            "method table",
             "inference",
             "target",
             "graph",
@@ -118,6 +121,7 @@ ROOMS: dict[str, Room] = {
         (
             "extras",
             "amortizer",
+            "method table",
             "inference",
             "target",
             "graph",
@@ -132,7 +136,10 @@ ROOMS: dict[str, Room] = {
     "metrics": Room(5, ("metrics",), ("extras", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
     # Pages and evidence ask a query for its draws and its models inside functions, as the amortiser does.
     "page": Room(
-        5, ("page",), ("inference", "target", "graph", "language", "model protocol"), ("attrs", "numpy")
+        5,
+        ("page",),
+        ("inference", "method table", "target", "graph", "language", "model protocol"),
+        ("attrs", "numpy"),
     ),
     "evidence": Room(
         6,
@@ -141,6 +148,7 @@ ROOMS: dict[str, Room] = {
             "extras",
             "answers",
             "amortizer",
+            "method table",
             "inference",
             "target",
             "graph",
@@ -159,6 +167,7 @@ ROOMS: dict[str, Room] = {
             "query",
             "answers",
             "amortizer",
+            "method table",
             "inference",
             "target",
             "graph",
@@ -182,6 +191,7 @@ ROOMS: dict[str, Room] = {
             "evidence",
             "answers",
             "amortizer",
+            "method table",
             "target",
             "graph",
             "supports",
@@ -202,14 +212,9 @@ INNER = {
     ("query", "evidence"),
     ("query", "em"),
     ("em", "query"),
-    ("inference", "baselines"),
-    ("amortizer", "baselines"),
-    ("baselines", "amortizer"),
-    ("baselines", "answers"),
 }
 """Pairs that are not a step down: a diagnostic prints itself, `plm --version` asks the package, a fit
-binds its query as `ask` does, and `ask` opens the policy that a query names. `infer.auto` makes decoders
-by name, and `fit` the trainers of what a GFlowNet is compared with; both of them inside functions."""
+binds its query as `ask` does, and `ask` opens the policy that a query names."""
 
 LONG: dict[str, str] = {
     "query.py": "one verb of the language after another, each of a few lines",

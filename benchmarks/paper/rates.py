@@ -1,7 +1,7 @@
 """Learning rates, searched for each trained method alike: the same list, the same steps, one seed.
 
 Each method is judged by the figure that it tries to raise, on rows that it was not trained
-on (`baselines.search.FIGURES`). What was found is kept, so a bench searches once per task,
+on (`TRAINED`). What was found is kept, so a bench searches once per task,
 method and program.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from posterior_lm.query import Query
 
+Trained = tuple[Callable[..., Any], Callable[..., float]]
 ROOM = "rates"
 
 
@@ -30,7 +31,7 @@ def best_rate(
 
     A list of one rate is taken as it is; None where the settings state a rate themselves.
     """
-    from posterior_lm.baselines.search import FIGURES, search_rate
+    from posterior_lm.baselines.search import search_rate
 
     size = bench.size(cell.task)
     if "rate" in settings or not size.rates:
@@ -44,9 +45,10 @@ def best_rate(
         tried: dict[str, Any] = {
             k: v for k, v in settings.items() if k not in ("seed", "certify_draws", "certify_rows")
         }
+        trainer, figure = TRAINED[method]()
         found = search_rate(
-            TRAINERS[method](), query, rows if len(rows) > 1 else [*rows, *rows], size.rates,
-            figure=FIGURES[method], **{**tried, "steps": size.search},
+            trainer, query, rows if len(rows) > 1 else [*rows, *rows], size.rates,
+            figure=figure, **{**tried, "steps": size.search},
         )  # fmt: skip
         kept = found.rate
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,25 +65,27 @@ def _kept(file: Path, rates: Sequence[float]) -> float | None:
     return found if found in rates else None
 
 
-def _sft() -> Callable[..., Any]:
+def _sft() -> Trained:
+    from posterior_lm.baselines.search import log_likelihood
     from posterior_lm.baselines.sft import sft
 
-    return sft
+    return sft, log_likelihood
 
 
-def _ppo() -> Callable[..., Any]:
+def _ppo() -> Trained:
     from posterior_lm.baselines.ppo import ppo
+    from posterior_lm.baselines.search import mean_log_reward
 
-    return ppo
-
-
-def _gflownet() -> Callable[..., Any]:
-    from posterior_lm.baselines.search import gflownet
-
-    return gflownet
+    return ppo, mean_log_reward
 
 
-TRAINERS: Mapping[str, Callable[[], Callable[..., Any]]] = {
+def _gflownet() -> Trained:
+    from posterior_lm.baselines.search import evidence_bound, gflownet
+
+    return gflownet, evidence_bound
+
+
+TRAINED: Mapping[str, Callable[[], Trained]] = {
     "sft": _sft, "ppo": _ppo, "gflownet": _gflownet,
 }  # fmt: skip
-"""How each method is trained; imported when it is."""
+"""How each method is trained, and the figure that it tries to raise; imported when it is."""

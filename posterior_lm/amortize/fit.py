@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, frozen
 
 from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
@@ -27,9 +27,10 @@ from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.progress import Progress
 from posterior_lm.amortize.resuming import load_same
 from posterior_lm.amortize.rows import Rows, split
-from posterior_lm.amortize.settings import PEERS, FitSettings
+from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, error
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def fit(
     """
     world = join_world()
     folder = Path(out)
-    # What only objectives of prefixes ask of a program concerns no peer of theirs.
-    peer = settings.objective in PEERS
-    inputs = read_inputs(query, rows, evolve(settings, objective="vargrad") if peer else settings)
+    inputs = read_inputs(query, rows, settings)
     if not world.leads:
         return _fit(query, inputs, folder, settings, world, resume, None, None)
     with Lock(folder):
@@ -114,7 +113,8 @@ def _fit(
     lm = next(iter(rows.readings(0).values())).lm
     simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses, alike=True)
     notes: list[str] = []
-    peer = settings.objective in PEERS
+    entry = OBJECTIVES[settings.objective]
+    peer = entry.peer
     lister = None if peer else _lister(rows, numbers, settings, notes, world)
     compiler = None if peer else _compiler(rows, numbers, simulator, settings, notes, alone=lister is None)
     exact = compiler is not None and simulator.exact
@@ -129,9 +129,7 @@ def _fit(
     )  # fmt: skip
     try:
         if peer:
-            from posterior_lm.baselines.trainers import peer_trainer
-
-            trainer = peer_trainer(inputs, rows, numbers, adapter, settings, world)
+            trainer = entry.load()(inputs, rows, numbers, adapter, settings, world)
         else:
             trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator, lister)
             for row, values in inputs.known:

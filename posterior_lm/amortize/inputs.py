@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
-from posterior_lm.amortize.objectives import objective
 from posterior_lm.amortize.paths import has_end_points
 from posterior_lm.amortize.rows import check_rows, in_row
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Input
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.target.bind import bind
@@ -82,7 +82,7 @@ def _most(found: list[Diagnostic]) -> list[Diagnostic]:
 
 
 def _check_objective(target: Target, settings: FitSettings) -> None:
-    if not objective(settings.objective).needs_prefixes:
+    if not OBJECTIVES[settings.objective].needs_prefixes:
         return
     why = None
     if len(target.latents) != 1:

@@ -1,14 +1,8 @@
-"""GFlowNet objectives by name: losses that are zero where the guide draws from the posterior.
+"""GFlowNet objectives: losses that are zero where the guide draws from the posterior.
 
 All of them look at u = log q − log R of values: one value that all draws of a row share,
-−log evidence, exactly where q ∝ R. They differ in which values they compare.
-
-| name | compares |
-|---|---|
-| `vargrad` | whole draws of one row, with each other |
-| `tb` | whole draws, with a learned log evidence of their row |
-| `subtb` | all pairs of end points of one draw, near ones more for λ < 1 |
-| `db` | neighbouring end points of one draw |
+−log evidence, exactly where q ∝ R. They differ in which values they compare, as the table
+`infer.methods.OBJECTIVES` says.
 
 A dead draw (log reward −∞) has no finite residual. It stands for one of `DEAD` nats,
 whatever log q is, and its gradient, 2 · DEAD · ∇log q, lowers log q; it says nothing of
@@ -21,15 +15,15 @@ make (log q = −∞) counts for nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from inspect import signature
 from typing import ClassVar, Protocol
 
 import torch
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from torch import Tensor
 
-from posterior_lm.amortize.prefix_balance import DetailedBalance, SubTrajectoryBalance
+from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.trajectories import (
     DEAD,
     Loss,
@@ -40,16 +34,17 @@ from posterior_lm.amortize.trajectories import (
     log_ratio,
     mean_of,
 )
+from posterior_lm.infer.methods import OBJECTIVES, losses
 
 __all__ = [
     "DEAD",
-    "OBJECTIVES",
     "Loss",
     "Objective",
     "TrajectoryBalance",
     "Trajectories",
     "VarGrad",
     "objective",
+    "objective_of",
 ]
 
 
@@ -58,11 +53,6 @@ class Objective(Protocol):
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def needs_prefixes(self) -> bool:
-        """Whether it reads `end_log_prob`, `end_log_reward` and `is_end`."""
-        ...
 
     @property
     def needs_log_z(self) -> bool:
@@ -93,7 +83,6 @@ class VarGrad:
     """
 
     name: ClassVar[str] = "vargrad"
-    needs_prefixes: ClassVar[bool] = False
     needs_log_z: ClassVar[bool] = False
     clip: float = field(default=math.inf, kw_only=True)
 
@@ -130,7 +119,6 @@ class TrajectoryBalance:
     """
 
     name: ClassVar[str] = "tb"
-    needs_prefixes: ClassVar[bool] = False
     needs_log_z: ClassVar[bool] = True
     clip: float = field(default=math.inf, kw_only=True)
 
@@ -148,20 +136,19 @@ class TrajectoryBalance:
         return mean_of(residuals.square() + penalty, t.alive | dead)
 
 
-OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
-    "vargrad": VarGrad,
-    "tb": TrajectoryBalance,
-    "subtb": SubTrajectoryBalance,
-    "db": DetailedBalance,
-}
-
-
 def objective(name: str, **options: object) -> Objective:
     """The objective of that name; ValueError for an unknown name, option or value."""
-    if name not in OBJECTIVES:
-        raise ValueError(f"there is no objective {name!r}: {', '.join(OBJECTIVES)}")
-    known = signature(OBJECTIVES[name]).parameters
+    if name not in losses():
+        raise ValueError(f"there is no objective {name!r}: {', '.join(losses())}")
+    make: Callable[..., Objective] = OBJECTIVES[name].load()
+    known = signature(make).parameters
     for option in options:
         if option not in known:
             raise ValueError(f"the objective {name!r} has no option {option!r}")
-    return OBJECTIVES[name](**options)
+    return make(**options)
+
+
+def objective_of(settings: FitSettings) -> Objective:
+    """The objective of a fit, told what it asks for by the names of the settings."""
+    known = signature(OBJECTIVES[settings.objective].load()).parameters
+    return objective(settings.objective, **{k: v for k, v in asdict(settings).items() if k in known})

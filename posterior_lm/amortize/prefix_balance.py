@@ -62,7 +62,6 @@ class PrefixBalance:
     is 1 on all of them without a `clip`, and 0 elsewhere. P is the objective's own.
     """
 
-    needs_prefixes: ClassVar[bool] = True
     needs_log_z: ClassVar[bool] = False
 
     clip: float = field(default=math.inf, kw_only=True)

@@ -12,15 +12,12 @@ from typing import Any
 
 from attrs import asdict, field, fields, frozen
 
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
 
-OBJECTIVES = ("vargrad", "tb", "subtb", "db")
 MANY = 100
 """Listed rows that are enough to learn from by themselves."""
-
-PEERS = ("sft", "ppo")
-"""What a policy can be trained by beside them, to compare with: `posterior_lm.baselines`."""
 
 
 @frozen(kw_only=True)
@@ -157,9 +154,9 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
 
 def _checked(name: str, value: object, setting: Any) -> object:
     if name == "objective":
-        if value not in OBJECTIVES + PEERS:
-            close = nearest(str(value), OBJECTIVES + PEERS)
-            hint = f"did you mean `{close}`?" if close else f"choose from {', '.join(OBJECTIVES + PEERS)}"
+        if not isinstance(value, str) or value not in OBJECTIVES:
+            close = nearest(str(value), OBJECTIVES)
+            hint = f"did you mean `{close}`?" if close else f"choose from {', '.join(OBJECTIVES)}"
             raise _wrong(f"there is no objective `{value}`", hint)
         return value
     if name == "targets":

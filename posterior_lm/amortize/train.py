@@ -25,13 +25,14 @@ from posterior_lm.amortize.learned_log_z import moved, row_log_z
 from posterior_lm.amortize.listing import Lister
 from posterior_lm.amortize.merging import drawing_model, training_model
 from posterior_lm.amortize.micro import halving, micro_batches
-from posterior_lm.amortize.objectives import Objective, Trajectories, objective
+from posterior_lm.amortize.objectives import Objective, Trajectories, objective_of
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.progress import Progress, measured
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError
 
 
@@ -45,11 +46,11 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
         self.compiler, self.lister = compiler, lister
-        options: dict[str, object] = {"clip": settings.clip}
-        if settings.objective == "subtb":
-            options["lam"] = settings.lam
-        self.objective: Objective = objective(settings.objective, **options)
-        self.balancer = Balancer(rows, numbers, settings, self.objective.needs_prefixes, simulator)
+        entry = OBJECTIVES[settings.objective]
+        self.prefixes = entry.needs_prefixes
+        if not entry.peer:  # which computes a loss of its own
+            self.objective: Objective = objective_of(settings)
+        self.balancer = Balancer(rows, numbers, settings, self.prefixes, simulator)
         self.replay = Replay(settings.capacity, settings.capacity_total)
         self.names = list(adapter.parameters)
         self.parameters = list(adapter.parameters.values())
@@ -222,7 +223,7 @@ class Trainer:
         index = list(part)
         scored: Scored = score_draws(
             training_model(self.adapter), [behaved.draws[k] for k in index],
-            ends=self.objective.needs_prefixes, columns=columns,
+            ends=self.prefixes, columns=columns,
         )  # fmt: skip
         device = scored.log_prob.device
         log_reward, slot, ends = (

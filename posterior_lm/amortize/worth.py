@@ -16,9 +16,10 @@ from posterior_lm.amortize.fit import fit
 from posterior_lm.amortize.reading import readings_of
 from posterior_lm.amortize.settings import settings_of
 from posterior_lm.ask import target
-from posterior_lm.infer.auto import support_size
+from posterior_lm.infer.auto import rather_than_a_policy
+from posterior_lm.infer.methods import AUTO
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
-from posterior_lm.settings import merged, stated_fit
+from posterior_lm.settings import resolve, stated_fit
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query
@@ -33,14 +34,13 @@ SHARE = 0.6
 
 def worth_training(query: Query, rows: Sequence[Mapping[str, object]], budget: float | None) -> bool:
     """Whether auto trains first: many rows, time for it, no policy yet, and a posterior too large to list."""
-    stated = tuple((spec.method, dict(spec.options)) for spec in query.graph.infer)
-    method, _ = merged(stated, query.method, query.options)
-    if method != "auto" or query.policy_folder is not None:
+    method, _ = resolve(query.graph.infer, query.method, query.options)
+    if method != AUTO or query.policy_folder is not None:
         return False
     if budget is None or budget < LEAST_SECONDS or len(rows) < FEWEST_ROWS:
         return False
     first = target(query.given(rows[0]))
-    if support_size(first) is not None:
+    if rather_than_a_policy(first):
         return False
     try:
         for reading in readings_of(first).values():

@@ -7,18 +7,20 @@ say nothing of the evidence (`Draws.decoded`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.amortize.reading import Reading, readings_of
-from posterior_lm.baselines.decoding import Decoding, Ids, decode, decoding_of, pick
+from posterior_lm.baselines.decoding import Decoding, Ids, by_chance, decode, in_beams, likeliest, pick
 from posterior_lm.baselines.plain import PlainSupport, said
 from posterior_lm.baselines.prompts import guide_readings, prior_readings, with_examples
+from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Draws, Info
 from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Ending, Support
@@ -27,9 +29,6 @@ from posterior_lm.target.values import Value
 
 BATCH = 256
 """Draws by chance that are made at a time."""
-PROMPTED = ("prompting", "few_shot")
-"""Decoders that read what the guides read; the others read it with `proposal="guide"`."""
-
 Draw = tuple[dict[str, Value], bool]
 """A value of every latent so far, and whether all of them are of their types."""
 
@@ -60,7 +59,8 @@ class Decoder:
     proposal: str = "prior"
     masked: bool = True
     examples: object = None
-    shots: int = 3
+    shots: int = 0
+    """Solved examples that are shown first, of `examples`."""
     batch: int = field(default=BATCH)
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
@@ -69,8 +69,8 @@ class Decoder:
             readings = dict(readings_of(target))
         else:
             readings = guide_readings(target) if self.proposal == "guide" else prior_readings(target)
-        if self.name == "few_shot":
-            readings = with_examples(target, readings, self.examples, self.shots, rng)
+        if self.shots:
+            readings = with_examples(target, readings, self.examples, int(self.shots), rng)
         if not self.masked:
             tooled = [i.name for i in target.latents if hasattr(i.support, "spliced")]
             if tooled:
@@ -158,14 +158,28 @@ class Decoder:
         return Draws(values, np.zeros(len(draws)), log_reward, self.name, decoded=True)
 
 
-def decoder(name: str, options: Mapping[str, object], n: int) -> Decoder:
-    """The decoder of that name for n draws; `options` are those of `signatures.METHODS[name]`."""
-    more: dict[str, Any] = {}
-    for option in ("proposal", "masked", "examples"):
-        if option in options:
-            more[option] = options[option]
-    if name in PROMPTED:
-        more["proposal"] = "guide"
-    if "shots" in options:
-        more["shots"] = int(float(str(options["shots"])))
-    return Decoder(name=name, how=decoding_of(name, options, n), number=n, **more)
+@frozen
+class _Decoder(Backend):
+    """A decoder of the table of methods: how it picks tokens, and whether it reads what the guides read anyway."""
+
+    name: str
+    how: Callable[[Mapping[str, Any], int], Decoding]
+    prompted: bool = False
+
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Decoder:
+        known = METHODS[self.name].options
+        whole = {k: o.default for k, o in known.items() if o.default is not None} | dict(options)
+        more = {k: whole[k] for k in ("proposal", "masked", "examples", "shots") if k in whole}
+        if self.prompted:
+            more["proposal"] = "guide"
+        return Decoder(name=self.name, how=self.how(whole, n), number=n, **more)  # type: ignore[arg-type]
+
+
+PROMPTING = _Decoder("prompting", by_chance, prompted=True)
+FEW_SHOT = _Decoder("few_shot", by_chance, prompted=True)
+GREEDY = _Decoder("greedy", likeliest)
+ANCESTRAL = _Decoder("ancestral", by_chance)
+NUCLEUS = _Decoder("nucleus", by_chance)
+TOP_K = _Decoder("top_k", by_chance)
+BEAM = _Decoder("beam", in_beams)
+DIVERSE_BEAM = _Decoder("diverse_beam", in_beams)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Ending, Support
 
@@ -89,28 +91,26 @@ def pick(scores: np.ndarray, how: Decoding, *, keep: int, rng: np.random.Generat
     return [[int(c) for c in row[:most] if scores[r, c] > -np.inf] for r, row in enumerate(order)]
 
 
-_PLAIN = {"temperature": 1.0}
+def likeliest(options: Mapping[str, Any], n: int) -> Decoding:
+    """Greedy decoding. `options` of this and the next functions are a method's own with their defaults."""
+    return Decoding()
 
 
-def decoding_of(method: str, options: Mapping[str, object], n: int) -> Decoding:
-    """The decoding of a method by name, of n values, with its options; see `signatures.METHODS`."""
-    numbers = {k: float(str(v)) for k, v in options.items() if k in ("temperature", "p", "penalty")}
-    whole = {k: int(float(str(v))) for k, v in options.items() if k in ("k", "beams", "groups")}
-    if method == "greedy":
-        return Decoding()
-    if method in ("beam", "diverse_beam"):
-        return _beams(method, n, whole, numbers.get("penalty", 1.0))
-    more: dict[str, float] = {**_PLAIN, **{k: v for k, v in numbers.items() if k != "penalty"}}
-    p = more.get("p", 0.95) if method == "nucleus" else 1.0
-    k = whole.get("k", 50) if method == "top_k" else 0
-    return Decoding(sampled=True, temperature=more["temperature"], p=p, k=k)
+def by_chance(options: Mapping[str, Any], n: int) -> Decoding:
+    """Token by token, of all tokens or of the likeliest."""
+    return Decoding(
+        sampled=True, temperature=float(options["temperature"]), p=float(options.get("p", 1.0)),
+        k=int(options.get("k", 0)),
+    )  # fmt: skip
 
 
-def _beams(method: str, n: int, whole: Mapping[str, int], penalty: float) -> Decoding:
-    from posterior_lm.lang.diagnostics import InferenceError, error
+def in_beams(options: Mapping[str, Any], n: int) -> Decoding:
+    """The best n of some beams, which keep apart in groups where there is a penalty for being alike.
 
-    number = whole.get("beams", n)
-    groups = whole.get("groups", number) if method == "diverse_beam" else 1
+    Raises InferenceError PLM770 for numbers that do not go together.
+    """
+    number, penalty = int(options.get("beams", n)), options.get("penalty")
+    groups = 1 if penalty is None else int(options.get("groups", number))
     wrong = help = None
     if number < n:
         wrong = f"{number} beam{'s' * (number != 1)} cannot give {n} values"
@@ -120,4 +120,4 @@ def _beams(method: str, n: int, whole: Mapping[str, int], penalty: float) -> Dec
         help = "let `groups` divide `beams`"
     if wrong is not None:
         raise InferenceError(error("PLM770", wrong, help=help))
-    return Decoding(beams=number, groups=groups, penalty=penalty if method == "diverse_beam" else 0.0)
+    return Decoding(beams=number, groups=groups, penalty=float(penalty or 0.0))

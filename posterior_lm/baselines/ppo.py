@@ -18,21 +18,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from attrs import evolve
 from torch import Tensor
 
+from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.balancing import Behaved
 from posterior_lm.amortize.batches import score_draws
+from posterior_lm.amortize.fit import Fitted, fit
 from posterior_lm.amortize.guards import check_finite, not_finite
+from posterior_lm.amortize.inputs import Inputs
 from posterior_lm.amortize.merging import drawing_model, training_model
 from posterior_lm.amortize.micro import halving, micro_batches
+from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.progress import measured
 from posterior_lm.amortize.replay import Replay
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.amortize.settings import Resolved, settings_of
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.baselines.clipped import advantages, clipped_loss
 from posterior_lm.lang.diagnostics import InferenceError
 
 if TYPE_CHECKING:
-    from posterior_lm.amortize.fit import Fitted
     from posterior_lm.query import Query
 
 BELOW = 5.0
@@ -47,9 +53,6 @@ def ppo(query: Query, rows: Sequence[Mapping[str, object]], out: str | Path, /, 
     `balance_rate` here), `kl`, `epochs`, `ratio`, `warmup`, `rank`, `targets` and `seed` matter here.
     A step asks for rows × draws rewards, as a step of balancing does. Raises what a fit raises.
     """
-    from posterior_lm.amortize.fit import fit
-    from posterior_lm.amortize.settings import settings_of
-
     if "rate" in settings:
         settings["balance_rate"] = settings.pop("rate")
     return fit(query, rows, out, settings_of({**settings, "objective": "ppo"}))
@@ -159,3 +162,11 @@ class PpoTrainer(Trainer):
     ) -> None:
         super().restore(tensors, arrays, state)
         self.lowest = math.inf if state["lowest"] is None else float(str(state["lowest"]))
+
+
+def trainer(
+    inputs: Inputs, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved, world: World
+) -> PpoTrainer:
+    """The trainer of a fit whose draws are all the policy's own."""
+    own = evolve(settings, tempered=0.0, replayed=0.0, simulated=0.0, seeds=0)
+    return PpoTrainer(rows, numbers, adapter, own, None, world)

@@ -117,12 +117,6 @@ def evidence_bound(query: Query, rows: Data, *, seed: int = 0) -> float:
     return _mean(query, rows, seed, 1.0)
 
 
-FIGURES: Mapping[str, Figure] = {
-    "sft": log_likelihood, "ppo": mean_log_reward, "gflownet": evidence_bound,
-}  # fmt: skip
-"""By the name of the method."""
-
-
 def _mean(query: Query, rows: Data, seed: int, entropy: float) -> float:
     inputs = _inputs(query, rows)
     bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from attrs import evolve
 
+from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.batches import Walked, walk
 from posterior_lm.amortize.compiling import Compiled, Compiler
+from posterior_lm.amortize.fit import Fitted, fit
 from posterior_lm.amortize.inputs import Inputs
+from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows, in_row
-from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.settings import FitSettings, Resolved, settings_of
+from posterior_lm.amortize.train import Trainer
 from posterior_lm.lang.diagnostics import DataError, error
 
 if TYPE_CHECKING:
-    from posterior_lm.amortize.fit import Fitted
     from posterior_lm.query import Query
 
 
@@ -35,9 +39,6 @@ def sft(query: Query, rows: Sequence[Mapping[str, object]], out: str | Path, /, 
     `pairs` (known values a step), `rate`, `warmup`, `rank`, `targets` and `seed` matter here.
     Raises DataError PLM772 where no row to train on holds a value, and what a fit raises.
     """
-    from posterior_lm.amortize.fit import fit
-    from posterior_lm.amortize.settings import settings_of
-
     return fit(query, rows, out, settings_of({**settings, "objective": "sft"}))
 
 
@@ -79,3 +80,11 @@ class KnownPairs(Compiler):
     def forget(self) -> None:
         """Walk again from now on."""
         self._walked.clear()
+
+
+def trainer(
+    inputs: Inputs, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved, world: World
+) -> Trainer:
+    """The trainer of a fit whose every step is of known values. Raises DataError PLM772."""
+    pairs = KnownPairs(inputs, rows, numbers, settings)
+    return Trainer(rows, numbers, adapter, evolve(settings, compile=1.0), pairs, world)

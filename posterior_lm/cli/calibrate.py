@@ -10,7 +10,8 @@ import click
 
 from posterior_lm.cli import outcome
 from posterior_lm.cli.group import Command
-from posterior_lm.cli.options import format_option, plot_option
+from posterior_lm.cli.options import format_option, method_option, plot_option
+from posterior_lm.infer.methods import AMORTIZED
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
 @click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
-@click.option("--method", metavar="NAME", help="The method to test.  [default: the program's, else auto]")
+@method_option("The method to test: ")
 @click.option("--policy", metavar="DIR", help="Test the policy that `plm fit` wrote there, as it proposes.")
 @click.option("--rows", type=click.IntRange(min=16), metavar="N", help="Rows to simulate.  [default: 100]")
 @click.option(
@@ -69,7 +70,7 @@ def command(
         check_result(plot, file, given, data)
     query = open_query(file, lm, allow_use=allow_use, method=method)
     if policy is not None:
-        query = (query if method is not None else query.using("gflownet")).policy(policy)
+        query = (query if method is not None else query.using(AMORTIZED)).policy(policy)
     query, known = _bound(query, given, data)
     with progress("simulating") as watch:
         found = calibrate(

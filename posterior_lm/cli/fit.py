@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from posterior_lm.cli.group import Command
-from posterior_lm.cli.options import format_option, positive_seconds
+from posterior_lm.cli.options import format_option, objective_option, positive_seconds
 
 
 @click.command(cls=Command)
@@ -39,11 +39,7 @@ from posterior_lm.cli.options import format_option, positive_seconds
     metavar="SECONDS",
     help="End training after so many seconds; the schedules end with it.",
 )
-@click.option(
-    "--objective",
-    metavar="NAME",
-    help="vargrad, tb, subtb or db; sft or ppo to compare with.  [default: vargrad]",
-)
+@objective_option()
 @click.option("--rank", type=click.IntRange(min=1), metavar="N", help="Of the adapter.  [default: 32]")
 @click.option(
     "--targets", metavar="NAMES", help="Layers to adapt, with commas.  [default: every linear layer]"

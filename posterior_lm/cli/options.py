@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+
+from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OBJECTIVES, losses
+from posterior_lm.lang.near import either
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -41,6 +44,47 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class Named(click.Option):
+    """An option whose value is a name in a table; its help is written when it is asked for."""
+
+    def __init__(self, *args: Any, told: Callable[[], str], **more: Any) -> None:
+        super().__init__(*args, help=told(), **more)
+        self.told = told
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        self.help = self.told()
+        return super().get_help_record(ctx)
+
+
+def method_option(what: str = "") -> Decorator:
+    """`--method`; `what` it is for."""
+
+    def told() -> str:
+        decoders = [name for name, one in METHODS.items() if one.decoder]
+        others = [name for name in METHODS if name not in decoders]
+        return f"{what}{', '.join(others)}, or a decoder: {either(decoders)}.  [default: the program's, else {AUTO}]"
+
+    return click.option("--method", cls=Named, told=told, metavar="NAME", shell_complete=completing(METHODS))
+
+
+def objective_option() -> Decorator:
+    """`--objective`."""
+
+    def told() -> str:
+        peers = [name for name, one in OBJECTIVES.items() if one.peer]
+        default = METHODS[AMORTIZED].options["objective"].default
+        return f"{either(losses())}; {either(peers)} to compare with.  [default: {default}]"
+
+    return click.option(
+        "--objective", cls=Named, told=told, metavar="NAME", shell_complete=completing(OBJECTIVES)
+    )
+
+
+def completing(table: Iterable[str]) -> Callable[..., list[str]]:
+    """What a shell completes the beginning of a name to."""
+    return lambda ctx, option, begun: [name for name in table if name.startswith(begun)]
+
+
 def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`-n`, `--seed`, `--method`, `--policy`, `--em`, `--budget`: how the posterior is found."""
     for option in (
@@ -49,9 +93,7 @@ def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--policy", metavar="DIR", help="Propose with the policy that `plm fit` wrote there."),
         click.option("--em", metavar="DIR", help="Ask with the model and the guide that `plm em` wrote there."),
-        click.option("--method", metavar="NAME",
-                     help="auto, exact, importance, smc, mcmc, gflownet, or a decoder such as beam.  "
-                     "[default: the program's, else auto]"),
+        method_option(),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
         ),

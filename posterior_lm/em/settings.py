@@ -8,8 +8,9 @@ from typing import Any
 
 from attrs import asdict, field, fields, frozen
 
-from posterior_lm.amortize.settings import OBJECTIVES, FitSettings
+from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.settings import settings_of as fit_settings_of
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import nearest
 
@@ -84,7 +85,7 @@ def settings_of(options: Mapping[str, object]) -> EmSettings:
                 f"did you mean `{wanted}`?" if wanted else f"its own settings are {', '.join(known)}",
             )
     found = fit_settings_of(fit)
-    if found.objective not in OBJECTIVES:
+    if OBJECTIVES[found.objective].peer:
         raise _wrong(f"`{found.objective}` does not draw from the posterior, as an E-step has to", None)
     return EmSettings(**own, fit=found)
 

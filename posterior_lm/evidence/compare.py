@@ -13,10 +13,10 @@ from posterior_lm.evidence.comparison import Comparison, Measured
 from posterior_lm.evidence.distance import Listing
 from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.methods import AUTO, EXACT, METHODS
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lang.signatures import DECODERS, METHODS
 from posterior_lm.lm.counting import Count, CountingModel
-from posterior_lm.settings import merged
+from posterior_lm.settings import resolve
 from posterior_lm.target.target import Target
 
 if TYPE_CHECKING:
@@ -37,23 +37,22 @@ def compare(
 ) -> Comparison:
     """Each method with `draws` draws, and the exact posterior where it can be listed.
 
-    gflownet takes part where the query has a policy; the others propose as they do without
+    What needs a policy takes part where the query has one; the others propose as they do without
     one. `budget` is in seconds, for each method. Raises ValueError for fewer than 2 draws.
     """
     if draws < 2:
         raise ValueError("a comparison needs at least 2 draws")
     tell = progress or (lambda info: None)
-    tell(Info(False, "exact"))
+    tell(Info(False, EXACT))
     # First, so that what a process does only once is in no method's time.
-    listing, words = exact_posterior(_bound(query, Count()), _options(query, "exact"), seed, budget)
+    listing, words = exact_posterior(_bound(query, Count()), _options(query, EXACT), seed, budget)
     found = []
     names = [
         name
         for name, method in METHODS.items()
-        if method.available
-        and name not in ("auto", "exact")
-        and (name != "gflownet" or query.policy_folder is not None)
-        and (name not in DECODERS or name == query.method)
+        if name not in (AUTO, EXACT)
+        and (not method.needs_policy or query.policy_folder is not None)
+        and (not method.decoder or name == query.method)
     ]
     for k, name in enumerate(names):
         tell(Info(False, name, k / len(names)))
@@ -75,7 +74,7 @@ def exact_posterior(
     """The listed posterior, and what is known of it in words; None where too much is left out."""
     rng = np.random.default_rng([seed, 30])
     try:
-        draws = infer(target, method="exact", options=options, n=1, rng=rng, budget=budget)
+        draws = infer(target, method=EXACT, options=options, n=1, rng=rng, budget=budget)
     except InferenceError as problem:
         if not any(d.code == "PLM706" for d in problem.diagnostics):
             raise
@@ -111,7 +110,7 @@ def _measured(
     rng = np.random.default_rng(seed)
     try:
         bound = _bound(query, count)
-        guide = _policy(query, bound, count) if name == "gflownet" else None
+        guide = _policy(query, bound, count) if METHODS[name].needs_policy else None
         draws = infer(bound, method=name, options=options, n=n, rng=rng, guide=guide, budget=budget)
     except InferenceError as problem:
         if not all(d.code in NO_DRAWS for d in problem.diagnostics):
@@ -123,8 +122,8 @@ def _measured(
 
 def _options(query: Query, name: str) -> dict[str, object]:
     """Those that the program states for the method, and `using` where it named this one."""
-    infers = tuple((spec.method, dict(spec.options)) for spec in query.graph.infer)
-    return merged(infers, name, query.options if query.method == name else {})[1]
+    own = query.options if query.method == name else {}
+    return resolve(query.graph.infer, name, own, query.base_dir)[1]
 
 
 def _policy(query: Query, bound: Target, count: Count) -> Any:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.infer import auto
 from posterior_lm.infer.base import Draws, run
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
-from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.methods import AUTO, METHODS
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 
@@ -36,11 +36,9 @@ class Way:
 def way_of(query: Query) -> Way:
     """The query's method with its options and its policy, as `Query.draw` runs it."""
     from posterior_lm.ask import policy_offer
-    from posterior_lm.infer import auto
-    from posterior_lm.settings import merged
+    from posterior_lm.settings import resolve
 
-    infers = tuple((spec.method, dict(spec.options)) for spec in query.graph.infer)
-    method, options = merged(infers, query.method, query.options)
+    method, options = resolve(query.graph.infer, query.method, query.options, query.base_dir)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         return auto.infer(
@@ -49,7 +47,7 @@ def way_of(query: Query) -> Way:
 
     def guide(target: Target, draws: Draws) -> Guide:
         # Under auto the policy may have been refused on this row; the draws say so by their method.
-        if draws.method == "gflownet" or (method != "auto" and query.policy_folder is not None):
+        if METHODS[draws.method].needs_policy or (method != AUTO and query.policy_folder is not None):
             offer = policy_offer(query, target)
             assert offer is not None
             return offer.guide()
@@ -58,7 +56,7 @@ def way_of(query: Query) -> Way:
     return Way(method, draw, guide, options)
 
 
-def guided(guide_of: Callable[[Target], Guide], name: str = "importance") -> Way:
+def guided(guide_of: Callable[[Target], Guide], name: str = Importance().name) -> Way:
     """Importance sampling that proposes with the guide that `guide_of` gives for each target."""
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
@@ -99,16 +97,5 @@ def bounds(
         whole = draws.certificate.complete
         return Bounds(lower, lower if whole else float(np.logaddexp(lower, draws.certificate.rest)), None)
     guide = way.guide(target, draws)
-    if draws.method == "smc":
-        from posterior_lm.evidence.conditional_smc import log_evidence_given, smc_of
-
-        upper = log_evidence_given(smc_of(way.options), target, guide, exact, len(draws), rng)
-        return Bounds(lower, upper, None)
-    own = {name: (exact[name],) for name in target.names}
-    log_q = float(guide.log_prob(own)[0])
-    log_w = math.inf if log_q == -math.inf else float(target.log_reward(own)[0]) - log_q
-    if log_w == math.inf:
-        return Bounds(lower, math.inf, math.inf)
-    together = logsumexp(draws.log_weights)
-    upper = float(np.logaddexp(together, log_w)) - math.log(len(draws) + 1)
-    return Bounds(lower, upper, math.exp(min(700.0, log_w - together)))
+    backend = auto.backend_of(draws.method)
+    return Bounds(lower, *backend.upper_bound(target, way.options, draws, guide, exact, rng))

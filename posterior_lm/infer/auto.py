@@ -9,26 +9,16 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from posterior_lm.infer.base import Draws, InferenceAlgorithm, Info, run
-from posterior_lm.infer.exact import Exact
+from posterior_lm.infer.backend import Backend
+from posterior_lm.infer.base import Draws, Info, run
 from posterior_lm.infer.guide import Guide, PriorGuide
-from posterior_lm.infer.importance import Importance
-from posterior_lm.infer.ready import stages
-from posterior_lm.infer.smc import Smc
+from posterior_lm.infer.methods import AUTO, METHODS, Method
 from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
-from posterior_lm.lang.signatures import DECODERS
-from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import Target
-
-SMALL = 20_000
-"""Values that exact enumeration lists in a second or two with a small model."""
 
 BUDGET_BATCH = 64
 """Draws between two looks at the clock, where there is a budget."""
-
-PROPOSING = ("gflownet", "importance", "smc", "mcmc")
-"""Methods that propose with a policy where there is one."""
 
 CHECK = 64
 """Draws of the policy and of the prior that are compared on the row itself before a policy is used."""
@@ -67,22 +57,24 @@ class Offer:
         return "which is not certified" if self.level == "uncertified" else f"whose verdict is {self.level}"
 
 
-def support_size(target: Target, limit: int = SMALL) -> int | None:
-    """The number of joint values, or None above `limit`."""
-    total = 1
-    for info in target.latents:
-        size = info.support.count_values(limit)
-        if size is None or (total := total * size) > limit:
-            return None
-    return total
+def backend_of(method: str) -> Backend:
+    """What a method of the table does; for a name that it has not, what every method does."""
+    found: Backend = METHODS[method].load() if method in METHODS else Backend()
+    return found
+
+
+def asked() -> list[Method]:
+    """The methods that `auto` asks whether they apply, in its order; the last one always does."""
+    return sorted((one for one in METHODS.values() if one.auto), key=lambda one: one.auto)
 
 
 def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[str, str]:
-    """The method to run and why; "gflownet" where the policy is to propose.
+    """The method to run and why.
 
-    Raises InferenceError PLM627 for gflownet without a policy.
+    Raises InferenceError PLM627 for a method that needs a policy without one.
     """
-    if method == "gflownet" and policy is None:
+    named = METHODS[method]
+    if named.needs_policy and policy is None:
         raise InferenceError(
             error(
                 "PLM627",
@@ -91,43 +83,31 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
                 "`auto` and `importance` need none",
             )
         )
-    if method in PROPOSING and policy is not None:
+    if named.proposes and policy is not None:
         reason = f"{method} was asked for, proposing with {policy.name}, {policy.state}"
         if policy.level in ("poor", "uncertified"):
             reason += "; warning: compare with the method auto before you trust this"
         return method, reason
-    if method in DECODERS and policy is not None:
+    if named.decoder and policy is not None:
         return method, f"{method} was asked for, decoding {policy.name}, {policy.state}"
-    if method != "auto":
+    if method != AUTO:
         return method, f"{method} was asked for"
-    size = support_size(target)
-    if size is not None:
-        return "exact", f"exact: the support has {size} value{'s' * (size != 1)}, at most {SMALL}"
-    large = f"the support has more than {SMALL} values"
-    if policy is not None and policy.trusted:
-        return "gflownet", f"gflownet: {large}, and they are drawn from {policy.name}, {policy.state}"
-    pays = on_the_way(target)
-    name = "importance" if pays is None else "smc"
-    reason = f"{name}: {large}, so they are drawn from the prior" + (f", and {pays}" if pays else "")
-    if policy is not None:
+    chosen, why = next(
+        (one, why) for one in asked() if (why := one.load().applies(target, policy)) is not None
+    )
+    reason = f"{chosen.name}: {why}"
+    if policy is not None and chosen.proposes and not chosen.needs_policy:
         beaten = policy.level == "usable"
         why = "the prior is as good a proposal" if beaten else f"its verdict is {policy.level}"
         why = "it is not certified" if policy.level == "uncertified" else why
         reason += f"; {policy.name} is not used, since {why}"
-    return name, reason
+    return chosen.name, reason
 
 
-def on_the_way(target: Target) -> str | None:
-    """What particles can be told before they are whole, in words that follow a comma; None where there is nothing."""
-    for info in target.latents:
-        if info.support is not target.evaluator.supports[info.name]:
-            return f"a condition leaves `{info.name}` only some of the tokens"
-        if info.type == "text" and not PrefixTests.of(target, info.name).empty:
-            return f"a condition can rule out the beginnings of `{info.name}`"
-    for info, stage in list(zip(target.latents, stages(target), strict=True))[:-1]:
-        if stage.others:
-            return f"`{info.name}` is weighed before the next latent is drawn"
-    return None
+def rather_than_a_policy(target: Target) -> bool:
+    """Whether `auto` takes something else here, however good a policy there is."""
+    first = next(one for one in asked() if one.needs_policy or one.load().applies(target, None) is not None)
+    return not first.needs_policy
 
 
 def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHECK) -> str | None:
@@ -163,40 +143,14 @@ def _proposal(
 ) -> tuple[str, str, Guide | None]:
     """The method, its reason and the policy's guide; the prior, and why, where auto finds a doubt."""
     guide = policy.guide()
-    if method != "auto":
+    if method != AUTO:
         return name, reason, guide
     # A stream of its own: the draws that follow are those that would have come without a check.
     doubts = doubt(target, guide, rng.spawn(1)[0])
     if doubts is None:
         return name, reason, guide
-    return (
-        "importance",
-        f"importance: drawn from the prior; {policy.name} is not used, since {doubts}",
-        None,
-    )
-
-
-def _algorithm(
-    target: Target, name: str, options: Mapping[str, object], n: int, batch: int | None
-) -> InferenceAlgorithm[Any]:
-    """The algorithm of that name with its options."""
-    if name == "exact":
-        values = options.get("values") or support_size(target) or Exact().values
-        return Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
-    if name == "smc":
-        kept = {k: v for k, v in options.items() if k in ("threshold", "resample", "look_ahead")}
-        return Smc(draws=n, batch=batch, **kept)  # type: ignore[arg-type]
-    if name == "mcmc":
-        from posterior_lm.infer.mcmc import Mcmc
-
-        kept = {k: v for k, v in options.items() if k in ("warmup", "move")}
-        whole = {k: int(str(v)) for k, v in options.items() if k in ("steps", "chains")}
-        return Mcmc(**kept, **whole)  # type: ignore[arg-type]
-    if name in DECODERS:
-        from posterior_lm.baselines.decoders import decoder
-
-        return decoder(name, options, n)
-    return Importance(draws=n, batch=batch)
+    last = asked()[-1].name
+    return last, f"{last}: drawn from the prior; {policy.name} is not used, since {doubts}", None
 
 
 def infer(
@@ -211,27 +165,28 @@ def infer(
     progress: Callable[[Info], None] | None = None,
     policy: Offer | None = None,
 ) -> Draws:
-    """Draws by the named method; `options` are those of `signatures.METHODS[method]`.
+    """Draws by the named method; `options` are those of `METHODS[method]`.
 
     An explicit `guide` stands before a `policy`. Under auto a policy is compared with the
     prior on this target first.
     """
     began = time.monotonic()
-    if guide is not None and method == "gflownet":
-        name, reason = method, "gflownet was asked for"
+    if guide is not None and METHODS[method].needs_policy:
+        name, reason = method, f"{method} was asked for"
     else:
         name, reason = choose(target, method, policy if guide is None else None)
-    if name != "exact":
+    chosen = METHODS[name]
+    if chosen.proposes or chosen.decoder:
         if guide is not None:
             reason = f"{reason}, proposing with {guide.name}"
-        elif policy is not None and (method != "auto" or name == "gflownet"):
+        elif policy is not None and (method != AUTO or chosen.needs_policy):
             name, reason, guide = _proposal(target, method, name, reason, policy, rng)
-        elif options.get("proposal") == "guide" and name not in DECODERS:
+        elif options.get("proposal") == "guide" and chosen.proposes:
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
-    algorithm = _algorithm(target, name, options, n, None if budget is None else BUDGET_BATCH)
+    algorithm = backend_of(name).build(target, options, n, None if budget is None else BUDGET_BATCH)
     left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
     draws = run(algorithm, target, n=n, rng=rng, guide=guide, budget=left, progress=progress)
-    if name != "exact" and budget is not None and len(draws) < n:
+    if not draws.exact and budget is not None and len(draws) < n:
         reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
-    return evolve(draws, reason=reason, method=name if name == "gflownet" else draws.method)
+    return evolve(draws, reason=reason, method=name)

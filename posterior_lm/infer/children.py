@@ -19,10 +19,21 @@ from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
 
 SMALL = 20_000
-"""Values that are listed without looking ahead."""
+"""Values that are listed whole, in a second or two with a small model, and without looking ahead."""
+LARGE = f"the support has more than {SMALL} values"
 
 KEPT = 4096
 """Children kept per prefix; the mass of the rest is added to the certificate's bound."""
+
+
+def support_size(target: Target, limit: int = SMALL) -> int | None:
+    """The number of joint values, or None above `limit`."""
+    total = 1
+    for info in target.latents:
+        size = info.support.count_values(limit)
+        if size is None or (total := total * size) > limit:
+            return None
+    return total
 
 
 @frozen(eq=False)
@@ -90,13 +101,10 @@ class Branching:
 
     @tests.default
     def _tests(self) -> Mapping[str, PrefixTests]:
-        total = 1
-        for info in self.target.latents:
-            size = info.support.count_values(SMALL)
-            if size is None or (total := total * size) > SMALL:
-                found = {i.name: PrefixTests.of(self.target, i.name) for i in self.target.latents}
-                return {n: t for n, t in found.items() if not t.empty}
-        return {}
+        if support_size(self.target) is not None:
+            return {}
+        found = {i.name: PrefixTests.of(self.target, i.name) for i in self.target.latents}
+        return {n: t for n, t in found.items() if not t.empty}
 
     @property
     def slack(self) -> float:

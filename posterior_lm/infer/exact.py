@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, evolve, field, frozen
 
+from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Certificate, Draws, Info
 from posterior_lm.infer.bounds import upper_bound
-from posterior_lm.infer.children import Branching, Family, Partial
+from posterior_lm.infer.children import SMALL, Branching, Family, Partial, support_size
 from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.auto import Offer
 
 BATCH = 256
 """Prefixes opened per model call."""
@@ -203,3 +208,16 @@ def estimated(rng: np.random.Generator, state: State, certificate: Certificate) 
         ratios += np.exp(log_reward - (bounds - total) - proposal.log_prob - certificate.covered).tolist()
     w = np.array(ratios)
     return evolve(certificate, estimate=float(w.mean()), estimate_se=float(w.std(ddof=1) / math.sqrt(len(w))))
+
+
+class _Exact(Backend):
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Exact:
+        values = options.get("values") or support_size(target) or Exact().values
+        return Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
+
+    def applies(self, target: Target, policy: Offer | None) -> str | None:
+        size = support_size(target)
+        return None if size is None else f"the support has {size} value{'s' * (size != 1)}, at most {SMALL}"
+
+
+BACKEND = _Exact()

@@ -9,15 +9,21 @@ long as it can draw everything in the support.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import evolve, field, frozen
 
+from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.children import LARGE
 from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.auto import Offer
 
 
 @frozen(eq=False)
@@ -79,3 +85,23 @@ class Importance:
         whole = joined(state.proposals, state.target.names)
         weights, log_reward = log_weights(state.target, whole.values, whole.log_prob, whole.scores)
         return Draws(whole.values, weights, log_reward, self.name, whole.log_prob)
+
+
+class _Importance(Backend):
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Importance:
+        return Importance(draws=n, batch=batch)
+
+    def applies(self, target: Target, policy: Offer | None) -> str | None:
+        return f"{LARGE}, so they are drawn from the prior"
+
+
+class _FromPolicy(_Importance):
+    """Importance sampling that proposes with a policy, whatever else proposes."""
+
+    def applies(self, target: Target, policy: Offer | None) -> str | None:
+        if policy is None or not policy.trusted:
+            return None
+        return f"{LARGE}, and they are drawn from {policy.name}, {policy.state}"
+
+
+BACKEND, FROM_POLICY = _Importance(), _FromPolicy()

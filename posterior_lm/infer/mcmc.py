@@ -7,13 +7,14 @@ are compared is in `chains`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer import weights
+from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Chains, Draws, Info
 from posterior_lm.infer.chains import agreement, features_of
 from posterior_lm.infer.choose import Sample
@@ -219,3 +220,13 @@ def _taken(held: Snapshot, found: Proposed, taken: np.ndarray) -> Snapshot:
         for name, column in held.values.items()
     }
     return Snapshot(values, np.where(taken, found.log_reward, held.log_reward))
+
+
+class _Mcmc(Backend):
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Mcmc:
+        kept = {k: v for k, v in options.items() if k in ("warmup", "move")}
+        whole = {k: int(str(v)) for k, v in options.items() if k in ("steps", "chains")}
+        return Mcmc(**kept, **whole)  # type: ignore[arg-type]
+
+
+BACKEND = _Mcmc()

@@ -13,12 +13,16 @@ infilling (docs/how-to/choose-a-method.md). There the draws are those of importa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import evolve, field, frozen
 
+from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Draws, Info, Particles
+from posterior_lm.infer.children import LARGE
+from posterior_lm.infer.conditional_smc import log_evidence_given
 from posterior_lm.infer.dead import all_dead, all_dead_on_the_way
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.particles import Chance, Dice, Swarm, together
@@ -27,8 +31,12 @@ from posterior_lm.infer.steered import Steered, StepGuide
 from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Values
+from posterior_lm.target.values import Value, Values
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.auto import Offer
 
 
 @frozen(eq=False)
@@ -222,3 +230,37 @@ def _finish(target: Target, swarm: Swarm, plan: Sequence[Stage]) -> Draws:
         swarm.log_q,
         particles=swarm.report(log_weights),
     )
+
+
+class _Smc(Backend):
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Smc:
+        kept = {k: v for k, v in options.items() if k in ("threshold", "resample", "look_ahead")}
+        return Smc(draws=n, batch=batch, **kept)  # type: ignore[arg-type]
+
+    def applies(self, target: Target, policy: Offer | None) -> str | None:
+        pays = on_the_way(target)
+        return None if pays is None else f"{LARGE}, so they are drawn from the prior, and {pays}"
+
+    def upper_bound(
+        self, target: Target, options: Mapping[str, object], draws: Draws, guide: Guide,
+        exact: Mapping[str, Value], rng: np.random.Generator,
+    ) -> tuple[float, float | None]:  # fmt: skip
+        """By a run in which one particle goes where the exact draw goes; no draw has a weight of its own."""
+        smc = self.build(target, options, len(draws), None)
+        return log_evidence_given(smc, target, guide, exact, len(draws), rng), None
+
+
+def on_the_way(target: Target) -> str | None:
+    """What particles can be told before they are whole, in words that follow a comma; None where there is nothing."""
+    for info in target.latents:
+        if info.support is not target.evaluator.supports[info.name]:
+            return f"a condition leaves `{info.name}` only some of the tokens"
+        if info.type == "text" and not PrefixTests.of(target, info.name).empty:
+            return f"a condition can rule out the beginnings of `{info.name}`"
+    for info, stage in list(zip(target.latents, stages(target), strict=True))[:-1]:
+        if stage.others:
+            return f"`{info.name}` is weighed before the next latent is drawn"
+    return None
+
+
+BACKEND = _Smc()

@@ -52,3 +52,9 @@ def _distance(a: str, b: str) -> int:
             row.append(cost)
         rows.append(row)
     return rows[-1][-1]
+
+
+def either(names: Iterable[str]) -> str:
+    """The names as one reads them: `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,7 +1,7 @@
-"""What the language knows by name: functions, distributions, options, methods, tools.
+"""What the language knows by name: functions, distributions, options, models, tools.
 
-Data only. The checker reads argument and option types here, and whoever
-implements one of them implements exactly what stands here.
+Data only; methods are a table of their own, `infer/methods.py`. The checker reads argument
+and option types here, and whoever implements one of them implements exactly what stands here.
 
 Kinds of argument: `text` (a string), `segments` (what a context is made of: text,
 numbers, lists of them, bos and eos), `number` (int or real), `int`, `numbers` (a
@@ -15,17 +15,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-
-@frozen(kw_only=True)
-class OptionType:
-    """One option: what kind of value it takes, its bounds, and its default."""
-
-    kind: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    default: str | int | float | bool | None = None
-    about: str = ""
+from posterior_lm.infer.methods import OptionType
 
 
 @frozen
@@ -53,16 +43,6 @@ class Distribution:
     over: str  # "int" | "finite"
     about: str
     bounds: tuple[tuple[float | None, float | None], ...] = ()
-
-
-@frozen
-class Method:
-    """A backend of inference and its options; `available` is false where it comes later."""
-
-    name: str
-    options: dict[str, OptionType]
-    available: bool
-    about: str
 
 
 @frozen
@@ -141,115 +121,6 @@ INT_OPTIONS: dict[str, OptionType] = {
 TYPE_OPTIONS: dict[str, dict[str, OptionType]] = {
     "text": TEXT_OPTIONS, "int": INT_OPTIONS, "real": {}, "bool": {}, "one_of": {}, "table": {},
 }  # fmt: skip
-
-_BUDGET = OptionType(kind="number", low=0, about="seconds after which to stop")
-
-_N = OptionType(kind="int", low=1, default=1000, about="number of draws")
-_FEW = OptionType(kind="int", low=1, default=10, about="number of values, best first")
-_TEMPERATURE = OptionType(kind="number", low=0.01, default=1.0, about="divides the logits of every token")
-_PROPOSAL = OptionType(kind="choice", default="prior", choices=("prior", "guide"),
-                       about="draw from the latents' own distributions, or from their guides")  # fmt: skip
-_MASKED = OptionType(kind="bool", default=True, about="inside the support; without, texts may be invalid")
-_BEAMS = OptionType(kind="int", low=1, about="side by side; n where not given")
-
-METHODS: dict[str, Method] = {
-    m.name: m
-    for m in (
-        Method("auto", {"n": OptionType(kind="int", low=1, default=1000), "budget": _BUDGET}, True,
-               "exact where it is small enough, else importance"),
-        Method("exact", {
-            "mass": OptionType(kind="number", low=0, high=1, default=0.999,
-                               about="posterior mass to cover before stopping"),
-            "values": OptionType(kind="int", low=1, default=2000,
-                                 about="values to list at most; all of a small support"),
-            "budget": _BUDGET,
-        }, True, "best-first enumeration with a certificate"),
-        Method("importance", {
-            "n": OptionType(kind="int", low=1, default=1000, about="number of draws"),
-            "proposal": _PROPOSAL,
-            "budget": _BUDGET,
-        }, True, "weighted draws from the guide or the prior"),
-        Method("smc", {
-            "particles": OptionType(kind="int", low=1, default=1000, about="number of draws"),
-            "threshold": OptionType(kind="number", low=0, high=1, default=0.5,
-                                    about="resample where ESS falls below this part"),
-            "resample": OptionType(kind="choice", default="systematic",
-                                   choices=("systematic", "stratified", "residual", "multinomial")),
-            "proposal": _PROPOSAL,
-            "look_ahead": OptionType(kind="number", low=0, high=1, default=0.0,
-                                     about="power of what is observed after a text, before the text is whole"),
-            "budget": _BUDGET,
-        }, True, "weighted draws, resampled between tokens and between latents"),
-        Method("mcmc", {
-            "n": OptionType(kind="int", low=1, default=1000, about="number of draws that are kept"),
-            "steps": OptionType(kind="int", low=1, default=1000, about="moves of each chain"),
-            "chains": OptionType(kind="int", low=1, default=8, about="side by side"),
-            "warmup": OptionType(kind="number", low=0, high=0.9, default=0.25,
-                                 about="share of the moves that is thrown away"),
-            "move": OptionType(kind="choice", default="mixed", choices=("mixed", "suffix", "independence"),
-                               about="redraw the end of a text, or everything, or either"),
-            "budget": _BUDGET,
-        }, True, "Markov chains over values"),
-        Method("gflownet", {
-            "n": OptionType(kind="int", low=1, default=1000, about="number of draws"),
-            "objective": OptionType(kind="choice", default="vargrad",
-                                    choices=("vargrad", "tb", "subtb", "db")),
-            "lam": OptionType(kind="number", low=0, high=1, default=1.0, about="lambda of subtb"),
-            "rank": OptionType(kind="int", low=1, default=32, about="of the adapter"),
-            "targets": OptionType(kind="text", about="names of the layers to adapt; every linear one"),
-            "steps": OptionType(kind="int", low=1, about="of training; 300, or 600 where rows are listed"),
-            "budget": _BUDGET,
-            "compile": OptionType(kind="number", low=0, high=1,
-                                  about="share of the steps spent on simulated pairs; 0.5, or 0.9 where rows are listed"),
-            "pairs": OptionType(kind="int", low=1, default=128, about="simulated pairs a step"),
-            "rows": OptionType(kind="int", low=1, default=16, about="data rows a step of balancing"),
-            "draws": OptionType(kind="int", low=2, default=16, about="draws of each of these rows"),
-            "tempered": OptionType(kind="number", low=0, high=1, default=0.25,
-                                   about="share of the draws from a flattened policy"),
-            "replayed": OptionType(kind="number", low=0, high=1, default=0.25,
-                                   about="share of the draws from the replay buffer"),
-            "reward_temperature": OptionType(kind="number", low=1,
-                                             about="where the reward's temperature begins"),
-            "rate": OptionType(kind="number", low=0, default=0.004, about="of learning, on pairs"),
-            "balance_rate": OptionType(kind="number", low=0, default=0.001, about="of learning, on rows"),
-            "seed": OptionType(kind="int", low=0, default=0),
-        }, True, "draws from a policy that `plm fit` trained"),
-        Method("prompting", {"n": _N, "temperature": _TEMPERATURE, "masked": _MASKED, "budget": _BUDGET}, True,
-               "what the model says after what the guides read"),
-        Method("few_shot", {
-            "n": _N,
-            "examples": OptionType(kind="nonempty", about="a file of rows that hold known latents"),
-            "shots": OptionType(kind="int", low=1, default=3, about="solved examples before what the guides read"),
-            "temperature": _TEMPERATURE, "masked": _MASKED, "budget": _BUDGET,
-        }, True, "prompting after solved examples"),
-        Method("greedy", {"proposal": _PROPOSAL, "masked": _MASKED}, True, "the likeliest token, again and again"),
-        Method("ancestral", {
-            "n": _N, "temperature": _TEMPERATURE, "proposal": _PROPOSAL, "masked": _MASKED, "budget": _BUDGET,
-        }, True, "token by token, at a token temperature"),
-        Method("nucleus", {
-            "n": _N,
-            "p": OptionType(kind="number", low=0.01, high=1, default=0.95, about="mass of the likeliest tokens"),
-            "temperature": _TEMPERATURE, "proposal": _PROPOSAL, "masked": _MASKED, "budget": _BUDGET,
-        }, True, "token by token, of the likeliest with mass p"),
-        Method("top_k", {
-            "n": _N,
-            "k": OptionType(kind="int", low=1, default=50, about="likeliest tokens"),
-            "temperature": _TEMPERATURE, "proposal": _PROPOSAL, "masked": _MASKED, "budget": _BUDGET,
-        }, True, "token by token, of the k likeliest"),
-        Method("beam", {"n": _FEW, "beams": _BEAMS, "proposal": _PROPOSAL, "masked": _MASKED}, True,
-               "the best of several beams by log probability"),
-        Method("diverse_beam", {
-            "n": _FEW, "beams": _BEAMS,
-            "groups": OptionType(kind="int", low=1, about="of beams; as many as beams where not given"),
-            "penalty": OptionType(kind="number", low=0, default=1.0,
-                                  about="nats for a token that another group took at the same step"),
-            "proposal": _PROPOSAL, "masked": _MASKED,
-        }, True, "beams in groups that keep apart"),
-    )
-}  # fmt: skip
-
-DECODERS = ("prompting", "few_shot", "greedy", "ancestral", "nucleus", "top_k", "beam", "diverse_beam")
-"""Methods that say what a model decodes, which are no draws from the posterior."""
 
 LMS: dict[str, Constructor] = {
     c.name: c

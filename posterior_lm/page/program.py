@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, METHODS, TOOLS
+from posterior_lm.infer.methods import METHODS
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.tokens import KEYWORDS, extent, tokenize
 from posterior_lm.page.markup import Html, el, join
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 TYPES = frozenset(("text", "int", "real", "bool", "one_of", "table"))
 _KEYWORD_TYPES = frozenset(word.upper() for word in KEYWORDS)
-_KNOWN = frozenset((*FUNCTIONS, *DISTRIBUTIONS, *LMS, *METHODS, *TOOLS))
+_KNOWN = frozenset((*FUNCTIONS, *DISTRIBUTIONS, *LMS, *TOOLS))
 
 
 def source_of(query: Query) -> tuple[Source, bool]:
@@ -89,7 +90,7 @@ def _class(kind: str, text: str, before: str, after: str) -> str | None:
         if before in ("LATENT", "GUIDE", "LET", "PROGRAM", "LM", "TOOL", "USE"):
             return "name"
         if after == "LPAR":
-            return "function" if text in _KNOWN else "call"
+            return "function" if text in _KNOWN or text in METHODS else "call"
         if after == "EQUAL" and before in ("COMMA", "LPAR"):
             return "option"
     return None

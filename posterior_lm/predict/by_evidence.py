@@ -13,8 +13,10 @@ import numpy as np
 
 from posterior_lm.ask import draw_target, target
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.near import either
 from posterior_lm.posterior import Estimate, Posterior
 from posterior_lm.predict.averaging import entropy, intervals
 from posterior_lm.predict.by_draws import nothing_possible
@@ -83,12 +85,13 @@ def _errors(probs: np.ndarray, posteriors: Sequence[Posterior | None]) -> np.nda
 
 def _evidence(posterior: Posterior, name: str) -> float:
     if posterior.log_evidence is None:
+        giving = [one.name for one in METHODS.values() if one.evidence and not one.needs_policy]
         raise InferenceError(
             error(
                 "PLM712",
                 f"`{name}` is predicted by comparing evidence, and {posterior.method} has none",
                 where=name,
-                help="use the method auto, exact, importance or smc",
+                help=f"use the method {either(giving)}",
             )
         )
     return posterior.log_evidence

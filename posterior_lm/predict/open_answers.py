@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.ask import DEFAULT_DRAWS, target
+from posterior_lm.ask import target
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.infer.methods import DRAWS
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.predict.averaging import Z90
@@ -57,7 +58,7 @@ def by_drawn_answers(
     posterior = draw_without(query, graph, name, data, n, ask)
     draws = posterior.draws
     rng = np.random.default_rng(ask["seed"]).spawn(1)[0]
-    rows = _resampled(draws, rng, n or (DEFAULT_DRAWS if draws.exact else len(draws)))
+    rows = _resampled(draws, rng, n or (DRAWS if draws.exact else len(draws)))
     bound = target(query, graph=place.before, data={})
     answers = draw_answers(bound, place, param, draws.values, rows, rng)
     counts = Counter(a.value for a in answers if a.value is not None)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from attrs import frozen
 
-from posterior_lm.infer.auto import SMALL, Offer, choose, doubt, infer
+from posterior_lm.infer.auto import Offer, choose, doubt, infer
+from posterior_lm.infer.children import SMALL
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error

@@ -21,13 +21,14 @@ from posterior_lm.baselines.choosers import Likeliest, narrowed
 from posterior_lm.baselines.cleaning import clean
 from posterior_lm.baselines.decoding import Decoding, decode
 from posterior_lm.cli.report import show_posterior
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.lang.signatures import DECODERS
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.posterior import Posterior
 from posterior_lm.target.target import Target
 from tests.strategies import table
 
+DECODERS = [name for name, one in METHODS.items() if one.decoder]
 MODEL = table(("a", "b", ".", " "), seed=61, order=1, max_tokens=40)
 PLAIN = 'latent z: text(tokens=1..3) ~ base("a") observe ["b", "."] ~ base(z)'
 STORY = """

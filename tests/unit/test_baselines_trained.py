@@ -32,7 +32,7 @@ from posterior_lm.baselines.search import (
     search_rate,
 )
 from posterior_lm.baselines.sft import KnownPairs, sft
-from posterior_lm.baselines.trainers import peer_trainer
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from tests.cli import plm as run
 
@@ -54,7 +54,8 @@ def trainer_of(rows: list[dict[str, int]], /, **settings: object) -> tuple[Any, 
     bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
     adapter = Adapter.new(inputs.models["base"], rank=4, seed=0)
     made = settings_of({**QUICK, **settings}).resolved(exact=False)
-    return peer_trainer(inputs, bound, range(len(rows)), adapter, made, World()), bound, adapter
+    make = OBJECTIVES[made.objective].load()
+    return make(inputs, bound, range(len(rows)), adapter, made, World()), bound, adapter
 
 
 def moved(trainer: Any) -> None:
@@ -300,9 +301,10 @@ def test_the_best_rate_wins_on_rows_that_were_held_out() -> None:
 def test_a_search_trains_each_method(tmp_path: Path) -> None:
     query = plm.loads(DIGIT)
     more: dict[str, Any] = {"steps": 2, "rank": 2, "rows": 4, "draws": 4, "pairs": 8, "seeds": 0}
-    for method, rows in ((sft, KNOWN), (ppo, ROWS), (gflownet, ROWS)):
-        name = method.__name__
-        found = search_rate(method, query, rows, [1e-3], figure=search.FIGURES[name], **more)  # type: ignore[arg-type]
+    for method, rows, figure in (
+        (sft, KNOWN, log_likelihood), (ppo, ROWS, mean_log_reward), (gflownet, ROWS, evidence_bound),
+    ):  # fmt: skip
+        found = search_rate(method, query, rows, [1e-3], figure=figure, **more)
         assert found.rate == 1e-3 and math.isfinite(found.figures[0][1]) and found.figures[0][1] < 0
 
 

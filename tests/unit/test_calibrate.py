@@ -14,12 +14,12 @@ from attrs import evolve
 
 from posterior_lm.evidence.calibrate import _frequency, _independent, calibrate, calibration_of
 from posterior_lm.evidence.calibration import ALPHA, Calibration
-from posterior_lm.evidence.conditional_smc import log_evidence_given
 from posterior_lm.evidence.exact_draws import exact_draws
 from posterior_lm.evidence.quantities import quantities
 from posterior_lm.evidence.ranks import PLACES, band, coverage, p_value, rank
 from posterior_lm.evidence.ways import bounds, guided, way_of
 from posterior_lm.infer.base import Chains, Draws, run
+from posterior_lm.infer.conditional_smc import log_evidence_given
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.smc import Smc

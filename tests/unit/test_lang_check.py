@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast, compile_source
 from posterior_lm.lang.check import check
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, METHODS, TOOLS, TYPE_OPTIONS
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, TYPE_OPTIONS
 from posterior_lm.lang.source import Source
 
 PARAMS = (

@@ -14,8 +14,8 @@ from posterior_lm.infer.base import Draws, Info, run
 from posterior_lm.infer.chains import LEAST, agreement, features_of
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.mcmc import BLOCK, MOST, START, Mcmc, Snapshot
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lang.signatures import METHODS
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 from tests.brute import Brute, log_sum

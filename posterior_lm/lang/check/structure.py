@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve, frozen
 
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.check import declared
 from posterior_lm.lang.check.dists import Found, distribution, exponent, fits_type, fits_value
@@ -12,7 +13,6 @@ from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import segments, value
 from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, value_of_type
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.signatures import METHODS
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.walk import names
 

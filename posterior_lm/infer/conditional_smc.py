@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, evolve
@@ -16,10 +17,12 @@ from attrs import define, evolve
 from posterior_lm.infer.base import run
 from posterior_lm.infer.choose import Sample
 from posterior_lm.infer.guide import Guide
-from posterior_lm.infer.smc import Smc
 from posterior_lm.infer.weights import log_evidence
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+
+if TYPE_CHECKING:
+    from posterior_lm.infer.smc import Smc
 
 
 @define(eq=False)
@@ -56,12 +59,6 @@ class Retained:
             self.latent += 1
             picked[place] = list(ids).index(self.ids[self.latent])
         return picked
-
-
-def smc_of(options: Mapping[str, object]) -> Smc:
-    """The algorithm with those of the method's options that change what it estimates."""
-    kept = {k: v for k, v in options.items() if k in ("threshold", "look_ahead")}
-    return Smc(**kept)  # type: ignore[arg-type]
 
 
 def log_evidence_given(
