@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from posterior_lm.cli.main import COMMANDS, cli
-from posterior_lm.infer.methods import METHODS
+from posterior_lm.infer.methods import METHODS, OBJECTIVES, losses
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parse import parse
@@ -183,7 +183,15 @@ def test_the_reference_states_the_defaults_of_methods() -> None:
         for name, option in method.options.items():
             written = json.dumps(option.default) if isinstance(option.default, str) else f"{option.default}"
             assert (f"{name}={written}" if option.default is not None else f"`{name}`") in row
-            assert all(f'"{choice}"' in row for choice in option.choices), name
+            assert all(f'"{choice}"' in table for choice in option.choices), name
+
+
+def test_the_page_on_fits_has_a_row_for_every_objective() -> None:
+    page = (ROOT / "docs" / "how-to" / "fit-a-policy.md").read_text(encoding="utf-8")
+    table = page[page.index("| name | compares |") :].split("\n\n", 1)[0]
+    assert tuple(line.split("`")[1] for line in table.splitlines()[2:]) == losses()
+    peers = (ROOT / "docs" / "how-to" / "baselines.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in peers for name, one in OBJECTIVES.items() if one.peer)
 
 
 def test_reserved_words_are_those_of_the_grammar() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -204,7 +205,9 @@ def test_every_objective_is_what_its_entry_says() -> None:
     for name, entry in OBJECTIVES.items():
         made: Any = entry.load()
         assert made.__name__ == "trainer" if entry.peer else made.name == name
-        assert entry.peer or entry.source
+        if not entry.peer:
+            sources = entry.source.split("; ")
+            assert all(set(one.split()) <= set(re.findall(r"\w+\.?", made.__doc__)) for one in sources), name
 
 
 def test_no_other_module_lists_names() -> None:
