@@ -17,8 +17,8 @@ from attrs import frozen
 
 from posterior_lm.amortize.simulate import Data, Pair, Simulator
 from posterior_lm.graph.nodes import Apply
-from posterior_lm.infer.children import support_size
 from posterior_lm.infer.base import run
+from posterior_lm.infer.children import support_size
 from posterior_lm.infer.exact import Exact
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lm.base import LanguageModel
