@@ -229,15 +229,14 @@ def run_page(page: str, folder: Path) -> Iterator[Run]:
 def check_program(block: Block) -> None:
     """Raises AssertionError where the checker disagrees with the page about a `plm` block."""
     from posterior_lm.lang import compile_source
-    from posterior_lm.lang.render import render_full
+    from posterior_lm.lang.diagnostics import render_full
     from posterior_lm.lang.source import Source
 
     text = block.text
     params = block.note("with")
     if params is not None:
         text = f'lm base = "tiny"\nprogram page({params}) {{\n{text}}}\n'
-    _, found = compile_source(Source(f"the block on line {block.line}", text))
-    errors = [d for d in found if d.severity == "error"]
+    errors = compile_source(Source(f"the block on line {block.line}", text)).errors
     if block.note("wrong") is not None:
         assert errors, f"the checker accepts the block on line {block.line}"
     else:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
+    from posterior_lm.lang.typed import CheckedModule
     from posterior_lm.lm.base import LanguageModel
     from posterior_lm.posterior import Posterior
     from posterior_lm.predict import Prediction, Vote
@@ -56,6 +57,8 @@ class Query:
     """Where relative model paths of the program start: the folder of its file."""
     uses_allowed: bool = False
     policy_folder: Path | None = None
+    _checked: CheckedModule | None = field(default=None, repr=False)
+    """As it was loaded; of no use once statements are added."""
 
     # ------------------------------------------------------------- the verbs of the language
 
@@ -166,15 +169,19 @@ class Query:
         return format_module(self.module)
 
     @cached_property
+    def checked(self) -> CheckedModule:
+        """The program with what the checker knows of it. Raises CompileError holding every error."""
+        from posterior_lm.lang.check import check
+
+        kept = self._checked
+        return (kept if kept and kept.module is self.module else check(self.module)).without_errors()
+
+    @cached_property
     def graph(self) -> RewardGraph:
         """The optimised log-reward graph. Raises CompileError holding every error."""
         from posterior_lm.graph import lower, optimize, verify
-        from posterior_lm.lang.check import check
 
-        errors = [d for d in check(self.module) if d.severity == "error"]
-        if errors:
-            raise CompileError(errors)
-        return optimize(verify(lower(self.module, self.base_dir)))
+        return optimize(verify(lower(self.checked, self.base_dir)))
 
     @property
     def fingerprint(self) -> str:
@@ -329,18 +336,16 @@ def load(path: str | Path) -> Query:
     """The program in a file. Raises CompileError with every error it has."""
     from posterior_lm.lang import load_module
 
-    return Query(load_module(path), base_dir=Path(path).resolve().parent)
+    checked = load_module(path)
+    return Query(checked.module, base_dir=Path(path).resolve().parent, checked=checked)
 
 
 def loads(text: str, name: str = "<text>") -> Query:
     """The program in a string."""
     from posterior_lm.lang import compile_source
 
-    module, found = compile_source(Source(name, text))
-    errors = [d for d in found if d.severity == "error"]
-    if errors or module is None:
-        raise CompileError(errors)
-    return Query(module)
+    checked = compile_source(Source(name, text)).without_errors()
+    return Query(checked.module, checked=checked)
 
 
 __all__: Sequence[str] = ["Query", "load", "loads", "program"]

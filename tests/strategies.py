@@ -114,9 +114,9 @@ def graph_of(source: str) -> RewardGraph:
     """The lowered graph of a program that must be without errors."""
     module, found = parse(Source("test.plm", source))
     assert module is not None and not found, (source, found)
-    found = check(module)
-    assert not found, (source, found)
-    return lower(module)
+    checked = check(module)
+    assert not checked.diagnostics, (source, checked.diagnostics)
+    return lower(checked)
 
 
 def fingerprint(source: str) -> str:

@@ -37,9 +37,7 @@ ROOMS: dict[str, Room] = {
     "assets": Room(0, ("assets",)),
     "extras": Room(0, ("extras",)),
     # Places in a text, errors as data and near misses: what every room shares.
-    "words": Room(
-        0, ("lang.source", "lang.diagnostics", "lang.near", "lang.regex"), ("language",), ("attrs",)
-    ),
+    "words": Room(0, ("lang.source", "lang.diagnostics", "lang.near", "lang.regex"), (), ("attrs",)),
     # Names, options and entry points of methods and objectives, which the language's checker reads too.
     "method table": Room(0, ("infer.methods",), (), ("attrs",)),
     # What writes into texts: plain Python, and no model.
@@ -205,7 +203,6 @@ ROOMS: dict[str, Room] = {
 """Rooms by name; modules are named below `posterior_lm`, "" is its lazy `__init__`."""
 
 INNER = {
-    ("words", "language"),
     ("command line", "front"),
     ("amortizer", "answers"),
     ("answers", "amortizer"),
@@ -213,11 +210,12 @@ INNER = {
     ("query", "em"),
     ("em", "query"),
 }
-"""Pairs that are not a step down: a diagnostic prints itself, `plm --version` asks the package, a fit
-binds its query as `ask` does, and `ask` opens the policy that a query names."""
+"""Pairs that are not a step down: `plm --version` asks the package, a fit binds its query as `ask` does,
+and `ask` opens the policy that a query names."""
 
 LONG: dict[str, str] = {
     "query.py": "one verb of the language after another, each of a few lines",
+    "lang/check/types.py": "one recursion: expressions hold distributions, and distributions expressions",
 }
 """Modules of more than 300 lines, and why."""
 

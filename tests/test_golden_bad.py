@@ -12,7 +12,7 @@ import pytest
 
 from posterior_lm.lang import compile_source
 from posterior_lm.lang.codes import CODES
-from posterior_lm.lang.render import render_concise, render_full, to_json
+from posterior_lm.lang.diagnostics import render_concise, render_full, to_json
 from posterior_lm.lang.source import Source
 
 FOLDER = Path(__file__).parent / "golden" / "bad"
@@ -25,7 +25,7 @@ def _source(path: Path) -> Source:
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_rendering(path: Path, request: pytest.FixtureRequest) -> None:
-    _, found = compile_source(_source(path))
+    found = compile_source(_source(path)).diagnostics
     assert found, "a wrong program gives at least one error"
     text = "\n\n".join(render_full(d) for d in found) + "\n"
     golden = path.with_suffix(".txt")
@@ -37,7 +37,7 @@ def test_rendering(path: Path, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_every_error_has_a_code_and_a_place(path: Path) -> None:
     source = _source(path)
-    _, found = compile_source(source)
+    found = compile_source(source).diagnostics
     places = []
     for diagnostic in found:
         assert diagnostic.code in CODES

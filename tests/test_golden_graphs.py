@@ -11,8 +11,7 @@ import pytest
 
 from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.dump import text
-from posterior_lm.lang.check import check
-from posterior_lm.lang.parse import parse
+from posterior_lm.lang import compile_source
 from posterior_lm.lang.source import Source
 
 ROOT = Path(__file__).parents[1]
@@ -21,9 +20,7 @@ PROGRAMS = sorted([*(ROOT / "programs").glob("*.plm"), *GOOD.glob("*.plm")])
 
 
 def dumped(path: Path) -> str:
-    module, found = parse(Source(path.name, path.read_text(encoding="utf-8")))
-    assert module is not None and not found and not check(module)
-    graph = lower(module)
+    graph = lower(compile_source(Source(path.name, path.read_text(encoding="utf-8"))).without_errors())
     done = optimize(graph)
     return f"{text(graph)}\nafter the passes:\n{text(done)}\nfingerprint {done.fingerprint}\n"
 

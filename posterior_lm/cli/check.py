@@ -12,8 +12,8 @@ from posterior_lm.cli.options import format_option
 
 if TYPE_CHECKING:
     from posterior_lm.cli.conditions import Row
-    from posterior_lm.lang import ast
     from posterior_lm.lang.diagnostics import Diagnostic
+    from posterior_lm.lang.typed import CheckedModule
 
 
 @click.command(cls=Command)
@@ -40,16 +40,16 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
     sorted_: list[tuple[str, list[Row]]] = []
     names = programs(files)
     for name in names:
-        module, wrong = _check(name, lint)
+        checked, wrong = _check(name, lint)
         found += wrong
-        if verbose and module is not None:
+        if verbose and checked is not None:
             from posterior_lm.cli.conditions import rows
 
-            sorted_.append((name, rows(module)))
+            sorted_.append((name, rows(checked)))
     errors = sum(d.severity == "error" for d in found)
     if format == "json":
         from posterior_lm.cli.output import json_text
-        from posterior_lm.lang.render import to_json
+        from posterior_lm.lang.diagnostics import to_json
 
         diagnostics = [to_json(d) for d in found]
         if verbose:
@@ -69,7 +69,7 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
     ctx.exit(outcome.ERRORS if errors else outcome.FINE)
 
 
-def _check(name: str, lint: bool) -> tuple[ast.Module | None, list[Diagnostic]]:
+def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic]]:
     """The module, where it has no error, and what was found."""
     from posterior_lm.cli.files import read
     from posterior_lm.lang import compile_source
@@ -79,14 +79,15 @@ def _check(name: str, lint: bool) -> tuple[ast.Module | None, list[Diagnostic]]:
         source = read(name)
     except CompileError as wrong:
         return None, list(wrong.diagnostics)
-    module, found = compile_source(source, lint=lint)
-    if module is None or any(d.severity == "error" for d in found):
+    checked = compile_source(source, lint=lint)
+    found = list(checked.diagnostics)
+    if checked.errors:
         return None, found
     from posterior_lm.cli.supports import check_supports
 
-    found += check_supports(module, name)
+    found += check_supports(checked, name)
     if any(d.severity == "error" for d in found):
         return None, found
     from posterior_lm.cli.conditions import check_conditions
 
-    return module, found + check_conditions(module)
+    return checked, found + check_conditions(checked)

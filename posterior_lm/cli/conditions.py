@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from posterior_lm.graph.conditions import Conjunct
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.lang.diagnostics import Diagnostic
+    from posterior_lm.lang.typed import CheckedModule
 
 WIDEST = 40
 """Characters of a condition that are shown."""
@@ -40,19 +41,19 @@ class Row:
         }
 
 
-def check_conditions(module: ast.Module) -> list[Diagnostic]:
+def check_conditions(checked: CheckedModule) -> list[Diagnostic]:
     """PLM340 for finite latents, for a module without errors; texts need a tokenizer and wait for one."""
-    body = list(statements(module.program.body))
-    finite = any(isinstance(s, ast.Latent) and s.type.name in ("int", "one_of") for s in body)
+    body = list(statements(checked.module.program.body))
+    finite = any(isinstance(s, ast.Latent) and checked.type(s.type).is_finite for s in body)
     if not finite or not any(isinstance(s, ast.Condition) for s in body):
         return []  # the graph takes a tenth of a second to import
     from posterior_lm.graph import lower, optimize
     from posterior_lm.target.impossible import impossible
 
-    return impossible(optimize(lower(module)))
+    return impossible(optimize(lower(checked)))
 
 
-def rows(module: ast.Module) -> list[Row]:
+def rows(checked: CheckedModule) -> list[Row]:
     """One row per part of a condition and latent, for a module without errors.
 
     A part that reads no latent is `known`: it is settled when data is bound.
@@ -60,7 +61,7 @@ def rows(module: ast.Module) -> list[Row]:
     from posterior_lm.graph import lower, optimize
     from posterior_lm.graph.conditions import conjuncts
 
-    graph = optimize(lower(module))
+    graph = optimize(lower(checked))
     found = []
     for part in conjuncts(graph):
         line, text = part.statement.line, _text(graph, part)

@@ -24,7 +24,6 @@ def command(file: str, format: str, after: str | None) -> None:
     from posterior_lm.graph import PASSES, lower, optimize, verify
     from posterior_lm.graph.dump import FORMATS
     from posterior_lm.lang import compile_source
-    from posterior_lm.lang.diagnostics import CompileError
     from posterior_lm.lang.near import nearest
 
     steps = ["lower", *(p.name for p in PASSES)]
@@ -34,11 +33,7 @@ def command(file: str, format: str, after: str | None) -> None:
             f"there is no pass {after!r}",
             f"did you mean `{close}`?" if close else f"the steps are {', '.join(steps)}",
         )
-    module, found = compile_source(read(file))
-    errors = [d for d in found if d.severity == "error"]
-    if errors or module is None:
-        raise CompileError(errors)
-    graph = verify(lower(module))
+    graph = verify(lower(compile_source(read(file)).without_errors()))
     if after != "lower":
         graph = optimize(graph, until=after)
     click.echo(FORMATS[format](graph), nl=False)

@@ -61,7 +61,7 @@ def code_of(run: Callable[[], object]) -> int:
 
 def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
     """Diagnostics on standard error, as text, as lines, or as a JSON list."""
-    from posterior_lm.lang.render import render_concise, to_json
+    from posterior_lm.lang.diagnostics import render_concise, to_json
 
     if format == "json":
         from posterior_lm.cli.output import json_text
@@ -72,7 +72,7 @@ def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
             click.echo(render_concise(diagnostic), err=True)
     else:
         color = has_color(sys.stderr)
-        from posterior_lm.lang.render import render_full
+        from posterior_lm.lang.diagnostics import render_full
 
         text = "\n\n".join(render_full(d, color=color) for d in diagnostics)
         click.echo(text, err=True, color=color)

@@ -69,7 +69,7 @@ def em(
     stated = {k: v for k, v in stated_fit(query).items() if k not in OWN_OF_FIT}
     settings = settings_of({**stated, **options})
     folder = Path(out)
-    split = split_model(query.module, settings.train, train_prior=settings.train_prior)
+    split = split_model(query.checked, settings.train, train_prior=settings.train_prior)
     tell = say or (lambda text: None)
     check_rows(rows, query.graph.name)
     kept, remark = labelled(rows, query.graph, split, query.data)

@@ -135,7 +135,7 @@ def _with(query: Query, folder: Path, record: Record) -> Query:
             f"the program `{record.name}`, fingerprint {record.fingerprint[:12]}",
             f"`{query.graph.name}`, fingerprint {query.fingerprint[:12]}",
         )
-    split = split_model(query.module, record.alias, train_prior=record.train_prior)
+    split = split_model(query.checked, record.alias, train_prior=record.train_prior)
     base = check_model(models_of(query, query.graph)[record.alias])
     if base.identity.digest != record.base:
         raise _foreign(

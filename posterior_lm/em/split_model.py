@@ -8,15 +8,14 @@ meant, and printed it shows which terms are trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import attrs
 from attrs import frozen
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.compose import rename
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lang.walk import names, statements
+from posterior_lm.lang.typed import CheckedModule
+from posterior_lm.lang.walk import nodes, statements
 
 SUFFIX = "_em"
 
@@ -34,23 +33,23 @@ class SplitModel:
     labels: tuple[str, ...]
 
 
-def split_model(module: ast.Module, alias: str | None = None, *, train_prior: bool = False) -> SplitModel:
-    """Give the trained terms of a checked module an alias of their own.
+def split_model(checked: CheckedModule, alias: str | None = None, *, train_prior: bool = False) -> SplitModel:
+    """Give the trained terms of a module an alias of their own.
 
     Trained are the `observe` statements that a model scores and whose value reads no latent:
     raising the probability of a latent's own value is no likelihood. With `train_prior` the
     latents of the same model are trained too. Raises InferenceError PLM790 where nothing is
     left to train, PLM792 where the statements use several models and `alias` names none.
     """
+    module = checked.module
     body = module.program.body
-    hidden = _reading_latents(body)
-    lms = [d for d in module.declarations if isinstance(d, ast.LmDecl)]
+    lms = {d.name.id: d for d in module.declarations if isinstance(d, ast.LmDecl)}
     found = [
         (s, who)
         for s in statements(body)
         if isinstance(s, ast.Observe)
-        and (who := _model_of(s.dist, {d.name.id for d in lms})) is not None
-        and not {n.id for n in names(s.value)} & hidden
+        and (who := checked.dist(s.dist).model) in lms
+        and not checked.value(s.value).latents
     ]
     aliases = list(dict.fromkeys(who for _, who in found))
     if alias is None and len(aliases) > 1:
@@ -76,62 +75,23 @@ def split_model(module: ast.Module, alias: str | None = None, *, train_prior: bo
                 help="observe a parameter, as in `observe label ~ base(question, reason)`",
             )
         )
-    taken = {n.id for n in _all_names(module)}
+    taken = {n.id for n in nodes(module) if isinstance(n, ast.Name)}
     trained = chosen + SUFFIX
     while trained in taken:
         trained += "_"
     marked = {id(s) for s in mine}
     program = attrs.evolve(module.program, body=_renamed(body, marked, {chosen: trained}, train_prior))
-    own = next(d for d in lms if d.name.id == chosen)
+    own = lms[chosen]
     declarations: list[ast.Declaration] = []
     for declaration in module.declarations:
         declarations.append(declaration)
         if declaration is own:
-            declarations.append(attrs.evolve(own, name=ast.Name(trained)))
-    params = {p.name.id for p in module.program.params}
-    read = {name for s in mine for name in _read_by(s.value, body)}
-    labels = tuple(p.name.id for p in module.program.params if p.name.id in params & read)
+            declarations.append(rename(own, {chosen: trained}))
+    read = {binding for s in mine for binding in checked.value(s.value).depends}
+    labels = tuple(p.name.id for p in module.program.params if checked.binding(p.name) in read)
     # Comments stand at places of the old text, which the new one no longer has.
     split = attrs.evolve(module, declarations=tuple(declarations), program=program, comments=())
     return SplitModel(split, chosen, trained, labels)
-
-
-def _model_of(dist: ast.Expr, lms: set[str]) -> str | None:
-    """The model of a distribution, powers and `choice` seen through."""
-    while isinstance(dist, ast.PowerExpr):
-        dist = dist.base
-    if not isinstance(dist, ast.Call):
-        return None
-    if dist.function.id == "choice" and dist.args:
-        return _model_of(dist.args[0], lms)
-    return dist.function.id if dist.function.id in lms else None
-
-
-def _reading_latents(body: tuple[ast.Statement, ...]) -> set[str]:
-    """The latents, and every `let` whose value comes from one."""
-    found: set[str] = set()
-    for statement in statements(body):  # a `let` stands after what it reads
-        match statement:
-            case ast.Latent(name=name):
-                found.add(name.id)
-            case ast.Let(name=name, value=value) if {n.id for n in names(value)} & found:
-                found.add(name.id)
-    return found
-
-
-def _read_by(value: ast.Expr, body: tuple[ast.Statement, ...]) -> set[str]:
-    """Every name that an expression reads, through `let`s and the rows of plates."""
-    meaning = {s.name.id: s.value for s in statements(body) if isinstance(s, ast.Let)}
-    meaning |= {s.row.id: s.table for s in statements(body) if isinstance(s, ast.Plate)}
-    found: set[str] = set()
-    todo: list[ast.Expr] = [value]
-    while todo:
-        for name in names(todo.pop()):
-            if name.id not in found:
-                found.add(name.id)
-                if name.id in meaning:
-                    todo.append(meaning[name.id])
-    return found
 
 
 def _renamed(
@@ -149,9 +109,3 @@ def _renamed(
             case _:
                 out.append(statement)
     return tuple(out)
-
-
-def _all_names(node: object) -> Iterator[ast.Name]:
-    from posterior_lm.lang.walk import nodes
-
-    return (n for n in nodes(node) if isinstance(n, ast.Name))

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
-from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import ChoiceScore, Latent, LmScore, Node, PlateSum, RowField
+
+if TYPE_CHECKING:
+    from posterior_lm.graph.graph import RewardGraph
 
 FORMAT = "plm-graph-1"
 

@@ -14,6 +14,7 @@ from typing import Any
 import networkx as nx
 from attrs import evolve, field, frozen
 
+from posterior_lm.graph.fingerprint import fingerprint
 from posterior_lm.graph.nodes import Latent, Node, Total
 from posterior_lm.lang.source import NOWHERE, Span
 
@@ -160,6 +161,4 @@ class RewardGraph:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the log reward is; see `graph.fingerprint`."""
-        from posterior_lm.graph.fingerprint import fingerprint
-
         return fingerprint(self)

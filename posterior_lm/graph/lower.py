@@ -12,15 +12,16 @@ from typing import Literal as OneOf
 
 from attrs import define, field
 
+from posterior_lm.graph.beside import FILE_OPTIONS, text_beside
 from posterior_lm.graph.graph import GuideSpec, InferSpec, LmSpec, ParamSpec, RewardGraph, UseSpec
-from posterior_lm.graph.lower_expr import Finite, Scope
+from posterior_lm.graph.lower_expr import Scope
 from posterior_lm.graph.lower_tools import tool_spec, tools_of
-from posterior_lm.graph.lower_types import constant_value, latent_options, param_spec
 from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
 from posterior_lm.lang import ast
-from posterior_lm.lang.compose import walk
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import CheckedModule, Type
+from posterior_lm.lang.walk import nodes
 from posterior_lm.tools.base import ToolSpec
 
 
@@ -28,31 +29,33 @@ from posterior_lm.tools.base import ToolSpec
 class _Lowering(Scope):
     """The statements of one program, in order; `wrappers` are the blocks around the current one."""
 
-    module: ast.Module = field(kw_only=True)
     base: Path | None = field(kw_only=True, default=None)
     wrappers: list[tuple[OneOf["temper", "plate"], int, int]] = field(factory=list)
-    plates: int = 0
     terms: list[int] = field(factory=list)
     infos: list[TermInfo] = field(factory=list)
     guides: dict[str, GuideSpec] = field(factory=dict)
     infer: list[InferSpec] = field(factory=list)
     pending: list[tuple[str, Span]] = field(factory=list)
-    tables: dict[str, dict[str, Finite | None]] = field(factory=dict)
     tools: dict[str, ToolSpec] = field(factory=dict)
 
     # ------------------------------------------------------------- declarations
 
     def run(self) -> RewardGraph:
-        for declaration in self.module.declarations:
+        for declaration in self.checked.module.declarations:
+            name, span = declaration.name.id, declaration.span
             match declaration:
-                case ast.LmDecl():
-                    self.lms[declaration.name.id] = _lm_spec(declaration)
-                case ast.UseDecl():
-                    name = declaration.name.id
-                    self.uses[name] = UseSpec(name, str(declaration.target.value), declaration.span)
-                case ast.ToolDecl():
-                    self.tools[declaration.name.id] = tool_spec(declaration, self.uses, self.base)
-        program = self.module.program
+                case ast.LmDecl(model=ast.Literal(value=model)):
+                    self.lms[name] = LmSpec(name, str(model), span=span)
+                case ast.LmDecl(model=ast.Call(function=kind, args=(ast.Literal(value=model),)) as call):
+                    self.lms[name] = LmSpec(name, str(model), kind.id, self.constants(call), span)
+                case ast.UseDecl(target=target):
+                    self.uses[name] = UseSpec(name, str(target.value), span)
+                case ast.ToolDecl(tool=call):
+                    options = dict(self.constants(call))
+                    self.tools[name] = tool_spec(name, call, options, self.uses, self.base)
+                case _:
+                    raise InternalError(f"cannot lower the declaration of {name}")
+        program = self.checked.module.program
         params = tuple(self.param(p) for p in program.params)
         self.body(program.body)
         total = self.build.add(Total(inputs=tuple(self.terms), terms=tuple(self.infos), span=program.span))
@@ -68,25 +71,21 @@ class _Lowering(Scope):
             pending=tuple(self.pending),
         )
 
-    def param(self, param: ast.Param) -> ParamSpec:
-        name = param.name.id
-        self.names[name] = self.build.add(Input(name=name, span=param.span))
-        spec = param_spec(param)
-        if spec.type == "table":
-            self.tables[name] = {c.name: self._finite_spec(c) for c in spec.columns}
-        else:
-            finite = self._finite_spec(spec)
-            if finite is not None:
-                self.finite[name] = finite
-        return spec
+    def constants(self, call: ast.Call) -> tuple[tuple[str, object], ...]:
+        """The options of a declaration or method."""
+        return tuple((o.name, self.checked.constant(o.value)) for o in call.options)
 
-    def _finite_spec(self, spec: ParamSpec) -> Finite | None:
-        if spec.type == "one_of":
-            return Finite(choices=spec.choices)
-        if spec.type == "int" and spec.low is not None and spec.high is not None:
-            bounds = (self.build.constant(spec.low), self.build.constant(spec.high))
-            return Finite(bounds=bounds, lead=spec.lead)
-        return None
+    def param(self, param: ast.Param) -> ParamSpec:
+        type_ = self.bound(param.name).type
+        assert type_ is not None
+        self.name(param.name, self.build.add(Input(name=param.name.id, span=param.span)))
+        for declared in (type_, *type_.columns.values()):
+            if declared.range is not None:
+                low, high = (self.build.constant(end) for end in declared.range)
+                self.bounds[declared] = (low, high)
+        default = None if param.default is None else self.checked.constant(param.default)
+        columns = tuple(_spec(c.name.id, type_.columns[c.name.id], c.span) for c in param.type.columns)
+        return _spec(param.name.id, type_, param.span, columns, default, param.default is None)
 
     # ------------------------------------------------------------- statements
 
@@ -113,14 +112,11 @@ class _Lowering(Scope):
             case ast.Plate():
                 self.plate(statement)
             case ast.Let(name=name, value=value):
-                self.names[name.id] = self.value(value)
-                if isinstance(value, ast.Name) and value.id in self.finite:
-                    self.finite[name.id] = self.finite[value.id]
+                self.name(name, self.value(value))
             case ast.Guide(name=name, dist=dist):
                 self.guide(name, dist, statement)
             case ast.Infer(method=method):
-                options = tuple((o.name, constant_value(o.value)) for o in method.options)
-                self.infer.append(InferSpec(method.function.id, options, statement.span))
+                self.infer.append(InferSpec(method.function.id, self.constants(method), statement.span))
             case _:
                 raise InternalError(f"cannot lower {type(statement).__name__}")
 
@@ -137,8 +133,9 @@ class _Lowering(Scope):
 
     def latent(self, statement: ast.Latent) -> None:
         name, declared = statement.name.id, statement.type
-        names, inputs = latent_options(declared, self.value, self.base)
-        choices = tuple(str(constant_value(a)) for a in declared.args) if declared.name == "one_of" else ()
+        type_ = self.bound(statement.name).type
+        assert type_ is not None
+        names, inputs = self.options(declared)
         plates = tuple(p for kind, _, p in self.wrappers if kind == "plate")
         node = self.build.add(
             Latent(
@@ -146,70 +143,71 @@ class _Lowering(Scope):
                 type=declared.name,
                 options=names,
                 inputs=inputs,
-                choices=choices,
-                lm=self._speller(name, statement.dist),
+                choices=type_.choices,
+                lm=self.model(self.checked.spellers[name]),
                 plates=plates,
                 tools=tools_of(declared, self.tools),
                 spans=(("type", declared.span), *((o.name, o.value.span) for o in declared.options)),
                 span=statement.name.span,
             )
         )
-        self.names[name] = node
-        lead = next((constant_value(o.value) for o in declared.options if o.name == "lead"), "")
-        if choices:
-            self.finite[name] = Finite(choices=choices)
-        elif declared.name == "int":
-            bounds = tuple(inputs[names.index(end)] for end in ("low", "high"))
-            self.finite[name] = Finite(bounds=(bounds[0], bounds[1]), lead=str(lead))
+        self.name(statement.name, node)
+        if declared.name == "int":
+            self.bounds[type_] = (inputs[names.index("low")], inputs[names.index("high")])
         self.term("latent", name, self.score(statement.name, statement.dist), statement)
 
-    def _speller(self, name: str, dist: ast.Expr) -> str | None:
-        """The model whose tokens spell a latent: that of its distribution, else of its guide, else none.
+    def options(self, declared: ast.TypeExpr) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names and input nodes of a latent's options, ranges split into their two ends, files read.
 
-        A value of a finite type that no model draws needs no tokens of its own; where
-        a context holds it, each model spells it for itself.
+        Raises CompileError (PLM336) for a file of a grammar or schema that cannot be read.
         """
-        while isinstance(dist, ast.PowerExpr):
-            dist = dist.base
-        if isinstance(dist, ast.Call) and dist.function.id == "choice" and dist.args:
-            return self._speller(name, dist.args[0])
-        if isinstance(dist, ast.Call) and self.is_lm(dist.function.id):
-            return dist.function.id
-        for statement, _ in walk(self.module.program.body):
-            if isinstance(statement, ast.Guide) and statement.name.id == name:
-                return self._speller("", statement.dist)
-        return None
+        parts: list[tuple[str, ast.Expr]] = []
+        for arg in declared.args:
+            if isinstance(arg, ast.Range):
+                parts += [("low", arg.low), ("high", arg.high)]
+        for option in sorted(declared.options, key=lambda o: o.name):
+            name, value = option.name, option.value
+            if isinstance(value, ast.Range):
+                parts += [(f"{name}_low", value.low), (f"{name}_high", value.high)]
+            elif name in FILE_OPTIONS and isinstance(value, ast.Literal):
+                parts.append((name, text_beside(value, self.base)))
+            elif name != "tools":
+                parts.append((name, value))
+        return tuple(name for name, _ in parts), tuple(self.value(part) for _, part in parts)
 
     def plate(self, statement: ast.Plate) -> None:
-        table, row, plate = self.value(statement.table), statement.row.id, self.plates
-        self.plates += 1
-        assert isinstance(statement.table, ast.Name)
-        self.columns[plate] = self.tables.get(statement.table.id, {})
-        outer = (dict(self.names), dict(self.finite), dict(self.rows))
-        self.names.pop(row, None)
-        self.rows[row] = plate
+        table, plate = self.value(statement.table), len(self.plates)
+        row = self.checked.binding(statement.row)
+        assert row is not None
+        self.plates[row] = plate
         self.wrappers.append(("plate", table, plate))
         self.body(statement.body)
         self.wrappers.pop()
-        self.names, self.finite, self.rows = outer
 
     def guide(self, name: ast.Name, dist: ast.Expr, statement: ast.Guide) -> None:
-        while isinstance(dist, ast.PowerExpr):
-            dist = dist.base
-        assert isinstance(dist, ast.Call)
-        if not self.is_lm(dist.function.id):
+        call = self.checked.dist(dist).lm
+        if call is None or (lm := self.model(call.function.id)) is None:
             raise InternalError("a guide reads a language model")
-        context = self.build.segments([self.value(a) for a in dist.args], dist.span)
-        reads = tuple(sorted(_names_in(dist)))
-        self.guides[name.id] = GuideSpec(dist.function.id, context, reads, statement.span)
+        context = self.build.segments([self.value(a) for a in call.args], call.span)
+        reads = tuple(sorted({n.id for n in nodes(call) if isinstance(n, ast.Name)}))
+        self.guides[name.id] = GuideSpec(lm, context, reads, statement.span)
 
 
-def _lm_spec(declaration: ast.LmDecl) -> LmSpec:
-    model, span = declaration.model, declaration.span
-    if isinstance(model, ast.Literal):
-        return LmSpec(declaration.name.id, str(model.value), span=span)
-    options = tuple((o.name, constant_value(o.value)) for o in model.options)
-    return LmSpec(declaration.name.id, str(constant_value(model.args[0])), model.function.id, options, span)
+def _spec(
+    name: str,
+    type_: Type,
+    span: Span,
+    columns: tuple[ParamSpec, ...] = (),
+    default: object = None,
+    required: bool = True,
+) -> ParamSpec:
+    """A parameter or column as the data binder sees it."""
+    low, high = type_.range or (None, None)
+    options = sorted((option, value) for option, value in type_.options.items() if option != "lead")
+    lead = str(type_.options.get("lead", ""))
+    return ParamSpec(
+        name, type_.name, type_.choices, low, high, lead, tuple(options), columns, default, required, span
+    )
 
 
 def _about(value: ast.Expr) -> str:
@@ -218,25 +216,10 @@ def _about(value: ast.Expr) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _names_in(node: object) -> set[str]:
-    """Every name an expression mentions."""
-    found: set[str] = set()
-    stack: list[object] = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, ast.Name):
-            found.add(item.id)
-        elif isinstance(item, ast.Node):
-            stack.extend(getattr(item, a.name) for a in item.__attrs_attrs__ if a.name != "span")
-        elif isinstance(item, tuple):
-            stack.extend(item)
-    return found
-
-
-def lower(module: ast.Module, base: Path | None = None) -> RewardGraph:
-    """The graph of a module that `lang.check` found no error in.
+def lower(checked: CheckedModule, base: Path | None = None) -> RewardGraph:
+    """The graph of a module without errors.
 
     Paths of grammars and schemas start at the folder of the program's file, else at
     `base`. Raises CompileError (PLM336) where one cannot be read.
     """
-    return _Lowering(module=module, base=base).run()
+    return _Lowering(checked, base=base).run()

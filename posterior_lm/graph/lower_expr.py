@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from posterior_lm.graph.build import GraphBuilder
 from posterior_lm.graph.graph import LmSpec, UseSpec
@@ -19,40 +19,42 @@ from posterior_lm.graph.nodes import (
 )
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import InternalError
-
-
-@frozen
-class Finite:
-    """A finite declared type, as `choice(d)`, `uniform()` and `categorical` need it."""
-
-    choices: tuple[str, ...] = ()
-    bounds: tuple[int, int] | None = None  # node ids
-    lead: str = ""
+from posterior_lm.lang.typed import Binding, CheckedModule, Type
 
 
 @define
 class Scope:
-    """What names mean at one place of a program, and the builder that holds the nodes."""
+    """The nodes that names stand for, and the builder that holds them."""
 
+    checked: CheckedModule
     build: GraphBuilder = field(factory=GraphBuilder)
-    names: dict[str, int] = field(factory=dict)
+    names: dict[Binding, int] = field(factory=dict)
     """Parameters, latents and lets by node."""
-    finite: dict[str, Finite] = field(factory=dict)
-    """Those of a finite type."""
-    rows: dict[str, int] = field(factory=dict)
+    bounds: dict[Type, tuple[int, int]] = field(factory=dict)
+    """The nodes of the ends of the ints."""
+    plates: dict[Binding, int] = field(factory=dict)
     """Row variables by plate."""
-    columns: dict[int, dict[str, Finite | None]] = field(factory=dict)
-    """The finite types of each plate's columns."""
     lms: dict[str, LmSpec] = field(factory=dict)
     uses: dict[str, UseSpec] = field(factory=dict)
 
+    def name(self, name: ast.Name, node: int) -> None:
+        """Says which node a declared name stands for."""
+        self.names[self.bound(name)] = node
+
+    def bound(self, name: ast.Name) -> Binding:
+        binding = self.checked.binding(name)
+        if binding is None:
+            raise InternalError(f"cannot lower the name {name.id}")
+        return binding
+
     # ------------------------------------------------------------- scores
 
-    def is_lm(self, name: str) -> bool:
+    def model(self, name: str | None) -> str | None:
+        """The alias of a language model, which may come from Python."""
         if name in self.uses and name not in self.lms:
             use = self.uses[name]
             self.lms[name] = LmSpec(name, use.where, "use", span=use.span)
-        return name in self.lms
+        return name
 
     def score(self, value: ast.Expr, dist: ast.Expr) -> int:
         """The node of log dist(value), in nats."""
@@ -62,58 +64,51 @@ class Scope:
         if not isinstance(dist, ast.Call):
             raise InternalError(f"not a distribution: {type(dist).__name__}")
         name, span = dist.function.id, dist.span
-        if self.is_lm(name):
+        if self.checked.dist(dist).lm is dist:
+            self.model(name)
             context = self.build.segments([self.value(a) for a in dist.args], span)
             scored = self.value(value)
             bare = isinstance(self.build.nodes[scored], Latent)  # `[z]` and `["", z]` are lists, not a latent
             text = self.build.segments([scored], value.span)
             return self.build.add(LmScore(lm=name, bare=bare, inputs=(context, text), span=span))
-        finite = self._finite_of(value)
-        if name == "choice":
-            return self._choice(dist, value, finite)
+        type_ = self.checked.declared(value)
+        bounds = () if type_ is None else self.bounds.get(type_, ())
+        choices = () if type_ is None else type_.choices
+        if name == "choice" and type_ is not None:
+            return self._choice(dist, value, type_, bounds)
         args = [self.value(a, listed=True) for a in dist.args]
-        bounds = finite.bounds if finite is not None and finite.bounds is not None else ()
         return self.build.add(
             DistScore(
                 dist=name,
                 inputs=(self.value(value), *args, *bounds),
-                choices=finite.choices if finite is not None else (),
+                choices=choices,
                 bounded=bool(bounds),
                 span=span,
             )
         )
 
-    def _choice(self, dist: ast.Call, value: ast.Expr, finite: Finite | None) -> int:
+    def _choice(self, dist: ast.Call, value: ast.Expr, type_: Type, bounds: tuple[int, ...]) -> int:
         """`choice(d)`: powers inside are of the model, before it is renormalised."""
         inner, power, span = dist.args[0], None, dist.span
+        call = self.checked.dist(dist).lm
         while isinstance(inner, ast.PowerExpr):
             one = self.value(inner.exponent)
             power = one if power is None else self.build.add(Apply(op="*", inputs=(one, power), span=span))
             inner = inner.base
-        if not isinstance(inner, ast.Call) or not self.is_lm(inner.function.id) or finite is None:
-            raise InternalError("choice(d) needs a language model and a finite type")
-        context = self.build.segments([self.value(a) for a in inner.args], span)
-        inputs = (context, self.value(value), *(finite.bounds or ()), *(() if power is None else (power,)))
+        if call is None or (lm := self.model(call.function.id)) is None:
+            raise InternalError("choice(d) needs a language model")
+        context = self.build.segments([self.value(a) for a in call.args], span)
+        inputs = (context, self.value(value), *bounds, *(() if power is None else (power,)))
         return self.build.add(
             ChoiceScore(
-                lm=inner.function.id,
+                lm=lm,
                 inputs=inputs,
-                choices=finite.choices,
-                lead=finite.lead,
+                choices=type_.choices,
+                lead=str(type_.options.get("lead", "")),
                 powered=power is not None,
                 span=span,
             )
         )
-
-    def _finite_of(self, value: ast.Expr) -> Finite | None:
-        match value:
-            case ast.Name(id=name):
-                return self.finite.get(name)
-            case ast.Field(row=row, column=column):
-                return self.columns[self.rows[row.id]].get(column)
-            case ast.ListExpr(items=(item,)):
-                return self._finite_of(item)
-        return None
 
     # ------------------------------------------------------------- expressions
 
@@ -123,13 +118,13 @@ class Scope:
         match expr:
             case ast.Literal(value=value):
                 return self.build.constant(value, span)
-            case ast.Name(id=name):
-                node = self.names[name]
+            case ast.Name():
+                node = self.names[self.bound(expr)]
                 if listed and isinstance(found := self.build.nodes[node], Segments):
                     return add(Apply(op="list", inputs=found.inputs, span=span))
                 return node
             case ast.Field(row=row, column=column):
-                return add(RowField(plate=self.rows[row.id], column=column, span=span))
+                return add(RowField(plate=self.plates[self.bound(row)], column=column, span=span))
             case ast.Marker(kind=kind):
                 return add(Marker(kind=kind, span=span))
             case ast.ListExpr(items=items):

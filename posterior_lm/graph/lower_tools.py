@@ -9,7 +9,6 @@ from attrs import evolve
 
 from posterior_lm.graph.beside import text_beside
 from posterior_lm.graph.graph import UseSpec
-from posterior_lm.graph.lower_types import constant_value
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import CompileError, InternalError, error
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL
@@ -17,12 +16,19 @@ from posterior_lm.tools.base import ToolSpec
 from posterior_lm.tools.lookup import Rows, read_table
 
 
-def tool_spec(declared: ast.ToolDecl, uses: Mapping[str, UseSpec], base: Path | None = None) -> ToolSpec:
-    """The tool of a declaration that was checked. Raises CompileError (PLM344) for a table that cannot be read."""
-    call, name = declared.tool, declared.name.id
+def tool_spec(
+    name: str,
+    call: ast.Call,
+    given: Mapping[str, object],
+    uses: Mapping[str, UseSpec],
+    base: Path | None = None,
+) -> ToolSpec:
+    """The tool that a call makes with the options `given`.
+
+    Raises CompileError (PLM344) for a table that cannot be read.
+    """
     known = USED_TOOL if call.function.id in uses else TOOLS[call.function.id]
-    options = {option: wanted.default for option, wanted in known.options.items()}
-    options |= {o.name: constant_value(o.value) for o in call.options}
+    options = {option: wanted.default for option, wanted in known.options.items()} | dict(given)
     trigger, output = str(options["trigger"]), str(options["output"])
     if call.function.id in uses:
         where, seconds = uses[call.function.id].where, float(str(options["seconds"]))

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from posterior_lm.lang import ast, compile_source
 from posterior_lm.lang.check import check
+from posterior_lm.lang.check.lint import warnings
+from posterior_lm.lang.diagnostics import render_concise, render_full, to_json
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.layout import WIDTH
 from posterior_lm.lang.parse import parse
-from posterior_lm.lang.render import render_concise, render_full, to_json
 from posterior_lm.lang.source import Source
 from tests import strategies_lang as lang
 
@@ -146,21 +147,20 @@ def test_any_text_never_crashes(text: str) -> None:
 @given(lang.modules)
 def test_any_module_is_checked_without_a_crash(module: ast.Module) -> None:
     """Also without spans, as Python builds it."""
-    check(module, lint=True)
-    check(_parse(format_module(module)), lint=True)
+    warnings(check(module))
+    warnings(check(_parse(format_module(module))))
 
 
 def _survives(text: str) -> None:
     started = time.perf_counter()
     source = Source("test.plm", text)
-    module, found = compile_source(source, lint=True)
-    assert module is not None or found
-    for diagnostic in found:
+    checked = compile_source(source, lint=True)
+    for diagnostic in checked.diagnostics:
         assert render_full(diagnostic) and render_full(diagnostic, color=True)
         assert "\n" not in render_concise(diagnostic)
         assert to_json(diagnostic)["line"] >= 1
-    if module is not None and not found:
-        again = format_module(module)
-        assert _parse(again) == module
+    if not checked.diagnostics:
+        again = format_module(checked.module)
+        assert _parse(again) == checked.module
         assert format_module(_parse(again)) == again
     assert time.perf_counter() - started < 20

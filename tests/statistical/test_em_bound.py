@@ -52,7 +52,7 @@ def model_of(table: Table) -> TabularModel:
 
 def targets(table: Table) -> list[Target]:
     query = loads(PROGRAM)
-    split = split_model(query.module)
+    split = split_model(query.checked)
     query = attrs.evolve(query, module=split.module).lm(base=model_of(START), base_em=model_of(table))
     return [target(query.given(one=p[0], two=p[1])) for p in PAIRS]
 
@@ -124,7 +124,7 @@ def test_on_a_transformer_the_evidence_never_falls(rng: np.random.Generator) -> 
     query = loads(RATED)
     base = models_of(query, query.graph)["base"]
     adapter = Adapter.new(base, rank=4, seed=1)
-    split = attrs.evolve(query, module=split_model(query.module).module)
+    split = attrs.evolve(query, module=split_model(query.checked).module)
     rows = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(6)]
     try:
         found = []

@@ -13,6 +13,7 @@ from posterior_lm.cli import supports
 from posterior_lm.cli.main import COMMANDS, cli
 from posterior_lm.lang import compile_source, load_module
 from posterior_lm.lang.codes import CODES
+from posterior_lm.lang.parse import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.registry import peek_tokenizer
 from posterior_lm.support.build import build_support
@@ -95,16 +96,16 @@ def test_lint_warns_and_does_not_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("type_", TYPES)
 def test_check_finds_empty_supports_exactly_where_binding_would(type_: str) -> None:
     """The shortcut for `tiny` and the check itself, against the supports that binding builds."""
-    module, found = compile_source(Source("p", program(type_)))
-    assert module is not None and not found
-    latent = module.program.body[0]
+    checked = compile_source(Source("p", program(type_)))
+    assert not checked.diagnostics
+    declared = checked.type(checked.module.program.body[0].type)
     try:
-        build_support(supports._spec(latent.type), peek_tokenizer("tiny"))
+        build_support(supports._spec(declared), peek_tokenizer("tiny"))
         empty = False
     except Exception:
         empty = True
-    assert bool(supports.check_supports(module, "-")) == empty
-    assert not (empty and supports.never_empty(latent.type))
+    assert bool(supports.check_supports(checked, "-")) == empty
+    assert not (empty and supports.never_empty(declared))
 
 
 def test_tiny_has_every_byte() -> None:
@@ -138,7 +139,7 @@ def test_fmt_writes_in_place_and_keeps_permissions(tmp_path: Path) -> None:
     )
     assert plm("fmt", link).exit_code == 0 and link.is_symlink()
     text = path.read_text()
-    assert text != UGLY and "# why" in text and load_module(path) == compile_source(Source("p", UGLY))[0]
+    assert text != UGLY and "# why" in text and load_module(path).module == parse(Source("p", UGLY))[0]
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     again = plm("fmt", "--check", path)
     assert (

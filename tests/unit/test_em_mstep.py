@@ -38,7 +38,7 @@ def adapter() -> Iterator[Adapter]:
 
 def targets(adapter: Adapter) -> list[Target]:
     query = loads(RATED)
-    query = attrs.evolve(query, module=split_model(query.module).module).lm(base_em=adapted(adapter))
+    query = attrs.evolve(query, module=split_model(query.checked).module).lm(base_em=adapted(adapter))
     return [target(query.given(row)) for row in ROWS]
 
 

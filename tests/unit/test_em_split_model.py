@@ -23,17 +23,17 @@ program rated(x: int(0..9), label: one_of("good", "bad")) {
 
 def split_of(text: str, alias: str | None = None, **more: bool) -> tuple[Query, Query]:
     query = loads(text)
-    return query, attrs.evolve(query, module=split_model(query.module, alias, **more).module)
+    return query, attrs.evolve(query, module=split_model(query.checked, alias, **more).module)
 
 
 def refused(text: str, alias: str | None = None) -> PlmError:
     with pytest.raises(PlmError) as caught:
-        split_model(loads(text).module, alias)
+        split_model(loads(text).checked, alias)
     return caught.value
 
 
 def test_only_what_is_observed_gets_the_new_model() -> None:
-    split = split_model(load(ROOT / "programs" / "latent_rationale.plm").module)
+    split = split_model(load(ROOT / "programs" / "latent_rationale.plm").checked)
     text = str(Query(split.module))
     assert (split.alias, split.trained, split.labels) == ("base", "base_em", ("label",))
     assert 'observe [" so it is ", label] ~ base_em(question, reason)' in text
@@ -42,7 +42,7 @@ def test_only_what_is_observed_gets_the_new_model() -> None:
 
 
 def test_labels_are_found_through_lets() -> None:
-    assert split_model(loads(RATED).module).labels == ("label",)
+    assert split_model(loads(RATED).checked).labels == ("label",)
 
 
 def test_before_training_the_program_means_what_it_meant() -> None:
@@ -90,7 +90,7 @@ def test_a_taken_name_is_not_taken_again() -> None:
     program = RATED.replace('"tiny"  #', '"tiny"\nlm base_em = "tiny"  #').replace(
         'base("Seen', 'base_em("Seen'
     )
-    split = split_model(loads(program).module)
+    split = split_model(loads(program).checked)
     assert split.trained == "base_em_" and "guide n ~ base_em(" in str(Query(split.module))
 
 

@@ -85,7 +85,7 @@ def adapter() -> Iterator[Adapter]:
 
 def bound(program: str, row: Mapping[str, object], adapter: Adapter, train_prior: bool = False) -> Target:
     query = loads(program)
-    split = split_model(query.module, train_prior=train_prior)
+    split = split_model(query.checked, train_prior=train_prior)
     query = attrs.evolve(query, module=split.module).lm(base_em=adapted(adapter))
     return target(query.given(row))
 

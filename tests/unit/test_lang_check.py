@@ -23,7 +23,10 @@ tool used = score(trigger="?")
 
 
 def codes(body: str, params: str = PARAMS) -> list[str]:
-    return [d.code for d in compile_source(Source("t.plm", f"{HEAD}program p({params}) {{\n{body}\n}}\n"))[1]]
+    return [
+        d.code
+        for d in compile_source(Source("t.plm", f"{HEAD}program p({params}) {{\n{body}\n}}\n")).diagnostics
+    ]
 
 
 Z = "latent z: text(tokens=1..9) ~ base(a)\n"
@@ -153,7 +156,7 @@ def test_help_names_what_was_meant() -> None:
         ("observe r.inptu ~ base()", "'input'"),
         ("latent z: text(tokns=1..2, tokens=1..2) ~ base()", "'tokens'"),
     ]:
-        found = compile_source(Source("t.plm", text.replace("{}", line)))[1]
+        found = compile_source(Source("t.plm", text.replace("{}", line))).diagnostics
         assert any(d.help and meant in d.help for d in found), (line, found)
 
 
@@ -181,9 +184,8 @@ def test_modules_built_in_python_check_too() -> None:
     limit = ast.Option("tokens", ast.Range(ast.Literal(1), ast.Literal(9)))
     latent = ast.Latent(z, ast.TypeExpr("text", options=(limit,)), base)
     program = ast.Program(ast.Name("p"), (), (latent,))
-    assert [d.code for d in check(ast.Module((), program))] == ["PLM201"]
+    assert [d.code for d in check(ast.Module((), program)).errors] == ["PLM201"]
     declared = (ast.LmDecl(ast.Name("base"), ast.Literal("tiny")),)
-    assert check(ast.Module(declared, program)) == []
-    assert [
-        d.code for d in check(ast.Module(declared, ast.Program(ast.Name("p"), (), (latent, latent))))
-    ] == ["PLM404"]
+    assert not check(ast.Module(declared, program)).diagnostics
+    twice = ast.Module(declared, ast.Program(ast.Name("p"), (), (latent, latent)))
+    assert [d.code for d in check(twice).errors] == ["PLM404"]

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import posterior_lm
-from posterior_lm.lang import compile_source
-from posterior_lm.lang import codes
+from posterior_lm.lang import codes, compile_source
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import Source
@@ -21,7 +20,7 @@ FILES = sorted(Path(codes.__file__).parent.glob("*.md"))
 
 
 def _codes(text: str) -> set[str]:
-    return {d.code for d in compile_source(Source("example.plm", text), lint=True)[1]}
+    return {d.code for d in compile_source(Source("example.plm", text), lint=True).diagnostics}
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
@@ -79,7 +78,11 @@ said "␀" in words
 
 def test_a_section_is_read() -> None:
     (only,) = codes.read("1-syntax.md", SECTION)[2]
-    assert (only.code, only.title, only.explanation) == ("PLM101", "a title", "An explanation over two lines.")
+    assert (only.code, only.title, only.explanation) == (
+        "PLM101",
+        "a title",
+        "An explanation over two lines.",
+    )
     assert only.wrong == "program p() { factor 1 }\n" and only.right == 'said "\0" in words'
 
 

@@ -23,9 +23,7 @@ def formatted(text: str) -> str:
 @pytest.mark.parametrize("path", GOOD, ids=lambda p: p.stem)
 def test_good_programs_are_right_and_formatted(path: Path) -> None:
     source = Source(path.name, path.read_text(encoding="utf-8"))
-    module, found = compile_source(source)
-    assert module is not None and not found
-    assert format_module(module) == source.text
+    assert format_module(compile_source(source).without_errors().module) == source.text
 
 
 def test_comments_stay_where_they_stood() -> None:

@@ -14,15 +14,15 @@ PROGRAMS = sorted((Path(__file__).parents[2] / "programs").glob("*.plm"))
 
 def lints(body: str, params: str = "a: text", head: str = 'lm base = "tiny"\n') -> list[str]:
     source = Source("test.plm", f"{head}program p({params}) {{\n{body}\n}}\n")
-    found = compile_source(source, lint=True)[1]
+    found = compile_source(source, lint=True).diagnostics
     assert all(d.severity == "warning" for d in found), found
-    assert compile_source(source)[1] == []
+    assert not compile_source(source).diagnostics
     return [d.code for d in found]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
 def test_the_programs_are_clean(path: Path) -> None:
-    assert compile_source(Source(path.name, path.read_text(encoding="utf-8")), lint=True)[1] == []
+    assert compile_source(Source(path.name, path.read_text(encoding="utf-8")), lint=True).diagnostics == ()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def codes(text: str) -> list[str]:
 
 def places(text: str) -> list[tuple[str, int, int]]:
     source = Source("test.plm", text)
-    found = compile_source(source)[1]
+    found = compile_source(source).diagnostics
     return [(d.code, *source.position(d.primary.span.start)) for d in found if d.primary]
 
 
@@ -62,8 +62,8 @@ def test_checking_is_light() -> None:
         "from posterior_lm.lang.source import Source\n"
         "from posterior_lm.lang.format import format_module\n"
         "from posterior_lm.lang.codes import CODES\n"
-        "module, found = compile_source(Source('t', 'program p() { factor 1 }'), lint=True)\n"
-        "format_module(module)\n"
+        "checked = compile_source(Source('t', 'program p() { factor 1 }'), lint=True)\n"
+        "format_module(checked.module)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'networkx', 'pandas', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -203,7 +203,7 @@ def test_four_mistakes_give_four_errors_and_a_tree() -> None:
     assert module is not None
     assert isinstance(module.program.body[-1], ast.Observe)
     assert {"z", "b", "r"} <= module.broken
-    assert len(compile_source(source)[1]) == 5, "what was skipped is not unknown as well"
+    assert len(compile_source(source).diagnostics) == 5, "what was skipped is not unknown as well"
 
 
 def test_later_checks_see_what_could_be_read() -> None:
@@ -274,13 +274,13 @@ def test_too_much_is_refused_quickly(text: str, code: str) -> None:
 def test_as_deep_as_allowed() -> None:
     for text in ("(" * 98 + "1" + ")" * 98, "abs(" * 98 + "1" + ")" * 98, "-" * 99 + "1", "1 + " * 99 + "1"):
         source = Source("test.plm", HEAD + f"  observe a ~ base(a)\n  factor {text}\n}}\n")
-        assert [d.code for d in compile_source(source, lint=True)[1]] == ["PLM907"]
+        assert [d.code for d in compile_source(source, lint=True).diagnostics] == ["PLM907"]
 
 
 def test_load_module(tmp_path) -> None:
     path = tmp_path / "p.plm"
     path.write_bytes(b"\xef\xbb\xbf" + (HEAD + "  factor 1\n}\n").replace("\n", "\r\n").encode())
-    assert load_module(path).program.name.id == "p"
+    assert load_module(path).module.program.name.id == "p"
     path.write_text(HEAD + "  factor nothing\n}\n")
     with pytest.raises(CompileError, match="PLM201"):
         load_module(path)

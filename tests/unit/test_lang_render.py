@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from posterior_lm.lang import compile_source
-from posterior_lm.lang.diagnostics import error
-from posterior_lm.lang.render import render_concise, render_full, to_json
+from posterior_lm.lang.diagnostics import error, render_concise, render_full, to_json
 from posterior_lm.lang.source import NOWHERE, Source, Span
 
 
@@ -89,7 +88,7 @@ def test_a_span_over_lines_shows_its_first_and_last() -> None:
 
 
 def test_the_end_of_an_empty_text() -> None:
-    (found,) = compile_source(Source("p.plm", ""))[1]
+    (found,) = compile_source(Source("p.plm", "")).diagnostics
     assert "1 |\n  | ^" in render_full(found)
 
 

@@ -26,7 +26,7 @@ tool used = mine(trigger="?", seconds=0.5)
 
 def codes(option: str, head: str = HEAD, params: str = "q: text") -> list[str]:
     source = f"{head}program p({params}) {{\n latent z: text(tokens=1..9{option}) ~ base(q) }}\n"
-    return [d.code for d in compile_source(Source("t.plm", source))[1] if d.severity == "error"]
+    return [d.code for d in compile_source(Source("t.plm", source)).diagnostics if d.severity == "error"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_tools_are_formatted_and_composed() -> None:
     assert loads(str(found)).fingerprint == found.fingerprint
     twice = found * found
     assert str(twice).count("tool calc") == 1
-    assert len([n for _, n in optimize(lower(twice.module)).latents() if n.tools]) == 1
+    assert len([n for _, n in optimize(lower(twice.checked)).latents() if n.tools]) == 1
 
 
 def test_a_used_tool_needs_consent() -> None:

@@ -13,13 +13,14 @@ from itertools import pairwise
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import Diagnostic, warning
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import CheckedModule, Type
 from posterior_lm.lang.walk import nodes, statements
 
 
-def boundaries(module: ast.Module) -> Iterator[Diagnostic]:
+def boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
     """Warnings for every context of every statement, each place once."""
     seen: set[tuple[str, int, int]] = set()
-    for diagnostic in _Boundaries(module).run():
+    for diagnostic in _Boundaries(checked).run():
         span = diagnostic.primary.span if diagnostic.primary else None
         key = (diagnostic.code, id(span.source), span.start) if span else (diagnostic.code, 0, 0)
         if key not in seen:
@@ -28,21 +29,12 @@ def boundaries(module: ast.Module) -> Iterator[Diagnostic]:
 
 
 class _Boundaries:
-    def __init__(self, module: ast.Module) -> None:
-        program = module.program
-        body = list(statements(program.body))
-        self.body = body
-        self.lms = {d.name.id for d in module.declarations if isinstance(d, ast.LmDecl)}
-        self.lets = {s.name.id: s.value for s in body if isinstance(s, ast.Let)}
-        self.types = {p.name.id: p.type for p in program.params}
-        self.latents = {s.name.id: s.type for s in body if isinstance(s, ast.Latent)}
+    def __init__(self, checked: CheckedModule) -> None:
+        self.checked = checked
 
     def run(self) -> Iterator[Diagnostic]:
-        for statement in self.body:
-            if isinstance(statement, ast.Latent):
-                value: ast.Expr = statement.name
-                yield from self._dist(statement.dist, [value])
-            elif isinstance(statement, ast.Guide):
+        for statement in statements(self.checked.module.program.body):
+            if isinstance(statement, (ast.Latent, ast.Guide)):
                 yield from self._dist(statement.dist, [statement.name])
             elif isinstance(statement, ast.Observe):
                 yield from self._dist(statement.dist, self._flatten(statement.value))
@@ -58,23 +50,25 @@ class _Boundaries:
             item = stack.pop()
             if isinstance(item, ast.ListExpr):
                 stack += reversed(item.items)
-            elif isinstance(item, ast.Name) and item.id in self.lets and opened < 1000:
+            elif (definition := self._definition(item)) is not None and opened < 1000:
                 opened += 1
-                stack.append(self.lets[item.id])
+                stack.append(definition)
             else:
                 out.append(item)
         return out
 
+    def _definition(self, expr: ast.Expr) -> ast.Expr | None:
+        binding = self.checked.binding(expr) if isinstance(expr, ast.Name) else None
+        return None if binding is None else binding.definition
+
     def _dist(self, dist: ast.Expr, scored: list[ast.Expr]) -> Iterator[Diagnostic]:
-        while isinstance(dist, ast.PowerExpr):
-            dist = dist.base
-        if isinstance(dist, ast.Call) and dist.function.id == "choice" and len(dist.args) == 1:
-            dist = dist.args[0]
-        if not isinstance(dist, ast.Call) or dist.function.id not in self.lms:
+        call = self.checked.dist(dist).lm
+        declared = None if call is None else self.checked.binding(call.function)
+        if call is None or declared is None or declared.sort != "lm":
             return
-        context = self._flatten(ast.ListExpr(dist.args))
+        context = self._flatten(ast.ListExpr(call.args))
         for before, after in pairwise(context):
-            if isinstance(after, ast.Name) and after.id in self.latents:
+            if self._latent(after) is not None:
                 yield from self._pair(before, after)
         if context and scored:
             yield from self._pair(context[-1], scored[0])
@@ -109,24 +103,24 @@ class _Boundaries:
     def _begins_a_word(self, after: ast.Expr) -> bool:
         if isinstance(after, ast.Literal):
             return str(after.value)[:1].isalnum()
-        type_ = None
-        if isinstance(after, ast.Name):
-            type_ = self.latents.get(after.id) or self.types.get(after.id)
+        type_ = self.checked.declared(after) if isinstance(after, ast.Name) else None
         if type_ is None:
             return False
         if type_.name == "int":
-            lead = [o.value for o in type_.options if o.name == "lead"]
-            return not lead or (isinstance(lead[0], ast.Literal) and lead[0].value == "")
-        choices = [a.value for a in type_.args if isinstance(a, ast.Literal)]
-        return type_.name == "one_of" and any(str(c)[:1].isalnum() for c in choices)
+            return not type_.options.get("lead")
+        return any(choice[:1].isalnum() for choice in type_.choices)
+
+    def _latent(self, expr: ast.Expr) -> Type | None:
+        """The type of a latent; None of anything else."""
+        binding = self.checked.binding(expr) if isinstance(expr, ast.Name) else None
+        return binding.type if binding is not None and binding.sort == "latent" else None
 
     def _fix(self, after: ast.Expr, *, add: bool = False) -> str:
         drop = "" if add else "drop the space here and "
-        if isinstance(after, ast.Name) and after.id in self.latents:
-            kind = self.latents[after.id].name
-            if kind == "int":
+        if (latent := self._latent(after)) is not None:
+            if latent.name == "int":
                 return f'{drop}spell it in the type: int(…, lead=" ")'
-            if kind == "one_of":
+            if latent.name == "one_of":
                 return f"{drop}begin each choice with the space"
             return "drop the space here: the text that is drawn begins with its own"
         if isinstance(after, ast.Name):

@@ -6,13 +6,14 @@ import re
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check import declared
+from posterior_lm.lang.check.fits import count
 from posterior_lm.lang.check.options import options
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.tools import constructor_of, needs_trigger
-from posterior_lm.lang.check.types import count
-from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, constant, value_of_type
+from posterior_lm.lang.check.types import written
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import LMS, TOOLS, Constructor
+from posterior_lm.lang.typed import UNKNOWN, Binding, Type, Value
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -20,17 +21,18 @@ _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*
 def declaration(scope: Scope, decl: ast.Declaration) -> None:
     """Checks a declaration and brings its name into scope."""
     name = decl.name
+    value = UNKNOWN
     if isinstance(decl, ast.LmDecl):
         if isinstance(decl.model, ast.Call):
             _constructor(scope, decl.model, LMS, "language model")
         elif (
-            decl.model.value == ""
+            written(scope, decl.model) == ""
             and decl.model.span.end > decl.model.span.start
             and decl.model.span.text == '""'
         ):
             scope.error("PLM211", "the language model has no name", decl.model.span, "an empty string",
                         help='write "tiny", a folder, a .json file or a name on the hub')  # fmt: skip
-        binding = Binding(name.id, "lm", name.span, Value("lm"))
+        sort, value = "lm", Value("lm")
     elif isinstance(decl, ast.ToolDecl):
         scope.tools.setdefault(name.id, decl)
         constructor = constructor_of(scope, decl.tool)
@@ -38,14 +40,14 @@ def declaration(scope: Scope, decl: ast.Declaration) -> None:
         _constructor(scope, decl.tool, known, "tool")
         if constructor is not None:
             needs_trigger(scope, decl.tool, constructor)
-        binding = Binding(name.id, "tool", name.span, Value("tool"))
+        sort, value = "tool", Value("tool")
     else:
-        target = decl.target.value
+        target = written(scope, decl.target)
         if not isinstance(target, str) or not _TARGET.fullmatch(target):
             scope.error("PLM209", "this does not name a Python object", decl.target.span,
                         "expected module:name", help='write it like "package.module:function"')  # fmt: skip
-        binding = Binding(name.id, "use", name.span, UNKNOWN)
-    scope.declare(binding)
+        sort = "use"
+    scope.declare(Binding(name, sort, value))
 
 
 def _constructor(scope: Scope, call: ast.Call, known: dict[str, Constructor], what: str) -> None:
@@ -65,34 +67,30 @@ def _constructor(scope: Scope, call: ast.Call, known: dict[str, Constructor], wh
     constructor = known[name]
     if count(scope, call, constructor.arguments, (len(constructor.arguments),)):
         for arg in call.args:
-            if not isinstance(arg, ast.Literal) or not isinstance(arg.value, str):
+            if not isinstance(arg, ast.Literal) or not isinstance(written(scope, arg), str):
                 scope.error("PLM301", f"{name} needs a string here", arg.span, "not a string")
     options(scope, call.options, constructor.options, name, call.function.span)
 
 
 def parameter(scope: Scope, param: ast.Param) -> None:
     """Checks a parameter and brings its name into scope."""
-    known = declared.check_type(scope, param.type, place="parameter")
-    value = value_of_type(param.type) if known else UNKNOWN
-    columns = {column.name.id: column.type for column in param.type.columns}
+    type_, known = declared.check_type(scope, param.type, place="parameter")
     if known and param.default is not None:
-        _default(scope, param, value)
-    scope.declare(Binding(param.name.id, "parameter", param.name.span, value, param.type, columns))
+        _default(scope, param.name.id, param.default, type_)
+    scope.declare(Binding(param.name, "parameter", type_.value if known else UNKNOWN, type_))
 
 
-def _default(scope: Scope, param: ast.Param, wanted: Value) -> None:
-    default, type_ = param.default, param.type
-    assert default is not None
-    found = constant(default)
+def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
     if type_.name == "table":
         scope.error("PLM315", "a table has no default", default.span, "drop it")
         return
+    found, wanted = written(scope, default), type_.value
     if found is None:
         scope.error("PLM315", "a default is written out", default.span, f"expected {wanted.shown}")
         return
     kind = {str: "text", bool: "bool", int: "int", float: "real"}[type(found)]
     if kind != wanted.kind and not (wanted.kind == "real" and kind == "int"):
-        scope.error("PLM315", f"the default of '{param.name.id}' has the wrong type", default.span,
+        scope.error("PLM315", f"the default of '{name}' has the wrong type", default.span,
                     f"this is {Value(kind).shown}",
                     secondary=[(type_.span, f"the type is {type_.name}")])  # fmt: skip
     elif wanted.choices and found not in wanted.choices:
@@ -105,8 +103,8 @@ def _default(scope: Scope, param: ast.Param, wanted: Value) -> None:
             secondary=[(type_.span, "the choices")],
             help=f'did you mean "{near}"?' if near else None,
         )
-    elif type_.name == "int" and type_.args and isinstance(type_.args[0], ast.Range):
-        low, high = constant(type_.args[0].low), constant(type_.args[0].high)
-        if isinstance(low, int) and isinstance(high, int) and low <= high and not low <= int(found) <= high:
+    elif type_.range is not None:
+        low, high = type_.range
+        if low <= high and not low <= int(str(found)) <= high:
             scope.error("PLM315", f"the default {found} is outside {low}..{high}", default.span,
-                        "out of range", secondary=[(type_.args[0].span, "the range")])  # fmt: skip
+                        "out of range", secondary=[(type_.at.args[0].span, "the range")])  # fmt: skip

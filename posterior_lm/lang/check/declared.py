@@ -6,10 +6,11 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.check.options import inner, int_range, name_span, options
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.tools import tools_of_text
-from posterior_lm.lang.check.values import constant
+from posterior_lm.lang.check.types import written
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import TYPE_OPTIONS
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import Type
 
 _EXAMPLES = {
     "text": "text(tokens=1..20)",
@@ -21,11 +22,31 @@ _EXAMPLES = {
 }
 
 
-def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> bool:
+def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> tuple[Type, bool]:
     """Checks a type where it stands: "latent", "parameter" or "column".
 
-    Returns whether it says what values there are; where it does not, they are unknown.
+    Returns it and whether it says what values there are; where it does not, they are unknown.
     """
+    known = _check(scope, type_, place)
+    typed = scope.findings.types[id(type_)] = _typed(scope, type_)
+    return typed, known
+
+
+def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
+    constants = [scope.written(arg) for arg in type_.args]
+    ends = constants[0] if type_.name == "int" and constants else None
+    return Type(
+        type_,
+        choices=tuple(c for c in constants if isinstance(c, str)) if type_.name == "one_of" else (),
+        range=ends if isinstance(ends, tuple) else None,
+        options={option.name: scope.written(option.value) for option in type_.options},
+        columns={
+            c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.columns
+        },
+    )
+
+
+def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
     name = type_.name
     if name not in TYPE_OPTIONS:
         for part in (*type_.args, *(o.value for o in type_.options)):
@@ -105,23 +126,23 @@ def _choices(scope: Scope, type_: ast.TypeExpr) -> None:
                     help=f"write it like {_EXAMPLES['one_of']}")  # fmt: skip
     seen: dict[str, Span] = {}
     for arg in type_.args:
-        if not isinstance(arg, ast.Literal) or not isinstance(arg.value, str):
-            found = constant(arg) if not isinstance(arg, ast.Range) else None
+        found = written(scope, arg)
+        if not isinstance(found, str):
             scope.error("PLM316", "a choice is a string", arg.span, "not a string",
                         help=f'write "{found}"' if found is not None else None)  # fmt: skip
-        elif not arg.value:
+        elif not found:
             scope.error("PLM316", "a choice cannot be empty", arg.span, "no text to score")
-        elif arg.value in seen:
+        elif found in seen:
             scope.error(
                 "PLM316",
-                f'the choice "{arg.value}" is listed twice',
+                f'the choice "{found}" is listed twice',
                 arg.span,
                 "again here",
-                secondary=[(seen[arg.value], "first listed here")],
+                secondary=[(seen[found], "first listed here")],
                 help="drop one of them",
             )
         else:
-            seen[arg.value] = arg.span
+            seen[found] = arg.span
 
 
 def _int(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
@@ -147,16 +168,11 @@ def _text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
                     help=f"write it like {_EXAMPLES['text']}")  # fmt: skip
     tools_of_text(scope, type_, place)
     tokens = given["tokens"].value if "tokens" in given else None
-    if isinstance(tokens, ast.Range) and constant(tokens.low) == constant(tokens.high) == 0:
+    if tokens is not None and scope.written(tokens) == (0, 0):
         scope.error("PLM302", "no text has between 0 and 0 tokens but the empty one", tokens.span,
                     "nothing to draw", help=f"write it like {_EXAMPLES['text']}")  # fmt: skip
     stop, end = given.get("stop"), given.get("end")
-    if stop is not None and end is not None and constant_of(end) in ("free", "eos"):
-        scope.error("PLM321", f'stop= and end="{constant_of(end)}" contradict each other', end.span,
+    if stop is not None and end is not None and (ending := scope.written(end.value)) in ("free", "eos"):
+        scope.error("PLM321", f'stop= and end="{ending}" contradict each other', end.span,
                     "another way to end", secondary=[(stop.span, "ends at the stop")],
                     help="drop one of them")  # fmt: skip
-
-
-def constant_of(option: ast.Option) -> str | int | float | bool | None:
-    """The literal value of an option, or None."""
-    return None if isinstance(option.value, ast.Range) else constant(option.value)

@@ -7,23 +7,27 @@ from itertools import pairwise
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.boundaries import boundaries
-from posterior_lm.lang.diagnostics import Diagnostic, warning
+from posterior_lm.lang.diagnostics import Diagnostic, in_order, warning
+from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.lang.walk import names, nodes, statements
 
 
-def lint(module: ast.Module, used: set[str]) -> list[Diagnostic]:
-    """Every warning of a module without errors; `used` are the names that something reads."""
-    return [
-        *_unused(module, used),
-        *_nothing_to_infer(module.program),
-        *_prefix_choices(module.program),
-        *_peeking_guides(module.program),
-        *_idle_latents(module.program),
-        *boundaries(module),
-    ]
+def warnings(checked: CheckedModule) -> list[Diagnostic]:
+    """Every warning of a module, in order of position."""
+    program = checked.module.program
+    return in_order(
+        [
+            *_unused(checked.module, checked.used),
+            *_nothing_to_infer(program),
+            *_prefix_choices(program),
+            *_peeking_guides(checked),
+            *_idle_latents(program),
+            *boundaries(checked),
+        ]
+    )
 
 
-def _unused(module: ast.Module, used: set[str]) -> Iterator[Diagnostic]:
+def _unused(module: ast.Module, used: frozenset[str]) -> Iterator[Diagnostic]:
     declared: list[tuple[str, ast.Name]] = []
     for decl in module.declarations:
         kinds = {ast.LmDecl: "language model", ast.ToolDecl: "tool", ast.UseDecl: "import"}
@@ -66,36 +70,17 @@ def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
                 )
 
 
-def _lets(program: ast.Program) -> dict[str, ast.Expr]:
-    return {s.name.id: s.value for s in statements(program.body) if isinstance(s, ast.Let)}
-
-
-def _reads(expr: object, lets: dict[str, ast.Expr]) -> dict[str, ast.Name]:
-    """Every name an expression reads, through lets too, with the name in the expression that leads there."""
-    found: dict[str, ast.Name] = {}
-    stack = [(name, name) for name in names(expr)]
-    while stack:
-        name, outer = stack.pop()
-        if name.id in found:
-            continue
-        found[name.id] = outer
-        if name.id in lets:
-            stack += [(inner, outer) for inner in names(lets[name.id])]
-    return found
-
-
-def _peeking_guides(program: ast.Program) -> Iterator[Diagnostic]:
+def _peeking_guides(checked: CheckedModule) -> Iterator[Diagnostic]:
     """Guides that read what programs are usually asked to predict."""
-    lets = _lets(program)
-    small = {p.name.id for p in program.params if p.type.name in ("one_of", "int")}
+    body = list(statements(checked.module.program.body))
     observed: dict[str, ast.Name] = {}
-    for statement in statements(program.body):
+    for statement in body:
         if isinstance(statement, ast.Observe):
-            observed.update({k: v for k, v in _reads(statement.value, lets).items() if k in small})
-    for statement in statements(program.body):
+            observed.update(_parameters(checked, statement.value))
+    for statement in body:
         if not isinstance(statement, ast.Guide):
             continue
-        for name, where in _reads(statement.dist, lets).items():
+        for name, where in _parameters(checked, statement.dist).items():
             if name in observed:
                 yield warning(
                     "PLM904",
@@ -107,27 +92,38 @@ def _peeking_guides(program: ast.Program) -> Iterator[Diagnostic]:
                 )
 
 
+def _parameters(checked: CheckedModule, expr: ast.Expr) -> dict[str, ast.Name]:
+    """The finite parameters that an expression reads, and the last name in it that leads there."""
+    return {
+        read.name: name
+        for name in names(expr)
+        for read in checked.value(name).depends
+        if read.sort == "parameter" and read.type is not None and read.type.name in ("one_of", "int")
+    }
+
+
 def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
-    """Latents whose posterior is their prior."""
+    """Latents whose posterior is their prior, since no statement but their own names them."""
+    body = list(statements(program.body))
     read: set[str] = set()
-    guided: set[str] = set()
     tempered: set[int] = set()
-    for statement in statements(program.body):
-        if isinstance(statement, ast.Guide):
-            guided.add(statement.name.id)
-        elif isinstance(statement, ast.Latent):
-            read |= {n.id for n in names((statement.type, statement.dist))}
-        elif isinstance(statement, ast.Temper):
-            tempered |= {id(s) for s in statements(statement.body)}
-        elif isinstance(statement, ast.Observe):
-            read |= {n.id for n in names((statement.value, statement.dist))}
-        elif isinstance(statement, (ast.Factor, ast.Condition, ast.Let)):
-            read |= {n.id for n in names(statement.value)}
-    for statement in statements(program.body):
+    for statement in body:
+        match statement:
+            case ast.Guide(name=name):
+                read.add(name.id)
+            case ast.Temper(body=inside):
+                tempered |= {id(s) for s in statements(inside)}
+            case ast.Latent(type=type_, dist=dist):
+                read |= {n.id for n in names((type_, dist))}
+            case ast.Observe(value=value, dist=dist):
+                read |= {n.id for n in names((value, dist))}
+            case ast.Factor(value=value) | ast.Condition(value=value) | ast.Let(value=value):
+                read |= {n.id for n in names(value)}
+    for statement in body:
         if not isinstance(statement, ast.Latent) or isinstance(statement.dist, ast.PowerExpr):
             continue
         name = statement.name
-        if name.id not in read | guided and id(statement) not in tempered:
+        if name.id not in read and id(statement) not in tempered:
             yield warning(
                 "PLM906",
                 f"nothing depends on '{name.id}'",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from posterior_lm.lang import ast
+from posterior_lm.lang.check.fits import pattern
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.check.types import pattern, value
-from posterior_lm.lang.check.values import Value, constant
+from posterior_lm.lang.check.types import value, written
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import OptionType
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import Constant, Value, joined
 
 
 def name_span(node: ast.TypeExpr | ast.Option | ast.Call) -> Span:
@@ -20,31 +21,35 @@ def name_span(node: ast.TypeExpr | ast.Option | ast.Call) -> Span:
     return Span(span.source, span.start, min(span.end, span.start + length))
 
 
-def inner(scope: Scope, part: ast.Expr | ast.Range) -> Value:
-    """The value of an argument or option, which may be a range."""
-    if isinstance(part, ast.Range):
-        return Value("unknown", value(scope, part.low).depends | value(scope, part.high).depends)
-    return value(scope, part)
+def inner(scope: Scope, part: ast.Expr | ast.Range) -> None:
+    """Looks at an argument or option, which may be a range."""
+    for one in (part.low, part.high) if isinstance(part, ast.Range) else (part,):
+        value(scope, one)
 
 
 def int_range(
     scope: Scope, range_: ast.Range, *, constants: bool = False, at_least: int | None = None
 ) -> None:
     """Checks low..high: ints, known before anything is drawn, not empty."""
+    ends = []
     for bound in (range_.low, range_.high):
-        found = value(scope, bound) if not constants or constant(bound) is not None else None
-        if found is None:
+        if constants and written(scope, bound) is None:
             scope.error(
                 "PLM322", "the range of a parameter is made of plain numbers", bound.span, "not a number"
             )
-        elif found.kind not in ("int", "unknown"):
+            continue
+        ends.append(found := scope.findings.values[id(bound)] if constants else value(scope, bound))
+        if found.kind not in ("int", "unknown"):
             scope.error("PLM301", "a range is made of ints", bound.span, f"this is {found.shown}")
-        elif found.depends:
+        elif found.latents:
             scope.error("PLM322", "a range cannot depend on a latent", bound.span,
-                        f"depends on '{min(found.depends)}'")  # fmt: skip
-    low, high = constant(range_.low), constant(range_.high)
-    if not isinstance(low, int) or not isinstance(high, int):
+                        f"depends on '{found.latents[0]}'")  # fmt: skip
+    low, high = scope.written(range_.low), scope.written(range_.high)
+    known = (low, high) if isinstance(low, int) and isinstance(high, int) else None
+    scope.findings.values[id(range_)] = Value("unknown", joined(*ends), constant=known)
+    if known is None:
         return
+    low, high = known
     if low > high:
         scope.error(
             "PLM302",
@@ -98,7 +103,7 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
             int_range(scope, given, at_least=0)
         else:
             found = value(scope, given)
-            number = constant(given)
+            number = scope.written(given)
             scope.error(
                 "PLM309",
                 f"{option.name} takes a range",
@@ -109,14 +114,14 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
                 else f"write it like {option.name}=1..20",
             )
         return
-    found_constant = constant(given) if not isinstance(given, ast.Range) else None
+    found_constant = written(scope, given)
     if found_constant is None:
         help = None
         if isinstance(given, ast.Name) and scope.get(given.id) is None:
             if wanted.kind in ("text", "nonempty", "pattern", "choice"):
                 meant = nearest(given.id, wanted.choices) or given.id
                 help = f'strings stand in quotes: {option.name}="{meant}"'
-        else:
+        elif id(given) not in scope.findings.values:
             inner(scope, given)
         scope.error("PLM309", f"{option.name} takes {_wanted(wanted)}", given.span,
                     "has to be written out here", help=help)  # fmt: skip
@@ -126,9 +131,7 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
         pattern(scope, given, whole=True)
 
 
-def _literal(
-    scope: Scope, name: str, span: Span, found: str | int | float | bool, wanted: OptionType
-) -> None:
+def _literal(scope: Scope, name: str, span: Span, found: Constant, wanted: OptionType) -> None:
     number = isinstance(found, (int, float)) and not isinstance(found, bool)
     fits = {
         "text": isinstance(found, str),

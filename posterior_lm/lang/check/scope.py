@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, value_of_type
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
 _SUGGESTIONS = 50  # unknown names that get one; looking for near ones takes time
 
@@ -49,11 +49,13 @@ def planned(body: Iterable[ast.Statement]) -> dict[str, Planned]:
 
 
 class Scope:
-    """The bindings visible at one point of the walk, and the diagnostics so far."""
+    """The bindings visible at one point of the walk, the diagnostics and the findings so far."""
 
     def __init__(self, module: ast.Module) -> None:
         self.broken = module.broken
         self.found: list[Diagnostic] = []
+        self.findings = Findings()
+        self.shared = False  # whether a node stands in two places where its names mean different things
         self.levels: list[dict[str, Binding]] = [{}]
         self.blocks: list[int] = []  # the plates we are inside of
         self.planned = planned(module.program.body)
@@ -70,6 +72,17 @@ class Scope:
         secondary: Sequence[tuple[Span, str]] = (), notes: Sequence[str] = (), help: str | None = None,
     ) -> None:  # fmt: skip
         self.found.append(error(code, message, span, label, secondary=secondary, notes=notes, help=help))
+
+    # ------------------------------------------------------------ finding out
+
+    def bind(self, name: ast.Name, binding: Binding) -> None:
+        """Keeps what a name stands for."""
+        self.shared |= self.findings.bindings.setdefault(id(name), binding) is not binding
+
+    def written(self, expr: ast.Expr | ast.Range) -> Constant | None:
+        """The constant of an expression that was looked at, where literals alone spell it."""
+        found = self.findings.values.get(id(expr), UNKNOWN)
+        return found.constant if found.written else None
 
     # ------------------------------------------------------------ declaring
 
@@ -88,6 +101,7 @@ class Scope:
         name = binding.name
         if not name:  # a stand-in of the parser
             return
+        self.bind(binding.at, binding)
         if name in BUILT_IN:
             sort = "function" if name in FUNCTIONS else "distribution"
             self.error(
@@ -128,10 +142,14 @@ class Scope:
         """The binding of a used name; None, once reported, where there is none."""
         binding = self.get(name.id)
         if binding is not None:
-            self.used.add(name.id)
+            self._use(name, binding)
         elif name.id and name.id not in self.broken:
             self._missing(name)
         return binding
+
+    def _use(self, name: ast.Name, binding: Binding) -> None:
+        self.used.add(name.id)
+        self.bind(name, binding)
 
     def _missing(self, name: ast.Name) -> None:
         if name.id in self._reported:
@@ -191,7 +209,7 @@ class Scope:
         """The lm or `use` that a call names; None, once reported, where it is neither."""
         binding = self.get(name.id)
         if binding is not None:
-            self.used.add(name.id)
+            self._use(name, binding)
             if binding.sort in ("lm", "use") or binding.value.kind == "unknown":
                 return binding
             self.error("PLM305", f"'{name.id}' is {binding.value.shown} and cannot be called", name.span,
@@ -247,4 +265,5 @@ class Scope:
                 help=f"did you mean '{near}'?" if near else f"its columns are {', '.join(binding.columns)}",
             )
             return UNKNOWN
-        return value_of_type(binding.columns[expr.column])
+        # What a row reads is its table.
+        return evolve(binding.columns[expr.column].value, depends=binding.value.depends | {binding})

@@ -7,13 +7,13 @@ from attrs import evolve, frozen
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.check import declared
-from posterior_lm.lang.check.dists import Found, distribution, exponent, fits_type, fits_value
+from posterior_lm.lang.check.fits import fits_type, fits_value
 from posterior_lm.lang.check.options import options
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.check.types import segments, value
-from posterior_lm.lang.check.values import UNKNOWN, Binding, Value, value_of_type
+from posterior_lm.lang.check.types import distribution, exponent, segments, value
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value
 from posterior_lm.lang.walk import names
 
 
@@ -22,7 +22,7 @@ class _Guided:
     """A guide statement as it stood, judged once every latent is known."""
 
     statement: ast.Guide
-    found: Found
+    found: Dist
     block: int
 
 
@@ -32,6 +32,7 @@ class Structure:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.latents: dict[str, Binding] = {}
+        self.spellers: dict[str, str | None] = {}
         self.guides: dict[str, _Guided] = {}
         self.methods: dict[str, Span] = {}
         self.tempers = 0
@@ -48,8 +49,7 @@ class Structure:
                     self._latent(statement)
                 case ast.Observe():
                     found = segments(self.scope, statement.value)
-                    distribution(self.scope, statement.dist)
-                    fits_value(self.scope, statement.value, found, statement.dist)
+                    fits_value(self.scope, statement.value, found, distribution(self.scope, statement.dist))
                 case ast.Factor():
                     self._factor(statement)
                 case ast.Condition():
@@ -59,9 +59,10 @@ class Structure:
                 case ast.Plate():
                     self._plate(statement)
                 case ast.Let():
-                    found = value(self.scope, statement.value)
-                    name = statement.name
-                    self.scope.declare(Binding(name.id, "let", name.span, found, block=self._block))
+                    found = evolve(value(self.scope, statement.value), written=False)
+                    self.scope.declare(
+                        Binding(statement.name, "let", found, definition=statement.value, block=self._block)
+                    )
                 case ast.Guide():
                     self._guide(statement)
                 case ast.Infer():
@@ -75,10 +76,10 @@ class Structure:
 
     def _latent(self, statement: ast.Latent) -> None:
         scope, name = self.scope, statement.name
-        known = declared.check_type(scope, statement.type, place="latent")
+        type_, known = declared.check_type(scope, statement.type, place="latent")
         found = distribution(scope, statement.dist)
         if known:
-            fits_type(scope, statement.type, statement.dist, found, f"'{name.id}'")
+            fits_type(scope, type_, found, f"'{name.id}'")
         earlier = self.latents.get(name.id)
         if earlier is not None and scope.get(name.id) is None:
             scope.error(
@@ -91,19 +92,18 @@ class Structure:
             )
             return
         is_new = scope.get(name.id) is None
-        known_value = value_of_type(statement.type, frozenset((name.id,)))
         binding = Binding(
-            name.id,
+            name,
             "latent",
-            name.span,
-            known_value if known else evolve(UNKNOWN, depends=frozenset((name.id,))),
-            statement.type,
+            type_.value if known else UNKNOWN,
+            type_,
             block=self._block,
             order=len(self.latents) + 1,
         )
         scope.declare(binding)
         if is_new and scope.get(name.id) is binding:
             self.latents[name.id] = binding
+            self.spellers[name.id] = found.model
 
     def _factor(self, statement: ast.Factor) -> None:
         found = value(self.scope, statement.value)
@@ -134,41 +134,34 @@ class Structure:
 
     def _plate(self, statement: ast.Plate) -> None:
         scope = self.scope
-        columns, known = self._table(statement.table)
+        type_, depends = self._table(statement.table)
         row = statement.row
         if not statement.body and row.id:
             scope.error("PLM411", "this plate has nothing in it", statement.span, "no statements",
                         help="put statements between the braces or drop it")  # fmt: skip
         scope.levels.append({})
         scope.blocks.append(id(statement))
-        scope.declare(
-            Binding(
-                row.id,
-                "row",
-                row.span,
-                Value("row") if known else UNKNOWN,
-                columns=columns,
-                block=self._block,
-            )
-        )
+        kind = "unknown" if type_ is None or not type_.columns else "row"
+        scope.declare(Binding(row, "row", Value(kind, depends), type_, block=self._block))
         self._body(statement.body)
         scope.blocks.pop()
         scope.levels.pop()
 
-    def _table(self, table: ast.Expr) -> tuple[dict[str, ast.TypeExpr], bool]:
-        """The columns that a plate goes over, and whether they are known."""
+    def _table(self, table: ast.Expr) -> tuple[Type | None, frozenset[Binding]]:
+        """The type of what a plate goes over, where it is known, and what that reads."""
         if isinstance(table, ast.Name):
             binding = self.scope.resolve(table)
             if binding is None:
-                return {}, False
+                return None, frozenset()
             if binding.value.kind in ("table", "unknown"):
-                return binding.columns, bool(binding.columns)
+                self.scope.findings.values[id(table)] = binding.read
+                return binding.type, binding.read.depends
             secondary = [(binding.span, "declared here")]
             shown = f"'{table.id}' is {binding.value.shown}"
         else:
             found = value(self.scope, table)
             if found.kind == "unknown":
-                return {}, False
+                return None, found.depends
             secondary, shown = [], f"this is {found.shown}"
         self.scope.error(
             "PLM320",
@@ -178,7 +171,7 @@ class Structure:
             secondary=secondary,
             help="declare a parameter such as rows: table(input: text)",
         )
-        return {}, False
+        return None, frozenset()
 
     # ------------------------------------------------------------ guide and infer
 
@@ -207,6 +200,8 @@ class Structure:
         if latent is None:
             self._not_a_latent(name)
             return
+        scope.bind(name, latent)
+        self.spellers[name.id] = self.spellers[name.id] or guided.found.model
         if latent.block != guided.block:
             scope.error(
                 "PLM409",
@@ -224,11 +219,9 @@ class Structure:
                         f"{guided.found.sort} reads nothing",
                         help="write `guide z ~ base(...)`, or drop the guide: the prior is proposed with as it is")  # fmt: skip
             return
-        assert latent.type is not None
-        fits_type(scope, latent.type, statement.dist, guided.found, f"'{name.id}'")
-        for other in sorted(guided.found.value.depends - {name.id}):
-            later = self.latents.get(other)
-            if later is not None and later.order > latent.order:
+        for later in sorted(guided.found.depends, key=lambda other: other.name):
+            if later.order > latent.order:
+                other = later.name
                 uses = [used.span for used in names(statement.dist) if used.id == other]
                 scope.error("PLM407", f"the guide of '{name.id}' reads '{other}', which is drawn later",
                             uses[0] if uses else statement.dist.span, "not known when the guide draws",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.check.values import constant
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL, Constructor
 from posterior_lm.lang.source import Span
 
@@ -42,19 +41,19 @@ def tools_of_text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
         return
     for name in _OTHER_LANGUAGES:
         other = given.get(name)
-        if other is not None and (isinstance(other.value, ast.Range) or constant(other.value) is not False):
+        if other is not None and scope.written(other.value) is not False:
             scope.error("PLM343", f"{name}= and tools= cannot stand together", option.span,
                         "written by tools", secondary=[(other.span, "read as drawn")],
                         help="pattern=, chars= and stop= go with tools")  # fmt: skip
     triggers = _triggers(scope, option)
     _clashes(scope, triggers)
-    stop, chars = _text(given.get("stop")), _text(given.get("chars"))
+    stop, chars = (scope.written(given[name].value) if name in given else None for name in ("stop", "chars"))
     for trigger, span in triggers:
-        if stop and stop in trigger:
+        if isinstance(stop, str) and stop and stop in trigger:
             scope.error("PLM345", f"no text goes on after stop={stop!r}, which trigger={trigger!r} holds", span,
                         "never called", secondary=[(given["stop"].span, "ends the text")],
                         help="choose another stop or another trigger")  # fmt: skip
-        elif chars is not None and (strange := [c for c in trigger if c not in chars]):
+        elif isinstance(chars, str) and (strange := [c for c in trigger if c not in chars]):
             scope.error("PLM345", f"no text holds trigger={trigger!r}, since {strange[0]!r} is not among its chars",
                         span, "never called", secondary=[(given["chars"].span, "the characters")],
                         help="add the trigger's characters to chars=")  # fmt: skip
@@ -70,9 +69,8 @@ def _triggers(scope: Scope, option: ast.Option) -> list[tuple[str, Span]]:
             continue
         constructor = constructor_of(scope, declared.tool)
         given = next((o.value for o in declared.tool.options if o.name == "trigger"), None)
-        trigger = _constant(given) if given is not None else None
-        if given is None and constructor is not None:
-            trigger = constructor.options["trigger"].default
+        default = None if constructor is None else constructor.options["trigger"].default
+        trigger = default if given is None else scope.written(given)
         if isinstance(trigger, str) and trigger:
             found.append((trigger, item.span))
     return found
@@ -86,12 +84,3 @@ def _clashes(scope: Scope, triggers: list[tuple[str, Span]]) -> None:
                             f"writes after {trigger!r}", secondary=[(first, f"writes after {other!r}")],
                             help="give them triggers of which none ends in another")  # fmt: skip
                 break
-
-
-def _text(option: ast.Option | None) -> str | None:
-    found = None if option is None else _constant(option.value)
-    return found if isinstance(found, str) else None
-
-
-def _constant(value: ast.Expr | ast.Range) -> object:
-    return None if isinstance(value, ast.Range) else constant(value)

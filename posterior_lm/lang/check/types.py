@@ -1,52 +1,52 @@
-"""The kinds of expressions, and what does not fit together in them."""
+"""The kinds of expressions and distributions, each found once and kept.
+
+Expressions hold distributions (log_prob) and distributions expressions, so both stand here.
+What has to fit together in them stands in `fits`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from attrs import evolve
 
 from posterior_lm.lang import ast
+from posterior_lm.lang.check.fits import (
+    as_distribution,
+    bare_name,
+    comparison,
+    count,
+    fits_value,
+    operand,
+    pattern,
+    probabilities,
+    within,
+)
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.check.values import UNKNOWN, Value, constant
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.regex import PatternError, automaton
-from posterior_lm.lang.regex.report import wrong_pattern
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Function
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution, Function
+from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 from posterior_lm.lang.walk import nodes
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)"}
 
+# ---------------------------------------------------------------- expressions
+
 
 def value(scope: Scope, expr: ast.Expr | ast.Range) -> Value:
     """The kind of an expression that stands for a value; reports what is wrong in it."""
+    found = scope.findings.values[id(expr)] = _OF[type(expr)](scope, expr)
+    return found
+
+
+def written(scope: Scope, expr: ast.Expr | ast.Range) -> Constant | None:
+    """The value of an expression of literals alone; of any other None, and it is not looked at."""
     match expr:
-        case ast.Literal():
-            kinds = {bool: "bool", int: "int", float: "real", str: "text"}
-            return Value(kinds[type(expr.value)], constant=expr.value)
-        case ast.Name():
-            return _name(scope, expr)
-        case ast.Field():
-            return scope.field(expr)
-        case ast.Marker():
-            return Value("marker", special=True)
-        case ast.ListExpr():
-            return _list(scope, expr)
-        case ast.Call():
-            return _call(scope, expr)
-        case ast.PowerExpr():
-            base = value(scope, expr.base)
-            exponent = value(scope, expr.exponent)
-            scope.error("PLM318", "'^' raises a distribution, not a number", expr.span, "not a distribution",
-                        help="for a power of a number write x * x, or exp(b * log(x))")  # fmt: skip
-            return Value("unknown", base.depends | exponent.depends)
-        case ast.Unary():
-            return _unary(scope, expr)
-        case ast.Binary():
-            return _binary(scope, expr)
-        case ast.IfExpr():
-            return _if(scope, expr)
-    low, high = value(scope, expr.low), value(scope, expr.high)
-    scope.error("PLM318", "a range stands only in a type or an option", expr.span, "not a value")
-    return Value("unknown", low.depends | high.depends)
+        case ast.Literal() | ast.Unary(op="-") | ast.Binary(op="+" | "-" | "*"):
+            if all(isinstance(n, (ast.Literal, ast.Unary, ast.Binary)) for n in nodes(expr)):
+                return value(scope, expr).constant
+    return None
 
 
 def segments(scope: Scope, expr: ast.Expr) -> Value:
@@ -64,8 +64,13 @@ def segments(scope: Scope, expr: ast.Expr) -> Value:
                 "row": f"name a column: {expr.id if isinstance(expr, ast.Name) else 'row'}.column",
             }.get(result.kind),
         )
-        return evolve(UNKNOWN, depends=result.depends)
+        return Value("unknown", result.depends)
     return result
+
+
+def _literal(scope: Scope, expr: ast.Literal) -> Value:
+    kinds = {bool: "bool", int: "int", float: "real", str: "text"}
+    return Value(kinds[type(expr.value)], constant=expr.value)
 
 
 def _name(scope: Scope, expr: ast.Name) -> Value:
@@ -83,34 +88,33 @@ def _name(scope: Scope, expr: ast.Name) -> Value:
             else "name it in tools= of a latent's type",
         )
         return UNKNOWN
-    return binding.value
+    return binding.read
+
+
+def _marker(scope: Scope, expr: ast.Marker) -> Value:
+    return Value("marker", special=True)
 
 
 def _list(scope: Scope, expr: ast.ListExpr) -> Value:
     items = [segments(scope, item) for item in expr.items]
-    depends = frozenset().union(*(item.depends for item in items))
     numeric = bool(items) and all(item.is_number for item in items)
     special = any(item.special for item in items)
-    return Value("list", depends, numeric=numeric, length=len(items), special=special)
+    return Value("list", joined(*items), numeric=numeric, special=special)
 
 
 def _unary(scope: Scope, expr: ast.Unary) -> Value:
-    operand = value(scope, expr.operand)
+    found = value(scope, expr.operand)
     if expr.op == "not":
-        if not operand.is_bool:
-            _operand(scope, "not", "a truth value", expr.operand, operand)
-        return Value("bool", operand.depends)
-    if not operand.is_number:
-        _operand(scope, "-", "a number", expr.operand, operand)
-        return evolve(UNKNOWN, depends=operand.depends)
-    return Value(operand.kind, operand.depends, constant=constant(expr))
-
-
-def _operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:
-    help = None
-    if op == "+" and found.kind in ("text", "list"):
-        help = "texts are joined in a list: [a, b]"
-    scope.error("PLM318", f"'{op}' needs {wanted}", expr.span, f"this is {found.shown}", help=help)
+        if not found.is_bool:
+            operand(scope, "not", "a truth value", expr.operand, found)
+        return Value("bool", found.depends)
+    if not found.is_number:
+        operand(scope, "-", "a number", expr.operand, found)
+        return Value("unknown", found.depends)
+    number = found.constant
+    return Value(
+        found.kind, found.depends, constant=None if number is None else -number, written=found.written
+    )
 
 
 def _binary(scope: Scope, expr: ast.Binary) -> Value:
@@ -119,63 +123,37 @@ def _binary(scope: Scope, expr: ast.Binary) -> Value:
     if expr.op in ("and", "or"):
         for side, found in ((expr.left, left), (expr.right, right)):
             if not found.is_bool:
-                _operand(scope, expr.op, "truth values", side, found)
+                operand(scope, expr.op, "truth values", side, found)
         return Value("bool", depends)
     if expr.op in ("+", "-", "*", "/"):
-        fits = True
         for side, found in ((expr.left, left), (expr.right, right)):
-            if not found.is_number and fits:
-                _operand(scope, expr.op, "numbers", side, found)
-                fits = False
-        if not fits or "unknown" in (left.kind, right.kind):
+            if not found.is_number:
+                operand(scope, expr.op, "numbers", side, found)
+                return Value("unknown", depends)
+        if "unknown" in (left.kind, right.kind):
             return Value("unknown", depends)
-        whole = left.kind == right.kind == "int" and expr.op != "/"
-        return Value("int" if whole else "real", depends, constant=constant(expr))
-    _comparison(scope, expr, left, right)
+        kind = "int" if left.kind == right.kind == "int" and expr.op != "/" else "real"
+        return Value(
+            kind, depends, constant=_sum(expr.op, left, right), written=left.written and right.written
+        )
+    comparison(scope, expr, left, right)
     return Value("bool", depends)
 
 
-def _comparison(scope: Scope, expr: ast.Binary, left: Value, right: Value) -> None:
-    ordered = expr.op not in ("==", "!=")
-    for side, found in ((expr.left, left), (expr.right, right)):
-        if found.kind in ("table", "row", "list", "marker"):
-            scope.error("PLM318", f"{found.shown} cannot be compared", side.span, f"this is {found.shown}")
-            return
-    alike = (
-        (left.is_number and right.is_number)
-        or (left.is_text and right.is_text)
-        or (left.is_bool and right.is_bool)
-    )
-    if not alike:
-        scope.error(
-            "PLM318",
-            f"{left.shown} and {right.shown} cannot be compared",
-            expr.span,
-            secondary=[(expr.left.span, left.shown), (expr.right.span, right.shown)],
-            help="compare chars(…) or words(…) of a text with a number"
-            if "text" in (left.kind, right.kind) and ordered
-            else None,
-        )
-    elif ordered and (left.kind in ("text", "bool") or right.kind in ("text", "bool")):
-        kind = left if left.kind != "unknown" else right
-        scope.error("PLM318", f"'{expr.op}' needs numbers", expr.span, f"compares {kind.shown}",
-                    help="texts and truth values are compared with == and !=")  # fmt: skip
-    else:
-        for one, other, side in ((left, right, expr.right), (right, left, expr.left)):
-            text = other.constant
-            if one.choices and isinstance(text, str) and text not in one.choices:
-                near = nearest(text, one.choices)
-                scope.error("PLM316", f'"{text}" is not one of the choices', side.span, "never equal",
-                            help=f'did you mean "{near}"?' if near else None)  # fmt: skip
+def _sum(op: str, left: Value, right: Value) -> Constant | None:
+    a, b = left.constant, right.constant
+    if a is None or b is None or op == "/":
+        return None
+    return a + b if op == "+" else a - b if op == "-" else a * b  # type: ignore[operator]
 
 
 def _if(scope: Scope, expr: ast.IfExpr) -> Value:
     test, then, orelse = (value(scope, e) for e in (expr.test, expr.then, expr.orelse))
-    depends = test.depends | then.depends | orelse.depends
+    depends = joined(test, then, orelse)
     if not test.is_bool:
         scope.error("PLM303", "the test of an 'if' is true or false", expr.test.span, f"this is {test.shown}")
     special = then.special or orelse.special
-    if test.depends and special:
+    if test.latents and special:
         # A marker inside log_prob(…) is no part of the branch's text; one in a let is.
         for branch in (b for b, found in ((expr.then, then), (expr.orelse, orelse)) if found.special):
             marker = next((n for n in nodes(branch) if isinstance(n, ast.Marker)), None)
@@ -201,8 +179,6 @@ def _if(scope: Scope, expr: ast.IfExpr) -> Value:
 
 def _call(scope: Scope, expr: ast.Call) -> Value:
     """A function's result; a distribution here is a mistake."""
-    from posterior_lm.lang.check.dists import arguments_of
-
     name = expr.function.id
     if name in FUNCTIONS and scope.get(name) is None:
         return _function(scope, FUNCTIONS[name], expr)
@@ -219,51 +195,28 @@ def _call(scope: Scope, expr: ast.Call) -> Value:
 
 
 def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
-    from posterior_lm.lang.check.dists import distribution
-
     for option in expr.options:
-        value_of_option = option.value
-        value(scope, value_of_option)
+        value(scope, option.value)
         scope.error("PLM206", f"{function.name} takes no option '{option.name}'", option.span, "drop it")
     right_number = count(scope, expr, function.arguments, (len(function.arguments),))
-    found: list[Value] = []
+    found: list[Value | Dist] = []
+    first = UNKNOWN
     for index, arg in enumerate(expr.args):
         kind = function.arguments[index][1] if right_number else "any"
         if kind == "dist":
-            found.append(distribution(scope, arg).value)
+            dist = distribution(scope, arg)
+            fits_value(scope, expr.args[0], first, dist)
+            found.append(dist)
         elif kind == "segments":
-            found.append(segments(scope, arg))
+            first = segments(scope, arg)
+            found.append(first)
         else:
             found.append(argument(scope, arg, kind, function.name))
-    depends = frozenset[str]().union(*(f.depends for f in found))
     result = function.result
     if result == "number":
-        kinds = {f.kind for f in found}
+        kinds = {f.kind for f in found if isinstance(f, Value)}
         result = "unknown" if "unknown" in kinds else "int" if kinds == {"int"} else "real"
-    if function.name == "log_prob" and right_number:
-        from posterior_lm.lang.check.dists import fits_value
-
-        fits_value(scope, expr.args[0], found[0], expr.args[1])
-    return Value(result, depends)
-
-
-def count(
-    scope: Scope, expr: ast.Call, arguments: tuple[tuple[str, str], ...], allowed: tuple[int, ...]
-) -> bool:
-    """Whether a call has one of the allowed numbers of plain arguments; reports if not."""
-    found = len(expr.args)
-    if found in allowed:
-        return True
-    wanted = " or ".join(str(n) for n in allowed)
-    plural = "" if allowed == (1,) else "s"
-    scope.error(
-        "PLM307",
-        f"{expr.function.id} takes {wanted} argument{plural}, not {found}",
-        expr.span,
-        f"{found} given",
-        help=f"{expr.function.id}({', '.join(name for name, _ in arguments)})" if arguments else None,
-    )
-    return False
+    return Value(result, joined(*found))
 
 
 def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
@@ -287,13 +240,148 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     return found
 
 
-def pattern(scope: Scope, expr: ast.Expr | ast.Range, *, whole: bool = False) -> None:
-    """Reports a literal pattern that no automaton can follow; with `whole` also one that needs too large a one."""
-    if not isinstance(expr, ast.Literal) or not isinstance(expr.value, str):
-        return
-    try:
-        followed = automaton(expr.value)
-        if whole:
-            followed.whole()
-    except PatternError as wrong:
-        scope.found.append(wrong_pattern(expr.value, wrong, expr.span))
+def _power(scope: Scope, expr: ast.PowerExpr) -> Value:
+    depends = joined(value(scope, expr.base), value(scope, expr.exponent))
+    scope.error("PLM318", "'^' raises a distribution, not a number", expr.span, "not a distribution",
+                help="for a power of a number write x * x, or exp(b * log(x))")  # fmt: skip
+    return Value("unknown", depends)
+
+
+def _range(scope: Scope, expr: ast.Range) -> Value:
+    depends = joined(value(scope, expr.low), value(scope, expr.high))
+    scope.error("PLM318", "a range stands only in a type or an option", expr.span, "not a value")
+    return Value("unknown", depends)
+
+
+_OF: dict[type[ast.Node], Callable[[Scope, Any], Value]] = {
+    ast.Literal: _literal,
+    ast.Name: _name,
+    ast.Field: Scope.field,
+    ast.Marker: _marker,
+    ast.ListExpr: _list,
+    ast.Call: _call,
+    ast.PowerExpr: _power,
+    ast.Unary: _unary,
+    ast.Binary: _binary,
+    ast.IfExpr: _if,
+    ast.Range: _range,
+}
+
+# ---------------------------------------------------------------- distributions
+
+
+def distribution(scope: Scope, expr: ast.Expr) -> Dist:
+    """What an expression is that has to be a distribution; reports what is wrong in it."""
+    found = scope.findings.dists[id(expr)] = _distribution(scope, expr)
+    return found
+
+
+def _distribution(scope: Scope, expr: ast.Expr) -> Dist:
+    if isinstance(expr, ast.PowerExpr):
+        base = distribution(scope, expr.base)
+        return evolve(base, depends=joined(base, exponent(scope, expr.exponent)), tempered=True)
+    if isinstance(expr, ast.Call):
+        return _called(scope, expr)
+    if isinstance(expr, ast.Name):
+        bare_name(scope, expr)
+        return Dist("unknown")
+    depends = value(scope, expr).depends
+    scope.error(
+        "PLM312",
+        "a distribution has to stand here",
+        expr.span,
+        "not a distribution",
+        help=as_distribution(scope),
+    )
+    return Dist("unknown", depends)
+
+
+def exponent(scope: Scope, expr: ast.Expr) -> Value:
+    """The b of `d ^ b` and `temper b`, which reads no latent."""
+    found = value(scope, expr)
+    if not found.is_number:
+        scope.error("PLM314", "an inverse temperature is a number", expr.span, f"this is {found.shown}")
+    elif found.latents:
+        names = ", ".join(f"'{name}'" for name in found.latents)
+        scope.error(
+            "PLM314",
+            f"an inverse temperature cannot depend on a latent, and this depends on {names}",
+            expr.span,
+            "must be known before anything is drawn",
+            help="multiply inside a factor: factor b * log_prob(value, distribution)",
+        )
+    return found
+
+
+def _called(scope: Scope, expr: ast.Call) -> Dist:
+    name = expr.function.id
+    if scope.get(name) is None and name in DISTRIBUTIONS:
+        return _built_in(scope, DISTRIBUTIONS[name], expr)
+    if scope.get(name) is None and name in FUNCTIONS:
+        depends = arguments_of(scope, expr)
+        scope.error("PLM312", f"'{name}' is a function, not a distribution", expr.function.span,
+                    "not a distribution", help=as_distribution(scope))  # fmt: skip
+        return Dist("unknown", depends)
+    binding = scope.call(expr.function, dist=True)
+    depends = arguments_of(scope, expr)
+    if binding is None or binding.sort not in ("lm", "use"):
+        return Dist("unknown", depends)
+    if binding.sort == "use":
+        return Dist("unknown", depends, call=expr, lm=expr)
+    for option in expr.options:
+        near = nearest(option.name, ("revision", "dtype", "device"))
+        scope.error(
+            "PLM206",
+            f"a language model takes no option '{option.name}' here",
+            option.span,
+            "not an option of a distribution",
+            help="such options stand in its declaration" if near or option.name == near
+            else "write a power as base(…) ^ b" if option.name in ("temperature", "beta", "power")
+            else "limits of the text stand in its type",
+        )  # fmt: skip
+    return Dist("lm", depends, call=expr, lm=expr)
+
+
+def arguments_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
+    """Checks arguments as segments; returns what they read."""
+    found = [segments(scope, arg) for arg in expr.args]
+    for option in expr.options:
+        ends = (option.value,)
+        if isinstance(option.value, ast.Range):
+            ends = (option.value.low, option.value.high)
+        found += [value(scope, end) for end in ends]
+    return joined(*found)
+
+
+def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Dist:
+    for option in expr.options:
+        if not isinstance(option.value, ast.Range):
+            value(scope, option.value)
+        names = [name for name, _ in dist.arguments]
+        wanted = f"{dist.name}({', '.join(names)})"
+        scope.error("PLM206", f"{dist.name} takes no option '{option.name}'", option.span,
+                    "not an option", help=f"its arguments are plain: {wanted}")  # fmt: skip
+    if expr.options or not count(scope, expr, dist.arguments, dist.arities):
+        return Dist(dist.name, joined(*(segments(scope, arg) for arg in expr.args)), call=expr)
+    found: list[Value | Dist] = []
+    inner: Dist | None = None
+    for index, arg in enumerate(expr.args):
+        kind = dist.arguments[index][1]
+        if kind == "lm":
+            inner = distribution(scope, arg)
+            found.append(inner)
+            if inner.sort not in ("lm", "unknown"):
+                scope.error("PLM311", f"choice renormalises a language model, not {inner.sort}", arg.span,
+                            f"this is {inner.sort}")  # fmt: skip
+            continue
+        found.append(argument(scope, arg, kind, dist.name))
+        if index < len(dist.bounds):
+            within(scope, dist, index, arg)
+    if dist.name == "uniform" and len(expr.args) == 2:
+        low, high = (scope.written(arg) for arg in expr.args)
+        if isinstance(low, int) and isinstance(high, int) and low > high:
+            scope.error("PLM302", f"no number lies between {low} and {high}", expr.span, "empty",
+                        help=f"write uniform({high}, {low})")  # fmt: skip
+    if dist.name == "categorical":
+        probabilities(scope, expr.args[0])
+    return Dist(dist.name, joined(*found), call=expr, lm=inner.lm if inner else None)

@@ -1,0 +1,212 @@
+"""What has to fit together: sides of a comparison, arguments and their bounds, values and distributions."""
+
+from __future__ import annotations
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.check.scope import Scope
+from posterior_lm.lang.near import nearest
+from posterior_lm.lang.regex import PatternError, automaton
+from posterior_lm.lang.regex.report import wrong_pattern
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution
+from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import Dist, Type, Value
+
+_TYPE_NAMES = {
+    "text": "text",
+    "int": "an int",
+    "real": "a real",
+    "bool": "a truth value",
+    "one_of": "a one_of",
+}
+
+
+def operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:
+    """Reports an operand that is not what its operator needs."""
+    help = None
+    if op == "+" and found.kind in ("text", "list"):
+        help = "texts are joined in a list: [a, b]"
+    scope.error("PLM318", f"'{op}' needs {wanted}", expr.span, f"this is {found.shown}", help=help)
+
+
+def comparison(scope: Scope, expr: ast.Binary, left: Value, right: Value) -> None:
+    """Reports sides that cannot be compared, or that never are equal."""
+    ordered = expr.op not in ("==", "!=")
+    for side, found in ((expr.left, left), (expr.right, right)):
+        if found.kind in ("table", "row", "list", "marker"):
+            scope.error("PLM318", f"{found.shown} cannot be compared", side.span, f"this is {found.shown}")
+            return
+    alike = (
+        (left.is_number and right.is_number)
+        or (left.is_text and right.is_text)
+        or (left.is_bool and right.is_bool)
+    )
+    if not alike:
+        scope.error(
+            "PLM318",
+            f"{left.shown} and {right.shown} cannot be compared",
+            expr.span,
+            secondary=[(expr.left.span, left.shown), (expr.right.span, right.shown)],
+            help="compare chars(…) or words(…) of a text with a number"
+            if "text" in (left.kind, right.kind) and ordered
+            else None,
+        )
+    elif ordered and (left.kind in ("text", "bool") or right.kind in ("text", "bool")):
+        kind = left if left.kind != "unknown" else right
+        scope.error("PLM318", f"'{expr.op}' needs numbers", expr.span, f"compares {kind.shown}",
+                    help="texts and truth values are compared with == and !=")  # fmt: skip
+    else:
+        for one, other, side in ((left, right, expr.right), (right, left, expr.left)):
+            text = other.constant
+            if one.choices and isinstance(text, str) and text not in one.choices:
+                near = nearest(text, one.choices)
+                scope.error("PLM316", f'"{text}" is not one of the choices', side.span, "never equal",
+                            help=f'did you mean "{near}"?' if near else None)  # fmt: skip
+
+
+def count(
+    scope: Scope, expr: ast.Call, arguments: tuple[tuple[str, str], ...], allowed: tuple[int, ...]
+) -> bool:
+    """Whether a call has one of the allowed numbers of plain arguments; reports if not."""
+    found = len(expr.args)
+    if found in allowed:
+        return True
+    wanted = " or ".join(str(n) for n in allowed)
+    plural = "" if allowed == (1,) else "s"
+    scope.error(
+        "PLM307",
+        f"{expr.function.id} takes {wanted} argument{plural}, not {found}",
+        expr.span,
+        f"{found} given",
+        help=f"{expr.function.id}({', '.join(name for name, _ in arguments)})" if arguments else None,
+    )
+    return False
+
+
+def pattern(scope: Scope, expr: ast.Expr | ast.Range, *, whole: bool = False) -> None:
+    """Reports a literal pattern that no automaton can follow; with `whole` also one that needs too large a one."""
+    if not isinstance(expr, ast.Literal) or not isinstance(expr.value, str):
+        return
+    try:
+        followed = automaton(expr.value)
+        if whole:
+            followed.whole()
+    except PatternError as wrong:
+        scope.found.append(wrong_pattern(expr.value, wrong, expr.span))
+
+
+def within(scope: Scope, dist: Distribution, index: int, arg: ast.Expr) -> None:
+    """Reports a number outside the bounds of an argument."""
+    low, high = dist.bounds[index]
+    found = scope.written(arg)
+    if not isinstance(found, (int, float)) or isinstance(found, bool):
+        return
+    if (low is not None and found < low) or (high is not None and found > high):
+        name = dist.arguments[index][0]
+        allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        scope.error("PLM313", f"{name} of {dist.name} has to be {allowed}", arg.span, "out of range")
+
+
+def probabilities(scope: Scope, arg: ast.Expr) -> None:
+    """Reports probabilities that are none, or do not add up to 1."""
+    if not isinstance(arg, ast.ListExpr):
+        return
+    known = [scope.written(item) for item in arg.items]
+    numbers = [k for k in known if isinstance(k, (int, float)) and not isinstance(k, bool)]
+    if len(numbers) < len(known):
+        return
+    for item, number in zip(arg.items, numbers, strict=True):
+        if number < 0:
+            scope.error("PLM313", "a probability is at least 0", item.span, "out of range")
+            return
+    if abs(sum(numbers) - 1) > 1e-6:
+        scope.error(
+            "PLM313", f"the probabilities add up to {sum(numbers):.6g}", arg.span, "should add up to 1"
+        )
+
+
+def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
+    """Reports a distribution that is not over a declared type; `what` names the value."""
+    call = dist.call
+    if call is None or dist.sort not in DISTRIBUTIONS or type_.name not in _TYPE_NAMES:
+        return
+    over = DISTRIBUTIONS[dist.sort].over
+    by_numbers = over == "int" or (dist.sort == "uniform" and len(call.args) == 2)
+    if by_numbers and type_.name != "int":
+        help = "write uniform() or categorical([…])"
+        if type_.name == "text":
+            help = "a text comes from a language model"
+        scope.error("PLM311", f"{dist.sort} is over numbers, and {what} is {_TYPE_NAMES[type_.name]}", call.span,
+                    "wrong distribution for this type", secondary=_at(type_.span, "the type"),
+                    help=help)  # fmt: skip
+    elif over == "finite" and not by_numbers and not type_.is_finite:
+        scope.error(
+            "PLM311",
+            f"{dist.sort} needs a type that lists its values, and {what} is {_TYPE_NAMES[type_.name]}",
+            call.span,
+            "wrong distribution for this type",
+            secondary=_at(type_.span, "the type"),
+            help="such types are int(a..b) and one_of(…)",
+        )
+    elif dist.sort == "categorical" and call.args:
+        items = call.args[0]
+        if type_.size is not None and isinstance(items, ast.ListExpr) and len(items.items) != type_.size:
+            scope.error("PLM307", f"{len(items.items)} probabilities for {type_.size} values", items.span,
+                        f"expected {type_.size}", secondary=_at(type_.span, "the values"))  # fmt: skip
+
+
+def _at(span: Span, text: str) -> list[tuple[Span, str]]:
+    return [(span, text)] if span.end > span.start else []
+
+
+def fits_value(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> None:
+    """Reports a value that its distribution cannot score, in observe and log_prob."""
+    name = dist.sort
+    if name not in DISTRIBUTIONS or dist.call is None:
+        if found.kind == "real":
+            scope.error("PLM311", "a language model scores text, and this is a real", expr.span,
+                        "not text", help="put it into a list to spell it: [value]")  # fmt: skip
+        return
+    if found.kind == "unknown":
+        return
+    type_ = None
+    if isinstance(expr, (ast.Name, ast.Field)):
+        name_of = expr if isinstance(expr, ast.Name) else expr.row
+        binding = scope.get(name_of.id)
+        type_ = binding.type if binding else None
+        if isinstance(expr, ast.Field):
+            type_ = binding.columns.get(expr.column) if binding else None
+    if type_ is not None:
+        fits_type(scope, type_, dist, "the value")
+    elif found.kind != "int" or name in ("choice", "categorical") or not dist.call.args:
+        needs = "a declared value of a type that lists its values" if name != "uniform" else "an int"
+        if found.kind != "int" and DISTRIBUTIONS[name].over == "int":
+            needs = "an int"
+        scope.error("PLM311", f"{name} needs {needs}", expr.span, f"this is {found.shown}")
+
+
+def as_distribution(scope: Scope) -> str:
+    """What could stand where a distribution has to."""
+    names = [b.name for b in scope.levels[0].values() if b.sort == "lm"]
+    if names:
+        return f"a language model is called: {names[0]}(…)"
+    return 'declare a language model, lm base = "tiny", and call it: base(…)'
+
+
+def bare_name(scope: Scope, expr: ast.Name) -> None:
+    """Reports a name that is not called."""
+    name = expr.id
+    binding = scope.get(name)
+    if binding is None and name in DISTRIBUTIONS:
+        scope.error("PLM312", f"'{name}' needs its arguments", expr.span, "not called",
+                    help=f"write {name}(…)")  # fmt: skip
+    elif binding is None and name in FUNCTIONS:
+        scope.error("PLM312", f"'{name}' is a function, not a distribution", expr.span,
+                    "not a distribution", help=as_distribution(scope))  # fmt: skip
+    elif (binding := scope.resolve(expr)) and (binding.value.kind != "unknown" or binding.sort == "lm"):
+        scope.error(
+            "PLM312",
+            f"'{name}' is {binding.value.shown}, and a distribution has to stand here",
+            expr.span,
+            "not called" if binding.sort == "lm" else "not a distribution",
+            help=f"write {name}(…)" if binding.sort == "lm" else as_distribution(scope),
+        )
