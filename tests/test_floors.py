@@ -37,7 +37,9 @@ ROOMS: dict[str, Room] = {
     "assets": Room(0, ("assets",)),
     "extras": Room(0, ("extras",)),
     # Places in a text, errors as data and near misses: what every room shares.
-    "words": Room(0, ("lang.source", "lang.diagnostics", "lang.near", "lang.regex"), (), ("attrs",)),
+    "words": Room(
+        0, ("lang.source", "lang.diagnostics", "lang.near", "lang.json_reader", "lang.regex"), (), ("attrs",)
+    ),
     # Names, options and entry points of methods and objectives, which the language's checker reads too.
     "method table": Room(0, ("infer.methods",), (), ("attrs",)),
     # What writes into texts: plain Python, and no model.

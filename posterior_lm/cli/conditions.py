@@ -8,6 +8,7 @@ from attrs import frozen
 
 from posterior_lm.cli.output import table
 from posterior_lm.lang import ast
+from posterior_lm.lang.diagnostics import shortened
 from posterior_lm.lang.walk import statements
 
 if TYPE_CHECKING:
@@ -81,10 +82,6 @@ def lines(name: str, found: list[Row]) -> list[str]:
     """The rows as an aligned table under the name of their program."""
     if not found:
         return [f"{name}: no conditions"]
-    cells = [[str(r.line), _short(r.condition), r.latent or "-", r.kind, r.why] for r in found]
+    cells = [[str(r.line), shortened(r.condition, WIDEST), r.latent or "-", r.kind, r.why] for r in found]
     head = ("line", "condition", "latent", "kind", "why")
     return [name, *table(head, cells, (True, False, False, False, False))]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."

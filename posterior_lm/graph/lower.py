@@ -18,7 +18,7 @@ from posterior_lm.graph.lower_expr import Scope
 from posterior_lm.graph.lower_tools import tool_spec, tools_of
 from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
 from posterior_lm.lang import ast
-from posterior_lm.lang.diagnostics import InternalError
+from posterior_lm.lang.diagnostics import InternalError, shortened
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import CheckedModule, Type
 from posterior_lm.lang.walk import nodes
@@ -213,7 +213,7 @@ def _spec(
 def _about(value: ast.Expr) -> str:
     """A short name for a statement in tables: the source text of what it scores."""
     text = value.id if isinstance(value, ast.Name) else " ".join(value.span.text.split())
-    return text if len(text) <= 40 else text[:37] + "..."
+    return shortened(text, 40)
 
 
 def lower(checked: CheckedModule, base: Path | None = None) -> RewardGraph:

@@ -35,7 +35,7 @@ class Label:
 
 @frozen
 class Diagnostic:
-    """One finding: `code` is a key of `posterior_lm.lang.codes.CODES`.
+    """One finding: `code` is a key of `posterior_lm.lang.codes.CODES`, `message` a sentence without a full stop.
 
     `where` names the place in data, such as `rows[3].label`, where there is no
     program text to point at.
@@ -49,10 +49,6 @@ class Diagnostic:
     notes: tuple[str, ...] = ()
     help: str | None = None
     where: str | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if self.message.endswith("."):
-            raise ValueError(f"a message is one sentence without a full stop: {self.message!r}")
 
 
 def error(
@@ -91,6 +87,21 @@ def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
         return span.start, span.end
 
     return sorted(found, key=place)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text of a user's for a message: itself, or its beginning with "..." where it is longer than `most`."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value of a user's for a message: its `repr`, shortened, so that spaces and quotes can be seen."""
+    if isinstance(value, str):
+        return repr(shortened(value, most))
+    try:
+        return shortened(repr(value), most)
+    except Exception:  # an int of more than 4300 digits, lists nested too deeply, whatever a class of one's own does
+        return f"a value of type {type(value).__name__}"
 
 
 # ---------------------------------------------------------------- exceptions

@@ -13,6 +13,15 @@ from functools import cached_property
 from attrs import field, frozen
 
 
+def is_text(text: str) -> bool:
+    """Whether every character has bytes in UTF-8, which half of a surrogate pair has not."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @frozen
 class Source:
     """A named piece of program text: a file, standard input or a Python string."""

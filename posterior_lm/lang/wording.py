@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lark.lexer import Token
 
-from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.diagnostics import Diagnostic, error, shortened
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.lang.tokens import DECLARATIONS, KEYWORDS, STATEMENTS, span_of
 
@@ -80,8 +80,7 @@ def _misused_as_name(token: Token, accepted: set[str]) -> bool:
 def _shown(token: Token) -> str:
     if token.type in ("STRING", "RAW_STRING"):
         return "string"
-    text = str(token)
-    return f"'{text}'" if len(text) <= 40 else f"'{text[:37]}...'"
+    return f"'{shortened(str(token), 40)}'"
 
 
 def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.json_reader import read_json
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.lm.forward import Forward
 from posterior_lm.lm.tokenizer import HFTokenizer, load_tokenizer
@@ -63,7 +63,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _config(folder: Path) -> PreTrainedConfig:
     try:
-        kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
+        kind = read_json((folder / "config.json").read_bytes(), finite=False).get("model_type")
     except FileNotFoundError:
         raise _failed(folder, "config.json is missing") from None
     except (OSError, ValueError, AttributeError):

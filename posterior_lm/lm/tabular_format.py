@@ -22,12 +22,13 @@ context at the very start of a text is simply shorter.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError, error, shown
+from posterior_lm.lang.json_reader import read_json
+from posterior_lm.lang.source import is_text
 
 EOS, BOS = "<eos>", "<bos>"
 SUM_TOLERANCE = 1e-6  # what six printed decimals of a long row may be off by
@@ -48,19 +49,15 @@ def wrong(name: str, where: str, what: str) -> ModelError:
 def read_table(path: Path) -> dict[str, Any]:
     """The JSON object in a file; PLM510 where there is none, PLM514 where it is not JSON."""
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse)
+        found = read_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(
             error("PLM510", f"there is no table {path}", help="name an existing .json file")
         ) from None
     except OSError as problem:
         raise ModelError(error("PLM510", f"the table {path} cannot be opened: {problem.strerror}")) from None
-    except json.JSONDecodeError as problem:
-        raise wrong(
-            str(path), f"line {problem.lineno}", f"{problem.msg.lower()} on line {problem.lineno}"
-        ) from None
-    except (ValueError, RecursionError) as problem:
-        raise wrong(str(path), "", str(problem).splitlines()[0]) from None
+    except ValueError as problem:
+        raise wrong(str(path), "", str(problem)) from None
     if not isinstance(found, dict):
         raise wrong(str(path), "", "the file is not a JSON object")
     return found
@@ -94,7 +91,7 @@ def _tokens(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise wrong(name, "tokens", "'tokens' is not a list of texts")
     for i, token in enumerate(value):
-        if not isinstance(token, str) or not token or token in (EOS, BOS):
+        if not isinstance(token, str) or not token or token in (EOS, BOS) or not is_text(token):
             raise wrong(name, f"tokens[{i}]", f"{token!r} is no token")
     if len(set(value)) < len(value):
         twice = next(t for t in value if value.count(t) > 1)
@@ -143,13 +140,9 @@ def _row(row: Any, tokens: tuple[str, ...], where: str, name: str) -> dict[str, 
     for token, p in row.items():
         if token not in tokens and token != EOS:
             raise wrong(name, f"{where}[{token!r}]", f"{token!r} is not one of the tokens")
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not math.isfinite(p) or p < 0:
-            raise wrong(name, f"{where}[{token!r}]", f"{p!r} is not a probability")
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1 + SUM_TOLERANCE:
+            raise wrong(name, f"{where}[{token!r}]", f"{shown(p)} is not a probability")
     total = math.fsum(row.values())
     if abs(total - 1) > SUM_TOLERANCE:
         raise wrong(name, where, f"the row sums to {total:.6g}, not to 1")
     return {token: p / total for token, p in row.items()}
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not a probability")

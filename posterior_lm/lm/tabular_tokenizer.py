@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError, error, shown
 
 
 @frozen(eq=False)
@@ -86,7 +86,7 @@ class TabularTokenizer:
         known = {c for token in self.tokens for c in token}
         char = next((c for c in text if c not in known), None)
         if char is None:
-            message = f"no tokens of the table spell {text[:40]!r}"
+            message = f"no tokens of the table spell {shown(text, 40)}"
         else:
             message = f"the tokenizer cannot spell the character {char!r} (U+{ord(char):04X})"
         return error(

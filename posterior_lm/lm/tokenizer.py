@@ -18,7 +18,7 @@ from typing import Any
 from attrs import field, frozen
 from tokenizers import Tokenizer as Backend
 
-from posterior_lm.lang.diagnostics import Diagnostic, ModelError, error
+from posterior_lm.lang.diagnostics import Diagnostic, ModelError, error, shown
 from posterior_lm.lm.token_bytes import special_ids, table_of_bytes
 from posterior_lm.lm.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
@@ -74,7 +74,7 @@ class HFTokenizer:
                 )
         return error(
             "PLM531",
-            f"the tokenizer changes the text {_short(text)} into {_short(self.decode(ids))}",
+            f"the tokenizer changes the text {shown(text, 40)} into {shown(self.decode(ids), 40)}",
             help="write the text as the tokenizer keeps it, or use a model whose tokenizer changes nothing",
         )
 
@@ -165,7 +165,3 @@ def _utf8(text: str) -> bytes:
 def _name(char: str) -> str:
     shown = f"'{char}' " if char.isprintable() and not char.isspace() else ""
     return f"the character {shown}(U+{ord(char):04X})"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")

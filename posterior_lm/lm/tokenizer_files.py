@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.json_reader import read_json
 from posterior_lm.lm.token_bytes import steps
 
 LOSSY = ("Lowercase", "StripAccents", "BertNormalizer")
@@ -124,13 +125,12 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        found = None
+        found, why = read_json(path.read_bytes(), finite=False), ""
+    except ValueError as problem:
+        found, why = None, f": {problem}"
     if not isinstance(found, dict):
-        raise ModelError(
-            error("PLM513", f"the tokenizer in {folder} cannot be used: {name} is not a JSON object")
-        )
+        message = f"the tokenizer in {folder} cannot be used: {name} is not a JSON object{why}"
+        raise ModelError(error("PLM513", message))
     return found
 
 

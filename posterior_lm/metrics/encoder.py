@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -13,6 +12,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.json_reader import read_json
 from posterior_lm.metrics.inputs import package
 
 BATCH = 64
@@ -137,7 +137,7 @@ def _longest(folder: Path, tokenizer: Any, config: Any) -> int:
     """Tokens that are read of a text: what sentence-transformers was told, the tokenizer, and the positions."""
     known = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
     with suppress(OSError, ValueError, AttributeError):  # only sentence-transformers writes this file
-        known.append(json.loads((folder / "sentence_bert_config.json").read_bytes()).get("max_seq_length"))
+        known.append(read_json((folder / "sentence_bert_config.json").read_bytes()).get("max_seq_length"))
     return min((n for n in known if isinstance(n, int) and 0 < n < UNBOUNDED), default=512)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from posterior_lm.extras import need
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.source import is_text
 
 EXTRA = "metrics"
 """The extra of `pip install 'posterior_lm[...]'` that has every package used here."""
@@ -49,19 +50,15 @@ def texts_of(texts: Sequence[str], name: str = "texts", *, least: int = 1, metri
 
 def check_unicode(text: str, where: str) -> None:
     """Raises DataError PLM780 for half of a surrogate pair, which no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise wrong(
-            "this text is not valid Unicode", where=where, help="decode it with errors='replace'"
-        ) from None
+    if not is_text(text):
+        raise wrong("this text is not valid Unicode", where=where, help="decode it with errors='replace'")
 
 
 def numbers_of(numbers: Any, name: str, *, metric: str, infinite: bool = False) -> np.ndarray:
     """(N,) float64. Raises DataError PLM780 for none, for NaN and ∞, and for −∞ unless `infinite`."""
     try:
         found = np.asarray(numbers, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong(
             f"{metric} takes a list of numbers", where=name, help="leave None and texts out"
         ) from None

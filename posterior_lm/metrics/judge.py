@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError, error, shown
 from posterior_lm.metrics.asking import Refused, Server
 from posterior_lm.metrics.inputs import texts_of, wrong
 
@@ -138,7 +138,7 @@ class Judge:
             answered = True
             if re.fullmatch(r"[1-5]", answer.strip()):
                 return int(answer.strip()), "", attempt, answered
-            reason = f"the answer {_short(answer, server.key)} is no digit from 1 to 5"
+            reason = f"the answer {shown(answer if server.key is None else answer.replace(server.key, '…'))} is no digit from 1 to 5"
         return None, reason, attempt, answered
 
     def _body(self, passage: dict[str, str]) -> dict[str, object]:
@@ -170,11 +170,6 @@ class Judge:
                 help=f"see that the server is up and knows the model {self.model!r}, or leave the judge out",
             )
         )
-
-
-def _short(answer: str, key: str | None) -> str:
-    hidden = answer if key is None else answer.replace(key, "…")
-    return repr(hidden if len(hidden) <= 60 else hidden[:60] + "…")
 
 
 def _number(value: object) -> bool:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.diagnostics import Diagnostic, error, shown
 from posterior_lm.lang.source import Span
 from posterior_lm.support.reach import Edges, fewest_tokens, most_tokens
 from posterior_lm.support.spec import TextSpec
@@ -30,7 +30,7 @@ def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | 
     if np.isinf(need):
         message = f"no tokens of this model spell stop={spec.stop!r}"
         if spec.chars is not None:
-            message = f"{message} after characters of {_short(spec.chars)}"
+            message = f"{message} after characters of {shown(spec.chars, 20)}"
         return error(
             "PLM330",
             message,
@@ -52,7 +52,7 @@ def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | 
         if spec.stop is not None:
             options.append(f"stop={spec.stop!r}")
         if spec.chars is not None:
-            options.append(f"chars={_short(spec.chars)}")
+            options.append(f"chars={shown(spec.chars, 20)}")
         return error(
             "PLM330",
             f"no value has {' and '.join(options)}",
@@ -71,11 +71,11 @@ def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | 
 
 def impossible(spec: TextSpec, span: Span | None) -> Diagnostic:
     """PLM335: no text at all satisfies the options and conditions together."""
-    parts = [f"pattern {_short(spec.pattern)}"] if spec.pattern is not None else []
+    parts = [f"pattern {shown(spec.pattern, 20)}"] if spec.pattern is not None else []
     if spec.stop is not None:
         parts.append(f"stop={spec.stop!r}")
     if spec.chars is not None:
-        parts.append(f"chars={_short(spec.chars)}")
+        parts.append(f"chars={shown(spec.chars, 20)}")
     if spec.also:
         parts.append("the conditions")
     message = f"no text satisfies {' and '.join(parts)}"
@@ -92,7 +92,7 @@ def _no_match(
     spec: TextSpec, limits: str, edges: Edges, accepting: np.ndarray, span: Span | None
 ) -> Diagnostic:
     """PLM330 where a pattern or a condition is satisfied by some text, and by none of these tokens."""
-    what = "the conditions" if spec.pattern is None else f"pattern {_short(spec.pattern)}"
+    what = "the conditions" if spec.pattern is None else f"pattern {shown(spec.pattern, 20)}"
     need = float(fewest_tokens(edges, accepting)[0])
     if np.isinf(need):
         message, help = (
@@ -111,7 +111,3 @@ def _no_match(
         message = f"no value of {limits} satisfies {what}"
         help = "allow fewer tokens, or widen the pattern"
     return error("PLM330", message, span, "no value is left", help=help)
-
-
-def _short(chars: str) -> str:
-    return repr(chars if len(chars) <= 20 else chars[:17] + "...")

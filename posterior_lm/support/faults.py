@@ -26,12 +26,3 @@ def half_surrogate(what: str, text: str, span: Span | None) -> Diagnostic:
         "not a character",
         help="write the character itself",
     )
-
-
-def is_text(text: str) -> bool:
-    """Whether every character has bytes in UTF-8, which half of a surrogate pair has not."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,8 +5,8 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.source import Span
-from posterior_lm.support.faults import half_surrogate, is_text, reversed_range
+from posterior_lm.lang.source import Span, is_text
+from posterior_lm.support.faults import half_surrogate, reversed_range
 
 MOST_VALUES = 1_000_000
 """Values a finite type may list: a table of a million values of four tokens takes 16 MB."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from threading import Lock
 from typing import Any
 
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
+from posterior_lm.lang.json_reader import read_json
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.bounded import keep
@@ -100,18 +100,12 @@ def matcher(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Any:
 
 def _schema(text: str, span: Span | None) -> str:
     try:
-        json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as wrong:
-        place = (
-            f" in line {wrong.lineno}, column {wrong.colno}"
-            if isinstance(wrong, json.JSONDecodeError)
-            else ""
-        )
-        reason = wrong.msg.lower() if isinstance(wrong, json.JSONDecodeError) else "it is nested too deeply"
+        read_json(text)
+    except ValueError as wrong:
         raise CompileError(
             error(
                 "PLM338",
-                f"the schema is not JSON: {reason}{place}",
+                f"the schema is not JSON: {wrong}",
                 span,
                 "for this schema",
                 help="mend it there; `python -m json.tool FILE` reads JSON too",

@@ -7,8 +7,8 @@ from typing import Literal
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.source import Span
-from posterior_lm.support.faults import half_surrogate, is_text, reversed_range
+from posterior_lm.lang.source import Span, is_text
+from posterior_lm.support.faults import half_surrogate, reversed_range
 from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 from posterior_lm.support.regular import Regular
 from posterior_lm.tools.base import ToolSpec

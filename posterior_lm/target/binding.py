@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, shown
 from posterior_lm.lang.near import nearest
+from posterior_lm.lang.source import is_text
 
 NAMES = {
     "text": "a text",
@@ -73,11 +74,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _mistyped(param: ParamSpec, value: object, where: str, *, help: str | None = None) -> Diagnostic:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return error(
         "PLM603",
-        f"`{param.name}` must be {NAMES[param.type]}, not {shown}",
+        f"`{param.name}` must be {NAMES[param.type]}, not {shown(value)}",
         param.span,
         where=where,
         help=help or _PLAIN.get(param.type) or f"choose from {_quoted(param.choices)}",
@@ -113,8 +112,8 @@ def _typed(param: ParamSpec, value: object, where: str, found: list[Diagnostic])
         case "real":
             if isinstance(value, bool) or not isinstance(value, int | float):
                 found.append(_mistyped(param, value, where))
-            elif not math.isfinite(value):
-                message = f"`{param.name}` must be finite, not {value}"
+            elif not _is_finite(value):
+                message = f"`{param.name}` must be finite, not {shown(value)}"
                 found.append(_outside(param, message, where, "give a finite number, such as 1e9"))
         case "bool":
             if not isinstance(value, bool):
@@ -136,9 +135,7 @@ def _text(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) 
     if isinstance(chars, str) and (bad := next((c for c in body if c not in chars), None)) is not None:
         message = f"`{param.name}` holds {bad!r}, which is not among its `chars`"
         found.append(_outside(param, message, where, "take it out of the text, or add it to `chars`"))
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not is_text(value):
         found.append(
             _outside(
                 param,
@@ -150,11 +147,19 @@ def _text(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) 
     return value
 
 
+def _is_finite(value: float) -> bool:
+    """Whether a number is one as a float too, which whole numbers from 1.8e308 on are not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _int(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         found.append(_mistyped(param, value, where))
     elif (param.low is not None and value < param.low) or (param.high is not None and value > param.high):
-        message = f"`{param.name}` is {value}, outside {param.low}..{param.high}"
+        message = f"`{param.name}` is {shown(value)}, outside {param.low}..{param.high}"
         found.append(
             _outside(param, message, where, "give a number in that range, or widen it in the program")
         )
@@ -169,7 +174,7 @@ def _choice(param: ParamSpec, value: object, where: str, found: list[Diagnostic]
         found.append(
             _outside(
                 param,
-                f"`{param.name}` is {value!r}, which is not one of its choices",
+                f"`{param.name}` is {shown(value)}, which is not one of its choices",
                 where,
                 f"did you mean {close!r}?" if close else f"choose from {_quoted(param.choices)}",
             )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, shortened
 from posterior_lm.lang.source import Source, Span
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|-?Infinity|NaN|-?\d[\d.eE+-]*')
@@ -86,7 +86,7 @@ class _Refused(Exception):
         return {"key": "again here", "constant": "not a JSON number", "number": "too large"}[self.kind]
 
     def message(self, source: Source, at: int) -> str:
-        shown = self.word if len(self.word) <= 40 else self.word[:37] + "..."
+        shown = shortened(self.word, 40)
         what = {
             "key": f"the key {json.dumps(shown, ensure_ascii=False)} stands twice in one object",
             "constant": f"{shown} is no number that JSON has",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 
 from attrs import field, frozen
+
+from posterior_lm.lang.json_reader import read_json
 
 MOST_ROWS = 100_000
 """Rows of a table; its file has at most a megabyte."""
@@ -113,8 +114,6 @@ def _jsonl(text: str) -> list[tuple[object, object]]:
 
 def _loaded(text: str, hook: Callable[[list[tuple[str, object]]], object] | None = None) -> object:
     try:
-        return json.loads(text, object_pairs_hook=hook)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        return read_json(text, pairs=hook)
     except ValueError as wrong:
-        raise ValueError(f"it is no JSON: {wrong}".rstrip(".")) from None
+        raise ValueError(f"it is no JSON: {wrong}") from None
