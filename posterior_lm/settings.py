@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.json_reader import is_number
 from posterior_lm.lang.near import nearest
 
 if TYPE_CHECKING:
@@ -41,17 +43,16 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
             )
         if problem := _wrong(known[name], value):
             raise InferenceError(
-                error("PLM802", f"the option `{name}` of `{method}` {problem}, not {value!r}")
+                error("PLM802", f"the option `{name}` of `{method}` {problem}, not {shown(value)}")
             )
     return dict(options)
 
 
 def _wrong(option: OptionType, value: object) -> str | None:
     kind, low, high = option.kind, option.low, option.high
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "int" and not (number and float(value).is_integer()):  # type: ignore[arg-type]
+    if kind == "int" and not (is_number(value) and float(value).is_integer()):
         return "is a whole number"
-    if kind == "number" and not number:
+    if kind == "number" and not (is_number(value) or value == math.inf):
         return "is a number"
     if kind == "bool" and not isinstance(value, bool):
         return "is true or false"

@@ -17,7 +17,6 @@ from posterior_lm.amortize.certificate import Certificate
 from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.json_reader import read_json
 from posterior_lm.lm.base import LanguageModel, ModelIdentity
 
 FORMAT = "plm-policy-1"
@@ -85,7 +84,7 @@ class Manifest:
     def from_json(cls, text: str, where: str = MANIFEST) -> Manifest:
         """The manifest that `to_json` wrote. Raises DataError PLM622 for anything else."""
         try:
-            whole = read_json(text)
+            whole = json.loads(text, parse_constant=_refuse)
             if not isinstance(whole, dict):
                 raise ValueError("it is no JSON object")
             if whole.get("format") != FORMAT:
@@ -196,3 +195,7 @@ def _strict(whole: dict[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dic
 
 def _identity(whole: dict[str, Any]) -> ModelIdentity:
     return ModelIdentity(**_strict(whole, _IDENTITY))
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")

@@ -6,14 +6,14 @@ page `benchmarks/README.md` has their figures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import asdict, field, fields, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.json_reader import is_number
 from posterior_lm.lang.near import nearest
 
 MANY = 100
@@ -168,9 +168,8 @@ def _checked(name: str, value: object, setting: Any) -> object:
     if value is None and setting.default is None:
         return None
     whole = isinstance(setting.default, int) or name in ("seeds", "steps")
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
-        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)
+    if not is_number(value) or (whole and not float(value).is_integer()):
+        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}", None)
     low, high = setting.metadata.get("low"), setting.metadata.get("high")
     above = name in ("budget", "clip", "rate", "lam", "alpha", "gradient_norm", "balance_rate", "ratio")
     if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]

@@ -82,14 +82,19 @@ def check_result(name: str, program: str, given: Iterable[str], data: str | None
             raise DataError(error("PLM805", problem, where=name, help="name another file for the result"))
 
 
-def check_folder(name: str) -> None:
-    """Raises DataError PLM612 where nothing can be written into a folder of this name.
+def check_folder(name: str, file: str | None = None) -> None:
+    """Raises DataError PLM612 where nothing can be written into a folder of this name, or not this file.
 
     Called before any work is done.
     """
+    if not name:
+        help = "write . for the folder that the command runs in"
+        raise DataError(error("PLM612", "the folder for the result has an empty name", help=help))
     path = Path(name).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise DataError(error("PLM612", f"cannot write into {name}: {existing} is a file", where=name))
     if not os.access(existing, os.W_OK):
         raise DataError(error("PLM612", f"cannot write into {name}: permission denied", where=name))
+    if file is not None and (path / file).is_dir():
+        raise DataError(error("PLM612", f"cannot write into {name}: {file} in it is a folder", where=name))

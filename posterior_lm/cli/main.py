@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from posterior_lm import __version__
+from posterior_lm.cli import outcome
 from posterior_lm.cli.group import LazyGroup
 
 COMMANDS = {
@@ -56,5 +57,6 @@ def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
+    outcome.open_closed_streams()
     command(prog_name=name)
     raise SystemExit(0)

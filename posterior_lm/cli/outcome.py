@@ -35,6 +35,17 @@ def closing_pipe() -> Iterator[None]:
         raise PipeClosed from closed
 
 
+def open_closed_streams() -> None:
+    """Standard streams that were closed (`>&-`, `<&-`) become those of /dev/null: empty, and fit to be written.
+
+    Python has None in their place. Whoever closes standard output wants as little of it as a reader who closes
+    a pipe. In this order, since what is opened takes the lowest number that is free.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def code_of(run: Callable[[], object]) -> int:
     """Runs a command and returns its exit code, whatever happens in it."""
     try:

@@ -47,7 +47,11 @@ def command(
         query = query.policy(policy)
     asked = cases(query.graph, given, data, row)
     if save is not None:
+        from posterior_lm.saved import NAME
+
         check_folder(save)
+        for case in asked:
+            check_folder(str(_place(save, case, asked)), NAME)
     with tempfile.TemporaryDirectory(prefix="plm-policy-") as folder:
         rows = [case.data for case in asked]
         if may_train(rows, budget):
@@ -59,6 +63,11 @@ def command(
                 query, left = trained(query, rows, budget, Path(folder), seed=seed, say=say)
                 budget = left / len(rows)
         _draw(query, asked, n, seed, budget, save, format)
+
+
+def _place(save: str, case: Case, asked: Sequence[Case]) -> Path:
+    """The folder for the draws of a case."""
+    return Path(save) if len(asked) == 1 else Path(save) / f"row-{case.row}"
 
 
 def may_train(rows: Sequence[object], budget: float | None) -> bool:
@@ -79,7 +88,7 @@ def _draw(
         with progress("drawing") as watch:
             posterior = query.given(case.data).draw(n, seed=seed, budget=budget, progress=watch)
         if save is not None:
-            posterior.save(Path(save) if len(asked) == 1 else Path(save) / f"row-{case.row}")
+            posterior.save(_place(save, case, asked))
         if format == "json":
             found.append(posterior.to_json())
             continue

@@ -25,7 +25,6 @@ from posterior_lm.em.adapted import adapted
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.split_model import SplitModel, split_model
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.json_reader import read_json
 from posterior_lm.query import Query, loads
 
 FORMAT = "plm-em-1"
@@ -94,7 +93,7 @@ def read_record(folder: Path) -> Record:
     """The record of a folder whose files are all there. Raises DataError PLM795."""
     path = folder / RECORD
     try:
-        whole = read_json(path.read_bytes())
+        whole = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(whole, dict) or whole.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         whole["rounds"] = tuple(Round.from_json(r) for r in whole["rounds"])

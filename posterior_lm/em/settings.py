@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ from attrs import asdict, field, fields, frozen
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.settings import settings_of as fit_settings_of
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.json_reader import is_number
 from posterior_lm.lang.near import nearest
 
 OWN_OF_FIT = ("steps", "budget", "held_out", "seed", "checkpoint_every")
@@ -109,9 +109,8 @@ def _checked(name: str, value: object, setting: Any) -> object:
     if value is None and default is None:
         return None
     whole = isinstance(default, int)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (whole and not float(value).is_integer()):  # type: ignore[arg-type]
-        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {value!r}", None)
+    if not is_number(value) or (whole and not float(value).is_integer()):
+        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}", None)
     low, above = setting.metadata.get("low"), setting.metadata.get("above")
     if low is not None and value < low:  # type: ignore[operator]
         raise _wrong(f"`{name}` is at least {low}, not {value}", None)

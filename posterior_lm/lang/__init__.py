@@ -38,13 +38,13 @@ def read_source(path: str | Path) -> Source:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return Source(name, file.read())
-    except OSError as wrong:
-        reason = (wrong.strerror or str(wrong)).lower()
-        message = f"cannot read {name}: {reason}"
-        raise CompileError(error("PLM801", message, where=name, help=readable(name, reason))) from wrong
     except UnicodeDecodeError as wrong:
         message = f"{name} is not UTF-8 text: byte {wrong.start} is 0x{wrong.object[wrong.start]:02X}"
         raise CompileError(error("PLM801", message, where=name, help="save it as UTF-8")) from wrong
+    except (OSError, ValueError) as wrong:  # ValueError: a null byte or half of a character in the name
+        reason = (getattr(wrong, "strerror", None) or str(wrong)).lower()
+        message = f"cannot read {name}: {reason}"
+        raise CompileError(error("PLM801", message, where=name, help=readable(name, reason))) from wrong
 
 
 def load_module(path: str | Path) -> CheckedModule:

@@ -1,11 +1,12 @@
-"""JSON that others wrote, read so that one exception says what is wrong with it, whatever it is."""
+"""JSON and numbers that others wrote, read so that whatever is wrong with them is said in one way."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 DIGITS = 308
 """Of a whole number: every one of so many digits is below the largest float, 1.8e308."""
@@ -41,6 +42,14 @@ def read_json(
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return found
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that can be computed with: finite, as a float too; true and false are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number from 1.8e308 on
+        return False
 
 
 def _whole(word: str) -> int:

@@ -13,6 +13,12 @@ from posterior_lm.lang.diagnostics import ModelError, error
 
 Kind = Literal["tiny", "folder", "tabular", "hub"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILES = (".bin", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
+"""Files of weights, which people name where the folder is meant."""
+_FORMS = (
+    'name a folder with config.json, tokenizer.json and *.safetensors, a table (.json), a model of the hub such as '
+    '"HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
+)
 _WANTED = ["*.json", "*.safetensors"]
 
 
@@ -29,16 +35,16 @@ def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -
     """`tiny`, an existing folder, a `.json` table, else a hub name, in that order.
 
     Relative paths start at `base_dir`, or at the working directory without one.
-    `kind` "tabular" or "transformers" rules the others out.
+    `kind` "tabular" or "transformers" rules the others out. Whatever the name, nothing is raised.
     """
     if spec == "tiny" and kind != "tabular":
         from posterior_lm.lm.tiny import WEIGHTS
 
         return Location(spec, "tiny", Path(WEIGHTS))
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if base_dir is not None:
         path = Path(base_dir) / path
-    if kind != "tabular" and spec and path.is_dir():
+    if kind != "tabular" and spec and os.path.isdir(path):
         return Location(spec, "folder", path)
     if kind == "tabular" or (kind == "auto" and spec.endswith(".json")):
         return Location(spec, "tabular", path)
@@ -56,9 +62,9 @@ def find_folder(
     location = resolve(spec, base_dir, kind)
     if location.path is not None:
         return location.path, None
-    looked = Path(base_dir or Path.cwd()) / Path(spec).expanduser()
-    if not _HUB_NAME.fullmatch(spec):
-        raise _missing(spec, f"there is no folder {looked}")
+    looked = Path(base_dir or Path.cwd()) / os.path.expanduser(spec)
+    if looked.suffix in _FILES or not _HUB_NAME.fullmatch(spec):
+        raise _missing(spec, _why_no_name(spec, looked), _FORMS)
     folder = _snapshot(spec, revision, offline=True)
     reason = "offline mode is on" if _is_offline() else "the hub did not have it or could not be reached"
     if (folder is None or not any(folder.glob("*.safetensors"))) and not _is_offline():
@@ -74,15 +80,26 @@ def find_folder(
     return folder, folder.name
 
 
-def _missing(spec: str, looked: str) -> ModelError:
+def _missing(spec: str, looked: str, help: str | None = None) -> ModelError:
     return ModelError(
         error(
             "PLM510",
             f"the model {spec!r} was not found: {looked}",
-            help=f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
+            help=help
+            or f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
             'a network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model "tiny"',
         )
     )
+
+
+def _why_no_name(spec: str, looked: Path) -> str:
+    """What is said of what can be neither a folder nor a name on the hub."""
+    if "://" in spec:
+        return "an address is no model"
+    if looked.suffix not in _FILES:
+        return f"there is no folder {looked}"
+    kind = "is one file, and a model is a folder" if os.path.isfile(looked) else "is not there"
+    return f"{looked} {kind}"
 
 
 def _snapshot(spec: str, revision: str | None, *, offline: bool) -> Path | None:

@@ -8,7 +8,7 @@ from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.bounded import keep
 from posterior_lm.tools.answers import MOST_TOKENS, Answers, answers_of
-from posterior_lm.tools.base import ToolSpec, shown
+from posterior_lm.tools.base import ToolSpec, shown_end
 
 Ids = tuple[int, ...]
 
@@ -50,7 +50,7 @@ class Spliced:
             raise InferenceError(
                 error(
                     "PLM763",
-                    f"the tokenizer cannot spell {shown(answer)}, which the tool `{self.spec.name}` writes after {shown(text)}",
+                    f"the tokenizer cannot spell {shown_end(answer)}, which the tool `{self.spec.name}` writes after {shown_end(text)}",
                     help="let the tool write plain characters, or choose a model whose tokens spell them",
                 )
             )
@@ -58,7 +58,7 @@ class Spliced:
             raise InferenceError(
                 error(
                     "PLM764",
-                    f"the tool `{self.spec.name}` writes {len(ids)} tokens after {shown(text)}, more than {MOST_TOKENS}",
+                    f"the tool `{self.spec.name}` writes {len(ids)} tokens after {shown_end(text)}, more than {MOST_TOKENS}",
                     help="let it write less",
                 )
             )

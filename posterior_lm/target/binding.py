@@ -5,13 +5,13 @@ All mistakes of one binding are collected and raised together.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, shown
+from posterior_lm.lang.json_reader import is_number
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.source import is_text
 
@@ -112,7 +112,7 @@ def _typed(param: ParamSpec, value: object, where: str, found: list[Diagnostic])
         case "real":
             if isinstance(value, bool) or not isinstance(value, int | float):
                 found.append(_mistyped(param, value, where))
-            elif not _is_finite(value):
+            elif not is_number(value):
                 message = f"`{param.name}` must be finite, not {shown(value)}"
                 found.append(_outside(param, message, where, "give a finite number, such as 1e9"))
         case "bool":
@@ -147,17 +147,12 @@ def _text(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) 
     return value
 
 
-def _is_finite(value: float) -> bool:
-    """Whether a number is one as a float too, which whole numbers from 1.8e308 on are not."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 def _int(param: ParamSpec, value: object, where: str, found: list[Diagnostic]) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         found.append(_mistyped(param, value, where))
+    elif not is_number(value):
+        message = f"`{param.name}` is {shown(value)}, beyond every number that can be computed with"
+        found.append(_outside(param, message, where, "give a number below 1e308"))
     elif (param.low is not None and value < param.low) or (param.high is not None and value > param.high):
         message = f"`{param.name}` is {shown(value)}, outside {param.low}..{param.high}"
         found.append(

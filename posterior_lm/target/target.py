@@ -12,13 +12,13 @@ from attrs import frozen
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Latent, TermInfo
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError, error, shown
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.values import Value, Values, count, take
-from posterior_lm.tools.base import shown
+from posterior_lm.tools.base import shown_end
 
 
 @frozen(eq=False)
@@ -124,19 +124,18 @@ class Target:
         support = self.evaluator.supports[latent]
         datum_ids: Callable[[object], tuple[int, ...] | None] | None = getattr(support, "ids_of", None)
         ids: tuple[int, ...] | None
-        if datum_ids is not None:
-            try:
+        try:
+            if datum_ids is not None:
                 ids = datum_ids(_datum(info.type, text))
-            except ValueError:
-                ids = None
-        else:
-            assert info.lm is not None
-            ids = self._read(info, support, str(text))
+            else:
+                ids = self._read(info, support, str(text))
+        except ValueError:  # of the support, or a whole number that is too long to be spelled
+            ids = None
         if ids is None or not support.accepts(ids):
             raise DataError(
                 error(
                     "PLM610",
-                    f"{text!r} is no value of `{latent}`",
+                    f"{shown(text)} is no value of `{latent}`",
                     info.span,
                     "this type",
                     where=latent,
@@ -154,7 +153,7 @@ class Target:
 
         found = read(support, text)  # type: ignore[arg-type]
         if isinstance(found, Disagreement):
-            message = f"the tool `{found.tool}` writes {found.written!r} after {shown(found.text)}, and {shown(text)} goes on otherwise"
+            message = f"the tool `{found.tool}` writes {found.written!r} after {shown_end(found.text)}, and {shown_end(text)} goes on otherwise"
             help = "give the text with the outputs that the tool writes"
             raise DataError(error("PLM766", message, info.span, "this type", where=info.name, help=help))
         return found

@@ -13,7 +13,7 @@ from threading import RLock
 from attrs import define, field
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.tools.base import ToolSpec, shown
+from posterior_lm.tools.base import ToolSpec, shown_end
 from posterior_lm.tools.calculator import Calculator
 from posterior_lm.tools.lookup import Lookup
 from posterior_lm.tools.process import Process
@@ -49,7 +49,7 @@ class Answers:
                 raise InferenceError(
                     error(
                         "PLM762",
-                        f"the tool `{self.spec.name}` answered {type(found).__name__} to {shown(text)}",
+                        f"the tool `{self.spec.name}` answered {type(found).__name__} to {shown_end(text)}",
                         help="a tool returns a text, or None where it has nothing to write",
                     )
                 )

@@ -71,6 +71,6 @@ class ToolSpec:
         return None
 
 
-def shown(text: str) -> str:
+def shown_end(text: str) -> str:
     """A text for a message: its end, where it is long."""
     return repr(text if len(text) <= 60 else "…" + text[-59:])

@@ -19,7 +19,7 @@ from threading import Thread
 from attrs import define, field
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.tools.base import shown
+from posterior_lm.tools.base import shown_end
 
 START_SECONDS = 60.0
 """Seconds that importing the user's module may take."""
@@ -44,7 +44,7 @@ class Process:
             raise InferenceError(
                 error(
                     "PLM760",
-                    f"the tool `{self.name}` raised {str(answer['raised']).rstrip('.')} on {shown(text)}",
+                    f"the tool `{self.name}` raised {str(answer['raised']).rstrip('.')} on {shown_end(text)}",
                     help="let it return None for a text that it cannot answer",
                 )
             )
@@ -52,7 +52,7 @@ class Process:
             raise InferenceError(
                 error(
                     "PLM762",
-                    f"the tool `{self.name}` answered {answer['kind']} to {shown(text)}",
+                    f"the tool `{self.name}` answered {answer['kind']} to {shown_end(text)}",
                     help="a tool returns a text, or None where it has nothing to write",
                 )
             )
@@ -110,7 +110,7 @@ class Process:
             raise InferenceError(
                 error(
                     "PLM765",
-                    f"the process of the tool `{self.name}` ended on {shown(text)}",
+                    f"the process of the tool `{self.name}` ended on {shown_end(text)}",
                     help="let it return None for a text that it cannot answer",
                 )
             )
@@ -119,7 +119,7 @@ class Process:
             raise InferenceError(
                 error(
                     "PLM761",
-                    f"the tool `{self.name}` took more than {seconds:g} s on {shown(text)}",
+                    f"the tool `{self.name}` took more than {seconds:g} s on {shown_end(text)}",
                     help="give it longer with seconds=, or let it return None",
                 )
             )

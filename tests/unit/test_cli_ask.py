@@ -249,3 +249,15 @@ def test_save_refuses_before_it_draws(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(posterior_lm.Query, "draw", None)
     result = plm("run", WALK, *GIVEN, "--save", tmp_path / "file" / "inside")
     assert result.exit_code == 1 and "PLM612" in result.stderr
+    (tmp_path / "bad" / "posterior.json").mkdir(parents=True)
+    result = plm("run", WALK, *GIVEN, "--save", tmp_path / "bad")
+    assert result.exit_code == 1 and "PLM612" in result.stderr and "posterior.json" in result.stderr
+    (tmp_path / "rows" / "row-1" / "posterior.json").mkdir(parents=True)
+    result = plm("run", WALK, "--data", ROWS, "--save", tmp_path / "rows")
+    assert result.exit_code == 1 and "PLM612" in result.stderr and "row-1" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("run", "--save"), ("fit", "--out"), ("em", "--out")])
+def test_a_folder_without_a_name_is_not_the_working_folder(command: tuple[str, str]) -> None:
+    result = plm(command[0], WALK, "--data", ROWS, command[1], "")
+    assert result.exit_code == 1 and "PLM612" in result.stderr and "empty name" in result.stderr

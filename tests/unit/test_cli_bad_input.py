@@ -24,7 +24,7 @@ def refused(folder: Path, text: str | bytes, code: str, *more: object, command: 
     path = folder / "p.plm"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     result = plm(command, path, *more)
-    assert f"error[{code}]" in result.stderr, result.stderr or result.stdout
+    assert f"error[{code}" in result.stderr, result.stderr or result.stdout
     assert result.exit_code == 1 and result.stdout == "" and "Traceback" not in result.stderr
     return result.stderr
 
@@ -95,6 +95,54 @@ def test_a_context_longer_than_the_window_says_by_how_much(tmp_path: Path) -> No
     )
     many = re.search(r"is (\d+) tokens longer than the model's window of 512", found)
     assert many and 150 < int(many[1]) < 800
+
+
+HUGE, HUGER = "9" * 390, "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("type_", "json", "code", "said"),
+    [
+        ("int", '"{a}"', "PLM603", "not 'aaaaaaaaa"),
+        ("real", '"{a}"', "PLM603", "not 'aaaaaaaaa"),
+        ("bool", '"{a}"', "PLM603", "not 'aaaaaaaaa"),
+        ('one_of("a", "b")', '"{a}"', "PLM608", "is 'aaaaaaaaa"),
+        ("text", '["{a}"]', "PLM603", "not ['aaaaaaaa"),
+        ("real", HUGE, "PLM608", "must be finite, not 9999"),
+        ("real", "-" + HUGE, "PLM608", "must be finite, not -9999"),
+        ("int", HUGE, "PLM608", "beyond every number"),
+        ("text", HUGE, "PLM603", "not 9999"),
+        ("int(0..9)", "1" + "0" * 300, "PLM608", "outside 0..9"),
+        ("real", HUGER, "PLM606", "too large"),
+        ("int", HUGER, "PLM606", "too large"),
+        ("text", r'"\ud800"', "PLM608", "half of a surrogate pair"),
+        ('one_of("a", "b")', r'"\ud800"', "PLM608", r"is '\ud800'"),
+        ("int", "[" * 900 + "]" * 900, "PLM603", "not "),
+        ("int", "[" * 100_000, "PLM606", "nested too deeply"),
+    ],
+    ids=range(16),
+)
+def test_values_that_are_odd_long_or_huge(
+    type_: str, json: str, code: str, said: str, tmp_path: Path
+) -> None:
+    """As a value of a row, and as one of a table in a row."""
+    json = json.replace("{a}", "a" * 200)
+    for declared, row in ((type_, json), (f"table(v: {type_})", f'[{{"v": {json}}}]')):
+        (tmp_path / "rows.jsonl").write_text(f'{{"v": {row}}}')
+        text = f"program p(v: {declared}) {{\n  latent n: int(0..3) ~ uniform(0, 3)\n}}\n"
+        found = refused(tmp_path, text, code, "--data", tmp_path / "rows.jsonl", command="run")
+        assert said in found and "a" * 100 not in found and "9" * 100 not in found.splitlines()[0]
+
+
+@pytest.mark.parametrize("value", ["a" * 200, HUGE, HUGER])
+def test_words_that_spell_no_number(value: str, tmp_path: Path) -> None:
+    """On the command line and in a field of CSV."""
+    (tmp_path / "rows.csv").write_text(f"v\n{value}\n")
+    for type_ in ("int", "real"):
+        text = f"program p(v: {type_}) {{\n  latent n: int(0..3) ~ uniform(0, 3)\n}}\n"
+        for asked in (("--data", tmp_path / "rows.csv"), ("--given", f"v={value}")):
+            found = refused(tmp_path, text, "PLM60", *asked, command="run")
+            assert re.search(r"PLM60[38]", found) and value not in found.splitlines()[0]
 
 
 def test_programs_that_are_not_there(tmp_path: Path) -> None:

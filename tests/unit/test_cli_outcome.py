@@ -144,6 +144,32 @@ def test_a_closed_pipe_is_quiet(args: tuple[str, ...]) -> None:
         assert running.stderr.read() == b"" and running.wait(60) == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("args", "closed", "code", "said"),
+    [
+        (("run", WALK, *GIVEN), ">&-", 0, ""),
+        (("run", WALK, *GIVEN, "--format", "json"), ">&-", 0, ""),
+        (("--help",), ">&-", 0, ""),
+        (("run", WALK), ">&-", 1, "error[PLM601]"),
+        (("run", WALK, *GIVEN), "2>&-", 0, "log evidence"),
+        (("run", WALK), "2>&-", 1, ""),
+        (("run",), "2>&-", 2, ""),
+        (("run", "-"), "<&-", 1, "error[PLM115]"),
+        (("run", WALK, "--data", "-"), "<&-", 1, "error[PLM604]"),
+        (("run", WALK, *GIVEN), "<&- >&- 2>&-", 0, ""),
+        (("check", "-"), "<&- >&- 2>&-", 1, ""),
+    ],
+)
+def test_closed_streams_are_like_dev_null(
+    args: tuple[str, ...], closed: str, code: int, said: str
+) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "posterior_lm", *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    shown = done.stdout + done.stderr
+    assert done.returncode == code and (said in shown if said else shown == ""), shown
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_an_error_of_its_own() -> None:
     with open("/dev/full", "w") as full:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from posterior_lm.lang.json_reader import DIGITS, read_json
+from posterior_lm.lang.json_reader import DIGITS, is_number, read_json
 
 
 @pytest.mark.parametrize("value", [{"a": [1, -2.5, None, True, "é\n😀"]}, [], "", 0, 10**300, -(10**300)])
@@ -44,6 +44,16 @@ def test_what_is_not_is_one_kind_of_error(data: str | bytes, why: str) -> None:
 
 def test_every_whole_number_that_is_read_is_a_float_too() -> None:
     assert math.isfinite(float(read_json("9" * DIGITS)))
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(0, True), (-1.5, True), (10**308, True), (10**309, False), (-(10**5000), False), (math.inf, False),
+     (math.nan, False), (True, False), ("1", False), (None, False)],
+    ids=range(10),
+)  # fmt: skip
+def test_what_is_a_number(value: object, number: bool) -> None:
+    assert is_number(value) is number
 
 
 def test_configurations_may_hold_infinity() -> None:

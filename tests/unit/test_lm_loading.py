@@ -104,6 +104,11 @@ def test_the_digest_follows_weights_and_configuration(folder: Path, monkeypatch:
         ),
         (lambda f: (f / "tokenizer.json").unlink(), "PLM512", "holds no tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("nonsense"), "PLM513", "tokenizer.json"),
+        (lambda f: (f / "tokenizer.json").write_text("[" * 100_000), "PLM513", "nested too deeply"),
+        (lambda f: (f / "tokenizer_config.json").write_text("[" * 100_000), "PLM513", "nested too deeply"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "PLM513", "nested too deeply"),
+        (lambda f: (f / "config.json").write_text('{"a": ' + "1" * 5000 + "}"), "PLM513", "308 digits"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff"), "PLM513", "byte 0 is not UTF-8"),
         (lambda f: (f / "config.json").unlink(), "PLM514", "config.json is missing"),
         (lambda f: (f / "config.json").write_text("[1]"), "PLM513", "config.json is not a JSON object"),
         (lambda f: _configure(f, model_type="sorcery"), "PLM514", "model_type 'sorcery'"),
@@ -164,8 +169,25 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for spec in ("./no/such/folder", "/no/such", "a/b/c", "", "../x"):
         found = failure(lambda spec=spec: load_model(spec, base_dir=tmp_path))
         assert found.code == "PLM510" and "there is no folder" in found.message
+    found = failure(lambda: load_model("./no.", base_dir=tmp_path))
+    assert found.code == "PLM510" and found.message.endswith(f"there is no folder {tmp_path / 'no.'}")
     assert failure(lambda: load_model("none.json", base_dir=tmp_path)).code == "PLM510"
     assert peek_tokenizer("no-such/model") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("http://host/model", "an address is no model"),
+        ("weights.gguf", "weights.gguf is one file"),
+        ("./none.safetensors", "none.safetensors is not there"),
+    ],
+)
+def test_what_is_no_name_of_the_hub_is_not_sent_there(spec: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.gguf").write_bytes(b"")
+    found = failure(lambda: load_model(spec, base_dir=tmp_path))
+    assert found.code == "PLM510" and said in found.message
+    assert "hf download" not in found.help and "*.safetensors" in found.help
 
 
 def test_the_hub_cache_is_enough(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

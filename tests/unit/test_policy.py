@@ -267,7 +267,7 @@ def test_everything_that_differs_is_named_at_once(tmp_path: Path) -> None:
     ("file", "content", "words"),
     [
         (MANIFEST, None, "no manifest.json"),
-        (MANIFEST, b"{", "expecting"),
+        (MANIFEST, b"{", "Expecting"),
         (MANIFEST, b"[]", "no JSON object"),
         (MANIFEST, b"\xff", "decode"),
         (WEIGHTS, None, WEIGHTS),

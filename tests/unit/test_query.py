@@ -177,6 +177,8 @@ def test_guide_statement_proposes_and_weights_correct_it() -> None:
         ("exakt", {}, "exact"),
         ("importance", {"nn": 3}, "`n`"),
         ("importance", {"n": 0}, "at least 1"),
+        ("importance", {"n": 10**400}, "whole number"),
+        ("importance", {"n": 10**5000}, "whole number"),
         ("importance", {"proposal": "guid"}, "guide"),
     ],
 )
@@ -201,6 +203,22 @@ def test_score_names_what_is_missing_unknown_or_outside() -> None:
     score = query.score({"z": "a."})
     assert math.isclose(score.log_reward, sum(x for _, x in score.terms))
     assert [t["statement"] for t in score.to_json()["terms"]][:2] == ["latent z", "observe label"]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "code"),
+    [
+        ("real", 10**400, "PLM608"), ("int", 10**400, "PLM608"), ("int", -(10**5000), "PLM608"),
+        ("int(0..9)", 10**5000, "PLM608"), ("text", 10**5000, "PLM603"), ("text", [10**5000], "PLM603"),
+        ("text", "\ud800", "PLM608"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_given_values_that_no_message_can_print(type_: str, value: object, code: str) -> None:
+    query = plm.loads(f"program p(v: {type_}) {{ latent n: int(0..3) ~ uniform(0, 3) }}")
+    with pytest.raises(plm.DataError) as caught:
+        query.given(v=value).draw()
+    assert caught.value.diagnostics[0].code == code and len(caught.value.diagnostics[0].message) < 150
 
 
 def test_use_is_off_unless_allowed() -> None:

@@ -73,6 +73,8 @@ def test_the_default_passes_its_own_check(name: str) -> None:
         ({"steps": 2.5}, "`steps` is a whole number, not 2.5"),
         ({"steps": "ten"}, "`steps` is a whole number, not 'ten'"),
         ({"steps": True}, "`steps` is a whole number, not True"),
+        ({"steps": 10**400}, "`steps` is a whole number, not 1000"),
+        ({"rate": 10**5000}, "`rate` is a number, not a value of type int"),
         ({"draws": 1}, "`draws` is at least 2"),
         ({"budget": 0}, "`budget` is above 0, not 0"),
         ({"budget": -3.0}, "`budget` is above 0"),
