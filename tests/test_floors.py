@@ -110,10 +110,8 @@ ROOMS: dict[str, Room] = {
             "supports",
             "language",
             "model protocol",
-            "light models",
-            "heavy models",
         ),
-        ("attrs", "numpy", "torch", "transformers"),
+        ("attrs", "numpy", "torch"),
     ),
     "answers": Room(
         5,

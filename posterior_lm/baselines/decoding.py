@@ -1,4 +1,4 @@
-"""What a decoder does, as plain values, and decoding of one text by whichever code can do it."""
+"""How decoders pick tokens: the likeliest one, by chance among the likely ones, or in beams."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.baselines.beams import beams
+from posterior_lm.infer.choose import Sample
+from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Ending, Support
 
 Ids = tuple[int, ...]
+ROWS = 256
+"""Beams side by side, unless one context has more."""
 
 
 @frozen(kw_only=True)
@@ -31,47 +36,25 @@ class Decoding:
     groups: int = 1
     penalty: float = 0.0
 
-    @property
-    def searched(self) -> bool:
-        """Whether equal contexts always give equal values."""
-        return not self.sampled
-
 
 def decode(
     model: LanguageModel, contexts: Sequence[Ids], support: Support, how: Decoding, *,
     keep: int, rng: np.random.Generator, ending: Ending,
 ) -> list[list[Ids]]:  # fmt: skip
-    """For each context its values: one, or with beams at most `keep`, best first; none where all beams died.
-
-    A transformers model is decoded by that library's `generate`; other models, and diverse beams,
-    by the code of this package.
-    """
-    # Only then torch is there already.
-    if how.groups == 1 and model.identity.kind == "transformers":
-        from posterior_lm.lm.transformers import TransformersModel
-
-        if isinstance(model, TransformersModel):
-            from posterior_lm.baselines.generate import generate
-
-            seed = int(rng.integers(1 << 62))
-            return generate(model, contexts, support, how, keep=keep, seed=seed, ending=ending)
-    if how.beams:
-        from posterior_lm.baselines.beams import beams
-
-        number: dict[Ids, list[Ids]] = {}
-        for context in contexts:
-            if context not in number:
-                number[context] = beams(
-                    model, context, support, number=how.beams, groups=how.groups, penalty=how.penalty,
-                    ending=ending,
-                )  # fmt: skip
-        return [number[context][:keep] for context in contexts]
-    from posterior_lm.baselines.choosers import Likeliest, Likely
-    from posterior_lm.infer.rollout import roll_out
-
-    choose = Likely(rng, how.temperature, how.p, how.k) if how.sampled else Likeliest()
-    ids, _ = roll_out(model, contexts, support, choose, ending=ending)
-    return [[one] for one in ids]
+    """For each context its values: one, or with beams at most `keep`, best first; none where all beams died."""
+    if not how.beams:
+        choose = Likely(rng, how) if how.sampled else Likeliest()
+        ids, _ = roll_out(model, contexts, support, choose, ending=ending)
+        return [[one] for one in ids]
+    found: dict[Ids, list[Ids]] = {}
+    distinct, size = list(dict.fromkeys(contexts)), max(1, ROWS // how.beams)
+    for begin in range(0, len(distinct), size):
+        part = distinct[begin : begin + size]
+        values = beams(
+            model, part, support, number=how.beams, groups=how.groups, penalty=how.penalty, ending=ending
+        )
+        found |= zip(part, values, strict=True)
+    return [found[context][:keep] for context in contexts]
 
 
 def pick(scores: np.ndarray, how: Decoding, *, keep: int, rng: np.random.Generator) -> list[list[int]]:
@@ -79,16 +62,62 @@ def pick(scores: np.ndarray, how: Decoding, *, keep: int, rng: np.random.Generat
 
     Diverse beams of one step are the likeliest values, each once.
     """
-    from posterior_lm.baselines.choosers import narrowed
-    from posterior_lm.infer.choose import Sample
-
     if how.sampled:
-        probs = narrowed(np.exp(scores - scores.max(axis=1, keepdims=True)), how.temperature, how.p, how.k)
         rows = np.arange(len(scores))
-        return [[int(place)] for place in Sample(rng).tokens(rows, rows, 0, probs)]
+        probs = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return [[int(place)] for place in Likely(rng, how).tokens(rows, rows, 0, probs)]
     order = np.argsort(-scores, axis=1, kind="stable")
     most = min(keep, how.beams) if how.beams else 1
     return [[int(c) for c in row[:most] if scores[r, c] > -np.inf] for r, row in enumerate(order)]
+
+
+def narrowed(probs: np.ndarray, how: Decoding) -> np.ndarray:
+    """(U, C) probabilities at a token temperature, then of the k likeliest, then of the nucleus; not normalised.
+
+    The nucleus is the smallest set of likeliest choices with mass at least p (Holtzman et al. 2020,
+    eq. 2); k = 0 keeps all. Equal ones at the border: all stay for k, the first for p, as in the
+    transformers library.
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.log(probs) / how.temperature
+    probs = np.exp(logs - logs.max(axis=1, keepdims=True))
+    if 0 < how.k < probs.shape[1]:
+        least = np.partition(probs, -how.k, axis=1)[:, -how.k]
+        probs = np.where(probs >= least[:, None], probs, 0.0)
+    if how.p < 1.0:
+        ranked = -np.sort(-probs, axis=1)
+        before = np.cumsum(ranked, axis=1) - ranked
+        count = (before < how.p * probs.sum(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
+        least = np.take_along_axis(ranked, count - 1, axis=1)
+        above, equal = probs > least, probs == least
+        first = np.cumsum(equal, axis=1) <= count - above.sum(axis=1, keepdims=True)
+        probs = np.where(above | (equal & first), probs, 0.0)
+    return probs
+
+
+@frozen
+class Likely:
+    """A `Chooser` by chance, of probabilities that `narrowed` has been over."""
+
+    rng: np.random.Generator
+    how: Decoding
+
+    def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
+        return Sample(self.rng).tokens(draws, point, step, narrowed(probs, self.how))
+
+    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[Ids]) -> np.ndarray:
+        return Sample(self.rng).values(draws, narrowed(probs[None], self.how)[0], ids)
+
+
+@frozen
+class Likeliest:
+    """A `Chooser` of the most probable token; of equal ones the first."""
+
+    def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
+        return np.argmax(probs, axis=1)[point]
+
+    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[Ids]) -> np.ndarray:
+        return np.full(len(draws), int(np.argmax(probs)))
 
 
 def likeliest(options: Mapping[str, Any], n: int) -> Decoding:

@@ -17,14 +17,13 @@ import torch
 import posterior_lm as plm
 from posterior_lm.ask import models_of
 from posterior_lm.baselines.beams import beams
-from posterior_lm.baselines.choosers import Likeliest, narrowed
 from posterior_lm.baselines.cleaning import clean
-from posterior_lm.baselines.decoding import Decoding, decode
+from posterior_lm.baselines.decoding import Decoding, decode, narrowed
 from posterior_lm.cli.report import show_posterior
 from posterior_lm.infer.methods import METHODS
-from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.posterior import Posterior
+from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
 from tests.strategies import table
 
@@ -143,18 +142,28 @@ def test_groups_of_beams_keep_apart() -> None:
     info, context = asked.target().latents[0], MODEL.tokenizer.encode_start("a")
     first = MODEL.next_log_probs(context)[:4]
     one, two = (
-        beams(MODEL, context, info.support, number=2, groups=2, penalty=p, ending="eos") for p in (0.0, 50.0)
+        beams(MODEL, [context], info.support, number=2, groups=2, penalty=p, ending="eos")[0]
+        for p in (0.0, 50.0)
     )
     assert len(one) == 1 and len(two) == 2
-    assert one[0] == two[0] == beams(MODEL, context, info.support, number=1, ending="eos")[0]
+    assert [[one[0]]] == [[two[0]]] == beams(MODEL, [context], info.support, number=1, ending="eos")
     assert all(a != b for a, b in zip(*two, strict=True))
     # The second group's first token is the best of those that the first group did not take.
     left = [v for v in range(4) if v != two[0][0]]
     assert two[1][0] == max(left, key=lambda v: first[v])
     # A penalty smaller than the gap changes nothing.
     gap = np.sort(first)[-1] - np.sort(first)[-2]
-    same = beams(MODEL, context, info.support, number=2, groups=2, penalty=0.01 * gap, ending="eos")
+    (same,) = beams(MODEL, [context], info.support, number=2, groups=2, penalty=0.01 * gap, ending="eos")
     assert [ids[0] for ids in same] == [one[0][0]] * len(same)
+
+
+def test_contexts_side_by_side_are_searched_as_each_alone() -> None:
+    support = query('latent z: text(tokens=2..4) ~ base("a")').target().latents[0].support
+    contexts = [MODEL.tokenizer.encode_start(text) for text in ("a", "b.", " a", "b")]
+    for more in ({"number": 3}, {"number": 4, "groups": 2, "penalty": 0.7}):
+        alone = [beams(MODEL, [c], support, ending="eos", **more)[0] for c in contexts]  # type: ignore[arg-type]
+        assert beams(MODEL, contexts, support, ending="eos", **more) == alone  # type: ignore[arg-type]
+        assert len(set(map(tuple, alone))) > 1
 
 
 def test_later_latents_are_decoded_after_earlier_ones() -> None:
@@ -334,7 +343,7 @@ def test_cleaning_is_one_rule() -> None:
     assert clean("She ran") == clean("She\ufffd ran \n", ".") == "She ran"
 
 
-# ------------------------------------------------------------------- on tiny, by the library's own generate
+# ------------------------------------------------------------------- on tiny, against the library's own generate
 
 
 @pytest.fixture(scope="module")
@@ -345,33 +354,83 @@ def tiny() -> tuple[Target, TransformersModel, tuple[int, ...]]:
     return asked.target(), model, model.tokenizer.start_ids + model.tokenizer.encode_start(ASKED["opening"])
 
 
-def test_beams_of_the_library_are_ours(tiny: tuple[Target, TransformersModel, tuple[int, ...]]) -> None:
+def generated(
+    model: TransformersModel, context: tuple[int, ...], support: Support, ending: Ending, number: int = 0
+) -> list[tuple[int, ...]]:
+    """What `generate` finds under the support: its `number` beams, best first, or the greedy value."""
+    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers.generation import StoppingCriteriaList
+
+    eos_ids = model.tokenizer.eos_ids if ending == "eos" else ()
+
+    def state(ids: list[int]) -> object | None:
+        """None behind the end of a value."""
+        found = support.start()
+        for token in ids:
+            if support.must_stop(found) or not support.allowed(found)[token]:
+                return None
+            found = support.advance(found, token)
+        return found
+
+    def masked(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        out = torch.full_like(scores, -torch.inf)
+        for row, ids in enumerate(input_ids[:, len(context) :].tolist()):
+            here = state(ids)
+            if here is None or support.must_stop(here):
+                out[row, 0] = 0.0
+                continue
+            allowed = np.flatnonzero(support.allowed(here))
+            out[row, allowed] = scores[row, allowed]
+            if eos_ids and support.may_stop(here):
+                out[row, eos_ids[0]] = torch.logsumexp(scores[row, list(eos_ids)], dim=0)
+        return out
+
+    def done(input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        rows = input_ids[:, len(context) :].tolist()
+        return torch.tensor([(here := state(r)) is None or support.must_stop(here) for r in rows])
+
+    config = GenerationConfig(
+        max_new_tokens=support.max_tokens + 1, do_sample=False, num_beams=max(1, number),
+        num_return_sequences=max(1, number), pad_token_id=0, use_cache=True,
+        length_penalty=0.0 if number > 1 else None, early_stopping=False if number > 1 else None,
+    )  # fmt: skip
+    with torch.inference_mode():
+        out = model._forward.module.generate(  # type: ignore[operator]
+            input_ids=torch.tensor([context]), attention_mask=torch.ones((1, len(context)), dtype=torch.long),
+            generation_config=config, logits_processor=LogitsProcessorList([masked]),
+            stopping_criteria=StoppingCriteriaList([done]),
+        )  # fmt: skip
+    found = []
+    for row in out[:, len(context) :].tolist():
+        for t in range(len(row) + 1):
+            if support.must_stop(state(row[:t])) or (t < len(row) and row[t] in eos_ids):
+                found.append(tuple(row[:t]))
+                break
+    return list(dict.fromkeys(found))
+
+
+def test_beams_are_those_of_the_library(tiny: tuple[Target, TransformersModel, tuple[int, ...]]) -> None:
     target, model, context = tiny
     support = target.latents[0].support
-    mine = beams(model, context, support, number=5, ending="stop")
-    (theirs,) = decode(model, [context], support, Decoding(beams=5), keep=5, rng=np.random.default_rng(0), ending="stop")  # fmt: skip
-    assert theirs == mine[: len(theirs)] and len(theirs) == 5
+    (mine,) = decode(model, [context], support, Decoding(beams=5), keep=5, rng=np.random.default_rng(0), ending="stop")  # fmt: skip
+    assert mine == generated(model, context, support, "stop", 5) and len(mine) == 5
     for type in ('int(0..30, lead=" ")', "text(tokens=1..4)", 'text(tokens=2..5, end="free")'):
         info = (
             plm.loads(f'lm base = "tiny"\nprogram p() {{ latent z: {type} ~ base("A") }}').target().latents[0]
         )
         for text, number in (("Tom played in the park.", 2), ("One day, Mia", 3), ("There are", 6)):
             start = model.tokenizer.start_ids + model.tokenizer.encode_start(text)
-            mine = beams(model, start, info.support, number=number, ending="eos")
-            (theirs,) = decode(
-                model, [start], info.support, Decoding(beams=number), keep=number,
-                rng=np.random.default_rng(0), ending="eos",
-            )  # fmt: skip
-            assert theirs == mine and len(mine) == number, (type, text)
+            (mine,) = beams(model, [start], info.support, number=number, ending="eos")
+            assert mine == generated(model, start, info.support, "eos", number), (type, text)
+            assert len(mine) == number
 
 
-def test_greedy_of_the_library_is_ours(tiny: tuple[Target, TransformersModel, tuple[int, ...]]) -> None:
+def test_greedy_is_that_of_the_library(tiny: tuple[Target, TransformersModel, tuple[int, ...]]) -> None:
     target, model, context = tiny
     support = target.latents[0].support
     contexts = [context, context[:-1], context]
-    mine, _ = roll_out(model, contexts, support, Likeliest(), ending="stop")
-    theirs = decode(model, contexts, support, Decoding(), keep=1, rng=np.random.default_rng(0), ending="stop")
-    assert [one for (one,) in theirs] == mine and mine[0] != mine[1]
+    found = decode(model, contexts, support, Decoding(), keep=1, rng=np.random.default_rng(0), ending="stop")
+    assert found == [generated(model, one, support, "stop") for one in contexts] and found[0] != found[1]
 
 
 def test_narrowing_is_that_of_the_library() -> None:
@@ -383,12 +442,12 @@ def test_narrowing_is_that_of_the_library() -> None:
         scores = TemperatureLogitsWarper(temperature)(ids, logits)
         scores = TopKLogitsWarper(k)(ids, scores) if k else scores
         scores = TopPLogitsWarper(p)(ids, scores) if p < 1 else scores
-        mine = narrowed(torch.softmax(logits, 1).numpy(), temperature, p, k)
+        mine = narrowed(torch.softmax(logits, 1).numpy(), Decoding(temperature=temperature, p=p, k=k))
         wanted = torch.softmax(scores, 1).numpy()
         np.testing.assert_allclose(mine / mine.sum(axis=1, keepdims=True), wanted, atol=1e-12)
 
 
-def test_generate_obeys_the_support_and_no_settings_of_the_model() -> None:
+def test_decoding_obeys_the_support_and_no_settings_of_the_model() -> None:
     asked = story()
     model = models_of(asked, asked.graph)["base"]
     assert isinstance(model, TransformersModel)
