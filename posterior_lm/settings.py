@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
-from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.json_reader import is_number
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.near import nearest, shown
 
 if TYPE_CHECKING:
     from posterior_lm.graph.graph import InferSpec

@@ -12,9 +12,9 @@ from typing import Any
 from attrs import asdict, field, fields, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.json_reader import is_number
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.near import nearest, shown
 
 MANY = 100
 """Listed rows that are enough to learn from by themselves."""

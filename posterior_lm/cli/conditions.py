@@ -8,7 +8,7 @@ from attrs import frozen
 
 from posterior_lm.cli.output import table
 from posterior_lm.lang import ast
-from posterior_lm.lang.diagnostics import shortened
+from posterior_lm.lang.near import shortened
 from posterior_lm.lang.walk import statements
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from posterior_lm.graph.lower_expr import Scope
 from posterior_lm.graph.lower_tools import tool_spec, tools_of
 from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
 from posterior_lm.lang import ast
-from posterior_lm.lang.diagnostics import InternalError, shortened
+from posterior_lm.lang.diagnostics import InternalError
+from posterior_lm.lang.near import shortened
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import CheckedModule, Type
 from posterior_lm.lang.walk import nodes

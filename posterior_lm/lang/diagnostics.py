@@ -89,21 +89,6 @@ def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
     return sorted(found, key=place)
 
 
-def shortened(text: str, most: int = 60) -> str:
-    """A text of a user's for a message: itself, or its beginning with "..." where it is longer than `most`."""
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def shown(value: object, most: int = 60) -> str:
-    """A value of a user's for a message: its `repr`, shortened, so that spaces and quotes can be seen."""
-    if isinstance(value, str):
-        return repr(shortened(value, most))
-    try:
-        return shortened(repr(value), most)
-    except Exception:  # an int of more than 4300 digits, lists nested too deeply, whatever a class of one's own does
-        return f"a value of type {type(value).__name__}"
-
-
 # ---------------------------------------------------------------- exceptions
 
 

@@ -1,4 +1,4 @@
-"""The known name that a misspelt one was probably meant to be."""
+"""What messages say of a user's words: the known name that was probably meant, and long values cut short."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def readable(path: str | Path, reason: str) -> str:
     if close:
         return f"did you mean `{Path(path).with_name(close)}`?"
     return "a relative path starts at the folder that the command runs in"
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text of a user's for a message: itself, or its beginning with "..." where it is longer than `most`."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value of a user's for a message: its `repr`, shortened, so that spaces and quotes can be seen."""
+    if isinstance(value, str):
+        return repr(shortened(value, most))
+    try:
+        return shortened(repr(value), most)
+    except Exception:  # an int of more than 4300 digits, lists nested too deeply, whatever a class of one's own does
+        return f"a value of type {type(value).__name__}"
 
 
 def _distance(a: str, b: str) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from lark.lexer import Token
 
-from posterior_lm.lang.diagnostics import Diagnostic, error, shortened
+from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.near import nearest, shortened
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.lang.tokens import DECLARATIONS, KEYWORDS, STATEMENTS, span_of
 
@@ -117,8 +118,6 @@ def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:
 
 
 def _near_keyword(word: str) -> str:
-    from posterior_lm.lang.near import nearest
-
     names = sorted(kind.lower() for kind in STATEMENTS)
     other = {"sample": "latent", "return": None, "assume": "latent", "assert": "condition",
              "for": "plate", "reward": "factor", "weight": "factor", "var": "let", "def": "let"}  # fmt: skip

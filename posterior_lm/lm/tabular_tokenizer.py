@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
-from posterior_lm.lang.diagnostics import ModelError, error, shown
+from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.near import shown
 
 
 @frozen(eq=False)

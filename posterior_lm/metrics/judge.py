@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.near import shown
 from posterior_lm.metrics.asking import Refused, Server
 from posterior_lm.metrics.inputs import texts_of, wrong
 

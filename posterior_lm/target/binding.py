@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, shown
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
 from posterior_lm.lang.json_reader import is_number
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.near import nearest, shown
 from posterior_lm.lang.source import is_text
 
 NAMES = {

@@ -12,7 +12,8 @@ from attrs import frozen
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Latent, TermInfo
-from posterior_lm.lang.diagnostics import DataError, error, shown
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.near import shown
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support

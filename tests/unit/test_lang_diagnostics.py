@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import posterior_lm
-from posterior_lm.lang.diagnostics import shortened, shown
+from posterior_lm.lang.near import shortened, shown
 
 
 def ends(message: ast.expr) -> Iterator[str]:
