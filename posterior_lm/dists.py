@@ -5,31 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from attrs import frozen
+from posterior_lm.lang.finite import FiniteSpec, IntSpec
 
 
 class ParameterError(ValueError):
     """A parameter out of its range; the evaluator turns it into PLM705."""
-
-
-@frozen
-class Finite:
-    """A finite declared type: its size and the place of a value in it (None outside)."""
-
-    size: int
-    index: Callable[[object], int | None]
-
-    @classmethod
-    def of_choices(cls, choices: Sequence[str]) -> Finite:
-        places = {c: i for i, c in enumerate(choices)}
-        return cls(len(choices), places.get)  # type: ignore[arg-type]
-
-    @classmethod
-    def of_range(cls, low: int, high: int) -> Finite:
-        return cls(
-            max(0, high - low + 1),
-            lambda v: v - low if isinstance(v, int) and low <= v <= high else None,
-        )
 
 
 def _number(value: object, name: str) -> float:
@@ -45,19 +25,19 @@ def _integer(value: object, name: str) -> int:
     return int(number)
 
 
-def uniform(value: object, args: Sequence[object], finite: Finite | None) -> float:
+def uniform(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
     """−log n over the n whole numbers low..high, or over a finite declared type."""
     if args:
         low, high = _integer(args[0], "low"), _integer(args[1], "high")
         if low > high:
             raise ParameterError(f"uniform({low}, {high}) has low above high")
-        finite = Finite.of_range(low, high)
+        finite = IntSpec(low, high)
     if finite is None:
         raise ParameterError("uniform() needs a value of a finite type")
-    return -math.log(finite.size) if finite.index(value) is not None else -math.inf
+    return -math.log(finite.size) if finite.number(value) is not None else -math.inf
 
 
-def categorical(value: object, args: Sequence[object], finite: Finite | None) -> float:
+def categorical(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
     """log p_i for the value at place i of its type; the p must sum to 1 within 1e-6."""
     weights = args[0] if args and isinstance(args[0], tuple) else tuple(args)
     probs = [_number(p, "a probability") for p in weights]
@@ -66,14 +46,14 @@ def categorical(value: object, args: Sequence[object], finite: Finite | None) ->
     if abs(math.fsum(probs) - 1) > 1e-6:
         raise ParameterError(f"the probabilities of categorical sum to {math.fsum(probs):g}, not 1")
     if finite is None:
-        finite = Finite.of_range(0, len(probs) - 1)
+        finite = IntSpec(0, len(probs) - 1)
     if finite.size != len(probs):
         raise ParameterError(f"categorical has {len(probs)} probabilities for {finite.size} values")
-    place = finite.index(value)
+    place = finite.number(value)
     return math.log(probs[place]) if place is not None and probs[place] > 0 else -math.inf
 
 
-def poisson(value: object, args: Sequence[object], finite: Finite | None) -> float:
+def poisson(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
     """k log λ − λ − log k!, for k = 0, 1, 2, …"""
     rate = _number(args[0], "the rate")
     if rate < 0:
@@ -86,7 +66,7 @@ def poisson(value: object, args: Sequence[object], finite: Finite | None) -> flo
     return k * math.log(rate) - rate - math.lgamma(k + 1)
 
 
-def geometric(value: object, args: Sequence[object], finite: Finite | None) -> float:
+def geometric(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
     """log p + k log(1 − p): k failures before the first success, k = 0, 1, 2, …"""
     p = _number(args[0], "p")
     if not 0 < p <= 1:
@@ -99,7 +79,7 @@ def geometric(value: object, args: Sequence[object], finite: Finite | None) -> f
     return math.log(p) + k * math.log1p(-p)
 
 
-def binomial(value: object, args: Sequence[object], finite: Finite | None) -> float:
+def binomial(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
     """log C(n, k) + k log p + (n − k) log(1 − p), for k = 0 … n."""
     n, p = _integer(args[0], "n"), _number(args[1], "p")
     if n < 0 or not 0 <= p <= 1:
@@ -113,7 +93,7 @@ def binomial(value: object, args: Sequence[object], finite: Finite | None) -> fl
     return choose + k * math.log(p) + (n - k) * math.log1p(-p)
 
 
-LogPmf = Callable[[object, Sequence[object], Finite | None], float]
+LogPmf = Callable[[object, Sequence[object], FiniteSpec | None], float]
 DISTS: dict[str, LogPmf] = {
     "uniform": uniform,
     "categorical": categorical,

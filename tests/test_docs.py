@@ -20,8 +20,9 @@ from posterior_lm.infer.methods import METHODS, OBJECTIVES, losses
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parse import parse
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, TYPE_OPTIONS
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES
 from tests.conftest import ROOT
 
 
@@ -169,7 +170,7 @@ LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 def test_the_reference_names_everything_the_language_knows() -> None:
     known = {f"{name}(" for name in (*FUNCTIONS, *DISTRIBUTIONS, *LMS, *TOOLS)}
     known |= {f"`{name}`" for name in METHODS}
-    known |= {f"{option}=" for options in TYPE_OPTIONS.values() for option in options}
+    known |= {f"{option}=" for type_ in VALUE_TYPES.values() for option in type_.options}
     known |= {f"{option}=" for entry in (*LMS.values(), *TOOLS.values()) for option in entry.options}
     known |= {f"`plm {name}`" for name in ("score", "run", "predict", "check")}
     assert {name for name in known if name not in LANGUAGE} == set()

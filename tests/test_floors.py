@@ -36,9 +36,12 @@ class Room:
 ROOMS: dict[str, Room] = {
     "assets": Room(0, ("assets",)),
     "extras": Room(0, ("extras",)),
-    # Places in a text, errors as data and near misses: what every room shares.
+    # Places in a text, errors as data, near misses, values of finite types: what every room shares.
     "words": Room(
-        0, ("lang.source", "lang.diagnostics", "lang.near", "lang.json_reader", "lang.regex"), (), ("attrs",)
+        0,
+        ("lang.source", "lang.diagnostics", "lang.near", "lang.json_reader", "lang.finite", "lang.regex"),
+        (),
+        ("attrs",),
     ),
     # Names, options and entry points of methods and objectives, which the language's checker reads too.
     "method table": Room(0, ("infer.methods",), (), ("attrs",)),
@@ -70,7 +73,10 @@ ROOMS: dict[str, Room] = {
     "supports": Room(2, ("support",), ("model protocol", "tools"), ("attrs", "numpy", "llguidance")),
     "graph": Room(2, ("graph",), ("language", "tools"), ("attrs", "networkx")),
     "target": Room(
-        3, ("target",), ("graph", "supports", "tools", "distributions", "model protocol"), ("attrs", "numpy")
+        3,
+        ("target",),
+        ("graph", "language", "supports", "tools", "distributions", "model protocol"),
+        ("attrs", "numpy"),
     ),
     "inference": Room(
         4,

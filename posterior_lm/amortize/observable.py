@@ -57,9 +57,7 @@ def observables(graph: RewardGraph) -> tuple[Observable, ...]:
         places = [j for j in readers.get(i, ()) if i in counted]
         if columns[table, spec.name] > 1:
             continue  # two plates read it, each through a node of its own
-        if len(places) != 1 or spec.type not in ("text", "int", "one_of"):
-            continue
-        if spec.type == "int" and (spec.low is None or spec.high is None):
+        if len(places) != 1 or (spec.type != "text" and spec.finite is None):
             continue
         score = _score(graph, i, places[0], readers, spec)
         if score not in drawing or score is None or score in taken:
@@ -118,8 +116,8 @@ def simulated(graph: RewardGraph, found: tuple[Observable, ...]) -> RewardGraph:
         options: list[tuple[str, str | int]] = []
         if one.spec.type == "text":
             options = [("tokens_low", 1), ("tokens_high", LONGEST), ("end", "free")]
-        elif one.spec.type == "int":
-            options = [("low", one.spec.low or 0), ("high", one.spec.high or 0)]
+        elif one.spec.low is not None and one.spec.high is not None:
+            options = [("low", one.spec.low), ("high", one.spec.high)]
             options += [("lead", one.spec.lead)] * bool(one.spec.lead)
         inputs = []
         for _, value in options:

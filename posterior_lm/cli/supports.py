@@ -106,7 +106,7 @@ def never_empty(type_: Type) -> bool:
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text) or not type_.is_written:
         return False
     if type_.name != "text":
-        return type_.size is not None and 0 < type_.size < FEW
+        return type_.finite is not None and 0 < type_.finite.size < FEW
     low, high = _ends(options["tokens"])
     stop = options.get("stop")
     if asked := _SPELT & set(options):
@@ -150,13 +150,11 @@ def _tokenizer(spec: str | None, name: str) -> Tokenizer | None:
 
 def _spec(type_: Type) -> Spec:
     """The specification of a type of literals. Raises CompileError (PLM336) for a file that it names."""
-    from posterior_lm.support.spec import ChoiceSpec, IntSpec, TextSpec
+    from posterior_lm.support.spec import TextSpec
 
-    if type_.name == "one_of":
-        return ChoiceSpec(type_.choices)
-    options = dict(type_.options)
-    if type_.range is not None:
-        return IntSpec(*type_.range, str(options.get("lead", "")))
+    if type_.finite is not None:
+        return type_.finite
+    options: dict[str, object] = dict(type_.options)
     # A range of parameters is known when data are: until then any range will do.
     low, high = _ends(options["tokens"]) if type_.is_written else (0, 64)
     for option in type_.at.options:
@@ -164,19 +162,8 @@ def _spec(type_: Type) -> Spec:
             from posterior_lm.graph.beside import text_beside
 
             assert isinstance(option.value, ast.Literal)
-            options[option.name] = str(text_beside(option.value).value)
-    text = {name: _text(value) for name, value in options.items()}
-    return TextSpec(
-        min_tokens=low,
-        max_tokens=high,
-        stop=text.get("stop"),
-        end="stop" if "stop" in text else str(options.get("end", "eos")),  # type: ignore[arg-type]
-        chars=text.get("chars"),
-        canonical=bool(options.get("canonical", False)),
-        pattern=text.get("pattern"),
-        grammar=text.get("grammar"),
-        json=text.get("json"),
-    )
+            options[option.name] = text_beside(option.value).value
+    return TextSpec.of({**options, "tokens_low": low, "tokens_high": high})
 
 
 def _ends(range_: object) -> tuple[int, int]:

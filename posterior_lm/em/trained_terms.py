@@ -123,13 +123,11 @@ def _part(
     assert isinstance(node, ChoiceScore)
     speller = evaluator.spellers[node.lm]
     ids, empty = speller.context(evaluator.pieces(node.inputs[0]), latent, computed)
-    candidates: tuple[object, ...] = node.choices
-    if not candidates:
-        low, high = (int(columns[j][d]) for j in node.inputs[2:4])
-        candidates = tuple(range(low, high + 1))
+    listed = evaluator.candidates(node, columns, d)
     drawn = target.graph[node.inputs[1]].KIND == "latent"  # never has a dummy prefix
-    texts = [speller.text(node.lead + spelled(c), first=empty and not drawn) for c in candidates]  # type: ignore[arg-type]
-    picked = candidates.index(columns[node.inputs[1]][d])
+    texts = [speller.text(listed.spelling(k), first=empty and not drawn) for k in range(listed.size)]
+    picked = listed.number(columns[node.inputs[1]][d])
+    assert picked is not None
     inner = float(columns[node.inputs[-1]][d]) if node.powered else 1.0
     return Part(power, tuple(Line(ids, t) for t in texts), picked, True, inner)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values
 
@@ -40,7 +41,7 @@ def _numbers(info: LatentInfo, column: object) -> np.ndarray:
     values: list[Value] = list(column)  # type: ignore[call-overload]
     if info.type == "text":
         return np.array([len(v.ids) for v in values], dtype=np.float64)
-    if info.type == "int":
+    if VALUE_TYPES[info.type].kind == "int":
         return np.array([int(v.datum) for v in values], dtype=np.float64)
     places = {tuple(ids): k for k, ids in enumerate(info.support.values())}  # type: ignore[attr-defined]
     return np.array([places[v.ids] for v in values], dtype=np.float64)

@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.graph.fingerprint import fingerprint
 from posterior_lm.graph.nodes import Latent, Node, Total
+from posterior_lm.lang.finite import FiniteSpec, finite_spec
 from posterior_lm.lang.source import NOWHERE, Span
 
 
@@ -35,7 +36,7 @@ class ParamSpec:
     """A parameter as the data binder sees it. `required` is False where `default` stands."""
 
     name: str
-    type: str  # text | int | real | bool | one_of | table
+    type: str  # a name in `lang.value_types`
     choices: tuple[str, ...] = ()
     low: int | None = None
     high: int | None = None
@@ -45,6 +46,11 @@ class ParamSpec:
     default: object = None
     required: bool = True
     span: Span = field(default=NOWHERE, eq=False, repr=False)
+
+    @property
+    def finite(self) -> FiniteSpec | None:
+        """The values that its type lists one by one; None where it lists none."""
+        return finite_spec(self.choices, self.low, self.high, self.lead)
 
 
 @frozen

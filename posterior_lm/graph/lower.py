@@ -153,7 +153,7 @@ class _Lowering(Scope):
             )
         )
         self.name(statement.name, node)
-        if declared.name == "int":
+        if "low" in names:
             self.bounds[type_] = (inputs[names.index("low")], inputs[names.index("high")])
         self.term("latent", name, self.score(statement.name, statement.dist), statement)
 
@@ -166,6 +166,8 @@ class _Lowering(Scope):
         for arg in declared.args:
             if isinstance(arg, ast.Range):
                 parts += [("low", arg.low), ("high", arg.high)]
+        if not parts and (ends := self.checked.type(declared).range) is not None:
+            parts += [("low", ast.Literal(ends[0])), ("high", ast.Literal(ends[1]))]
         for option in sorted(declared.options, key=lambda o: o.name):
             name, value = option.name, option.value
             if isinstance(value, ast.Range):

@@ -93,7 +93,7 @@ class RowField(Node):
 class Latent(Node):
     """An unknown. `options` names what the inputs are: (`low`, `high`, `lead`, `tokens`…).
 
-    `choices` holds the values of a `one_of`; `lm` the model whose tokens spell the
+    `choices` holds the values of a type that lists strings; `lm` the model whose tokens spell the
     value (None in a program without one); `plates` the plates it stands in; `tools`
     write parts of a text, in the order of their triggers. `spans` says where its `type`
     and the values of its options stand.
@@ -101,7 +101,7 @@ class Latent(Node):
 
     KIND = "latent"
     name: str
-    type: str  # "text" | "int" | "one_of"
+    type: str  # a name in `lang.value_types`
     options: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     lm: str | None = None

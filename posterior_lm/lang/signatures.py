@@ -101,27 +101,6 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     )
 }  # fmt: skip
 
-TEXT_OPTIONS: dict[str, OptionType] = {
-    "tokens": OptionType(kind="range", low=0, about="how many tokens are drawn, the stop included"),
-    "stop": OptionType(kind="nonempty", about="the text ends at the first place where this stands"),
-    "end": OptionType(kind="choice", choices=("eos", "free"), default="eos",
-                      about="what is scored after a text without a stop"),
-    "chars": OptionType(kind="nonempty", about="the characters that may occur before the stop"),
-    "pattern": OptionType(kind="pattern", about="a regular expression of the whole text, the stop included"),
-    "grammar": OptionType(kind="nonempty", about="a file with a grammar of the whole text"),
-    "json": OptionType(kind="nonempty", about="a file with a JSON schema of the whole text"),
-    "tools": OptionType(kind="tool", about="tools that write parts of the text"),
-    "canonical": OptionType(kind="bool", default=False,
-                            about="keep only what the tokenizer itself would produce"),
-}  # fmt: skip
-
-INT_OPTIONS: dict[str, OptionType] = {
-    "lead": OptionType(kind="text", default="", about="spelled before the number"),
-}
-TYPE_OPTIONS: dict[str, dict[str, OptionType]] = {
-    "text": TEXT_OPTIONS, "int": INT_OPTIONS, "real": {}, "bool": {}, "one_of": {}, "table": {},
-}  # fmt: skip
-
 LMS: dict[str, Constructor] = {
     c.name: c
     for c in (

@@ -13,7 +13,9 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic
+from posterior_lm.lang.finite import FiniteSpec, finite_spec
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.value_types import ValueType, value_type
 
 Constant = str | int | float | bool | tuple[int, int]
 """What is known before data are: a value, or both ends of a range."""
@@ -42,7 +44,7 @@ class Value:
 
     What is read through lets and through the table of a row counts. `constant` is known
     before data are, and `written` where literals alone spell it, not a let. `choices` are
-    the spellings of a one_of, `numeric` says that every item of a list is a number,
+    those of a type that lists strings, `numeric` says that every item of a list is a number,
     `special` that it holds `bos` or `eos`.
     """
 
@@ -109,7 +111,7 @@ class Type:
     """A declared type with the values of its options; a range is both of its ends.
 
     An option that data decide, and one that names tools, has no constant: None. `range` holds
-    the ends of an int, and `size` how many values a type lists, where they can be read off.
+    the ends of whole numbers, and `finite` the values that a type lists, where they can be read off.
     """
 
     at: ast.TypeExpr
@@ -123,32 +125,32 @@ class Type:
         return self.at.name
 
     @property
+    def known(self) -> ValueType:
+        return value_type(self.name)
+
+    @property
     def span(self) -> Span:
         return self.at.span
 
     @property
     def is_finite(self) -> bool:
-        """Whether it lists its values: one_of(…) and int(a..b)."""
-        return self.name == "one_of" or (self.name == "int" and bool(self.at.args))
+        """Whether it lists its values, as an int does with a range."""
+        return self.known.finite and (self.known.takes != "range" or bool(self.at.args))
 
     @property
     def is_written(self) -> bool:
         """Whether everything in it is known before data are."""
-        ranged = self.name != "int" or self.range is not None
+        ranged = self.known.takes != "range" or self.range is not None
         return ranged and None not in self.options.values()
 
     @property
-    def size(self) -> int | None:
-        if self.name == "one_of":
-            return len(self.at.args)
-        return None if self.range is None else max(0, self.range[1] - self.range[0] + 1)
+    def finite(self) -> FiniteSpec | None:
+        return finite_spec(self.choices, *(self.range or ()), lead=self.options.get("lead"))
 
     @property
     def value(self) -> Value:
         """The value of a parameter, column or latent of this type."""
-        if self.name == "one_of":
-            return Value("text", choices=self.choices)
-        return Value(self.name if self.name in ("text", "int", "real", "bool", "table") else "unknown")
+        return Value(self.known.kind, choices=self.choices or None)
 
 
 @frozen(eq=False)

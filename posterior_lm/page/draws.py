@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.graph.nodes import Latent
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.page.markup import Html, el, join, number, plural, share, text_span
 from posterior_lm.page.plots import Axes, bars, drawing
 
@@ -83,7 +83,7 @@ def marginals_view(facts: Facts) -> Html | None:
 
 def _caption(posterior: Posterior, info: LatentInfo) -> list[Html | str]:
     name = el("b", info.name)
-    if info.type == "int":
+    if VALUE_TYPES[info.type].kind == "int":
         mean = posterior.expect(lambda row: float(row[info.name]))
         bounds = ", with 90% intervals" if len(posterior.marginal(info.name)) <= MOST_BARS else ""
         spread = "" if posterior.draws.exact else f" \u00b1 {number(mean.se, 2)}"
@@ -102,9 +102,8 @@ def _marginal(facts: Facts, info: LatentInfo) -> Html:
     if info.type == "text":
         rows = list(mass.items())[:MOST_TEXTS]
         return _bars([(str(v), p, None) for v, p in rows], len(mass) - len(rows))
-    if info.type == "one_of":
-        node = facts.target.graph[info.node]
-        listed: Sequence[Datum] = node.choices if isinstance(node, Latent) else ()
+    if VALUE_TYPES[info.type].kind == "text":
+        listed: Sequence[Datum] = facts.target.evaluator.supports[info.name].spec.values  # type: ignore[attr-defined]
         values = [*listed, *(v for v in mass if v not in listed)]
     else:
         values = sorted(mass)

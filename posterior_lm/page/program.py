@@ -9,12 +9,12 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.tokens import KEYWORDS, extent, tokenize
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.page.markup import Html, el, join
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query
 
-TYPES = frozenset(("text", "int", "real", "bool", "one_of", "table"))
 _KEYWORD_TYPES = frozenset(word.upper() for word in KEYWORDS)
 _KNOWN = frozenset((*FUNCTIONS, *DISTRIBUTIONS, *LMS, *TOOLS))
 
@@ -85,7 +85,7 @@ def _class(kind: str, text: str, before: str, after: str) -> str | None:
     if kind in ("INT", "REAL"):
         return "number"
     if kind == "NAME":
-        if before == "COLON" and text in TYPES:
+        if before == "COLON" and text in VALUE_TYPES:
             return "type"
         if before in ("LATENT", "GUIDE", "LET", "PROGRAM", "LM", "TOOL", "USE"):
             return "name"

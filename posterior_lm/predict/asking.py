@@ -16,12 +16,13 @@ from posterior_lm.ask import draw_target, target
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lang.near import nearest
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws
 from posterior_lm.predict.by_evidence import by_evidence
 from posterior_lm.predict.marginal import marginal
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import read_by_prior, readers
-from posterior_lm.target.binding import NAMES, bind_data
+from posterior_lm.target.binding import bind_data
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
@@ -106,21 +107,18 @@ def _nothing(graph: RewardGraph, name: str, latents: tuple[str, ...]) -> Inferen
 
 def _values(param: ParamSpec) -> tuple[Datum, ...] | None:
     """The values of a type that lists them; None for a text or an int whose values are drawn."""
+    finite = param.finite
+    if finite is not None:
+        return tuple(finite.values) if param.choices or finite.size <= MOST_VALUES else None
     match param.type:
-        case "one_of":
-            return param.choices
         case "bool":
             return (False, True)
-        case "int" if param.low is not None and param.high is not None:
-            if param.high - param.low < MOST_VALUES:
-                return tuple(range(param.low, param.high + 1))
-            return None
         case "int" | "text":
             return None
     raise InferenceError(
         error(
             "PLM806",
-            f"`{param.name}` must be {NAMES[param.type]}, which is nothing that can be predicted",
+            f"`{param.name}` must be {VALUE_TYPES[param.type].meant}, which is nothing that can be predicted",
             param.span,
             help="predict a one_of, bool, int or text",
         )

@@ -26,15 +26,13 @@ from posterior_lm.lm.base import Tokenizer
 from posterior_lm.predict.places import Place
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
-from posterior_lm.support.spec import TextSpec
+from posterior_lm.support.spec import DEFAULT_TOKENS, TextSpec
 from posterior_lm.target.pieces import Known, Speller
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, take
 
 INT_TOKENS = 24
 """Tokens of an integer at most, the text that ends it included."""
-TEXT_TOKENS = (1, 64)
-"""Tokens of a text that states none, as of a latent."""
 LONG_END = 4
 """Text behind the answer of more tokens than this is not drawn to its end: its first token ends the answer."""
 WHOLE = r"0|-?[1-9][0-9]{0,17}"
@@ -149,7 +147,7 @@ def support_of(param: ParamSpec, place: Place, back: str, tokenizer: Tokenizer) 
         if len(tokens) > LONG_END and after.startswith(short := tokenizer.decode(tokens[:1])):
             after = short
     end = "" if own is not None or after is None else after
-    low, high = _tokens(param) or TEXT_TOKENS
+    low, high = _tokens(param) or DEFAULT_TOKENS
     if param.type == "int":
         body, high = WHOLE, INT_TOKENS
     elif (pattern := options.get("pattern")) is not None:

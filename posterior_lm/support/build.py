@@ -9,6 +9,7 @@ import numpy as np
 from attrs import evolve
 
 from posterior_lm.lang.diagnostics import CompileError, Label, ModelError, error
+from posterior_lm.lang.finite import FiniteSpec
 from posterior_lm.lang.regex import PatternError
 from posterior_lm.lang.regex.report import wrong_pattern
 from posterior_lm.lang.source import Span
@@ -19,7 +20,6 @@ from posterior_lm.support.canonical import CanonicalSupport
 from posterior_lm.support.characters import fragment
 from posterior_lm.support.empty import why_empty
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
-from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 from posterior_lm.support.grammar import GrammarSupport
 from posterior_lm.support.language import language
 from posterior_lm.support.lift import lift, token_matrix, tokenizer_key
@@ -141,7 +141,7 @@ def _stop_ids(stop: bytes, own: tuple[int, ...], tokenizer: Tokenizer) -> tuple[
     return shortest_spelling(stop, tokenizer) or ()
 
 
-def _finite(spec: IntSpec | ChoiceSpec, tokenizer: Tokenizer | None, span: Span | None) -> FiniteSupport:
+def _finite(spec: FiniteSpec, tokenizer: Tokenizer | None, span: Span | None) -> FiniteSupport:
     if tokenizer is None:
         encoded = np.arange(spec.size, dtype=np.int32)[:, None]
         return FiniteSupport(spec, spec.size, encoded, np.arange(spec.size), None)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.lang.finite import FiniteSpec
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Ending
 from posterior_lm.support.bounded import keep
-from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 
 State = tuple[int, int, int]
 
@@ -27,7 +27,7 @@ _MASKS = 256
 
 @frozen(eq=False)
 class FiniteSupport:
-    """The values of `int(a..b)` or `one_of(…)`, each with its one encoding.
+    """The values of a finite type, each with its one encoding.
 
     `table` (N, L) int32 holds their tokens in lexicographic order, filled up with
     -1; `order` (N,) the place of each row's value in the declaration. A value ends
@@ -37,7 +37,7 @@ class FiniteSupport:
     Without a tokenizer value number i is the single pseudo-token i.
     """
 
-    spec: IntSpec | ChoiceSpec
+    spec: FiniteSpec
     vocabulary_size: int
     table: np.ndarray = field(repr=False)
     order: np.ndarray = field(repr=False)
@@ -125,10 +125,14 @@ class FiniteSupport:
 
     def datum(self, ids: Sequence[int]) -> int | str:
         """The integer or the string that the tokens stand for; ValueError for other tokens."""
+        return self.spec.datum(self.place(ids))
+
+    def place(self, ids: Sequence[int]) -> int:
+        """The place in the declaration of the value with these tokens; ValueError for other tokens."""
         row = self.row(ids)
         if row is None:
             raise ValueError(f"the tokens {tuple(ids)} are no value of this type")
-        return self.spec.datum(int(self.order[row]))
+        return int(self.order[row])
 
     def ids_of(self, datum: int | str) -> tuple[int, ...]:
         """The tokens of an integer or a string; ValueError for what is no value of this type."""

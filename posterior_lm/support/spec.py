@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.finite import FiniteSpec, half_surrogate, reversed_range
 from posterior_lm.lang.source import Span, is_text
-from posterior_lm.support.faults import half_surrogate, reversed_range
-from posterior_lm.support.finite_spec import ChoiceSpec, IntSpec
 from posterior_lm.support.regular import Regular
 from posterior_lm.tools.base import ToolSpec
 
-__all__ = ["ChoiceSpec", "IntSpec", "Spec", "TextSpec"]
+DEFAULT_TOKENS = (1, 64)
+"""The length of a text that states none."""
 
 
 @frozen
@@ -37,6 +38,23 @@ class TextSpec:
     grammar: str | None = None
     json: str | None = None
     tools: tuple[ToolSpec, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, object], tools: tuple[ToolSpec, ...] = ()) -> TextSpec:
+        """From the options of a text as the graph names them, `tokens` as `tokens_low` and `tokens_high`."""
+        texts = {
+            name: str(options[name])
+            for name in ("stop", "chars", "pattern", "grammar", "json")
+            if options.get(name) is not None
+        }
+        return cls(
+            min_tokens=int(str(options.get("tokens_low", DEFAULT_TOKENS[0]))),
+            max_tokens=int(str(options.get("tokens_high", DEFAULT_TOKENS[1]))),
+            end="stop" if "stop" in texts else str(options.get("end", "eos")),  # type: ignore[arg-type]
+            canonical=bool(options.get("canonical", False)),
+            tools=tools,
+            **texts,
+        )
 
     @end.validator
     def _end_fits_stop(self, _: object, end: str) -> None:
@@ -108,4 +126,4 @@ class TextSpec:
         return tuple(found)
 
 
-Spec = TextSpec | IntSpec | ChoiceSpec
+Spec = TextSpec | FiniteSpec

@@ -9,17 +9,15 @@ from posterior_lm.graph.ground import ground
 from posterior_lm.graph.nodes import Constant, Latent
 from posterior_lm.graph.passes import optimize
 from posterior_lm.lang.diagnostics import CompileError, InternalError, error
+from posterior_lm.lang.finite import finite_spec
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
-from posterior_lm.support.spec import ChoiceSpec, IntSpec, Spec, TextSpec
+from posterior_lm.support.spec import Spec, TextSpec
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.masks import narrowed
 from posterior_lm.target.pieces import Speller
 from posterior_lm.target.target import LatentInfo, Target
-
-DEFAULT_TOKENS = (1, 64)
-"""The length of a text latent that states none."""
 
 
 def bind(
@@ -95,28 +93,5 @@ def support_of(graph: RewardGraph, latent: Latent, models: Mapping[str, Language
 def spec_of(graph: RewardGraph, latent: Latent) -> Spec:
     """What the type of a latent of a grounded graph asks of its values."""
     options = options_of(graph, latent)
-    match latent.type:
-        case "int":
-            return IntSpec(int(str(options["low"])), int(str(options["high"])), str(options.get("lead", "")))
-        case "one_of":
-            return ChoiceSpec(tuple(latent.choices))
-        case "text":
-            stop = _optional(options, "stop")
-            end = "stop" if stop is not None else str(options.get("end", "eos"))
-            return TextSpec(
-                min_tokens=int(str(options.get("tokens_low", DEFAULT_TOKENS[0]))),
-                max_tokens=int(str(options.get("tokens_high", DEFAULT_TOKENS[1]))),
-                stop=stop,
-                end=end,  # type: ignore[arg-type]
-                chars=_optional(options, "chars"),
-                canonical=bool(options.get("canonical", False)),
-                pattern=_optional(options, "pattern"),
-                grammar=_optional(options, "grammar"),
-                json=_optional(options, "json"),
-                tools=latent.tools,
-            )
-    raise InternalError(f"no support for {latent.type}")
-
-
-def _optional(options: Mapping[str, object], name: str) -> str | None:
-    return None if options.get(name) is None else str(options[name])
+    finite = finite_spec(latent.choices, options.get("low"), options.get("high"), options.get("lead"))
+    return finite or TextSpec.of(options, latent.tools)

@@ -20,14 +20,13 @@ def ask_choice(
     batch: Batch,
     context: tuple[int, ...],
     texts: Sequence[tuple[int, ...]],
-    candidates: Sequence[object],
-    picked: object,
+    picked: int | None,
     power: float,
     put: Callable[[float], None],
 ) -> Callable[[], None]:
-    """Ask for the tokens of every candidate; the function to call once the batch has run.
+    """Ask for the tokens `texts` of every value; the function to call once the batch has run.
 
-    It puts the log probability of the picked candidate, −inf for none of them.
+    It puts the log probability of the value in the place `picked`, −inf for None.
     """
     scores = np.zeros(len(texts))
     for place, text in enumerate(texts):
@@ -38,11 +37,11 @@ def ask_choice(
         batch.ask(Request(context + text, len(context), len(context)), read)
 
     def finish() -> None:
-        if picked not in candidates:
+        if picked is None:
             put(-math.inf)
         else:
             with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
                 tempered = np.where(np.isneginf(scores), -np.inf, power * scores)
-                put(float(tempered[candidates.index(picked)] - np.logaddexp.reduce(tempered)))
+                put(float(tempered[picked] - np.logaddexp.reduce(tempered)))
 
     return finish

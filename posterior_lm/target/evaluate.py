@@ -33,6 +33,7 @@ from posterior_lm.graph.nodes import (
 from posterior_lm.graph.ops import spelled
 from posterior_lm.graph.passes.mark import mark
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, at, error
+from posterior_lm.lang.finite import FiniteSpec, finite_spec
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.choice_scores import ask_choice
@@ -272,18 +273,19 @@ class Evaluator:
         finish = []
         for d in range(n):
             ids, empty = speller.context(context, *self._readers(columns, values, d))
-            candidates = node.choices or self._range(node, columns, d)
-            texts = [speller.text(node.lead + spelled(c), first=empty and not drawn) for c in candidates]
-            picked = self._at(columns, node.inputs[1], d)
+            listed = self.candidates(node, columns, d)
+            texts = [speller.text(listed.spelling(k), first=empty and not drawn) for k in range(listed.size)]
+            picked = listed.number(self._at(columns, node.inputs[1], d))
             power = float(self._at(columns, node.inputs[-1], d)) if node.powered else 1.0
-            finish.append(
-                ask_choice(batch, ids, texts, candidates, picked, power, lambda x, d=d: put(out[i], d, x))  # type: ignore[misc]
-            )
+            finish.append(ask_choice(batch, ids, texts, picked, power, lambda x, d=d: put(out[i], d, x)))  # type: ignore[misc]
         return finish
 
-    def _range(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> tuple[int, ...]:
-        low, high = (int(self._at(columns, j, d)) for j in node.inputs[2:4])
-        return tuple(range(low, high + 1))
+    def candidates(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> FiniteSpec:
+        """The values that `choice` renormalises over in draw d."""
+        ends = () if node.choices else (int(self._at(columns, j, d)) for j in node.inputs[2:4])
+        found = finite_spec(node.choices, *ends, lead=node.lead)
+        assert found is not None
+        return found
 
 
 def put(column: Column, d: int, value: float) -> None:

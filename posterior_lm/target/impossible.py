@@ -8,6 +8,7 @@ from posterior_lm.graph.conditions import Conjunct, conjuncts
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Constant, Latent
 from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.finite import finite_spec
 from posterior_lm.target.certainty import Certainty
 from posterior_lm.target.values import Value
 
@@ -70,9 +71,7 @@ def _values(graph: RewardGraph, latent: Latent) -> list[tuple[str, str | int]]:
     """Text and datum of every value, where they are few and known; else none."""
     options = dict(zip(latent.options, (graph[i] for i in latent.inputs), strict=True))
     known = {name: node.value for name, node in options.items() if isinstance(node, Constant)}
-    if latent.type == "one_of":
-        return [(choice, choice) for choice in latent.choices]
-    low, high, lead = known.get("low"), known.get("high"), known.get("lead", "")
-    if latent.type != "int" or not isinstance(low, int) or not isinstance(high, int):
+    finite = finite_spec(latent.choices, known.get("low"), known.get("high"), known.get("lead"))
+    if finite is None or finite.size > LISTED:
         return []
-    return [(f"{lead}{n}", n) for n in range(low, high + 1)] if high - low < LISTED else []
+    return [(finite.spelling(k), finite.datum(k)) for k in range(finite.size)]

@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from posterior_lm.dists import DISTS, Finite, ParameterError
+from posterior_lm.dists import DISTS, ParameterError
 from posterior_lm.graph.nodes import Apply, DistScore
 from posterior_lm.graph.ops import OPS
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+from posterior_lm.lang.finite import finite_spec
 from posterior_lm.lang.regex.mend import mend
 from posterior_lm.lang.source import Span
 
@@ -94,13 +95,10 @@ def dist(node: DistScore, inputs: Sequence[Column], n: int) -> Column:
     if node.bounded:
         args, bounds = args[:-2], args[-2:]
     log_pmf = DISTS[node.dist]
+    listed = finite_spec(node.choices)
     out = []
     for d in range(n):
-        finite = None
-        if node.choices:
-            finite = Finite.of_choices(node.choices)
-        elif bounds:
-            finite = Finite.of_range(int(bounds[0][d]), int(bounds[1][d]))
+        finite = finite_spec((), *(int(b[d]) for b in bounds)) if bounds else listed
         try:
             out.append(log_pmf(value[d], [a[d] for a in args], finite))
         except ParameterError as problem:

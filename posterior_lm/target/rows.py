@@ -6,7 +6,6 @@ its line, with a caret, before anything is bound to a program.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
 from posterior_lm.lang.near import nearest, readable
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.target.rows_csv import csv_rows
 from posterior_lm.target.rows_json import json_lines, json_list, parse
 
@@ -96,38 +96,20 @@ def typed_csv(rows: Iterable[Row], params: Sequence[ParamSpec]) -> list[Row]:
 
 
 def read_field(param: ParamSpec, text: object) -> object:
-    """The value that a field spells: text and choices as they are, a table as JSON.
-
-    The field itself where it does not spell one, for the binder to refuse.
-    """
-    if not isinstance(text, str) or param.type in ("text", "one_of"):
+    """The value that a field spells, a table as JSON; the field itself where it spells none, for the binder to refuse."""
+    if not isinstance(text, str):
         return text
-    word = text.strip()
+    if param.type != "table":
+        return VALUE_TYPES[param.type].read(text)
     try:
-        match param.type:
-            case "int":
-                return int(word) if word.isascii() and "_" not in word else text
-            case "real":
-                return _real(word, text)
-            case "bool":
-                return {"true": True, "false": False}.get(word.lower(), text)
-            case "table":
-                return json_value(word)
-    except (ValueError, DataError):
+        return json_value(text.strip())
+    except DataError:
         return text
-    return text
 
 
 def json_value(text: str, name: str = "the field") -> object:
     """A JSON value under the rules of data files; `name` says where it stands. Raises DataError PLM606."""
     return parse(Source(name, text), 0, len(text))
-
-
-def _real(word: str, text: str) -> object:
-    if not word.isascii() or "_" in word:
-        return text
-    number = float(word)
-    return number if math.isfinite(number) else text
 
 
 def _unknown_kind(name: str, suffix: str) -> Diagnostic:

@@ -5,18 +5,20 @@ Letters: N draws, T tokens, K terms. Every number is in nats, float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import frozen
 
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import Latent, TermInfo
+from posterior_lm.graph.nodes import TermInfo
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lang.near import shown
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
+from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.values import Value, Values, count, take
 from posterior_lm.tools.base import shown_end
@@ -123,11 +125,10 @@ class Target:
         """
         info = self.latent(latent)
         support = self.evaluator.supports[latent]
-        datum_ids: Callable[[object], tuple[int, ...] | None] | None = getattr(support, "ids_of", None)
         ids: tuple[int, ...] | None
         try:
-            if datum_ids is not None:
-                ids = datum_ids(_datum(info.type, text))
+            if isinstance(support, FiniteSupport):
+                ids = support.ids_of(VALUE_TYPES[info.type].read(text) if isinstance(text, str) else text)
             else:
                 ids = self._read(info, support, str(text))
         except ValueError:  # of the support, or a whole number that is too long to be spelled
@@ -140,7 +141,10 @@ class Target:
                     info.span,
                     "this type",
                     where=latent,
-                    help=_ADVICE.get(info.type, "give one of the values that its type lists"),
+                    help="give one of the values that its type lists"
+                    if isinstance(support, FiniteSupport)
+                    else "give a text with the tokens, characters and stop that its type asks for; "
+                    "most begin with a space",
                 )
             )
         return self.value_of(latent, ids)
@@ -164,33 +168,9 @@ class Target:
         info = self.latent(latent)
         ids = tuple(int(i) for i in ids)
         support = self.evaluator.supports[latent]
-        datum_of: Callable[[Sequence[int]], str | int] | None = getattr(support, "datum", None)
-        if datum_of is not None:
-            datum = datum_of(ids)
-            node = self.graph[info.node]
-            assert isinstance(node, Latent)
-            lead = _lead(self.graph, node)
-            return Value(ids, lead + str(datum), datum)
+        if isinstance(support, FiniteSupport):
+            place = support.place(ids)
+            return Value(ids, support.spec.spelling(place), support.spec.datum(place))
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
         return Value(ids, text, text)
-
-
-_ADVICE = {
-    "text": "give a text with the tokens, characters and stop that its type asks for; most begin with a space"
-}
-
-
-def _lead(graph: RewardGraph, node: Latent) -> str:
-    if "lead" not in node.options:
-        return ""
-    return str(getattr(graph[node.inputs[node.options.index("lead")]], "value", ""))
-
-
-def _datum(kind: str, text: str | int) -> str | int:
-    if kind == "int" and isinstance(text, str):
-        try:
-            return int(text.strip())
-        except ValueError:
-            return text
-    return text

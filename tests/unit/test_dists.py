@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from posterior_lm.dists import DISTS, Finite, ParameterError
+from posterior_lm.dists import DISTS, ParameterError
+from posterior_lm.lang.finite import ChoiceSpec, IntSpec
 
-RANGE = Finite.of_range(2, 6)
-CHOICES = Finite.of_choices(("a", "b", "c"))
+RANGE = IntSpec(2, 6)
+CHOICES = ChoiceSpec(("a", "b", "c"))
 
 
 @given(st.integers(-3, 60), st.floats(0.001, 30))
@@ -101,6 +102,6 @@ def test_as_many_probabilities_as_values() -> None:
 
 
 def test_places() -> None:
-    assert [RANGE.index(v) for v in (1, 2, 6, 7, "2", 2.0)] == [None, 0, 4, None, None, None]
-    assert Finite.of_range(3, 2).size == 0
-    assert [CHOICES.index(v) for v in ("a", "c", "x", 0)] == [0, 2, None, None]
+    assert [RANGE.number(v) for v in (1, 2, 6, 7, "2", 2.0)] == [None, 0, 4, None, None, None]
+    assert IntSpec(3, 2).size == 0
+    assert [CHOICES.number(v) for v in ("a", "c", "x", 0)] == [0, 2, None, None]

@@ -8,8 +8,9 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast, compile_source
 from posterior_lm.lang.check import check
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, TYPE_OPTIONS
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES
 
 PARAMS = (
     'a: text, k: int, x: real, ok: bool, l: one_of("yes", "no"), m: int(0..9), '
@@ -137,7 +138,7 @@ def test_built_in_names_are_taken(name: str) -> None:
 def test_other_names_are_free() -> None:
     """Names of types, options, methods and columns mean something only in their places."""
     names = (
-        {*TYPE_OPTIONS, *METHODS, *LMS, *TOOLS, "stop", "end", "lead"} - set(FUNCTIONS) - set(DISTRIBUTIONS)
+        {*VALUE_TYPES, *METHODS, *LMS, *TOOLS, "stop", "end", "lead"} - set(FUNCTIONS) - set(DISTRIBUTIONS)
     )
     for name in names:
         assert codes(f"observe {name} ~ base()", f"{name}: text") == []

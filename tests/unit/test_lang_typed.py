@@ -13,6 +13,7 @@ from posterior_lm.graph.nodes import Latent, RowField
 from posterior_lm.lang import CheckedModule, ast, compile_source, load_module
 from posterior_lm.lang.check import check, types
 from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.finite import ChoiceSpec
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import Dist, Value
 from posterior_lm.lang.walk import nodes
@@ -117,8 +118,8 @@ def test_names_and_types() -> None:
     }  # fmt: skip
     z, n, w, u = (checked.type(s.type) for s in checked.module.program.body if isinstance(s, ast.Latent))
     assert z.options == {"tokens": (1, 20), "stop": ".", "tools": None} and not z.is_written
-    assert (n.range, n.is_finite, n.size, n.options) == (None, True, None, {"lead": " "})
-    assert (w.choices, w.size, w.is_written) == (("yes", "no"), 2, True)
+    assert (n.range, n.is_finite, n.finite, n.options) == (None, True, None, {"lead": " "})
+    assert (w.choices, w.finite, w.is_written) == (("yes", "no"), ChoiceSpec(("yes", "no")), True)
     assert u.options == {"tokens": None} and not u.is_finite
     assert checked.declared(find(checked, "r.n")).range == (0, 9)  # type: ignore[union-attr]
 

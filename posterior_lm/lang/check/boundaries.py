@@ -106,7 +106,7 @@ class _Boundaries:
         type_ = self.checked.declared(after) if isinstance(after, ast.Name) else None
         if type_ is None:
             return False
-        if type_.name == "int":
+        if type_.known.kind == "int":
             return not type_.options.get("lead")
         return any(choice[:1].isalnum() for choice in type_.choices)
 
@@ -118,9 +118,9 @@ class _Boundaries:
     def _fix(self, after: ast.Expr, *, add: bool = False) -> str:
         drop = "" if add else "drop the space here and "
         if (latent := self._latent(after)) is not None:
-            if latent.name == "int":
-                return f'{drop}spell it in the type: int(…, lead=" ")'
-            if latent.name == "one_of":
+            if "lead" in latent.known.options:
+                return f'{drop}spell it in the type: {latent.name}(…, lead=" ")'
+            if latent.known.takes == "choices":
                 return f"{drop}begin each choice with the space"
             return "drop the space here: the text that is drawn begins with its own"
         if isinstance(after, ast.Name):

@@ -107,4 +107,4 @@ def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
         low, high = type_.range
         if low <= high and not low <= int(str(found)) <= high:
             scope.error("PLM315", f"the default {found} is outside {low}..{high}", default.span,
-                        "out of range", secondary=[(type_.at.args[0].span, "the range")])  # fmt: skip
+                        "out of range", secondary=[((type_.at.args or (type_,))[0].span, "the range")])  # fmt: skip

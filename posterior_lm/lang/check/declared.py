@@ -8,18 +8,9 @@ from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.tools import tools_of_text
 from posterior_lm.lang.check.types import written
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.signatures import TYPE_OPTIONS
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Type
-
-_EXAMPLES = {
-    "text": "text(tokens=1..20)",
-    "int": "int(0..9)",
-    "one_of": 'one_of("yes", "no")',
-    "table": "table(input: text, output: text)",
-    "real": "real",
-    "bool": "bool",
-}
+from posterior_lm.lang.value_types import VALUE_TYPES, value_type
 
 
 def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> tuple[Type, bool]:
@@ -34,11 +25,11 @@ def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> tuple[Type, 
 
 def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
     constants = [scope.written(arg) for arg in type_.args]
-    ends = constants[0] if type_.name == "int" and constants else None
+    known = value_type(type_.name)
     return Type(
         type_,
-        choices=tuple(c for c in constants if isinstance(c, str)) if type_.name == "one_of" else (),
-        range=ends if isinstance(ends, tuple) else None,
+        choices=known.choices(constants),
+        range=known.range(constants),
         options={option.name: scope.written(option.value) for option in type_.options},
         columns={
             c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.columns
@@ -48,53 +39,47 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
 
 def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
     name = type_.name
-    if name not in TYPE_OPTIONS:
+    if name not in VALUE_TYPES:
         for part in (*type_.args, *(o.value for o in type_.options)):
             inner(scope, part)
-        near = nearest(name, TYPE_OPTIONS) or {
-            "str": "text",
-            "string": "text",
-            "float": "real",
-            "number": "real",
-            "integer": "int",
-            "boolean": "bool",
-            "enum": "one_of",
-            "list": "table",
-        }.get(name)
+        near = nearest(name, VALUE_TYPES) or next(
+            (t.name for t in VALUE_TYPES.values() if name in t.elsewhere), None
+        )
         scope.error(
             "PLM208",
             f"unknown type '{name}'",
             name_span(type_),
             "not a type",
-            help=f"did you mean '{near}'?" if near else f"the types are {', '.join(TYPE_OPTIONS)}",
+            help=f"did you mean '{near}'?" if near else f"the types are {', '.join(VALUE_TYPES)}",
         )
         return False
-    if place == "latent" and name in ("real", "bool", "table"):
-        scope.error("PLM310", f"a latent cannot be {'a table' if name == 'table' else f'a {name}'}",
-                    name_span(type_), "not a type of a latent",
-                    help="latents are text(…), int(a..b) or one_of(…)")  # fmt: skip
+    known = VALUE_TYPES[name]
+    if place == "latent" and not known.latent:
+        *others, last = (t.form for t in VALUE_TYPES.values() if t.latent)
+        scope.error("PLM310", f"a latent cannot be a {name}", name_span(type_), "not a type of a latent",
+                    help=f"latents are {', '.join(others)} or {last}")  # fmt: skip
         return False
     if place == "column" and name == "table":
         scope.error("PLM322", "a column cannot hold a table", name_span(type_), "a table in a table")
         return True
     _shape(scope, type_, place)
-    options(scope, type_.options, TYPE_OPTIONS[name], f"the type {name}", name_span(type_))
+    options(scope, type_.options, known.options, f"the type {name}", name_span(type_))
     if name == "text":
         _text(scope, type_, place)
-    return not (name == "int" and place == "latent" and not type_.args)
+    return not (known.takes == "range" and place == "latent" and not type_.args)
 
 
 def _shape(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     """The plain arguments of a type: none, one range, choices, or columns."""
-    name = type_.name
-    if type_.columns and name != "table":
+    name, takes = type_.name, VALUE_TYPES[type_.name].takes
+    if type_.columns and takes != "columns":
         scope.error("PLM322", f"{name} has no columns", type_.columns[0].span, "not expected here",
-                    help=f"write it like {_EXAMPLES[name]}")  # fmt: skip
-    if name == "table":
+                    help=_like(type_))  # fmt: skip
+    if takes == "columns":
         _table(scope, type_)
-    elif name == "one_of":
+    elif takes == "choices":
         _choices(scope, type_)
-    elif name == "int":
+    elif takes == "range":
         _int(scope, type_, place)
     elif type_.args:
         for arg in type_.args:
@@ -103,13 +88,17 @@ def _shape(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
                     help="name the option: tokens=1..20" if name == "text" else f"write {name}")  # fmt: skip
 
 
+def _like(type_: ast.TypeExpr) -> str:
+    return f"write it like {VALUE_TYPES[type_.name].example}"
+
+
 def _table(scope: Scope, type_: ast.TypeExpr) -> None:
     if type_.args:
         scope.error("PLM322", "a table lists columns with their types", type_.args[0].span, "not a column",
-                    help=f"write it like {_EXAMPLES['table']}")  # fmt: skip
+                    help=_like(type_))  # fmt: skip
     elif not type_.columns:
         scope.error("PLM322", "a table needs at least one column", type_.span, "no columns",
-                    help=f"write it like {_EXAMPLES['table']}")  # fmt: skip
+                    help=_like(type_))  # fmt: skip
     seen: dict[str, Span] = {}
     for column in type_.columns:
         if column.name.id in seen:
@@ -123,7 +112,7 @@ def _table(scope: Scope, type_: ast.TypeExpr) -> None:
 def _choices(scope: Scope, type_: ast.TypeExpr) -> None:
     if not type_.args:
         scope.error("PLM316", "one_of needs at least one choice", type_.span, "no choices",
-                    help=f"write it like {_EXAMPLES['one_of']}")  # fmt: skip
+                    help=_like(type_))  # fmt: skip
     seen: dict[str, Span] = {}
     for arg in type_.args:
         found = written(scope, arg)
@@ -149,14 +138,14 @@ def _int(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     args = type_.args
     if not args and place == "latent":
         scope.error("PLM308", "a latent int needs a range", type_.span, "no range",
-                    help=f"write it like {_EXAMPLES['int']}")  # fmt: skip
+                    help=_like(type_))  # fmt: skip
     if not args:
         return
     if len(args) > 1 or not isinstance(args[0], ast.Range):
         for arg in args:
             inner(scope, arg)
         scope.error("PLM322", "an int takes one range", args[0].span, "expected low..high",
-                    help=f"write it like {_EXAMPLES['int']}")  # fmt: skip
+                    help=_like(type_))  # fmt: skip
         return
     int_range(scope, args[0], constants=place != "latent")
 
@@ -165,12 +154,12 @@ def _text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     given = {option.name: option for option in type_.options}
     if place == "latent" and "tokens" not in given:
         scope.error("PLM308", "a latent text needs a limit on its tokens", type_.span, "no limit",
-                    help=f"write it like {_EXAMPLES['text']}")  # fmt: skip
+                    help=_like(type_))  # fmt: skip
     tools_of_text(scope, type_, place)
     tokens = given["tokens"].value if "tokens" in given else None
     if tokens is not None and scope.written(tokens) == (0, 0):
         scope.error("PLM302", "no text has between 0 and 0 tokens but the empty one", tokens.span,
-                    "nothing to draw", help=f"write it like {_EXAMPLES['text']}")  # fmt: skip
+                    "nothing to draw", help=_like(type_))  # fmt: skip
     stop, end = given.get("stop"), given.get("end")
     if stop is not None and end is not None and (ending := scope.written(end.value)) in ("free", "eos"):
         scope.error("PLM321", f'stop= and end="{ending}" contradict each other', end.span,

@@ -9,15 +9,8 @@ from posterior_lm.lang.regex import PatternError, automaton
 from posterior_lm.lang.regex.report import wrong_pattern
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import Dist, Type, Value
-
-_TYPE_NAMES = {
-    "text": "text",
-    "int": "an int",
-    "real": "a real",
-    "bool": "a truth value",
-    "one_of": "a one_of",
-}
+from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
+from posterior_lm.lang.value_types import finite_forms
 
 
 def operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:
@@ -127,31 +120,32 @@ def probabilities(scope: Scope, arg: ast.Expr) -> None:
 def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
     """Reports a distribution that is not over a declared type; `what` names the value."""
     call = dist.call
-    if call is None or dist.sort not in DISTRIBUTIONS or type_.name not in _TYPE_NAMES:
+    kind, called = type_.known.kind, KIND_NAMES.get(type_.name, f"a {type_.name}")
+    if call is None or dist.sort not in DISTRIBUTIONS or kind in ("table", "unknown"):
         return
     over = DISTRIBUTIONS[dist.sort].over
     by_numbers = over == "int" or (dist.sort == "uniform" and len(call.args) == 2)
-    if by_numbers and type_.name != "int":
+    if by_numbers and kind != "int":
         help = "write uniform() or categorical([…])"
         if type_.name == "text":
             help = "a text comes from a language model"
-        scope.error("PLM311", f"{dist.sort} is over numbers, and {what} is {_TYPE_NAMES[type_.name]}", call.span,
+        scope.error("PLM311", f"{dist.sort} is over numbers, and {what} is {called}", call.span,
                     "wrong distribution for this type", secondary=_at(type_.span, "the type"),
                     help=help)  # fmt: skip
     elif over == "finite" and not by_numbers and not type_.is_finite:
         scope.error(
             "PLM311",
-            f"{dist.sort} needs a type that lists its values, and {what} is {_TYPE_NAMES[type_.name]}",
+            f"{dist.sort} needs a type that lists its values, and {what} is {called}",
             call.span,
             "wrong distribution for this type",
             secondary=_at(type_.span, "the type"),
-            help="such types are int(a..b) and one_of(…)",
+            help=f"such types are {finite_forms()}",
         )
     elif dist.sort == "categorical" and call.args:
-        items = call.args[0]
-        if type_.size is not None and isinstance(items, ast.ListExpr) and len(items.items) != type_.size:
-            scope.error("PLM307", f"{len(items.items)} probabilities for {type_.size} values", items.span,
-                        f"expected {type_.size}", secondary=_at(type_.span, "the values"))  # fmt: skip
+        items, values = call.args[0], type_.finite
+        if values is not None and isinstance(items, ast.ListExpr) and len(items.items) != values.size:
+            scope.error("PLM307", f"{len(items.items)} probabilities for {values.size} values", items.span,
+                        f"expected {values.size}", secondary=_at(type_.span, "the values"))  # fmt: skip
 
 
 def _at(span: Span, text: str) -> list[tuple[Span, str]]:

@@ -9,6 +9,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.check.boundaries import boundaries
 from posterior_lm.lang.diagnostics import Diagnostic, in_order, warning
 from posterior_lm.lang.typed import CheckedModule
+from posterior_lm.lang.value_types import value_type
 from posterior_lm.lang.walk import names, nodes, statements
 
 
@@ -49,7 +50,7 @@ def _nothing_to_infer(program: ast.Program) -> Iterator[Diagnostic]:
 
 def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
     for node in nodes(program):
-        if not isinstance(node, ast.TypeExpr) or node.name != "one_of":
+        if not isinstance(node, ast.TypeExpr) or value_type(node.name).takes != "choices":
             continue
         choices = sorted(
             (arg for arg in node.args if isinstance(arg, ast.Literal) and isinstance(arg.value, str)),
@@ -98,7 +99,7 @@ def _parameters(checked: CheckedModule, expr: ast.Expr) -> dict[str, ast.Name]:
         read.name: name
         for name in names(expr)
         for read in checked.value(name).depends
-        if read.sort == "parameter" and read.type is not None and read.type.name in ("one_of", "int")
+        if read.sort == "parameter" and read.type is not None and read.type.known.finite
     }
 
 

@@ -1,12 +1,17 @@
-"""What `int(…)` and `one_of(…)` ask of a value, and how each value is spelled."""
+"""The values of a finite type, numbered in the order of declaration, and how each is spelled.
+
+The graph keeps a finite type as one of two things: strings (`choices`), or the ends of a
+range of whole numbers with the `lead` that is spelled before each.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Span, is_text
-from posterior_lm.support.faults import half_surrogate, reversed_range
 
 MOST_VALUES = 1_000_000
 """Values a finite type may list: a table of a million values of four tokens takes 16 MB."""
@@ -24,6 +29,10 @@ class IntSpec:
     def size(self) -> int:
         return max(0, self.high - self.low + 1)
 
+    @property
+    def values(self) -> Sequence[int]:
+        return range(self.low, self.high + 1)
+
     def datum(self, number: int) -> int:
         """The value with this place in the order of declaration, from 0."""
         return self.low + number
@@ -37,20 +46,6 @@ class IntSpec:
     def spelling(self, number: int) -> str:
         """The text that stands for that value."""
         return f"{self.lead}{self.low + number}"
-
-    def read(self, text: str) -> int | None:
-        """The place of the value that this text spells exactly, or None."""
-        if not text.startswith(self.lead):
-            return None
-        digits = text[len(self.lead) :]
-        # int() takes far more than decimals ("+1", " 1", "1_0", "١"); spelling back excludes those.
-        if len(digits) > 40 or not digits.lstrip("-").isdecimal():
-            return None
-        try:
-            number = self.number(int(digits))
-        except ValueError:
-            return None
-        return number if number is not None and self.spelling(number) == text else None
 
     def checks(self, span: Span | None = None) -> tuple[Diagnostic, ...]:
         """PLM330 for an empty range, PLM331 for one too long to list, PLM531."""
@@ -76,6 +71,10 @@ class ChoiceSpec:
     def size(self) -> int:
         return len(self.choices)
 
+    @property
+    def values(self) -> Sequence[str]:
+        return self.choices
+
     def datum(self, number: int) -> str:
         """The value with this place in the order of declaration, from 0."""
         return self.choices[number]
@@ -87,10 +86,6 @@ class ChoiceSpec:
     def spelling(self, number: int) -> str:
         """The text that stands for that value: itself."""
         return self.choices[number]
-
-    def read(self, text: str) -> int | None:
-        """The place of the value that this text spells exactly, or None."""
-        return self._places.get(text)
 
     def checks(self, span: Span | None = None) -> tuple[Diagnostic, ...]:
         """PLM330 without choices, PLM332 for one listed twice, PLM331 for too many, PLM531."""
@@ -118,6 +113,45 @@ class ChoiceSpec:
             )
         found.extend(half_surrogate("", c, span) for c in self.choices if not is_text(c))
         return tuple(found)
+
+
+FiniteSpec = IntSpec | ChoiceSpec
+
+
+def finite_spec(
+    choices: Sequence[str], low: object = None, high: object = None, lead: object = None
+) -> FiniteSpec | None:
+    """The values of a type that the graph keeps so; None where it lists none or its ends are not known."""
+    if choices:
+        return ChoiceSpec(tuple(choices))
+    if isinstance(low, int) and isinstance(high, int):
+        return IntSpec(low, high, "" if lead is None else str(lead))
+    return None
+
+
+# ------------------------------------------------------------- faults, also of texts
+
+
+def reversed_range(what: str, low: int, high: int, span: Span | None) -> Diagnostic:
+    """PLM330: the range that `what` spells has its ends the wrong way round."""
+    return error(
+        "PLM330",
+        f"{what} is empty",
+        span,
+        f"{low} is more than {high}",
+        help=f"write {high}..{low}",
+    )
+
+
+def half_surrogate(what: str, text: str, span: Span | None) -> Diagnostic:
+    """PLM531: a text that UTF-8 has no bytes for."""
+    return error(
+        "PLM531",
+        f"{what}{text!a} holds half of a surrogate pair, which no tokenizer can spell",
+        span,
+        "not a character",
+        help="write the character itself",
+    )
 
 
 def _too_many(size: int, what: str, span: Span | None) -> tuple[Diagnostic, ...]:
