@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from posterior_lm.infer.methods import OptionType
 from posterior_lm.lang.diagnostics import Diagnostic, error
@@ -34,7 +34,7 @@ class ValueType:
     """What its values are in expressions: text, int, real, bool or table."""
     takes: Literal["nothing", "range", "choices", "columns"] = "nothing"
     """What stands in its parentheses beside options."""
-    options: Mapping[str, OptionType] = {}
+    options: ClassVar[Mapping[str, OptionType]] = {}
     latent = False
     """Whether a latent may have it."""
     finite = False
@@ -68,7 +68,7 @@ class ValueType:
 
 class Text(ValueType):
     name = kind = "text"
-    options = {
+    options: ClassVar = {
         "tokens": OptionType(kind="range", low=0, about="how many tokens are drawn, the stop included"),
         "stop": OptionType(kind="nonempty", about="the text ends at the first place where this stands"),
         "end": OptionType(kind="choice", choices=("eos", "free"), default="eos",
@@ -104,7 +104,7 @@ class Text(ValueType):
 class Int(ValueType):
     name = kind = "int"
     takes = "range"
-    options = {
+    options: ClassVar = {
         "lead": OptionType(kind="text", default="", about="spelled before the number"),
     }
     latent = finite = True
