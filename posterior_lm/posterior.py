@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
+from posterior_lm import saved
 from posterior_lm.infer.base import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.base import ModelIdentity
+from posterior_lm.storage import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -183,24 +185,28 @@ class Posterior:
     def to_json(self, *, top: int | None = None) -> dict[str, Any]:
         """The stable shape of `plm run --format json`; infinities and absent numbers are None."""
         merged = self.merged()[:top]
-        return {
+        particles, chains = self.draws.particles, self.draws.chains
+        whole = {
             "program": self.program,
             "fingerprint": self.fingerprint,
-            "lm": {alias: _identity(one) for alias, one in self.lm.items()},
+            "lm": self.lm,
             "method": self.method,
             "reason": self.reason,
             "seed": self.seed,
-            "log_evidence": _finite(self.log_evidence),
-            "log_evidence_se": _finite(self.log_evidence_se),
-            "ess": _finite(self.ess),
-            "khat": _finite(self.khat),
-            **_of_method(self.draws),
+            "log_evidence": self.log_evidence,
+            "log_evidence_se": self.log_evidence_se,
+            "ess": self.ess,
+            "khat": self.khat,
+            "least_ess": None if particles is None else particles.least_ess,
+            "ancestors": None if particles is None else particles.ancestors,
+            "rhat": None if chains is None else chains.rhat,
+            "bulk_ess": None if chains is None else chains.bulk_ess,
+            "acceptance": None if chains is None else chains.acceptance,
             "n": self.n,
-            "draws": [
-                {"values": dict(m.values), "weight": m.weight, "log_reward": _finite(m.log_reward)}
-                for m in merged
-            ],
+            "draws": [{"values": m.values, "weight": m.weight, "log_reward": m.log_reward} for m in merged],
         }
+        found: dict[str, Any] = plain(whole)
+        return found
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per draw: the latents, `weight`, `log_weight`, `log_reward`.
@@ -247,16 +253,12 @@ class Posterior:
 
     def save(self, folder: str | Path) -> Path:
         """Write `posterior.json` into a folder, whole or not at all; returns its path."""
-        from posterior_lm.saved import save
-
-        return save(self, Path(folder))
+        return saved.save(Path(folder), **{f.name: getattr(self, f.name) for f in fields(Posterior)})
 
     @classmethod
     def load(cls, folder: str | Path) -> Posterior:
         """Read what `save` wrote. Raises DataError PLM611 for anything else."""
-        from posterior_lm.saved import load
-
-        return load(Path(folder))
+        return cls(**saved.load(Path(folder)))
 
 
 _Z90 = 1.6448536269514722
@@ -269,29 +271,3 @@ def _apart(name: str, taken: Iterable[str]) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _of_method(draws: Draws) -> dict[str, float | None]:
-    """What only particles or only chains have; None for the others."""
-    particles, chains = draws.particles, draws.chains
-    return {
-        "least_ess": None if particles is None else _finite(particles.least_ess),
-        "ancestors": None if particles is None else particles.ancestors,
-        "rhat": None if chains is None else _finite(chains.rhat),
-        "bulk_ess": None if chains is None else _finite(chains.bulk_ess),
-        "acceptance": None if chains is None else _finite(chains.acceptance),
-    }
-
-
-def _identity(one: ModelIdentity) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "kind": one.kind,
-        "digest": one.digest,
-        "revision": one.revision,
-        "dtype": one.dtype,
-    }

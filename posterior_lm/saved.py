@@ -1,198 +1,177 @@
-"""A posterior on disk: one JSON file, written whole or not at all."""
+"""A posterior on disk: one JSON file, written whole or not at all, and read field by field."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+import attrs
 import numpy as np
+from attrs import frozen
 
 from posterior_lm.infer.base import Certificate, Chains, Draws, Particles
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import ModelIdentity
+from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
 from posterior_lm.target.values import Value
-
-if TYPE_CHECKING:
-    from posterior_lm.posterior import Posterior
 
 FORMAT = "plm-posterior-1"
 NAME = "posterior.json"
 
-
-def _floats(array: np.ndarray | None) -> list[float | str] | None:
-    """Numbers as JSON keeps them exactly; infinities by name, since JSON has none."""
-    if array is None:
-        return None
-    return [x if math.isfinite(x) else ("inf" if x > 0 else "-inf") for x in map(float, array)]
-
-
-def _array(items: list[float | str] | None) -> np.ndarray | None:
-    return None if items is None else np.array([float(x) for x in items], dtype=np.float64)
+Count = Annotated[int, Stored(low=0)]
+Size = Annotated[float, Stored(low=0.0)]
+Spread = Annotated[float, Stored(low=0.0, infinite=("inf",))]
+Nats = Annotated[float, Stored(infinite=("-inf",))]
+AnyNats = Annotated[float, Stored(infinite=("-inf", "inf"))]
 
 
-def _particles(particles: Particles | None) -> dict[str, Any] | None:
-    if particles is None:
-        return None
-    return {
-        "least_ess": particles.least_ess,
-        "ancestors": particles.ancestors,
-        "resampled": particles.resampled,
-        "variance": particles.variance,
-        "origin": None if particles.origin is None else particles.origin.tolist(),
-    }
+@frozen
+class _Certificate:
+    covered: Nats
+    rest: AnyNats
+    complete: bool
+    listed: Count
+    estimate: Spread | None
+    estimate_se: Spread | None
 
 
-def _read_particles(whole: dict[str, Any] | None, n: int) -> Particles | None:
-    if whole is None:
-        return None
-    return Particles(
-        float(whole["least_ess"]),
-        int(whole["ancestors"]),
-        int(whole["resampled"]),
-        float(whole["variance"]),
-        None if whole["origin"] is None else _places(whole["origin"], n),
-    )
+@frozen
+class _Particles:
+    least_ess: Size
+    ancestors: Count
+    resampled: Count
+    variance: AnyNats
+    origin: tuple[Count, ...] | None
 
 
-def _places(items: list[int], n: int) -> np.ndarray:
-    """Which ancestor or chain each of n draws comes from."""
-    found = np.array(items, dtype=np.int64)
-    if found.shape != (n,) or (n and found.min() < 0):
-        raise ValueError("its columns have different lengths")
-    return found
+@frozen
+class _Chains:
+    number: Annotated[int, Stored(low=1)]
+    of_draw: tuple[Count, ...]
+    rhat: tuple[Spread] | None
+    bulk_ess: Size | None
+    acceptance: Annotated[float, Stored(low=0.0, high=1.0)]
 
 
-def _chains(chains: Chains | None) -> dict[str, Any] | None:
-    if chains is None:
-        return None
-    return {
-        "number": chains.number,
-        "of_draw": chains.of_draw.tolist(),
-        "rhat": _floats(None if chains.rhat is None else np.array([chains.rhat])),
-        "bulk_ess": chains.bulk_ess,
-        "acceptance": chains.acceptance,
-    }
+@frozen
+class _Whole:
+    """The object in the file; identities, values and the certificate stand there as lists."""
+
+    format: str
+    program: str
+    fingerprint: str
+    lm: Mapping[str, ModelIdentity]
+    seed: Count
+    reason: str
+    types: Mapping[str, str]
+    method: str
+    seconds: Size
+    values: Mapping[str, tuple[Value, ...]]
+    log_weights: tuple[Nats, ...]
+    log_reward: tuple[Nats, ...]
+    log_prob: tuple[Nats, ...] | None
+    certificate: _Certificate | None
+    particles: _Particles | None
+    chains: _Chains | None
+    decoded: bool
 
 
-def _read_chains(whole: dict[str, Any] | None, n: int) -> Chains | None:
-    if whole is None:
-        return None
-    rhat = _array(whole["rhat"])
-    return Chains(
-        int(whole["number"]),
-        _places(whole["of_draw"], n),
-        None if rhat is None else float(rhat[0]),
-        None if whole["bulk_ess"] is None else float(whole["bulk_ess"]),
-        float(whole["acceptance"]),
-    )
+def save(folder: Path, draws: Draws, **more: Any) -> Path:
+    """Write `posterior.json` into the folder, which is made where it is absent; returns its path.
 
-
-def save(posterior: Posterior, folder: Path) -> Path:
-    """Write `posterior.json` into the folder, which is made where it is absent."""
-    draws = posterior.draws
-    certificate = draws.certificate
-    whole: dict[str, Any] = {
+    `more` are the fields of the posterior beside its draws. Raises DataError PLM612.
+    """
+    chains = draws.chains
+    whole = {
         "format": FORMAT,
-        "program": posterior.program,
-        "fingerprint": posterior.fingerprint,
-        "lm": {alias: [m.name, m.kind, m.digest, m.revision, m.dtype] for alias, m in posterior.lm.items()},
-        "seed": posterior.seed,
-        "reason": posterior.reason,
-        "types": dict(posterior.types),
+        **more,
+        "lm": {alias: attrs.astuple(model) for alias, model in more["lm"].items()},
         "method": draws.method,
         "seconds": draws.seconds,
-        "values": {
-            name: [[list(v.ids), v.text, v.datum] for v in column] for name, column in draws.values.items()
-        },
-        "log_weights": _floats(draws.log_weights),
-        "log_reward": _floats(draws.log_reward),
-        "log_prob": _floats(draws.log_prob),
-        "certificate": None
-        if certificate is None
-        else [
-            *(_floats(np.array([certificate.covered, certificate.rest])) or ()),
-            certificate.complete,
-            certificate.listed,
-            certificate.estimate,
-            certificate.estimate_se,
-        ],
-        "particles": _particles(draws.particles),
-        "chains": _chains(draws.chains),
+        "values": {name: [(v.ids, v.text, v.datum) for v in column] for name, column in draws.values.items()},
+        "log_weights": draws.log_weights,
+        "log_reward": draws.log_reward,
+        "log_prob": draws.log_prob,
+        "certificate": draws.certificate and attrs.astuple(draws.certificate),
+        "particles": draws.particles,
+        "chains": chains
+        and {**attrs.asdict(chains), "rhat": None if chains.rhat is None else [chains.rhat]},
         "decoded": draws.decoded,
     }
-    try:
+    text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
+    with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".posterior-", suffix=".json")
-    except OSError as problem:
-        raise DataError(
-            error("PLM612", f"cannot write into {folder}: {problem.strerror}", where=str(folder))
-        ) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(whole, file, ensure_ascii=False, allow_nan=False)
-        os.replace(temporary, folder / NAME)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(folder / NAME, text.encode())
     return folder / NAME
 
 
-def load(folder: Path) -> Posterior:
-    """The posterior that `save` wrote into the folder. Raises DataError PLM611."""
-    from posterior_lm.posterior import Posterior
-
+def load(folder: Path) -> dict[str, Any]:
+    """The fields of the posterior that `save` wrote into the folder. Raises DataError PLM611."""
     path = folder / NAME if folder.is_dir() else folder
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        if whole.get("format") != FORMAT:
-            raise ValueError(f"its format is {whole.get('format')!r}, not {FORMAT!r}")
-        certificate = whole["certificate"]
-        log_weights, log_reward = _array(whole["log_weights"]), _array(whole["log_reward"])
-        if log_weights is None or log_reward is None:
-            raise ValueError("it has no weights")
-        values = {
-            name: tuple(Value(tuple(map(int, ids)), str(text), datum) for ids, text, datum in column)
-            for name, column in whole["values"].items()
+
+    def refuse(why: str) -> DataError:
+        return DataError(error("PLM611", f"{path} is no saved posterior: {why}", where=str(path)))
+
+    with refusing(refuse):
+        found = read_object(path)
+        if found.get("format") != FORMAT:
+            raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
+        # Posteriors saved by earlier versions have none of these three.
+        found = {"particles": None, "chains": None, "decoded": False, **found}
+        known = {f.name for f in attrs.fields(_Whole)}
+        whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
+        return {
+            "program": whole.program,
+            "fingerprint": whole.fingerprint,
+            "lm": whole.lm,
+            "draws": _draws(whole),
+            "seed": whole.seed,
+            "reason": whole.reason,
+            "types": whole.types,
         }
-        if any(len(column) != len(log_weights) for column in values.values()) or len(log_reward) != len(
-            log_weights
-        ):
-            raise ValueError("its columns have different lengths")
-        draws = Draws(
-            values=values,
-            log_weights=log_weights,
-            log_reward=log_reward,
-            method=str(whole["method"]),
-            log_prob=_array(whole["log_prob"]),
-            certificate=None
-            if certificate is None
-            else Certificate(
-                float(certificate[0]),
-                float(certificate[1]),
-                bool(certificate[2]),
-                int(certificate[3]),
-                *certificate[4:6],
-            ),
-            reason=str(whole["reason"]),
-            seconds=float(whole["seconds"]),
-            # Posteriors saved by earlier versions have none of these.
-            particles=_read_particles(whole.get("particles"), len(log_weights)),
-            chains=_read_chains(whole.get("chains"), len(log_weights)),
-            decoded=bool(whole.get("decoded", False)),
-        )
-        return Posterior(
-            program=str(whole["program"]),
-            fingerprint=str(whole["fingerprint"]),
-            lm={alias: ModelIdentity(*fields) for alias, fields in whole["lm"].items()},
-            draws=draws,
-            seed=int(whole["seed"]),
-            reason=str(whole["reason"]),
-            types=dict(whole["types"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
-        shown = problem.strerror if isinstance(problem, OSError) else f"{type(problem).__name__}: {problem}"
-        raise DataError(error("PLM611", f"{path} is no saved posterior ({shown})", where=str(path))) from None
+
+
+def _draws(whole: _Whole) -> Draws:
+    """Raises ValueError where columns have different lengths, or what must agree does not."""
+    n, particles, chains = len(whole.log_weights), whole.particles, whole.chains
+    origin = None if particles is None else particles.origin
+    of_draw = None if chains is None else chains.of_draw
+    columns = {
+        "log_reward": whole.log_reward, "log_prob": whole.log_prob, "particles.origin": origin,
+        "chains.of_draw": of_draw, **{f"values.{name}": column for name, column in whole.values.items()},
+    }  # fmt: skip
+    for name, column in columns.items():
+        if column is not None and len(column) != n:
+            raise ValueError(f"`{name}` has {len(column)} entries, and `log_weights` {n}")
+    if not any(map(math.isfinite, whole.log_weights)):
+        raise ValueError("`log_weights` has none above zero")
+    for name, values in whole.values.items():
+        if any(min(value.ids, default=0) < 0 for value in values):
+            raise ValueError(f"`values.{name}` has a token below 0")
+    if origin is not None and max(origin) >= n:
+        raise ValueError(f"`particles.origin` has {max(origin)}, and there are {n} particles")
+    if chains is not None and max(chains.of_draw) >= chains.number:
+        raise ValueError(f"`chains.of_draw` has {max(chains.of_draw)}, and there are {chains.number} chains")
+    return Draws(
+        values=whole.values,
+        log_weights=np.array(whole.log_weights),
+        log_reward=np.array(whole.log_reward),
+        method=whole.method,
+        log_prob=None if whole.log_prob is None else np.array(whole.log_prob),
+        certificate=whole.certificate and Certificate(*attrs.astuple(whole.certificate)),
+        reason=whole.reason,
+        seconds=whole.seconds,
+        particles=particles and Particles(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
+        chains=chains
+        and Chains(
+            chains.number,
+            np.array(chains.of_draw),
+            None if chains.rhat is None else chains.rhat[0],
+            chains.bulk_ess,
+            chains.acceptance,
+        ),
+        decoded=whole.decoded,
+    )

@@ -36,10 +36,13 @@ class Room:
 ROOMS: dict[str, Room] = {
     "assets": Room(0, ("assets",)),
     "extras": Room(0, ("extras",)),
-    # Places in a text, errors as data, near misses, values of finite types: what every room shares.
+    # Places in a text, errors as data, near misses, values of finite types, files: what every room shares.
     "words": Room(
         0,
-        ("lang.source", "lang.diagnostics", "lang.near", "lang.json_reader", "lang.finite", "lang.regex"),
+        (
+            *("lang.source", "lang.diagnostics", "lang.near", "lang.json_reader", "lang.finite", "lang.regex"),
+            "storage",
+        ),
         (),
         ("attrs",),
     ),
@@ -222,6 +225,7 @@ and `ask` opens the policy that a query names."""
 LONG: dict[str, str] = {
     "query.py": "one verb of the language after another, each of a few lines",
     "lang/check/types.py": "one recursion: expressions hold distributions, and distributions expressions",
+    "storage.py": "what is stored: files, the lock of who writes them, and values as JSON and back",
 }
 """Modules of more than 300 lines, and why."""
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from posterior_lm.amortize.disk import write_whole
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.storage import write_whole
 
 FORMAT = 1
 ROOM, SETTINGS = "cells", "bench.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.paper.cells import Cell, slug
 from benchmarks.paper.task import Bench, Row
-from posterior_lm.amortize.disk import write_whole
+from posterior_lm.storage import write_whole
 
 ROOM = "examples"
 

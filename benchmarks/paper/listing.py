@@ -12,8 +12,8 @@ import numpy as np
 from attrs import frozen
 
 from benchmarks.paper.task import Bench, Row
-from posterior_lm.amortize.disk import write_whole
 from posterior_lm.evidence.distance import cell_distances, total_variation
+from posterior_lm.storage import write_whole
 
 if TYPE_CHECKING:
     from posterior_lm.infer.guide import Guide

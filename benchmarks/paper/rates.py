@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.paper.cells import Cell, slug
 from benchmarks.paper.task import Bench, Row
-from posterior_lm.amortize.disk import write_whole
+from posterior_lm.storage import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

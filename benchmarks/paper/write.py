@@ -14,7 +14,7 @@ from benchmarks.paper.page import page
 from benchmarks.paper.rates import ROOM
 from benchmarks.paper.summary import entries
 from benchmarks.paper.task import Bench
-from posterior_lm.amortize.disk import write_whole
+from posterior_lm.storage import write_whole
 
 
 def write(bench: Bench, cells: Sequence[Cell], model: str) -> list[Path]:

@@ -19,9 +19,10 @@ import torch
 from attrs import evolve, field, frozen
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError, ModelError, error
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.lm.forward import Forward
@@ -206,8 +207,6 @@ class Adapter:
 
     def save(self, folder: Path) -> None:
         """Write the two files of a peft adapter into an existing folder."""
-        from safetensors.torch import save_file
-
         location = self.base.identity.name
         names = self.config.target_modules
         saved = evolve_config(
@@ -218,7 +217,8 @@ class Adapter:
             target_modules=names if isinstance(names, str) else sorted(names or ()),
         )
         saved.save_pretrained(str(folder))
-        save_file(self.tensors(), folder / WEIGHTS, metadata={"format": "pt"})
+        # Not by safetensors' own writer, whose files nobody else may read, whatever the umask.
+        storage.write_new(folder / WEIGHTS, save(self.tensors(), metadata={"format": "pt"}))
 
     def close(self) -> None:
         """Take the adapter out of the module."""

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import asdict, frozen
+
+from posterior_lm.storage import Stored, plain, structured
 
 Level = Literal["good", "usable", "poor", "uncertified"]
+Share = Annotated[float, Stored(low=0.0, high=1.0 + 1e-9)]
+Count = Annotated[int, Stored(low=1)]
+LowerBound = Annotated[float, Stored(null=-math.inf)]
+Divergence = Annotated[float, Stored(null=math.inf)]
 
 GOOD_ESS, GOOD_WORST_ESS = 0.5, 0.2
 """Of every draw half is kept on average: correcting costs no more than drawing twice as often, and on
@@ -44,13 +50,13 @@ class RowCheck:
     draws with weight zero.
     """
 
-    row: int
-    ess: float
+    row: Annotated[int, Stored(low=0)]
+    ess: Share
     khat: float | None
-    elbo: float
-    log_evidence: float
-    dead: float
-    prior_ess: float
+    elbo: LowerBound
+    log_evidence: LowerBound
+    dead: Share
+    prior_ess: Share
 
 
 @frozen
@@ -64,11 +70,11 @@ class Simulated:
     draws' ranks are uniform; None where there are too few.
     """
 
-    rows: int
-    forward: tuple[float, float]
-    reverse: tuple[float, float]
-    jeffreys: float
-    unreachable: int
+    rows: Count
+    forward: tuple[Divergence, Divergence]
+    reverse: tuple[Divergence, Divergence]
+    jeffreys: Divergence
+    unreachable: Annotated[int, Stored(low=0)]
     p_value: float | None
 
     @property
@@ -95,7 +101,7 @@ class Certificate:
     `note` says why there are none.
     """
 
-    draws: int
+    draws: Count
     rows: tuple[RowCheck, ...]
     simulated: Simulated | None = None
     note: str = ""
@@ -213,19 +219,19 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a number that is not finite is None. The verdict stands in it for readers."""
-        from posterior_lm.amortize.certificate_json import to_json
-
-        return to_json(self)
+        found: dict[str, Any] = plain({**asdict(self), "verdict": self.verdict})
+        return found
 
     @classmethod
-    def from_json(cls, whole: Mapping[str, Any]) -> Certificate:
-        """What `to_json` gave. Raises ValueError, KeyError or TypeError for anything else.
+    def from_json(cls, whole: Mapping[str, Any], where: str = "") -> Certificate:
+        """What `to_json` gave. Raises ValueError for anything else, naming what is below `where`.
 
         The verdict is found again from the numbers, so an edited one changes nothing.
         """
-        from posterior_lm.amortize.certificate_json import from_json
-
-        return from_json(whole)
+        found: Certificate = structured(cls, {k: v for k, v in whole.items() if k != "verdict"}, where)
+        if not found.rows:
+            raise ValueError("a certificate has at least one row")
+        return found
 
 
 def _and(reasons: list[str]) -> str:

@@ -27,22 +27,14 @@ import torch
 from attrs import frozen
 from safetensors import SafetensorError
 
-from posterior_lm.amortize.disk import sync_folder, write_new, writing_into
+from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.storage import read_bytes, refusing, sync_folder, writing_into
 
 FORMAT = "plm-checkpoint-1"
 ROOM = "checkpoints"
 TENSORS, ARRAYS, STATE = "tensors.safetensors", "arrays.npz", "state.json"
 _NAME = re.compile(r"step-(\d{6,})(?:\.(\d+))?")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RecursionError,
-    SafetensorError,
-    BadZipFile,
-)
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
 _GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM)}
 
@@ -95,7 +87,7 @@ def save(
         try:
             temporary.mkdir()
             for file, content in files.items():
-                write_new(temporary / file, content)
+                storage.write_new(temporary / file, content)
             sync_folder(temporary)
             os.rename(temporary, room / name)
         except BaseException:
@@ -113,7 +105,7 @@ def save(
 def clean(folder: Path) -> None:
     """Remove what killed saves left in the folder; for whoever holds its lock."""
     with writing_into(folder):
-        for left in (*folder.glob(".*.tmp-*"), *folder.glob(f"{ROOM}/step-*.tmp-*")):
+        for left in (*folder.glob(".*.tmp-*"), *folder.glob("*/.*.tmp-*"), *folder.glob(f"{ROOM}/step-*.tmp-*")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     with suppress(OSError):  # a first save that was killed leaves nothing to go on from
         (folder / ROOM).rmdir()
@@ -171,27 +163,22 @@ def load(folder: Path) -> Checkpoint | None:
     go back is for the user to decide, who is told what to delete.
     """
     path, found = folder / ROOM, []
-    try:
+
+    def refuse(why: str) -> DataError:
+        then = f"go on from {found[-2][2].name}" if len(found) > 1 else "begin again"
+        message = f"{path} is no checkpoint ({why})"
+        return DataError(error("PLM622", message, where=str(path), help=f"delete {path} to {then}"))
+
+    with refusing(refuse, SafetensorError, BadZipFile):
         if not path.is_dir() or not (found := _found(path)):
             return None
         step, _, path = found[-1]
         return _read(path, step)
-    except _UNREADABLE as problem:
-        why = problem.strerror if isinstance(problem, OSError) else str(problem)
-        then = f"go on from {found[-2][2].name}" if len(found) > 1 else "begin again"
-        raise DataError(
-            error(
-                "PLM622",
-                f"{path} is no checkpoint ({why or type(problem).__name__})",
-                where=str(path),
-                help=f"delete {path} to {then}",
-            )
-        ) from problem
 
 
 def _read(path: Path, step: int) -> Checkpoint:
-    sealed = (path / STATE).read_bytes()
-    whole = json.loads(sealed)
+    sealed = read_bytes(path / STATE)
+    whole = json.loads(sealed)  # a state may hold half of a surrogate pair, which other files may not
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         given = whole.get("format") if isinstance(whole, dict) else whole
         raise ValueError(f"its format is {str(given)[:40]!r}, not {FORMAT!r}")

@@ -17,7 +17,6 @@ from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.certify import certify
 from posterior_lm.amortize.compiling import Compiler
-from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.inputs import Inputs, read_inputs
 from posterior_lm.amortize.interrupt import Interrupt
 from posterior_lm.amortize.listing import Lister
@@ -32,6 +31,7 @@ from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.storage import Lock
 
 if TYPE_CHECKING:
     from posterior_lm.query import Query

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import LanguageModel, ModelIdentity
+from posterior_lm.storage import object_of, read_bytes, refusing, structured
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
@@ -72,7 +74,7 @@ class Manifest:
     @property
     def checked(self) -> Certificate | None:
         """The certificate as numbers, where there is one."""
-        return None if self.certificate is None else Certificate.from_json(self.certificate)
+        return None if self.certificate is None else Certificate.from_json(self.certificate, "certificate")
 
     def to_json(self) -> str:
         """The text of `manifest.json`. ValueError for a number that is not finite."""
@@ -81,31 +83,25 @@ class Manifest:
         return json.dumps(ordered, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str = MANIFEST) -> Manifest:
+    def from_json(cls, text: str | bytes, where: str = MANIFEST) -> Manifest:
         """The manifest that `to_json` wrote. Raises DataError PLM622 for anything else."""
-        try:
-            whole = json.loads(text, parse_constant=_refuse)
-            if not isinstance(whole, dict):
-                raise ValueError("it is no JSON object")
+        with refusing(partial(not_a_policy, where)):
+            whole = object_of(text)
             if whole.get("format") != FORMAT:
                 raise ValueError(f"its format is {whole.get('format')!r}, and {FORMAT!r} is read here")
-            found = cls(**{**_strict(whole, _KINDS), "identity": _identity(whole["identity"])})
+            found: Manifest = structured(cls, whole)
             _ = found.checked
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as problem:
-            raise not_a_policy(where, f"{problem}") from None
         return found
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a policy's folder, of whatever program. Raises DataError PLM622."""
     path = folder / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise not_a_policy(str(folder), f"it has no {MANIFEST}") from None
-    except (OSError, ValueError) as problem:
-        raise not_a_policy(str(path), str(problem)) from None
-    return Manifest.from_json(text, str(path))
+    with refusing(partial(not_a_policy, str(folder))):
+        if not path.exists():
+            raise ValueError(f"it has no {MANIFEST}")
+        content = read_bytes(path)
+    return Manifest.from_json(content, str(path))
 
 
 def not_a_policy(where: str, why: str) -> DataError:
@@ -113,7 +109,7 @@ def not_a_policy(where: str, why: str) -> DataError:
     return DataError(
         error(
             "PLM622",
-            f"{where} is no policy that can be read: {why.rstrip('.')}",
+            f"{where} is no policy that can be read: {why}",
             where=where,
             help="give the folder that `plm fit --out` wrote",
         )
@@ -167,35 +163,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is no JSON value")
-
-
-# ------------------------------------------------------------------------------- strictness
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "format": (str,), "program": (str,), "name": (str,), "fingerprint": (str,), "guide": (str,),
-    "lm": (str,), "identity": (dict,), "data": (str,), "rows": (int,), "settings": (dict,), "seed": (int,),
-    "versions": (dict,), "steps": (int,), "seconds": (float, int), "certificate": (dict, type(None)),
-    "note": (str,), "files": (dict,), "others": (list,),
-}  # fmt: skip
-_IDENTITY: dict[str, tuple[type, ...]] = {
-    "name": (str,), "kind": (str,), "digest": (str,), "revision": (str, type(None)), "dtype": (str,),
-}  # fmt: skip
-
-
-def _strict(whole: dict[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    odd = sorted(set(whole) ^ set(kinds))
-    if odd:
-        word = "it lacks" if odd[0] in kinds else "it has an unknown"
-        raise ValueError(f"{word} `{odd[0]}`")
-    for name, allowed in kinds.items():
-        if not isinstance(whole[name], allowed) or isinstance(whole[name], bool):
-            raise ValueError(f"`{name}` is of the kind {type(whole[name]).__name__}")
-    return whole
-
-
-def _identity(whole: dict[str, Any]) -> ModelIdentity:
-    return ModelIdentity(**_strict(whole, _IDENTITY))
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")

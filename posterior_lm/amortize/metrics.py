@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posterior_lm.amortize.disk import write_whole, writing_into
 from posterior_lm.extras import need
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.storage import plain, write_whole, writing_into
 
 NAME = "metrics.jsonl"
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -27,7 +27,7 @@ def append(path: Path, step: int, record: Mapping[str, object]) -> None:
 
     What is not finite becomes null, which JSON can say. Raises DataError PLM612.
     """
-    text = json.dumps({"step": step, **_plain(record)}, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({"step": step, **plain(record)}, ensure_ascii=False, allow_nan=False)
     line = text.encode("utf-8", "backslashreplace") + b"\n"
     # Opened each time, and unbuffered: a kill can tear the last line alone.
     with writing_into(path.parent), open(path, "ab", buffering=0) as file:
@@ -104,17 +104,6 @@ def _curves(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[str, l
         for stage, (steps, values) in stages.items()
         if any(math.isfinite(value) for value in values)
     ]
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: numbers of numpy and torch as Python's, and null for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 from attrs import frozen
-from safetensors import SafetensorError
 
 from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter
 from posterior_lm.amortize.certificate import Certificate, Level
-from posterior_lm.amortize.disk import sync_folder, write_new, writing_into
 from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.manifest import (
     MANIFEST,
@@ -28,6 +23,7 @@ from posterior_lm.amortize.manifest import (
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import LanguageModel
+from posterior_lm.storage import together
 from posterior_lm.target.target import Target
 
 HELD = 4
@@ -70,38 +66,15 @@ def level_of(manifest: Manifest) -> Level:
 def save_policy(folder: Path, adapter: Adapter, manifest: Manifest) -> Manifest:
     """Write the adapter's files and the manifest, which is returned with their digests.
 
-    Everything is written in full and forced to the disk under another name first, so a failure
-    leaves an earlier policy as it was. Then the files are put in place one by one, the manifest
-    last. A kill between two of these moves leaves files of both policies; the digests in the
-    manifest then disagree, and `load_policy` refuses the folder. What a kill leaves under the other
-    name `checkpoint.clean` removes. Raises DataError PLM612.
+    A failure leaves an earlier policy as it was. After a kill that leaves files of both, the digests in the
+    manifest, which is put in place last, disagree, and `load_policy` refuses the folder. Raises DataError
+    PLM612.
     """
-    with writing_into(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".policy.tmp-{secrets.token_hex(4)}"
-        try:
-            aside.mkdir()
-            try:
-                adapter.save(aside)
-            except SafetensorError as problem:
-                raise OSError(str(problem)) from None  # a full disk, in its own words
-            for name in (CONFIG, WEIGHTS):
-                _sync(aside / name)
-            files = {name: digest_of(aside / name) for name in (CONFIG, WEIGHTS)}
-            manifest = attrs.evolve(manifest, files=files)
-            write_new(aside / MANIFEST, manifest.to_json().encode())
-            sync_folder(aside)
-            for name in (CONFIG, WEIGHTS, MANIFEST):
-                os.replace(aside / name, folder / name)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        sync_folder(folder)
+    with together(folder, CONFIG, WEIGHTS, MANIFEST) as aside:
+        adapter.save(aside)
+        manifest = attrs.evolve(manifest, files={name: digest_of(aside / name) for name in (CONFIG, WEIGHTS)})
+        (aside / MANIFEST).write_bytes(manifest.to_json().encode())
     return manifest
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def digest_of(path: Path) -> str:

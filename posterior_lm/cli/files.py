@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from posterior_lm import storage
 from posterior_lm.lang import read_source
 from posterior_lm.lang.diagnostics import CompileError, DataError, error
 from posterior_lm.lang.source import Source
@@ -49,24 +48,14 @@ def read(name: str) -> Source:
 
 def replace(name: str, text: str) -> None:
     """Writes a file whole or not at all, keeping its permissions. Raises CompileError PLM805."""
-    target = os.path.realpath(name)
-    temporary = None
     try:
-        if not os.access(target, os.W_OK):
+        if not os.access(name, os.W_OK):
             raise PermissionError(13, "permission denied")
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".plm-fmt-")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, os.stat(target).st_mode & 0o7777)
-        os.replace(temporary, target)
+        storage.replace(Path(name), text.encode())
     except OSError as problem:
         raise CompileError(
             error("PLM805", f"cannot write {name}: {(problem.strerror or str(problem)).lower()}", where=name)
         ) from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
 
 def check_result(name: str, program: str, given: Iterable[str], data: str | None) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from posterior_lm.storage import plain
 
 BAR = 20
 """Characters of a bar that stands for weight 1."""
@@ -15,17 +16,7 @@ BAR = 20
 def json_text(value: object) -> str:
     """Pure JSON: what is not finite is null, and letters are escaped where the stream is not UTF-8."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    return json.dumps(_finite(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
+    return json.dumps(plain(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
 
 
 def quoted(text: object) -> str:

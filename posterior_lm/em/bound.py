@@ -11,7 +11,9 @@ At the exact posterior every log w_i is the log evidence, and so are both bounds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from attrs import frozen
@@ -19,6 +21,7 @@ from attrs import frozen
 from posterior_lm.amortize.certify import weigh
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess, log_evidence
+from posterior_lm.storage import Stored
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, take
 
@@ -30,8 +33,8 @@ class Bound:
     `ess` is the mean share of draws that are effective.
     """
 
-    elbo: float
-    log_evidence: float
+    elbo: Annotated[float, Stored(null=-math.inf)]
+    log_evidence: Annotated[float, Stored(null=-math.inf)]
     ess: float
     rows: int
 

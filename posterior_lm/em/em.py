@@ -15,7 +15,6 @@ from attrs import frozen
 
 from posterior_lm.amortize import checkpoint
 from posterior_lm.amortize.adapter import Adapter, check_model
-from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.inputs import read_inputs
 from posterior_lm.amortize.interrupt import Interrupt
 from posterior_lm.amortize.rows import check_rows
@@ -28,6 +27,7 @@ from posterior_lm.em.settings import OWN_OF_FIT, settings_of
 from posterior_lm.em.split_model import split_model
 from posterior_lm.query import Query
 from posterior_lm.settings import stated_fit
+from posterior_lm.storage import Lock
 
 
 @frozen(eq=False)

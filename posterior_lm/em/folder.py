@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from posterior_lm.amortize.resuming import load_same
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.saved import RECORD
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.storage import plain, structured
 
 METRICS = metrics.NAME
 Weights = Mapping[str, Tensor]
@@ -49,7 +48,7 @@ def save_round(
         arrays={},
         state={
             "rounds": [r.to_json() for r in rounds],
-            "em": _plain(identity),
+            "em": plain(identity),
             "seconds": seconds,
         },
     )
@@ -62,10 +61,10 @@ def resume_from(
 
     Raises DataError PLM622 where there is none or it is damaged, PLM625 where it is of another run.
     """
-    found = load_same(folder, "em", "run of EM", _plain(identity))
+    found = load_same(folder, "em", "run of EM", plain(identity))
     weights: dict[str, dict[str, Tensor]] = {}
     try:
-        rounds = tuple(Round.from_json(r) for r in found.state["rounds"])  # type: ignore[attr-defined]
+        rounds = structured(tuple[Round, ...], found.state["rounds"])
         for key, tensor in found.tensors.items():
             of, _, name = key.partition("/")
             weights.setdefault(of, {})[name] = tensor
@@ -78,7 +77,3 @@ def resume_from(
         ) from None
     metrics.cut(folder / METRICS, rounds[-1].number)
     return rounds, weights, seconds
-
-
-def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in identity.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from posterior_lm.amortize.guards import not_finite
 from posterior_lm.em.bound import Weighted
 from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
 from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.storage import Stored
 
 GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, as those of a fit."""
@@ -40,8 +42,8 @@ class Lesson:
 class Raised:
     """What an M-step did: Q before and after, nats a row, and whether it was kept."""
 
-    before: float
-    after: float
+    before: Annotated[float, Stored(null=-math.inf)]
+    after: Annotated[float, Stored(null=-math.inf)]
     kept: bool
 
 

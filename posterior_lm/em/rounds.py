@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import frozen
 
 from posterior_lm.em.bound import Bound
 from posterior_lm.em.mstep import Raised
+from posterior_lm.storage import plain
 
 
 @frozen
@@ -34,31 +34,8 @@ class Round:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; −∞ is null."""
-        return _plain(asdict(self))
-
-    @classmethod
-    def from_json(cls, whole: Mapping[str, Any]) -> Round:
-        """What `to_json` gave. Raises KeyError or TypeError for anything else."""
-        held, raised = whole["held_out"], whole["raised"]
-        return cls(
-            int(whole["number"]),
-            _bound(whole["bound"]),
-            None if held is None else _bound(held),
-            None if raised is None else Raised(**raised),
-            str(whole["model"]),
-            float(whole["seconds"]),
-        )
-
-
-def _bound(whole: Mapping[str, Any]) -> Bound:
-    elbo, tight = (-math.inf if whole[k] is None else float(whole[k]) for k in ("elbo", "log_evidence"))
-    return Bound(elbo, tight, float(whole["ess"]), int(whole["rows"]))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        found: dict[str, Any] = plain(self)
+        return found
 
 
 def best_of(rounds: Sequence[Round]) -> Round:

@@ -7,10 +7,8 @@ of two runs, or damaged, is refused.
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import attrs
 from attrs import frozen
 
 from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter, check_model
-from posterior_lm.amortize.disk import sync_folder, write_whole, writing_into
 from posterior_lm.amortize.manifest import MANIFEST, Manifest
 from posterior_lm.amortize.policy import digest_of, save_policy
 from posterior_lm.em.adapted import adapted
@@ -26,6 +23,7 @@ from posterior_lm.em.rounds import Round
 from posterior_lm.em.split_model import SplitModel, split_model
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.query import Query, loads
+from posterior_lm.storage import plain, read_object, refusing, structured, together, write_whole
 
 FORMAT = "plm-em-1"
 RECORD, MODEL, GUIDE = "em.json", "model", "guide"
@@ -56,11 +54,7 @@ class Record:
     note: str = ""
 
     def to_json(self) -> str:
-        whole = {
-            "format": FORMAT,
-            **attrs.asdict(self, recurse=False),
-            "rounds": [r.to_json() for r in self.rounds],
-        }
+        whole = {"format": FORMAT, **plain(self)}
         return json.dumps(whole, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
@@ -69,17 +63,8 @@ class Record:
 
 def save(folder: Path, model: Adapter, guide: Adapter, manifest: Manifest, record: Record) -> Record:
     """Write both adapters and the record, each file whole or not at all. Raises DataError PLM612."""
-    with writing_into(folder):
-        (folder / MODEL).mkdir(parents=True, exist_ok=True)
-        aside = folder / f".model.tmp-{secrets.token_hex(4)}"
-        try:
-            aside.mkdir()
-            model.save(aside)
-            for name in (CONFIG, WEIGHTS):
-                os.replace(aside / name, folder / MODEL / name)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        sync_folder(folder / MODEL)
+    with together(folder / MODEL, CONFIG, WEIGHTS) as aside:
+        model.save(aside)
     save_policy(folder / GUIDE, guide, manifest)
     record = attrs.evolve(record, files={name: digest_of(folder / name) for name in _FILES})
     write_whole(folder / RECORD, record.to_json().encode())
@@ -91,22 +76,18 @@ def save(folder: Path, model: Adapter, guide: Adapter, manifest: Manifest, recor
 
 def read_record(folder: Path) -> Record:
     """The record of a folder whose files are all there. Raises DataError PLM795."""
-    path = folder / RECORD
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(whole, dict) or whole.pop("format", None) != FORMAT:
+    with refusing(partial(_unreadable, folder)):
+        if gone := [name for name in (RECORD, *_FILES) if not (folder / name).exists()]:
+            raise ValueError(f"there is no {Path(gone[0]).name}")
+        whole = read_object(folder / RECORD)
+        if whole.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
-        whole["rounds"] = tuple(Round.from_json(r) for r in whole["rounds"])
-        found = Record(**whole)
+        found: Record = structured(Record, whole)
         if set(found.files) != set(_FILES):
             raise ValueError("it does not list the files of a result")
         for name in _FILES:
             if digest_of(folder / name) != found.files[name]:
                 raise ValueError(f"{name} is not the file that {RECORD} is of: damaged, or of another run")
-    except FileNotFoundError as problem:
-        raise _unreadable(folder, f"there is no {Path(str(problem.filename)).name}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise _unreadable(folder, str(problem)) from None
     return found
 
 
@@ -158,7 +139,7 @@ def _unreadable(folder: Path, why: str) -> DataError:
     return DataError(
         error(
             "PLM795",
-            f"{folder} is no result of EM that can be read: {why.rstrip('.')}",
+            f"{folder} is no result of EM that can be read: {why}",
             where=str(folder),
             help="give the folder that `plm em --out` wrote",
         )

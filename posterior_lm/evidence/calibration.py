@@ -10,6 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.evidence.ranks import coverage, p_value
+from posterior_lm.storage import plain
 
 ALPHA = 0.005
 """A p-value of the ranks that a right method has once in two hundred calibrations."""
@@ -162,17 +163,19 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm calibrate --format json`; what is not finite is None."""
-        return {
+        whole = {
             "method": self.method,
             "rows": self.rows,
-            "lower": _finite(self.mean_lower),
-            "upper": _finite(self.mean_upper),
-            "jeffreys": _finite(self.jeffreys),
+            "lower": self.mean_lower,
+            "upper": self.mean_upper,
+            "jeffreys": self.jeffreys,
             "sbc_p": self.sbc_p,
             "coverage90": self.coverage90,
             "verdict": self.verdict,
             "passed": self.passed,
         }
+        found: dict[str, Any] = plain(whole)
+        return found
 
 
 def _together(p_values: Mapping[str, float]) -> float | None:
@@ -199,7 +202,3 @@ def _bound(x: float | None) -> str:
     return (
         f"{round(x, 3) + 0.0:.3f} nats" if math.isfinite(x) else ("infinite" if x > 0 else "minus infinity")
     )
-
-
-def _finite(x: float | None) -> float | None:
-    return x if x is not None and math.isfinite(x) else None

@@ -8,6 +8,8 @@ from typing import Any
 
 from attrs import frozen
 
+from posterior_lm.storage import plain
+
 
 @frozen
 class Measured:
@@ -76,10 +78,8 @@ NUMBERS: Sequence[str] = ("tv", "log_evidence", "error", "ess", "ancestors", "kh
 
 
 def _row(one: Measured) -> dict[str, Any]:
-    numbers = {name: getattr(one, name) for name in NUMBERS}
-    return {"method": one.method} | {
-        k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()
-    }
+    found: dict[str, Any] = plain({name: getattr(one, name) for name in ("method", *NUMBERS)})
+    return found
 
 
 def _number(x: float | None, digits: int) -> str:

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from posterior_lm.amortize.disk import write_whole
 from posterior_lm.extras import need
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.storage import write_whole
 
 
 def need_plots(png: str | Path) -> None:

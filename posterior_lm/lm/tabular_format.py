@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.lang.json_reader import read_json
 from posterior_lm.lang.near import shown
 from posterior_lm.lang.source import is_text
+from posterior_lm.storage import read_object
 
 EOS, BOS = "<eos>", "<bos>"
 SUM_TOLERANCE = 1e-6  # what six printed decimals of a long row may be off by
@@ -50,7 +50,7 @@ def wrong(name: str, where: str, what: str) -> ModelError:
 def read_table(path: Path) -> dict[str, Any]:
     """The JSON object in a file; PLM510 where there is none, PLM514 where it is not JSON."""
     try:
-        found = read_json(path.read_bytes())
+        return read_object(path)
     except FileNotFoundError:
         raise ModelError(
             error("PLM510", f"there is no table {path}", help="name an existing .json file")
@@ -59,9 +59,6 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ModelError(error("PLM510", f"the table {path} cannot be opened: {problem.strerror}")) from None
     except ValueError as problem:
         raise wrong(str(path), "", str(problem)) from None
-    if not isinstance(found, dict):
-        raise wrong(str(path), "", "the file is not a JSON object")
-    return found
 
 
 def parse_table(

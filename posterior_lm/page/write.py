@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.page.facts import Facts, gather
 from posterior_lm.page.page import page
+from posterior_lm.storage import replace
 
 if TYPE_CHECKING:
     from posterior_lm.posterior import Posterior
@@ -54,28 +53,11 @@ def check_place(path: str | Path) -> None:
 
 def write(path: str | Path, text: str) -> Path:
     """Replaces the file at once, keeping the permissions that it had. Raises DataError PLM805."""
-    target = Path(os.path.realpath(path))
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".plm-report-", suffix=".html")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask())
-        os.replace(temporary, target)
-        temporary = None
+        replace(Path(path), text.encode())
     except OSError as problem:
         raise _cannot(path, (problem.strerror or str(problem)).lower(), None) from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
     return Path(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot(path: str | Path, why: str, help: str | None) -> DataError:

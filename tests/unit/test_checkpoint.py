@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.amortize import checkpoint
+from posterior_lm import storage
 from posterior_lm.amortize.checkpoint import (
     clean,
     load,
@@ -158,7 +158,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
 EVERY_LINE = """
 import os, signal, sys
 from pathlib import Path
-from tests.unit.test_checkpoint import checkpoint, clean, holds, names, put
+from tests.unit.test_checkpoint import clean, holds, names, put
 
 folder, kills, seen = Path(sys.argv[1]), 0, set()
 os.fsync = lambda handle: None  # a kill loses nothing that was written, and a disk is slow
@@ -171,7 +171,7 @@ while True:
 
         def trace(frame, event, argument):
             global left
-            if not frame.f_code.co_filename.endswith(("checkpoint.py", "disk.py", "shutil.py")):
+            if not frame.f_code.co_filename.endswith(("checkpoint.py", "storage.py", "shutil.py")):
                 return None
             if event == "line":
                 left -= 1
@@ -203,7 +203,7 @@ ANY_TIME = """
 import os, random, signal, sys, time
 from pathlib import Path
 from tests.unit.test_checkpoint import clean, holds, put
-from posterior_lm.amortize.disk import Lock
+from posterior_lm.storage import Lock
 
 folder, chance = Path(sys.argv[1]), random.Random(7)
 put(folder, 1, size=1)
@@ -309,7 +309,7 @@ def failing(count: int, number: int) -> tuple[Callable[..., None], list[int]]:
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     put(tmp_path, 1)
     step = 2
-    for where, name in ((os, "fsync"), (checkpoint, "write_new"), (os, "rename"), (Path, "mkdir")):
+    for where, name in ((os, "fsync"), (storage, "write_new"), (os, "rename"), (Path, "mkdir")):
         for count in range(1, 20):
             before, kept = holds(tmp_path), set(names(tmp_path))
             call, calls = failing(count, number)

@@ -16,7 +16,6 @@ from attrs import evolve
 
 from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import WEIGHTS, Adapter
-from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.policy import load_policy
 from posterior_lm.ask import models_of, target
@@ -30,6 +29,7 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError,
 from posterior_lm.lm.base import Request
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.query import Query, loads
+from posterior_lm.storage import Lock
 from tests.unit.test_em_split_model import RATED
 
 ROWS = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(10)]

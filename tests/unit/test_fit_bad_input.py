@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from posterior_lm.amortize import disk
+from posterior_lm import storage
 from posterior_lm.amortize.adapter import WEIGHTS
-from posterior_lm.amortize.disk import Lock
 from posterior_lm.amortize.manifest import MANIFEST
 from posterior_lm.lang.diagnostics import DataError, PlmError
 from posterior_lm.query import loads
+from posterior_lm.storage import Lock
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, fitted
 from tests.unit.test_fit_resume import contents
@@ -175,7 +175,7 @@ def test_a_folder_that_holds_a_policy_is_left_as_it_is(policy: Path) -> None:
 
 def test_a_folder_in_use(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from posterior_lm.amortize.disk import Lock\n"
+        "import sys; from pathlib import Path; from posterior_lm.storage import Lock\n"
         "with Lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -221,7 +221,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A disk that takes as many more files as the list says."""
     room = [0]
-    real = disk.write_new
+    real = storage.write_new
 
     def write(path: Path, content: bytes) -> None:
         if room[0] <= 0:
@@ -230,10 +230,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         room[0] -= 1
         real(path, content)
 
-    from posterior_lm.amortize import checkpoint, policy
-
-    for module in (disk, checkpoint, policy):
-        monkeypatch.setattr(module, "write_new", write)
+    monkeypatch.setattr(storage, "write_new", write)
     yield room
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def test_a_kill_between_two_moves_is_found_out(
         left[0] -= 1
         real(one, other)
 
-    monkeypatch.setattr(policies.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         save_policy(tmp_path, adapter, manifest_of(query))
     left[0] = moves
@@ -193,7 +194,7 @@ def test_a_kill_between_two_moves_is_found_out(
 
 def test_what_a_kill_leaves_is_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     query = loads(PROGRAM)
-    monkeypatch.setattr(policies.shutil, "rmtree", lambda *_, **__: None)  # as a kill would
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill would
     saved(tmp_path, query)
     monkeypatch.undo()
     assert len(list(tmp_path.iterdir())) == 4
@@ -267,9 +268,9 @@ def test_everything_that_differs_is_named_at_once(tmp_path: Path) -> None:
     ("file", "content", "words"),
     [
         (MANIFEST, None, "no manifest.json"),
-        (MANIFEST, b"{", "Expecting"),
-        (MANIFEST, b"[]", "no JSON object"),
-        (MANIFEST, b"\xff", "decode"),
+        (MANIFEST, b"{", "expecting"),
+        (MANIFEST, b"[]", "not a JSON object"),
+        (MANIFEST, b"\xff", "byte 0 is not UTF-8"),
         (WEIGHTS, None, WEIGHTS),
         (WEIGHTS, b"junk", "damaged"),
         (CONFIG, b"{}", "damaged"),
@@ -290,7 +291,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, file: str, content: bytes |
         ({"rows": "5"}, "`rows`"),
         ({"seed": True}, "`seed`"),
         ({"identity": {}}, "lacks `digest`"),
-        ({"certificate": {"draws": 3}}, "rows"),
+        ({"certificate": {"draws": 3}}, "`certificate` lacks `note`"),
         ({"seconds": ...}, "lacks `seconds`"),
     ],
 )

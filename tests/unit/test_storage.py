@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from posterior_lm.amortize import disk
-from posterior_lm.amortize.disk import Lock, sync_folder, write_whole
+from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.storage import Lock, sync_folder, write_whole
 from tests.conftest import ROOT
 
 
@@ -66,7 +66,7 @@ def test_a_live_process_keeps_it(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_loses_it(tmp_path: Path) -> None:
-    script = "import os, signal, sys; from pathlib import Path; from posterior_lm.amortize.disk import Lock\n"
+    script = "import os, signal, sys; from pathlib import Path; from posterior_lm.storage import Lock\n"
     script += "with Lock(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
     try:
@@ -89,7 +89,7 @@ def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
 
 
 def test_a_system_without_proc_goes_by_the_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_state", lambda pid: (None, None))
+    monkeypatch.setattr(storage, "_state", lambda pid: (None, None))
     mark(tmp_path, pid=os.getpid(), started="5")
     refused(tmp_path)
     with subprocess.Popen([sys.executable, "-c", ""]) as other:
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 RACE = """
 import json, os, random, sys, time
 from pathlib import Path
-from posterior_lm.amortize.disk import Lock
+from posterior_lm.storage import Lock
 from posterior_lm.lang.diagnostics import DataError
 
 folder, inside = Path(sys.argv[1]), Path(sys.argv[2])
