@@ -1,6 +1,6 @@
 """Every method on the paper's five tasks, one table.
 
-    python -m benchmarks.paper --quick
+python -m benchmarks.paper --quick
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ class Bench(ExitCodes, Command):
     """The command with the exit codes and the reports of errors of `plm`."""
 
 
-@click.command(
-    cls=Bench, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=Bench, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--task",
     "tasks",
