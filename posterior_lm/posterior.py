@@ -40,12 +40,12 @@ class Estimate:
 
 @frozen
 class Merged:
-    """Draws whose latents read the same, as one: text by latent (a number without its lead), weight.
+    """Draws whose latents read the same, as one: value by latent (a text, or an int), weight.
 
     `log_reward` is log Σ exp(log reward) over the distinct token sequences drawn.
     """
 
-    values: Mapping[str, str]
+    values: Mapping[str, Datum]
     weight: float
     log_reward: float
     sequences: int
@@ -154,17 +154,16 @@ class Posterior:
         """Draws with equal texts merged, heaviest first."""
         names = list(self.draws.values)
         w = self.weights
-        groups: dict[tuple[str, ...], list[int]] = {}
+        groups: dict[tuple[Datum, ...], list[int]] = {}
         for d in range(self.n):
-            groups.setdefault(tuple(str(self.draws.values[k][d].datum) for k in names), []).append(d)
+            groups.setdefault(tuple(self.draws.values[k][d].datum for k in names), []).append(d)
         merged = []
-        for texts, rows in groups.items():
+        for data, rows in groups.items():
             sequences = {tuple(self.draws.values[k][d].ids for k in names): d for d in rows}
             log_reward = logsumexp(self.draws.log_reward[list(sequences.values())])
-            merged.append(
-                Merged(dict(zip(names, texts, strict=True)), float(w[rows].sum()), log_reward, len(sequences))
-            )
-        return sorted(merged, key=lambda m: (-m.weight, tuple(m.values.values())))
+            values = dict(zip(names, data, strict=True))
+            merged.append(Merged(values, float(w[rows].sum()), log_reward, len(sequences)))
+        return sorted(merged, key=lambda m: (-m.weight, tuple(map(str, m.values.values()))))
 
     def marginal(self, latent: str) -> list[tuple[Datum, float]]:
         """Each value of one latent with its posterior probability, likeliest first. Raises KeyError."""
@@ -203,7 +202,14 @@ class Posterior:
             "bulk_ess": None if chains is None else chains.bulk_ess,
             "acceptance": None if chains is None else chains.acceptance,
             "n": self.n,
-            "draws": [{"values": m.values, "weight": m.weight, "log_reward": m.log_reward} for m in merged],
+            "draws": [
+                {
+                    "values": {k: str(v) for k, v in m.values.items()},
+                    "weight": m.weight,
+                    "log_reward": m.log_reward,
+                }
+                for m in merged
+            ],
         }
         found: dict[str, Any] = plain(whole)
         return found

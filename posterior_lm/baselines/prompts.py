@@ -15,7 +15,7 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.pieces import Known, Special, join
-from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+from posterior_lm.target.rows import read_rows
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 
@@ -100,9 +100,7 @@ def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
         )
     graph = target.program
     if isinstance(examples, str):
-        rows: Sequence[Row] = read_rows(examples)
-        if is_csv(examples):
-            rows = typed_csv([dict(r) for r in rows], graph.params)
+        rows: Sequence[Row] = read_rows(examples, graph.params)
     elif isinstance(examples, Sequence) and all(isinstance(row, Mapping) for row in examples):
         rows = examples
     else:

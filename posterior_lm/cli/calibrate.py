@@ -86,21 +86,12 @@ def command(
 
 def _bound(query: Query, given: Sequence[str], data: str | None) -> tuple[Query, list[Mapping[str, object]]]:
     """The query with what is given, and the rows; unlike elsewhere, observed parameters may be absent."""
-    from posterior_lm.cli.given import texts
-    from posterior_lm.target.rows import is_csv, json_value, read_field, read_rows, typed_csv
+    from posterior_lm.cli.given import given_values, texts
+    from posterior_lm.target.rows import read_rows
 
     graph = query.graph
-    for name, text in texts("--given", given).items():
-        param = graph.param(name)
-        if param is not None and param.type == "table":
-            query = query.given({name: json_value(text, f"--given {name}")})
-        else:
-            query = query.given({name: text if param is None else read_field(param, text)})
-    if data is None:
-        return query, []
-    rows: list[dict[str, object]] = read_rows(data)
-    if is_csv(data):
-        rows = typed_csv(rows, graph.params)
+    query = query.given(given_values(graph, texts("--given", given)))
+    rows = [] if data is None else read_rows(data, graph.params)
     # A column named after a latent is for `plm fit`.
     known = {latent.name for _, latent in graph.latents()} - {p.name for p in graph.params}
     return query, [{k: v for k, v in row.items() if k not in known} for row in rows]

@@ -81,14 +81,12 @@ def command(
     from posterior_lm.cli.given import given_values, open_query, pairs, texts
     from posterior_lm.cli.outcome import FINE, INTERRUPTED
     from posterior_lm.cli.output import json_text
-    from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+    from posterior_lm.target.rows import read_rows
 
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use)
     query = query.given(given_values(query.graph, texts("--given", given)))
-    rows = read_rows(data)
-    if is_csv(data):
-        rows = typed_csv(rows, query.graph.params)
+    rows = read_rows(data, query.graph.params)
     flags = {
         "rounds": rounds, "patience": patience, "budget": budget, "e_steps": e_steps, "m_steps": m_steps,
         "m_rate": m_rate, "train": train, "train_prior": train_prior or None, "seed": seed,

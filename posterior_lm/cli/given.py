@@ -99,7 +99,7 @@ def cases(
     wrong in any row; PLM802 where the options do not fit together.
     """
     from posterior_lm.target.binding import bind_data
-    from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+    from posterior_lm.target.rows import read_rows
 
     known = given_values(graph, texts("--given", given))
     bind_data(graph, known, missing=[p.name for p in graph.params])
@@ -109,9 +109,7 @@ def cases(
             misuse("--row picks a row of --data, and there is none", "add `--data FILE`")
         bind_data(graph, known, missing=absent)
         return [Case(None, known)]
-    rows = read_rows(data)
-    if is_csv(data):
-        rows = typed_csv(rows, graph.params)
+    rows = read_rows(data, graph.params)
     numbers = range(len(rows)) if row is None else [row]
     if row is not None and row >= len(rows):
         misuse(

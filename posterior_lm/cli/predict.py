@@ -83,9 +83,9 @@ def _answers(
     """
     if data is None or data == "-":
         return {}
-    from posterior_lm.target.rows import is_csv, read_rows, typed_csv
+    from posterior_lm.target.rows import read_rows
 
-    rows = typed_csv(read_rows(data), graph.params) if is_csv(data) else read_rows(data)
+    rows = read_rows(data, graph.params)
     found = {case.row: rows[case.row].get(name) for case in asked if case.row is not None}
     return {row: v for row, v in found.items() if isinstance(v, str | int) and _fits(graph, name, v)}
 

@@ -29,7 +29,11 @@ def show_posterior(posterior: Posterior, row: int | None) -> None:
     names = list(posterior.draws.values)
     click.echo("\n".join([*heading(posterior, row), ""]))
     cells = [
-        (m.weight, f"{m.weight:.4f}", [number(m.log_reward), *(quoted(m.values[name]) for name in names)])
+        (
+            m.weight,
+            f"{m.weight:.4f}",
+            [number(m.log_reward), *(quoted(str(m.values[name])) for name in names)],
+        )
         for m in merged[:TOP]
     ]
     show_table("weight", ["log reward", *names], cells, numeric=1)

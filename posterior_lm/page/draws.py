@@ -39,7 +39,7 @@ def draws_view(posterior: Posterior) -> Html:
     head = ["weight", "", "log reward", *(["spellings"] if spellings else []), *names]
     rows = [
         [share(m.weight), bar(m.weight / merged[0].weight), number(m.log_reward, 2), *([f"{m.sequences}"] if spellings else []),
-         *(_value(m.values[name], posterior.types.get(name)) for name in names)]
+         *(_value(str(m.values[name]), posterior.types.get(name)) for name in names)]
         for m in merged[: MOST_ROWS + MOST_FOLDED]
     ]  # fmt: skip
     right = [True, False, True, *([True] if spellings else []), *(False for _ in names)]

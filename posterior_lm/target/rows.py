@@ -24,12 +24,14 @@ READERS = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_list, ".cs
 STDIN = "<stdin>"
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path, params: Sequence[ParamSpec] = ()) -> list[Row]:
     """The rows of a data file, in order; `-` reads JSON lines from standard input.
+
+    Fields of CSV are read by the types of the `params`; what those do not declare stays a string.
 
     Raises DataError: PLM801 for a file that cannot be read, PLM609 for an unknown
     extension, PLM605 where it is not UTF-8, PLM606 or PLM607 where it is not what its
-    extension says, PLM604 where it holds no row. CSV fields are strings; see `typed_csv`.
+    extension says, PLM604 where it holds no row.
     """
     name = STDIN if str(path) == "-" else str(path)
     suffix = ".jsonl" if name == STDIN else Path(name).suffix.lower()
@@ -43,12 +45,7 @@ def read_rows(path: str | Path) -> list[Row]:
     if not rows:
         what = "a header but no rows" if suffix == ".csv" and source.text.strip() else "no rows"
         raise DataError(error("PLM604", f"the data file {name} holds {what}", where=name))
-    return rows
-
-
-def is_csv(path: str | Path) -> bool:
-    """Whether `read_rows` gives strings that `typed_csv` has to read."""
-    return Path(str(path)).suffix.lower() == ".csv"
+    return typed_csv(rows, params) if suffix == ".csv" else rows
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -123,4 +120,4 @@ def _unknown_kind(name: str, suffix: str) -> Diagnostic:
     )
 
 
-__all__ = ["Row", "decode", "is_csv", "json_value", "read_bytes", "read_field", "read_rows", "typed_csv"]
+__all__ = ["Row", "decode", "json_value", "read_bytes", "read_field", "read_rows", "typed_csv"]

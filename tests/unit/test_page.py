@@ -203,7 +203,7 @@ def test_the_page_shows_the_posteriors_numbers() -> None:
         assert shown in TREE.said
     table = TREE.said[TREE.said.index("log reward") :]
     for merged in posterior.merged()[:25]:
-        row = [share(merged.weight), number(merged.log_reward, 2), *merged.values.values()]
+        row = [share(merged.weight), number(merged.log_reward, 2), *map(str, merged.values.values())]
         assert (
             "".join("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in cell) for cell in row)
             in table

@@ -69,7 +69,7 @@ def test_merged_draws_sum_to_one_and_merge_equal_texts() -> None:
     assert [m.weight for m in merged] == sorted((m.weight for m in merged), reverse=True)
     mass = brute(text_query(), "b")
     for m in merged:
-        key = (m.values["z"], int(m.values["k"]))
+        key = (m.values["z"], m.values["k"])
         assert math.isclose(m.log_reward, math.log(mass[key]), abs_tol=1e-9)
     twice = [m for m in merged if m.sequences > 1]
     assert twice, "`ab` and `a`,`b` spell one text in two ways"
