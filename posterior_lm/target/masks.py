@@ -21,11 +21,10 @@ from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
-from posterior_lm.support.finite import FiniteSupport
+from posterior_lm.support.finite import FiniteSupport, kept_values
 from posterior_lm.support.regular import Kind, Regular
 from posterior_lm.support.spec import Spec, TextSpec
 from posterior_lm.target.impossible import Parts, blamed, holds
-from posterior_lm.target.kept import kept_values
 
 if TYPE_CHECKING:
     from posterior_lm.target.target import Target
