@@ -331,10 +331,10 @@ def structured(kind: Any, value: Any, where: str = "") -> Any:
     numbers, unions of plain kinds, and these kinds. Strict, since what is stored was written whole: nothing is
     missing or unknown, and no kind passes for another. Raises ValueError naming the place, as `rows[2].ess`.
     """
+    if kind is Any or (type(value) is kind and (kind is not float or math.isfinite(value))):
+        return value
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     place = f"`{where}`" if where else "it"
-    if kind is Any:
-        return value
     if origin is Annotated:
         return _number(parts[0], parts[1], value, where)
     if origin in (UnionType, typing.Union):
@@ -342,6 +342,8 @@ def structured(kind: Any, value: Any, where: str = "") -> Any:
         absent = value is None and NoneType in parts
         return value if absent or type(value) in more else structured(first, value, where)
     if origin is tuple and isinstance(value, list | tuple):
+        if parts == (int, ...) and set(map(type, value)) <= {int}:  # token ids: nothing else is as many
+            return tuple(value)
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         if len(kinds) != len(value):
             raise ValueError(f"{place} has {len(value)} parts, not {len(kinds)}")
@@ -359,8 +361,6 @@ def structured(kind: Any, value: Any, where: str = "") -> Any:
         return kind(**{name: structured(hint, value[name], _below(where, name)) for name, hint in hints.items()})
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
-    if type(value) is kind and not (kind is float and not math.isfinite(value)):
-        return value
     wanted = "a finite number" if kind is float else _WORDS.get(kind, _WORDS[list if origin is tuple else dict])
     raise ValueError(f"{place} is {_WORDS.get(type(value), 'odd')}, not {wanted}")
 
