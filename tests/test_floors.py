@@ -62,7 +62,6 @@ ROOMS: dict[str, Room] = {
         (
             "lm.transformers",
             "lm.abilities",
-            "lm.batching",
             "lm.forward",
             "lm.kv_cache",
             "lm.loading",

@@ -15,12 +15,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.amortize.teacher import packed_batches
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lm.packed import stacked, visible
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, count
@@ -175,32 +173,20 @@ def _line_scores(model: TransformersModel, lines: Sequence[Line], columns: int) 
     """(L,) float64 log-probability of each line; contexts that begin alike are computed once, as for a guide."""
     forward, eos = model._forward, list(model.tokenizer.eos_ids)
     out = torch.zeros(len(lines), dtype=torch.float64, device=forward.device)
-    for places, rows in packed_batches(model, lines, columns):  # type: ignore[arg-type]
-        first = min(row.first for row in rows)
-        options: dict[str, Tensor] = {}
-        if any(row.has_branches for row in rows):
-            options["mask"] = forward.additive(visible(rows, forward.device))
-            options["positions"] = forward.tensor(stacked(rows, "positions", 0))
-        ids = forward.tensor(stacked(rows, "tokens", 0))
-        logits = forward.logits(ids, keep=ids.shape[1] - first, **options)  # type: ignore[arg-type]
-        flat = iter([place for group in places for place in group])
-        row_of, column, token, ends, counts, owner = [], [], [], [], [], []
-        for k, row in enumerate(rows):
-            for spanned, _ in row.spans[1:] if row.has_branches else row.spans:
-                place = next(flat)
-                line = lines[place]
-                steps = len(line.ids) + line.ends
-                # The last column of a span comes after its last token; the first ones may be context.
-                chosen = spanned[len(spanned) - len(line.ids) - 1 :][:steps]
-                row_of += [k] * steps
-                column += (chosen - first).tolist()
-                token += [*line.ids, *[0] * line.ends]
-                ends += [*[False] * len(line.ids), *[True] * line.ends]
-                counts += [not out for out in line.left_out or [False] * len(line.ids)] + [True] * line.ends
-                owner += [place] * steps
-        if not owner:
-            continue
-        log_p = torch.log_softmax(logits[forward.tensor(row_of), forward.tensor(column)], dim=-1)
+    read = [(line.context, line.ids, len(line.ids) + line.ends) for line in lines]
+    for numbers, logits in model.read(read, columns=columns):
+        token: list[int] = []
+        ends: list[bool] = []
+        counts: list[bool] = []
+        owner: list[int] = []
+        for n in numbers:
+            line = lines[n]
+            size = len(line.ids)
+            token += [*line.ids, *[0] * line.ends]
+            ends += [*[False] * size, *[True] * line.ends]
+            counts += [*(not out for out in line.left_out or [False] * size), *[True] * line.ends]
+            owner += [n] * (size + line.ends)
+        log_p = torch.log_softmax(logits, dim=-1)
         found = log_p.gather(1, forward.tensor(token)[:, None])[:, 0]
         if any(ends):
             stop = torch.logsumexp(log_p[:, eos], dim=-1) if eos else torch.full_like(found, -torch.inf)

@@ -14,10 +14,9 @@ import torch
 from attrs import frozen
 
 from posterior_lm.lm.base import Branch, Request, Scores, unpack_branches
-from posterior_lm.lm.batching import Limits, score_rows
 from posterior_lm.lm.forward import Forward
 from posterior_lm.lm.kv_cache import expanded, is_cuttable, is_expandable
-from posterior_lm.lm.packed import lay_out
+from posterior_lm.lm.packed import Limits, lay_out, score_rows
 from posterior_lm.lm.rollout import open_cached
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from posterior_lm.lm.abilities import Abilities, find_abilities
 from posterior_lm.lm.base import ModelIdentity, Request, Rollout, Scores, unpack_branches
-from posterior_lm.lm.batching import Limits, score_rows
 from posterior_lm.lm.forward import Forward
 from posterior_lm.lm.kv_cache import PrefixStore
 from posterior_lm.lm.loading import load_module
 from posterior_lm.lm.locate import find_folder
-from posterior_lm.lm.packed import Row, lay_out
+from posterior_lm.lm.packed import Limits, Line, Row, lay_out, read_lines, score_rows
 from posterior_lm.lm.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
 from posterior_lm.lm.tokenizer import HFTokenizer
 from posterior_lm.lm.window import check_window, longest
@@ -104,6 +104,10 @@ class TransformersModel:
                 parts[request] = [request] if whole else unpack_branches(request)
         found = self._score_rows(dict.fromkeys(p for ps in parts.values() for p in ps))
         return [_assembled(request, [found[p] for p in parts[request]]) for request in requests]
+
+    def read(self, lines: Sequence[Line], *, columns: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Logits with gradients, pass by pass; see `packed.read_lines`."""
+        return read_lines(self._forward, lines, packed=self.packed, columns=columns)
 
     def _score_rows(self, requests: dict[Request, None]) -> dict[Request, Scores]:
         groups: dict[Ids, list[Request]] = defaultdict(list)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.base import Branch, LanguageModel, Request, Scores, eos_log_probs, unpack_branches
-from posterior_lm.lm.batching import Limits
+from posterior_lm.lm.packed import Limits
 from posterior_lm.lm.transformers import TransformersModel
 from tests.laws.models import MODELS, build
 
