@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posterior_lm.graph.nodes import Constant, Latent, Node, Segments
+from posterior_lm.graph.nodes import Constant, Node, Segments
 from posterior_lm.lang.source import NOWHERE, Span
 
 
@@ -35,6 +35,3 @@ class GraphBuilder:
             node = self.nodes[i]
             flat.extend(node.inputs if isinstance(node, Segments) else [i])
         return self.add(Segments(inputs=tuple(flat), span=span))
-
-    def latent_names(self) -> set[str]:
-        return {n.name for n in self.nodes.values() if isinstance(n, Latent)}

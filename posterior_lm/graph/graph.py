@@ -91,8 +91,6 @@ class RewardGraph:
     guides: Mapping[str, GuideSpec] = field(factory=dict)
     infer: tuple[InferSpec, ...] = ()
     uses: tuple[UseSpec, ...] = ()
-    pending: tuple[tuple[str, Span], ...] = ()
-    """Features that parse and check but have no backend yet, with where they stand."""
     fixed: frozenset[int] = frozenset()
     """Nodes that depend on no latent (set by the pass `mark`)."""
 

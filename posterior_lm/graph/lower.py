@@ -36,7 +36,6 @@ class _Lowering(Scope):
     infos: list[TermInfo] = field(factory=list)
     guides: dict[str, GuideSpec] = field(factory=dict)
     infer: list[InferSpec] = field(factory=list)
-    pending: list[tuple[str, Span]] = field(factory=list)
     tools: dict[str, ToolSpec] = field(factory=dict)
 
     # ------------------------------------------------------------- declarations
@@ -69,7 +68,6 @@ class _Lowering(Scope):
             guides=self.guides,
             infer=tuple(self.infer),
             uses=tuple(self.uses.values()),
-            pending=tuple(self.pending),
         )
 
     def constants(self, call: ast.Call) -> tuple[tuple[str, object], ...]:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posterior_lm.lang import ast, spell
+from posterior_lm.lang import ast
 from posterior_lm.lang.comments import Comments, Line, units
-from posterior_lm.lang.layout import INDENT, Group, layout
+from posterior_lm.lang.layout import BREAK, INDENT, Group, Pieces, layout
+from posterior_lm.lang.literals import encode_number, encode_string
+
+_IF, _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(10)
+_LEVEL = {"or": _OR, "and": _AND, "+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT}
 
 
 def format_module(module: ast.Module) -> str:
@@ -38,7 +42,7 @@ def format_module(module: ast.Module) -> str:
             _body(lines, comments, program.body, INDENT, (brace or 0) + 1, end)
             lines.append(_behind("}", unit.after))
         else:
-            text = layout(spell.head(unit.item), 0)  # type: ignore[arg-type]
+            text = layout(_head(unit.item), 0)  # type: ignore[arg-type]
             lines += ["", *text[:-1]] if blank and lines else text[:-1]
             lines.append(_behind(text[-1], unit.after))
     for line in rest:
@@ -82,12 +86,12 @@ def _header(comments: Comments, program: ast.Program, brace: int | None) -> list
         inner: list[str] = [" " * INDENT + c.text.rstrip() for c in comments_above]
         for unit in found:
             _lines(inner, unit.above, INDENT)
-            text = layout(spell.parameter(unit.item), INDENT, tail=1)  # type: ignore[arg-type]
+            text = layout(_parameter(unit.item), INDENT, tail=1)  # type: ignore[arg-type]
             inner += ["", *text[:-1]] if unit.blank and inner else text[:-1]
             inner.append(_behind(text[-1] + ",", unit.after))
         _lines(inner, rest, INDENT)
         return [*lines, *inner, ") {"]
-    group = Group("(", tuple(spell.parameter(p) for p in program.params), ")")
+    group = Group("(", tuple(_parameter(p) for p in program.params), ")")
     return layout((start, group, " {"), 0)
 
 
@@ -106,7 +110,7 @@ def _body(
         _lines(lines, unit.above, indent)
         if unit.blank:
             lines.append("")
-        text = layout(spell.head(statement), indent)  # type: ignore[arg-type]
+        text = layout(_head(statement), indent)  # type: ignore[arg-type]
         if isinstance(statement, (ast.Temper, ast.Plate)):
             lines += [*text[:-1], _behind(text[-1], unit.head_after)]
             here = comments.here(statement.span)
@@ -125,3 +129,131 @@ def _brace(comments: Comments, statement: ast.Statement) -> int | None:
         return None
     last = statement.exponent if isinstance(statement, ast.Temper) else statement.table
     return comments.brace(last.span.end)
+
+
+# ---------------------------------------------------------------- with the fewest parentheses
+
+
+def _level(expr: ast.Expr) -> int:
+    match expr:
+        case ast.IfExpr():
+            return _IF
+        case ast.Binary():
+            return _LEVEL.get(expr.op, _COMPARE)
+        case ast.Unary():
+            return _NOT if expr.op == "not" else _SIGN
+        case ast.PowerExpr():
+            return _POWER
+        case ast.Literal(value=value) if isinstance(value, (int, float)) and value < 0:
+            return _SIGN
+    return _ATOM
+
+
+def _expression(expr: ast.Expr | ast.Range, at_least: int = _IF) -> Pieces:
+    """The pieces of an expression, in parentheses where it binds more loosely than `at_least`."""
+    if isinstance(expr, ast.Range):
+        return (*_expression(expr.low), "..", *_expression(expr.high))
+    if _level(expr) < at_least:
+        return (Group("(", (_bare(expr),), ")", comma=False),)
+    return _bare(expr)
+
+
+def _bare(expr: ast.Expr) -> Pieces:
+    match expr:
+        case ast.Literal():
+            return (_literal(expr),)
+        case ast.Name():
+            return (expr.id,)
+        case ast.Field():
+            return (f"{expr.row.id}.{expr.column}",)
+        case ast.Marker():
+            return (expr.kind,)
+        case ast.ListExpr():
+            return (Group("[", tuple(_expression(item) for item in expr.items), "]"),)
+        case ast.Call():
+            return _call(expr)
+        case ast.PowerExpr():
+            return (*_expression(expr.base, _POWER), " ^ ", *_exponent(expr.exponent))
+        case ast.Unary(op="not"):
+            return ("not ", *_expression(expr.operand, _NOT))
+        case ast.Unary():
+            return ("-", *_expression(expr.operand, _SIGN))
+        case ast.IfExpr():
+            test, then = _expression(expr.test, _OR), _expression(expr.then, _OR)
+            return ("if ", *test, BREAK, "then ", *then, BREAK, "else ", *_expression(expr.orelse))
+        case ast.Binary():
+            level = _level(expr)
+            left = level + 1 if level == _COMPARE else level
+            middle = (BREAK, f"{expr.op} ") if level in (_OR, _AND) else (f" {expr.op} ",)
+            return (*_expression(expr.left, left), *middle, *_expression(expr.right, level + 1))
+    raise TypeError(f"not an expression: {expr!r}")
+
+
+def _exponent(expr: ast.Expr) -> Pieces:
+    """What may follow `^` bare: an atom, or minus signs and an atom."""
+    inner = expr
+    while isinstance(inner, ast.Unary) and inner.op == "-":
+        inner = inner.operand
+    return _expression(expr, _SIGN if _level(inner) == _ATOM else _ATOM)
+
+
+def _literal(expr: ast.Literal) -> str:
+    value = expr.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return encode_string(value, raw=expr.raw)
+    return encode_number(value)
+
+
+def _call(expr: ast.Call) -> Pieces:
+    return (expr.function.id, _arguments(expr.args, expr.options))
+
+
+def _arguments(
+    args: tuple[ast.Expr | ast.Range, ...], options: tuple[ast.Option, ...], extra: tuple[Pieces, ...] = ()
+) -> Group:
+    named = tuple((f"{option.name}=", *_expression(option.value)) for option in options)
+    return Group("(", (*(_expression(arg) for arg in args), *extra, *named), ")")
+
+
+def _type_(expr: ast.TypeExpr) -> Pieces:
+    columns = tuple((f"{c.name.id}: ", *_type_(c.type)) for c in expr.columns)
+    group = _arguments(expr.args, expr.options, columns)
+    return (expr.name, group) if group.items else (expr.name,)
+
+
+def _parameter(param: ast.Param) -> Pieces:
+    default = () if param.default is None else (" = ", *_expression(param.default))
+    return (f"{param.name.id}: ", *_type_(param.type), *default)
+
+
+def _head(item: ast.Statement | ast.Declaration) -> Pieces:
+    """A declaration or statement, up to the `{` of its block where it has one."""
+    match item:
+        case ast.LmDecl():
+            return (f"lm {item.name.id} = ", *_expression(item.model))
+        case ast.ToolDecl():
+            return (f"tool {item.name.id} = ", *_expression(item.tool))
+        case ast.UseDecl():
+            return (f"use {item.name.id} from {_literal(item.target)}",)
+        case ast.Latent():
+            return (f"latent {item.name.id}: ", *_type_(item.type), BREAK, "~ ", *_expression(item.dist))
+        case ast.Observe():
+            return ("observe ", *_expression(item.value), BREAK, "~ ", *_expression(item.dist))
+        case ast.Factor():
+            return ("factor ", *_expression(item.value))
+        case ast.Condition():
+            return ("condition ", *_expression(item.value))
+        case ast.Temper():
+            return ("temper ", *_expression(item.exponent), " {")
+        case ast.Plate():
+            return (f"plate {item.row.id} in ", *_expression(item.table), " {")
+        case ast.Let():
+            return (f"let {item.name.id} = ", *_expression(item.value))
+        case ast.Guide():
+            return (f"guide {item.name.id}", BREAK, "~ ", *_expression(item.dist))
+        case ast.Infer():
+            bare = not item.method.args and not item.method.options
+            return ("infer ", item.method.function.id) if bare else ("infer ", *_call(item.method))
+    raise TypeError(f"not a statement: {item!r}")

@@ -248,8 +248,8 @@ class CheckedModule:
         """A declared type."""
         return self._found.types[id(declared)]
 
-    def binding(self, name: ast.Name) -> Binding | None:
-        """What a name stands for, where it is declared and where it is used; None for a built-in."""
+    def binding(self, name: ast.Node) -> Binding | None:
+        """What a name stands for, where it is declared and where it is used; None of a built-in and of no name."""
         return self._found.bindings.get(id(name))
 
     def depends_on(self, expr: ast.Expr) -> frozenset[str]:
@@ -262,7 +262,7 @@ class CheckedModule:
         if isinstance(expr, ast.Field):
             row = self.binding(expr.row)
             return None if row is None else row.columns.get(expr.column)
-        binding = self.binding(expr) if isinstance(expr, ast.Name) else None
+        binding = self.binding(expr)
         if binding is not None and isinstance(binding.definition, ast.Name):
             return self.declared(binding.definition)
         return None if binding is None else binding.type

@@ -30,17 +30,9 @@ def bind(
 
     `data` comes from `bind_data`; `models` holds every declared model by alias. Conditions
     that can be are built into the supports that draws are made from.
-    Raises CompileError PLM501 for what has no backend yet, PLM330 for an empty
-    support, PLM340 for a condition that leaves no value of one, PLM531 for a stop or
-    choice that the tokenizer cannot spell.
+    Raises CompileError PLM330 for an empty support, PLM340 for a condition that leaves no
+    value of one, PLM531 for a stop or choice that the tokenizer cannot spell.
     """
-    if program.pending:
-        raise CompileError(
-            [
-                error("PLM501", f"{what} is not available yet", span, "not available yet")
-                for what, span in program.pending
-            ]
-        )
     grounded = optimize(ground(program, data))
     _check_used_tools(program, uses or {})
     supports = {n.name: support_of(grounded, n, models) for _, n in grounded.latents()}

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.check.boundaries import boundaries
 from posterior_lm.lang.diagnostics import Diagnostic, in_order, warning
-from posterior_lm.lang.typed import CheckedModule
+from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import CheckedModule, Type
 from posterior_lm.lang.value_types import value_type
 from posterior_lm.lang.walk import names, nodes, statements
 
@@ -23,7 +23,7 @@ def warnings(checked: CheckedModule) -> list[Diagnostic]:
             *_prefix_choices(program),
             *_peeking_guides(checked),
             *_idle_latents(program),
-            *boundaries(checked),
+            *_boundaries(checked),
         ]
     )
 
@@ -132,3 +132,127 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
                 "its posterior is its prior",
                 help=f"add an observe, factor or condition that reads '{name.id}', or drop it",
             )
+
+
+# Known neighbours are tokenised together, but what is drawn or observed has tokens of its own.
+# Models learn words with the space in front, so "is " followed by "true" is far less likely
+# than "is" followed by " true".
+
+
+def _boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
+    """Where a latent or an observed text begins: a lone space before it, a word cut in two; each place once."""
+    seen: set[tuple[str, Span]] = set()
+    for statement in statements(checked.module.program.body):
+        scored: list[tuple[ast.Expr, ast.Expr]] = []
+        if isinstance(statement, (ast.Latent, ast.Guide)):
+            scored.append((statement.name, statement.dist))
+        elif isinstance(statement, ast.Observe):
+            scored.append((statement.value, statement.dist))
+        for node in nodes(statement):
+            if isinstance(node, ast.Call) and node.function.id == "log_prob" and len(node.args) == 2:
+                scored.append((node.args[0], node.args[1]))
+        for value, dist in scored:
+            for before, after in _meetings(checked, value, dist):
+                for found in _pair(checked, before, after):
+                    if (place := (found.code, before.span)) not in seen:
+                        seen.add(place)
+                        yield found
+
+
+def _meetings(checked: CheckedModule, value: ast.Expr, dist: ast.Expr) -> Iterator[tuple[ast.Expr, ast.Expr]]:
+    """Neighbours in the text of one score of which the second has tokens of its own."""
+    call = checked.dist(dist).lm
+    model = None if call is None else checked.binding(call.function)
+    if call is None or model is None or model.sort != "lm":
+        return
+    context = _segments(checked, ast.ListExpr(call.args))
+    yield from ((before, after) for before, after in pairwise(context) if _latent(checked, after) is not None)
+    if context:
+        yield from ((context[-1], first) for first in _segments(checked, value)[:1])
+
+
+def _segments(checked: CheckedModule, expr: ast.Expr) -> list[ast.Expr]:
+    """The segments of an expression, lists and lets opened."""
+    out: list[ast.Expr] = []
+    stack, opened = [expr], 0
+    while stack:
+        item = stack.pop()
+        binding = checked.binding(item)
+        if isinstance(item, ast.ListExpr):
+            stack += reversed(item.items)
+        elif binding is not None and binding.definition is not None and opened < 1000:
+            opened += 1
+            stack.append(binding.definition)
+        else:
+            out.append(item)
+    return out
+
+
+def _pair(checked: CheckedModule, before: ast.Expr, after: ast.Expr) -> Iterator[Diagnostic]:
+    if not isinstance(before, ast.Literal) or not isinstance(before.value, str) or not before.value:
+        return
+    if isinstance(after, ast.Literal) and not isinstance(after.value, str):
+        return
+    text = before.value
+    what = f"'{after.id}'" if isinstance(after, ast.Name) else "the scored text"
+    if text[-1] in " \t":
+        yield warning(
+            "PLM901",
+            f"the text before {what} ends in a lone space",
+            _tail(before),
+            "tokenised without the word that follows",
+            secondary=_second(after),
+            notes=["models learn words with the space in front of them"],
+            help=_fix(checked, after),
+        )
+    elif text[-1].isalnum() and _begins_a_word(checked, after):
+        yield warning(
+            "PLM902",
+            f"a word is cut in two before {what}",
+            _tail(before),
+            "ends inside a word",
+            secondary=_second(after),
+            help=_fix(checked, after, add=True),
+        )
+
+
+def _begins_a_word(checked: CheckedModule, after: ast.Expr) -> bool:
+    if isinstance(after, ast.Literal):
+        return str(after.value)[:1].isalnum()
+    type_ = checked.declared(after) if isinstance(after, ast.Name) else None
+    if type_ is None:
+        return False
+    if type_.known.kind == "int":
+        return not type_.options.get("lead")
+    return any(choice[:1].isalnum() for choice in type_.choices)
+
+
+def _latent(checked: CheckedModule, expr: ast.Expr) -> Type | None:
+    """The type of a latent; None of anything else."""
+    binding = checked.binding(expr)
+    return binding.type if binding is not None and binding.sort == "latent" else None
+
+
+def _fix(checked: CheckedModule, after: ast.Expr, *, add: bool = False) -> str:
+    drop = "" if add else "drop the space here and "
+    if (latent := _latent(checked, after)) is not None:
+        if "lead" in latent.known.options:
+            return f'{drop}spell it in the type: {latent.name}(…, lead=" ")'
+        if latent.known.takes == "choices":
+            return f"{drop}begin each choice with the space"
+        return "drop the space here: the text that is drawn begins with its own"
+    if isinstance(after, ast.Name):
+        return f'{drop}score [" ", {after.id}]'
+    return f"{drop}begin the scored text with the space"
+
+
+def _tail(literal: ast.Literal) -> Span:
+    """The last character of a string literal, or all of it where no source spells it."""
+    span = literal.span
+    if span.end - span.start < 3:
+        return span
+    return Span(span.source, span.end - 2, span.end - 1)
+
+
+def _second(after: ast.Expr) -> list[tuple[Span, str]]:
+    return [(after.span, "begins here")] if after.span.end > after.span.start else []
