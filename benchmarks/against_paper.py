@@ -40,12 +40,13 @@ SPEED_STEPS = 8
 def ours(known: KnownTarget, held_out: HeldOut, options: dict[str, object]) -> tuple[Trainer, Adapter]:
     """A trainer of ours on the target's rows."""
     graph, models = known.query.graph, dict(held_out.models)
+    program = known.query.prepared.with_models(models)
     data = [bind_data(graph, row) for row in known.train]
     settings = settings_of({"rank": RANK, **options})
-    rows = Rows(graph, data, models)
+    rows = Rows(program, data)
     lm = next(iter(rows.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=settings.seed)
-    return trainer_of(rows, adapter, settings, Simulator(graph, data, models, alike=True)), adapter
+    return trainer_of(rows, adapter, settings, Simulator(program, data, alike=True)), adapter
 
 
 def tv(held_out: HeldOut, adapter: Adapter) -> float:

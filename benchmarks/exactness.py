@@ -31,7 +31,6 @@ from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
-from posterior_lm.ask import models_of
 from posterior_lm.infer.methods import OBJECTIVES, losses
 from posterior_lm.target.binding import bind_data
 
@@ -73,14 +72,15 @@ def run(
     known = known_target(name, held_out=CANDIDATES)
     held_out = listed(HeldOut.of(known, cache=cache)) if world.leads else None
     graph = known.query.graph
-    models = models_of(known.query, graph)
+    program = known.query.prepared
+    models = program.models
     data = [bind_data(graph, row) for row in known.train]
     results: list[dict[str, object]] = []
     compiled: dict[bool, tuple[dict, dict, dict]] = {}
     for objective in objectives:
         settings = settings_of({**options, "objective": objective})
-        rows = Rows(graph, data, models)
-        simulator = Simulator(graph, data, models, alike=True)
+        rows = Rows(program, data)
+        simulator = Simulator(program, data, alike=True)
         lm = next(iter(rows.readings(0).values())).lm
         adapter = Adapter.new(models[lm], rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         trainer = trainer_of(rows, adapter, settings, simulator, world)

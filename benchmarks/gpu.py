@@ -115,8 +115,8 @@ def train_some(query: Query, rows: Sequence[Row], settings: FitSettings, model: 
     handle = model._forward.module.register_forward_pre_hook(calls.hook, with_kwargs=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            fit(query, rows, Path(folder) / "policy", settings, watch=watch)
-            policy = load_policy(Path(folder) / "policy", query.graph, {"base": model})
+            fit(query.prepared, rows, Path(folder) / "policy", settings, watch=watch)
+            policy = load_policy(Path(folder) / "policy", query.prepared.with_models({"base": model}))
     finally:
         handle.remove()
     return Trained(steps, calls, policy)

@@ -19,14 +19,13 @@ import numpy as np
 from attrs import asdict, frozen
 
 from benchmarks.targets import KnownTarget, Row
-from posterior_lm.ask import models_of
 from posterior_lm.evidence.distance import cell_distances
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.query import Query
-from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 
 DRAWS = 400
@@ -85,7 +84,7 @@ def _numbers(listing: Listing) -> tuple[float, float, float]:
 
 
 def _key(query: Query, row: Row, values: int) -> str:
-    digests = sorted(m.identity.digest for m in models_of(query, query.graph).values())
+    digests = sorted(m.identity.digest for m in query.prepared.models.values())
     what = json.dumps([query.fingerprint, digests, row, values], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:32]
 
@@ -172,10 +171,10 @@ class HeldOut:
     @classmethod
     def of(cls, known: KnownTarget, *, cache: Path | None = None, rows: int | None = None) -> HeldOut:
         """The first `rows` held-out rows (None: all)."""
-        query, models = known.query, models_of(known.query, known.query.graph)
+        query, models = known.query, known.query.prepared.models
         kept: Sequence[Row] = known.held_out[:rows]
         return cls(
-            tuple(bind(query.graph, bind_data(query.graph, row), models) for row in kept),
+            tuple(PreparedProgram.of(query.graph, models).bind_valid(bind_data(query.graph, row)) for row in kept),
             tuple(exact_listing(query, row, cache=cache) for row in kept),
             models,
         )

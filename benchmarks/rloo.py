@@ -40,8 +40,8 @@ from posterior_lm.amortize.reading import readings_of
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.lm.base import LanguageModel, Request
 from posterior_lm.lm.tiny import WEIGHTS
-from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 
 Ids = tuple[int, ...]
@@ -65,7 +65,7 @@ class Reward:
     @classmethod
     def of(cls, known: KnownTarget, models: dict[str, LanguageModel]) -> Reward:
         graph = known.query.graph
-        targets = [bind(graph, bind_data(graph, row), models) for row in known.train]
+        targets = [PreparedProgram.of(graph, models).bind_valid(bind_data(graph, row)) for row in known.train]
         contexts = []
         for target in targets:
             (name,) = target.names

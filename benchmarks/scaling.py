@@ -42,7 +42,6 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
     from posterior_lm.amortize.rows import Rows
     from posterior_lm.amortize.settings import settings_of
     from posterior_lm.amortize.simulate import Simulator
-    from posterior_lm.ask import models_of
     from posterior_lm.query import loads
     from posterior_lm.target.binding import bind_data
 
@@ -54,7 +53,8 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
         bind_data(graph, {"opening": f"{a} and {b} played in the park.", "ending": ending})
         for a in names for b in names if a != b
     ]  # fmt: skip
-    models = models_of(query, graph)
+    program = query.prepared
+    models = program.models
     settings = settings_of(
         {
             "compile": 0.0,
@@ -66,9 +66,9 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
             "seeds": 0,
         }
     )
-    book = Rows(graph, data, models)
+    book = Rows(program, data)
     adapter = Adapter.new(models["base"], rank=settings.rank, seed=0)
-    trainer = trainer_of(book, adapter, settings, Simulator(graph, data, models, alike=True))
+    trainer = trainer_of(book, adapter, settings, Simulator(program, data, alike=True))
     for _ in range(2):
         trainer.step()
     began = time.perf_counter()

@@ -28,7 +28,6 @@ from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import settings_of
 from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.ask import models_of
 from posterior_lm.lm.forward import Forward
 from posterior_lm.target.binding import bind_data
 
@@ -72,13 +71,14 @@ def measure(name: str, stage: str, steps: int) -> dict[str, float]:
     """The ratio of one stage's steps, and what goes into it."""
     known = known_target(name)
     graph = known.query.graph
-    models = models_of(known.query, graph)
+    program = known.query.prepared
+    models = program.models
     data = [bind_data(graph, row) for row in known.train]
     settings = settings_of({"compile": 1.0 if stage == "compile" else 0.0, "steps": 10_000, "seeds": 0})
-    rows = Rows(graph, data, models)
+    rows = Rows(program, data)
     lm = next(iter(rows.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=0)
-    trainer = trainer_of(rows, adapter, settings, Simulator(graph, data, models, alike=True))
+    trainer = trainer_of(rows, adapter, settings, Simulator(program, data, alike=True))
     for _ in range(4):
         trainer.step()
     whole, bare, draws = [], [], 0.0

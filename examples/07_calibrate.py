@@ -33,7 +33,7 @@ program number(seen: int(0..9), again: int(0..9)) {
 
 def changed(change: Callable[[Target, Draws], np.ndarray]) -> Way:
     """Importance sampling whose log weights are changed."""
-    right = way_of(NUMBER)
+    right = way_of(NUMBER.prepared, NUMBER.request)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         draws = right.draw(target, n, rng)
@@ -56,9 +56,9 @@ def forgetful(target: Target, draws: Draws) -> np.ndarray:
     return draws.log_weights - last
 
 
-known = exact_draws(NUMBER, (), 100, 0)
+known = exact_draws(NUMBER.prepared, (), 100, 0)
 ways = {
-    "right": way_of(NUMBER),
+    "right": way_of(NUMBER.prepared, NUMBER.request),
     "blind to n = 2 and 3": changed(blind),
     "weights with the wrong sign": changed(upside_down),
     "without its last term": changed(forgetful),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import posterior_lm as plm
-from posterior_lm.em import em, load
+from posterior_lm.api.em import em, load
 from posterior_lm.query import Query
 from training.tiny.world import sample_task
 from training.tiny.world.reviews import gold_label

@@ -22,20 +22,48 @@ from posterior_lm.lang.source import NOWHERE, Source
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
     from posterior_lm.amortize.progress import Progress as FitProgress
-    from posterior_lm.em import EmResult
+    from posterior_lm.api.results import EmResult
+    from posterior_lm.em.rounds import Round
+    from posterior_lm.em.run import Tick
+    from posterior_lm.em.saved import Restored
     from posterior_lm.evidence.calibration import Calibration
     from posterior_lm.evidence.comparison import Comparison
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
+    from posterior_lm.infer.request import Request
     from posterior_lm.lang.typed import CheckedModule
     from posterior_lm.lm.base import LanguageModel
     from posterior_lm.posterior import Posterior
     from posterior_lm.predict import Prediction, Vote
     from posterior_lm.score import Score
+    from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
 
-Progress = "Callable[[Info], None]"
+
+@frozen(slots=False, eq=False)
+class _Preparation:
+    """What a program is prepared from; done when it is first asked for, and shared by queries of one program."""
+
+    module: ast.Module
+    base_dir: Path | None
+    models: Mapping[str, str | LanguageModel]
+    uses_allowed: bool
+    checked: CheckedModule | None = None
+
+    @cached_property
+    def whole(self) -> CheckedModule:
+        from posterior_lm.lang.check import check
+
+        return (self.checked or check(self.module)).without_errors()
+
+    @cached_property
+    def program(self) -> PreparedProgram:
+        from posterior_lm.ask import prepare
+
+        return prepare(
+            self.whole, base_dir=self.base_dir, models=self.models, uses_allowed=self.uses_allowed
+        )
 
 
 @frozen(slots=False, eq=False)
@@ -57,8 +85,6 @@ class Query:
     """Where relative model paths of the program start: the folder of its file."""
     uses_allowed: bool = False
     policy_folder: Path | None = None
-    _checked: CheckedModule | None = field(default=None, repr=False)
-    """As it was loaded; of no use once statements are added."""
 
     # ------------------------------------------------------------- the verbs of the language
 
@@ -137,28 +163,40 @@ class Query:
 
     def given(self, values: Mapping[str, object] | None = None, /, **more: object) -> Query:
         """Values for parameters; later ones replace earlier ones."""
-        return attrs.evolve(self, data={**self.data, **(values or {}), **more})
+        return self._asking(data={**self.data, **(values or {}), **more})
 
     def lm(self, **models: str | LanguageModel) -> Query:
         """Other models for declared ones, by alias: a name, a folder, or an object."""
-        return attrs.evolve(self, models={**self.models, **models})
+        return self._resolving(models={**self.models, **models})
 
     def using(self, method: str, **options: object) -> Query:
         """The method to infer with, and its options."""
-        from posterior_lm.settings import checked
+        from posterior_lm.infer.request import checked
 
-        return attrs.evolve(self, method=method, options=checked(method, options))
+        return self._asking(method=method, options=checked(method, options))
 
     def policy(self, folder: str | Path) -> Query:
         """The policy in this folder to propose with; it is read when draws are asked for.
 
         Auto uses it where it is certified and no worse than the prior here, `using("gflownet")` always.
         """
-        return attrs.evolve(self, policy_folder=Path(folder))
+        return self._asking(policy_folder=Path(folder))
 
     def allow_use(self) -> Query:
         """Let the program's `use` statements import Python objects."""
-        return attrs.evolve(self, uses_allowed=True)
+        return self._resolving(uses_allowed=True)
+
+    def _resolving(self, **changes: Any) -> Query:
+        """The same module with other resources: what is checked already stays so."""
+        found: Query = attrs.evolve(self, **changes)
+        found.__dict__["_preparation"] = attrs.evolve(self._preparation, **changes)
+        return found
+
+    def _asking(self, **changes: object) -> Query:
+        """Another question to the same program, which is prepared once for all of them."""
+        found: Query = attrs.evolve(self, **changes)
+        found.__dict__["_preparation"] = self._preparation
+        return found
 
     # ------------------------------------------------------------- the program
 
@@ -169,19 +207,30 @@ class Query:
         return format_module(self.module)
 
     @cached_property
+    def _preparation(self) -> _Preparation:
+        return _Preparation(self.module, self.base_dir, self.models, self.uses_allowed)
+
+    @property
     def checked(self) -> CheckedModule:
         """The program with what the checker knows of it. Raises CompileError holding every error."""
-        from posterior_lm.lang.check import check
+        return self._preparation.whole
 
-        kept = self._checked
-        return (kept if kept and kept.module is self.module else check(self.module)).without_errors()
+    @property
+    def prepared(self) -> PreparedProgram:
+        """The program checked, lowered and optimised, once. Raises CompileError holding every error."""
+        return self._preparation.program
 
-    @cached_property
+    @property
     def graph(self) -> RewardGraph:
-        """The optimised log-reward graph. Raises CompileError holding every error."""
-        from posterior_lm.graph import lower, optimize, verify
+        """The optimised log-reward graph."""
+        return self.prepared.graph
 
-        return optimize(verify(lower(self.checked, self.base_dir)))
+    @property
+    def request(self) -> Request:
+        """How draws are asked for."""
+        from posterior_lm.infer.request import Request
+
+        return Request(self.method, self.options, self.policy_folder)
 
     @property
     def fingerprint(self) -> str:
@@ -192,15 +241,13 @@ class Query:
 
     def target(self) -> Target:
         """The program bound to its data and models."""
-        from posterior_lm.ask import target
-
-        return target(self)
+        return self.prepared.bind(self.data)
 
     def score(self, values: Mapping[str, str | int]) -> Score:
         """The log reward of given values of the latents, term by term."""
         from posterior_lm.score import score
 
-        return score(self, values)
+        return score(self.target(), values)
 
     def draw(
         self,
@@ -214,7 +261,10 @@ class Query:
         """Draws from the posterior; `budget` is in seconds. The same seed gives the same draws."""
         from posterior_lm.ask import draw
 
-        return draw(self, n, seed=seed, budget=budget, guide=guide, progress=progress)
+        return draw(
+            self.prepared, self.target(), self.request, n, seed=seed, budget=budget, guide=guide,
+            progress=progress,
+        )  # fmt: skip
 
     def fit(
         self,
@@ -233,36 +283,60 @@ class Query:
         """
         from posterior_lm.amortize.fit import fit
         from posterior_lm.amortize.settings import settings_of
-        from posterior_lm.settings import stated_fit
 
-        return fit(self, rows, out, settings_of({**stated_fit(self), **settings}), resume=resume, watch=watch)
+        program = self.prepared
+        chosen = settings_of({**self.request.fit_settings(program), **settings})
+        return fit(program, rows, out, chosen, given=self.data, resume=resume, watch=watch)
 
-    def em(self, rows: Sequence[Mapping[str, object]], out: str | Path, /, **settings: Any) -> EmResult:
+    def em(
+        self, rows: Sequence[Mapping[str, object]], out: str | Path, /, *, resume: bool = False,
+        watch: Callable[[Round], None] | None = None, tick: Tick | None = None,
+        say: Callable[[str], None] | None = None, **options: object,
+    ) -> EmResult:  # fmt: skip
         """Train a guide and the model of what the program observes in turns, and save both in `out`.
 
-        `settings` as in `em.em`; the result's `query` asks with both.
+        `options` are the fields of `EmSettings` and, for the E-step, of `FitSettings`, over what
+        `infer gflownet(…)` states; the result's `query` asks with both. Raises what `em.em.train` raises.
         """
-        from posterior_lm.em import em
+        from posterior_lm.api.results import EmResult
+        from posterior_lm.em.em import train
 
-        return em(self, rows, out, **settings)
+        trained = train(
+            self.prepared, self.request, rows, out, given=self.data, resume=resume, watch=watch, tick=tick,
+            say=say, **options,
+        )  # fmt: skip
+        return EmResult(self._restored(trained.restored, trained.folder), trained)
+
+    def with_em(self, folder: str | Path) -> Query:
+        """The program with the model and the guide that `em` left in a folder. Raises DataError PLM795, PLM796."""
+        from posterior_lm.em.saved import read_record, restored
+
+        folder = Path(folder)
+        return self._restored(restored(self.prepared, folder, read_record(folder)), folder)
+
+    def _restored(self, found: Restored, folder: Path) -> Query:
+        from posterior_lm.em.saved import GUIDE
+
+        models = {**self.models, **found.models}
+        return attrs.evolve(self, module=found.module, models=models).policy(folder / GUIDE)
 
     def calibrate(self, rows: Sequence[Mapping[str, object]] = (), /, **settings: Any) -> Calibration:
         """Test the method on rows that the program simulates; `settings` as in `evidence.calibrate`."""
         from posterior_lm.evidence.calibrate import calibrate
 
-        return calibrate(self, rows, **settings)
+        return calibrate(self.prepared, self.request, rows, given=self.data, **settings)
 
     def compare(self, **settings: Any) -> Comparison:
         """Run every method beside the exact posterior; `settings` as in `evidence.compare`."""
         from posterior_lm.evidence.compare import compare
 
-        return compare(self, **settings)
+        return compare(self.prepared, self.request, self.data, **settings)
 
     def report(self, posterior: Posterior, path: str | Path) -> Path:
         """Write one self-contained HTML page about a posterior of this query; returns its path."""
         from posterior_lm.page import report
 
-        return report(self, posterior, path)
+        return report(self.target(), posterior, path)
 
     def predict(
         self,
@@ -281,7 +355,10 @@ class Query:
         """
         from posterior_lm.predict import predict
 
-        return predict(self, name, n, vote=vote, seed=seed, budget=budget, progress=progress)
+        return predict(
+            self.prepared, self.request, self.data, name, n, vote=vote, seed=seed, budget=budget,
+            progress=progress,
+        )  # fmt: skip
 
 
 def _name(text: str) -> ast.Name:
@@ -336,16 +413,21 @@ def load(path: str | Path) -> Query:
     """The program in a file. Raises CompileError with every error it has."""
     from posterior_lm.lang import load_module
 
-    checked = load_module(path)
-    return Query(checked.module, base_dir=Path(path).resolve().parent, checked=checked)
+    return _of_checked(load_module(path), Path(path).resolve().parent)
 
 
 def loads(text: str, name: str = "<text>") -> Query:
     """The program in a string."""
     from posterior_lm.lang import compile_source
 
-    checked = compile_source(Source(name, text)).without_errors()
-    return Query(checked.module, checked=checked)
+    return _of_checked(compile_source(Source(name, text)).without_errors(), None)
+
+
+def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
+    """The query of a checked module, which is not checked again."""
+    query = Query(checked.module, base_dir=base_dir)
+    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, checked)
+    return query
 
 
 __all__: Sequence[str] = ["Query", "load", "loads", "program"]

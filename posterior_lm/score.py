@@ -12,7 +12,6 @@ from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lang.near import nearest
 
 if TYPE_CHECKING:
-    from posterior_lm.query import Query
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
 
@@ -43,9 +42,8 @@ class Score:
         }
 
 
-def score(query: Query, values: Mapping[str, str | int]) -> Score:
+def score(target: Target, values: Mapping[str, str | int]) -> Score:
     """See `Query.score`. Raises DataError PLM601, PLM602 or PLM610 for the values."""
-    target = query.target()
     names = target.names
     found = []
     for name in values:

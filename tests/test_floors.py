@@ -86,147 +86,63 @@ ROOMS: dict[str, Room] = {
         ("method table", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy", "arviz_stats"),
     ),
-    # What the amortiser asks of a query (its models, its target) comes from `ask`, inside functions.
     "amortizer": Room(
-        5,
-        ("amortize",),
-        (
-            "extras",
-            "answers",
-            "inference",
-            "method table",
-            "target",
-            "graph",
-            "supports",
-            "language",
-            "model protocol",
-            "heavy models",
-        ),
+        5, ("amortize", "baselines.sft", "baselines.ppo", "baselines.clipped"),
+        ("extras", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
-    ),
-    # What a posterior is compared with: decoders and trained policies, which the table of methods names.
-    "baselines": Room(
-        6,
-        ("baselines",),
-        (
-            "answers",
-            "amortizer",
-            "method table",
-            "inference",
-            "target",
-            "graph",
-            "supports",
-            "language",
-            "model protocol",
-        ),
-        ("attrs", "numpy", "torch"),
-    ),
+    ),  # fmt: skip
+    # What a model decodes; the table of methods names them.
+    "decoders": Room(
+        6, ("baselines",),
+        ("amortizer", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "light models", "heavy models"),
+        ("attrs", "numpy", "torch", "transformers"),
+    ),  # fmt: skip
+    # From a program to draws.
     "answers": Room(
-        5,
-        ("ask", "settings", "posterior", "saved", "predict", "score"),
-        (
-            "extras",
-            "amortizer",
-            "method table",
-            "inference",
-            "target",
-            "graph",
-            "supports",
-            "language",
-            "model protocol",
-            "door to models",
-        ),
+        6, ("ask", "posterior", "saved", "score"),
+        ("extras", "method table", "amortizer", "inference", "target", "graph", "supports", "language", "model protocol", "door to models"),
         ("attrs", "numpy"),
-    ),
+    ),  # fmt: skip
+    "prediction": Room(
+        7, ("predict",),
+        ("answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol"),
+        ("attrs", "numpy"),
+    ),  # fmt: skip
     # Functions of texts and numbers; an encoder of texts is loaded inside the functions that read one.
     "metrics": Room(5, ("metrics",), ("extras", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
-    # Pages and evidence ask a query for its draws and its models inside functions, as the amortiser does.
     "page": Room(
-        5,
-        ("page",),
-        ("inference", "method table", "target", "graph", "language", "model protocol"),
+        7, ("page",),
+        ("answers", "method table", "inference", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
-    ),
+    ),  # fmt: skip
     "evidence": Room(
-        6,
-        ("evidence",),
-        (
-            "extras",
-            "answers",
-            "amortizer",
-            "method table",
-            "inference",
-            "target",
-            "graph",
-            "supports",
-            "language",
-            "model protocol",
-            "light models",
-        ),
+        7, ("evidence",),
+        ("extras", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
         ("attrs", "numpy"),
-    ),
-    # Above the query, since what EM leaves is one; a query reaches it inside a function.
+    ),  # fmt: skip
     "em": Room(
-        6,
-        ("em",),
-        (
-            "query",
-            "answers",
-            "amortizer",
-            "method table",
-            "inference",
-            "target",
-            "graph",
-            "language",
-            "model protocol",
-            "heavy models",
-        ),
+        7, ("em",),
+        ("answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch"),
-    ),
+    ),  # fmt: skip
+    # What a user calls. Nothing below knows of a query.
     "query": Room(
-        6, ("query",), ("page", "em", "evidence", "answers", "amortizer", "graph", "language"), ("attrs",)
-    ),
+        8, ("query", "api"),
+        ("page", "em", "evidence", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
+        ("attrs", "numpy"),
+    ),  # fmt: skip
     "command line": Room(
-        7,
-        ("cli", "__main__"),
-        (
-            "front",
-            "query",
-            "page",
-            "em",
-            "evidence",
-            "answers",
-            "amortizer",
-            "method table",
-            "target",
-            "graph",
-            "supports",
-            "language",
-            "door to models",
-        ),
+        9, ("cli", "__main__"),
+        ("front", "query", "page", "em", "evidence", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
         ("attrs", "click", "rich"),
-    ),
-    "front": Room(7, ("",), ()),
+    ),  # fmt: skip
+    "front": Room(0, ("",), ()),
 }
 """Rooms by name; modules are named below `posterior_lm`, "" is its lazy `__init__`."""
 
-INNER = {
-    ("command line", "front"),
-    ("amortizer", "answers"),
-    ("answers", "amortizer"),
-    ("query", "evidence"),
-    ("query", "em"),
-    ("em", "query"),
-}
-"""Pairs that are not a step down: `plm --version` asks the package, a fit binds its query as `ask` does,
-and `ask` opens the policy that a query names."""
 
-LONG: dict[str, str] = {
-    "query.py": "one verb of the language after another, each of a few lines",
-    "lang/check/types.py": "one recursion: expressions hold distributions, and distributions expressions",
-    "storage.py": "what is stored: files, the lock of who writes them, and values as JSON and back",
-}
-"""Modules of more than 300 lines, and why."""
+LONG: dict[str, str] = {}
+"""Modules of more than 500 lines, and why."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -303,14 +219,14 @@ def test_the_table_itself_goes_down_only() -> None:
     for name, room in ROOMS.items():
         for below in room.below:
             same = room.modules[0].split(".")[0] == ROOMS[below].modules[0].split(".")[0] == "lm"
-            assert ROOMS[below].floor < room.floor or same or (name, below) in INNER, f"{name} lists {below}"
+            assert ROOMS[below].floor < room.floor or same, f"{name} lists {below}"
 
 
 def test_only_two_rooms_know_a_model_library() -> None:
     assert {name for name, room in ROOMS.items() if HEAVY & set(room.packages)} == {
         "heavy models",
         "amortizer",
-        "baselines",
+        "decoders",
         "em",
         "metrics",
     }
@@ -372,7 +288,5 @@ def test_modules_are_short() -> None:
         str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines())
         for _, path in modules()
     }
-    assert {name: n for name, n in lengths.items() if n > 400} == {}
-    long = {name: n for name, n in lengths.items() if n > 300}
-    assert {name: n for name, n in long.items() if name not in LONG} == {}, "split it, or say why in LONG"
-    assert set(LONG) <= set(long), "no longer long: take it out of LONG"
+    long = {name for name, n in lengths.items() if n > 500}
+    assert long == set(LONG), "split it, or say why in LONG"

@@ -84,7 +84,7 @@ def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings:
     elif method == "gflownet" and "rate" in settings:
         # As the defaults of a fit have it.
         settings.setdefault("balance_rate", float(str(settings["rate"])) / 4)
-    made = fit(query, rows, folder, settings_of(settings), resume=_begun(folder))
+    made = fit(query.prepared, rows, folder, settings_of(settings), given=query.data, resume=_begun(folder))
     if made.interrupted:
         raise KeyboardInterrupt
 
@@ -93,10 +93,8 @@ def guide(query: Query, target: Target, folder: Path) -> PolicyGuide:
     """The policy in the folder as a proposal for a bound target, loaded once per process."""
     from posterior_lm.amortize.manifest import read_manifest
     from posterior_lm.amortize.policy import held_policy
-    from posterior_lm.ask import models_of
 
-    graph = query.graph
-    return held_policy(folder, read_manifest(folder), graph, models_of(query, graph)).guide(target)
+    return held_policy(folder, read_manifest(folder), query.prepared).guide(target)
 
 
 @contextmanager
@@ -105,10 +103,9 @@ def untrained(query: Query, target: Target) -> Iterator[PolicyGuide]:
     from posterior_lm.amortize.adapter import Adapter
     from posterior_lm.amortize.guide import PolicyGuide
     from posterior_lm.amortize.reading import readings_of
-    from posterior_lm.ask import models_of
 
     lm = next(iter(readings_of(target).values())).lm
-    adapter = Adapter.new(models_of(query, query.graph)[lm], rank=1)
+    adapter = Adapter.new(query.prepared.models[lm], rank=1)
     try:
         yield PolicyGuide.of(target, adapter)
     finally:

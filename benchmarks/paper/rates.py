@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.paper.cells import Cell, slug
 from benchmarks.paper.task import Bench, Row
+from posterior_lm.api.peers import (
+    evidence_bound,
+    gflownet,
+    log_likelihood,
+    mean_log_reward,
+    ppo,
+    search_rate,
+    sft,
+)
 from posterior_lm.storage import write_whole
 
 if TYPE_CHECKING:
@@ -31,8 +40,6 @@ def best_rate(
 
     A list of one rate is taken as it is; None where the settings state a rate themselves.
     """
-    from posterior_lm.baselines.search import search_rate
-
     size = bench.size(cell.task)
     if "rate" in settings or not size.rates:
         return None
@@ -45,7 +52,7 @@ def best_rate(
         tried: dict[str, Any] = {
             k: v for k, v in settings.items() if k not in ("seed", "certify_draws", "certify_rows")
         }
-        trainer, figure = TRAINED[method]()
+        trainer, figure = TRAINED[method]
         found = search_rate(
             trainer, query, rows if len(rows) > 1 else [*rows, *rows], size.rates,
             figure=figure, **{**tried, "steps": size.search},
@@ -65,27 +72,7 @@ def _kept(file: Path, rates: Sequence[float]) -> float | None:
     return found if found in rates else None
 
 
-def _sft() -> Trained:
-    from posterior_lm.baselines.search import log_likelihood
-    from posterior_lm.baselines.sft import sft
-
-    return sft, log_likelihood
-
-
-def _ppo() -> Trained:
-    from posterior_lm.baselines.ppo import ppo
-    from posterior_lm.baselines.search import mean_log_reward
-
-    return ppo, mean_log_reward
-
-
-def _gflownet() -> Trained:
-    from posterior_lm.baselines.search import evidence_bound, gflownet
-
-    return gflownet, evidence_bound
-
-
-TRAINED: Mapping[str, Callable[[], Trained]] = {
-    "sft": _sft, "ppo": _ppo, "gflownet": _gflownet,
+TRAINED: Mapping[str, Trained] = {
+    "sft": (sft, log_likelihood), "ppo": (ppo, mean_log_reward), "gflownet": (gflownet, evidence_bound),
 }  # fmt: skip
-"""How each method is trained, and the figure that it tries to raise; imported when it is."""
+"""How each method is trained, and the figure that it tries to raise."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.paper.cells import Cell, slug
 from benchmarks.paper.policies import CHECKPOINTS, ROOM
 from benchmarks.paper.task import Bench, Row
+from posterior_lm.api.em import em, with_em
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +24,7 @@ def after_em(bench: Bench, cell: Cell, query: Query, rows: Sequence[Row]) -> tup
     """
     from benchmarks.paper.rates import best_rate
     from posterior_lm.amortize.manifest import MANIFEST
-    from posterior_lm.em.em import em
-    from posterior_lm.em.saved import GUIDE, RECORD, with_em
+    from posterior_lm.em.saved import GUIDE, RECORD
 
     size = bench.size(cell.task)
     folder = (

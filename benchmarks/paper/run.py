@@ -75,16 +75,14 @@ def open_bench(
     Raises ModelError where a model cannot be loaded, DataError as `check_data` and `Store.open`,
     InferenceError for a judge without its key.
     """
-    from posterior_lm.ask import models_of
-
     tell = say or (lambda text: None)
     bench = Bench(plan, Store(out), models, data, settings or {}, tell, judge)
     if judge is not None:
         judge.check()
     query = bench.query("random_integer")
     if set(models) - {"base"}:
-        models_of(query.lm(**models), query.graph)  # refuses an alias that no program declares
-    base = models_of(query, query.graph)["base"]
+        _ = query.lm(**models).prepared.models  # refuses an alias that no program declares
+    base = query.prepared.models["base"]
     identity, own = base.identity, fitting(base, settings or {})
     check_data(data)
     store = Store.open(

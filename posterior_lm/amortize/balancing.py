@@ -140,7 +140,7 @@ class Balancer:
         first = len(rows) - round(self.settings.simulated * len(rows))
         for k, pair in self._pairs(step, tuple(k for k in slots if k >= first)).items():
             with in_row(pair.row):
-                target = self.rows.bind(pair.data)
+                target = self.rows.program.bind_valid(pair.data)
                 found[k] = _Slot(pair.row, target, readings_of(target), dict(pair.values))
         return list(found.values())
 

@@ -61,7 +61,7 @@ class Cells:
         None too where more than `most` scores were needed, or more than so many `seconds`.
         """
         began = time.monotonic()
-        params = rows.graph.params
+        params = rows.program.graph.params
         if len(params) != 1 or params[0].type != "table":
             return None
         table = params[0].name
@@ -148,7 +148,7 @@ def _is_sum(
 def _log_reward(rows: Rows, data: Data, values: Sequence[tuple[int, ...]]) -> np.ndarray | None:
     """(L,) nats; None where such a table means nothing, which its own row will say if it is a user's."""
     try:
-        target = rows.bind(data)
+        target = rows.program.bind_valid(data)
         name = target.latents[0].name
         found = target.log_reward({name: [target.value_of(name, ids) for ids in values]})
     except PlmError:

@@ -14,27 +14,21 @@ between two importance estimates (Zhao et al. 2024, bidirectional bounds):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from attrs import frozen
 
-from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.certificate import FEWEST, Certificate, RowCheck, Simulated
-from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.simulate import Pair, Simulator
-from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.infer.importance import log_weights
 from posterior_lm.infer.weights import ess, khat, log_evidence, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lm.base import LanguageModel
-from posterior_lm.target.bind import bind
+from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 
-Data = Mapping[str, object]
 ROUNDS = 8
 """Times that pairs are simulated before it counts as too rarely that one can be kept."""
 PER_BIN = 8
@@ -43,49 +37,27 @@ MOST_BINS = 20
 
 
 def certify(
-    graph: RewardGraph,
-    rows: Sequence[Data],
-    numbers: Sequence[int],
-    adapter: Adapter,
-    models: Mapping[str, LanguageModel],
-    uses: Mapping[str, Any] | None = None,
-    *,
-    simulator: Simulator | None,
-    draws: int = 200,
-    simulated: int = 32,
-    seed: int = 0,
-) -> Certificate:
-    """What can be said of the adapter as a proposal for the rows with these `numbers`.
-
-    `rows` are bound data (`bind_data`); `numbers` should not have been trained on. `simulator`
-    is one over the same rows, None where the program cannot be simulated. Each row has its own
-    random numbers, from `seed` and its number.
-    """
-    return certify_guide(
-        graph, rows, numbers, lambda target: PolicyGuide.of(target, adapter), models, uses,
-        simulator=simulator, draws=draws, simulated=simulated, seed=seed,
-    )  # fmt: skip
-
-
-def certify_guide(
-    graph: RewardGraph,
+    program: PreparedProgram,
     rows: Sequence[Data],
     numbers: Sequence[int],
     guide_of: Callable[[Target], Guide],
-    models: Mapping[str, LanguageModel],
-    uses: Mapping[str, Any] | None = None,
     *,
     simulator: Simulator | None,
     draws: int = 200,
     simulated: int = 32,
     seed: int = 0,
 ) -> Certificate:
-    """As `certify`, of any guide. ValueError where there is no row or no draw."""
+    """What can be said of the guides that `guide_of` gives, as proposals for the rows with these `numbers`.
+
+    `rows` are validated; `numbers` should not have been trained on. `simulator`
+    is one over the same rows, None where the program cannot be simulated. Each row has its own
+    random numbers, from `seed` and its number. ValueError where there is no row or no draw.
+    """
     if not len(numbers) or draws < 1:
         raise ValueError("a certificate needs at least one row and one draw")
     checks = []
     for number in numbers:
-        target = bind(graph, rows[number], models, uses or {})
+        target = program.bind_valid(rows[number])
         rng = np.random.default_rng([seed, 1, number])
         checks.append(_check(target, guide_of(target), number, draws, rng))
     if simulator is None:
@@ -101,7 +73,7 @@ def certify_guide(
         return Certificate(draws, tuple(checks), note=note)
     found = []
     for k, pair in enumerate(pairs):
-        target = bind(graph, pair.data, models, uses or {})
+        target = program.bind_valid(pair.data)
         found.append(_compare(target, guide_of(target), pair, draws, np.random.default_rng([seed, 2, k])))
     return Certificate(draws, tuple(checks), _summary(found, draws))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attrs import asdict, frozen
 
@@ -17,10 +16,11 @@ from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.certify import certify
 from posterior_lm.amortize.compiling import Compiler
+from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.inputs import Inputs, read_inputs
 from posterior_lm.amortize.interrupt import Interrupt
 from posterior_lm.amortize.listing import Lister
-from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest, other_digests
+from posterior_lm.amortize.manifest import MANIFEST, Manifest, data_digest, guide_digest
 from posterior_lm.amortize.parallel import World, join_world
 from posterior_lm.amortize.policy import save_policy
 from posterior_lm.amortize.progress import Progress
@@ -32,9 +32,7 @@ from posterior_lm.amortize.train import Trainer
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.storage import Lock
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
+from posterior_lm.target.prepared import Data, PreparedProgram
 
 METRICS = "metrics.jsonl"
 LISTING = 0.25
@@ -57,16 +55,17 @@ class Fitted:
 
 
 def fit(
-    query: Query,
-    rows: Sequence[Mapping[str, object]],
+    program: PreparedProgram,
+    rows: Sequence[Data],
     out: str | Path,
     settings: FitSettings,
     *,
+    given: Data | None = None,
     resume: bool = False,
     watch: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Fitted:
-    """Train a policy for the query on `rows`, certify it, and save it into `out`.
+    """Train a policy for the program on `rows`, certify it, and save it into `out`.
 
     Raises DataError for rows that do not bind (PLM601–608), none at all (PLM628), a
     folder in use or holding a policy (PLM621) or that cannot be written (PLM612), and
@@ -77,13 +76,13 @@ def fit(
     """
     world = join_world()
     folder = Path(out)
-    inputs = read_inputs(query, rows, settings)
+    inputs = read_inputs(program, rows, settings, given)
     if not world.leads:
-        return _fit(query, inputs, folder, settings, world, resume, None, None)
+        return _fit(inputs, folder, settings, world, resume, None, None)
     with Lock(folder):
         checkpoint.clean(folder)
         _check_folder(folder, resume)
-        return _fit(query, inputs, folder, settings, world, resume, watch, say)
+        return _fit(inputs, folder, settings, world, resume, watch, say)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -104,14 +103,15 @@ def _check_folder(folder: Path, resume: bool) -> None:
 
 
 def _fit(
-    query: Query, inputs: Inputs, folder: Path, settings: FitSettings, world: World, resume: bool,
+    inputs: Inputs, folder: Path, settings: FitSettings, world: World, resume: bool,
     watch: Callable[[Progress], None] | None, say: Callable[[str], None] | None,
 ) -> Fitted:  # fmt: skip
     tell = say or (lambda text: None)
-    rows = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    program = inputs.program
+    rows = Rows(program, inputs.data)
     numbers, held_out = split(len(rows), settings.held_out, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
-    simulator = Simulator(inputs.graph, inputs.data, inputs.models, inputs.uses, alike=True)
+    simulator = Simulator(program, inputs.data, alike=True)
     notes: list[str] = []
     entry = OBJECTIVES[settings.objective]
     peer = entry.peer
@@ -124,7 +124,7 @@ def _fit(
             f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out: the certificate is of the rows trained on"
         )
     adapter = Adapter.new(
-        inputs.models[lm], rank=settings.rank, alpha=settings.alpha, targets=settings.targets,
+        program.models[lm], rank=settings.rank, alpha=settings.alpha, targets=settings.targets,
         seed=settings.seed,
     )  # fmt: skip
     try:
@@ -144,17 +144,17 @@ def _fit(
         if not interrupted and world.leads:
             tell("certifying")
             found = certify(
-                inputs.graph, inputs.data, held_out or numbers[: settings.held_out or 8], adapter, inputs.models, inputs.uses,
-                simulator=simulator, draws=settings.certify_draws, simulated=settings.certify_rows,
+                program, inputs.data, held_out or numbers[: settings.held_out or 8],
+                lambda target: PolicyGuide.of(target, adapter), simulator=simulator,
+                draws=settings.certify_draws, simulated=settings.certify_rows,
                 seed=settings.seed,
             )  # fmt: skip
             certificate = found.to_json()
         note = f"interrupted at step {trainer.steps_done}" if interrupted else ""
         manifest = Manifest.new(
-            inputs.graph, str(query), lm, inputs.models[lm], inputs.data,
+            program, lm, inputs.data,
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
-            others=other_digests(inputs.models, lm),
             note="; ".join(n for n in (note, *notes) if n),
         )  # fmt: skip
         if world.leads:
@@ -259,9 +259,9 @@ def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, objec
     """What a checkpoint has to agree with, by name."""
     flat = {f"settings.{k}": v for k, v in settings.to_json().items()}
     return {
-        "program": inputs.graph.fingerprint,
-        "guide": guide_digest(inputs.graph),
-        "model": inputs.models[lm].identity.digest,
+        "program": inputs.program.graph.fingerprint,
+        "guide": guide_digest(inputs.program.graph),
+        "model": inputs.program.models[lm].identity.digest,
         "rows": data_digest(inputs.data),
         "known latents": data_digest(
             [{str(r): [{n: v.text for n, v in d.items()} for d in vs]} for r, vs in inputs.known]

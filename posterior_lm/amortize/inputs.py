@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 from attrs import evolve, frozen
 
 from posterior_lm.amortize.paths import has_end_points
-from posterior_lm.amortize.rows import check_rows, in_row
+from posterior_lm.amortize.rows import check_rows
 from posterior_lm.amortize.settings import FitSettings
-from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Input
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError, error
-from posterior_lm.lm.base import LanguageModel
-from posterior_lm.target.bind import bind
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
 
 MOST = 20
 """Mistakes shown of one set of rows."""
@@ -29,23 +22,21 @@ MOST = 20
 
 @frozen(eq=False)
 class Inputs:
-    """Bound rows, the models, and for some rows values of the latents that are known to be good."""
+    """A program, validated rows, and for some rows values of the latents that are known to be good."""
 
-    graph: RewardGraph
-    data: tuple[Mapping[str, object], ...]
-    models: Mapping[str, LanguageModel]
-    uses: Mapping[str, Callable[..., object]]
+    program: PreparedProgram
+    data: tuple[Data, ...]
     known: tuple[tuple[int, tuple[Mapping[str, Value], ...]], ...]
 
 
-def read_inputs(query: Query, rows: Sequence[Mapping[str, object]], settings: FitSettings) -> Inputs:
+def read_inputs(
+    program: PreparedProgram, rows: Sequence[Data], settings: FitSettings, given: Data | None = None
+) -> Inputs:
     """Rows checked against the program's parameters; a column named after a latent holds a known value of it.
 
-    Raises DataError with what is wrong in any row, InferenceError PLM624.
+    `given` are parameters of every row. Raises DataError with what is wrong in any row, InferenceError PLM624.
     """
-    from posterior_lm.ask import models_of, target, use_object
-
-    graph = query.graph
+    graph = program.graph
     check_rows(rows, graph.name)
     latents = {node.name for _, node in graph.latents()}
     found: list[Diagnostic] = []
@@ -55,20 +46,18 @@ def read_inputs(query: Query, rows: Sequence[Mapping[str, object]], settings: Fi
         hint = {k: v for k, v in row.items() if k in latents and graph.param(k) is None}
         if hint:
             hints.append((number, hint))
-        given = {**{k: v for k, v in row.items() if k not in hint}, **query.data}
+        whole = {**{k: v for k, v in row.items() if k not in hint}, **(given or {})}
         try:
-            data.append(bind_data(graph, given, path=f"rows[{number}]."))
+            data.append(program.validate(whole, path=f"rows[{number}]."))
         except DataError as wrong:
             found += wrong.diagnostics
     if found:
         raise DataError(_most(found))
-    models = models_of(query, graph)
-    first = target(query, graph=graph, data=data[0])
-    uses = {use.where: use_object(query, use) for use in graph.uses if use.where in first.evaluator.uses}
-    _check_objective(first, settings)
-    bound = _check_supports(graph, data, models, uses, first)
-    known = tuple((n, (_known(bound.get(n) or bind(graph, data[n], models, uses), n, h),)) for n, h in hints)
-    return Inputs(graph, tuple(data), models, uses, known)
+    bound = BoundRows(program, data)
+    _check_objective(bound.target(0), settings)
+    _check_supports(bound)
+    known = tuple((n, (_known(bound.target(n), n, h),)) for n, h in hints)
+    return Inputs(program, tuple(data), known)
 
 
 def _most(found: list[Diagnostic]) -> list[Diagnostic]:
@@ -102,25 +91,20 @@ def _check_objective(target: Target, settings: FitSettings) -> None:
         )
 
 
-def _check_supports(
-    graph: RewardGraph, data: Sequence[Mapping[str, object]], models: Mapping[str, LanguageModel],
-    uses: Mapping[str, Any], first: Target,
-) -> dict[int, Target]:  # fmt: skip
+def _check_supports(rows: BoundRows) -> None:
     """Bind every row where a latent's type depends on the row, so that an empty support is found now."""
+    graph = rows.program.graph
     latents = [i for i, _ in graph.latents()]
     if not any(isinstance(graph[i], Input) for i in graph.ancestors(*latents)):
-        return {0: first}
+        return
     found: list[Diagnostic] = []
-    bound = {0: first}
-    for number, row in enumerate(data):
+    for number in range(len(rows)):
         try:
-            with in_row(number):
-                bound[number] = bind(graph, row, models, uses)
+            rows.target(number)
         except PlmError as wrong:
             found += wrong.diagnostics
     if found:
         raise DataError(_most(found))
-    return bound
 
 
 def _known(target: Target, number: int, hint: Mapping[str, object]) -> Mapping[str, Value]:

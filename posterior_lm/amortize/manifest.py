@@ -20,6 +20,7 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import LanguageModel, ModelIdentity
 from posterior_lm.storage import object_of, read_bytes, refusing, structured
+from posterior_lm.target.prepared import PreparedProgram
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
@@ -62,13 +63,13 @@ class Manifest:
 
     @classmethod
     def new(
-        cls, graph: RewardGraph, program: str, lm: str, model: LanguageModel,
-        rows: Sequence[Mapping[str, object]], **more: Any,
-    ) -> Manifest:  # fmt: skip
-        """Of a program (its text is `str(query)`), its adapted model and the rows it was fitted to."""
+        cls, program: PreparedProgram, lm: str, rows: Sequence[Mapping[str, object]], **more: Any
+    ) -> Manifest:
+        """Of a program, the alias of its adapted model and the rows it was fitted to."""
+        graph = program.graph
         return cls(
-            program, graph.name, graph.fingerprint, guide_digest(graph), lm, model.identity,
-            data_digest(rows), len(rows), versions=versions(), **more,
+            program.text, graph.name, graph.fingerprint, guide_digest(graph), lm, program.models[lm].identity,
+            data_digest(rows), len(rows), versions=versions(), others=other_digests(program.models, lm), **more,
         )  # fmt: skip
 
     @property

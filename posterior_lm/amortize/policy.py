@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -20,10 +19,10 @@ from posterior_lm.amortize.manifest import (
     other_digests,
     read_manifest,
 )
-from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.infer.auto import Offer
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lm.base import LanguageModel
 from posterior_lm.storage import together
+from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 
 HELD = 4
@@ -86,7 +85,7 @@ def digest_of(path: Path) -> str:
 # ------------------------------------------------------------------------------- reading
 
 
-def load_policy(folder: Path, graph: RewardGraph, models: Mapping[str, LanguageModel]) -> Policy:
+def load_policy(folder: Path, program: PreparedProgram) -> Policy:
     """The policy of this program and its models.
 
     Raises DataError PLM622 for a folder that holds none, or one whose files are damaged or of
@@ -94,32 +93,45 @@ def load_policy(folder: Path, graph: RewardGraph, models: Mapping[str, LanguageM
     `adapter.close()` it.
     """
     manifest = read_manifest(folder)
-    alias = check_policy(folder, manifest, graph, models)
+    alias = check_policy(folder, manifest, program)
     check_files(folder, manifest)
-    return Policy(folder, manifest, Adapter.load(models[alias], folder))
+    return Policy(folder, manifest, Adapter.load(program.models[alias], folder))
 
 
-def held_policy(
-    folder: Path, manifest: Manifest, graph: RewardGraph, models: Mapping[str, LanguageModel]
-) -> Policy:
+def held_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> Policy:
     """As `load_policy` with a manifest that was read, but loaded once for many targets of one model."""
-    alias = check_policy(folder, manifest, graph, models)
-    key = (str(folder.resolve()), manifest.files.get(WEIGHTS, ""), id(models[alias]))
+    model = program.models[check_policy(folder, manifest, program)]
+    key = (str(folder.resolve()), manifest.files.get(WEIGHTS, ""), id(model))
     found = _held.get(key)
-    if found is None or found.adapter.base is not models[alias] or found.manifest != manifest:
+    if found is None or found.adapter.base is not model or found.manifest != manifest:
         if found is not None:
             _held.pop(key).adapter.close()
         check_files(folder, manifest)
         while len(_held) >= HELD:
             _held.pop(next(iter(_held))).adapter.close()
-        found = _held[key] = Policy(folder, manifest, Adapter.load(models[alias], folder))
+        found = _held[key] = Policy(folder, manifest, Adapter.load(model, folder))
     return found
 
 
-def check_policy(
-    folder: Path, manifest: Manifest, graph: RewardGraph, models: Mapping[str, LanguageModel]
-) -> str:
+def offer_of(folder: Path, program: PreparedProgram, target: Target) -> Offer:
+    """The stored policy of a program, offered for a target, which may be of a part of the program.
+
+    Raises DataError PLM622 for a folder that holds none, PLM625 for one of another program.
+    """
+    manifest = read_manifest(folder)
+    check_policy(folder, manifest, program)
+    certificate = manifest.checked
+    return Offer(
+        where=str(folder),
+        level=level_of(manifest),
+        beats_prior=certificate is not None and certificate.beats_prior,
+        guide=lambda: held_policy(folder, manifest, program).guide(target),
+    )
+
+
+def check_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> str:
     """The alias of the model to adapt. Raises DataError PLM625 that names each thing that differs."""
+    graph, models = program.graph, program.models
     notes = []
     if manifest.fingerprint != graph.fingerprint:
         notes.append(

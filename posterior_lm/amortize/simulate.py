@@ -22,19 +22,15 @@ from posterior_lm.amortize.likeness import Until, unlucky
 from posterior_lm.amortize.observable import observables, simulated
 from posterior_lm.amortize.simulable import drawing_score, is_exact, order, unsimulated
 from posterior_lm.amortize.texts import Drawn, Shape, draw_texts, split_lead
-from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choose import SampleEach
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.infer.rollout import roll_out_with_mass
-from posterior_lm.lm.base import LanguageModel
-from posterior_lm.target.bind import bind
 from posterior_lm.target.pieces import Known, Piece
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
-
-Data = Mapping[str, object]
 
 
 @frozen(eq=False)
@@ -61,14 +57,11 @@ class Simulator:
     `yields` is the share of pairs that is left.
     """
 
-    def __init__(
-        self, graph: RewardGraph, rows: Sequence[Data], models: Mapping[str, LanguageModel],
-        uses: Mapping[str, Any] | None = None, *, alike: bool = False,
-    ) -> None:  # fmt: skip
-        self.graph, self.rows, self.models, self.uses = graph, rows, models, uses or {}
+    def __init__(self, program: PreparedProgram, rows: Sequence[Data], *, alike: bool = False) -> None:
+        graph = program.graph
+        self.program, self.rows = program, rows
         self.observed = observables(graph)
-        self._graph = simulated(graph, self.observed)
-        self._targets: dict[int, Target] = {}
+        self._simulated = BoundRows(program.part(simulated(graph, self.observed)), rows)
         self._shapes: dict[str, Shape] = {}
         self._alive = np.zeros(0, dtype=bool)
         self.unsimulated = unsimulated(graph, self.observed)
@@ -83,11 +76,7 @@ class Simulator:
 
     def target(self, row: int) -> Target:
         """The row with its observed parameters as latents."""
-        if row not in self._targets:
-            if len(self._targets) >= 4096:
-                self._targets.clear()
-            self._targets[row] = bind(self._graph, self.rows[row], self.models, self.uses)
-        return self._targets[row]
+        return self._simulated.target(row)
 
     def draw(self, rngs: Sequence[np.random.Generator], numbers: Sequence[int]) -> list[Pair]:
         """One pair for each row number, less those whose observation came out of shape.
@@ -155,7 +144,7 @@ class Simulator:
 
     def forget(self) -> None:
         """Bind rows again from now on."""
-        self._targets.clear()
+        self._simulated.forget()
 
     # ------------------------------------------------------------- one latent of many draws
 
@@ -184,7 +173,7 @@ class Simulator:
                 support = Until(support, marks)
             power = exponent if exponent > 0 and not self.exact else 1.0
             ids, step, mass, _ = roll_out_with_mass(
-                self.models[lm], contexts, support, SampleEach([rngs[d] for d in draws]), exponent=power
+                self.program.models[lm], contexts, support, SampleEach([rngs[d] for d in draws]), exponent=power
             )
             for d, one, q, m in zip(draws, ids, step, mass, strict=True):
                 drawn[d][name] = targets[d].value_of(name, one)
@@ -196,7 +185,7 @@ class Simulator:
                     log_q[d] += np.log(SPARED)
                     log_mass[d] -= np.log(SPARED)
             if self._latents is not None:
-                size = self.models[lm].tokenizer.vocabulary_size
+                size = self.program.models[lm].tokenizer.vocabulary_size
                 self._latents.setdefault((name, size), []).extend(zip(draws, ids, strict=True))
 
     def _finite(
@@ -229,7 +218,7 @@ class Simulator:
             return
         score = targets[mine[0]].graph[drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
         assert isinstance(score, LmScore)
-        model, contexts, heads, leads = self.models[score.lm], [], [], []
+        model, contexts, heads, leads = self.program.models[score.lm], [], [], []
         for d in mine:
             plan = targets[d].evaluator.plan(drawing_score(targets[d], targets[d].latent(name)))
             known = plan.text[0].text if isinstance(plan.text[0], Known) else ""
@@ -285,7 +274,7 @@ class Simulator:
         out = list(pairs)
         for members in groups.values():
             first = pairs[members[0]]
-            target = bind(self.graph, first.data, self.models, self.uses)
+            target = self.program.bind_valid(first.data)
             values = {n: [pairs[k].values[n] for k in members] for n in target.names}
             log_reward = target.log_reward(values)
             for k, r in zip(members, log_reward, strict=True):

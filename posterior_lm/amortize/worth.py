@@ -7,22 +7,18 @@ or little time, importance sampling is done before a policy would be.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from posterior_lm.amortize.adapter import check_model
 from posterior_lm.amortize.fit import fit
 from posterior_lm.amortize.reading import readings_of
 from posterior_lm.amortize.settings import settings_of
-from posterior_lm.ask import target
 from posterior_lm.infer.auto import rather_than_a_policy
 from posterior_lm.infer.methods import AUTO
+from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
-from posterior_lm.settings import resolve, stated_fit
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
+from posterior_lm.target.prepared import Data, PreparedProgram
 
 FEWEST_ROWS = 32
 """Rows from which the cost of training is shared widely enough."""
@@ -32,15 +28,15 @@ SHARE = 0.6
 """Of the budget, for training; certifying and drawing have the rest."""
 
 
-def worth_training(query: Query, rows: Sequence[Mapping[str, object]], budget: float | None) -> bool:
+def worth_training(
+    program: PreparedProgram, request: Request, rows: Sequence[Data], budget: float | None
+) -> bool:
     """Whether auto trains first: many rows, time for it, no policy yet, and a posterior too large to list."""
-    method, _ = resolve(query.graph.infer, query.method, query.options)
-    if method != AUTO or query.policy_folder is not None:
+    if request.of(program)[0] != AUTO or request.policy is not None:
         return False
     if budget is None or budget < LEAST_SECONDS or len(rows) < FEWEST_ROWS:
         return False
-    first = target(query.given(rows[0]))
-    if rather_than_a_policy(first):
+    if rather_than_a_policy(first := program.bind(rows[0])):
         return False
     try:
         for reading in readings_of(first).values():
@@ -51,14 +47,14 @@ def worth_training(query: Query, rows: Sequence[Mapping[str, object]], budget: f
 
 
 def trained(
-    query: Query, rows: Sequence[Mapping[str, object]], budget: float, folder: Path, *, seed: int,
-    say: Callable[[str], None],
-) -> tuple[Query, float]:  # fmt: skip
-    """The query with a policy of its own, in `folder`, and the seconds of the budget that are left."""
+    program: PreparedProgram, request: Request, rows: Sequence[Data], budget: float, folder: Path, *,
+    seed: int, say: Callable[[str], None],
+) -> tuple[Path, float]:  # fmt: skip
+    """The folder of a policy trained on the rows, below `folder`, and the seconds of the budget that are left."""
     began = time.monotonic()
     say(
         f"auto: training a policy on the {len(rows)} rows for {SHARE * budget:.0f} s, since the budget allows it"
     )
-    settings = settings_of({**stated_fit(query), "budget": SHARE * budget, "seed": seed})
-    fitted = fit(query, rows, folder, settings, say=say)
-    return query.policy(fitted.folder), max(1.0, budget - (time.monotonic() - began))
+    settings = settings_of({**request.fit_settings(program), "budget": SHARE * budget, "seed": seed})
+    fitted = fit(program, rows, folder, settings, say=say)
+    return fitted.folder, max(1.0, budget - (time.monotonic() - began))

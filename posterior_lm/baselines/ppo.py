@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,7 +22,6 @@ from torch import Tensor
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.balancing import Behaved
 from posterior_lm.amortize.batches import score_draws
-from posterior_lm.amortize.fit import Fitted, fit
 from posterior_lm.amortize.guards import check_finite, not_finite
 from posterior_lm.amortize.inputs import Inputs
 from posterior_lm.amortize.merging import drawing_model, training_model
@@ -33,29 +30,14 @@ from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.progress import measured
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import Resolved, settings_of
+from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.baselines.clipped import advantages, clipped_loss
 from posterior_lm.lang.diagnostics import InferenceError
 
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
-
 BELOW = 5.0
 """Nats. A dead draw has the least log reward seen so far, less this: a reward that can be compared, and
 no −99 that drowns the others."""
-
-
-def ppo(query: Query, rows: Sequence[Mapping[str, object]], out: str | Path, /, **settings: object) -> Fitted:
-    """A policy that maximises the log reward, certified and saved in the folder `out`.
-
-    `settings` are those of a fit: of them `steps`, `budget`, `rows`, `draws`, `rate` (another name of
-    `balance_rate` here), `kl`, `epochs`, `ratio`, `warmup`, `rank`, `targets` and `seed` matter here.
-    A step asks for rows × draws rewards, as a step of balancing does. Raises what a fit raises.
-    """
-    if "rate" in settings:
-        settings["balance_rate"] = settings.pop("rate")
-    return fit(query, rows, out, settings_of({**settings, "objective": "ppo"}))
 
 
 class PpoTrainer(Trainer):

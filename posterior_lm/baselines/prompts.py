@@ -12,8 +12,6 @@ from posterior_lm.graph.nodes import ChoiceScore
 from posterior_lm.infer.guide import check_guide, contexts_of
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
-from posterior_lm.target.bind import bind
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.pieces import Known, Special, join
 from posterior_lm.target.rows import read_rows
 from posterior_lm.target.target import Target
@@ -118,9 +116,7 @@ def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
 
 
 def _known(target: Target, number: int, given: Row, latents: Row) -> tuple[Target, dict[str, Value]]:
-    graph = target.program
-    data = bind_data(graph, given, path=f"rows[{number}].")
-    bound = bind(graph, data, target.models, target.evaluator.uses)
+    bound = target.prepared.bind_valid(target.prepared.validate(given, path=f"rows[{number}]."))
     return bound, {name: bound.value(name, latents[name]) for name in bound.names}  # type: ignore[arg-type]
 
 

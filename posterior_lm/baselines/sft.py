@@ -9,9 +9,7 @@ A trainer of another library would read the guides' prompts, and would know none
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from attrs import evolve
@@ -19,27 +17,12 @@ from attrs import evolve
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.batches import Walked, walk
 from posterior_lm.amortize.compiling import Compiled, Compiler
-from posterior_lm.amortize.fit import Fitted, fit
 from posterior_lm.amortize.inputs import Inputs
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows, in_row
-from posterior_lm.amortize.settings import FitSettings, Resolved, settings_of
+from posterior_lm.amortize.settings import FitSettings, Resolved
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.lang.diagnostics import DataError, error
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
-
-
-def sft(query: Query, rows: Sequence[Mapping[str, object]], out: str | Path, /, **settings: object) -> Fitted:
-    """A policy trained on the known values that rows hold, certified and saved in the folder `out`.
-
-    A row holds them in columns named after the latents, one for each latent; rows without any are
-    only held out and certified with. `settings` are those of a fit: of them `steps`, `budget`,
-    `pairs` (known values a step), `rate`, `warmup`, `rank`, `targets` and `seed` matter here.
-    Raises DataError PLM772 where no row to train on holds a value, and what a fit raises.
-    """
-    return fit(query, rows, out, settings_of({**settings, "objective": "sft"}))
 
 
 class KnownPairs(Compiler):
@@ -49,7 +32,7 @@ class KnownPairs(Compiler):
         own = set(numbers)
         self.known = [(row, value) for row, values in inputs.known if row in own for value in values]
         if not self.known:
-            latents = ", ".join(f"`{node.name}`" for _, node in inputs.graph.latents())
+            latents = ", ".join(f"`{node.name}`" for _, node in inputs.program.graph.latents())
             raise DataError(
                 error(
                     "PLM772",

@@ -74,8 +74,9 @@ def command(
     query, known = _bound(query, given, data)
     with progress("simulating") as watch:
         found = calibrate(
-            query, known, simulate=rows or ROWS, draws=draws or DRAWS, seed=seed, progress=watch
-        )
+            query.prepared, query.request, known, given=query.data, simulate=rows or ROWS,
+            draws=draws or DRAWS, seed=seed, progress=watch,
+        )  # fmt: skip
     if plot is not None:
         from posterior_lm.evidence.calibration_plot import plot as draw
 

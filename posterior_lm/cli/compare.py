@@ -61,7 +61,10 @@ def command(
     found = []
     for case in asked:
         with progress("comparing") as watch:
-            one = compare(query.given(case.data), draws=n or DRAWS, seed=seed, budget=budget, progress=watch)
+            one = compare(
+                query.prepared, query.request, case.data, draws=n or DRAWS, seed=seed, budget=budget,
+                progress=watch,
+            )  # fmt: skip
         found.append(one.to_json())
         if plot is not None:
             from posterior_lm.evidence.comparison_plot import plot as draw

@@ -12,7 +12,7 @@ from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import format_option, positive_seconds
 
 if TYPE_CHECKING:
-    from posterior_lm.em import EmResult
+    from posterior_lm.api.results import EmResult
     from posterior_lm.em.rounds import Round
 
 
@@ -91,14 +91,13 @@ def command(
         "rounds": rounds, "patience": patience, "budget": budget, "e_steps": e_steps, "m_steps": m_steps,
         "m_rate": m_rate, "train": train, "train_prior": train_prior or None, "seed": seed,
     }  # fmt: skip
-    from posterior_lm.em.em import em
 
     options: dict[str, object] = {
         **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
         **{k: v for k, v in flags.items() if v is not None},
     }
     with _watching(quiet=format == "json") as (watch, tick, say):
-        found = em(query, rows, out, resume=resume, watch=watch, tick=tick, say=say, **options)
+        found = query.em(rows, out, resume=resume, watch=watch, tick=tick, say=say, **options)
     if format == "json":
         click.echo(
             json_text(

@@ -73,7 +73,6 @@ def command(
     from posterior_lm.cli.given import cases, open_query, pairs
     from posterior_lm.cli.outcome import FINE, INTERRUPTED
     from posterior_lm.cli.output import json_text
-    from posterior_lm.settings import stated_fit
 
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use, method=None)
@@ -86,7 +85,7 @@ def command(
         "rows": rows, "draws": draws, "rate": rate, "seed": seed,
     }  # fmt: skip
     options: dict[str, object] = {
-        **stated_fit(query),
+        **query.request.fit_settings(query.prepared),
         **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
         **{k: v for k, v in flags.items() if v is not None},
     }
@@ -95,7 +94,7 @@ def command(
 
     settings = settings_of(options)
     with watching() as (watch, say):
-        fitted = fit(query, asked, out, settings, resume=resume, watch=watch, say=say)
+        fitted = fit(query.prepared, asked, out, settings, resume=resume, watch=watch, say=say)
     if not fitted.leads:
         return INTERRUPTED if fitted.interrupted else FINE
     if curves is not None:

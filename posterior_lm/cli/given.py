@@ -19,10 +19,14 @@ MOST = 20
 
 @frozen
 class Case:
-    """One binding of a program's parameters; `row` is its number in the data, if it came from there."""
+    """One binding of a program's parameters; `row` is its number in the data, if it came from there.
+
+    `valid` is `data` as values of the parameters' types, what is predicted left out.
+    """
 
     row: int | None
     data: Mapping[str, object]
+    valid: Mapping[str, object]
 
 
 def misuse(message: str, help: str | None = None) -> NoReturn:
@@ -79,9 +83,7 @@ def open_query(
     query = query.allow_use() if allow_use else query
     if em is None:
         return query
-    from posterior_lm.em import with_em
-
-    return with_em(query, em)
+    return query.with_em(em)
 
 
 def cases(
@@ -102,13 +104,12 @@ def cases(
     from posterior_lm.target.rows import read_rows
 
     known = given_values(graph, texts("--given", given))
-    bind_data(graph, known, missing=[p.name for p in graph.params])
+    bind_data(graph, known, missing=[p.name for p in graph.params])  # what is wrong with it, once
     absent = () if predicted is None else (predicted,)
     if data is None:
         if row is not None:
             misuse("--row picks a row of --data, and there is none", "add `--data FILE`")
-        bind_data(graph, known, missing=absent)
-        return [Case(None, known)]
+        return [Case(None, known, bind_data(graph, known, missing=absent))]
     rows = read_rows(data, graph.params)
     numbers = range(len(rows)) if row is None else [row]
     if row is not None and row >= len(rows):
@@ -122,10 +123,10 @@ def cases(
         bound = {k: v for k, v in rows[number].items() if k != predicted} | known
         try:
             checked = {k: v for k, v in bound.items() if k not in extra}
-            bind_data(graph, checked, path=f"rows[{number}].", missing=absent)
+            valid = bind_data(graph, checked, path=f"rows[{number}].", missing=absent)
+            all_cases.append(Case(number, bound, valid))
         except DataError as wrong:
             found += wrong.diagnostics
-        all_cases.append(Case(number, bound))
     if found:
         raise DataError(_most(found))
     return all_cases

@@ -49,6 +49,7 @@ def command(
       plm report programs/story_infilling.plm --data programs/data/story_infilling.jsonl \\
         --row 0 --out report.html
     """
+    from posterior_lm.ask import draw
     from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import cases, misuse, open_query
     from posterior_lm.cli.progress import progress
@@ -65,13 +66,15 @@ def command(
     check_result(out, file, given, data)
     facts = []
     for case in asked:
-        bound = query.given(case.data)
+        target = query.prepared.bind_valid(case.valid)
         with progress("drawing") as watch:
-            posterior = bound.draw(n, seed=seed, budget=budget, progress=watch)
-        facts.append(gather(bound, posterior, case.row))
+            posterior = draw(
+                query.prepared, target, query.request, n, seed=seed, budget=budget, progress=watch
+            )
+        facts.append(gather(target, posterior, case.row))
     options = {"--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use, "-n": n,
                "--seed": seed, "--method": method, "--policy": policy, "--em": em, "--budget": budget}  # fmt: skip
-    report_rows(query, facts, out, command=spelled(file, options, Path(out).name))
+    report_rows(facts, out, command=spelled(file, options, Path(out).name))
     click.echo(f"wrote {out}")
 
 

@@ -57,11 +57,13 @@ def command(
         if may_train(rows, budget):
             from posterior_lm.amortize.worth import trained, worth_training
 
-            if worth_training(query, rows, budget):
+            if worth_training(query.prepared, query.request, rows, budget):
                 assert budget is not None
                 say = partial(click.echo, err=True)
-                query, left = trained(query, rows, budget, Path(folder), seed=seed, say=say)
-                budget = left / len(rows)
+                found, left = trained(
+                    query.prepared, query.request, rows, budget, Path(folder), seed=seed, say=say
+                )
+                query, budget = query.policy(found), left / len(rows)
         _draw(query, asked, n, seed, budget, save, format)
 
 
@@ -79,14 +81,17 @@ def _draw(
     query: Query, asked: Sequence[Case], n: int | None, seed: int, budget: float | None, save: str | None,
     format: str,
 ) -> None:  # fmt: skip
+    from posterior_lm.ask import draw
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.progress import progress
     from posterior_lm.cli.report import show_posterior
 
     found = []
+    program = query.prepared
     for case in asked:
         with progress("drawing") as watch:
-            posterior = query.given(case.data).draw(n, seed=seed, budget=budget, progress=watch)
+            target = program.bind_valid(case.valid)
+            posterior = draw(program, target, query.request, n, seed=seed, budget=budget, progress=watch)
         if save is not None:
             posterior.save(_place(save, case, asked))
         if format == "json":

@@ -28,15 +28,16 @@ def command(
     from posterior_lm.cli.given import cases, open_query, texts
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.report import show_score
+    from posterior_lm.score import score
 
     query = open_query(file, lm, allow_use=allow_use)
     values = texts("--value", value)
-    scores = [(c, query.given(c.data).score(values)) for c in cases(query.graph, given, data, row)]
+    scores = [(c, score(query.prepared.bind_valid(c.valid), values)) for c in cases(query.graph, given, data, row)]
     if format == "json":
-        shown = [score.to_json() for _, score in scores]
+        shown = [found.to_json() for _, found in scores]
         click.echo(json_text(shown if len(shown) > 1 else shown[0]))
         return
-    for number, (case, score) in enumerate(scores):
+    for number, (case, found) in enumerate(scores):
         if number:
             click.echo()
-        show_score(score, case.row)
+        show_score(found, case.row)

@@ -6,8 +6,3 @@
 Both raise the same bound of the log evidence (Neal & Hinton 1998). The weights are those of
 importance sampling, so that a guide that is not yet exact biases the M-step little.
 """
-
-from posterior_lm.em.em import EmResult, em
-from posterior_lm.em.saved import load, with_em
-
-__all__ = ["EmResult", "em", "load", "with_em"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from attrs import evolve, frozen
@@ -18,7 +18,7 @@ from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.em.bound import Weighted, weighted
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.target.prepared import PreparedProgram
 
 LEAST_ESS = 0.02
 """As in a fit: below this effective share the weights of simulated pairs are noise."""
@@ -28,18 +28,14 @@ LEAST_ESS = 0.02
 class Stand:
     """The program bound to its rows with the model as it is in one round, and the guide's adapter."""
 
+    program: PreparedProgram
     inputs: Inputs
     rows: Rows
     guide: Adapter
 
-    @classmethod
-    def of(cls, inputs: Inputs, models: Mapping[str, LanguageModel], guide: Adapter) -> Stand:
-        return cls(inputs, Rows(inputs.graph, inputs.data, models, inputs.uses), guide)
-
     def simulator(self) -> Simulator:
         """Simulated rows of the program as it stands. Looking at what they are like takes a while."""
-        inputs, rows = self.inputs, self.rows
-        return Simulator(inputs.graph, inputs.data, rows.models, inputs.uses, alike=True)
+        return Simulator(self.program, self.inputs.data, alike=True)
 
     def drawn(self, numbers: Sequence[int], n: int, seed: int) -> list[Weighted]:
         """n weighted draws of the guide for each row, with random numbers of the row's own.

@@ -14,9 +14,10 @@ from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.certificate import FEWEST
 from posterior_lm.amortize.certify import certify
+from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.inputs import Inputs
-from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest, other_digests
-from posterior_lm.amortize.rows import split
+from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest
+from posterior_lm.amortize.rows import Rows, split
 from posterior_lm.em.adapted import adapted
 from posterior_lm.em.bound import Weighted, bound_of
 from posterior_lm.em.estep import Stand, e_step
@@ -28,7 +29,7 @@ from posterior_lm.em.saved import Record, save
 from posterior_lm.em.settings import EmSettings
 from posterior_lm.em.split_model import SplitModel
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.query import Query
+from posterior_lm.target.prepared import PreparedProgram
 
 Tick = Callable[[int, str, float], None]
 """Told the round's number, what it does now, and the share of that which is done."""
@@ -36,11 +37,10 @@ Tick = Callable[[int, str, float], None]
 
 @frozen(eq=False)
 class Asked:
-    """What a run is about: the query, its program with the trained alias, rows, and settings."""
+    """What a run is about: the program, its split, rows of the program with the trained alias, and settings."""
 
-    query: Query
+    program: PreparedProgram
     split: SplitModel
-    shown: Query
     base: TransformersModel
     inputs: Inputs
     settings: EmSettings
@@ -54,8 +54,8 @@ class Asked:
             inner = value.items() if isinstance(value, dict) else [(None, value)]
             flat |= {f"settings.{name}" + (f".{k}" if k else ""): v for k, v in inner}
         return {
-            "program": self.query.fingerprint,
-            "guide": guide_digest(self.inputs.graph),
+            "program": self.program.graph.fingerprint,
+            "guide": guide_digest(self.inputs.program.graph),
             "model": self.base.identity.digest,
             "rows": data_digest(self.inputs.data),
             **flat,
@@ -167,7 +167,7 @@ class Run:
             bound_of([w.log_weights for w in self.drawn]),
             bound_of([w.log_weights for w in held]) if held else None,
             raised,
-            stand.rows.models[self.asked.split.trained].identity.digest,
+            stand.program.models[self.asked.split.trained].identity.digest,
             round(seconds, 3),
         )
 
@@ -188,8 +188,8 @@ class Run:
 
     def _stand(self) -> Stand:
         inputs = self.asked.inputs
-        models = {**inputs.models, self.asked.split.trained: adapted(self.model)}
-        return Stand.of(inputs, models, self.guide)
+        program = inputs.program.with_models({self.asked.split.trained: adapted(self.model)})
+        return Stand(program, inputs, Rows(program, inputs.data), self.guide)
 
     def _chosen(self, number: int) -> list[int]:
         """The rows of a round's bound and of the M-step after it."""
@@ -213,9 +213,9 @@ class Run:
             # Looking at simulated rows takes a while, and with fewer of them nothing would be said.
             simulator = stand.simulator() if fit.certify_rows >= FEWEST else None
             found = certify(
-                asked.inputs.graph, asked.inputs.data, self.held_out or self.numbers[:8], self.guide,
-                stand.rows.models, asked.inputs.uses, simulator=simulator, draws=fit.certify_draws,
-                simulated=fit.certify_rows, seed=asked.settings.seed,
+                stand.program, asked.inputs.data, self.held_out or self.numbers[:8],
+                lambda target: PolicyGuide.of(target, self.guide), simulator=simulator,
+                draws=fit.certify_draws, simulated=fit.certify_rows, seed=asked.settings.seed,
             )  # fmt: skip
             if simulator is None:
                 few = f"{fit.certify_rows} were asked for, and fewer than {FEWEST} say little"
@@ -224,13 +224,13 @@ class Run:
         settings = asked.settings.to_json()
         note = "; ".join([*["interrupted"] * interrupted, *self.notes])
         manifest = Manifest.new(
-            asked.inputs.graph, str(asked.shown), self.lm, stand.rows.models[self.lm], asked.inputs.data,
+            stand.program, self.lm, asked.inputs.data,
             settings=settings, seed=asked.settings.seed,
             steps=asked.settings.e_steps * (best.number + 1), seconds=round(self.seconds, 3),
-            certificate=certificate, note=note, others=other_digests(stand.rows.models, self.lm),
+            certificate=certificate, note=note,
         )  # fmt: skip
         record = Record(
-            str(asked.query), asked.query.graph.name, asked.query.fingerprint, asked.split.alias,
+            asked.program.text, asked.program.graph.name, asked.program.graph.fingerprint, asked.split.alias,
             asked.settings.train_prior, asked.base.identity.digest, self.rounds, best.number, settings, {}, note,
         )  # fmt: skip
         record = save(asked.folder, self.model, self.guide, manifest, record)

@@ -21,9 +21,11 @@ from posterior_lm.amortize.policy import digest_of, save_policy
 from posterior_lm.em.adapted import adapted
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.split_model import SplitModel, split_model
+from posterior_lm.lang.ast import Module
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.query import Query, loads
+from posterior_lm.lm.base import LanguageModel
 from posterior_lm.storage import plain, read_object, refusing, structured, together, write_whole
+from posterior_lm.target.prepared import PreparedProgram
 
 FORMAT = "plm-em-1"
 RECORD, MODEL, GUIDE = "em.json", "model", "guide"
@@ -91,48 +93,36 @@ def read_record(folder: Path) -> Record:
     return found
 
 
-def load(folder: str | Path, query: Query | None = None) -> Query:
-    """The program of a result with its trained model and its guide, ready to be asked.
+@frozen(eq=False)
+class Restored:
+    """The module with the alias of its trained terms, and the models of that alias and of its base."""
 
-    `query` is the program that EM was run on, with its data, methods and models; without it the
-    stored text of the program is taken. Raises DataError PLM795 for a folder that holds no result,
-    PLM796 for one of another program or model.
-    """
-    record = read_record(Path(folder))
-    return _with(loads(record.program, record.name) if query is None else query, Path(folder), record)
+    module: Module
+    models: Mapping[str, LanguageModel]
 
 
-def with_em(query: Query, folder: str | Path) -> Query:
-    """As `load`, of a query."""
-    return load(folder, query)
-
-
-def _with(query: Query, folder: Path, record: Record) -> Query:
-    from posterior_lm.ask import models_of
-
-    if query.fingerprint != record.fingerprint:
+def restored(program: PreparedProgram, folder: Path, record: Record) -> Restored:
+    """What a record of the program holds. Raises DataError PLM796 for one of another program or model."""
+    graph = program.graph
+    assert program.checked is not None
+    if graph.fingerprint != record.fingerprint:
         raise _foreign(
             folder,
             f"the program `{record.name}`, fingerprint {record.fingerprint[:12]}",
-            f"`{query.graph.name}`, fingerprint {query.fingerprint[:12]}",
+            f"`{graph.name}`, fingerprint {graph.fingerprint[:12]}",
         )
-    split = split_model(query.checked, record.alias, train_prior=record.train_prior)
-    base = check_model(models_of(query, query.graph)[record.alias])
+    split = split_model(program.checked, record.alias, train_prior=record.train_prior)
+    base = check_model(program.models[record.alias])
     if base.identity.digest != record.base:
         raise _foreign(
             folder, f"the model {record.base[:12]}", f"{base.identity.name}, {base.identity.digest[:12]}"
         )
-    adapter = Adapter.load(base, folder / MODEL)
-    return on(query, split, base, adapter).policy(folder / GUIDE)
+    return on(split, base, Adapter.load(base, folder / MODEL))
 
 
-def on(query: Query, split: SplitModel, base: Any, adapter: Adapter) -> Query:
-    """The query with the trained terms under the adapted model; both aliases share one copy of the weights."""
-    return attrs.evolve(
-        query,
-        module=split.module,
-        models={**query.models, split.alias: base, split.trained: adapted(adapter)},
-    )
+def on(split: SplitModel, base: LanguageModel, adapter: Adapter) -> Restored:
+    """The trained terms under the adapted model; both aliases share one copy of the weights."""
+    return Restored(split.module, {split.alias: base, split.trained: adapted(adapter)})
 
 
 def _unreadable(folder: Path, why: str) -> DataError:

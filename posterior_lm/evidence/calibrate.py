@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,34 +14,35 @@ from posterior_lm.evidence.quantities import quantities
 from posterior_lm.evidence.ranks import rank
 from posterior_lm.evidence.ways import Way, bounds, way_of
 from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
+from posterior_lm.target.prepared import Data, PreparedProgram
 
 ROWS, DRAWS = 100, 200
 """Of a hundred rows a mode of three in a hundred is missed once in twenty times."""
 
 
 def calibrate(
-    query: Query,
-    rows: Sequence[Mapping[str, object]] = (),
+    program: PreparedProgram,
+    request: Request,
+    rows: Sequence[Data] = (),
     *,
+    given: Data | None = None,
     simulate: int = ROWS,
     draws: int = DRAWS,
     seed: int = 0,
     progress: Callable[[Info], None] | None = None,
 ) -> Calibration:
-    """The query's method on `simulate` rows, each with an exact draw, with `draws` draws a row.
+    """The requested method on `simulate` rows, each with an exact draw, with `draws` draws a row.
 
     `rows` are cases of the program's parameters; what they give of an observed parameter
-    is replaced by what is simulated. Raises ValueError for fewer than 16 rows or 2 draws,
+    is replaced by what is simulated; `given` are parameters of every row. Raises ValueError for fewer than 16 rows or 2 draws,
     DataError and InferenceError as `exact_draws` does.
     """
     if simulate < FEWEST or draws < 2:
         raise ValueError(f"a calibration needs at least {FEWEST} rows and 2 draws a row")
-    known = exact_draws(query, rows, simulate, seed)
-    return calibration_of(way_of(query), known, draws=draws, seed=seed, progress=progress)
+    known = exact_draws(program, rows, simulate, seed, given)
+    return calibration_of(way_of(program, request), known, draws=draws, seed=seed, progress=progress)
 
 
 def calibration_of(

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from attrs import evolve
 
+from posterior_lm.ask import policy_offer
 from posterior_lm.evidence.comparison import Comparison, Measured
 from posterior_lm.evidence.distance import Listing
 from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Draws, Info
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS
+from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.counting import Count, CountingModel
-from posterior_lm.settings import resolve
+from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
 
 DRAWS = 1000
 NO_DRAWS = ("PLM540", "PLM702", "PLM703", "PLM706", "PLM710", "PLM711")
@@ -28,7 +27,9 @@ NO_DRAWS = ("PLM540", "PLM702", "PLM703", "PLM706", "PLM710", "PLM711")
 
 
 def compare(
-    query: Query,
+    program: PreparedProgram,
+    request: Request,
+    row: Data,
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -37,28 +38,31 @@ def compare(
 ) -> Comparison:
     """Each method with `draws` draws, and the exact posterior where it can be listed.
 
-    What needs a policy takes part where the query has one; the others propose as they do without
+    What needs a policy takes part where there is one; the others propose as they do without
     one. `budget` is in seconds, for each method. Raises ValueError for fewer than 2 draws.
     """
     if draws < 2:
         raise ValueError("a comparison needs at least 2 draws")
+    data = program.validate(row)
     tell = progress or (lambda info: None)
     tell(Info(False, EXACT))
     # First, so that what a process does only once is in no method's time.
-    listing, words = exact_posterior(_bound(query, Count()), _options(query, EXACT), seed, budget)
+    listing, words = exact_posterior(
+        _bound(program, data, Count()), request.named(EXACT).of(program)[1], seed, budget
+    )
     found = []
     names = [
         name
         for name, method in METHODS.items()
         if name not in (AUTO, EXACT)
-        and (not method.needs_policy or query.policy_folder is not None)
-        and (not method.decoder or name == query.method)
+        and (not method.needs_policy or request.policy is not None)
+        and (not method.decoder or name == request.method)
     ]
     for k, name in enumerate(names):
         tell(Info(False, name, k / len(names)))
-        found.append(_measured(query, name, draws, seed, budget, listing))
+        found.append(_measured(program, request.named(name), data, draws, seed, budget, listing))
     return Comparison(
-        program=query.graph.name,
+        program=program.graph.name,
         draws=draws,
         seed=seed,
         methods=tuple(found),
@@ -93,24 +97,22 @@ def exact_posterior(
     return listing, f"exact log evidence {listing.log_evidence:.3f} nats: {certificate.listed} values, {left}"
 
 
-def _bound(query: Query, count: Count) -> Target:
-    """The query's target, with models that count."""
-    from posterior_lm.ask import models_of, target
-
-    models: dict[str, Any] = {
-        alias: CountingModel(model, count) for alias, model in models_of(query, query.graph).items()
-    }
-    return target(query.lm(**models))
+def _bound(program: PreparedProgram, data: Data, count: Count) -> Target:
+    """The target, with models that count."""
+    models: dict[str, Any] = {alias: CountingModel(model, count) for alias, model in program.models.items()}
+    return program.with_models(models).bind_valid(data)
 
 
 def _measured(
-    query: Query, name: str, n: int, seed: int, budget: float | None, listing: Listing | None
-) -> Measured:
-    count, began, options = Count(), time.monotonic(), _options(query, name)
+    program: PreparedProgram, request: Request, data: Data, n: int, seed: int, budget: float | None,
+    listing: Listing | None,
+) -> Measured:  # fmt: skip
+    count, began = Count(), time.monotonic()
+    name, options = request.of(program)
     rng = np.random.default_rng(seed)
     try:
-        bound = _bound(query, count)
-        guide = _policy(query, bound, count) if METHODS[name].needs_policy else None
+        bound = _bound(program, data, count)
+        guide = _policy(program, request, bound, count) if METHODS[name].needs_policy else None
         draws = infer(bound, method=name, options=options, n=n, rng=rng, guide=guide, budget=budget)
     except InferenceError as problem:
         if not all(d.code in NO_DRAWS for d in problem.diagnostics):
@@ -120,17 +122,9 @@ def _measured(
     return _numbers(name, draws, listing, count.tokens, time.monotonic() - began)
 
 
-def _options(query: Query, name: str) -> dict[str, object]:
-    """Those that the program states for the method, and `using` where it named this one."""
-    own = query.options if query.method == name else {}
-    return resolve(query.graph.infer, name, own, query.base_dir)[1]
-
-
-def _policy(query: Query, bound: Target, count: Count) -> Any:
+def _policy(program: PreparedProgram, request: Request, bound: Target, count: Count) -> Any:
     """The policy as a guide, whose model counts too."""
-    from posterior_lm.ask import policy_offer
-
-    offer = policy_offer(query, bound)
+    offer = policy_offer(program, request, bound)
     assert offer is not None
     guide: Any = offer.guide()
     return evolve(guide, model=CountingModel(guide.model, count))

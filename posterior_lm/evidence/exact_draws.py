@@ -9,26 +9,21 @@ simulated draws are kept with a probability in proportion to their weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.amortize.simulate import Data, Pair, Simulator
-from posterior_lm.graph.nodes import Apply
+from posterior_lm.amortize.observable import observables
+from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.infer.base import run
 from posterior_lm.infer.children import support_size
 from posterior_lm.infer.exact import Exact
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
-from posterior_lm.lm.base import LanguageModel
-from posterior_lm.target.bind import bind
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
 
 ROUNDS = 16
 """Times as many pairs are simulated as rows are wanted, before it counts as too seldom that one is kept."""
@@ -59,14 +54,16 @@ class ExactDraws:
     assumed: str
 
 
-def exact_draws(query: Query, rows: Sequence[Mapping[str, object]], wanted: int, seed: int) -> ExactDraws:
-    """About `wanted` rows with an exact draw each; `rows` are cases of the query's parameters.
+def exact_draws(
+    program: PreparedProgram, rows: Sequence[Data], wanted: int, seed: int, given: Data | None = None
+) -> ExactDraws:
+    """About `wanted` rows with an exact draw each; `rows` are cases of the program's parameters, `given` holds in all.
 
     What a row gives of an observed parameter says only how long such a text is. Raises
     DataError PLM730 where a text is observed and no row gives one, InferenceError PLM731
     where too few exact draws can be had.
     """
-    simulator = simulator_of(query, rows)
+    simulator = simulator_of(program, rows, given or {})
     if simulator.exact:
         kept, _ = _kept(simulator, wanted, seed)
         _check_enough(kept, wanted, simulator)
@@ -91,18 +88,13 @@ WEIGHED = (
 )
 
 
-def simulator_of(query: Query, rows: Sequence[Mapping[str, object]]) -> Simulator:
+def simulator_of(program: PreparedProgram, rows: Sequence[Data], given: Data) -> Simulator:
     """A simulator over the rows; observed parameters may be left out of them where only their type matters."""
-    from posterior_lm.amortize.observable import observables
-    from posterior_lm.ask import models_of, use_object
-
-    graph = query.graph
-    models: Mapping[str, LanguageModel] = models_of(query, graph)
-    observed = observables(graph)
+    observed = observables(program.graph)
     free = [o.spec.name for o in observed if o.table is None]
-    given = [{**row, **query.data} for row in rows] or [dict(query.data)]
+    whole = [{**row, **given} for row in rows] or [dict(given)]
     data: list[Data] = [
-        bind_data(graph, row, path=f"rows[{k}]." if rows else "", missing=free) for k, row in enumerate(given)
+        program.validate(row, path=f"rows[{k}]." if rows else "", missing=free) for k, row in enumerate(whole)
     ]
     texts = [o.spec.name for o in observed if o.table is None and o.spec.type == "text"]
     unknown = [name for name in texts if not all(name in row for row in data)]
@@ -115,12 +107,7 @@ def simulator_of(query: Query, rows: Sequence[Mapping[str, object]]) -> Simulato
                 help="give rows with --data FILE: lengths are theirs, and their texts are replaced",
             )
         )
-    wanted = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
-    wanted |= {tool.where for _, latent in graph.latents() for tool in latent.tools}
-    uses: dict[str, Callable[..., object]] = {
-        use.where: use_object(query, use) for use in graph.uses if use.where in wanted
-    }
-    return Simulator(graph, data, models, uses)
+    return Simulator(program, data)
 
 
 def _kept(simulator: Simulator, wanted: int, seed: int) -> tuple[list[Pair], float]:
@@ -147,7 +134,7 @@ def _kept(simulator: Simulator, wanted: int, seed: int) -> tuple[list[Pair], flo
 
 def _listed(simulator: Simulator, wanted: int, seed: int) -> list[KnownRow] | None:
     """Each row's exact draw from its whole posterior; None where a support is too large to list."""
-    first = bind(simulator.graph, _whole(simulator), simulator.models, simulator.uses)
+    first = simulator.program.bind_valid(_whole(simulator))
     size = support_size(first, LISTED)
     if size is None:
         return None
@@ -155,7 +142,7 @@ def _listed(simulator: Simulator, wanted: int, seed: int) -> list[KnownRow] | No
     numbers = [k % len(simulator.rows) for k in range(wanted)]
     rngs = [np.random.default_rng([seed, 13, k]) for k in range(wanted)]
     for k, pair in enumerate(simulator.draw(rngs, numbers)):
-        target = bind(simulator.graph, pair.data, simulator.models, simulator.uses)
+        target = simulator.program.bind_valid(pair.data)
         rng = np.random.default_rng([seed, 14, k])
         try:
             draws = run(Exact(values=size, mass=1.0), target, n=1, rng=rng)
@@ -182,8 +169,7 @@ def _whole(simulator: Simulator) -> Data:
 
 
 def _bound(simulator: Simulator, pairs: Sequence[Pair]) -> tuple[KnownRow, ...]:
-    bound = (bind(simulator.graph, p.data, simulator.models, simulator.uses) for p in pairs)
-    return tuple(KnownRow(target, p.values) for target, p in zip(bound, pairs, strict=True))
+    return tuple(KnownRow(simulator.program.bind_valid(p.data), p.values) for p in pairs)
 
 
 def _check_enough(found: Sequence[object], wanted: int, simulator: Simulator) -> None:

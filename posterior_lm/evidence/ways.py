@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.ask import policy_offer
 from posterior_lm.infer import auto
 from posterior_lm.infer.base import Draws, run
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.methods import AUTO, METHODS
+from posterior_lm.infer.request import Request
+from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
 
 
 @frozen(eq=False)
@@ -33,22 +32,19 @@ class Way:
     options: Mapping[str, object] = field(factory=dict)
 
 
-def way_of(query: Query) -> Way:
-    """The query's method with its options and its policy, as `Query.draw` runs it."""
-    from posterior_lm.ask import policy_offer
-    from posterior_lm.settings import resolve
-
-    method, options = resolve(query.graph.infer, query.method, query.options, query.base_dir)
+def way_of(program: PreparedProgram, request: Request) -> Way:
+    """The requested method with its options and its policy, as `Query.draw` runs it."""
+    method, options = request.of(program)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         return auto.infer(
-            target, method=method, options=options, n=n, rng=rng, policy=policy_offer(query, target)
+            target, method=method, options=options, n=n, rng=rng, policy=policy_offer(program, request, target)
         )
 
     def guide(target: Target, draws: Draws) -> Guide:
         # Under auto the policy may have been refused on this row; the draws say so by their method.
-        if METHODS[draws.method].needs_policy or (method != AUTO and query.policy_folder is not None):
-            offer = policy_offer(query, target)
+        if METHODS[draws.method].needs_policy or (method != AUTO and request.policy is not None):
+            offer = policy_offer(program, request, target)
             assert offer is not None
             return offer.guide()
         return PriorGuide(target, reads="guide" if options.get("proposal") == "guide" else "prior")

@@ -14,7 +14,6 @@ from posterior_lm.target.values import take
 
 if TYPE_CHECKING:
     from posterior_lm.posterior import Posterior
-    from posterior_lm.query import Query
     from posterior_lm.target.target import Target
 
 MOST_SCORED = 5000
@@ -63,13 +62,12 @@ class Facts:
     """For each shown draw, what its models read token by token."""
 
 
-def gather(query: Query, posterior: Posterior, row: int | None = None) -> Facts:
+def gather(target: Target, posterior: Posterior, row: int | None = None) -> Facts:
     """Scores the draws term by term and the heaviest ones token by token.
 
     Raises DataError PLM740 where the posterior is one of another program, of other data
-    or of another model than the query's.
+    or of another model than the target's.
     """
-    target = query.target()
     if posterior.fingerprint != target.program.fingerprint:
         raise _other(f"another program: its fingerprint is {posterior.fingerprint[:12]}, not "
                      f"{target.program.fingerprint[:12]}")  # fmt: skip

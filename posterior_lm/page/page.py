@@ -20,16 +20,15 @@ from posterior_lm.page.tokens import tokens_view
 if TYPE_CHECKING:
     from posterior_lm.page.facts import Facts
     from posterior_lm.posterior import Posterior
-    from posterior_lm.query import Query
 
 
-def page(query: Query, facts: Sequence[Facts], command: str | None = None) -> str:
+def page(facts: Sequence[Facts], command: str | None = None) -> str:
     """The whole HTML document for one or more bindings of one program.
 
     It asks for nothing from outside and runs nothing: the security policy in its head
     allows one style sheet, by its digest. Equal draws give equal bytes.
     """
-    source, own = source_of(query)
+    source, own = source_of(facts[0].target.prepared)
     name = facts[0].posterior.program
     several = len(facts) > 1
     sections = [_section("program", "Program", program_view(source))]

@@ -13,13 +13,13 @@ from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.page.markup import Html, el, join
 
 if TYPE_CHECKING:
-    from posterior_lm.query import Query
+    from posterior_lm.target.prepared import PreparedProgram
 
 _KEYWORD_TYPES = frozenset(word.upper() for word in KEYWORDS)
 _KNOWN = frozenset((*FUNCTIONS, *DISTRIBUTIONS, *LMS, *TOOLS))
 
 
-def source_of(query: Query) -> tuple[Source, bool]:
+def source_of(program: PreparedProgram) -> tuple[Source, bool]:
     """The program's text, and whether the lines of its terms are lines of this text.
 
     That is the file's own text with its comments where there is one, and the canonical
@@ -27,10 +27,14 @@ def source_of(query: Query) -> tuple[Source, bool]:
     """
     from posterior_lm.lang.parse import parse
 
-    source = query.module.span.source
-    if source.text and parse(source)[0] == query.module:
-        return source, True
-    return Source(source.name, str(query)), False
+    name = "<text>"
+    if program.checked is not None:
+        module = program.checked.module
+        source = module.span.source
+        if source.text and parse(source)[0] == module:
+            return source, True
+        name = source.name
+    return Source(name, program.text), False
 
 
 def program_view(source: Source, prefix: str = "L") -> Html:

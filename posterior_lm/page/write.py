@@ -14,24 +14,22 @@ from posterior_lm.storage import replace
 
 if TYPE_CHECKING:
     from posterior_lm.posterior import Posterior
-    from posterior_lm.query import Query
+    from posterior_lm.target.target import Target
 
 
-def report(query: Query, posterior: Posterior, path: str | Path, *, command: str | None = None) -> Path:
-    """Writes the page of one posterior of the query's program; returns its path.
+def report(target: Target, posterior: Posterior, path: str | Path, *, command: str | None = None) -> Path:
+    """Writes the page of one posterior of a bound program; returns its path.
 
-    Raises DataError PLM740 where the posterior is not the query's, PLM805 where the
+    Raises DataError PLM740 where the posterior is not the target's, PLM805 where the
     file cannot be written.
     """
     check_place(path)
-    return write(path, page(query, [gather(query, posterior)], command))
+    return write(path, page([gather(target, posterior)], command))
 
 
-def report_rows(
-    query: Query, facts: Sequence[Facts], path: str | Path, *, command: str | None = None
-) -> Path:
+def report_rows(facts: Sequence[Facts], path: str | Path, *, command: str | None = None) -> Path:
     """The same for several bindings of one program."""
-    return write(path, page(query, facts, command))
+    return write(path, page(facts, command))
 
 
 def check_place(path: str | Path) -> None:

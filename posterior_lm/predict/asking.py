@@ -12,29 +12,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from posterior_lm.ask import draw_target, target
+from posterior_lm.amortize.reading import readings_of
+from posterior_lm.ask import draw
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws
 from posterior_lm.predict.by_evidence import by_evidence
 from posterior_lm.predict.marginal import marginal
+from posterior_lm.predict.open_answers import by_drawn_answers
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import read_by_prior, readers
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import Data, PreparedProgram
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
     from posterior_lm.lang.source import Span
-    from posterior_lm.query import Query
 
 MOST_VALUES = 10_000
 """Values of a parameter that are tried one by one."""
 
 
 def predict(
-    query: Query,
+    program: PreparedProgram,
+    request: Request,
+    given: Data,
     name: str,
     n: int | None,
     *,
@@ -48,14 +52,14 @@ def predict(
         raise InferenceError(
             error("PLM802", f"a vote is soft, hard or likeliest, not {vote!r}", where="vote")
         )
-    graph = query.graph
-    ask: dict[str, Any] = {"seed": seed, "budget": budget, "guide": None, "progress": progress}
+    graph = program.graph
+    ask: dict[str, Any] = {"seed": seed, "budget": budget, "progress": progress}
     param = graph.param(name)
     if param is None:
-        return _of_latent(query, graph, name, n, vote, ask)
+        return _of_latent(program, request, given, name, n, vote, ask)
     values = _values(param)
     _check_guides(graph, param)
-    if name in query.data:
+    if name in given:
         raise DataError(
             error(
                 "PLM803",
@@ -65,31 +69,31 @@ def predict(
                 help=f"leave out `{name}`, or name another parameter",
             )
         )
-    data = bind_data(graph, query.data, missing=[name])  # a default is no observation: it is bound over
+    data = program.validate(given, missing=[name])  # a default is no observation: it is bound over
     if read_by_prior(graph, name):
         # A policy may read the value here: each is bound in turn, and no draw is for another.
         if values is None:
             raise _unlisted(param)
-        return by_evidence(query, graph, param, values, data, n, vote, ask)
-    if query.policy_folder is not None:
-        _check_default_guides(query, graph, param, values or _samples(param), data)
+        return by_evidence(program, request, param, values, data, n, vote, ask)
+    if request.policy is not None:
+        _check_default_guides(program, param, values or _samples(param), data)
     if values is None:
-        from posterior_lm.predict.open_answers import by_drawn_answers
-
-        return by_drawn_answers(query, graph, param, data, n, vote, ask)
-    return by_draws(query, graph, name, values, data, n, vote, ask)
+        return by_drawn_answers(program, request, param, data, n, vote, ask)
+    return by_draws(program, request, name, values, data, n, vote, ask)
 
 
 def _of_latent(
-    query: Query, graph: RewardGraph, name: str, n: int | None, vote: Vote, ask: Mapping[str, Any]
-) -> Prediction:
+    program: PreparedProgram, request: Request, given: Data, name: str, n: int | None, vote: Vote,
+    ask: Mapping[str, Any],
+) -> Prediction:  # fmt: skip
+    graph = program.graph
     drawn = tuple(node.name for _, node in graph.latents())
     if name.split("[", 1)[0] not in drawn:
         raise _nothing(graph, name, drawn)
-    bound = target(query)
+    bound = program.bind(given)
     if name not in bound.names:
         raise _nothing(graph, name, bound.names)
-    return marginal(draw_target(query, bound, n, **ask), name, vote)
+    return marginal(draw(program, bound, request, n, **ask), name, vote)
 
 
 def _nothing(graph: RewardGraph, name: str, latents: tuple[str, ...]) -> InferenceError:
@@ -162,22 +166,20 @@ def _samples(param: ParamSpec) -> tuple[Datum, ...]:
 
 
 def _check_default_guides(
-    query: Query, graph: RewardGraph, param: ParamSpec, values: tuple[Datum, ...], data: Mapping[str, object]
+    program: PreparedProgram, param: ParamSpec, values: tuple[Datum, ...], data: Data
 ) -> None:
     """As `_check_guides`, of latents without a `guide` statement: a policy shows them what they explain."""
-    from posterior_lm.amortize.reading import readings_of
-
     if len(values) < 2:
         return
     # A default reading spells what was observed, so it differs between two values that it reads.
-    one, other = (readings_of(target(query, graph=graph, data={**data, param.name: v})) for v in values[:2])
+    one, other = (readings_of(program.bind_valid({**data, param.name: v})) for v in values[:2])
     for latent, reading in one.items():
         if not reading.stated and reading.pieces != other[latent].pieces:
             raise InferenceError(
                 error(
                     "PLM804",
                     f"the policy reads `{param.name}`, which is to be predicted, to draw `{latent}`",
-                    _declared(graph, latent),
+                    _declared(program.graph, latent),
                     help=f"write a `guide` statement for `{latent}` that reads only what is known when "
                     f"`{param.name}` is not, and fit again; or predict without the policy",
                 )

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve, frozen
 
-from posterior_lm.ask import draw_target, models_of, target
-from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.ask import draw
+from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.posterior import Estimate, Posterior
 from posterior_lm.predict.averaging import Mixture, independent, intervals, standard_errors
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import only, without
+from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.values import take
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Draws
-    from posterior_lm.query import Query
 
 
 @frozen
@@ -36,35 +36,33 @@ ALL = Kept()
 
 
 def by_draws(
-    query: Query, graph: RewardGraph, name: str, values: Sequence[Datum], data: Mapping[str, object],
+    program: PreparedProgram, request: Request, name: str, values: Sequence[Datum], data: Data,
     n: int | None, vote: Vote, ask: Mapping[str, Any],
 ) -> Prediction:  # fmt: skip
     """Draws from the program without the terms that read y, and the average of those terms over them."""
-    posterior = draw_without(query, graph, name, data, n, ask)
-    gained = gains(query, graph, name, values, data, posterior.draws)
+    posterior = draw_without(program, request, name, data, n, ask)
+    gained = gains(program, name, values, data, posterior.draws)
     return averaged(name, values, gained, posterior, vote)
 
 
 def draw_without(
-    query: Query, graph: RewardGraph, name: str, data: Mapping[str, object], n: int | None, ask: Mapping[str, Any]
+    program: PreparedProgram, request: Request, name: str, data: Data, n: int | None, ask: Mapping[str, Any]
 ) -> Posterior:  # fmt: skip
     """Draws that have not seen the parameter, under the fingerprint and the models of the whole program."""
-    posterior = draw_target(query, target(query, graph=without(graph, name), data=data), n, **ask)
-    models = {alias: model.identity for alias, model in models_of(query, graph).items()}
-    return evolve(posterior, fingerprint=graph.fingerprint, lm=models)
+    bound = program.part(without(program.graph, name)).bind_valid(data)
+    return evolve(draw(program, bound, request, n, **ask), fingerprint=program.graph.fingerprint)
 
 
 def gains(
-    query: Query, graph: RewardGraph, name: str, values: Sequence[Datum], data: Mapping[str, object],
-    draws: Draws,
-) -> np.ndarray:  # fmt: skip
+    program: PreparedProgram, name: str, values: Sequence[Datum], data: Data, draws: Draws
+) -> np.ndarray:
     """(N, V) nats: the sum of the terms that read the parameter, for each draw and value; −inf for dead draws."""
-    reading = only(graph, name)
+    reading = program.part(only(program.graph, name))
     alive = np.flatnonzero(np.isfinite(draws.log_weights))
     few = take(draws.values, alive.tolist())
     out = np.full((len(draws), len(values)), -np.inf)
     for v, value in enumerate(values):
-        out[alive, v] = target(query, graph=reading, data={**data, name: value}).log_reward(few)
+        out[alive, v] = reading.bind_valid({**data, name: value}).log_reward(few)
     return out
 
 

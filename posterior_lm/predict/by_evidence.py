@@ -7,13 +7,14 @@ could vote on, and the entropy has no two parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from posterior_lm.ask import draw_target, target
-from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.ask import draw
+from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.infer.methods import METHODS
+from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import either
@@ -21,16 +22,14 @@ from posterior_lm.posterior import Estimate, Posterior
 from posterior_lm.predict.averaging import entropy, intervals
 from posterior_lm.predict.by_draws import nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
+from posterior_lm.target.prepared import Data, PreparedProgram
 
 IMPOSSIBLE = ("PLM702", "PLM703", "PLM710")
 """What says that a value, or all that was drawn with it, has probability zero."""
 
 
 def by_evidence(
-    query: Query, graph: RewardGraph, param: ParamSpec, values: Sequence[Datum], data: Mapping[str, object],
+    program: PreparedProgram, request: Request, param: ParamSpec, values: Sequence[Datum], data: Data,
     n: int | None, vote: Vote, ask: Mapping[str, Any],
 ) -> Prediction:  # fmt: skip
     """Each value with its share of the evidence. Raises PLM808 for a vote, PLM712 for a method without evidence."""
@@ -49,8 +48,8 @@ def by_evidence(
     mass = np.full(len(values), -np.inf)
     for v, value in enumerate(values):
         try:
-            bound = target(query, graph=graph, data={**data, name: value})
-            posteriors[v] = draw_target(query, bound, n, **ask)
+            bound = program.bind_valid({**data, name: value})
+            posteriors[v] = draw(program, bound, request, n, **ask)
             mass[v] = _evidence(posteriors[v], name)
         except InferenceError as problem:
             dead = all(d.code in IMPOSSIBLE for d in problem.diagnostics)

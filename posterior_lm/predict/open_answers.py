@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.ask import target
-from posterior_lm.graph.graph import ParamSpec, RewardGraph
+from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.infer.methods import DRAWS
+from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.predict.averaging import Z90
@@ -34,10 +34,10 @@ from posterior_lm.predict.by_draws import Kept, averaged, draw_without, gains, n
 from posterior_lm.predict.drawn import Answer, draw_answers
 from posterior_lm.predict.places import place_of
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
+from posterior_lm.target.prepared import Data, PreparedProgram
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Draws
-    from posterior_lm.query import Query
 
 MOST_ANSWERS = 64
 """Distinct answers that are scored under every draw, those drawn most often."""
@@ -46,32 +46,32 @@ MOST_RARE = 64
 
 
 def by_drawn_answers(
-    query: Query, graph: RewardGraph, param: ParamSpec, data: Mapping[str, object],
+    program: PreparedProgram, request: Request, param: ParamSpec, data: Data,
     n: int | None, vote: Vote, ask: Mapping[str, Any],
 ) -> Prediction:  # fmt: skip
     """The prediction of a text or of an int without bounds. Raises PLM807 where nothing says where it ends."""
     name = param.name
     own_end = param.type == "text" and "stop" in dict(param.options)
-    place = place_of(graph, name, data, ended=own_end)
+    place = place_of(program.graph, name, data, ended=own_end)
     if place is None:
         raise _endless(param)
-    posterior = draw_without(query, graph, name, data, n, ask)
+    posterior = draw_without(program, request, name, data, n, ask)
     draws = posterior.draws
     rng = np.random.default_rng(ask["seed"]).spawn(1)[0]
     rows = _resampled(draws, rng, n or (DRAWS if draws.exact else len(draws)))
-    bound = target(query, graph=place.before, data={})
+    bound = program.part(place.before).bind_valid({})
     answers = draw_answers(bound, place, param, draws.values, rows, rng)
     counts = Counter(a.value for a in answers if a.value is not None)
     if not counts:
         raise nothing_possible(name)
     values = _in_order(counts)[:MOST_ANSWERS]
-    gained = gains(query, graph, name, values, data, draws)
+    gained = gains(program, name, values, data, draws)
     possible = np.isfinite(gained).any(axis=0)
     if not possible.any():
         raise nothing_possible(name)
     values = [value for value, one in zip(values, possible, strict=True) if one]
     gained = gained[:, possible]
-    kept = _kept(query, graph, name, data, draws, rows, answers, values, gained, counts, rng)
+    kept = _kept(program, name, data, draws, rows, answers, values, gained, counts, rng)
     return averaged(name, values, gained, posterior, vote, kept)
 
 
@@ -102,7 +102,7 @@ def _in_order(counts: Counter[Any]) -> list[Datum]:
 
 
 def _kept(
-    query: Query, graph: RewardGraph, name: str, data: Mapping[str, object], draws: Draws, rows: Sequence[int],
+    program: PreparedProgram, name: str, data: Data, draws: Draws, rows: Sequence[int],
     answers: Sequence[Answer], values: Sequence[Datum], gained: np.ndarray, counts: Counter[Any],
     rng: np.random.Generator,
 ) -> Kept:  # fmt: skip
@@ -125,7 +125,7 @@ def _kept(
             log_weights=np.zeros(1),
             log_reward=draws.log_reward[[rows[r]]],
         )
-        score = gains(query, graph, name, [answers[r].value], data, one)[0, 0]  # type: ignore[list-item]
+        score = gains(program, name, [answers[r].value], data, one)[0, 0]  # type: ignore[list-item]
         weights[r] = np.exp(score - answers[r].log_prob - listed) * len(rare) / len(picked)
     outside = np.array([a.value not in place or counts[a.value] == 1 for a in answers])
     lone = np.where(outside, weights, 0.0)

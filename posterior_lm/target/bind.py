@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.ground import ground
@@ -19,22 +20,20 @@ from posterior_lm.target.masks import narrowed
 from posterior_lm.target.pieces import Speller
 from posterior_lm.target.target import LatentInfo, Target
 
+if TYPE_CHECKING:
+    from posterior_lm.target.prepared import PreparedProgram
 
-def bind(
-    program: RewardGraph,
-    data: Mapping[str, object],
-    models: Mapping[str, LanguageModel],
-    uses: Mapping[str, Callable[..., object]] | None = None,
-) -> Target:
-    """The target of an optimised graph for one binding of its parameters.
 
-    `data` comes from `bind_data`; `models` holds every declared model by alias. Conditions
-    that can be are built into the supports that draws are made from.
+def bind(prepared: PreparedProgram, data: Mapping[str, object]) -> Target:
+    """The target of a program for one binding of its parameters.
+
+    `data` are validated. Conditions that can be are built into the supports that draws are made from.
     Raises CompileError PLM330 for an empty support, PLM340 for a condition that leaves no
     value of one, PLM531 for a stop or choice that the tokenizer cannot spell.
     """
+    program, models, functions = prepared.graph, prepared.models, prepared.functions
     grounded = optimize(ground(program, data))
-    _check_used_tools(program, uses or {})
+    _check_used_tools(program, functions)
     supports = {n.name: support_of(grounded, n, models) for _, n in grounded.latents()}
     specs = {n.name: spec_of(grounded, n) for _, n in grounded.latents()}
     narrow = narrowed(program, grounded, specs, supports, models)
@@ -49,15 +48,15 @@ def bind(
             if info.lm is not None and models[info.lm].tokenizer.digest == model.tokenizer.digest
         )
         spellers[alias] = Speller.of(model.tokenizer, own)
-    evaluator = Evaluator(grounded, models, spellers, supports, uses or {})
-    return Target(program, grounded, dict(data), dict(models), latents, evaluator)
+    evaluator = Evaluator(grounded, models, spellers, supports, functions)
+    return Target(prepared, grounded, dict(data), latents, evaluator)
 
 
-def _check_used_tools(program: RewardGraph, uses: Mapping[str, object]) -> None:
+def _check_used_tools(program: RewardGraph, functions: Mapping[str, object]) -> None:
     """Raises CompileError PLM541 for a tool that nobody allowed to be imported."""
     for _, latent in program.latents():
         for tool in latent.tools:
-            if tool.kind == "use" and tool.where not in uses:
+            if tool.kind == "use" and tool.where not in functions:
                 message = f"the tool `{tool.name}` is imported from Python, which is off unless you allow it"
                 raise CompileError(
                     error("PLM541", message, latent.span, "it writes into this", help="pass --allow-use, or call `.allow_use()`")

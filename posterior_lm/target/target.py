@@ -6,6 +6,7 @@ Letters: N draws, T tokens, K terms. Every number is in nats, float64.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
@@ -22,6 +23,9 @@ from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.values import Value, Values, count, take
 from posterior_lm.tools.base import shown_end
+
+if TYPE_CHECKING:
+    from posterior_lm.target.prepared import PreparedProgram
 
 
 @frozen(eq=False)
@@ -45,14 +49,22 @@ class LatentInfo:
 class Target:
     """log reward (N,), its terms (N, K), and the log reward of stopping early (N, T + 1)."""
 
-    program: RewardGraph
-    """The graph before data was bound: its fingerprint identifies the log reward."""
+    prepared: PreparedProgram
     graph: RewardGraph
     """The grounded graph: no parameters, no plates."""
     data: Mapping[str, object]
-    models: Mapping[str, LanguageModel]
     latents: tuple[LatentInfo, ...]
     evaluator: Evaluator
+
+    @property
+    def program(self) -> RewardGraph:
+        """The graph before data was bound: its fingerprint identifies the log reward."""
+        return self.prepared.graph
+
+    @property
+    def models(self) -> Mapping[str, LanguageModel]:
+        """The program's models by alias."""
+        return self.prepared.models
 
     @property
     def statements(self) -> tuple[TermInfo, ...]:

@@ -96,7 +96,7 @@ def folder(base: plm.LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
     moved = {k: v + 0.1 * torch.randn(v.shape, generator=rng) for k, v in adapter.tensors().items()}
     adapter.restore(moved)
     place = tmp_path_factory.mktemp("interop") / "policy"
-    save_policy(place, adapter, Manifest.new(query.graph, str(query), "base", base, [ROW]))
+    save_policy(place, adapter, Manifest.new(query.prepared, "base", [ROW]))
     adapter.close()
     return place
 

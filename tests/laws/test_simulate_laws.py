@@ -20,6 +20,7 @@ from posterior_lm.infer.choose import Follow
 from posterior_lm.infer.rollout import roll_out_with_mass
 from posterior_lm.lm.base import Request
 from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import PreparedProgram
 from tests.brute import Brute
 from tests.strategies import graph_of, table
 
@@ -51,7 +52,7 @@ class Program:
 
     def simulator(self) -> Simulator:
         graph = optimize(graph_of(self.source))
-        return Simulator(graph, [bind_data(graph, r) for r in self.rows], MODELS)
+        return Simulator(PreparedProgram.of(graph, MODELS), [bind_data(graph, r) for r in self.rows])
 
 
 MODELS = {"base": MODEL, "digits": NUMBERS}

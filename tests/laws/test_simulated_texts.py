@@ -20,6 +20,7 @@ from posterior_lm.graph import optimize
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import PreparedProgram
 from tests.brute import Brute
 from tests.laws.test_simulate_laws import Key, weighted
 from tests.strategies import graph_of, table
@@ -34,7 +35,7 @@ A, B, AB = (TOKENS.index(t) for t in ("a", "b", "ab"))
 
 def simulator(body: str = BODY) -> Simulator:
     graph = optimize(graph_of(SOURCE.replace(BODY, body)))
-    return Simulator(graph, [bind_data(graph, r) for r in ROWS], {"base": LINES})
+    return Simulator(PreparedProgram.of(graph, {"base": LINES}), [bind_data(graph, r) for r in ROWS])
 
 
 def drawn(one: Simulator, count: int, seed: int = 3) -> list[Pair]:
@@ -112,7 +113,7 @@ def test_where_the_model_ends_no_lines_lengths_are_the_rows() -> None:
     never = table(("a", "b", "\n", "ab", ".", "b\n"), seed=48, order=2, max_tokens=40)
     graph = optimize(graph_of(SOURCE))
     rows = [bind_data(graph, {"y": "ab" * 2 + "a"}), bind_data(graph, {"y": "b"})]
-    shape = Simulator(graph, rows, {"base": never})._shapes["y"]
+    shape = Simulator(PreparedProgram.of(graph, {"base": never}), rows)._shapes["y"]
     assert shape.by == "line"
     lone = [evolve_mass(shape, m) for m in (0.0, -3.0, -4.0, -5.0, -6.0)]
     assert shape.learnt(lone, alike=False).by == "tokens"

@@ -32,6 +32,7 @@ from posterior_lm.target.bind import support_of
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.pieces import Speller
+from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import LatentInfo, Target
 from tests.strategies import Bound, bound_cases, graph_of, table, values_of
 
@@ -60,7 +61,7 @@ def evaluated(bound: Bound, before: Sequence[Pass], after: Sequence[Pass]) -> np
         for alias, m in models.items()
     }
     evaluator = Evaluator(graph, models, spellers, {i.name: i.support for i in infos})
-    target = Target(program, graph, bound.case.data, models, infos, evaluator)
+    target = Target(PreparedProgram.of(program, models), graph, bound.case.data, infos, evaluator)
     assert target.names == bound.target.names
     return target.terms(values_of(target, bound.rows))
 

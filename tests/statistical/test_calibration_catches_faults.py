@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from attrs import evolve, frozen
 
-from posterior_lm.evidence.calibrate import DRAWS, ROWS, calibrate, calibration_of
+from posterior_lm.evidence.calibrate import DRAWS, ROWS, calibration_of
 from posterior_lm.evidence.calibration import ALPHA
 from posterior_lm.evidence.exact_draws import ExactDraws, exact_draws
 from posterior_lm.evidence.ways import Way, guided, way_of
@@ -58,7 +58,7 @@ def query(name: str) -> Query:
 @lru_cache
 def known(name: str) -> ExactDraws:
     """The rows that faults are shown."""
-    return exact_draws(query(name), (), ROWS, 5)
+    return exact_draws(query(name).prepared, (), ROWS, 5)
 
 
 # ------------------------------------------------------------------------------- right methods
@@ -67,14 +67,15 @@ def known(name: str) -> ExactDraws:
 @programs
 @pytest.mark.parametrize("seed", [1, 2])
 def test_right_methods_pass(name: str, seed: int) -> None:
-    found = calibrate(query(name), seed=seed)
+    found = query(name).calibrate(seed=seed)
     assert found.rows >= 0.9 * ROWS and found.draws == DRAWS
     assert found.passed, (seed, found.verdict)
 
 
 @programs
 def test_exact_enumeration_passes_without_a_gap(name: str) -> None:
-    found = calibration_of(way_of(query(name).using("exact")), known(name), draws=DRAWS, seed=5)
+    one = query(name).using("exact")
+    found = calibration_of(way_of(one.prepared, one.request), known(name), draws=DRAWS, seed=5)
     assert found.passed, found.verdict
     assert found.jeffreys == 0.0 and found.weighed is None
 
@@ -134,7 +135,7 @@ def test_a_weight_with_the_wrong_sign_fails(name: str, monkeypatch: pytest.Monke
         return np.where(np.isfinite(weights), -weights, -np.inf), log_reward
 
     monkeypatch.setattr(importance, "log_weights", wrong)
-    found = calibration_of(way_of(query(name)), known(name), draws=DRAWS, seed=6)
+    found = calibration_of(way_of(query(name).prepared, query(name).request), known(name), draws=DRAWS, seed=6)
     assert not found.passed, found.verdict
     assert found.sbc_p is not None and found.sbc_p < 0.001
 
@@ -150,13 +151,13 @@ def test_a_sign_in_front_of_the_proposal_fails(name: str, monkeypatch: pytest.Mo
         return weights + 2 * log_prob, log_reward
 
     monkeypatch.setattr(importance, "log_weights", wrong)
-    found = calibration_of(way_of(query(name)), known(name), draws=DRAWS, seed=7)
+    found = calibration_of(way_of(query(name).prepared, query(name).request), known(name), draws=DRAWS, seed=7)
     assert not found.passed, found.verdict
 
 
 def dropping(one: Query, keyword: str, number: int = 0) -> Way:
     """The query's method with one term missing from its weights."""
-    plain = way_of(one)
+    plain = way_of(one.prepared, one.request)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         draws = plain.draw(target, n, rng)
@@ -183,7 +184,7 @@ def test_a_dropped_term_fails(name: str, keyword: str) -> None:
 @pytest.mark.parametrize("weighs", [True, False])
 def test_draws_that_leave_out_a_mode_fail(name: str, weighs: bool) -> None:
     """Also where nothing tells the guide: the values are just never among the draws, as of a chain that is stuck."""
-    plain = way_of(query(name))
+    plain = way_of(query(name).prepared, query(name).request)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         draws = plain.draw(target, n, rng)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.ask import models_of, target
 from posterior_lm.em.adapted import adapted
 from posterior_lm.em.bound import bound_of, weighted, weighted_values
 from posterior_lm.em.mstep import lessons, m_step
@@ -54,7 +53,7 @@ def targets(table: Table) -> list[Target]:
     query = loads(PROGRAM)
     split = split_model(query.checked)
     query = attrs.evolve(query, module=split.module).lm(base=model_of(START), base_em=model_of(table))
-    return [target(query.given(one=p[0], two=p[1])) for p in PAIRS]
+    return [query.given(one=p[0], two=p[1]).target() for p in PAIRS]
 
 
 def evidence(table: Table) -> float:
@@ -122,7 +121,7 @@ def test_a_guide_that_is_not_exact_lies_below_and_the_importance_bound_between(
 def test_on_a_transformer_the_evidence_never_falls(rng: np.random.Generator) -> None:
     """The exact posterior by enumeration, and an M-step of small gradient steps on an adapter."""
     query = loads(RATED)
-    base = models_of(query, query.graph)["base"]
+    base = query.prepared.models["base"]
     adapter = Adapter.new(base, rank=4, seed=1)
     split = attrs.evolve(query, module=split_model(query.checked).module)
     rows = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(6)]
@@ -143,7 +142,7 @@ def _exact(
 ) -> tuple[list, float]:
     drawn, total = [], []
     for row in rows:
-        there = target(query.lm(base_em=model).given(row))
+        there = query.lm(base_em=model).given(row).target()
         draws = run(Exact(), there, n=1, rng=rng)
         drawn.append(weighted_values(there, draws.values, draws.log_reward))
         total.append(logsumexp(draws.log_reward))

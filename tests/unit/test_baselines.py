@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import posterior_lm as plm
-from posterior_lm.ask import models_of
 from posterior_lm.baselines.beams import beams
 from posterior_lm.baselines.cleaning import clean
 from posterior_lm.baselines.decoding import Decoding, decode, narrowed
@@ -349,7 +348,7 @@ def test_cleaning_is_one_rule() -> None:
 @pytest.fixture(scope="module")
 def tiny() -> tuple[Target, TransformersModel, tuple[int, ...]]:
     asked = story()
-    model = models_of(asked, asked.graph)["base"]
+    model = asked.prepared.models["base"]
     assert isinstance(model, TransformersModel)
     return asked.target(), model, model.tokenizer.start_ids + model.tokenizer.encode_start(ASKED["opening"])
 
@@ -449,7 +448,7 @@ def test_narrowing_is_that_of_the_library() -> None:
 
 def test_decoding_obeys_the_support_and_no_settings_of_the_model() -> None:
     asked = story()
-    model = models_of(asked, asked.graph)["base"]
+    model = asked.prepared.models["base"]
     assert isinstance(model, TransformersModel)
     own = model._forward.module.generation_config
     before = asked.using("ancestral", n=30).draw(seed=7)

@@ -20,18 +20,20 @@ from posterior_lm.amortize.inputs import read_inputs
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
-from posterior_lm.ask import policy_offer
-from posterior_lm.baselines import search
-from posterior_lm.baselines.clipped import advantages, clipped_loss
-from posterior_lm.baselines.ppo import BELOW, PpoTrainer, ppo
-from posterior_lm.baselines.search import (
+from posterior_lm.api import peers as search
+from posterior_lm.api.peers import (
     evidence_bound,
     gflownet,
     log_likelihood,
     mean_log_reward,
+    ppo,
     search_rate,
+    sft,
 )
-from posterior_lm.baselines.sft import KnownPairs, sft
+from posterior_lm.ask import policy_offer
+from posterior_lm.baselines.clipped import advantages, clipped_loss
+from posterior_lm.baselines.ppo import BELOW, PpoTrainer
+from posterior_lm.baselines.sft import KnownPairs
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from tests.cli import plm as run
@@ -50,9 +52,9 @@ QUICK: Mapping[str, Any] = {"rank": 4, "certify_draws": 10, "certify_rows": 0, "
 
 
 def trainer_of(rows: list[dict[str, int]], /, **settings: object) -> tuple[Any, Rows, Adapter]:
-    inputs = read_inputs(plm.loads(DIGIT), rows, FitSettings())
-    bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
-    adapter = Adapter.new(inputs.models["base"], rank=4, seed=0)
+    inputs = read_inputs(plm.loads(DIGIT).prepared, rows, FitSettings())
+    bound = Rows(inputs.program, inputs.data)
+    adapter = Adapter.new(inputs.program.models["base"], rank=4, seed=0)
     made = settings_of({**QUICK, **settings}).resolved(exact=False)
     make = OBJECTIVES[made.objective].load()
     return make(inputs, bound, range(len(rows)), adapter, made, World()), bound, adapter
@@ -209,8 +211,8 @@ def test_epochs_are_moves_on_the_same_draws() -> None:
 
 
 def test_known_values_come_once_in_every_pass() -> None:
-    inputs = read_inputs(plm.loads(DIGIT), [*KNOWN, {"x": 0}], FitSettings())
-    bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    inputs = read_inputs(plm.loads(DIGIT).prepared, [*KNOWN, {"x": 0}], FitSettings())
+    bound = Rows(inputs.program, inputs.data)
     pairs = KnownPairs(inputs, bound, [0, 1, 2, 4, 6, 8], settings_of({"pairs": 2}))
     tokens = {tuple(bound.target(0).value("n", n).ids): n for n in range(8)}
 
@@ -256,7 +258,7 @@ def test_figures_are_expectations_under_the_policy(monkeypatch: pytest.MonkeyPat
     for row in ROWS:
         target = asked.given(row).target()
         values = {"n": [target.value("n", n) for n in range(8)]}
-        offer = policy_offer(asked, target)
+        offer = policy_offer(asked.prepared, asked.request, target)
         assert offer is not None
         log_q.append(offer.guide().log_prob(values))
         rewards.append(target.log_reward(values))

@@ -287,10 +287,9 @@ def test_presets_are_settings_of_a_fit() -> None:
 
 def test_layers_that_a_model_has_not_are_left_out() -> None:
     from benchmarks.paper.presets import fitting
-    from posterior_lm.ask import models_of
 
     query = Bench(QUICK, Store(Path("unused"))).query("random_integer")
-    tiny = models_of(query, query.graph)["base"]
+    tiny = query.prepared.models["base"]
     got = fitting(tiny, {"a": {"targets": ["k_proj", "c_attn"], "rank": 3}, "b": {"targets": ["c_fc"]}})
     assert got == {"a": {"targets": ["k_proj"], "rank": 3}, "b": {"targets": []}}
     assert fitting(tiny, {}) == {}

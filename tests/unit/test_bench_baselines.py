@@ -19,7 +19,6 @@ from benchmarks.paper_recipe import CAPACITY, Buffer, PlainScorer, edits, prefix
 from benchmarks.quality import HeldOut, cell_distances, distance, exact_listing
 from benchmarks.rloo import OUTSIDE, Reward
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
-from posterior_lm.ask import models_of
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.lm.base import Branch, Request
 from posterior_lm.lm.tiny import WEIGHTS
@@ -306,7 +305,7 @@ def test_the_reward_is_the_log_ratio_to_the_reference_and_a_penalty_outside(
 ) -> None:
     query = middle.query.lm(base=base)
     known = evolve(middle, query=query)
-    reward = Reward.of(known, models_of(query, query.graph))
+    reward = Reward.of(known, query.prepared.models)
     good, other = ids_of(base, " She found a coin."), ids_of(base, " A cat ran.")
     open_end = ids_of(base, " She found a coin")
     found = reward([1, 0, 1], [good, open_end, other])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from posterior_lm.evidence.calibrate import _frequency, _independent, calibrate, calibration_of
+from posterior_lm.evidence.calibrate import _frequency, _independent, calibration_of
 from posterior_lm.evidence.calibration import ALPHA, Calibration
 from posterior_lm.evidence.exact_draws import exact_draws
 from posterior_lm.evidence.quantities import quantities
@@ -167,7 +167,7 @@ def test_bounds_hold_the_evidence_on_average() -> None:
     log_w = listed.log_reward - log_q
     inverse = lower = upper = 0.0
     rng = np.random.default_rng(0)
-    way = way_of(one)
+    way = way_of(one.prepared, one.request)
     for star, a, b in product(range(8), repeat=3):
         chance = listed.normalized_weights[star] * math.exp(log_q[a] + log_q[b])
         draws = Draws(
@@ -227,7 +227,8 @@ def test_a_swarm_with_an_exact_draw_in_it(name: str) -> None:
 
 def test_listed_values_are_held_by_their_certificate() -> None:
     one = query("two latents").given(seen="ab").using("exact", values=5, mass=0.5)
-    target, way = one.target(), way_of(one.using("exact", values=5, mass=0.5))
+    target, asked = one.target(), one.using("exact", values=5, mass=0.5)
+    way = way_of(asked.prepared, asked.request)
     draws = way.draw(target, 5, np.random.default_rng(0))
     assert draws.certificate is not None and not draws.certificate.complete
     values = {n: column[0] for n, column in draws.values.items()}
@@ -251,7 +252,7 @@ CASES = {
 def test_exact_draws_follow_the_posterior(name: str) -> None:
     """The posterior probability of what was not drawn, on average, against how often it was drawn."""
     one, how = CASES[name]
-    known = exact_draws(one, [{"seen": s} for s in ("ab", "b", "a")] if name == "text" else (), 300, 1)
+    known = exact_draws(one.prepared, [{"seen": s} for s in ("ab", "b", "a")] if name == "text" else (), 300, 1)
     assert known.how == how and len(known.rows) > 250
     expected, drawn, spread = 0.0, 0, 0.0
     for row in known.rows:
@@ -270,13 +271,13 @@ def test_draws_kept_by_weight_say_so() -> None:
       latent z: text(tokens=1..9, stop=".") ~ base("a") ^ 1.5
       observe seen ~ base(z)
     }""").lm(base=MODEL)
-    known = exact_draws(one, [{"seen": "ab"}, {"seen": "b"}], 40, 2)
+    known = exact_draws(one.prepared, [{"seen": "ab"}, {"seen": "b"}], 40, 2)
     assert known.how == "weighed" and "approximate" in known.assumed and len(known.rows) == 40
 
 
 def test_a_text_needs_rows_that_say_how_long_it_is() -> None:
     with pytest.raises(DataError, match="PLM730") as caught:
-        calibrate(loads(TEXT).lm(base=MODEL))
+        loads(TEXT).lm(base=MODEL).calibrate()
     assert "--data" in str(caught.value)
 
 
@@ -289,14 +290,14 @@ def test_what_can_hardly_be_simulated_is_refused() -> None:
       factor -60 * count(z, "b")
     }""").lm(base=MODEL)
     with pytest.raises(InferenceError, match="PLM731") as caught:
-        calibrate(one, [{"a": "ab", "b": "b"}], simulate=60)
+        one.calibrate([{"a": "ab", "b": "b"}], simulate=60)
     assert "cannot be simulated" in str(caught.value)
 
 
 @pytest.mark.parametrize(("simulate", "draws"), [(15, 10), (16, 1)])
 def test_too_few_are_refused(simulate: int, draws: int) -> None:
     with pytest.raises(ValueError, match="at least 16 rows and 2 draws"):
-        calibrate(loads(NUMBER), simulate=simulate, draws=draws)
+        loads(NUMBER).calibrate(simulate=simulate, draws=draws)
 
 
 # ------------------------------------------------------------------------------- the result
@@ -378,8 +379,8 @@ def test_a_method_without_bounds() -> None:
 @pytest.mark.parametrize("code", ["PLM702", "PLM710"])
 def test_rows_whose_draws_are_all_dead(code: str) -> None:
     one = loads(NUMBER).using("importance")
-    known = exact_draws(one, (), 20, 0)
-    way = way_of(one)
+    known = exact_draws(one.prepared, (), 20, 0)
+    way = way_of(one.prepared, one.request)
 
     def draw(target, n, rng):  # type: ignore[no-untyped-def]
         if target.data["seen"] == 2:

@@ -14,15 +14,13 @@ from posterior_lm.amortize.listing import Lister
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
-from posterior_lm.ask import models_of
 from posterior_lm.query import loads
-from posterior_lm.target.binding import bind_data
 from tests.unit.test_fit import PLATE, RULE, RULES, TABLES
 
 
 def bound(program: str = PLATE, data: list[Any] = TABLES) -> Rows:
     query = loads(program)
-    return Rows(query.graph, [bind_data(query.graph, row) for row in data], models_of(query, query.graph))
+    return Rows(query.prepared, [query.prepared.validate(row) for row in data])
 
 
 def lister_of(rows: Rows) -> Lister:
@@ -48,7 +46,7 @@ def cells(lister: Lister) -> Cells:
 
 
 def log_reward(rows: Rows, data: Any, values: Any) -> np.ndarray:
-    target = rows.bind(data)
+    target = rows.program.bind_valid(data)
     return target.log_reward({"rule": [target.value_of("rule", ids) for ids in values]})
 
 
@@ -141,7 +139,7 @@ def test_tables_stay_as_they_are_where_none_is_exchanged(
 def test_what_is_shown_is_the_posterior_of_the_table_it_is_shown_with(
     rows: Rows, lister: Lister, cells: Cells
 ) -> None:
-    tokenizer = rows.models["base"].tokenizer
+    tokenizer = rows.program.models["base"].tokenizer
     by_context: dict[tuple[int, ...], dict[tuple[int, ...], float]] = {}
     for step in range(6):
         batch = lister.batch(step, range(lister.groups), Replay(8, 8))

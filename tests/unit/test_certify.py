@@ -12,12 +12,10 @@ from attrs import evolve, frozen
 
 from benchmarks.targets import write_table
 from posterior_lm.amortize.certificate import Certificate, RowCheck, Simulated
-from posterior_lm.amortize.certify import certify_guide, uniform_p_value
+from posterior_lm.amortize.certify import certify, uniform_p_value
 from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.ask import models_of
 from posterior_lm.infer.guide import Guide, Proposal
 from posterior_lm.query import loads
-from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
@@ -55,14 +53,14 @@ class Known:
     def __init__(self, program: str) -> None:
         self.graph = loads(program).graph
         self.rows = [bind_data(self.graph, {"seen": s}) for s in SEEN]
-        self.models = models_of(loads(program), self.graph)
-        self.simulator = Simulator(self.graph, self.rows, self.models)
+        self.program = loads(program).prepared
+        self.simulator = Simulator(self.program, self.rows)
         self.log_reward = np.stack([self._log_rewards(self.target(row)) for row in self.rows])
         self.evidence = np.logaddexp.reduce(self.log_reward, axis=1)
         self.posterior = np.exp(self.log_reward - self.evidence[:, None])
 
     def target(self, row: Mapping[str, object]) -> Target:
-        return bind(self.graph, row, self.models)
+        return self.program.bind_valid(row)
 
     def _log_rewards(self, target: Target) -> np.ndarray:
         return target.log_reward({"n": [target.value("n", k) for k in range(10)]})
@@ -74,7 +72,7 @@ class Known:
             return TableGuide(target, self.q(change, SEEN.index(str(target.data["seen"]))))
 
         settings: dict = {"simulator": self.simulator, "draws": 200, "simulated": 48} | more
-        return certify_guide(self.graph, self.rows, range(10), guide_of, self.models, **settings)
+        return certify(self.program, self.rows, range(10), guide_of, **settings)
 
     def q(self, change: Callable[[np.ndarray], np.ndarray], row: int) -> np.ndarray:
         made = change(self.posterior[row])

@@ -45,7 +45,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("posterior_lm.query.Query.draw", interrupt)
+    monkeypatch.setattr("posterior_lm.ask.draw", interrupt)
     result = plm("run", WALK, *GIVEN)
     assert result.exit_code == 130 and "interrupted" in result.stderr and "Traceback" not in result.stderr
 

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("it drew")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("posterior_lm.query.Query.draw", never)
+    monkeypatch.setattr("posterior_lm.ask.draw", never)
     monkeypatch.setattr("posterior_lm.evidence.compare.compare", never)
     monkeypatch.setattr("posterior_lm.evidence.calibrate.calibrate", never)
     for name in ("number.plm", "number.png"):

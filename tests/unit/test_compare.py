@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterior_lm.evidence.compare import compare
 from posterior_lm.evidence.comparison import Comparison, Measured
 from posterior_lm.evidence.distance import Listing, total_variation
 from posterior_lm.infer import importance, smc
@@ -113,7 +112,7 @@ def test_noise_is_the_distance_of_exact_draws() -> None:
 
 @pytest.fixture(scope="module")
 def text() -> Comparison:
-    return compare(query("two latents").given(seen="ab"), draws=400, seed=1)
+    return query("two latents").given(seen="ab").compare(draws=400, seed=1)
 
 
 def test_methods_beside_the_exact_posterior(text: Comparison) -> None:
@@ -148,7 +147,7 @@ def test_a_biased_method_is_seen(monkeypatch: pytest.MonkeyPatch, text: Comparis
         return -weights, log_reward
 
     monkeypatch.setattr(importance, "log_weights", wrong)
-    found = compare(query("two latents").given(seen="ab"), draws=400, seed=1).methods[0]
+    found = query("two latents").given(seen="ab").compare(draws=400, seed=1).methods[0]
     assert found.tv is not None and text.noise is not None and found.tv > 5 * text.noise
     assert found.error is not None and abs(found.error) > 0.5
 
@@ -160,7 +159,7 @@ def test_without_an_exact_posterior() -> None:
       infer mcmc(steps=10, chains=2)
       infer exact(values=50)
     }""").lm(base=MODEL)
-    found = compare(one, draws=40)
+    found = one.compare(draws=40)
     assert found.log_evidence is None and found.noise is None
     assert found.to_json()["exact"] is None and found.listed.startswith("the exact posterior is not known")
     assert all(m.tv is None and m.error is None for m in found.methods)
@@ -172,7 +171,7 @@ def test_a_method_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InferenceError(error("PLM702", "every draw has weight zero"))
 
     monkeypatch.setattr(importance, "log_weights", dead)
-    found = compare(loads(NUMBER).given(seen=5), draws=40)
+    found = loads(NUMBER).given(seen=5).compare(draws=40)
     first = found.methods[0]
     assert (first.method, first.tv, first.ess, first.failed) == (
         "importance",

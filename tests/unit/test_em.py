@@ -18,8 +18,7 @@ from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import WEIGHTS, Adapter
 from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.policy import load_policy
-from posterior_lm.ask import models_of, target
-from posterior_lm.em import EmResult, em, load, with_em
+from posterior_lm.api.em import EmResult, em, load, with_em
 from posterior_lm.em import run as run_module
 from posterior_lm.em.bound import bound_of
 from posterior_lm.em.mstep import Raised
@@ -102,11 +101,11 @@ def test_the_kept_bound_comes_out_again(result: EmResult) -> None:
     """The bound of a round is of that round's model and guide, which are what was kept."""
     query = load(result.folder)
     held = [r for k, r in enumerate(ROWS) if k in _held_out()]
-    policy = load_policy(result.folder / GUIDE, query.graph, models_of(query, query.graph))
+    policy = load_policy(result.folder / GUIDE, query.prepared)
     try:
         rows = []
         for number, row in zip(_held_out(), held, strict=True):
-            there = target(query.given(row))
+            there = query.given(row).target()
             proposal = policy.guide(there).sample(np.random.default_rng([0, 11, number]), 8)
             rows.append(there.log_reward(proposal.values) - proposal.log_prob)
     finally:
@@ -149,7 +148,7 @@ def test_weights_are_shared_and_the_base_is_as_it_was(result: EmResult) -> None:
     base, trained = query.models["base"], query.models["base_em"]
     assert base._forward.module is trained._forward.module  # type: ignore[union-attr]
     assert trained.identity.digest == result.rounds[2].model != base.identity.digest  # type: ignore[union-attr]
-    fresh = models_of(loads(RATED), loads(RATED).graph)["base"]
+    fresh = loads(RATED).prepared.models["base"]
     assert fresh is base
     known = TabularModel.random(["a"], max_tokens=2)
     assert known.identity.digest != base.identity.digest  # type: ignore[union-attr]
@@ -365,7 +364,7 @@ def test_another_program_or_model_is_refused(result: EmResult, tmp_path: Path) -
         with_em(other, result.folder)
     assert code_of(caught) == "PLM796" and "program" in caught.value.diagnostics[0].message
     table = loads(RATED)
-    base = models_of(table, table.graph)["base"]
+    base = table.prepared.models["base"]
     from posterior_lm.lm.transformers import TransformersModel
 
     changed = TransformersModel(base._forward, base.tokenizer, evolve(base.identity, digest="0" * 64))  # type: ignore[attr-defined,arg-type]
@@ -390,7 +389,7 @@ program story(opening: text, ending: text) {
         {"opening": "Ben", "ending": "He slept."},
         {"opening": "The dog", "ending": "It barked."},
     ]
-    base = models_of(loads(program), loads(program).graph)["base"]
+    base = loads(program).prepared.models["base"]
     before = base.score([Request((1, 5, 7, 8), 1)])[0].tokens
     found = done(tmp_path / "out", program, rows, rounds=1, train_prior=True, held_out=0)
     assert "~ base_em(opening)" in str(found.query) and found.rounds[1].raised is not None

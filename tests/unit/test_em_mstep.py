@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.ask import models_of, target
 from posterior_lm.em.adapted import adapted
 from posterior_lm.em.bound import Bound, bound_of, weighted_values
 from posterior_lm.em.mstep import Lesson, Raised, _drawn, lessons, m_step, surrogate
@@ -31,7 +30,7 @@ ROWS = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(6)]
 
 @pytest.fixture
 def adapter() -> Iterator[Adapter]:
-    made = Adapter.new(models_of(loads(RATED), loads(RATED).graph)["base"], rank=2, seed=3)
+    made = Adapter.new(loads(RATED).prepared.models["base"], rank=2, seed=3)
     yield made
     made.close()
 
@@ -39,7 +38,7 @@ def adapter() -> Iterator[Adapter]:
 def targets(adapter: Adapter) -> list[Target]:
     query = loads(RATED)
     query = attrs.evolve(query, module=split_model(query.checked).module).lm(base_em=adapted(adapter))
-    return [target(query.given(row)) for row in ROWS]
+    return [query.given(row).target() for row in ROWS]
 
 
 def exact_lessons(adapter: Adapter) -> tuple[list[Lesson], float]:

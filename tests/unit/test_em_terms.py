@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.ask import models_of, target
 from posterior_lm.em.adapted import adapted, digest_of
 from posterior_lm.em.split_model import split_model
 from posterior_lm.em.trained_terms import Line, Part, log_probs, trained_terms
@@ -73,7 +72,7 @@ CASES = {
 
 @pytest.fixture
 def adapter() -> Iterator[Adapter]:
-    base = models_of(loads(RATED), loads(RATED).graph)["base"]
+    base = loads(RATED).prepared.models["base"]
     made = Adapter.new(base, rank=3, seed=4)
     with torch.no_grad():
         rng = torch.Generator().manual_seed(2)
@@ -87,7 +86,7 @@ def bound(program: str, row: Mapping[str, object], adapter: Adapter, train_prior
     query = loads(program)
     split = split_model(query.checked, train_prior=train_prior)
     query = attrs.evolve(query, module=split.module).lm(base_em=adapted(adapter))
-    return target(query.given(row))
+    return query.given(row).target()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -184,9 +183,9 @@ def test_the_identity_is_of_the_weights_and_the_base(adapter: Adapter) -> None:
 
 def test_the_base_model_never_sees_it(adapter: Adapter) -> None:
     request = [Request((1, 5, 7, 8), 1)]
-    base = models_of(loads(RATED), loads(RATED).graph)["base"]
+    base = loads(RATED).prepared.models["base"]
     other = adapted(adapter).score(request)[0].tokens
     before = base.score(request)[0].tokens
     assert np.abs(other - before).max() > 1e-3
     query: Query = loads(RATED).lm(base=base)
-    assert models_of(query, query.graph)["base"] is adapter.base
+    assert query.prepared.models["base"] is adapter.base

@@ -26,11 +26,11 @@ from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
-from posterior_lm.ask import models_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, PlmError
 from posterior_lm.lm.base import Request
 from posterior_lm.query import loads
 from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import PreparedProgram
 
 DIGIT = """
 lm base = "tiny"
@@ -105,7 +105,7 @@ def fitted(
     watch: Callable[[Any], None] | None = None, **more: object,
 ) -> Fitted:  # fmt: skip
     """A fit of a few small steps."""
-    return fit(loads(program), data, out, settings_of({**SMALL, **more}), resume=resume, watch=watch)
+    return fit(loads(program).prepared, data, out, settings_of({**SMALL, **more}), resume=resume, watch=watch)
 
 
 def trainer_of(
@@ -116,8 +116,9 @@ def trainer_of(
     settings = evolve(settings, seeds=settings.seeds or 0).resolved(exact=False)
     query = loads(program)
     graph = query.graph
-    bound, models = [bind_data(graph, row) for row in data], models_of(query, graph)
-    known, simulator = Rows(graph, bound, models), Simulator(graph, bound, models)
+    bound, models = [bind_data(graph, row) for row in data], query.prepared.models
+    program = PreparedProgram.of(graph, models)
+    known, simulator = Rows(program, bound), Simulator(program, bound)
     numbers = range(len(data))
     compiles = settings.compile != 0 and not simulator.unsimulated
     compiler = Compiler(known, numbers, simulator, settings.pairs, settings.seed) if compiles else None
@@ -137,7 +138,7 @@ def copied(trainer: Trainer) -> dict[str, torch.Tensor]:
 def base_scores(program: str = DIGIT) -> np.ndarray:
     """Log-probs of a sentence under the model that the program reads, asked as the reward asks it."""
     query = loads(program)
-    model = models_of(query, query.graph)["base"]
+    model = query.prepared.models["base"]
     ids = (*model.tokenizer.start_ids, *model.tokenizer.encode_start("Mia saw a cat. She ran home."))
     return model.score([Request(ids, 1)])[0].tokens
 

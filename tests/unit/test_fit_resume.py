@@ -32,14 +32,13 @@ import torch
 import accelerate, arviz_stats, peft
 from posterior_lm.amortize.fit import METRICS, fit
 from posterior_lm.amortize.settings import settings_of
-from posterior_lm.ask import models_of
 from posterior_lm.query import loads
 
 torch.set_num_threads(1)
 
 def child(task, folder):
     resume = any(".tmp-" not in p.name for p in folder.glob("checkpoints/step-*"))
-    fit(loads(task["program"]), task["rows"], folder, settings_of(task["settings"]), resume=resume)
+    fit(loads(task["program"]).prepared, task["rows"], folder, settings_of(task["settings"]), resume=resume)
 
 def lines(folder):
     path = folder / METRICS
@@ -82,7 +81,7 @@ def run(task, folder, times, chance):
 
 tasks, found = json.loads(sys.argv[1]), {}
 for name, task in tasks.items():
-    models_of(loads(task["program"]), loads(task["program"]).graph)  # once, for every child
+    loads(task["program"]).prepared.models  # once, for every child
     for kind, times in (("whole", 0), ("torn", task["kills"])):
         found[f"{name}.{kind}"] = run(task, Path(sys.argv[2]) / f"{name}.{kind}", times, random.Random(task["seed"]))
 print(json.dumps(found))

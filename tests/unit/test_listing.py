@@ -18,16 +18,14 @@ from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import MANY, settings_of
 from posterior_lm.amortize.train import Trainer
-from posterior_lm.ask import models_of
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.query import loads
-from posterior_lm.target.binding import bind_data
 from tests.unit.test_fit import DIGIT, DIGITS, RULE, RULES, SMALL, WORD, WORDS, fitted
 
 
 def bound(program: str = RULE, data: list[Any] = RULES) -> Rows:
     query = loads(program)
-    return Rows(query.graph, [bind_data(query.graph, row) for row in data], models_of(query, query.graph))
+    return Rows(query.prepared, [query.prepared.validate(row) for row in data])
 
 
 def lister_of(rows: Rows, pairs: int = 30) -> Lister | None:
@@ -49,7 +47,7 @@ def lister(rows: Rows) -> Lister:
 @pytest.fixture
 def trainer(rows: Rows, lister: Lister, request: pytest.FixtureRequest) -> Trainer:
     settings = settings_of({**SMALL, "rank": 16, "steps": 60, "compile": 1.0, "pairs": 30})
-    adapter = Adapter.new(rows.models["base"], rank=16, seed=0)
+    adapter = Adapter.new(rows.program.models["base"], rank=16, seed=0)
     request.addfinalizer(adapter.close)
     ready = settings.resolved(exact=False, listed=MANY)
     return Trainer(rows, range(len(rows)), adapter, ready, None, World(), lister=lister)

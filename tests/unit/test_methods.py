@@ -15,9 +15,9 @@ from posterior_lm.cli.report import show_posterior
 from posterior_lm.infer import auto
 from posterior_lm.infer.base import Chains, Draws, Particles
 from posterior_lm.infer.methods import METHODS
+from posterior_lm.infer.request import checked
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.posterior import Posterior
-from posterior_lm.settings import checked
 from posterior_lm.target.values import Value
 from tests.strategies import compiled, table
 

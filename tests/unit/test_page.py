@@ -99,11 +99,11 @@ def query() -> plm.Query:
 
 def facts_of(n: int = 300, seed: int = 3) -> Facts:
     asked = query().using("importance")
-    return gather(asked, asked.draw(n, seed=seed))
+    return gather(asked.target(), asked.draw(n, seed=seed))
 
 
 def page_of(facts: Facts) -> str:
-    return page(query(), [facts])
+    return page([facts])
 
 
 FACTS = facts_of()
@@ -171,8 +171,8 @@ def test_what_data_and_programs_say_is_text_too() -> None:
         .lm(m=MODEL)
         .given(y="b", note="</style><script>x</script>" + chr(7))
     )
-    facts = gather(asked, asked.draw())
-    tree = check_shut(page(asked, [facts], command="plm report '<script>'"))
+    facts = gather(asked.target(), asked.draw())
+    tree = check_shut(page([facts], command="plm report '<script>'"))
     for shown in ("</pre><img src=x>", "</style><script>x</script>\\u0007", "plm report '<script>'"):
         assert shown in tree.said
 
@@ -220,7 +220,7 @@ def test_spellings_are_counted() -> None:
     posterior = asked.draw()
     merged = next(m for m in posterior.merged() if m.values["z"] == "ab")
     assert merged.sequences == 2
-    tree = Tree(page(asked, [gather(asked, posterior)]))
+    tree = Tree(page([gather(asked.target(), posterior)]))
     assert f"{share(merged.weight)}{number(merged.log_reward, 2)}2ab" in tree.said
 
 
@@ -258,17 +258,17 @@ def test_terms_are_means_over_the_posterior() -> None:
 
 def test_ninety_per_cent_of_the_posterior_lies_within_the_shown_range() -> None:
     asked = plm.program("q").latent("k", "int(0..60)", "poisson(9)").factor("1.0 * k")
-    facts = gather(asked, asked.draw())
+    facts = gather(asked.target(), asked.draw())
     mass = [math.exp(k * math.log(9 * math.e) - math.lgamma(k + 1)) for k in range(61)]
     below = np.cumsum(mass) / sum(mass)
     assert (facts.terms.low[1], facts.terms.high[1]) == (np.argmax(below >= 0.05), np.argmax(below >= 0.95))
-    titles = re.findall(r"<title>(\d+): ([^<]*)</title>", page(asked, [facts]))
+    titles = re.findall(r"<title>(\d+): ([^<]*)</title>", page([facts]))
     assert titles == [(str(k), html.escape(share(m / sum(mass)))) for k, m in enumerate(mass)]
 
 
 def test_rows_that_hold_nearly_all_are_shown_at_once() -> None:
     asked = plm.program("q").latent("k", "int(0..60)", "poisson(9)")
-    text = page(asked, [gather(asked, asked.draw())])
+    text = page([gather(asked.target(), asked.draw())])
     first, second = text[text.index('id="posterior"') :].split("<details>")[:2]
     mass = sorted((math.exp(k * math.log(9) - 9 - math.lgamma(k + 1)) for k in range(61)), reverse=True)
     needed = next(m for m in range(61) if sum(mass[:m]) >= 0.995)
@@ -279,7 +279,7 @@ def test_rows_that_hold_nearly_all_are_shown_at_once() -> None:
 
 def test_a_score_that_two_statements_share_is_read_once() -> None:
     asked = query().factor("0.5 * log_prob(z, m())")
-    facts = gather(asked, asked.draw(20, seed=1))
+    facts = gather(asked.target(), asked.draw(20, seed=1))
     assert [r.label for r in facts.readings[0]] == ["latent z", "observe y"]
 
 
@@ -319,7 +319,7 @@ def test_end_of_text_is_a_token_where_it_is_scored() -> None:
                   "b": {"a": 0.1, "b": 0.1, "<eos>": 0.8}}}
     )  # fmt: skip
     asked = plm.program("p", lm={"m": "t"}).latent("z", "text(tokens=1..2)", "m()").lm(m=model)
-    facts = gather(asked, asked.draw())
+    facts = gather(asked.target(), asked.draw())
     (reading,) = facts.readings[0]
     assert reading.tokens[-1].text == "end of text"
     assert math.isclose(reading.log_prob, float(facts.terms.shown[0].sum()), rel_tol=1e-9)
@@ -351,8 +351,8 @@ def test_numbers_for_people() -> None:
 
 def test_an_exact_list_shows_its_certificate() -> None:
     asked = query().using("exact")
-    facts = gather(asked, asked.draw())
-    tree = check_shut(page(asked, [facts]))
+    facts = gather(asked.target(), asked.draw())
+    tree = check_shut(page([facts]))
     assert "Exact: every value of the support is listed." in tree.said
     assert "left out, at most0.0%" in tree.said and "ESS" not in tree.said and "k-hat" not in tree.said
 
@@ -361,13 +361,13 @@ def test_particles_and_chains_are_told() -> None:
     draws = FACTS.posterior.draws
     smc = attrs.evolve(draws, particles=Particles(7.25, 13, 2))
     posterior = attrs.evolve(FACTS.posterior, draws=smc)
-    tree = check_shut(page_of(gather(query(), posterior)))
+    tree = check_shut(page_of(gather(query().target(), posterior)))
     assert "least ESS over time7.2" in tree.said and "surviving ancestors13 of 300" in tree.said
     assert "resampled2 times" in tree.said and "as draws come in" not in tree.said
     assert "as draws come in" in TREE.said
     chains = Chains(3, np.arange(300) % 3, 1.234, 41.0, 0.37)
     mcmc = attrs.evolve(draws, log_weights=np.zeros(300), chains=chains)
-    tree = check_shut(page_of(gather(query(), attrs.evolve(FACTS.posterior, draws=mcmc))))
+    tree = check_shut(page_of(gather(query().target(), attrs.evolve(FACTS.posterior, draws=mcmc))))
     assert "R-hat1.234" in tree.said and "moves accepted37.0%" in tree.said and "ESS41.0" in tree.said
     assert "Log reward along 3 chains" in tree.said and len(re.findall("polyline", TEXT)) > 0
     assert "log evidence\u2013" in tree.said and "Cumulative weight" not in tree.said
@@ -382,17 +382,17 @@ def test_dead_draws_are_counted_and_no_mean_minds_them() -> None:
     posterior = attrs.evolve(FACTS.posterior, draws=draws, fingerprint=asked.fingerprint)
     dead = int(np.sum(~alive))
     assert dead > 0
-    facts = gather(asked, posterior)
+    facts = gather(asked.target(), posterior)
     assert np.isfinite(facts.terms.mean).all()
-    assert f"dead draws{dead}" in Tree(page(asked, [facts])).said
+    assert f"dead draws{dead}" in Tree(page([facts])).said
 
 
 def test_a_program_without_latents_and_one_without_models() -> None:
     asked = plm.program("p", "y: text", lm={"m": "t"}).observe("y", "m()").lm(m=MODEL).given(y="ab")
-    tree = check_shut(page(asked, [gather(asked, asked.draw())]))
+    tree = check_shut(page([gather(asked.target(), asked.draw())]))
     assert "no latents" in tree.said
     asked = plm.program("q").latent("k", "int(0..200)", "poisson(70)").factor("-0.01 * k")
-    tree = check_shut(page(asked, [gather(asked, asked.draw())]))
+    tree = check_shut(page([gather(asked.target(), asked.draw())]))
     assert "term by term" in tree.said and "Marginal of k, 2 values a bar" in tree.said
 
 
@@ -404,20 +404,20 @@ def test_plates_show_a_text_for_each_row() -> None:
         .lm(m=MODEL)
         .given(rows=[{"out": "a"}, {"out": "ba"}])
     )
-    facts = gather(asked, asked.draw())
+    facts = gather(asked.target(), asked.draw())
     parts = [(r.part, r.parts, "".join(t.text for t in r.tokens)) for r in facts.readings[0]]
     assert parts[1:] == [(1, 2, "a"), (2, 2, "ba")]
-    tree = check_shut(page(asked, [facts]))
+    tree = check_shut(page([facts]))
     assert "text 2 of 2, " in tree.said and "sum over the rows of rows" in tree.said
 
 
 def test_draws_of_another_program_or_other_data_are_refused() -> None:
     posterior = FACTS.posterior
     with pytest.raises(plm.DataError) as refused:
-        gather(query().factor("1.0 * k"), posterior)
+        gather(query().factor("1.0 * k").target(), posterior)
     assert refused.value.diagnostics[0].code == "PLM740" and "program" in str(refused.value)
     with pytest.raises(plm.DataError) as refused:
-        gather(query().given(y="ba"), posterior)
+        gather(query().given(y="ba").target(), posterior)
     assert refused.value.diagnostics[0].code == "PLM740" and "data" in str(refused.value)
 
 
@@ -426,9 +426,9 @@ def test_draws_of_another_program_or_other_data_are_refused() -> None:
 
 def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:
     asked = query().using("importance")
-    first = report(asked, asked.draw(60, seed=4), tmp_path / "a.html").read_bytes()
-    assert report(asked, asked.draw(60, seed=4), tmp_path / "b.html").read_bytes() == first
-    assert report(asked, asked.draw(60, seed=5), tmp_path / "b.html").read_bytes() != first
+    first = report(asked.target(), asked.draw(60, seed=4), tmp_path / "a.html").read_bytes()
+    assert report(asked.target(), asked.draw(60, seed=4), tmp_path / "b.html").read_bytes() == first
+    assert report(asked.target(), asked.draw(60, seed=5), tmp_path / "b.html").read_bytes() != first
 
 
 def test_a_file_is_replaced_whole_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,9 +59,9 @@ def test_every_line_has_its_number() -> None:
 
 def test_composed_programs_show_their_canonical_text() -> None:
     query = plm.load(ROOT / "programs" / "story_infilling.plm")
-    source, own = source_of(query)
+    source, own = source_of(query.prepared)
     assert own and source.text.startswith("# The sentence that joins")
-    source, own = source_of(query.factor("1.0"))
+    source, own = source_of(query.factor("1.0").prepared)
     assert not own and source.text.endswith("factor 1.0\n}\n")
 
 

@@ -23,11 +23,9 @@ from posterior_lm.amortize.manifest import (
     Manifest,
     data_digest,
     guide_digest,
-    other_digests,
     read_manifest,
 )
 from posterior_lm.amortize.policy import load_policy, save_policy
-from posterior_lm.ask import models_of
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.query import Query, loads
@@ -67,7 +65,7 @@ def _closed() -> Iterator[None]:
 
 def adapter_of(query: Query, noise: float = 0.02, seed: int = 1) -> Adapter:
     """An adapter of the query's model that was moved by chance."""
-    adapter = Adapter.new(models_of(query, query.graph)["base"], rank=2, seed=seed)
+    adapter = Adapter.new(query.prepared.models["base"], rank=2, seed=seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter.parameters.values():
@@ -77,9 +75,8 @@ def adapter_of(query: Query, noise: float = 0.02, seed: int = 1) -> Adapter:
 
 def manifest_of(query: Query, certificate: Certificate | None = GOOD, **more: object) -> Manifest:
     found = None if certificate is None else certificate.to_json()
-    model = models_of(query, query.graph)["base"]
     settings: dict = {"certificate": found, "settings": {"rank": 2}, "steps": 7} | more
-    return Manifest.new(query.graph, str(query), "base", model, [ROW], **settings)
+    return Manifest.new(query.prepared, "base", [ROW], **settings)
 
 
 def saved(folder: Path, query: Query, certificate: Certificate | None = GOOD, **more: object) -> Path:
@@ -92,7 +89,7 @@ def saved(folder: Path, query: Query, certificate: Certificate | None = GOOD, **
 def refused(code: str, folder: Path, query: Query, **models: object) -> str:
     """The message and notes of the one diagnostic that refuses the folder."""
     with pytest.raises(plm.DataError) as caught:
-        load_policy(folder, query.graph, models or models_of(query, query.graph))  # type: ignore[arg-type]
+        load_policy(folder, query.prepared.with_models(models or {}))  # type: ignore[arg-type]
     (found,) = caught.value.diagnostics
     assert found.code == code and found.help
     return "\n".join((found.message, *found.notes))
@@ -106,7 +103,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     adapter = adapter_of(query)
     manifest = save_policy(tmp_path / "new" / "p", adapter, manifest_of(query, note="interrupted at step 7"))
     assert sorted(os.listdir(tmp_path / "new" / "p")) == sorted((CONFIG, WEIGHTS, MANIFEST))
-    found = load_policy(tmp_path / "new" / "p", query.graph, models_of(query, query.graph))
+    found = load_policy(tmp_path / "new" / "p", query.prepared)
     assert found.manifest == manifest and found.manifest.note == "interrupted at step 7"
     assert found.verdict == "good" and found.certificate == GOOD
     assert found.manifest.fingerprint == query.fingerprint and found.manifest.rows == 1
@@ -137,7 +134,7 @@ def test_peft_itself_reads_the_folder(tmp_path: Path) -> None:
 
 def test_without_a_certificate_it_is_uncertified(tmp_path: Path) -> None:
     query = loads(PROGRAM)
-    found = load_policy(saved(tmp_path, query, None), query.graph, models_of(query, query.graph))
+    found = load_policy(saved(tmp_path, query, None), query.prepared)
     assert found.verdict == "uncertified" and found.certificate is None
     found.adapter.close()
 
@@ -169,7 +166,7 @@ def test_a_kill_between_two_moves_is_found_out(
     query = loads(PROGRAM)
     saved(tmp_path, query)
     new = tmp_path / "new"
-    adapter = Adapter.new(models_of(query, query.graph)["base"], rank=2, alpha=9.0, seed=2)
+    adapter = Adapter.new(query.prepared.models["base"], rank=2, alpha=9.0, seed=2)
     real, left = os.replace, [moves]
 
     def replace(one: Path, other: Path) -> None:
@@ -188,7 +185,7 @@ def test_a_kill_between_two_moves_is_found_out(
     assert not (new / MANIFEST).exists(), "what has a manifest is a whole policy"
     assert "of another save" in refused("PLM622", tmp_path, query)
     save_policy(tmp_path, adapter, manifest_of(query))
-    load_policy(tmp_path, query.graph, models_of(query, query.graph)).adapter.close()
+    load_policy(tmp_path, query.prepared).adapter.close()
     adapter.close()
 
 
@@ -211,7 +208,7 @@ def test_a_policy_of_another_program_is_refused(tmp_path: Path) -> None:
     said = refused("PLM625", tmp_path, loads(PROGRAM.replace("middle)", "middle) ^ 2")))
     assert "another program" in said and query.fingerprint[:12] in said and "guides" not in said
     renamed = loads(PROGRAM.replace("middle", "link").replace("base", "story"))
-    found = load_policy(tmp_path, renamed.graph, models_of(renamed, renamed.graph))
+    found = load_policy(tmp_path, renamed.prepared)
     found.adapter.close()
 
 
@@ -224,28 +221,29 @@ def test_a_policy_of_another_guide_is_refused(tmp_path: Path) -> None:
 def test_a_policy_of_another_model_is_refused(tmp_path: Path) -> None:
     query = loads(PROGRAM)
     saved(tmp_path, query)
-    other = models_of(query, query.graph)["base"]
+    other = query.prepared.models["base"]
     changed = evolve_identity(other, digest="f" * 64)
     said = refused("PLM625", tmp_path, query, base=changed)
     assert "another model" in said and "ffffffffffff" in said and other.identity.digest[:12] in said
     same = evolve_identity(other, name="elsewhere/tiny", dtype="bfloat16")
-    load_policy(tmp_path, query.graph, {"base": same}).adapter.close()
+    load_policy(tmp_path, query.prepared.with_models({"base": same})).adapter.close()
 
 
 def test_a_policy_beside_another_model_is_refused(tmp_path: Path) -> None:
     """A model that the policy does not adapt takes part in the log reward, which no fingerprint shows."""
     text = PROGRAM.replace("program", 'lm scorer = "tiny"\n\nprogram', 1)
     query = loads(text.replace("~ base(opening, middle)", "~ scorer(opening, middle)"))
-    models = models_of(query, query.graph)
-    models["scorer"] = evolve_identity(models["scorer"], digest="e" * 64)  # type: ignore[assignment]
+    models = query.prepared.models
+    other = evolve_identity(models["scorer"], digest="e" * 64)
+    query = query.lm(scorer=other)  # type: ignore[arg-type]
     adapter = adapter_of(query)
-    save_policy(tmp_path, adapter, manifest_of(query, others=other_digests(models, "base")))
+    save_policy(tmp_path, adapter, manifest_of(query))
     adapter.close()
     assert read_manifest(tmp_path).others == ("e" * 64,)
-    changed = {**models, "scorer": evolve_identity(models["base"], digest="f" * 64)}
+    changed = {"scorer": evolve_identity(models["base"], digest="f" * 64)}
     said = refused("PLM625", tmp_path, query, **changed)
     assert "another model" in said and "eeeeeeeeeeee; here is ffffffffffff" in said
-    load_policy(tmp_path, query.graph, models).adapter.close()
+    load_policy(tmp_path, query.prepared).adapter.close()
 
 
 def evolve_identity(model: object, **changes: str) -> object:
@@ -259,7 +257,7 @@ def evolve_identity(model: object, **changes: str) -> object:
 def test_everything_that_differs_is_named_at_once(tmp_path: Path) -> None:
     query = loads(PROGRAM)
     saved(tmp_path, query)
-    changed = evolve_identity(models_of(query, query.graph)["base"], digest="f" * 64)
+    changed = evolve_identity(query.prepared.models["base"], digest="f" * 64)
     said = refused("PLM625", tmp_path, loads(GUIDED.replace("middle)", "middle) ^ 2")), base=changed)
     assert "another program and another guide and another model" in said
 

@@ -23,9 +23,9 @@ from posterior_lm.infer.base import Draws, Info
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import log_weights
 from posterior_lm.infer.methods import AUTO, METHODS, OBJECTIVES, Method, Objective, OptionType, register
+from posterior_lm.infer.request import checked, resolve
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.query import load, loads
-from posterior_lm.settings import checked, resolve
 from posterior_lm.target.target import Target
 from tests.cli import ROOT, WALK, plm
 from tests.unit.test_fit import DIGIT, DIGITS
@@ -258,7 +258,7 @@ def test_a_file_that_a_program_names_is_found_by_all_that_draw(
     query = load(home / "digit.plm").given(x=0).using("few_shot")
     assert query.draw(seed=1).n == 2
     assert {one.method for one in query.compare(draws=8).methods} >= {"few_shot", "mcmc"}
-    way = way_of(query)
+    way = way_of(query.prepared, query.request)
     assert len(way.draw(query.target(), 2, np.random.default_rng(0))) == 2
     theirs = load(home / "digit.plm").given(x=0).using("few_shot", examples="known.jsonl")
     for ask in (theirs.draw, theirs.compare):

@@ -9,9 +9,9 @@ from attrs import fields
 from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.cli.fit import command
 from posterior_lm.infer.methods import METHODS, losses
+from posterior_lm.infer.request import RUNNING
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.query import loads
-from posterior_lm.settings import RUNNING, stated_fit
 
 DEFAULTS = FitSettings()
 STATED = {k: v for k, v in METHODS["gflownet"].options.items() if k not in RUNNING}
@@ -50,9 +50,10 @@ program p() {
   infer gflownet(rank=3, objective="tb", n=50, rate=0.01)
 }
 """
-    found = settings_of(stated_fit(loads(text)))
+    found = settings_of(loads(text).request.fit_settings(loads(text).prepared))
     assert (found.rank, found.objective, found.rate) == (3, "tb", 0.01)
-    more = settings_of(stated_fit(loads(text).using("gflownet", rank=5, seed=7)))
+    asked = loads(text).using("gflownet", rank=5, seed=7)
+    more = settings_of(asked.request.fit_settings(asked.prepared))
     assert (more.rank, more.seed, more.objective) == (5, 7, "tb")
 
 

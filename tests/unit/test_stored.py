@@ -20,7 +20,6 @@ from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.manifest import Manifest, read_manifest
 from posterior_lm.amortize.policy import load_policy, save_policy
-from posterior_lm.ask import models_of
 from posterior_lm.em import saved as em_saved
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.page.write import write
@@ -82,11 +81,11 @@ def test_a_policy_is_stored_again_to_the_byte(tmp_path: Path) -> None:
     assert manifest.settings["rank"] == 1 and manifest.steps == 2 and manifest.checked is not None
     assert manifest.checked.rows[0].ess == 0.835880190950767 and manifest.checked.rows[0].khat is None
     if query.fingerprint == manifest.fingerprint:
-        found = load_policy(folder, query.graph, models_of(query, query.graph))
+        found = load_policy(folder, query.prepared)
         adapter = found.adapter
         assert found.verdict == "usable"
     else:
-        adapter = Adapter.load(models_of(query, query.graph)["base"], folder)
+        adapter = Adapter.load(query.prepared.models["base"], folder)
     assert save_policy(tmp_path, adapter, attrs.evolve(manifest, files={})) == manifest
     assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
     adapter.close()
@@ -98,7 +97,7 @@ def test_a_result_of_em_is_stored_again_to_the_byte(tmp_path: Path) -> None:
     assert record.best == 1 and [r.raised is None for r in record.rounds] == [True, False]
     assert record.rounds[1].bound.elbo == -14.018319163167211 and record.rounds[1].raised.kept is True
     query = plm.loads(RATED)
-    base = models_of(query, query.graph)["base"]
+    base = query.prepared.models["base"]
     model, guide = Adapter.load(base, folder / "model"), Adapter.load(base, folder / "guide")
     again = em_saved.save(tmp_path, model, guide, read_manifest(folder / "guide"), attrs.evolve(record, files={}))
     assert again == record
@@ -128,7 +127,7 @@ def test_a_checkpoint_is_stored_again_to_the_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
     query = plm.load(ROOT / "programs" / "latent_rationale.plm")
-    adapter = Adapter.load(models_of(query, query.graph)["base"], STORED / "policy")
+    adapter = Adapter.load(query.prepared.models["base"], STORED / "policy")
     manifest, record = read_manifest(STORED / "policy"), em_saved.read_record(STORED / "em")
     before = os.umask(umask)
     try:

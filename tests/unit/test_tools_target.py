@@ -26,6 +26,7 @@ from posterior_lm.infer.rollout import roll_out_with_mass
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import CompileError, DataError
 from posterior_lm.lm.tabular import TabularModel
+from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from tests.strategies import compiled, graph_of, table
 
@@ -371,7 +372,7 @@ def test_simulated_pairs_follow_the_program(output: str) -> None:
       observe label ~ choice(base(z))
     }}"""
     graph = optimize(graph_of(source))
-    simulator = Simulator(graph, [{"label": "1"}], {"base": base})
+    simulator = Simulator(PreparedProgram.of(graph, {"base": base}), [{"label": "1"}])
     assert simulator.exact
     pairs = simulator.draw(np.random.default_rng(6).spawn(size), [0] * size)
     found: dict[tuple[tuple[int, ...], object], float] = {}

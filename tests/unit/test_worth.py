@@ -27,17 +27,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_takes_rows_time_and_a_large_support(small: None) -> None:
     query = plm.load(PROGRAM)
-    assert worth.worth_training(query, ROWS, 5.0)
-    assert not worth.worth_training(query, ROWS[:3], 5.0)
-    assert not worth.worth_training(query, ROWS, 0.5)
-    assert not worth.worth_training(query, ROWS, None)
-    assert not worth.worth_training(query.using("importance"), ROWS, 5.0)
-    assert not worth.worth_training(query.policy("somewhere"), ROWS, 5.0)
+    assert worth.worth_training(query.prepared, query.request, ROWS, 5.0)
+    assert not worth.worth_training(query.prepared, query.request, ROWS[:3], 5.0)
+    assert not worth.worth_training(query.prepared, query.request, ROWS, 0.5)
+    assert not worth.worth_training(query.prepared, query.request, ROWS, None)
+    assert not worth.worth_training(query.using("importance").prepared, query.using("importance").request, ROWS, 5.0)
+    assert not worth.worth_training(query.policy("somewhere").prepared, query.policy("somewhere").request, ROWS, 5.0)
 
 
 def test_a_posterior_that_can_be_listed_needs_no_policy(small: None) -> None:
     query = plm.load(ROOT / "programs" / "random_integer.plm")
-    assert not worth.worth_training(query, [{"low": 0, "high": k} for k in range(50, 60)], 5.0)
+    assert not worth.worth_training(query.prepared, query.request, [{"low": 0, "high": k} for k in range(50, 60)], 5.0)
 
 
 def test_a_table_has_nothing_to_train(small: None, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_table_has_nothing_to_train(small: None, tmp_path: Path) -> None:
         f'lm t = "{tmp_path / "t.json"}"\n'
         'program p(x: text) { latent z: text(tokens=1..20, stop=".") ~ t(x) }'
     )
-    assert not worth.worth_training(query, [{"x": "a" * k} for k in range(1, 7)], 5.0)
+    assert not worth.worth_training(query.prepared, query.request, [{"x": "a" * k} for k in range(1, 7)], 5.0)
 
 
 def test_run_trains_once_for_all_rows(small: None, tmp_path: Path) -> None:

@@ -159,9 +159,8 @@ def _spelled(rows: Sequence[Row]) -> list[Row]:
 
 def _demos(query: Query, shown: Sequence[Row], review: str) -> tuple[str, int]:
     """As many solved examples, in their order, as the model's window has room for; and their number."""
-    from posterior_lm.ask import models_of
 
-    model = models_of(query, query.graph)["base"]
+    model = query.prepared.models["base"]
     text, used = "", 0
     room = model.max_length
     for row in shown:

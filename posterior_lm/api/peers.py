@@ -1,4 +1,4 @@
-"""The learning rate of a trained method, searched for every method alike.
+"""Training peers of a policy, and the learning rate of each, searched for every method alike.
 
 Every rate gets the same small budget on the same part of the rows, and is judged by a figure on the
 rest. A fit that breaks off with numbers that are not finite counts as −∞.
@@ -10,22 +10,23 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.amortize.fit import Fitted, fit
 from posterior_lm.amortize.inputs import Inputs, read_inputs
-from posterior_lm.amortize.rows import Rows, in_row
-from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.amortize.settings import FitSettings, settings_of
+from posterior_lm.ask import policy_offer
 from posterior_lm.baselines.ppo import BELOW
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
-
-if TYPE_CHECKING:
-    from posterior_lm.query import Query
+from posterior_lm.query import Query
+from posterior_lm.target.prepared import in_row
 
 Data = Sequence[Mapping[str, object]]
-Figure = Callable[["Query", Data], float]
+Figure = Callable[[Query, Data], float]
 """(query with its policy, held-out rows) -> how good the policy is there, nats; bigger is better."""
 
 DRAWS = 16
@@ -80,6 +81,34 @@ def search_rate(
     return Searched(best[0], tuple(found))
 
 
+def sft(query: Query, rows: Data, out: str | Path, /, **settings: object) -> Fitted:
+    """A policy trained on the known values that rows hold, certified and saved in the folder `out`.
+
+    A row holds them in columns named after the latents, one for each latent; rows without any are
+    only held out and certified with. `settings` are those of a fit: of them `steps`, `budget`,
+    `pairs` (known values a step), `rate`, `warmup`, `rank`, `targets` and `seed` matter here.
+    Raises DataError PLM772 where no row to train on holds a value, and what a fit raises.
+    """
+    return _fit(query, rows, out, {**settings, "objective": "sft"})
+
+
+def ppo(query: Query, rows: Data, out: str | Path, /, **settings: object) -> Fitted:
+    """A policy that maximises the log reward, certified and saved in the folder `out`.
+
+    `settings` are those of a fit: of them `steps`, `budget`, `rows`, `draws`, `rate` (another name of
+    `balance_rate` here), `kl`, `epochs`, `ratio`, `warmup`, `rank`, `targets` and `seed` matter here.
+    A step asks for rows × draws rewards, as a step of balancing does. Raises what a fit raises.
+    """
+    if "rate" in settings:
+        settings["balance_rate"] = settings.pop("rate")
+    return _fit(query, rows, out, {**settings, "objective": "ppo"})
+
+
+def _fit(query: Query, rows: Data, out: str | Path, settings: Mapping[str, object]) -> Fitted:
+    # What the program states of a gflownet concerns no peer of it.
+    return fit(query.prepared, rows, out, settings_of(settings), given=query.data)
+
+
 def gflownet(query: Query, rows: Data, out: str | Path, /, **settings: Any) -> Any:
     """`query.fit`, with `rate` as the rate of both stages' beginnings: `balance_rate` is a quarter of it,
     as the defaults have it."""
@@ -91,7 +120,7 @@ def gflownet(query: Query, rows: Data, out: str | Path, /, **settings: Any) -> A
 def log_likelihood(query: Query, rows: Data) -> float:
     """Mean log q of the rows' known values, nats: the figure of `sft`. −∞ where no row holds one."""
     inputs = _inputs(query, rows)
-    bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    bound = Rows(inputs.program, inputs.data)
     found = []
     for row, values in inputs.known:
         with in_row(row):
@@ -119,7 +148,7 @@ def evidence_bound(query: Query, rows: Data, *, seed: int = 0) -> float:
 
 def _mean(query: Query, rows: Data, seed: int, entropy: float) -> float:
     inputs = _inputs(query, rows)
-    bound = Rows(inputs.graph, inputs.data, inputs.models, inputs.uses)
+    bound = Rows(inputs.program, inputs.data)
     rewards, log_q = [], []
     for row in range(len(bound)):
         with in_row(row):
@@ -134,12 +163,10 @@ def _mean(query: Query, rows: Data, seed: int, entropy: float) -> float:
 
 
 def _inputs(query: Query, rows: Data) -> Inputs:
-    return read_inputs(query, rows, FitSettings())
+    return read_inputs(query.prepared, rows, FitSettings(), query.data)
 
 
 def _guide(query: Query, bound: Rows, row: int) -> Any:
-    from posterior_lm.ask import policy_offer
-
-    offer = policy_offer(query, bound.target(row))
+    offer = policy_offer(query.prepared, query.request, bound.target(row))
     assert offer is not None  # the query has the folder of the trial
     return offer.guide()

@@ -1,20 +1,45 @@
-"""Options of methods, checked against the table that the language itself uses."""
+"""How draws are asked for: a method and its options, over what the program states, and a policy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from attrs import evolve, field, frozen
+
+from posterior_lm.graph.graph import InferSpec
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.json_reader import is_number
 from posterior_lm.lang.near import nearest, shown
+from posterior_lm.target.prepared import PreparedProgram
 
-if TYPE_CHECKING:
-    from posterior_lm.graph.graph import InferSpec
-    from posterior_lm.query import Query
+
+@frozen
+class Request:
+    """What a caller wants; `method` None leaves it to the program's `infer`, and then to auto."""
+
+    method: str | None = None
+    options: Mapping[str, object] = field(factory=dict)
+    policy: Path | None = None
+    """The folder of a stored policy."""
+
+    def of(self, program: PreparedProgram) -> tuple[str, dict[str, object]]:
+        """The method that runs, and its options."""
+        return resolve(program.graph.infer, self.method, self.options, program.base_dir)
+
+    def named(self, method: str) -> Request:
+        """The same for a method by name; what was asked of another method does not concern it."""
+        return evolve(self, method=method, options=self.options if method == self.method else {})
+
+    def fit_settings(self, program: PreparedProgram) -> dict[str, object]:
+        """The settings of a fit that the program and the caller state."""
+        return {k: v for k, v in self.named(AMORTIZED).of(program)[1].items() if k not in RUNNING}
+
+
+RUNNING = ("n",)
+"""Options of the amortised method that concern drawing; the others are settings of a fit."""
 
 
 def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
@@ -81,14 +106,3 @@ def resolve(
     if base_dir is not None:
         own = {k: str(Path(base_dir) / str(v)) if known[k].file else v for k, v in own.items()}
     return method, {**own, **options}
-
-
-RUNNING = ("n",)
-"""Options of the amortised method that concern drawing; the others are settings of a fit."""
-
-
-def stated_fit(query: Query) -> dict[str, object]:
-    """The settings of a fit that the program and `using` state."""
-    own = query.options if query.method == AMORTIZED else {}
-    _, options = resolve(query.graph.infer, AMORTIZED, own)
-    return {k: v for k, v in options.items() if k not in RUNNING}

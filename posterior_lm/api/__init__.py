@@ -1,0 +1,1 @@
+"""What a user calls: the query and what is asked of it."""
