@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.base import Certificate, Chains, Draws, Particles
+from posterior_lm.infer.base import Certificate, Chains, Draws, SmcReport
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
@@ -164,7 +164,7 @@ def _draws(whole: _Whole) -> Draws:
         certificate=whole.certificate and Certificate(*attrs.astuple(whole.certificate)),
         reason=whole.reason,
         seconds=whole.seconds,
-        particles=particles and Particles(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
+        particles=particles and SmcReport(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
         chains=chains
         and Chains(
             chains.number,

@@ -16,6 +16,7 @@ from posterior_lm.infer.choose import Chooser
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.rollout import roll_out
+from posterior_lm.infer.walk import finished
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
@@ -142,6 +143,6 @@ def propose(
             for place, d in enumerate(mine):
                 lone = SampleEach([rngs[mine[place]]])
                 columns = {n: (v,) for n, v in drawn[d].items()}
-                ids, _ = PriorGuide(targets[d])._finite(targets[d].latents[k], columns, 1, lone)
-                drawn[d][name] = targets[d].value_of(name, ids[0])
+                walk = finished(PriorGuide(targets[d]).begin(targets[d].latents[k], columns, 1), lone)
+                drawn[d][name] = targets[d].value_of(name, walk.values[0])
     return drawn

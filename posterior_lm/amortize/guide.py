@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.paths import Path, path_maker
 from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.amortize.teacher import score_paths
-from posterior_lm.infer.choose import Chooser
+from posterior_lm.infer.choose import Follow
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.rollout import roll_out
+from posterior_lm.infer.rollout import TextWalk
+from posterior_lm.infer.walk import Walk, finished
 from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.support.base import Ending
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values, count
 
@@ -41,22 +44,18 @@ class PolicyGuide(PriorGuide):
     def name(self) -> str:
         return "the policy"
 
-    def _finite(
-        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
-    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
         if info.name in self.readings:
-            return self._text(info, drawn, n, choose)
-        return PriorGuide._finite(self, info, drawn, n, choose)
+            return self._text(info, drawn, n, alive=alive)
+        return PriorGuide._finite(self, info, drawn, n, alive)
 
-    def _text(
-        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser,
-        begun: Sequence[tuple[int, ...]] | None = None,
-    ) -> tuple[list[tuple[int, ...]], np.ndarray]:  # fmt: skip
+    def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
         reading = self.readings[info.name]
         contexts, shared = contexts_of(self.target, reading.lm, reading.pieces, drawn, n)
-        return roll_out(
-            self.model, contexts, info.support, choose, exponent=self.exponent, shared=shared, begun=begun,
-            ending="stop" if info.support.ending == "stop" else "eos",
+        ending: Ending = "stop" if info.support.ending == "stop" else "eos"
+        return TextWalk.begin(
+            self.model, contexts, info.support, exponent=self.exponent, shared=shared, ending=ending,
+            **options,
         )  # fmt: skip
 
     def log_prob(self, values: Values) -> np.ndarray:
@@ -78,11 +77,9 @@ class PolicyGuide(PriorGuide):
         total = np.zeros(n)
         for info, paths in paths_of(self.target, self.readings, values, n):
             if paths is None:
-                from posterior_lm.infer.choose import Follow
-
                 drawn = {k: values[k] for k in self.target.names[: self.target.names.index(info.name)]}
                 follow = Follow([v.ids for v in values[info.name]])
-                total += PriorGuide._finite(self, info, drawn, n, follow)[1]
+                total += finished(PriorGuide._finite(self, info, drawn, n), follow).log_q
                 continue
             with torch.inference_mode():
                 total += score_paths(self.model, paths).log_prob.cpu().numpy()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, frozen
 
 from posterior_lm.infer import weights
 from posterior_lm.infer.guide import Guide
@@ -59,7 +59,7 @@ class Certificate:
 
 
 @frozen(eq=False)
-class Particles:
+class SmcReport:
     """What sequential Monte Carlo did to get its draws.
 
     `least_ess` is the smallest effective sample size that the particles had at any
@@ -112,7 +112,7 @@ class Draws:
     certificate: Certificate | None = None
     reason: str = ""
     seconds: float = 0.0
-    particles: Particles | None = None
+    particles: SmcReport | None = None
     chains: Chains | None = None
     decoded: bool = False
 
@@ -191,7 +191,9 @@ class Info:
 
     done: bool
     note: str = ""
-    fraction: float | None = field(default=None)
+    fraction: float | None = None
+    drawn: int | None = None
+    """How many draws `sample` would give now; at 0 a budget does not end the run. None where that does not matter."""
 
 
 State = TypeVar("State")
@@ -220,16 +222,15 @@ def run(
     budget: float | None = None,
     progress: Callable[[Info], None] | None = None,
 ) -> Draws:
-    """Init, step until done or out of `budget` (seconds), sample."""
-    from attrs import evolve
-
+    """Init, step until done or out of `budget` (seconds), sample. `progress` is told of every step."""
     began = time.monotonic()
     state = algorithm.init(rng, target, guide)
     while True:
         state, info = algorithm.step(rng, state)
         if progress is not None:
             progress(info)
-        if info.done or (budget is not None and time.monotonic() - began > budget):
+        late = budget is not None and time.monotonic() - began > budget
+        if info.done or (late and info.drawn != 0):
             break
     draws = algorithm.sample(rng, state, n)
     count(draws.values)

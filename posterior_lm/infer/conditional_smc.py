@@ -70,8 +70,8 @@ def log_evidence_given(
     rng: np.random.Generator,
 ) -> float:
     """log Ẑ in nats of n particles, of which one has these values; +∞ where the guide cannot draw them."""
-    ids = [values[name].ids for name in target.names]
-    kept = evolve(smc, draws=n, batch=None, chance=lambda one, scheme: Retained(Sample(one), ids))
+    retained = Retained(Sample(rng), [values[name].ids for name in target.names])
+    kept = evolve(smc, draws=n, batch=None, chance=lambda rng, scheme: retained)
     draws = run(kept, target, n=n, rng=rng, guide=guide)
     assert draws.log_prob is not None
     return math.inf if draws.log_prob[0] == -math.inf else log_evidence(draws.log_weights)

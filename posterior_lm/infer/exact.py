@@ -20,9 +20,9 @@ from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Certificate, Draws, Info
 from posterior_lm.infer.bounds import upper_bound
 from posterior_lm.infer.children import SMALL, Branching, Family, Partial, support_size
-from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.zero_weight import all_dead
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value

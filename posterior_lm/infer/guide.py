@@ -14,19 +14,20 @@ power only matters for their spread, never for the answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.infer.choose import Chooser, Follow, Sample, Steering
+from posterior_lm.infer.choose import Chooser, Follow, Sample
 from posterior_lm.infer.contexts import check_guide, contexts_of
 from posterior_lm.infer.prior import Prior, prior_of
-from posterior_lm.infer.rollout import descendants, roll_out, roll_out_with_mass
+from posterior_lm.infer.rollout import TextWalk
+from posterior_lm.infer.walk import ValueWalk, Walk, finished
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.target.pieces import Piece
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values, count
+from posterior_lm.target.values import Value, Values, count, take
 
 CHUNK_ELEMENTS = 1 << 25
 """Draws × vocabulary proposed at a time: 2^25 float64 are 256 MB per temporary."""
@@ -62,6 +63,24 @@ class Guide(Protocol):
 
     def log_prob(self, values: Values) -> np.ndarray:
         """(N,) float64 nats; −inf for a value the guide cannot draw."""
+        ...
+
+
+@runtime_checkable
+class StepGuide(Protocol):
+    """A guide that draws one latent after the other, choice by choice."""
+
+    @property
+    def name(self) -> str: ...
+
+    def begin(
+        self, info: LatentInfo, drawn: Values, n: int, *, alive: np.ndarray | None = None, late: bool = False
+    ) -> Walk:
+        """N values of one latent after those drawn already; `alive` (N,) and `late` as for a `TextWalk`."""
+        ...
+
+    def is_prior(self, info: LatentInfo) -> bool:
+        """Whether log q + Σ log of the mass that was allowed is the log of the latent's own term."""
         ...
 
 
@@ -129,80 +148,50 @@ class PriorGuide:
         scores: dict[int, np.ndarray] = {}
         for info in self.target.latents[len(drawn) :]:
             choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
-            if begun is None and isinstance(choose, Sample) and self._scores_itself(info):
-                ids, step, score = self._text_with_score(info, drawn, n, choose)
-                scores[self.priors[info.name].node] = score
-            else:
-                ids, step = self.latent(info, drawn, n, choose, begun)
+            # From its prior to a scored end, drawing a text adds up to its own term.
+            scored = begun is None and isinstance(choose, Sample) and self.is_prior(info)
+            scored = scored and info.support.ending in ("stop", "eos")
+            walk = finished(self.begin(info, drawn, n, begun=begun, late=scored), choose)
+            if scored:
+                prior = self.priors[info.name]
+                scores[prior.node] = (walk.log_q + walk.log_mass) / prior.exponent
             begun = None
-            log_q = log_q + step
+            log_q = log_q + walk.log_q
             made: dict[tuple[int, ...], Value] = {}
             if values is not None:
                 drawn[info.name] = tuple(values[info.name])
                 continue
-            for one in ids:
+            for one in walk.values:
                 if one not in made:
                     made[one] = self.target.value_of(info.name, one)
-            drawn[info.name] = tuple(made[one] for one in ids)
+            drawn[info.name] = tuple(made[one] for one in walk.values)
         return Proposal(drawn, log_q, scores)
 
-    def latent(
-        self,
-        info: LatentInfo,
-        drawn: Values,
-        n: int,
-        choose: Chooser,
-        begun: Sequence[tuple[int, ...]] | None = None,
-    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
-        """Tokens of N values of one latent after those drawn already, and their log probability (N,), nats."""
+    def begin(
+        self, info: LatentInfo, drawn: Values, n: int, *, alive: np.ndarray | None = None,
+        begun: Sequence[tuple[int, ...]] | None = None, late: bool = False,
+    ) -> Walk:  # fmt: skip
+        """N values of one latent after those drawn already; `begun` as in `roll_out`, the rest as for a `TextWalk`."""
         if hasattr(info.support, "ids_of"):
-            return self._finite(info, drawn, n, choose)
-        return self._text(info, drawn, n, choose, begun)
+            return self._finite(info, drawn, n, alive)
+        return self._text(info, drawn, n, begun=begun, late=late, alive=alive)
 
     def is_prior(self, info: LatentInfo) -> bool:
-        """See `steered.StepGuide`. A guide built on this one draws from something else."""
+        """See `StepGuide`. A guide built on this one draws from something else."""
         stated = self.reads == "guide" and info.name in self.target.graph.guides
         return type(self) is PriorGuide and not stated and self.priors[info.name].exponent > 0
 
-    def _text(
-        self,
-        info: LatentInfo,
-        drawn: Values,
-        n: int,
-        choose: Chooser,
-        begun: Sequence[tuple[int, ...]] | None = None,
-    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
         prior = self.priors[info.name]
         lm, pieces, exponent = self._reading(info, prior)
-        with at(self.target.graph[prior.node].span, "the model reads this"):
+        exponent = exponent if exponent > 0 else 1.0
+        span = self.target.graph[prior.node].span
+        with at(span, "the model reads this"):
             contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
-            return roll_out(
-                self.target.models[lm],
-                contexts,
-                info.support,
-                choose,
-                exponent=exponent if exponent > 0 else 1.0,
-                shared=shared,
-                begun=begun,
-            )
-
-    def _scores_itself(self, info: LatentInfo) -> bool:
-        """Whether drawing the latent adds up to its own term: from its prior, to a scored end."""
-        return self.is_prior(info) and info.support.ending in ("stop", "eos")
-
-    def _text_with_score(
-        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
-    ) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray]:
-        """As `_text`, and (N,) log prior of each value: log q plus the mass that the mask let through, less the power."""
-        prior = self.priors[info.name]
-        lm, pieces, power = self._reading(info, prior)
-        with at(self.target.graph[prior.node].span, "the model reads this"):
-            contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
-            model = self.target.models[lm]
-            ids, log_q, log_mass, _ = roll_out_with_mass(
-                model, contexts, info.support, choose, exponent=power, shared=shared
-            )
-        return ids, log_q, (log_q + log_mass) / power
+            return TextWalk.begin(
+                self.target.models[lm], contexts, info.support, exponent=exponent, shared=shared, span=span,
+                **options,
+            )  # fmt: skip
 
     def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:
         guide = self.target.graph.guides.get(info.name)
@@ -212,45 +201,15 @@ class PriorGuide:
         assert prior.lm is not None
         return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
 
-    def _finite(
-        self, info: LatentInfo, drawn: Values, n: int, choose: Chooser
-    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
         candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
         pasts: dict[tuple, list[int]] = {}
-        steer = choose if isinstance(choose, Steering) else None
-        alive = np.ones(n, dtype=bool) if steer is None else steer.alive()
-        for d in np.flatnonzero(alive).tolist():
+        for d in range(n) if alive is None else np.flatnonzero(alive).tolist():
             pasts.setdefault(tuple(drawn[name][d].ids for name in drawn), []).append(d)
-        ids: list[tuple[int, ...]] = [()] * n
-        log_q = np.zeros(n)
-        rows = [draws[0] for draws in pasts.values()]
-        scores = self.prior_scores(
-            info, candidates, {k: [v[d] for d in rows] for k, v in drawn.items()}, len(rows)
-        )
-        standing = [np.array(draws) for draws in pasts.values()]
-        if steer is not None:
-            mass = np.logaddexp.reduce(scores, axis=1)
-            ancestors = steer.before(
-                np.concatenate(standing), np.repeat(mass, [len(draws) for draws in standing])
-            )
-            standing = descendants(standing, ancestors, steer.alive())
-        for row, draws in zip(scores, standing, strict=True):
-            if not len(draws):
-                continue
-            if np.all(np.isneginf(row)):
-                row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
-            log_probs = row - np.logaddexp.reduce(row)
-            picked = choose.values(draws, np.exp(log_probs), [c.ids for c in candidates])
-            for d, place in zip(draws, picked, strict=True):
-                ids[d] = candidates[place].ids if place >= 0 else ()
-                log_q[d] = log_probs[place] if place >= 0 else -np.inf
-        if steer is not None:
-            whole: dict[tuple[int, ...], list[int]] = {}
-            for d in np.concatenate(standing).tolist():
-                whole.setdefault(ids[d], []).append(d)
-            steer.after(list(whole), [True] * len(whole), [np.array(draws) for draws in whole.values()])
-        return ids, log_q
+        first = [draws[0] for draws in pasts.values()]
+        scores = self.prior_scores(info, candidates, take(drawn, first), len(first))
+        return ValueWalk.begin([c.ids for c in candidates], scores, [*map(np.array, pasts.values())], n)
 
     def prior_scores(
         self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int

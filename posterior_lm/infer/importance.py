@@ -17,8 +17,8 @@ from attrs import evolve, field, frozen
 from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Draws, Info
 from posterior_lm.infer.children import LARGE
-from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
+from posterior_lm.infer.zero_weight import all_dead
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 

@@ -18,7 +18,6 @@ from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Chains, Draws, Info
 from posterior_lm.infer.chains import agreement, features_of
 from posterior_lm.infer.choose import Sample
-from posterior_lm.infer.dead import all_dead
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.infer.moves import (
     Proposed,
@@ -32,6 +31,7 @@ from posterior_lm.infer.moves import (
     small,
     suffix,
 )
+from posterior_lm.infer.zero_weight import all_dead
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, take
 

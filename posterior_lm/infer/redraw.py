@@ -14,6 +14,7 @@ from attrs import frozen
 
 from posterior_lm.infer.choose import Chooser, Follow
 from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.walk import finished
 from posterior_lm.target.target import LatentInfo
 from posterior_lm.target.values import Value, Values
 
@@ -84,7 +85,7 @@ def redraw(
         kept = [v[:t] if keeps else () for v, t in zip(old, cuts, strict=True)]
         rest = Follow([v[len(k) :] for v, k in zip(old, kept, strict=True)])
         pick = BackAndForth(size, rest, choose)
-        ids, log_q = prior.latent(info, both, 2 * size, pick, [*kept, *kept])
-        new[info.name] = tuple(prior.target.value_of(info.name, one) for one in ids[size:])
-        back, forth = back + log_q[:size], forth + log_q[size:]
+        walk = finished(prior.begin(info, both, 2 * size, begun=[*kept, *kept]), pick)
+        new[info.name] = tuple(prior.target.value_of(info.name, one) for one in walk.values[size:])
+        back, forth = back + walk.log_q[:size], forth + walk.log_q[size:]
     return Redrawn(new, forth, back)

@@ -1,34 +1,28 @@
 """Drawing text latents token by token under their support, all draws side by side.
 
 Draws that share every token so far share one row of the model's batch: the work
-grows with the distinct prefixes, not with the draws.
+grows with the distinct prefixes, not with the draws. A `Walk` is where they stand between
+two tokens, so that whoever draws may weigh and resample them there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
-from posterior_lm.infer.choose import Chooser, Steering
-from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lm.base import LanguageModel, eos_log_probs
+from posterior_lm.infer.choose import Chooser
+from posterior_lm.infer.walk import Point, Walk, finished
+from posterior_lm.lang.diagnostics import InferenceError, at, error
+from posterior_lm.lang.source import Span
+from posterior_lm.lm.base import LanguageModel, Rollout, eos_log_probs
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.support.splices import tokens_left, uncounted
 
 BLOCK = 1 << 22
 """Points × vocabulary at a time: 2^22 float64 are 32 MB per temporary."""
-
-
-@frozen(eq=False)
-class _Point:
-    """A distinct prefix: its support state, its tokens, and the draws that stand there."""
-
-    state: object
-    ids: tuple[int, ...]
-    draws: np.ndarray
 
 
 def step_log_probs(
@@ -101,6 +95,127 @@ def _normalized(
     return out, np.where(silent, 0.0, np.where(nothing, -np.inf, mass[:, 0]))
 
 
+@frozen(eq=False, kw_only=True)
+class TextWalk(Walk):
+    """Texts on their way: the points that go on have `rows` in `rollout`, where their last token may be `unread`.
+
+    With `late` a forced end-of-text is looked up, which costs a step. Errors of the model belong to `span`.
+    """
+
+    model: LanguageModel
+    support: Support
+    exponent: float
+    ending: Ending
+    late: bool
+    span: Span | None
+    rollout: Rollout | None
+    unread: bool = False
+    looked_up: tuple[np.ndarray, np.ndarray] | None = None
+    """What `_normalized` returns for all rows, where `ahead` has asked for it and it is no more than a block."""
+
+    @classmethod
+    def begin(
+        cls, model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, *,
+        exponent: float = 1.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
+        ending: Ending | None = None, late: bool = False, span: Span | None = None,
+        alive: np.ndarray | None = None,
+    ) -> TextWalk:  # fmt: skip
+        """N texts after N contexts. Those that are not `alive` (N,) are left out; the rest as in `roll_out`."""
+        n, ending = len(contexts), ending or support.ending
+        late = late and ending == "eos"
+        groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+        for d in range(n) if alive is None else np.flatnonzero(alive).tolist():
+            groups.setdefault((contexts[d], begun[d] if begun is not None else ()), []).append(d)
+        states = [_after(support, ids) for _, ids in groups]
+        stand = [
+            Point(state, ids, np.array(draws), _settled(support, state, late))
+            for state, ((_, ids), draws) in zip(states, groups.items(), strict=True)
+        ]
+        starts = [c + ids for (c, ids), point in zip(groups, stand, strict=True) if not point.ended]
+        return cls(
+            values=_filled([()] * n, stand), log_q=np.zeros(n), log_mass=np.zeros(n), last=np.zeros(n),
+            stand=stand, rows=np.arange(len(starts)), model=model, support=support, exponent=exponent,
+            ending=ending, late=late, span=span, rollout=model.open(starts, shared=shared) if starts else None,
+        )  # fmt: skip
+
+    def _read(self) -> TextWalk:
+        if not self.unread or self.rollout is None:
+            return self
+        points = self.points
+        with self._placed():
+            rollout = self.rollout.extend(self.rows, np.array([p.ids[-1] for p in points]))
+        return evolve(self, rollout=rollout, rows=np.arange(len(points)), unread=False, looked_up=None)
+
+    def _placed(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.span is None else at(self.span, "the model reads this")
+
+    def _choices(self) -> Iterator[tuple[list[Point], np.ndarray, np.ndarray, np.ndarray]]:
+        """The points, a block at a time, with their rows and what `_normalized` returns for them."""
+        assert self.rollout is not None
+        points, all_probs = self.points, self.rollout.log_probs
+        if points and self.looked_up is not None:
+            yield points, self.rows, *(table[self.rows] for table in self.looked_up)
+            return
+        block = max(1, BLOCK // all_probs.shape[1])
+        for begin in range(0, len(points), block):
+            part, rows = points[begin : begin + block], self.rows[begin : begin + block]
+            log_probs = all_probs[rows]
+            eos = eos_log_probs(log_probs, self.model.tokenizer.eos_ids)
+            states, drawn = [p.state for p in part], [len(p.ids) for p in part]
+            with self._placed():
+                q, mass = _normalized(log_probs, eos, self.support, states, drawn, self.exponent, self.ending)
+            yield part, rows, q, mass
+
+    def ahead(self) -> tuple[TextWalk, np.ndarray]:
+        walk, out = self._read(), np.zeros(len(self.values))
+        assert walk.rollout is not None
+        for part, _, q, mass in walk._choices():
+            out[np.concatenate([p.draws for p in part])] = np.repeat(mass, [len(p.draws) for p in part])
+            if len(part) == len(walk.rollout.log_probs):
+                walk = evolve(walk, looked_up=(q, mass))
+        return walk, out
+
+    def step(self, choose: Chooser) -> TextWalk:
+        walk = self._read()
+        log_q, log_mass, last = walk.log_q.copy(), walk.log_mass.copy(), walk.last.copy()
+        parents: list[int] = []
+        following: list[Point] = []
+        ended: list[Point] = []
+        for part, rows, q, mass in walk._choices():
+            draws = np.concatenate([p.draws for p in part])
+            where = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
+            picked = choose.tokens(draws, where, walk.steps, np.exp(q))
+            log_q[draws] += q[where, picked]
+            log_mass[draws] += mass[where]
+            last[draws] = q[where, picked] + mass[where]
+            for place, token, mine in _families(where, picked, draws):
+                point = part[place]
+                if token == q.shape[1] - 1 or q[place, token] == -np.inf:
+                    ended.append(Point(point.state, point.ids, mine, ended=True))
+                    continue
+                state = walk.support.advance(point.state, token)
+                child = Point(state, (*point.ids, token), mine, _settled(walk.support, state, walk.late))
+                if child.ended:
+                    ended.append(child)
+                else:
+                    following.append(child)
+                    parents.append(int(rows[place]))
+        return evolve(
+            walk, values=_filled(walk.values, ended), log_q=log_q, log_mass=log_mass, last=last,
+            stand=ended + following, rows=np.array(parents, dtype=np.int64), steps=walk.steps + 1,
+            unread=True, looked_up=None,
+        )  # fmt: skip
+
+
+def _filled(values: Sequence[tuple[int, ...]], stand: Sequence[Point]) -> list[tuple[int, ...]]:
+    """The values, with those that are finished where draws stand and end."""
+    out = list(values)
+    for point in stand:
+        for d in point.draws if point.ended else ():
+            out[d] = point.ids
+    return out
+
+
 def roll_out(
     model: LanguageModel,
     contexts: Sequence[tuple[int, ...]],
@@ -116,22 +231,13 @@ def roll_out(
 
     With a `Follow` chooser the tokens are the given ones and a value outside the
     support gets −inf. `begun` holds first tokens that the values have already; the
-    log probability is then that of the rest. `ending` as in `step_log_probs`. A
-    `Steering` chooser may resample the draws before each choice; both results are
-    then those of the draws as they stand at the end.
+    log probability is then that of the rest. `ending` as in `step_log_probs`.
     """
-    values, log_q, _, _ = _roll_out(
-        model,
-        contexts,
-        support,
-        choose,
-        exponent,
-        shared,
-        begun,
-        ending or support.ending,
-        scores_forced=False,
+    walk = TextWalk.begin(
+        model, contexts, support, exponent=exponent, shared=shared, begun=begun, ending=ending
     )
-    return values, log_q
+    walk = finished(walk, choose)
+    return list(walk.values), walk.log_q
 
 
 def roll_out_with_mass(
@@ -144,119 +250,9 @@ def roll_out_with_mass(
     log probability, that of a forced end-of-text included; `last` is its last summand,
     the log probability of the last token or of stopping.
     """
-    return _roll_out(
-        model, contexts, support, choose, exponent, shared, None, support.ending, scores_forced=True
-    )
-
-
-def _roll_out(
-    model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser,
-    exponent: float, shared: int, begun: Sequence[tuple[int, ...]] | None, ending: Ending, *,
-    scores_forced: bool,
-) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """What both return; with `scores_forced` a forced end-of-text is looked up, which costs a step."""
-    steer = choose if isinstance(choose, Steering) else None
-    values: list[tuple[int, ...]] = [()] * len(contexts)
-    log_q, log_mass, last = (np.zeros(len(contexts)) for _ in range(3))
-    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    alive = np.ones(len(contexts), dtype=bool) if steer is None else steer.alive()
-    for d, context in enumerate(contexts):
-        if not alive[d]:
-            continue
-        groups.setdefault((context, begun[d] if begun is not None else ()), []).append(d)
-    points = [_Point(_after(support, ids), ids, np.array(draws)) for (_, ids), draws in groups.items()]
-    starts = [context + ids for context, ids in groups]
-    late = (scores_forced or (steer is not None and steer.scores_forced)) and ending == "eos"
-    live = [k for k, p in enumerate(points) if not _settled(support, p, values, late)]
-    points = [points[k] for k in live]
-    rollout = model.open([starts[k] for k in live], shared=shared) if points else None
-    step = 0
-    while points:
-        assert rollout is not None
-        rows: list[int] = []
-        tokens: list[int] = []
-        following: list[_Point] = []
-        ended: list[_Point] = []
-        log_probs, eos = rollout.log_probs, eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids)
-
-        def looked_up(
-            where: np.ndarray,
-            part: Sequence[_Point],
-            log_probs: np.ndarray = log_probs,
-            eos: np.ndarray = eos,
-        ) -> tuple[np.ndarray, np.ndarray]:
-            states, drawn = [p.state for p in part], [len(p.ids) for p in part]
-            return _normalized(log_probs[where], eos[where], support, states, drawn, exponent, ending)
-
-        block = max(1, BLOCK // log_probs.shape[1])
-        row = np.arange(len(points))  # of the rollout
-        if steer is not None:
-            parts = [(row[b : b + block], points[b : b + block]) for b in range(0, len(points), block)]
-            standing = np.concatenate([looked_up(*part)[1] for part in parts])
-            heads = [len(p.draws) for p in points]
-            ancestors = steer.before(np.concatenate([p.draws for p in points]), np.repeat(standing, heads))
-            if ancestors is not None:
-                values = [values[a] for a in ancestors]
-                log_q, log_mass, last = log_q[ancestors], log_mass[ancestors], last[ancestors]
-            points = _moved(points, ancestors, steer.alive())
-            row = np.flatnonzero([len(p.draws) > 0 for p in points])
-            points = [points[k] for k in row]
-        for begin in range(0, len(points), block):
-            part = points[begin : begin + block]
-            q, mass = looked_up(row[begin : begin + len(part)], part)
-            draws = np.concatenate([p.draws for p in part])
-            at = np.repeat(np.arange(len(part)), [len(p.draws) for p in part])
-            picked = choose.tokens(draws, at, step, np.exp(q))
-            log_q[draws] += q[at, picked]
-            log_mass[draws] += mass[at]
-            last[draws] = q[at, picked] + mass[at]
-            for place, token, mine in _families(at, picked, draws):
-                point = part[place]
-                if token == q.shape[1] - 1 or q[place, token] == -np.inf:
-                    for d in mine:
-                        values[d] = point.ids
-                    ended.append(_Point(point.state, point.ids, mine))
-                    continue
-                child = _Point(support.advance(point.state, token), (*point.ids, token), mine)
-                if _settled(support, child, values, late):
-                    ended.append(child)
-                else:
-                    rows.append(int(row[begin + place]))
-                    tokens.append(token)
-                    following.append(child)
-        step += 1
-        if steer is not None:
-            stand = ended + following
-            whole = [True] * len(ended) + [False] * len(following)
-            steer.after([p.ids for p in stand], whole, [p.draws for p in stand])
-            following = _moved(following, None, steer.alive())
-            kept = [k for k, p in enumerate(following) if len(p.draws)]
-            rows, tokens, following = ([one[k] for k in kept] for one in (rows, tokens, following))  # type: ignore[assignment]
-        points = following
-        if points:
-            rollout = rollout.extend(np.array(rows), np.array(tokens))
-    return values, log_q, log_mass, last
-
-
-def _moved(points: list[_Point], ancestors: np.ndarray | None, alive: np.ndarray) -> list[_Point]:
-    """The points with the draws that stand there now."""
-    draws = descendants([p.draws for p in points], ancestors, alive)
-    return [_Point(p.state, p.ids, mine) for p, mine in zip(points, draws, strict=True)]
-
-
-def descendants(
-    groups: Sequence[np.ndarray], ancestors: np.ndarray | None, alive: np.ndarray
-) -> list[np.ndarray]:
-    """Each group of draws after resampling: the draws whose ancestor was in it and that are alive (N,)."""
-    where = np.full(len(alive), -1)
-    for k, draws in enumerate(groups):
-        where[draws] = k
-    if ancestors is not None:
-        where = where[ancestors]
-    where[~alive] = -1
-    order = np.argsort(where, kind="stable")
-    bounds = np.searchsorted(where[order], np.arange(len(groups) + 1))
-    return [order[begin:end] for begin, end in pairwise(bounds)]
+    walk = TextWalk.begin(model, contexts, support, exponent=exponent, shared=shared, late=True)
+    walk = finished(walk, choose)
+    return list(walk.values), walk.log_q, walk.log_mass, walk.last
 
 
 def _after(support: Support, ids: tuple[int, ...]) -> object:
@@ -275,13 +271,6 @@ def _families(at: np.ndarray, picked: np.ndarray, draws: np.ndarray) -> list[tup
     return [(int(at[b]), int(picked[b]), draws[b:e]) for b, e in zip(new, ends, strict=True)]
 
 
-def _settled(support: Support, point: _Point, values: list[tuple[int, ...]], late: bool) -> bool:
-    """Whether nothing may follow; then the draws that stand there are done.
-
-    With `late` only dead ones are: others have their forced end looked up first.
-    """
-    if not support.must_stop(point.state) or (late and support.may_stop(point.state)):
-        return False
-    for d in point.draws:
-        values[d] = point.ids
-    return True
+def _settled(support: Support, state: object, late: bool) -> bool:
+    """Whether nothing may follow. With `late` only for dead ones: others have their forced end looked up first."""
+    return support.must_stop(state) and not (late and support.may_stop(state))

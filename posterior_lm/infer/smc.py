@@ -1,10 +1,13 @@
 """Sequential Monte Carlo: particles drawn latent by latent, token by token, and resampled on the way.
 
+A step is one choice of every particle: weigh by what may be chosen from, resample where the
+weights have become unequal, choose, and drop who can no longer satisfy a condition. Once a
+latent is whole its particles are weighed by the terms that it completes.
+
 A particle's log weight is log γ − log q of what it holds so far: the model's mass on what
 the support allowed at each token, and every term of the log reward as soon as its latents
-are finished. Where the weights have become unequal the particles are resampled just before
-the next choice, so never after the last one: resampling there would hide the spread of the
-weights and help nothing. Draws that can no longer satisfy a condition are dropped at once.
+are finished. Particles are resampled just before a choice, so never after the last one:
+resampling there would hide the spread of the weights and help nothing.
 
 Nothing is resampled for what is observed after a single text until the text is whole: a
 look-ahead is there (`look_ahead`), but none that was tried beats plain importance sampling on
@@ -20,43 +23,63 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Draws, Info, Particles
+from posterior_lm.infer.base import Draws, Info, SmcReport
 from posterior_lm.infer.children import LARGE
 from posterior_lm.infer.conditional_smc import log_evidence_given
-from posterior_lm.infer.dead import all_dead, all_dead_on_the_way
-from posterior_lm.infer.guide import Guide, PriorGuide
-from posterior_lm.infer.particles import Chance, Dice, Swarm, together
-from posterior_lm.infer.ready import Stage, log_terms, stages
-from posterior_lm.infer.steered import Steered, StepGuide
-from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist
+from posterior_lm.infer.guide import Guide, PriorGuide, StepGuide
+from posterior_lm.infer.particles import Chance, Dice, Particles, together
+from posterior_lm.infer.schedule import Atom, Stage, log_terms, stages
+from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
+from posterior_lm.infer.walk import Walk
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.zero_weight import all_dead, all_dead_on_the_way
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values
+from posterior_lm.target.values import Value, Values, take
 
 if TYPE_CHECKING:
     from posterior_lm.infer.auto import Offer
 
 
 @frozen(eq=False)
+class Swarm:
+    """Particles between two choices, where `place` latents are finished; `walk` draws the next one.
+
+    `began` particles were alive when it was begun. Without a `walk` it is still to begin.
+    """
+
+    particles: Particles
+    place: int = 0
+    walk: Walk | None = None
+    began: int = 0
+
+
+@frozen(eq=False)
 class State:
-    """What to draw with, and the swarms that are finished."""
+    """What to draw with, the swarms that are finished, and the one on its way."""
 
     target: Target
     guide: StepGuide
+    plan: Sequence[Stage]
+    twists: Sequence[Twist]
     swarms: tuple[Draws, ...] = ()
     drawn: int = 0
     dead: int = 0
     """Particles of swarms of which none survived: an evidence of 0 each, beside the others'."""
+    death: InferenceError | None = None
+    """What killed the last of those."""
+    swarm: Swarm | None = None
 
 
 @frozen
 class Smc:
-    """`step` runs a swarm; `sample` runs what is missing of n draws and puts all swarms together.
+    """Swarms of particles until there are `draws`; `sample` draws what is missing of n and puts them together.
 
-    Without a `batch` there is one swarm. With one, `run` can stop between swarms of that
-    many particles, which are independent of each other.
+    Without a `batch` there is one swarm. With one there are several of that many particles, which are
+    independent of each other, and a budget ends the run with those that are finished: what a swarm on
+    its way holds is dropped. The first one is finished in any case, so that there is something to show,
+    and so that the draws are the first of those that there would be without a budget.
     """
 
     draws: int = 0
@@ -77,34 +100,33 @@ class Smc:
                 error(
                     "PLM711",
                     f"the guide `{guide.name}` draws all latents at once, and smc weighs them one by one",
-                    help="use `importance` with this guide, or give it a method `latent`",
+                    help="use `importance` with this guide, or give it the methods of a `StepGuide`",
                 )
             )
-        return State(target, guide)
+        ahead = (LookAhead(target, self.look_ahead),) if self.look_ahead > 0 else ()
+        return State(target, guide, stages(target), (ConditionTwist(target), *self.twists, *ahead))
 
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
-        if self.batch is None or state.drawn >= self.draws:
+        """One more choice of every particle: a token, or a value of a finite type."""
+        if state.drawn >= self.draws:
             return state, Info(done=True)
-        state = self._run(rng, state, min(self.batch, self.draws - state.drawn))
-        return state, Info(state.drawn >= self.draws, f"{state.drawn} draws", state.drawn / self.draws)
-
-    def _run(self, rng: np.random.Generator, state: State, n: int) -> State:
-        """Raises InferenceError PLM702 or PLM710 where the last swarm dies and no other lives."""
-        drawn = state.drawn + n
-        try:
-            draws = self._swarm(rng, state, n)
-        except InferenceError as problem:
-            died = all(d.code in ("PLM702", "PLM710") for d in problem.diagnostics)
-            if not died or (drawn >= self.draws and not state.swarms):
-                raise
-            return evolve(state, drawn=drawn, dead=state.dead + n)
-        return evolve(state, swarms=(*state.swarms, draws), drawn=drawn)
+        state = self._choose(rng, state, self.draws)
+        drawn, note = float(state.drawn), f"{state.drawn} draws"
+        if (swarm := state.swarm) is not None:
+            longest = state.target.latents[swarm.place].support.max_tokens
+            part = 0.0 if swarm.walk is None else min(1.0, swarm.walk.steps / longest)
+            share = (swarm.place + part) / len(state.plan)
+            drawn += share * swarm.particles.n
+            note = f"{note}, {share:.0%} of {swarm.particles.n} more"
+        return state, Info(state.drawn >= self.draws, note, drawn / self.draws, state.drawn)
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
-        if self.batch is None and state.drawn < n:
-            state = self._run(rng, state, n - state.drawn)
-        if not state.swarms:  # out of budget with dead swarms alone: one more says what killed them
-            state = self._run(rng, evolve(state, drawn=max(state.drawn, self.draws)), self.batch or n)
+        """Raises InferenceError PLM702 or PLM710 where every swarm has died."""
+        while state.drawn < n and (self.batch is None or not state.drawn):
+            state = self._choose(rng, state, n)
+        if not state.swarms:
+            assert state.death is not None
+            raise state.death
         if len(state.swarms) == 1 and not state.dead:
             return state.swarms[0]
         swarms = state.swarms if not state.dead else (*state.swarms, _nothing(state.swarms[0], state.dead))
@@ -122,19 +144,58 @@ class Smc:
 
     # ------------------------------------------------------------- one swarm
 
-    def _swarm(self, rng: np.random.Generator, state: State, n: int) -> Draws:
-        target, guide = state.target, state.guide
-        swarm = Swarm(n, self.chance(rng, self.resample), self.threshold)
-        twists: list[Twist] = [ConditionTwist(target), *self.twists]
-        if self.look_ahead > 0:
-            twists.append(LookAhead(target, self.look_ahead))
-        plan = stages(target)
-        for k, (info, stage) in enumerate(zip(target.latents, plan, strict=True)):
-            last = k == len(plan) - 1
-            if k:
-                swarm.resample()
-            _draw_latent(target, guide, swarm, info, stage, twists, last=last)
-        return _finish(target, swarm, plan)
+    def _choose(self, rng: np.random.Generator, state: State, n: int) -> State:
+        """One choice of the swarm on its way to n draws, or of a new one; a swarm may end or die of it."""
+        left = n - state.drawn
+        swarm = state.swarm or Swarm(Particles.begin(min(self.batch or left, left)))
+        drawn = state.drawn + swarm.particles.n
+        try:
+            swarm = self._advanced(self.chance(rng, self.resample), state, swarm)
+            if swarm.place < len(state.plan):
+                return evolve(state, swarm=swarm)
+            draws = _finished(state.target, swarm.particles)
+        except InferenceError as problem:
+            if any(d.code not in ("PLM702", "PLM710") for d in problem.diagnostics):
+                raise
+            dead = state.dead + swarm.particles.n
+            return evolve(state, swarm=None, drawn=drawn, dead=dead, death=problem)
+        return evolve(state, swarm=None, drawn=drawn, swarms=(*state.swarms, draws))
+
+    def _advanced(self, chance: Chance, state: State, swarm: Swarm) -> Swarm:
+        """Weigh, resample, choose, drop the dead; and weigh again where a latent is whole."""
+        if not state.plan:
+            return swarm
+        target, guide, particles, walk = state.target, state.guide, swarm.particles, swarm.walk
+        info, stage = target.latents[swarm.place], state.plan[swarm.place]
+        last, weighs = swarm.place == len(state.plan) - 1, guide.is_prior(info)
+        if walk is None:
+            if swarm.place:
+                particles, _ = particles.resample(chance, self.threshold)
+            swarm = evolve(swarm, began=int(particles.alive.sum()))
+            # The end-of-text that a full length forces is a term of its own: it is only worth a
+            # step of the model where something can still be resampled for it.
+            walk = guide.begin(info, particles.values, particles.n, alive=particles.alive, late=not last)
+        if walk.goes_on:
+            walk, log_mass = walk.ahead()
+            if weighs:
+                particles = particles.weighed(log_mass)
+            particles, ancestors = particles.resample(chance, self.threshold)
+            walk = walk.moved(ancestors, particles.alive).step(chance)
+            log_psi = told(state.twists, info, walk.stand, particles.values, particles.twist)
+            particles = particles.twisted(log_psi)
+            walk = walk.moved(None, particles.alive)
+        if walk.goes_on:
+            return evolve(swarm, particles=particles, walk=walk)
+        if not particles.alive.any():
+            raise all_dead_on_the_way(target, info, swarm.began)
+        # Whether log q + Σ log mass holds all of a value's own term, its end included.
+        scored = info.support.ending in ("stop", "value") or (info.support.ending == "eos" and not last)
+        particles = _holding(target, particles, info, walk, stage.prior if weighs and scored else None)
+        atoms = stage.others if weighs else (stage.prior, *stage.others)
+        if atoms and not last:  # the log reward of whole draws is computed whole
+            particles = _with_terms(target, particles, atoms)
+            particles = particles if weighs else particles.weighed(-walk.log_q)
+        return Swarm(particles, swarm.place + 1)
 
 
 def _nothing(like: Draws, n: int) -> Draws:
@@ -146,52 +207,41 @@ def _nothing(like: Draws, n: int) -> Draws:
         np.full(n, -np.inf),
         "smc",
         np.zeros(n),
-        particles=Particles(least_ess=0.0, ancestors=0, resampled=0, origin=np.arange(n)),
+        particles=SmcReport(least_ess=0.0, ancestors=0, resampled=0, origin=np.arange(n)),
     )
 
 
-def _draw_latent(
-    target: Target, guide: StepGuide, swarm: Swarm, info: LatentInfo, stage: Stage, twists: Sequence[Twist], *,
-    last: bool,
-) -> None:  # fmt: skip
-    weighs = guide.is_prior(info)
-    # The end-of-text that a full length forces is a term of its own: it is only worth a
-    # step of the model where something can still be resampled for it.
-    steer = Steered(swarm, info, twists, weighs, scores_forced=not last)
-    before = swarm.log_ratio.copy()
-    swarm.mass[:] = 0.0
-    ids, log_q = guide.latent(info, swarm.values, swarm.n, steer)
-    alive = swarm.alive
-    if not alive.any():
-        raise all_dead_on_the_way(target, info, int(np.isfinite(before).sum()))
-    made = {one: target.value_of(info.name, one) for one in {ids[d] for d in np.flatnonzero(alive)}}
-    shown = int(np.flatnonzero(alive)[0])
+def _holding(
+    target: Target, particles: Particles, info: LatentInfo, walk: Walk, prior: Atom | None
+) -> Particles:
+    """With the values of a finished latent, and the score of its `prior` where drawing it has found that out."""
+    alive = particles.alive
     # A dead particle holds another's values: its weight is zero, and they are whole.
-    keep = np.where(alive, np.arange(swarm.n), shown)
-    swarm.values = {name: [column[d] for d in keep] for name, column in swarm.values.items()}
-    swarm.scores = {node: column[keep] for node, column in swarm.scores.items()}
-    swarm.values[info.name] = [made[ids[d]] for d in keep]
-    if weighs and steer.tells_the_prior:
-        swarm.scores[stage.prior.node] = ((log_q + swarm.mass) / stage.prior.exponent)[keep]
-    swarm.log_q = (swarm.log_q + log_q)[keep]
-    swarm.twist[:] = 0.0
-    if last:
-        return  # the log reward is computed whole
-    atoms = stage.others if weighs else (stage.prior, *stage.others)
-    if not atoms:
-        return
-    first, where = _distinct(swarm.values, np.flatnonzero(alive))
-    few = {name: [column[d] for d in first] for name, column in swarm.values.items()}
-    terms, scores = log_terms(target, atoms, few, len(first))
-    ready = np.full(swarm.n, -np.inf)
-    ready[alive] = terms.sum(axis=1)[where]
-    if np.isneginf(ready).all():
+    keep = np.where(alive, np.arange(particles.n), np.flatnonzero(alive)[0])
+    made = {one: target.value_of(info.name, one) for one in {walk.values[d] for d in np.flatnonzero(alive)}}
+    values = take(particles.values, keep.tolist())
+    values[info.name] = [made[walk.values[d]] for d in keep]
+    scores = {node: column[keep] for node, column in particles.scores.items()}
+    if prior is not None:
+        scores[prior.node] = ((walk.log_q + walk.log_mass) / prior.exponent)[keep]
+    log_q = (particles.log_q + walk.log_q)[keep]
+    return evolve(particles, values=values, scores=scores, log_q=log_q, twist=np.zeros(particles.n))
+
+
+def _with_terms(target: Target, particles: Particles, atoms: tuple[Atom, ...]) -> Particles:
+    """Weighed by terms that can be computed now. Raises InferenceError PLM702 where they rule out all."""
+    alive = np.flatnonzero(particles.alive)
+    first, where = _distinct(particles.values, alive)
+    terms, found = log_terms(target, atoms, take(particles.values, first), len(first))
+    gained = np.full(particles.n, -np.inf)
+    gained[alive] = terms.sum(axis=1)[where]
+    if np.isneginf(gained).all():
         raise all_dead(target, terms[where])
-    swarm.log_ratio = swarm.log_ratio + ready - (0.0 if weighs else log_q)
-    for node, column in scores.items():
-        whole = np.zeros(swarm.n)
-        whole[alive] = column[where]
-        swarm.scores[node] = whole
+    scores = dict(particles.scores)
+    for node, column in found.items():
+        scores[node] = np.zeros(particles.n)
+        scores[node][alive] = column[where]
+    return evolve(particles.weighed(gained), scores=scores)
 
 
 def _distinct(values: Values, draws: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -208,27 +258,26 @@ def _distinct(values: Values, draws: np.ndarray) -> tuple[list[int], np.ndarray]
     return first, where
 
 
-def _finish(target: Target, swarm: Swarm, plan: Sequence[Stage]) -> Draws:
-    """Draws with the whole log reward in their weights."""
-    alive = np.flatnonzero(swarm.alive)
-    first, where = _distinct(swarm.values, alive)
-    few = {name: [column[d] for d in first] for name, column in swarm.values.items()}
-    given = {node: column[first].tolist() for node, column in swarm.scores.items()}
-    terms = target.evaluator.terms(few, len(first), given)
+def _finished(target: Target, particles: Particles) -> Draws:
+    """Draws with the whole log reward in their weights. Raises InferenceError PLM702 where all are dead."""
+    alive = np.flatnonzero(particles.alive)
+    first, where = _distinct(particles.values, alive)
+    known = {node: column[first].tolist() for node, column in particles.scores.items()}
+    terms = target.evaluator.terms(take(particles.values, first), len(first), known)
     if np.isneginf(terms.sum(axis=1)).all():
         raise all_dead(target, terms[where])
-    at = np.zeros(swarm.n, dtype=np.int64)
+    at = np.zeros(particles.n, dtype=np.int64)
     at[alive] = where
     log_reward = terms.sum(axis=1)[at]
-    log_weights = swarm.log_evidence + log_reward - swarm.log_q - swarm.paid
-    log_weights[~swarm.alive] = -np.inf
+    log_weights = particles.log_evidence + log_reward - particles.log_q - particles.paid
+    log_weights[~particles.alive] = -np.inf
     return Draws(
-        {name: tuple(column) for name, column in swarm.values.items()},
+        {name: tuple(column) for name, column in particles.values.items()},
         log_weights,
         log_reward,
         "smc",
-        swarm.log_q,
-        particles=swarm.report(log_weights),
+        particles.log_q,
+        particles=particles.report(log_weights),
     )
 
 

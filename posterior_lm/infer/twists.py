@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.infer.ready import Stage, log_terms, stages
+from posterior_lm.infer.schedule import Stage, log_terms, stages
+from posterior_lm.infer.walk import Point
 from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values, take
@@ -32,6 +33,31 @@ class Twist(Protocol):
         Shapes: `ended` (U,) says which are whole values; `earlier` has U values of each latent before.
         """
         ...
+
+
+def told(
+    twists: Sequence[Twist], info: LatentInfo, stand: Sequence[Point], values: Values, twist: np.ndarray
+) -> np.ndarray:
+    """(N,) the sum of the twists, nats, where N particles with values of earlier latents `stand` after a choice.
+
+    `twist` (N,) is that of those who made none; each distinct prefix and earlier value is asked for once.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for u, point in enumerate(stand):
+        for d in point.draws.tolist():
+            # Particles at one prefix may differ in latents that the prefix does not read.
+            groups.setdefault((u, *(column[d].ids for column in values.values())), []).append(d)
+    out = twist.copy()
+    if groups:
+        points = [stand[key[0]] for key in groups]
+        prefixes, ended = [p.ids for p in points], np.array([p.ended for p in points])
+        earlier = take(values, [group[0] for group in groups.values()])
+        total = np.zeros(len(points))
+        for one in twists:
+            total = total + one(info, prefixes, ended, earlier)
+        for log_psi, group in zip(total, groups.values(), strict=True):
+            out[group] = log_psi
+    return out
 
 
 @frozen(eq=False)

@@ -10,7 +10,7 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.cli.report import show_posterior
-from posterior_lm.infer.base import Chains, Particles
+from posterior_lm.infer.base import Chains, SmcReport
 from tests.cli import plm as run
 
 NUMBER = """program number(seen: int(0..9)) {
@@ -80,7 +80,7 @@ def test_a_page_has_a_name(name: str, folder: Path) -> None:
 def test_one_is_no_plural(count: int, capsys: pytest.CaptureFixture[str]) -> None:
     found = plm.loads(NUMBER).given(seen=4).using("importance").draw(count, seed=1)
     chains = Chains(number=count, of_draw=np.arange(count), rhat=None, bulk_ess=None, acceptance=0.5)
-    particles = Particles(least_ess=1.0, ancestors=count, resampled=count)
+    particles = SmcReport(least_ess=1.0, ancestors=count, resampled=count)
     s = "s" * (count > 1)
     for more, told in (
         ({"particles": particles}, f"resampled {count} time{s}, least ESS 1.0, {count} ancestor{s}, "),

@@ -13,7 +13,7 @@ import pytest
 import posterior_lm as plm
 from posterior_lm.cli.report import show_posterior
 from posterior_lm.infer import auto
-from posterior_lm.infer.base import Chains, Draws, Particles
+from posterior_lm.infer.base import Chains, Draws, SmcReport
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import checked
 from posterior_lm.infer.verdict import verdict
@@ -115,7 +115,7 @@ def value(k: int) -> Value:
 
 
 def draws_of(
-    values: list[int], log_weights: list[float] | None = None, *, particles: Particles | None = None,
+    values: list[int], log_weights: list[float] | None = None, *, particles: SmcReport | None = None,
     chains: Chains | None = None,
 ) -> Draws:  # fmt: skip
     n = len(values)
@@ -128,7 +128,7 @@ def posterior_of(draws: Draws) -> Posterior:
     return Posterior("p", "f" * 64, {}, draws, 0, "", {"z": "text"})
 
 
-PARTICLES = Particles(3.5, 2, 4, 0.09, np.array([0, 0, 0, 5]))
+PARTICLES = SmcReport(3.5, 2, 4, 0.09, np.array([0, 0, 0, 5]))
 CHAINS = Chains(2, np.array([0, 0, 1, 1]), 1.002, 3.5, 0.25)
 
 
@@ -268,8 +268,8 @@ def test_the_verdict_is_not_fooled_by_copies() -> None:
     """Equal weights after resampling, and a handful of ancestors: ESS says 2000, the ancestors do not."""
     rng = np.random.default_rng(0)
     values, log_weights = rng.integers(0, 300, 2000).tolist(), rng.normal(0, 0.1, 2000).tolist()
-    many = Particles(900.0, 1500, 1, 0.001, np.arange(2000))
-    few = Particles(900.0, 6, 9, 0.3, np.arange(2000) % 6)
+    many = SmcReport(900.0, 1500, 1, 0.001, np.arange(2000))
+    few = SmcReport(900.0, 6, 9, 0.3, np.arange(2000) % 6)
     assert verdict(draws_of(values, log_weights, particles=many)).startswith("Good")
     found = verdict(draws_of(values, log_weights, particles=few))
     assert found.startswith("Do not trust") and "6 ancestors" in found
@@ -277,7 +277,7 @@ def test_the_verdict_is_not_fooled_by_copies() -> None:
 
 def test_the_verdict_names_ancestors_where_there_was_a_resampling() -> None:
     for times, named in ((0, False), (1, True)):
-        particles = Particles(50.0, 40, times, 0.01, np.arange(60) % 40)
+        particles = SmcReport(50.0, 40, times, 0.01, np.arange(60) % 40)
         found = verdict(draws_of(list(range(60)), [0.01 * k for k in range(60)], particles=particles))
         assert ("40 ancestors" in found) is named, found
 
@@ -285,21 +285,21 @@ def test_the_verdict_names_ancestors_where_there_was_a_resampling() -> None:
 def test_the_verdict_of_particles_with_a_heavy_tail() -> None:
     """Pareto weights with shape 0.85, at their quantiles: enough ESS, and k-hat says that it cannot be trusted."""
     log_weights = -0.85 * np.log((np.arange(2000) + 0.5) / 2000)
-    draws = draws_of(list(range(2000)), log_weights.tolist(), particles=Particles(50.0, 2000, 0, 0.1))
+    draws = draws_of(list(range(2000)), log_weights.tolist(), particles=SmcReport(50.0, 2000, 0, 0.1))
     assert draws.ess is not None and draws.ess > 10 and draws.khat == pytest.approx(0.85, abs=0.1)
     assert verdict(draws).startswith("Use with care") and "a few draws carry much" in verdict(draws)
 
 
 def test_particles_that_were_never_resampled_are_draws_like_others() -> None:
     log_weights = [0.0, -1.0, 0.5, -0.2]
-    particles = Particles(3.0, 2, 0, 0.9, np.array([0, 0, 1, 1]))
+    particles = SmcReport(3.0, 2, 0, 0.9, np.array([0, 0, 1, 1]))
     draws, plain = (draws_of([1, 2, 3, 4], log_weights, particles=p) for p in (particles, None))
     assert draws.log_evidence_se == pytest.approx(plain.log_evidence_se) != pytest.approx(math.sqrt(0.9))
     assert draws.independent == pytest.approx(plain.ess) and 2 < plain.ess < 4  # type: ignore[operator]
 
 
 def test_the_verdict_of_one_draw_alive() -> None:
-    found = verdict(draws_of([1, 2, 3], [-math.inf, -2.0, -math.inf], particles=Particles(1.0, 1, 0, 1.0)))
+    found = verdict(draws_of([1, 2, 3], [-math.inf, -2.0, -math.inf], particles=SmcReport(1.0, 1, 0, 1.0)))
     assert found.startswith("Do not trust this: one of 3 draws is left")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.infer.base import Chains, Particles
+from posterior_lm.infer.base import Chains, SmcReport
 from posterior_lm.page.diagnostics import running
 from posterior_lm.page.facts import Facts, gather
 from posterior_lm.page.markup import VOID, el, number, share, text_span
@@ -359,7 +359,7 @@ def test_an_exact_list_shows_its_certificate() -> None:
 
 def test_particles_and_chains_are_told() -> None:
     draws = FACTS.posterior.draws
-    smc = attrs.evolve(draws, particles=Particles(7.25, 13, 2))
+    smc = attrs.evolve(draws, particles=SmcReport(7.25, 13, 2))
     posterior = attrs.evolve(FACTS.posterior, draws=smc)
     tree = check_shut(page_of(gather(query().target(), posterior)))
     assert "least ESS over time7.2" in tree.said and "surviving ancestors13 of 300" in tree.said

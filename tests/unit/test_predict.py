@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.infer.base import Certificate, Chains, Draws, Particles
+from posterior_lm.infer.base import Certificate, Chains, Draws, SmcReport
 from posterior_lm.predict.averaging import Mixture, independent, intervals, standard_errors
 from posterior_lm.target.values import Value
 from tests.strategies import table
@@ -166,7 +166,7 @@ def test_draws_of_one_ancestor_are_one_and_chains_have_fewer() -> None:
     columns, origin = rng.random((6, 2)), np.array([0, 0, 1, 1, 1, 2])
     weights = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.2])
     plain = draws_of(np.log(weights))
-    particles = draws_of(np.log(weights), particles=Particles(1.0, 3, 1, origin=origin))
+    particles = draws_of(np.log(weights), particles=SmcReport(1.0, 3, 1, origin=origin))
     shares = np.bincount(origin, weights=weights)
     assert independent(particles, weights) == pytest.approx(1 / (shares**2).sum())
     means = weights @ columns

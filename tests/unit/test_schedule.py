@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.ready import log_terms, stages
+from posterior_lm.infer.schedule import log_terms, stages
 from tests.strategies import compiled, table
 
 MODEL = table(("a", "b", ".", " "), seed=71, order=2, max_tokens=40)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posterior_lm.infer.particles import Dice, Swarm
-from posterior_lm.infer.steered import Steered
-from posterior_lm.infer.twists import LookAhead
+from posterior_lm.infer.twists import LookAhead, told
+from posterior_lm.infer.walk import Point
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values
 from tests.strategies import compiled, table
@@ -20,7 +19,7 @@ def target_of(body: str) -> Target:
     return compiled(f'lm base = "b"\nprogram p() {{ {body} }}', {}, {"base": MODEL})
 
 
-def told(
+def varied(
     info: LatentInfo, prefixes: Sequence[tuple[int, ...]], ended: np.ndarray, earlier: Values
 ) -> np.ndarray:
     """Other numbers for other prefixes, ends and earlier values; −∞ for the prefix 9."""
@@ -36,33 +35,25 @@ def constant(
     return np.full(len(prefixes), 0.25)
 
 
-def steered() -> Steered:
-    swarm = Swarm(5, Dice(np.random.default_rng(0)), 0.5)
-    swarm.values = {"x": [Value((k,), str(k), str(k)) for k in (0, 1, 1, 0, 1)]}
+def asked(twist: Sequence[float], *stand: tuple[tuple[int, ...], bool, list[int]]) -> np.ndarray:
+    """What five particles with earlier values are told by both twists where they stand."""
+    values = {"x": [Value((k,), str(k), str(k)) for k in (0, 1, 1, 0, 1)]}
     info = target_of('latent z: text(tokens=1..3) ~ base("a")').latent("z")
-    return Steered(swarm, info, (told, constant), weighs=True, scores_forced=False)
+    points = [Point(None, ids, np.array(draws), ended) for ids, ended, draws in stand]
+    return told((varied, constant), info, points, values, np.array(twist))
+
+
+FIRST = (((1,), False, [0, 1, 4]), ((2,), True, [2, 3]))
 
 
 def test_a_twist_is_asked_for_each_prefix_and_earlier_value() -> None:
-    one = steered()
-    one.after([(1,), (2,)], [False, True], [np.array([0, 1, 4]), np.array([2, 3])])
-    assert one.swarm.twist.tolist() == [1.25, 11.25, 12.75, 2.75, 11.25]
+    assert asked([0.0] * 5, *FIRST).tolist() == [1.25, 11.25, 12.75, 2.75, 11.25]
 
 
 def test_the_last_answer_replaces_the_one_before() -> None:
-    one = steered()
-    one.after([(1,), (2,)], [False, True], [np.array([0, 1, 4]), np.array([2, 3])])
-    one.after([(1, 3), (1, 9)], [True, False], [np.array([0]), np.array([1, 4])])
-    assert one.swarm.twist[[0, 2, 3]].tolist() == [4.75, 12.75, 2.75]
-    assert one.swarm.alive.tolist() == [True, False, True, True, False]
-
-
-def test_what_a_choice_was_made_from_is_weighed_for_the_prior_alone() -> None:
-    for weighs in (True, False):
-        one = steered()
-        one.weighs = weighs
-        one.before(np.array([2, 0]), np.array([-0.5, -0.1]))
-        assert one.swarm.log_ratio.tolist() == ([-0.1, 0, -0.5, 0, 0] if weighs else [0.0] * 5)
+    found = asked(asked([0.0] * 5, *FIRST).tolist(), ((1, 3), True, [0]), ((1, 9), False, [1, 4]))
+    assert found.tolist() == [4.75, -np.inf, 12.75, 2.75, -np.inf]
+    assert asked(found.tolist()).tolist() == found.tolist()
 
 
 def test_a_look_ahead_grows_and_never_kills() -> None:
