@@ -1,9 +1,10 @@
 """What an inference algorithm is: `init`, `step`, `sample`; and what it draws.
 
 `init(rng, target, guide) -> state`, `step(rng, state) -> (state, info)`,
-`sample(rng, state, n) -> Draws`. States are frozen. Exact enumeration grows its
-state step by step; importance sampling needs no step at all. Progress, budgets
-and stopping live in `run`, never in a step.
+`sample(rng, state, n) -> Draws`. States are frozen, and one may be unfinished: `sample`
+gives what is whole. A step is what a budget waits for: one choice of every particle, a
+batch of importance sampling, a suffix move of every chain. Progress, budgets and stopping
+live in `run`, never in a step.
 """
 
 from __future__ import annotations

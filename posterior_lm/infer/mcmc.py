@@ -40,7 +40,7 @@ START = 16
 MOST = 1024
 """Draws without one of positive weight after which the chains have nowhere to begin."""
 BLOCK = 40
-"""Moves between two looks at the clock, where there is a budget."""
+"""Moves that are planned at once: what the independence moves among them propose is drawn in one batch."""
 SHARES = {"mixed": 0.9, "suffix": 0.0, "independence": 1.0}
 """How many of the moves are independence moves. A suffix move costs seven times as much: its model calls wait for
 each other. At 9 in 10 the two take about equal time."""
@@ -59,7 +59,8 @@ class State:
     """The chains after each move so far, the last of them `now`.
 
     `guided` (C,) is the guide's log probability of what each chain holds, where `known`.
-    `accepted` has the number of acceptances of each move, of the chains together.
+    `accepted` has the number of acceptances of each move, of the chains together. `planned` are the next
+    moves: what an independence move proposes, with its log rewards (C,), or None for a suffix move.
     """
 
     target: Target
@@ -71,6 +72,7 @@ class State:
     known: np.ndarray
     past: tuple[Snapshot, ...] = ()
     accepted: tuple[int, ...] = ()
+    planned: tuple[tuple[Proposal, np.ndarray] | None, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -126,22 +128,29 @@ class Mcmc:
         return Snapshot(values, log_reward[rows]), proposal.log_prob[rows]
 
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
-        """`BLOCK` moves of every chain; what independence moves propose is drawn and scored at once."""
+        """Moves of every chain up to a suffix move or the end of what is planned, which is `BLOCK` moves at a time."""
         past, accepted = list(state.past), list(state.accepted)
-        size = min(BLOCK, self.steps - len(past))
-        anew = rng.random(size) < SHARES[self.move]
-        ready: Iterator[tuple[Proposal, np.ndarray]] = iter(())
-        if anew.any():
-            count = int(anew.sum())
-            ready = _parts(*from_guide(rng, state.target, state.guide, count * self.chains), count)
-        for guided in anew:
-            state, moved = self._to(rng, state, *next(ready)) if guided else self._redraw(rng, state)
+        planned = list(state.planned or self._plan(rng, state))
+        while planned:
+            guided = planned.pop(0)
+            state, moved = self._redraw(rng, state) if guided is None else self._to(rng, state, *guided)
             past.append(state.now)
             accepted.append(int(moved.sum()))
-        state = evolve(state, past=tuple(past), accepted=tuple(accepted))
-        share = np.mean(accepted[-size:]) / self.chains
+            if guided is None:
+                break
+        state = evolve(state, past=tuple(past), accepted=tuple(accepted), planned=tuple(planned))
+        share = np.mean(accepted[-BLOCK:]) / self.chains
         note = f"{len(past)} of {self.steps} moves of {self.chains} chains, {share:.0%} accepted of late"
         return state, Info(len(past) >= self.steps, note, len(past) / self.steps)
+
+    def _plan(self, rng: np.random.Generator, state: State) -> list[tuple[Proposal, np.ndarray] | None]:
+        """The next moves."""
+        anew = rng.random(min(BLOCK, self.steps - len(state.past))) < SHARES[self.move]
+        count = int(anew.sum())
+        if not count:
+            return [None] * len(anew)
+        proposals = _parts(*from_guide(rng, state.target, state.guide, count * self.chains), count)
+        return [next(proposals) if guided else None for guided in anew]
 
     def _redraw(self, rng: np.random.Generator, state: State) -> tuple[State, np.ndarray]:
         """A suffix move, or a draw from a conditional, of all chains at one site."""

@@ -100,6 +100,7 @@ class TextWalk(Walk):
     """Texts on their way: the points that go on have `rows` in `rollout`, where their last token may be `unread`.
 
     With `late` a forced end-of-text is looked up, which costs a step. Errors of the model belong to `span`.
+    Where the model keeps a cache, a walk that was stepped may not be stepped again, as a `Rollout`.
     """
 
     model: LanguageModel

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
 from posterior_lm.infer.prior import prior_of
+from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 
@@ -87,3 +88,16 @@ def log_terms(
         if isinstance(target.graph[i], LmScore | ChoiceScore)
     }
     return out, scores
+
+
+def on_the_way(target: Target) -> str | None:
+    """What particles can be told before they are whole, in words that follow a comma; None where there is nothing."""
+    for info in target.latents:
+        if info.support is not target.evaluator.supports[info.name]:
+            return f"a condition leaves `{info.name}` only some of the tokens"
+        if info.type == "text" and not PrefixTests.of(target, info.name).empty:
+            return f"a condition can rule out the beginnings of `{info.name}`"
+    for info, stage in list(zip(target.latents, stages(target), strict=True))[:-1]:
+        if stage.others:
+            return f"`{info.name}` is weighed before the next latent is drawn"
+    return None

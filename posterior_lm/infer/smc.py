@@ -28,13 +28,12 @@ from posterior_lm.infer.children import LARGE
 from posterior_lm.infer.conditional_smc import log_evidence_given
 from posterior_lm.infer.guide import Guide, PriorGuide, StepGuide
 from posterior_lm.infer.particles import Chance, Dice, Particles, together
-from posterior_lm.infer.schedule import Atom, Stage, log_terms, stages
+from posterior_lm.infer.schedule import Atom, Stage, log_terms, on_the_way, stages
 from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
 from posterior_lm.infer.walk import Walk
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.infer.zero_weight import all_dead, all_dead_on_the_way
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.target.prefix_tests import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, take
 
@@ -201,14 +200,9 @@ class Smc:
 def _nothing(like: Draws, n: int) -> Draws:
     """n dead draws with the values of one that lives."""
     shown = int(np.argmax(like.log_weights))
-    return Draws(
-        {name: (column[shown],) * n for name, column in like.values.items()},
-        np.full(n, -np.inf),
-        np.full(n, -np.inf),
-        "smc",
-        np.zeros(n),
-        particles=SmcReport(least_ess=0.0, ancestors=0, resampled=0, origin=np.arange(n)),
-    )
+    values = {name: (column[shown],) * n for name, column in like.values.items()}
+    report = SmcReport(least_ess=0.0, ancestors=0, resampled=0, origin=np.arange(n))
+    return Draws(values, np.full(n, -np.inf), np.full(n, -np.inf), "smc", np.zeros(n), particles=report)
 
 
 def _holding(
@@ -271,14 +265,9 @@ def _finished(target: Target, particles: Particles) -> Draws:
     log_reward = terms.sum(axis=1)[at]
     log_weights = particles.log_evidence + log_reward - particles.log_q - particles.paid
     log_weights[~particles.alive] = -np.inf
-    return Draws(
-        {name: tuple(column) for name, column in particles.values.items()},
-        log_weights,
-        log_reward,
-        "smc",
-        particles.log_q,
-        particles=particles.report(log_weights),
-    )
+    values = {name: tuple(column) for name, column in particles.values.items()}
+    report = particles.report(log_weights)
+    return Draws(values, log_weights, log_reward, "smc", particles.log_q, particles=report)
 
 
 class _Smc(Backend):
@@ -297,19 +286,6 @@ class _Smc(Backend):
         """By a run in which one particle goes where the exact draw goes; no draw has a weight of its own."""
         smc = self.build(target, options, len(draws), None)
         return log_evidence_given(smc, target, guide, exact, len(draws), rng), None
-
-
-def on_the_way(target: Target) -> str | None:
-    """What particles can be told before they are whole, in words that follow a comma; None where there is nothing."""
-    for info in target.latents:
-        if info.support is not target.evaluator.supports[info.name]:
-            return f"a condition leaves `{info.name}` only some of the tokens"
-        if info.type == "text" and not PrefixTests.of(target, info.name).empty:
-            return f"a condition can rule out the beginnings of `{info.name}`"
-    for info, stage in list(zip(target.latents, stages(target), strict=True))[:-1]:
-        if stage.others:
-            return f"`{info.name}` is weighed before the next latent is drawn"
-    return None
 
 
 BACKEND = _Smc()

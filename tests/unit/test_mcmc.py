@@ -13,7 +13,7 @@ import posterior_lm as plm
 from posterior_lm.infer.base import Draws, Info, run
 from posterior_lm.infer.chains import LEAST, agreement, features_of
 from posterior_lm.infer.guide import PriorGuide, Proposal
-from posterior_lm.infer.mcmc import BLOCK, MOST, START, Mcmc, Snapshot
+from posterior_lm.infer.mcmc import BLOCK, MOST, START, Mcmc, Snapshot, State
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
@@ -44,6 +44,15 @@ def walk(target: Target, seed: int = 3, n: int = 40, **options: object) -> Draws
     return run(Mcmc(**options), target, n=n, rng=np.random.default_rng(seed))  # type: ignore[arg-type]
 
 
+def walked(algorithm: Mcmc, rng: np.random.Generator, state: State) -> tuple[State, list[Info]]:
+    """All the steps."""
+    infos: list[Info] = []
+    while not infos or not infos[-1].done:
+        state, info = algorithm.step(rng, state)
+        infos.append(info)
+    return state, infos
+
+
 # ------------------------------------------------------------------- the right distribution
 
 
@@ -64,8 +73,8 @@ def test_chains_that_begin_in_the_posterior_stay_there(move: str, reads: str) ->
     )
     small = Mcmc(chains=1).init(np.random.default_rng(0), target, guide)
     state = evolve(small, now=now, guided=np.zeros(chains), known=np.zeros(chains, dtype=bool))
-    state, info = algorithm.step(rng, state)
-    assert info.done and len(state.past) == 10
+    state, _ = walked(algorithm, rng, state)
+    assert len(state.past) == 10
     place = {name: k for k, name in enumerate(names)}
     found = np.array([place[assigned(target, state.now.values, c)] for c in range(chains)])
     assert (found != rows).mean() > 0.1
@@ -138,7 +147,7 @@ def test_the_priors_log_prob_is_kept_up_or_forgotten() -> None:
     state = algorithm.init(rng, target, None)
     assert state.known.all()
     begun = state.guided
-    state, _ = algorithm.step(rng, state)
+    state, _ = walked(algorithm, rng, state)
     held = PriorGuide(target).log_prob(state.now.values)
     np.testing.assert_allclose(state.guided[state.known], held[state.known])
     assert (state.known & (held != begun)).sum() > 5 and (~state.known).sum() > 5
@@ -171,11 +180,10 @@ def test_draws_lie_evenly_after_the_warm_up() -> None:
     algorithm = Mcmc(chains=3, steps=4 * BLOCK, warmup=0.5)
     rng = np.random.default_rng(5)
     state = algorithm.init(rng, target, None)
-    infos: list[Info] = []
-    while not infos or not infos[-1].done:
-        state, info = algorithm.step(rng, state)
-        infos.append(info)
-    assert [i.fraction for i in infos] == [0.25, 0.5, 0.75, 1.0] and "120 of 160 moves of 3" in infos[2].note
+    state, infos = walked(algorithm, rng, state)
+    made = [i.fraction * 160 for i in infos if i.fraction is not None]
+    assert made[-1] == 160 and made == sorted(set(made)) and max(np.diff(made)) < BLOCK
+    assert f"{made[2]:.0f} of 160 moves of 3" in infos[2].note
     draws = algorithm.sample(rng, state, 12)
     rows = [state.past[k] for k in (99, 119, 139, 159)]
     assert draws.chains is not None and draws.chains.of_draw.tolist() == [0, 1, 2] * 4
@@ -190,12 +198,21 @@ def test_draws_lie_evenly_after_the_warm_up() -> None:
     assert algorithm.sample(rng, state, 2).chains.of_draw.tolist() == [1, 2]  # type: ignore[union-attr]
 
 
-def test_a_budget_ends_the_walk_between_blocks() -> None:
-    target = target_of()
-    draws = run(
-        Mcmc(chains=2, steps=500, warmup=0.5), target, n=1000, rng=np.random.default_rng(0), budget=0.0
+@pytest.mark.parametrize("move", MOVES)
+def test_a_budget_ends_the_walk_after_a_suffix_move(move: str) -> None:
+    """Of those nobody waits for more than one; independence moves come in blocks, which are drawn at once."""
+    target, chains = target_of(), Mcmc(chains=2, steps=500, warmup=0.0, move=move)  # type: ignore[arg-type]
+    draws = run(chains, target, n=1000, rng=np.random.default_rng(0), budget=0.0)
+    rng = np.random.default_rng(0)
+    state, info = chains.step(rng, chains.init(rng, target, None))
+    assert len(draws) == 2 * len(state.past) and not info.done
+    assert (
+        (1 if move == "suffix" else 2)
+        <= len(state.past)
+        <= {"suffix": 1, "mixed": BLOCK - 1}.get(move, BLOCK)
     )
-    assert len(draws) == 2 * (BLOCK - BLOCK // 2)
+    for name in target.names:  # the first moves of those that are made without a budget
+        assert list(draws.values[name]) == [v for snap in state.past for v in snap.values[name]]
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -296,8 +313,7 @@ def test_draws_carry_what_the_chains_say_after_the_warm_up() -> None:
     algorithm = Mcmc(chains=4, steps=3 * BLOCK, warmup=0.25)
     rng = np.random.default_rng(8)
     state = algorithm.init(rng, target, None)
-    for _ in range(3):
-        state, _ = algorithm.step(rng, state)
+    state, _ = walked(algorithm, rng, state)
     kept = state.past[30:]
     values = {name: [snap.values[name] for snap in kept] for name in target.names}
     wanted = agreement(features_of(target, values, np.array([snap.log_reward for snap in kept])))
