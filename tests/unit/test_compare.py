@@ -187,7 +187,7 @@ def test_a_swarm_that_dies_while_a_latent_is_drawn_fails_alone(monkeypatch: pyte
     def dead(*arguments, **more):  # type: ignore[no-untyped-def]
         raise InferenceError(error("PLM710", "all 40 particles died while `n` was drawn"))
 
-    monkeypatch.setattr(smc, "_draw_latent", dead)
+    monkeypatch.setattr(smc.Smc, "_advanced", dead)
     found = loads(NUMBER).given(seen=5).compare(draws=40)
     assert [m.method for m in found.methods if not m.failed] == ["importance", "mcmc"]
     assert "smc: all 40 particles died while `n` was drawn" in found.notes()

@@ -128,7 +128,7 @@ def posterior_of(draws: Draws) -> Posterior:
     return Posterior("p", "f" * 64, {}, draws, 0, "", {"z": "text"})
 
 
-PARTICLES = SmcReport(3.5, 2, 4, 0.09, np.array([0, 0, 0, 5]))
+PARTICLES = SmcReport(3.5, 2, 4, 0.09, np.array([0, 0, 0, 3]))
 CHAINS = Chains(2, np.array([0, 0, 1, 1]), 1.002, 3.5, 0.25)
 
 
