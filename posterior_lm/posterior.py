@@ -14,6 +14,7 @@ from posterior_lm import saved
 from posterior_lm.infer.base import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lang.near import folder_named
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.storage import plain
 
@@ -258,8 +259,8 @@ class Posterior:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `posterior.json` into a folder, whole or not at all; returns its path."""
-        return saved.save(Path(folder), **{f.name: getattr(self, f.name) for f in fields(Posterior)})
+        """Write `posterior.json` into a folder, whole or not at all; returns its path. Raises PLM612."""
+        return saved.save(folder_named(folder), **{f.name: getattr(self, f.name) for f in fields(Posterior)})
 
     @classmethod
     def load(cls, folder: str | Path) -> Posterior:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,7 +111,7 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
 
 def load(folder: Path) -> dict[str, Any]:
     """The fields of the posterior that `save` wrote into the folder. Raises DataError PLM611."""
-    path = folder / NAME if folder.is_dir() else folder
+    path = folder / NAME if os.path.isdir(folder) else folder
 
     def refuse(why: str) -> DataError:
         return DataError(error("PLM611", f"{path} is no saved posterior: {why}", where=str(path)))

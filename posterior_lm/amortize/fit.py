@@ -31,6 +31,7 @@ from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.near import folder_named
 from posterior_lm.storage import Lock
 from posterior_lm.target.prepared import Data, PreparedProgram
 
@@ -75,7 +76,7 @@ def fit(
     policy as it stands, uncertified.
     """
     world = join_world()
-    folder = Path(out)
+    folder = folder_named(out)
     inputs = read_inputs(program, rows, settings, given)
     if not world.leads:
         return _fit(inputs, folder, settings, world, resume, None, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from posterior_lm import storage
 from posterior_lm.lang import read_source
 from posterior_lm.lang.diagnostics import CompileError, DataError, error
+from posterior_lm.lang.near import folder_named
 from posterior_lm.lang.source import Source
 
 
@@ -76,10 +77,7 @@ def check_folder(name: str, file: str | None = None) -> None:
 
     Called before any work is done.
     """
-    if not name:
-        help = "write . for the folder that the command runs in"
-        raise DataError(error("PLM612", "the folder for the result has an empty name", help=help))
-    path = Path(name).absolute()
+    path = folder_named(name).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise DataError(error("PLM612", f"cannot write into {name}: {existing} is a file", where=name))

@@ -57,6 +57,6 @@ def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
-    outcome.open_closed_streams()
+    outcome.prepare_streams()
     command(prog_name=name)
     raise SystemExit(0)

@@ -35,15 +35,19 @@ def closing_pipe() -> Iterator[None]:
         raise PipeClosed from closed
 
 
-def open_closed_streams() -> None:
-    """Standard streams that were closed (`>&-`, `<&-`) become those of /dev/null: empty, and fit to be written.
+def prepare_streams() -> None:
+    """Makes the standard streams fit to be read and written, whatever state they were left in.
 
-    Python has None in their place. Whoever closes standard output wants as little of it as a reader who closes
-    a pipe. In this order, since what is opened takes the lowest number that is free.
+    One that was closed (`>&-`, `<&-`), for which Python has None, becomes /dev/null: whoever closes standard
+    output wants as little of it as a reader who closes a pipe. In this order, since what is opened takes the
+    lowest number that is free. A character that standard output cannot spell is written as an escape, as
+    standard error does.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def code_of(run: Callable[[], object]) -> int:

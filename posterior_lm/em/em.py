@@ -28,6 +28,7 @@ from posterior_lm.em.settings import OWN_OF_FIT, settings_of
 from posterior_lm.em.split_model import split_model
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.check import check
+from posterior_lm.lang.near import folder_named
 from posterior_lm.storage import Lock
 from posterior_lm.target.prepared import Data, PreparedProgram
 
@@ -69,7 +70,7 @@ def train(
     """
     stated = {k: v for k, v in request.fit_settings(program).items() if k not in OWN_OF_FIT}
     settings = settings_of({**stated, **options})
-    folder, given = Path(out), given or {}
+    folder, given = folder_named(out), given or {}
     assert program.checked is not None
     split = split_model(program.checked, settings.train, train_prior=settings.train_prior)
     tell = say or (lambda text: None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from posterior_lm.extras import need
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.near import unnameable
 from posterior_lm.storage import write_whole
 
 
@@ -18,6 +19,8 @@ def need_plots(png: str | Path) -> None:
         need("matplotlib.figure", "plots")
     except ImportError as problem:
         raise DataError(error("PLM732", str(problem), help="or leave --plot out")) from None
+    if why := unnameable(png):
+        raise _cannot(png, why, None)
     folder = Path(png).absolute().parent
     if not folder.is_dir():
         raise _cannot(png, "its folder is missing", f"make it: mkdir -p {folder}")

@@ -16,8 +16,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = (".bin", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
 """Files of weights, which people name where the folder is meant."""
 _FORMS = (
-    'name a folder with config.json, tokenizer.json and *.safetensors, a table (.json), a model of the hub such as '
-    '"HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
+    "name a folder with config.json, tokenizer.json and *.safetensors, a table (.json), a model of the hub "
+    'such as "HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
 )
 _WANTED = ["*.json", "*.safetensors"]
 

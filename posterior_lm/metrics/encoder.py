@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -98,7 +99,7 @@ def load_encoder(folder: str | Path) -> Encoder:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path) -> Encoder:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise _wrong(folder, "there is no such folder")
     if not list(folder.glob("*.safetensors")):
         raise _wrong(folder, "it holds no *.safetensors file, and pickled weights are not read")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.near import unnameable
 from posterior_lm.page.facts import Facts, gather
 from posterior_lm.page.page import page
 from posterior_lm.storage import replace
@@ -34,6 +35,8 @@ def report_rows(facts: Sequence[Facts], path: str | Path, *, command: str | None
 
 def check_place(path: str | Path) -> None:
     """Raises DataError PLM805 where no file of this name can be written. Call it before any work."""
+    if why := unnameable(path):
+        raise _cannot(path, why, None)
     target = Path(path)
     folder = Path(os.path.realpath(target)).parent
     if target.is_dir():

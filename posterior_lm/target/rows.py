@@ -6,6 +6,7 @@ its line, with a caret, before anything is bound to a program.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_rows(path: str | Path, params: Sequence[ParamSpec] = ()) -> list[Row]:
     """
     name = STDIN if str(path) == "-" else str(path)
     suffix = ".jsonl" if name == STDIN else Path(name).suffix.lower()
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         help = "name one file, such as rows.jsonl in it"
         raise DataError(error("PLM801", f"cannot read {name}: it is a folder", where=name, help=help))
     if suffix not in READERS:

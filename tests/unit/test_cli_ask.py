@@ -260,4 +260,4 @@ def test_save_refuses_before_it_draws(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("command", [("run", "--save"), ("fit", "--out"), ("em", "--out")])
 def test_a_folder_without_a_name_is_not_the_working_folder(command: tuple[str, str]) -> None:
     result = plm(command[0], WALK, "--data", ROWS, command[1], "")
-    assert result.exit_code == 1 and "PLM612" in result.stderr and "empty name" in result.stderr
+    assert result.exit_code == 1 and "PLM612" in result.stderr and "name is empty" in result.stderr

@@ -145,6 +145,34 @@ def test_words_that_spell_no_number(value: str, tmp_path: Path) -> None:
             assert re.search(r"PLM60[38]", found) and value not in found.splitlines()[0]
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "x\0y", "\ud800", ""], ids=["long", "null", "surrogate", "empty"])
+def test_names_that_no_file_can_have(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "p.plm").write_text(program(LATENT))
+    shots = LATENT + f'  infer few_shot(examples="{name}")\n'
+    (tmp_path / "shots.plm").write_text(program(shots), errors="replace")
+    (tmp_path / "rows.jsonl").write_text('{"start": "a"}')
+    rows = ("--data", "rows.jsonl")
+    for command, code in (
+        (("check", name), "PLM801"),
+        (("run", "p.plm", "--data", name), "PLM801|PLM609"),
+        (("run", "p.plm", "--given", f"start=@{name}"), "PLM801"),
+        (("run", "p.plm", *rows, "--save", name), "PLM612"),
+        (("run", "p.plm", *rows, "--policy", name), "PLM622"),
+        (("run", "p.plm", *rows, "--em", name), "PLM795"),
+        (("run", "p.plm", *rows, "--lm", f"base={name}"), "PLM510"),
+        (("run", "p.plm", *rows, "--lm", f"base={name}.json"), "PLM510|PLM514"),
+        (("run", "shots.plm", *rows, "--method", "few_shot"), "PLM[1-9]"),
+        (("fit", "p.plm", *rows, "--out", name), "PLM612"),
+        (("em", "p.plm", *rows, "--out", name), "PLM612"),
+        (("report", "p.plm", *rows, "--out", name), "PLM805|--out"),
+    ):
+        result = plm(*command)
+        assert result.exit_code in (1, 2) and re.search(code, result.stderr), (command, result.stderr)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.plm", "rows.jsonl", "shots.plm"]
+
+
 def test_programs_that_are_not_there(tmp_path: Path) -> None:
     for command in ("check", "graph", "run", "fmt"):
         result = plm(command, tmp_path / "none.plm")

@@ -170,6 +170,12 @@ def test_closed_streams_are_like_dev_null(
     assert done.returncode == code and (said in shown if said else shown == ""), shown
 
 
+def test_characters_that_standard_output_cannot_spell_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1:strict")
+    done = process("explain", "PLM104")
+    assert done.returncode == 0 and r'r"\u2026"' in done.stdout
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_an_error_of_its_own() -> None:
     with open("/dev/full", "w") as full:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from posterior_lm import storage
+from posterior_lm.lang import near
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.storage import Lock, sync_folder, write_whole
 from tests.conftest import ROOT
@@ -285,3 +286,20 @@ def test_a_file_system_that_cannot_sync_folders(tmp_path: Path, monkeypatch: pyt
     number = errno.EIO
     with pytest.raises(OSError, match="Input/output"):
         sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "empty"), ("x\0y", "null byte"), ("\ud800", "surrogates"), ("a" * 300, "too long"), (Path("x\0"), "null"),
+        (".", None), (Path(""), None), ("no/such", None), ("/dev/null/x", None), ("\udcff", None),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_names_that_nothing_can_have(name: str | Path, why: str | None) -> None:
+    assert (near.unnameable(name) or "") == "" if why is None else why in (near.unnameable(name) or "")
+    if why is None:
+        assert near.folder_named(name) == Path(name)
+    else:
+        with pytest.raises(DataError, match="PLM612"):
+            near.folder_named(name)
