@@ -14,9 +14,8 @@ from posterior_lm import saved
 from posterior_lm.infer.base import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
-from posterior_lm.lang.near import folder_named
 from posterior_lm.lm.base import ModelIdentity
-from posterior_lm.storage import plain
+from posterior_lm.storage import folder_named, plain
 
 if TYPE_CHECKING:
     import pandas

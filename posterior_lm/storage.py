@@ -30,12 +30,38 @@ from attrs import frozen
 
 from posterior_lm.lang.diagnostics import DataError, PlmError, error
 from posterior_lm.lang.json_reader import read_json
+from posterior_lm.lang.near import shown
 
 LOCK = ".lock"
 LARGEST = 1 << 30
 """Bytes of a file that is read whole: far above any result, far below what would stop a machine."""
 
 # ------------------------------------------------------------------------------- writing
+
+
+def unnameable(name: str | Path) -> str | None:
+    """Why nothing on the disk can have this name; None where something can."""
+    if not os.fspath(name):
+        return "its name is empty"
+    try:
+        os.lstat(name)
+    except OSError as problem:
+        return "its name is too long" if problem.errno == errno.ENAMETOOLONG else None
+    except ValueError as problem:  # a null byte, or half of a character
+        return str(problem)
+    return None
+
+
+def folder_named(name: str | Path) -> Path:
+    """The folder of this name, which need not exist. Raises DataError PLM612 for a name that none can have.
+
+    An empty one is none, though `Path` takes it for the working folder.
+    """
+    if why := unnameable(name):
+        help = "write . for the folder that the command runs in"
+        message = f"no result can be written into {shown(str(name))}: {why}"
+        raise DataError(error("PLM612", message, help=None if str(name) else help))
+    return Path(name)
 
 
 @contextmanager
@@ -347,7 +373,9 @@ def structured(kind: Any, value: Any, where: str = "") -> Any:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         if len(kinds) != len(value):
             raise ValueError(f"{place} has {len(value)} parts, not {len(kinds)}")
-        return tuple(structured(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            structured(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is Mapping and isinstance(value, dict):
         return {name: structured(parts[1], item, _below(where, name)) for name, item in value.items()}
     if attrs.has(kind) and isinstance(value, dict | list):
@@ -358,10 +386,14 @@ def structured(kind: Any, value: Any, where: str = "") -> Any:
             value = dict(zip(hints, value, strict=True))
         if odd := sorted(set(value) ^ set(hints)):
             raise ValueError(f"{place} {'lacks' if odd[0] in hints else 'has an unknown'} `{odd[0]}`")
-        return kind(**{name: structured(hint, value[name], _below(where, name)) for name, hint in hints.items()})
+        return kind(
+            **{name: structured(hint, value[name], _below(where, name)) for name, hint in hints.items()}
+        )
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
-    wanted = "a finite number" if kind is float else _WORDS.get(kind, _WORDS[list if origin is tuple else dict])
+    wanted = (
+        "a finite number" if kind is float else _WORDS.get(kind, _WORDS[list if origin is tuple else dict])
+    )
     raise ValueError(f"{place} is {_WORDS.get(type(value), 'odd')}, not {wanted}")
 
 

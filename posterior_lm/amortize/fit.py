@@ -31,8 +31,7 @@ from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.near import folder_named
-from posterior_lm.storage import Lock
+from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 
 METRICS = "metrics.jsonl"

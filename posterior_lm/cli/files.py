@@ -10,8 +10,8 @@ from pathlib import Path
 from posterior_lm import storage
 from posterior_lm.lang import read_source
 from posterior_lm.lang.diagnostics import CompileError, DataError, error
-from posterior_lm.lang.near import folder_named
 from posterior_lm.lang.source import Source
+from posterior_lm.storage import folder_named
 
 
 def programs(names: Iterable[str]) -> list[str]:

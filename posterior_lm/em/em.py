@@ -28,8 +28,7 @@ from posterior_lm.em.settings import OWN_OF_FIT, settings_of
 from posterior_lm.em.split_model import split_model
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.check import check
-from posterior_lm.lang.near import folder_named
-from posterior_lm.storage import Lock
+from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 
 

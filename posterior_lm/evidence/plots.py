@@ -9,8 +9,7 @@ from typing import Any
 
 from posterior_lm.extras import need
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.near import unnameable
-from posterior_lm.storage import write_whole
+from posterior_lm.storage import unnameable, write_whole
 
 
 def need_plots(png: str | Path) -> None:

@@ -1,13 +1,9 @@
-"""What is said of a user's words: the name that was probably meant, long values cut short, names of no file."""
+"""What is said of a user's words: the name that was probably meant, and long values cut short."""
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable
 from pathlib import Path
-
-from posterior_lm.lang.diagnostics import DataError, error
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -57,31 +53,6 @@ def shown(value: object, most: int = 60) -> str:
         return shortened(repr(value), most)
     except Exception:  # an int of more than 4300 digits, lists nested too deeply, a class of one's own
         return f"a value of type {type(value).__name__}"
-
-
-def unnameable(name: str | Path) -> str | None:
-    """Why nothing on the disk can have this name; None where something can."""
-    if not os.fspath(name):
-        return "its name is empty"
-    try:
-        os.lstat(name)
-    except OSError as problem:
-        return "its name is too long" if problem.errno == errno.ENAMETOOLONG else None
-    except ValueError as problem:  # a null byte, or half of a character
-        return str(problem)
-    return None
-
-
-def folder_named(name: str | Path) -> Path:
-    """The folder of this name, which need not exist. Raises DataError PLM612 for a name that none can have.
-
-    An empty one is none, though `Path` takes it for the working folder.
-    """
-    if why := unnameable(name):
-        help = "write . for the folder that the command runs in"
-        message = f"no result can be written into {shown(str(name))}: {why}"
-        raise DataError(error("PLM612", message, help=None if str(name) else help))
-    return Path(name)
 
 
 def _distance(a: str, b: str) -> int:

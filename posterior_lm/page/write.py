@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.near import unnameable
 from posterior_lm.page.facts import Facts, gather
 from posterior_lm.page.page import page
-from posterior_lm.storage import replace
+from posterior_lm.storage import replace, unnameable
 
 if TYPE_CHECKING:
     from posterior_lm.posterior import Posterior

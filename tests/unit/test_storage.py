@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from posterior_lm import storage
-from posterior_lm.lang import near
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.storage import Lock, sync_folder, write_whole
 from tests.conftest import ROOT
@@ -297,9 +296,9 @@ def test_a_file_system_that_cannot_sync_folders(tmp_path: Path, monkeypatch: pyt
     ids=range(10),
 )  # fmt: skip
 def test_names_that_nothing_can_have(name: str | Path, why: str | None) -> None:
-    assert (near.unnameable(name) or "") == "" if why is None else why in (near.unnameable(name) or "")
+    assert (storage.unnameable(name) or "") == "" if why is None else why in (storage.unnameable(name) or "")
     if why is None:
-        assert near.folder_named(name) == Path(name)
+        assert storage.folder_named(name) == Path(name)
     else:
         with pytest.raises(DataError, match="PLM612"):
-            near.folder_named(name)
+            storage.folder_named(name)
