@@ -36,7 +36,8 @@ from posterior_lm.graph.nodes import (
     Test,
 )  # fmt: skip
 from posterior_lm.graph.ops import OPS, spelled
-from posterior_lm.lang.regex import PatternError, automaton
+from posterior_lm.lang.regex.automaton import automaton
+from posterior_lm.lang.regex.tree import PatternError
 from posterior_lm.lang.source import Span
 
 Kind = Literal["mask", "prefix", "end"]

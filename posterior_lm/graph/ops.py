@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 
-from posterior_lm.lang.regex import PatternError, automaton
+from posterior_lm.lang.regex.automaton import automaton
+from posterior_lm.lang.regex.tree import PatternError
 
 Value = str | int | float | bool | tuple
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.near import nearest
-from posterior_lm.lang.regex import PatternError, automaton
+from posterior_lm.lang.regex.automaton import automaton
 from posterior_lm.lang.regex.report import wrong_pattern
+from posterior_lm.lang.regex.tree import PatternError
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
