@@ -22,7 +22,7 @@ from posterior_lm.lang.source import NOWHERE, Source
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
     from posterior_lm.amortize.progress import Progress as FitProgress
-    from posterior_lm.api.results import EmResult
+    from posterior_lm.em.em import Trained
     from posterior_lm.em.rounds import Round
     from posterior_lm.em.run import Tick
     from posterior_lm.em.saved import Restored
@@ -61,9 +61,7 @@ class _Preparation:
     def program(self) -> PreparedProgram:
         from posterior_lm.ask import prepare
 
-        return prepare(
-            self.whole, base_dir=self.base_dir, models=self.models, uses_allowed=self.uses_allowed
-        )
+        return prepare(self.whole, base_dir=self.base_dir, models=self.models, uses_allowed=self.uses_allowed)
 
 
 @frozen(slots=False, eq=False)
@@ -298,7 +296,6 @@ class Query:
         `options` are the fields of `EmSettings` and, for the E-step, of `FitSettings`, over what
         `infer gflownet(…)` states; the result's `query` asks with both. Raises what `em.em.train` raises.
         """
-        from posterior_lm.api.results import EmResult
         from posterior_lm.em.em import train
 
         trained = train(
@@ -359,6 +356,45 @@ class Query:
             self.prepared, self.request, self.data, name, n, vote=vote, seed=seed, budget=budget,
             progress=progress,
         )  # fmt: skip
+
+
+@frozen(eq=False)
+class EmResult:
+    """What came of EM: `query` is the program with the best round's model and guide, the rest is of `Trained`."""
+
+    query: Query
+    trained: Trained
+
+    @property
+    def folder(self) -> Path:
+        return self.trained.folder
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        return self.trained.rounds
+
+    @property
+    def best(self) -> int:
+        """The number of the round that was kept."""
+        return self.trained.best
+
+    @property
+    def stopped(self) -> str:
+        """Why EM ended."""
+        return self.trained.stopped
+
+    @property
+    def interrupted(self) -> bool:
+        return self.trained.interrupted
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, and why."""
+        return self.trained.notes
+
+    def close(self) -> None:
+        """Take the trained adapter out of the model's layers; `query` cannot be asked afterwards."""
+        self.trained.close()
 
 
 def _name(text: str) -> ast.Name:
@@ -430,4 +466,4 @@ def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
     return query
 
 
-__all__: Sequence[str] = ["Query", "load", "loads", "program"]
+__all__: Sequence[str] = ["EmResult", "Query", "load", "loads", "program"]

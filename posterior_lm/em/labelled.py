@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.em.split_model import SplitModel
-from posterior_lm.em.trained_terms import trained_scores
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import ChoiceScore
+from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.target.pieces import Known
@@ -80,6 +79,21 @@ def check_labels(rows: Rows, numbers: Sequence[int], alias: str) -> None:
             help="give rows with at least two labels, or fit the guide alone with `plm fit`",
         )
     )
+
+
+def trained_scores(graph: RewardGraph, alias: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Each score of the model and the exponents around it, in the order of the statements."""
+    stack: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in reversed(graph.sink.inputs)]
+    while stack:
+        i, powers = stack.pop()
+        node = graph[i]
+        match node:
+            case Sum():
+                stack += [(j, powers) for j in reversed(node.inputs)]
+            case Power():
+                stack.append((node.inputs[1], (*powers, node.inputs[0])))
+            case LmScore() | ChoiceScore() if node.lm == alias:
+                yield i, powers
 
 
 def _texts(target: Target, alias: str) -> set[str]:

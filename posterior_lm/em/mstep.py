@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from torch import Tensor
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.guards import not_finite
 from posterior_lm.em.bound import Weighted
+from posterior_lm.em.rounds import Raised
 from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.storage import Stored
 
 GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, as those of a fit."""
@@ -36,15 +35,6 @@ class Lesson:
 
     terms: tuple[Term, ...]
     weights: np.ndarray
-
-
-@frozen
-class Raised:
-    """What an M-step did: Q before and after, nats a row, and whether it was kept."""
-
-    before: Annotated[float, Stored(null=-math.inf)]
-    after: Annotated[float, Stored(null=-math.inf)]
-    kept: bool
 
 
 def lessons(rows: Sequence[Weighted], alias: str) -> list[Lesson]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from attrs import frozen
 
 from posterior_lm.em.bound import Bound
-from posterior_lm.em.mstep import Raised
-from posterior_lm.storage import plain
+from posterior_lm.storage import Stored, plain
+
+
+@frozen
+class Raised:
+    """What an M-step did: Q before and after, nats a row, and whether it was kept."""
+
+    before: Annotated[float, Stored(null=-math.inf)]
+    after: Annotated[float, Stored(null=-math.inf)]
+    kept: bool
 
 
 @frozen

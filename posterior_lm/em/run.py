@@ -23,8 +23,8 @@ from posterior_lm.em.bound import Weighted, bound_of
 from posterior_lm.em.estep import Stand, e_step
 from posterior_lm.em.folder import METRICS, resume_from, save_round
 from posterior_lm.em.labelled import check_labels, one_label
-from posterior_lm.em.mstep import Raised, lessons, m_step
-from posterior_lm.em.rounds import Round, best_of, why_done
+from posterior_lm.em.mstep import lessons, m_step
+from posterior_lm.em.rounds import Raised, Round, best_of, why_done
 from posterior_lm.em.saved import Record, save
 from posterior_lm.em.settings import EmSettings
 from posterior_lm.em.split_model import SplitModel

@@ -9,14 +9,14 @@ times the powers around it, so it is enough to know each score's tokens:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
+from posterior_lm.em.labelled import trained_scores
+from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.transformers import TransformersModel
@@ -93,21 +93,6 @@ def trained_terms(target: Target, values: Values, alias: str) -> list[Term]:
             parts.append(_part(target, i, power, d, columns, latent, computed))
         found.append(tuple(parts))
     return found
-
-
-def trained_scores(graph: RewardGraph, alias: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Each score of the model and the exponents around it, in the order of the statements."""
-    stack: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in reversed(graph.sink.inputs)]
-    while stack:
-        i, powers = stack.pop()
-        node = graph[i]
-        match node:
-            case Sum():
-                stack += [(j, powers) for j in reversed(node.inputs)]
-            case Power():
-                stack.append((node.inputs[1], (*powers, node.inputs[0])))
-            case LmScore() | ChoiceScore() if node.lm == alias:
-                yield i, powers
 
 
 def _part(

@@ -21,7 +21,7 @@ from posterior_lm.amortize.policy import load_policy
 from posterior_lm.api.em import EmResult, em, load, with_em
 from posterior_lm.em import run as run_module
 from posterior_lm.em.bound import bound_of
-from posterior_lm.em.mstep import Raised
+from posterior_lm.em.rounds import Raised
 from posterior_lm.em.saved import GUIDE, MODEL, RECORD, read_record
 from posterior_lm.em.settings import settings_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError, PlmError

@@ -13,8 +13,8 @@ import torch
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.em.adapted import adapted
 from posterior_lm.em.bound import Bound, bound_of, weighted_values
-from posterior_lm.em.mstep import Lesson, Raised, _drawn, lessons, m_step, surrogate
-from posterior_lm.em.rounds import Round, best_of, why_done
+from posterior_lm.em.mstep import Lesson, _drawn, lessons, m_step, surrogate
+from posterior_lm.em.rounds import Raised, Round, best_of, why_done
 from posterior_lm.em.split_model import split_model
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
