@@ -144,8 +144,8 @@ def intervals(
     """
     unseen = max(missing, 0.0 if math.isinf(n) else 1 - 0.1 ** (1 / max(n, 1.0)))
     found = []
-    for mean, error in zip(p, se, strict=True):
-        low, high = _wilson(min(1.0, max(0.0, mean)), error)
+    for mean, spread in zip(p, se, strict=True):
+        low, high = _wilson(min(1.0, max(0.0, mean)), spread)
         rest = mean * (1 - unseen)
         found.append((min(low, rest), max(high, rest + unseen)))
     return found
