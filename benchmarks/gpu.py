@@ -37,9 +37,9 @@ from posterior_lm.amortize.guide import PolicyGuide
 from posterior_lm.amortize.policy import Policy, load_policy
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.train import Progress
+from posterior_lm.api.query import Query
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.query import Query
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = 2

@@ -37,13 +37,13 @@ import numpy as np
 from attrs import define, frozen
 
 from benchmarks.floor import Recorder, replay, seconds
+from posterior_lm.api.query import loads
 from posterior_lm.infer.base import Draws, InferenceAlgorithm, run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.query import loads
 from posterior_lm.target.target import Target
 
 HERE = Path(__file__).resolve().parent

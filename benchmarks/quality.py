@@ -19,14 +19,14 @@ import numpy as np
 from attrs import asdict, frozen
 
 from benchmarks.targets import KnownTarget, Row
-from posterior_lm.evidence.distance import cell_distances
+from posterior_lm.api.query import Query
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess
 from posterior_lm.lm.base import LanguageModel
-from posterior_lm.query import Query
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
+from posterior_lm.validate.comparison import cell_distances
 
 DRAWS = 400
 """Draws of the guide for its ESS share and its reverse KL."""
@@ -174,7 +174,10 @@ class HeldOut:
         query, models = known.query, known.query.prepared.models
         kept: Sequence[Row] = known.held_out[:rows]
         return cls(
-            tuple(PreparedProgram.of(query.graph, models).bind_valid(bind_data(query.graph, row)) for row in kept),
+            tuple(
+                PreparedProgram.of(query.graph, models).bind_valid(bind_data(query.graph, row))
+                for row in kept
+            ),
             tuple(exact_listing(query, row, cache=cache) for row in kept),
             models,
         )

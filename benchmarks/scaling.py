@@ -42,7 +42,7 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
     from posterior_lm.amortize.rows import Rows
     from posterior_lm.amortize.settings import settings_of
     from posterior_lm.amortize.simulate import Simulator
-    from posterior_lm.query import loads
+    from posterior_lm.api.query import loads
     from posterior_lm.target.binding import bind_data
 
     query = loads(PROGRAM.format(n=latent))

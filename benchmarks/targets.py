@@ -15,7 +15,7 @@ from tempfile import mkdtemp
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.query import Query, loads
+from posterior_lm.api.query import Query, loads
 from training.tiny.world import Document, sample_task
 
 Row = dict[str, object]

@@ -16,11 +16,11 @@ import numpy as np
 from attrs import evolve
 
 import posterior_lm as plm
-from posterior_lm.evidence.calibrate import calibration_of
-from posterior_lm.evidence.exact_draws import exact_draws
-from posterior_lm.evidence.ways import Way, way_of
 from posterior_lm.infer.base import Draws
 from posterior_lm.target.target import Target
+from posterior_lm.validate.calibration import calibration_of
+from posterior_lm.validate.exact_draws import exact_draws
+from posterior_lm.validate.methods_under_test import MethodUnderTest, method_under_test
 
 NUMBER = plm.loads("""
 program number(seen: int(0..9), again: int(0..9)) {
@@ -31,9 +31,9 @@ program number(seen: int(0..9), again: int(0..9)) {
 """).using("importance")
 
 
-def changed(change: Callable[[Target, Draws], np.ndarray]) -> Way:
+def changed(change: Callable[[Target, Draws], np.ndarray]) -> MethodUnderTest:
     """Importance sampling whose log weights are changed."""
-    right = way_of(NUMBER.prepared, NUMBER.request)
+    right = method_under_test(NUMBER.prepared, NUMBER.request)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         draws = right.draw(target, n, rng)
@@ -58,7 +58,7 @@ def forgetful(target: Target, draws: Draws) -> np.ndarray:
 
 known = exact_draws(NUMBER.prepared, (), 100, 0)
 ways = {
-    "right": way_of(NUMBER.prepared, NUMBER.request),
+    "right": method_under_test(NUMBER.prepared, NUMBER.request),
     "blind to n = 2 and 3": changed(blind),
     "weights with the wrong sign": changed(upside_down),
     "without its last term": changed(forgetful),

@@ -10,7 +10,7 @@ here. Prints what stands in 08_tools.out, up to rounding.
 from __future__ import annotations
 
 import posterior_lm as plm
-from posterior_lm.posterior import Posterior
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.support.splices import spliced
 
 QUESTIONS = ["6 - 9 - 7 = ?", "9 + 7 - 3 + 8 = ?"]

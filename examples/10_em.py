@@ -18,7 +18,7 @@ import numpy as np
 
 import posterior_lm as plm
 from posterior_lm.api.em import em, load
-from posterior_lm.query import Query
+from posterior_lm.api.query import Query
 from training.tiny.world import sample_task
 from training.tiny.world.reviews import gold_label
 

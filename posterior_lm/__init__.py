@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.query import Query, load, loads, program
     from posterior_lm.lang.diagnostics import (
         CompileError,
         DataError,
@@ -23,19 +25,17 @@ if TYPE_CHECKING:
     from posterior_lm.lm.base import LanguageModel
     from posterior_lm.lm.registry import load_model
     from posterior_lm.lm.tabular import TabularModel
-    from posterior_lm.posterior import Posterior
     from posterior_lm.predict import Prediction
-    from posterior_lm.query import Query, load, loads, program
     from posterior_lm.target.target import Target
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Query": "posterior_lm.query",
-    "load": "posterior_lm.query",
-    "loads": "posterior_lm.query",
-    "program": "posterior_lm.query",
-    "Posterior": "posterior_lm.posterior",
+    "Query": "posterior_lm.api.query",
+    "load": "posterior_lm.api.query",
+    "loads": "posterior_lm.api.query",
+    "program": "posterior_lm.api.query",
+    "Posterior": "posterior_lm.api.posterior",
     "Prediction": "posterior_lm.predict",
     "Target": "posterior_lm.target.target",
     "LanguageModel": "posterior_lm.lm.base",

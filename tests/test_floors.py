@@ -99,7 +99,7 @@ ROOMS: dict[str, Room] = {
     ),  # fmt: skip
     # From a program to draws.
     "answers": Room(
-        6, ("ask", "posterior", "saved", "score"),
+        6, ("api.engine", "api.posterior", "api.saved", "api.score"),
         ("extras", "method table", "amortizer", "inference", "target", "graph", "supports", "language", "model protocol", "door to models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
@@ -115,8 +115,8 @@ ROOMS: dict[str, Room] = {
         ("answers", "method table", "inference", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
-    "evidence": Room(
-        7, ("evidence",),
+    "validation": Room(
+        7, ("validate",),
         ("extras", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
@@ -127,13 +127,13 @@ ROOMS: dict[str, Room] = {
     ),  # fmt: skip
     # What a user calls. Nothing below knows of a query.
     "query": Room(
-        8, ("query", "api"),
-        ("page", "em", "evidence", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
+        8, ("api", "query"),
+        ("page", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "command line": Room(
         9, ("cli", "__main__"),
-        ("front", "query", "page", "em", "evidence", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
+        ("front", "query", "page", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
         ("attrs", "click", "rich"),
     ),  # fmt: skip
     "front": Room(0, ("",), ()),
@@ -248,9 +248,9 @@ def test_only_two_rooms_know_a_model_library() -> None:
         ("lm.transformers", "posterior_lm.target.target"),
         ("target.target", "posterior_lm.infer.base"),
         ("target.target", "posterior_lm.lm.registry"),
-        ("infer.exact", "posterior_lm.posterior"),
-        ("posterior", "posterior_lm.query"),
-        ("query", "posterior_lm.cli.main"),
+        ("infer.exact", "posterior_lm.api.posterior"),
+        ("api.posterior", "posterior_lm.api.query"),
+        ("api.query", "posterior_lm.cli.main"),
         ("cli.run", "torch"),
     ],
 )

@@ -9,9 +9,9 @@ import numpy as np
 from attrs import frozen
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import Query
     from posterior_lm.infer.base import Draws
     from posterior_lm.infer.guide import Guide
-    from posterior_lm.query import Query
     from posterior_lm.target.target import Target
 
 DECODERS: Mapping[str, tuple[str, Mapping[str, object]]] = {

@@ -12,12 +12,12 @@ import numpy as np
 from attrs import frozen
 
 from benchmarks.paper.task import Bench, Row
-from posterior_lm.evidence.distance import cell_distances, total_variation
 from posterior_lm.storage import write_whole
+from posterior_lm.validate.comparison import cell_distances, total_variation
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import Query
     from posterior_lm.infer.guide import Guide
-    from posterior_lm.query import Query
     from posterior_lm.target.target import Target
 
 ROOM = "exact"

@@ -16,7 +16,7 @@ from posterior_lm.amortize.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.guide import PolicyGuide
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
     from posterior_lm.target.target import Target
 
 ROOM, CHECKPOINTS = "policies", "checkpoints"

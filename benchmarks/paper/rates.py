@@ -27,7 +27,7 @@ from posterior_lm.storage import write_whole
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
 
 Trained = tuple[Callable[..., Any], Callable[..., float]]
 ROOM = "rates"

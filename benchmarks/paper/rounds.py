@@ -14,7 +14,7 @@ from posterior_lm.api.em import em, with_em
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
 
 
 def after_em(bench: Bench, cell: Cell, query: Query, rows: Sequence[Row]) -> tuple[Query, Path]:

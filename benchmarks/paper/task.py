@@ -13,8 +13,8 @@ from benchmarks.paper.plans import Plan, Size
 from posterior_lm.assets import find
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import Query
     from posterior_lm.metrics.judge import Judge
-    from posterior_lm.query import Query
 
 Row = Mapping[str, object]
 
@@ -61,7 +61,7 @@ class Bench:
 
     def query(self, program: str) -> Query:
         """A program of `programs/` with this bench's models."""
-        from posterior_lm.query import load
+        from posterior_lm.api.query import load
 
         query = load(find("programs", f"{program}.plm"))
         declared = {spec.alias for spec in query.graph.lms}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
     from posterior_lm.target.values import Value
 
 Answer = TypeVar("Answer", bound=Hashable)

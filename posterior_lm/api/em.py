@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posterior_lm.api.query import EmResult, Query, loads
 from posterior_lm.em.saved import read_record
-from posterior_lm.query import EmResult, Query, loads
 
 __all__ = ["EmResult", "em", "load", "with_em"]
 

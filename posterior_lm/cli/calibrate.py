@@ -14,7 +14,7 @@ from posterior_lm.cli.options import format_option, method_option, plot_option
 from posterior_lm.infer.methods import AMORTIZED
 
 if TYPE_CHECKING:
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
 
 
 @click.command(cls=Command)
@@ -62,8 +62,8 @@ def command(
     from posterior_lm.cli.given import open_query
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.progress import progress
-    from posterior_lm.evidence.calibrate import DRAWS, ROWS, calibrate
-    from posterior_lm.evidence.plots import need_plots
+    from posterior_lm.validate.calibration import DRAWS, ROWS, calibrate
+    from posterior_lm.validate.plots import need_plots
 
     if plot is not None:
         need_plots(plot)
@@ -78,7 +78,7 @@ def command(
             draws=draws or DRAWS, seed=seed, progress=watch,
         )  # fmt: skip
     if plot is not None:
-        from posterior_lm.evidence.calibration_plot import plot as draw
+        from posterior_lm.validate.plots import plot_calibration as draw
 
         draw(found, Path(plot))
     click.echo(json_text(found.to_json()) if format == "json" else "\n".join(found.lines()))

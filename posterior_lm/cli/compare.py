@@ -46,8 +46,8 @@ def command(
     from posterior_lm.cli.given import cases, misuse, open_query
     from posterior_lm.cli.output import json_text, table
     from posterior_lm.cli.progress import progress
-    from posterior_lm.evidence.compare import DRAWS, compare
-    from posterior_lm.evidence.plots import need_plots
+    from posterior_lm.validate.comparison import DRAWS, compare
+    from posterior_lm.validate.plots import need_plots
 
     query = open_query(file, lm, allow_use=allow_use)
     if policy is not None:
@@ -67,7 +67,7 @@ def command(
             )  # fmt: skip
         found.append(one.to_json())
         if plot is not None:
-            from posterior_lm.evidence.comparison_plot import plot as draw
+            from posterior_lm.validate.plots import plot_comparison as draw
 
             draw(one, Path(plot))
         if format == "json":

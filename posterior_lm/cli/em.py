@@ -12,8 +12,8 @@ from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import format_option, positive_seconds
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import EmResult
     from posterior_lm.em.rounds import Round
-    from posterior_lm.query import EmResult
 
 
 @click.command(cls=Command)

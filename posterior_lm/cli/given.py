@@ -10,8 +10,8 @@ from attrs import evolve, frozen
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, PlmError, error
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import Query
     from posterior_lm.graph.graph import RewardGraph
-    from posterior_lm.query import Query
 
 MOST = 20
 """Diagnostics shown of one data file: the same column is often missing in every row."""
@@ -70,8 +70,8 @@ def open_query(
 
     `em` is a folder that `plm em` wrote, whose model and guide take the program's place.
     """
+    from posterior_lm.api.query import load, loads
     from posterior_lm.cli.files import read
-    from posterior_lm.query import load, loads
 
     source = read(file) if file == "-" else None
     query = load(file) if source is None else loads(source.text, source.name)

@@ -49,7 +49,7 @@ def command(
       plm report programs/story_infilling.plm --data programs/data/story_infilling.jsonl \\
         --row 0 --out report.html
     """
-    from posterior_lm.ask import draw
+    from posterior_lm.api.engine import draw
     from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import cases, misuse, open_query
     from posterior_lm.cli.progress import progress

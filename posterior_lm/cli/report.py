@@ -16,8 +16,8 @@ import click
 from posterior_lm.cli.output import bar, number, quoted, table
 
 if TYPE_CHECKING:
-    from posterior_lm.posterior import Posterior
-    from posterior_lm.score import Score
+    from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.score import Score
 
 TOP = 10
 """Rows of a table of draws; `--format json` has them all."""

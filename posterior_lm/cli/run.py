@@ -14,8 +14,8 @@ from posterior_lm.cli.group import Command
 from posterior_lm.cli.options import data_options, draw_options, format_option
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import Query
     from posterior_lm.cli.given import Case
-    from posterior_lm.query import Query
 
 
 @click.command(cls=Command)
@@ -47,7 +47,7 @@ def command(
         query = query.policy(policy)
     asked = cases(query.graph, given, data, row)
     if save is not None:
-        from posterior_lm.saved import NAME
+        from posterior_lm.api.saved import NAME
 
         check_folder(save)
         for case in asked:
@@ -81,7 +81,7 @@ def _draw(
     query: Query, asked: Sequence[Case], n: int | None, seed: int, budget: float | None, save: str | None,
     format: str,
 ) -> None:  # fmt: skip
-    from posterior_lm.ask import draw
+    from posterior_lm.api.engine import draw
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.progress import progress
     from posterior_lm.cli.report import show_posterior

@@ -25,14 +25,16 @@ def command(
       plm score programs/tempered_continuation.plm --given prompt="Mia has a cat." \\
         --value next=" She likes the cat."
     """
+    from posterior_lm.api.score import score
     from posterior_lm.cli.given import cases, open_query, texts
     from posterior_lm.cli.output import json_text
     from posterior_lm.cli.report import show_score
-    from posterior_lm.score import score
 
     query = open_query(file, lm, allow_use=allow_use)
     values = texts("--value", value)
-    scores = [(c, score(query.prepared.bind_valid(c.valid), values)) for c in cases(query.graph, given, data, row)]
+    scores = [
+        (c, score(query.prepared.bind_valid(c.valid), values)) for c in cases(query.graph, given, data, row)
+    ]
     if format == "json":
         shown = [found.to_json() for _, found in scores]
         click.echo(json_text(shown if len(shown) > 1 else shown[0]))

@@ -1,4 +1,13 @@
-"""What each round measured, and when EM ends."""
+"""What each round measured, and when EM ends: bounds of the log evidence from weighted draws of a guide.
+
+With log w_i = log R(z_i) − log q(z_i) and z_i from q:
+
+    ELBO              mean_i log w_i              ≤ log evidence in expectation (Jordan et al. 1999);
+    importance bound  log mean_i exp(log w_i)     ≤ log evidence in expectation, and never below the ELBO
+                                                  of the same draws (Burda et al. 2016).
+
+At the exact posterior every log w_i is the log evidence, and so are both bounds.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +15,79 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from attrs import frozen
 
-from posterior_lm.em.bound import Bound
+from posterior_lm.amortize.certify import weigh
+from posterior_lm.infer.guide import Guide
+from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.storage import Stored, plain
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value, take
+
+
+@frozen
+class Bound:
+    """Means over rows, nats: `elbo` ≤ `log_evidence`, the importance bound. −∞ where a draw (a row) is dead.
+
+    `ess` is the mean share of draws that are effective.
+    """
+
+    elbo: Annotated[float, Stored(null=-math.inf)]
+    log_evidence: Annotated[float, Stored(null=-math.inf)]
+    ess: float
+    rows: int
+
+
+@frozen(eq=False)
+class Weighted:
+    """A row's distinct draws of positive weight and their weights (N,), which sum to 1.
+
+    No draws where all had weight zero; `log_weights` are those of the draws as they were made.
+    """
+
+    target: Target
+    values: dict[str, list[Value]]
+    weights: np.ndarray
+    log_weights: np.ndarray
+
+
+def weighted(target: Target, guide: Guide, n: int, rng: np.random.Generator) -> Weighted:
+    """n draws of the guide with importance weights, equal ones joined."""
+    log_w, proposal = weigh(target, guide, n, rng)
+    return weighted_values(target, proposal.values, log_w)
+
+
+def weighted_values(target: Target, values, log_w: np.ndarray) -> Weighted:
+    """Draws with these log weights, equal ones joined."""
+    if not np.isfinite(log_w).any():
+        return Weighted(target, {name: [] for name in target.names}, np.zeros(0), log_w)
+    share = np.exp(log_w - log_w.max())
+    places: dict[tuple, int] = {}
+    first: list[int] = []
+    mass: list[float] = []
+    for d in np.flatnonzero(share > 0):
+        key = tuple(values[name][d].ids for name in target.names)
+        if key not in places:
+            places[key] = len(first)
+            first.append(int(d))
+            mass.append(0.0)
+        mass[places[key]] += float(share[d])
+    kept = {name: list(column) for name, column in take(values, first).items()}
+    return Weighted(target, kept, np.array(mass) / sum(mass), log_w)
+
+
+def bound_of(rows: Sequence[np.ndarray]) -> Bound:
+    """The bound of rows of log weights, one array (N,) a row. ValueError of none."""
+    if not rows:
+        raise ValueError("a bound needs a row")
+    kept = [ess(w) / len(w) if np.isfinite(w).any() else 0.0 for w in rows]
+    return Bound(
+        elbo=float(np.mean([np.mean(w) for w in rows])),
+        log_evidence=float(np.mean([log_evidence(w) for w in rows])),
+        ess=float(np.mean(kept)),
+        rows=len(rows),
+    )
 
 
 @frozen

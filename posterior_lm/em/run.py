@@ -1,35 +1,137 @@
-"""One run of EM: two adapters on one model, moved on in turns."""
+"""EM from a program and rows to a folder: checked, trained in rounds, certified, saved.
+
+A run has two adapters on one model. Round 0 fits the guide to the program as it stands. Each
+later round is an M-step, then an E-step, then both bounds, so that every round measures a model
+together with its own guide. The round with the best held-out bound is what is kept.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
 import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.amortize import checkpoint, metrics
-from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.adapter import Adapter, check_model
 from posterior_lm.amortize.certificate import FEWEST
 from posterior_lm.amortize.certify import certify
 from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.inputs import Inputs
+from posterior_lm.amortize.inputs import Inputs, read_inputs
+from posterior_lm.amortize.interrupt import Interrupt
 from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest
-from posterior_lm.amortize.rows import Rows, split
-from posterior_lm.em.adapted import adapted
-from posterior_lm.em.bound import Weighted, bound_of
-from posterior_lm.em.estep import Stand, e_step
-from posterior_lm.em.folder import METRICS, resume_from, save_round
-from posterior_lm.em.labelled import check_labels, one_label
-from posterior_lm.em.mstep import lessons, m_step
-from posterior_lm.em.rounds import Raised, Round, best_of, why_done
-from posterior_lm.em.saved import Record, save
-from posterior_lm.em.settings import EmSettings
-from posterior_lm.em.split_model import SplitModel
+from posterior_lm.amortize.rows import Rows, check_rows, split
+from posterior_lm.api.engine import prepare
+from posterior_lm.em.rounds import Raised, Round, Weighted, best_of, bound_of, why_done
+from posterior_lm.em.saved import (
+    METRICS,
+    Record,
+    Restored,
+    adapted,
+    check_folder,
+    on,
+    resume_from,
+    save,
+    save_round,
+)
+from posterior_lm.em.settings import OWN_OF_FIT, EmSettings, settings_of
+from posterior_lm.em.split_model import SplitModel, check_labels, labelled, one_label, split_model
+from posterior_lm.em.steps import Stand, e_step, lessons, m_step
+from posterior_lm.infer.request import Request
+from posterior_lm.lang.check import check
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.storage import Lock, folder_named
+from posterior_lm.target.prepared import Data, PreparedProgram
+
+
+@frozen(eq=False)
+class Trained:
+    """What came of EM: its rounds, and the module and models of the best of them, whose number is `best`.
+
+    `stopped` says why EM ended, `notes` what was left out and why.
+    """
+
+    folder: Path
+    restored: Restored
+    rounds: tuple[Round, ...]
+    best: int
+    stopped: str
+    interrupted: bool
+    notes: tuple[str, ...]
+    _model: Adapter = attrs.field(repr=False)
+
+    def close(self) -> None:
+        """Take the trained adapter out of the model's layers; `restored` cannot be used afterwards."""
+        self._model.close()
+
+
+def train(
+    program: PreparedProgram, request: Request, rows: Sequence[Data], out: str | Path, /, *,
+    given: Data | None = None, resume: bool = False, watch: Callable[[Round], None] | None = None,
+    tick: Tick | None = None, say: Callable[[str], None] | None = None, **options: object,
+) -> Trained:  # fmt: skip
+    """Train the guide of a program and the model of what it observes on `rows`, and save both in `out`.
+
+    `given` are parameters of every row. Rows without
+    the observed value are left out. An interrupted run leaves a checkpoint and the best round,
+    uncertified; before the first round ends it raises KeyboardInterrupt. Raises InferenceError
+    PLM790, PLM792 and PLM793 for programs without anything to train; DataError PLM791 and PLM794
+    for rows that teach nothing, PLM621 for a folder in use, PLM622 and PLM625 with `resume`; and
+    what `fit` raises for rows and programs.
+    """
+    stated = {k: v for k, v in request.fit_settings(program).items() if k not in OWN_OF_FIT}
+    settings = settings_of({**stated, **options})
+    folder, given = folder_named(out), given or {}
+    assert program.checked is not None
+    split = split_model(program.checked, settings.train, train_prior=settings.train_prior)
+    tell = say or (lambda text: None)
+    check_rows(rows, program.graph.name)
+    kept, remark = labelled(rows, program.graph, split, given)
+    base = check_model(program.models[split.alias])
+    models = {**program.models, split.alias: base, split.trained: base}
+    # What the program imports was allowed, or it would have no models by now.
+    shown = prepare(
+        check(split.module).without_errors(), base_dir=program.base_dir, models=models, uses_allowed=True
+    )
+    inputs = read_inputs(shown, kept, settings.fit, given)
+    with Lock(folder), Interrupt() as interrupt:
+        checkpoint.clean(folder)
+        check_folder(folder, resume)
+        run = Run(Asked(program, split, base, inputs, settings, folder), tell, tick or _silent)
+        done = False
+        try:
+            if remark:
+                run.note(remark)
+            if resume:
+                run.resume()
+            stopped = run.train(watch or (lambda found: None), lambda: interrupt.wanted)
+            if not run.rounds:
+                raise KeyboardInterrupt
+            record = run.finish(interrupted=stopped is None)
+            done = True
+        finally:
+            run.close()
+            if not done:
+                run.model.close()
+    return Trained(
+        folder,
+        on(split, base, run.model),
+        record.rounds,
+        record.best,
+        stopped or "it was interrupted",
+        stopped is None,
+        tuple(run.notes),
+        run.model,
+    )
+
+
+def _silent(number: int, what: str, share: float) -> None:
+    return None
+
 
 Tick = Callable[[int, str, float], None]
 """Told the round's number, what it does now, and the share of that which is done."""

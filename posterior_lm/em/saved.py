@@ -1,11 +1,13 @@
-"""A result of EM on disk: `model/`, the adapter of the trained terms; `guide/`, a policy; `em.json`, of both.
+"""EM on disk: the result, and the checkpoint of each round while it trains.
 
+A result is `model/`, the adapter of the trained terms; `guide/`, a policy; and `em.json`, of both.
 `em.json` is written last and holds the digest of every other file, so that a folder whose parts are
-of two runs, or damaged, is refused.
+of two runs, or damaged, is refused. The adapted model has an identity of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -13,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
+from torch import Tensor
 
+from posterior_lm.amortize import checkpoint, metrics
 from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter, check_model
 from posterior_lm.amortize.manifest import MANIFEST, Manifest
 from posterior_lm.amortize.policy import digest_of, save_policy
-from posterior_lm.em.adapted import adapted
+from posterior_lm.amortize.resuming import load_same
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.split_model import SplitModel, split_model
 from posterior_lm.lang.ast import Module
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.storage import plain, read_object, refusing, structured, together, write_whole
 from posterior_lm.target.prepared import PreparedProgram
 
@@ -145,3 +150,90 @@ def _foreign(folder: Path, own: str, here: str) -> DataError:
             help="run `plm em` again, or ask with the program and model that it was run on",
         )
     )
+
+
+METRICS = metrics.NAME
+Weights = Mapping[str, Tensor]
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raises DataError PLM621 for a folder that holds a result or an unfinished run, unless that is resumed."""
+    done, begun = (folder / RECORD).exists(), (folder / checkpoint.ROOM).exists()
+    if resume:
+        return
+    if done or begun:
+        what = "an unfinished run of EM" if begun else "a result of EM"
+        raise DataError(
+            error(
+                "PLM621",
+                f"the folder {folder} already holds {what}",
+                where=str(folder),
+                help="give another folder with --out" + (", or go on with --resume" if begun else ""),
+            )
+        )
+    (folder / METRICS).unlink(missing_ok=True)
+
+
+def save_round(
+    folder: Path, rounds: tuple[Round, ...], weights: Mapping[str, Weights], identity: Mapping[str, object],
+    seconds: float,
+) -> None:  # fmt: skip
+    """Keep the state after a round: `weights` by what they are of ("model", "guide", and both of the best round)."""
+    checkpoint.save(
+        folder,
+        step=rounds[-1].number,
+        tensors={f"{of}/{name}": t for of, tensors in weights.items() for name, t in tensors.items()},
+        arrays={},
+        state={
+            "rounds": [r.to_json() for r in rounds],
+            "em": plain(identity),
+            "seconds": seconds,
+        },
+    )
+
+
+def resume_from(
+    folder: Path, identity: Mapping[str, object]
+) -> tuple[tuple[Round, ...], dict[str, dict[str, Tensor]], float]:
+    """The rounds, the weights and the seconds of the newest checkpoint, and cuts the measurements back to it.
+
+    Raises DataError PLM622 where there is none or it is damaged, PLM625 where it is of another run.
+    """
+    found = load_same(folder, "em", "run of EM", plain(identity))
+    weights: dict[str, dict[str, Tensor]] = {}
+    try:
+        rounds = structured(tuple[Round, ...], found.state["rounds"])
+        for key, tensor in found.tensors.items():
+            of, _, name = key.partition("/")
+            weights.setdefault(of, {})[name] = tensor
+        seconds = float(str(found.state["seconds"]))
+        if not rounds or {"model", "guide", "best model", "best guide"} - set(weights):
+            raise ValueError("a part of it is missing")
+    except (KeyError, ValueError, TypeError) as problem:
+        raise DataError(
+            error("PLM622", f"{found.path} is no checkpoint of EM ({problem})", where=str(found.path))
+        ) from None
+    metrics.cut(folder / METRICS, rounds[-1].number)
+    return rounds, weights, seconds
+
+
+def adapted(adapter: Adapter) -> TransformersModel:
+    """The adapted model as it stands, sharing every weight of its base: ask again after a step.
+
+    Its digest is that of the base model and of the adapter's weights, so that whatever was
+    made with other weights can be told.
+    """
+    model = adapter.model()
+    digest = adapter_digest(adapter)
+    name = f"{adapter.base.identity.name} + em {digest[:8]}"
+    model.identity = evolve(adapter.base.identity, name=name, digest=digest)
+    return model
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """SHA-256 of the base model's digest and of the adapter's weights, by name."""
+    whole = hashlib.sha256(adapter.base.identity.digest.encode())
+    for name, tensor in adapter.tensors().items():
+        whole.update(name.encode() + b"\0")
+        whole.update(tensor.numpy().tobytes())
+    return whole.hexdigest()

@@ -15,7 +15,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.em.labelled import trained_scores
+from posterior_lm.em.split_model import trained_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, error

@@ -12,7 +12,7 @@ from posterior_lm.page.markup import Html, el, join, number, plural, share
 from posterior_lm.page.plots import Axes, band, bars, dots, line, plot, rule, span
 
 if TYPE_CHECKING:
-    from posterior_lm.posterior import Posterior
+    from posterior_lm.api.posterior import Posterior
 
 MOST_BINS = 40
 MOST_DOTS = 400

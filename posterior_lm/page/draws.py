@@ -12,8 +12,8 @@ from posterior_lm.page.markup import Html, el, join, number, plural, share, text
 from posterior_lm.page.plots import Axes, bars, drawing
 
 if TYPE_CHECKING:
+    from posterior_lm.api.posterior import Datum, Posterior
     from posterior_lm.page.facts import Facts
-    from posterior_lm.posterior import Datum, Posterior
     from posterior_lm.target.target import LatentInfo
 
 MOST_ROWS, LEAST_ROWS, ENOUGH = 25, 8, 0.995

@@ -13,7 +13,7 @@ from posterior_lm.page.token_scores import Reading, read_tokens
 from posterior_lm.target.values import take
 
 if TYPE_CHECKING:
-    from posterior_lm.posterior import Posterior
+    from posterior_lm.api.posterior import Posterior
     from posterior_lm.target.target import Target
 
 MOST_SCORED = 5000

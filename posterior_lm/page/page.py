@@ -18,8 +18,8 @@ from posterior_lm.page.terms import terms_view
 from posterior_lm.page.tokens import tokens_view
 
 if TYPE_CHECKING:
+    from posterior_lm.api.posterior import Posterior
     from posterior_lm.page.facts import Facts
-    from posterior_lm.posterior import Posterior
 
 
 def page(facts: Sequence[Facts], command: str | None = None) -> str:

@@ -12,7 +12,7 @@ from posterior_lm.page.draws import table
 from posterior_lm.page.markup import Html, el, join, text_span
 
 if TYPE_CHECKING:
-    from posterior_lm.posterior import Posterior
+    from posterior_lm.api.posterior import Posterior
 
 MOST_LETTERS = 2000
 _ALWAYS = ("posterior-lm", "numpy")

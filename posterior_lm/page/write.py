@@ -13,7 +13,7 @@ from posterior_lm.page.page import page
 from posterior_lm.storage import replace, unnameable
 
 if TYPE_CHECKING:
-    from posterior_lm.posterior import Posterior
+    from posterior_lm.api.posterior import Posterior
     from posterior_lm.target.target import Target
 
 

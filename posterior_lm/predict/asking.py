@@ -13,15 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from posterior_lm.amortize.reading import readings_of
-from posterior_lm.ask import draw
+from posterior_lm.api.engine import draw
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.value_types import VALUE_TYPES
-from posterior_lm.predict.by_draws import by_draws
+from posterior_lm.predict.by_draws import by_draws, marginal
 from posterior_lm.predict.by_evidence import by_evidence
-from posterior_lm.predict.marginal import marginal
 from posterior_lm.predict.open_answers import by_drawn_answers
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import read_by_prior, readers

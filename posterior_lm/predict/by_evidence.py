@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from posterior_lm.ask import draw
+from posterior_lm.api.engine import draw
+from posterior_lm.api.posterior import Estimate, Posterior
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lang.near import either
-from posterior_lm.posterior import Estimate, Posterior
-from posterior_lm.predict.averaging import entropy, intervals
-from posterior_lm.predict.by_draws import nothing_possible
+from posterior_lm.predict.by_draws import entropy, intervals, nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.target.prepared import Data, PreparedProgram
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from posterior_lm.posterior import Estimate, Posterior
+from posterior_lm.api.posterior import Estimate, Posterior
 
 Datum = str | int | bool
 Vote = Literal["soft", "hard", "likeliest"]

@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 from attrs import evolve, frozen
 
-from posterior_lm.evidence.calibrate import DRAWS, ROWS, calibration_of
-from posterior_lm.evidence.calibration import ALPHA
-from posterior_lm.evidence.exact_draws import ExactDraws, exact_draws
-from posterior_lm.evidence.ways import Way, guided, way_of
+from posterior_lm.api.query import Query, loads
 from posterior_lm.infer import importance
 from posterior_lm.infer.base import Chains, Draws
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.lm.tabular import TabularModel
-from posterior_lm.query import Query, loads
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values, take
+from posterior_lm.validate.calibration import ALPHA, DRAWS, ROWS, calibration_of
+from posterior_lm.validate.exact_draws import ExactDraws, exact_draws
+from posterior_lm.validate.methods_under_test import MethodUnderTest, guided, method_under_test
 
 MODEL = TabularModel.random(["a", "b", ".", "ab"], order=2, max_tokens=30, rng=31, concentration=0.5)
 PROGRAMS: Mapping[str, str] = {
@@ -75,7 +74,7 @@ def test_right_methods_pass(name: str, seed: int) -> None:
 @programs
 def test_exact_enumeration_passes_without_a_gap(name: str) -> None:
     one = query(name).using("exact")
-    found = calibration_of(way_of(one.prepared, one.request), known(name), draws=DRAWS, seed=5)
+    found = calibration_of(method_under_test(one.prepared, one.request), known(name), draws=DRAWS, seed=5)
     assert found.passed, found.verdict
     assert found.jeffreys == 0.0 and found.weighed is None
 
@@ -135,7 +134,9 @@ def test_a_weight_with_the_wrong_sign_fails(name: str, monkeypatch: pytest.Monke
         return np.where(np.isfinite(weights), -weights, -np.inf), log_reward
 
     monkeypatch.setattr(importance, "log_weights", wrong)
-    found = calibration_of(way_of(query(name).prepared, query(name).request), known(name), draws=DRAWS, seed=6)
+    found = calibration_of(
+        method_under_test(query(name).prepared, query(name).request), known(name), draws=DRAWS, seed=6
+    )
     assert not found.passed, found.verdict
     assert found.sbc_p is not None and found.sbc_p < 0.001
 
@@ -151,13 +152,15 @@ def test_a_sign_in_front_of_the_proposal_fails(name: str, monkeypatch: pytest.Mo
         return weights + 2 * log_prob, log_reward
 
     monkeypatch.setattr(importance, "log_weights", wrong)
-    found = calibration_of(way_of(query(name).prepared, query(name).request), known(name), draws=DRAWS, seed=7)
+    found = calibration_of(
+        method_under_test(query(name).prepared, query(name).request), known(name), draws=DRAWS, seed=7
+    )
     assert not found.passed, found.verdict
 
 
-def dropping(one: Query, keyword: str, number: int = 0) -> Way:
+def dropping(one: Query, keyword: str, number: int = 0) -> MethodUnderTest:
     """The query's method with one term missing from its weights."""
-    plain = way_of(one.prepared, one.request)
+    plain = method_under_test(one.prepared, one.request)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         draws = plain.draw(target, n, rng)
@@ -167,7 +170,7 @@ def dropping(one: Query, keyword: str, number: int = 0) -> Way:
             weights = np.where(np.isfinite(term), draws.log_weights - term, draws.log_weights)
         return evolve(draws, log_weights=weights)
 
-    return Way(plain.name, draw, plain.guide)
+    return MethodUnderTest(plain.name, draw, plain.guide)
 
 
 @programs
@@ -184,7 +187,7 @@ def test_a_dropped_term_fails(name: str, keyword: str) -> None:
 @pytest.mark.parametrize("weighs", [True, False])
 def test_draws_that_leave_out_a_mode_fail(name: str, weighs: bool) -> None:
     """Also where nothing tells the guide: the values are just never among the draws, as of a chain that is stuck."""
-    plain = way_of(query(name).prepared, query(name).request)
+    plain = method_under_test(query(name).prepared, query(name).request)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         draws = plain.draw(target, n, rng)
@@ -199,6 +202,6 @@ def test_draws_that_leave_out_a_mode_fail(name: str, weighs: bool) -> None:
         chosen = {k: tuple(v) for k, v in take(draws.values, kept).items()}
         return Draws(chosen, np.zeros(n), draws.log_reward[kept], "mcmc", chains=chains)
 
-    found = calibration_of(Way("stuck", draw, plain.guide), known(name), draws=DRAWS, seed=9)
+    found = calibration_of(MethodUnderTest("stuck", draw, plain.guide), known(name), draws=DRAWS, seed=9)
     assert not found.passed, found.verdict
     assert (found.jeffreys is None) == (not weighs)

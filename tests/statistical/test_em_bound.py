@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.em.adapted import adapted
-from posterior_lm.em.bound import bound_of, weighted, weighted_values
-from posterior_lm.em.mstep import lessons, m_step
+from posterior_lm.api.query import Query, loads
+from posterior_lm.em.rounds import bound_of, weighted, weighted_values
+from posterior_lm.em.saved import adapted
 from posterior_lm.em.split_model import split_model
+from posterior_lm.em.steps import lessons, m_step
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.lm.tabular import TabularModel
-from posterior_lm.query import Query, loads
 from posterior_lm.target.target import Target
 from tests.unit.test_em_split_model import RATED
 

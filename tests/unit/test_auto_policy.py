@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from attrs import frozen
 
+from posterior_lm.api.query import loads
 from posterior_lm.infer.auto import Offer, choose, doubt, infer
 from posterior_lm.infer.children import SMALL
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
-from posterior_lm.query import loads
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import posterior_lm as plm
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.baselines.beams import beams
 from posterior_lm.baselines.cleaning import clean
 from posterior_lm.baselines.decoding import Decoding, decode, narrowed
 from posterior_lm.cli.report import show_posterior
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.posterior import Posterior
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
 from tests.strategies import table

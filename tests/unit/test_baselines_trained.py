@@ -21,6 +21,7 @@ from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.api import peers as search
+from posterior_lm.api.engine import policy_offer
 from posterior_lm.api.peers import (
     evidence_bound,
     gflownet,
@@ -30,7 +31,6 @@ from posterior_lm.api.peers import (
     search_rate,
     sft,
 )
-from posterior_lm.ask import policy_offer
 from posterior_lm.baselines.clipped import advantages, clipped_loss
 from posterior_lm.baselines.ppo import BELOW, PpoTrainer
 from posterior_lm.baselines.sft import KnownPairs

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.masks import walk
 from benchmarks.peers import PROGRAMS, ROW, table_of
-from posterior_lm.query import loads
+from posterior_lm.api.query import loads
 from posterior_lm.target.target import Target
 
 

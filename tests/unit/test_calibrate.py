@@ -12,20 +12,18 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from posterior_lm.evidence.calibrate import _frequency, _independent, calibration_of
-from posterior_lm.evidence.calibration import ALPHA, Calibration
-from posterior_lm.evidence.exact_draws import exact_draws
-from posterior_lm.evidence.quantities import quantities
-from posterior_lm.evidence.ranks import PLACES, band, coverage, p_value, rank
-from posterior_lm.evidence.ways import bounds, guided, way_of
+from posterior_lm.api.query import Query, loads
 from posterior_lm.infer.base import Chains, Draws, run
 from posterior_lm.infer.conditional_smc import log_evidence_given
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
-from posterior_lm.query import Query, loads
 from posterior_lm.target.values import Value
+from posterior_lm.validate.calibration import ALPHA, Calibration, _frequency, _independent, calibration_of
+from posterior_lm.validate.exact_draws import exact_draws
+from posterior_lm.validate.methods_under_test import bounds, guided, method_under_test
+from posterior_lm.validate.ranks import PLACES, band, coverage, p_value, quantities, rank
 from tests.cli import plm
 from tests.statistical.test_calibration_catches_faults import MODEL, query
 
@@ -167,7 +165,7 @@ def test_bounds_hold_the_evidence_on_average() -> None:
     log_w = listed.log_reward - log_q
     inverse = lower = upper = 0.0
     rng = np.random.default_rng(0)
-    way = way_of(one.prepared, one.request)
+    way = method_under_test(one.prepared, one.request)
     for star, a, b in product(range(8), repeat=3):
         chance = listed.normalized_weights[star] * math.exp(log_q[a] + log_q[b])
         draws = Draws(
@@ -228,7 +226,7 @@ def test_a_swarm_with_an_exact_draw_in_it(name: str) -> None:
 def test_listed_values_are_held_by_their_certificate() -> None:
     one = query("two latents").given(seen="ab").using("exact", values=5, mass=0.5)
     target, asked = one.target(), one.using("exact", values=5, mass=0.5)
-    way = way_of(asked.prepared, asked.request)
+    way = method_under_test(asked.prepared, asked.request)
     draws = way.draw(target, 5, np.random.default_rng(0))
     assert draws.certificate is not None and not draws.certificate.complete
     values = {n: column[0] for n, column in draws.values.items()}
@@ -252,7 +250,9 @@ CASES = {
 def test_exact_draws_follow_the_posterior(name: str) -> None:
     """The posterior probability of what was not drawn, on average, against how often it was drawn."""
     one, how = CASES[name]
-    known = exact_draws(one.prepared, [{"seen": s} for s in ("ab", "b", "a")] if name == "text" else (), 300, 1)
+    known = exact_draws(
+        one.prepared, [{"seen": s} for s in ("ab", "b", "a")] if name == "text" else (), 300, 1
+    )
     assert known.how == how and len(known.rows) > 250
     expected, drawn, spread = 0.0, 0, 0.0
     for row in known.rows:
@@ -380,7 +380,7 @@ def test_a_method_without_bounds() -> None:
 def test_rows_whose_draws_are_all_dead(code: str) -> None:
     one = loads(NUMBER).using("importance")
     known = exact_draws(one.prepared, (), 20, 0)
-    way = way_of(one.prepared, one.request)
+    way = method_under_test(one.prepared, one.request)
 
     def draw(target, n, rng):  # type: ignore[no-untyped-def]
         if target.data["seen"] == 2:
@@ -467,7 +467,7 @@ def test_a_method_that_fails_ends_with_exit_code_1(file: Path) -> None:
 def test_a_picture_that_cannot_be_made(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = plm("calibrate", "number.plm", "--plot", "no/such/c.png")
     assert shown.exit_code == 1 and "PLM612" in shown.stderr
-    from posterior_lm.evidence import plots
+    from posterior_lm.validate import plots
 
     def absent(module: str, extra: str) -> None:
         raise ImportError(f"this needs the package matplotlib: pip install 'posterior_lm[{extra}]'")

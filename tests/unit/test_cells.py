@@ -14,7 +14,7 @@ from posterior_lm.amortize.listing import Lister
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
-from posterior_lm.query import loads
+from posterior_lm.api.query import loads
 from tests.unit.test_fit import PLATE, RULE, RULES, TABLES
 
 

@@ -14,8 +14,8 @@ from benchmarks.targets import write_table
 from posterior_lm.amortize.certificate import Certificate, RowCheck, Simulated
 from posterior_lm.amortize.certify import certify, uniform_p_value
 from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import Guide, Proposal
-from posterior_lm.query import loads
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import posterior_lm
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.cli.given import texts
-from posterior_lm.posterior import Posterior
 from tests.cli import FOLDER, ROWS, WALK, plm
 
 GIVEN = ("--given", "start=a", "--given", "end=a")

@@ -45,7 +45,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("posterior_lm.ask.draw", interrupt)
+    monkeypatch.setattr("posterior_lm.api.engine.draw", interrupt)
     result = plm("run", WALK, *GIVEN)
     assert result.exit_code == 130 and "interrupted" in result.stderr and "Traceback" not in result.stderr
 
@@ -161,9 +161,7 @@ def test_a_closed_pipe_is_quiet(args: tuple[str, ...]) -> None:
         (("check", "-"), "<&- >&- 2>&-", 1, ""),
     ],
 )
-def test_closed_streams_are_like_dev_null(
-    args: tuple[str, ...], closed: str, code: int, said: str
-) -> None:
+def test_closed_streams_are_like_dev_null(args: tuple[str, ...], closed: str, code: int, said: str) -> None:
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "posterior_lm", *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     shown = done.stdout + done.stderr

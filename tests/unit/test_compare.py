@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterior_lm.evidence.comparison import Comparison, Measured
-from posterior_lm.evidence.distance import Listing, total_variation
+from posterior_lm.api.query import loads
 from posterior_lm.infer import importance, smc
 from posterior_lm.infer.base import Certificate, Draws
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import Branch, Request
 from posterior_lm.lm.counting import Count, CountingModel
-from posterior_lm.query import loads
 from posterior_lm.target.values import Value
+from posterior_lm.validate.comparison import Comparison, Listing, Measured, total_variation
 from tests.cli import plm
 from tests.statistical.test_calibration_catches_faults import MODEL, query
 
@@ -219,12 +218,12 @@ def test_numbers_that_are_not_finite() -> None:
 def test_a_picture_leaves_out_what_nothing_used(
     tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posterior_lm.evidence import comparison_plot
+    from posterior_lm.validate import plots
 
     drawn: list[Any] = []
-    monkeypatch.setattr(comparison_plot, "save", lambda figure, png: drawn.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, png: drawn.append(figure))
     one = Measured("smc", tokens, 0.1, tv=0.2, ess=3.0)
-    comparison_plot.plot(Comparison("p", 10, 0, (one,), None, "", None), tmp_path / "c.png")
+    plots.plot_comparison(Comparison("p", 10, 0, (one,), None, "", None), tmp_path / "c.png")
     titles = [axis.get_title(loc="left") for axis in drawn[0].axes]
     assert titles == ["total variation", "ESS", *["model tokens"] * bool(tokens), "seconds"]
 

@@ -19,15 +19,14 @@ from posterior_lm.amortize.adapter import WEIGHTS, Adapter
 from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.policy import load_policy
 from posterior_lm.api.em import EmResult, em, load, with_em
+from posterior_lm.api.query import Query, loads
 from posterior_lm.em import run as run_module
-from posterior_lm.em.bound import bound_of
-from posterior_lm.em.rounds import Raised
+from posterior_lm.em.rounds import Raised, bound_of
 from posterior_lm.em.saved import GUIDE, MODEL, RECORD, read_record
 from posterior_lm.em.settings import settings_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError, PlmError
 from posterior_lm.lm.base import Request
 from posterior_lm.lm.tabular import TabularModel
-from posterior_lm.query import Query, loads
 from posterior_lm.storage import Lock
 from tests.unit.test_em_split_model import RATED
 

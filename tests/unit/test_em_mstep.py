@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.em.adapted import adapted
-from posterior_lm.em.bound import Bound, bound_of, weighted_values
-from posterior_lm.em.mstep import Lesson, _drawn, lessons, m_step, surrogate
-from posterior_lm.em.rounds import Raised, Round, best_of, why_done
+from posterior_lm.api.query import loads
+from posterior_lm.em.rounds import Bound, Raised, Round, best_of, bound_of, weighted_values, why_done
+from posterior_lm.em.saved import adapted
 from posterior_lm.em.split_model import split_model
+from posterior_lm.em.steps import Lesson, _drawn, lessons, m_step, surrogate
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.base import Request
-from posterior_lm.query import loads
 from posterior_lm.storage import structured
 from posterior_lm.target.target import Target
 from tests.unit.test_em_split_model import RATED

@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from posterior_lm.api.query import Query, load, loads
 from posterior_lm.em.split_model import split_model
 from posterior_lm.lang.diagnostics import PlmError
-from posterior_lm.query import Query, load, loads
 from tests.conftest import ROOT
 
 RATED = """

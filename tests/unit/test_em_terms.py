@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.em.adapted import adapted, digest_of
+from posterior_lm.api.query import Query, loads
+from posterior_lm.em.saved import adapted, adapter_digest
 from posterior_lm.em.split_model import split_model
 from posterior_lm.em.trained_terms import Line, Part, log_probs, trained_terms
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.base import Request
 from posterior_lm.lm.transformers import TransformersModel
-from posterior_lm.query import Query, loads
 from posterior_lm.target.target import Target
 from tests.unit.test_em_split_model import RATED
 
@@ -172,12 +172,12 @@ def test_a_negative_power_is_refused(adapter: Adapter, rng: np.random.Generator)
 
 
 def test_the_identity_is_of_the_weights_and_the_base(adapter: Adapter) -> None:
-    first, name = digest_of(adapter), adapted(adapter).identity
+    first, name = adapter_digest(adapter), adapted(adapter).identity
     assert name.digest == first != adapter.base.identity.digest and name.name.endswith(first[:8])
-    assert digest_of(adapter) == first
+    assert adapter_digest(adapter) == first
     with torch.no_grad():
         next(iter(adapter.parameters.values())).add_(1e-3)
-    assert digest_of(adapter) != first
+    assert adapter_digest(adapter) != first
     assert isinstance(adapted(adapter), TransformersModel)
 
 

@@ -26,9 +26,9 @@ from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
+from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import DataError, InferenceError, PlmError
 from posterior_lm.lm.base import Request
-from posterior_lm.query import loads
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
 

@@ -17,8 +17,8 @@ import pytest
 from posterior_lm import storage
 from posterior_lm.amortize.adapter import WEIGHTS
 from posterior_lm.amortize.manifest import MANIFEST
+from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import DataError, PlmError
-from posterior_lm.query import loads
 from posterior_lm.storage import Lock
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, fitted

@@ -31,7 +31,7 @@ import torch
 import posterior_lm.amortize.fit as module
 from posterior_lm.amortize import checkpoint, metrics, policy
 from posterior_lm.amortize.settings import settings_of
-from posterior_lm.query import loads
+from posterior_lm.api.query import loads
 
 torch.set_num_threads(1)
 rank = int(os.environ["RANK"])

@@ -32,7 +32,7 @@ import torch
 import accelerate, arviz_stats, peft
 from posterior_lm.amortize.fit import METRICS, fit
 from posterior_lm.amortize.settings import settings_of
-from posterior_lm.query import loads
+from posterior_lm.api.query import loads
 
 torch.set_num_threads(1)
 

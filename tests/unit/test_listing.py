@@ -18,8 +18,8 @@ from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import MANY, settings_of
 from posterior_lm.amortize.train import Trainer
+from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.query import loads
 from tests.unit.test_fit import DIGIT, DIGITS, RULE, RULES, SMALL, WORD, WORDS, fitted
 
 

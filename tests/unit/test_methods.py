@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.cli.report import show_posterior
 from posterior_lm.infer import auto
 from posterior_lm.infer.base import Chains, Draws, SmcReport
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import checked
 from posterior_lm.infer.verdict import verdict
-from posterior_lm.posterior import Posterior
 from posterior_lm.target.values import Value
 from tests.strategies import compiled, table
 

@@ -26,9 +26,9 @@ from posterior_lm.amortize.manifest import (
     read_manifest,
 )
 from posterior_lm.amortize.policy import load_policy, save_policy
+from posterior_lm.api.query import Query, loads
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.base import ModelIdentity
-from posterior_lm.query import Query, loads
 from tests.cli import plm as command
 
 PROGRAM = """

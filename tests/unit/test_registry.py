@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.trajectories import Loss, Trajectories, log_ratio, mean_of
-from posterior_lm.evidence.ways import way_of
+from posterior_lm.api.query import load, loads
 from posterior_lm.infer.auto import Offer
 from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Draws, Info
@@ -25,8 +25,8 @@ from posterior_lm.infer.importance import log_weights
 from posterior_lm.infer.methods import AUTO, METHODS, OBJECTIVES, Method, Objective, OptionType, register
 from posterior_lm.infer.request import checked, resolve
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
-from posterior_lm.query import load, loads
 from posterior_lm.target.target import Target
+from posterior_lm.validate.methods_under_test import method_under_test
 from tests.cli import ROOT, WALK, plm
 from tests.unit.test_fit import DIGIT, DIGITS
 
@@ -229,7 +229,9 @@ def test_no_other_module_lists_names() -> None:
 
 
 def test_what_a_program_states_are_defaults() -> None:
-    stated = loads(DIGIT.rstrip().removesuffix("}") + "  infer smc(particles=9, threshold=0.3)\n}\n").graph.infer
+    stated = loads(
+        DIGIT.rstrip().removesuffix("}") + "  infer smc(particles=9, threshold=0.3)\n}\n"
+    ).graph.infer
     assert resolve(stated, None, {}) == ("smc", {"particles": 9, "threshold": 0.3})
     assert resolve(stated, "smc", {"particles": 4}) == ("smc", {"particles": 4, "threshold": 0.3})
     assert resolve(stated, "mcmc", {"steps": 3}) == ("mcmc", {"steps": 3})
@@ -258,7 +260,7 @@ def test_a_file_that_a_program_names_is_found_by_all_that_draw(
     query = load(home / "digit.plm").given(x=0).using("few_shot")
     assert query.draw(seed=1).n == 2
     assert {one.method for one in query.compare(draws=8).methods} >= {"few_shot", "mcmc"}
-    way = way_of(query.prepared, query.request)
+    way = method_under_test(query.prepared, query.request)
     assert len(way.draw(query.target(), 2, np.random.default_rng(0))) == 2
     theirs = load(home / "digit.plm").given(x=0).using("few_shot", examples="known.jsonl")
     for ask in (theirs.draw, theirs.compare):

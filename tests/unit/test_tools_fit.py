@@ -10,10 +10,10 @@ import torch
 
 from posterior_lm.amortize.paths import path_maker
 from posterior_lm.amortize.teacher import score_paths
+from posterior_lm.api.query import Query, load, loads
 from posterior_lm.infer.choose import Follow, Sample
 from posterior_lm.infer.rollout import roll_out, roll_out_with_mass
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.query import Query, load, loads
 from posterior_lm.support.splices import spliced
 from posterior_lm.target.target import Target
 from tests.conftest import ROOT

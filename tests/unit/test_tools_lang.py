@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from posterior_lm.api.query import Query, load, loads
 from posterior_lm.graph import lower, optimize
 from posterior_lm.lang import compile_source
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.source import Source
-from posterior_lm.query import Query, load, loads
 from tests.cli import plm, process
 from tests.conftest import ROOT
 from tests.strategies import table

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.query import loads
 from posterior_lm.tools.answers import Answers, answers_of
 from posterior_lm.tools.base import ToolSpec
 from posterior_lm.tools.process import Process

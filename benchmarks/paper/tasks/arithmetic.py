@@ -27,8 +27,8 @@ from posterior_lm.infer.guide import PriorGuide
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from posterior_lm.api.query import Query
     from posterior_lm.infer.guide import Guide
-    from posterior_lm.query import Query
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
 

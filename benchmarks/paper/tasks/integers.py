@@ -20,7 +20,7 @@ from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.guide import PolicyGuide
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
 

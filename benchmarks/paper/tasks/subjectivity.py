@@ -23,7 +23,7 @@ from posterior_lm.lang.diagnostics import DataError, error
 from training.tiny.world import reviews
 
 if TYPE_CHECKING:
-    from posterior_lm.query import Query
+    from posterior_lm.api.query import Query
 
 LABELS = ("objective", "subjective")
 METHODS = ("zero-shot", "few-shot", "reasons of the frozen model", "sft", "gflownet", "gflownet+em")

@@ -1,4 +1,7 @@
-"""The M-step: gradient steps on the weighted log-probability of what was observed.
+"""The two steps of a round.
+
+The E-step trains the guide on the posterior of the program as its model now stands. The M-step
+makes gradient steps on the weighted log-probability of what was observed:
 
     Q(θ) = mean over rows of Σ_i w_i log p_θ(y | x, z_i),    draws and weights held fixed.
 
@@ -13,15 +16,93 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.amortize.adapter import Adapter
+from posterior_lm.amortize.compiling import Compiler
 from posterior_lm.amortize.guards import not_finite
-from posterior_lm.em.bound import Weighted
-from posterior_lm.em.rounds import Raised
+from posterior_lm.amortize.guide import PolicyGuide
+from posterior_lm.amortize.inputs import Inputs
+from posterior_lm.amortize.parallel import World
+from posterior_lm.amortize.progress import Progress
+from posterior_lm.amortize.rows import Rows
+from posterior_lm.amortize.settings import FitSettings
+from posterior_lm.amortize.simulate import Simulator
+from posterior_lm.amortize.train import Trainer
+from posterior_lm.em.rounds import Raised, Weighted, weighted
 from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
 from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.target.prepared import PreparedProgram
+
+LEAST_ESS = 0.02
+"""As in a fit: below this effective share the weights of simulated pairs are noise."""
+
+
+@frozen(eq=False)
+class Stand:
+    """The program bound to its rows with the model as it is in one round, and the guide's adapter."""
+
+    program: PreparedProgram
+    inputs: Inputs
+    rows: Rows
+    guide: Adapter
+
+    def simulator(self) -> Simulator:
+        """Simulated rows of the program as it stands. Looking at what they are like takes a while."""
+        return Simulator(self.program, self.inputs.data, alike=True)
+
+    def drawn(self, numbers: Sequence[int], n: int, seed: int) -> list[Weighted]:
+        """n weighted draws of the guide for each row, with random numbers of the row's own.
+
+        They are the same in every round, so that two rounds' bounds differ by less than two samples' do.
+        """
+        found = []
+        for number in numbers:
+            target = self.rows.target(number)
+            rng = np.random.default_rng([seed, 11, number])
+            found.append(weighted(target, PolicyGuide.of(target, self.guide), n, rng))
+        return found
+
+
+def e_step(
+    stand: Stand, numbers: Sequence[int], settings: FitSettings, *, first: bool,
+    tick: Callable[[Progress], None], stop: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """Train the guide on these rows. Returns whether it was finished, not stopped.
+
+    The first E-step is a whole fit: simulated pairs where the program can be simulated, then
+    the rows. Later ones go on from a guide that is nearly right, on the rows alone.
+    """
+    compiler = simulator = None
+    if first and settings.compile != 0:
+        simulator = stand.simulator()
+        compiler = _compiler(stand, simulator, numbers, settings)
+    exact = compiler is not None and simulator is not None and simulator.exact
+    # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
+    settings = settings.resolved(exact=exact or not first)
+    if not first:
+        settings = evolve(settings, compile=0.0, reward_temperature=1.0)
+    trainer = Trainer(stand.rows, numbers, stand.guide, settings, compiler, World(), simulator)
+    for row, known in stand.inputs.known:
+        trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, known, pinned=True))
+    while not trainer.finished:
+        tick(trainer.step())
+        if stop() and not trainer.finished:
+            return False
+    return True
+
+
+def _compiler(
+    stand: Stand, simulator: Simulator, numbers: Sequence[int], settings: FitSettings
+) -> Compiler | None:
+    """Simulated pairs as `fit` has them; None where they are not to be had or their weights are noise."""
+    if simulator.unsimulated:
+        return None
+    compiler = Compiler(stand.rows, numbers, simulator, settings.pairs, settings.seed)
+    sample = compiler.batch(0, range(compiler.groups))
+    return None if sample.rows < compiler.groups / 4 or sample.ess < LEAST_ESS else compiler
+
 
 GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, as those of a fit."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.graph import lower, optimize, verify
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
@@ -23,14 +24,12 @@ from posterior_lm.lang.diagnostics import CompileError, ModelError, error
 from posterior_lm.lang.near import nearest
 from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.lm.base import LanguageModel
-from posterior_lm.posterior import Posterior
 from posterior_lm.target.prepared import PreparedProgram, Resources
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
     from posterior_lm.target.target import Target
-
 
 # ------------------------------------------------------------------------------- preparing
 

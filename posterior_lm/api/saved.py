@@ -98,8 +98,7 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
         "log_prob": draws.log_prob,
         "certificate": draws.certificate and attrs.astuple(draws.certificate),
         "particles": draws.particles,
-        "chains": chains
-        and {**attrs.asdict(chains), "rhat": None if chains.rhat is None else [chains.rhat]},
+        "chains": chains and {**attrs.asdict(chains), "rhat": None if chains.rhat is None else [chains.rhat]},
         "decoded": draws.decoded,
     }
     text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
@@ -165,7 +164,8 @@ def _draws(whole: _Whole) -> Draws:
         certificate=whole.certificate and Certificate(*attrs.astuple(whole.certificate)),
         reason=whole.reason,
         seconds=whole.seconds,
-        particles=particles and SmcReport(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
+        particles=particles
+        and SmcReport(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
         chains=chains
         and Chains(
             chains.number,

@@ -1,4 +1,4 @@
-"""A way to draw from a posterior, as a test of it needs one: draws, and the weight of a value from outside."""
+"""A method as a test of it needs one: draws of a target, and the weight of a value from outside among them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.ask import policy_offer
+from posterior_lm.api.engine import policy_offer
 from posterior_lm.infer import auto
 from posterior_lm.infer.base import Draws, run
 from posterior_lm.infer.guide import Guide, PriorGuide
@@ -20,7 +20,7 @@ from posterior_lm.target.values import Value
 
 
 @frozen(eq=False)
-class Way:
+class MethodUnderTest:
     """A method by name, `draw(target, n, rng)`, and the guide that a result's draws were proposed with.
 
     `options` are those of the method.
@@ -32,13 +32,18 @@ class Way:
     options: Mapping[str, object] = field(factory=dict)
 
 
-def way_of(program: PreparedProgram, request: Request) -> Way:
+def method_under_test(program: PreparedProgram, request: Request) -> MethodUnderTest:
     """The requested method with its options and its policy, as `Query.draw` runs it."""
     method, options = request.of(program)
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         return auto.infer(
-            target, method=method, options=options, n=n, rng=rng, policy=policy_offer(program, request, target)
+            target,
+            method=method,
+            options=options,
+            n=n,
+            rng=rng,
+            policy=policy_offer(program, request, target),
         )
 
     def guide(target: Target, draws: Draws) -> Guide:
@@ -49,16 +54,16 @@ def way_of(program: PreparedProgram, request: Request) -> Way:
             return offer.guide()
         return PriorGuide(target, reads="guide" if options.get("proposal") == "guide" else "prior")
 
-    return Way(method, draw, guide, options)
+    return MethodUnderTest(method, draw, guide, options)
 
 
-def guided(guide_of: Callable[[Target], Guide], name: str = Importance().name) -> Way:
+def guided(guide_of: Callable[[Target], Guide], name: str = Importance().name) -> MethodUnderTest:
     """Importance sampling that proposes with the guide that `guide_of` gives for each target."""
 
     def draw(target: Target, n: int, rng: np.random.Generator) -> Draws:
         return run(Importance(), target, n=n, rng=rng, guide=guide_of(target))
 
-    return Way(name, draw, lambda target, draws: guide_of(target))
+    return MethodUnderTest(name, draw, lambda target, draws: guide_of(target))
 
 
 @frozen
@@ -75,7 +80,7 @@ class Bounds:
 
 
 def bounds(
-    way: Way, target: Target, draws: Draws, exact: Mapping[str, Value], rng: np.random.Generator
+    way: MethodUnderTest, target: Target, draws: Draws, exact: Mapping[str, Value], rng: np.random.Generator
 ) -> Bounds:
     """From N draws, and the same N with an exact posterior draw z* among them.
 

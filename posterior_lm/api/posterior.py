@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import field, fields, frozen
 
-from posterior_lm import saved
+from posterior_lm.api import saved
 from posterior_lm.infer.base import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp

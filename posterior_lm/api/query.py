@@ -1,0 +1,467 @@
+"""The query: a program being built, bound and asked. Immutable; every verb gives a new one.
+
+Each statement of the language has a method of its name; types, distributions and
+expressions are written as they are in a file, so the file and the Python calls
+give the same syntax tree, the same graph and the same fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import field, frozen
+
+from posterior_lm.lang import ast
+from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.source import NOWHERE, Source
+
+if TYPE_CHECKING:
+    from posterior_lm.amortize.fit import Fitted
+    from posterior_lm.amortize.progress import Progress as FitProgress
+    from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.score import Score
+    from posterior_lm.em.rounds import Round
+    from posterior_lm.em.run import Tick, Trained
+    from posterior_lm.em.saved import Restored
+    from posterior_lm.graph.graph import RewardGraph
+    from posterior_lm.infer.base import Info
+    from posterior_lm.infer.guide import Guide
+    from posterior_lm.infer.request import Request
+    from posterior_lm.lang.typed import CheckedModule
+    from posterior_lm.lm.base import LanguageModel
+    from posterior_lm.predict import Prediction, Vote
+    from posterior_lm.target.prepared import PreparedProgram
+    from posterior_lm.target.target import Target
+    from posterior_lm.validate.calibration import Calibration
+    from posterior_lm.validate.comparison import Comparison
+
+__all__: Sequence[str] = ["EmResult", "Query", "load", "loads", "program"]
+
+
+@frozen(slots=False, eq=False)
+class _Preparation:
+    """What a program is prepared from; done when it is first asked for, and shared by queries of one program."""
+
+    module: ast.Module
+    base_dir: Path | None
+    models: Mapping[str, str | LanguageModel]
+    uses_allowed: bool
+    checked: CheckedModule | None = None
+
+    @cached_property
+    def whole(self) -> CheckedModule:
+        from posterior_lm.lang.check import check
+
+        return (self.checked or check(self.module)).without_errors()
+
+    @cached_property
+    def program(self) -> PreparedProgram:
+        from posterior_lm.api.engine import prepare
+
+        return prepare(self.whole, base_dir=self.base_dir, models=self.models, uses_allowed=self.uses_allowed)
+
+
+@frozen(slots=False, eq=False)
+class Query:
+    """A program, what is known, and how to ask.
+
+    Equality is identity; compare `fingerprint` for "the same log reward". Methods
+    raise CompileError for a program that is wrong, DataError for data that is,
+    ModelError for a model that cannot be had, InferenceError where numbers go wrong.
+    """
+
+    module: ast.Module
+    data: Mapping[str, object] = field(factory=dict)
+    models: Mapping[str, str | LanguageModel] = field(factory=dict)
+    """Models that replace a declared one, by alias: a name, a path or an object."""
+    method: str | None = None
+    options: Mapping[str, object] = field(factory=dict)
+    base_dir: Path | None = None
+    """Where relative model paths of the program start: the folder of its file."""
+    uses_allowed: bool = False
+    policy_folder: Path | None = None
+
+    # ------------------------------------------------------------- the verbs of the language
+
+    def _add(self, *statements: ast.Statement) -> Query:
+        program = self.module.program
+        body = (*program.body, *statements)
+        return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
+
+    def latent(self, name: str, type: str, dist: str) -> Query:
+        """`latent name: type ~ dist`."""
+        return self._add(ast.Latent(_name(name), _parse(type, "type"), _parse(dist, "distribution")))
+
+    def observe(self, value: str, dist: str) -> Query:
+        """`observe value ~ dist`."""
+        return self._add(ast.Observe(_parse(value, "expression"), _parse(dist, "distribution")))
+
+    def factor(self, value: str) -> Query:
+        """`factor value`, in nats."""
+        return self._add(ast.Factor(_parse(value, "expression")))
+
+    def condition(self, value: str) -> Query:
+        """`condition value`."""
+        return self._add(ast.Condition(_parse(value, "expression")))
+
+    def let(self, name: str, value: str) -> Query:
+        """`let name = value`."""
+        return self._add(ast.Let(_name(name), _parse(value, "expression")))
+
+    def guide(self, name: str, dist: str) -> Query:
+        """`guide name ~ dist`."""
+        return self._add(ast.Guide(_name(name), _parse(dist, "distribution")))
+
+    def temper(self, exponent: str | float, block: Callable[[Query], Query] | None = None) -> Query:
+        """`temper exponent { … }`: the block's statements, or without one everything so far."""
+        from posterior_lm.lang.compose import tempered
+
+        power = _parse(_number(exponent), "expression")
+        if block is not None:
+            return self._add(ast.Temper(power, self._block(block)))
+        program = self.module.program
+        body = tempered(program.body, power)
+        return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
+
+    def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
+        """`plate row in table { … }`."""
+        return self._add(ast.Plate(_name(row), _parse(table, "expression"), self._block(block)))
+
+    def _block(self, block: Callable[[Query], Query]) -> tuple[ast.Statement, ...]:
+        empty = attrs.evolve(self.module, program=attrs.evolve(self.module.program, body=()))
+        return block(attrs.evolve(self, module=empty)).module.program.body
+
+    # ------------------------------------------------------------- composing
+
+    def __mul__(self, other: Query) -> Query:
+        """The product: log rewards add up. Data and models of the two must not contradict."""
+        from posterior_lm.lang.compose import product
+
+        if not isinstance(other, Query):
+            return NotImplemented
+        module = product(self.module, other.module)
+        return attrs.evolve(
+            self,
+            module=module,
+            data={**other.data, **self.data},
+            models={**other.models, **self.models},
+            uses_allowed=self.uses_allowed and other.uses_allowed,
+        )
+
+    def __pow__(self, exponent: float) -> Query:
+        """The power: the whole program tempered; conditions are unaffected."""
+        from posterior_lm.lang.compose import power
+
+        return attrs.evolve(self, module=power(self.module, exponent))
+
+    # ------------------------------------------------------------- settings
+
+    def given(self, values: Mapping[str, object] | None = None, /, **more: object) -> Query:
+        """Values for parameters; later ones replace earlier ones."""
+        return self._asking(data={**self.data, **(values or {}), **more})
+
+    def lm(self, **models: str | LanguageModel) -> Query:
+        """Other models for declared ones, by alias: a name, a folder, or an object."""
+        return self._resolving(models={**self.models, **models})
+
+    def using(self, method: str, **options: object) -> Query:
+        """The method to infer with, and its options."""
+        from posterior_lm.infer.request import checked
+
+        return self._asking(method=method, options=checked(method, options))
+
+    def policy(self, folder: str | Path) -> Query:
+        """The policy in this folder to propose with; it is read when draws are asked for.
+
+        Auto uses it where it is certified and no worse than the prior here, `using("gflownet")` always.
+        """
+        return self._asking(policy_folder=Path(folder))
+
+    def allow_use(self) -> Query:
+        """Let the program's `use` statements import Python objects."""
+        return self._resolving(uses_allowed=True)
+
+    def _resolving(self, **changes: Any) -> Query:
+        """The same module with other resources: what is checked already stays so."""
+        found: Query = attrs.evolve(self, **changes)
+        found.__dict__["_preparation"] = attrs.evolve(self._preparation, **changes)
+        return found
+
+    def _asking(self, **changes: object) -> Query:
+        """Another question to the same program, which is prepared once for all of them."""
+        found: Query = attrs.evolve(self, **changes)
+        found.__dict__["_preparation"] = self._preparation
+        return found
+
+    # ------------------------------------------------------------- the program
+
+    def __str__(self) -> str:
+        """The program as `.plm` text."""
+        from posterior_lm.lang.format import format_module
+
+        return format_module(self.module)
+
+    @cached_property
+    def _preparation(self) -> _Preparation:
+        return _Preparation(self.module, self.base_dir, self.models, self.uses_allowed)
+
+    @property
+    def checked(self) -> CheckedModule:
+        """The program with what the checker knows of it. Raises CompileError holding every error."""
+        return self._preparation.whole
+
+    @property
+    def prepared(self) -> PreparedProgram:
+        """The program checked, lowered and optimised, once. Raises CompileError holding every error."""
+        return self._preparation.program
+
+    @property
+    def graph(self) -> RewardGraph:
+        """The optimised log-reward graph."""
+        return self.prepared.graph
+
+    @property
+    def request(self) -> Request:
+        """How draws are asked for."""
+        from posterior_lm.infer.request import Request
+
+        return Request(self.method, self.options, self.policy_folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the log reward is."""
+        return self.graph.fingerprint
+
+    # ------------------------------------------------------------- asking
+
+    def target(self) -> Target:
+        """The program bound to its data and models."""
+        return self.prepared.bind(self.data)
+
+    def score(self, values: Mapping[str, str | int]) -> Score:
+        """The log reward of given values of the latents, term by term."""
+        from posterior_lm.api.score import score
+
+        return score(self.target(), values)
+
+    def draw(
+        self,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        budget: float | None = None,
+        guide: Guide | None = None,
+        progress: Callable[[Info], None] | None = None,
+    ) -> Posterior:
+        """Draws from the posterior; `budget` is in seconds. The same seed gives the same draws."""
+        from posterior_lm.api.engine import draw
+
+        return draw(
+            self.prepared, self.target(), self.request, n, seed=seed, budget=budget, guide=guide,
+            progress=progress,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        rows: Sequence[Mapping[str, object]],
+        out: str | Path,
+        /,
+        *,
+        resume: bool = False,
+        watch: Callable[[FitProgress], None] | None = None,
+        **settings: object,
+    ) -> Fitted:
+        """Train a policy on rows of parameters and save it, certified, in the folder `out`.
+
+        `settings` are those of `amortize.settings.FitSettings`, over what `infer gflownet(…)`
+        states. A column named after a latent holds a known good value of it.
+        """
+        from posterior_lm.amortize.fit import fit
+        from posterior_lm.amortize.settings import settings_of
+
+        program = self.prepared
+        chosen = settings_of({**self.request.fit_settings(program), **settings})
+        return fit(program, rows, out, chosen, given=self.data, resume=resume, watch=watch)
+
+    def em(
+        self, rows: Sequence[Mapping[str, object]], out: str | Path, /, *, resume: bool = False,
+        watch: Callable[[Round], None] | None = None, tick: Tick | None = None,
+        say: Callable[[str], None] | None = None, **options: object,
+    ) -> EmResult:  # fmt: skip
+        """Train a guide and the model of what the program observes in turns, and save both in `out`.
+
+        `options` are the fields of `EmSettings` and, for the E-step, of `FitSettings`, over what
+        `infer gflownet(…)` states; the result's `query` asks with both. Raises what `em.run.train` raises.
+        """
+        from posterior_lm.em.run import train
+
+        trained = train(
+            self.prepared, self.request, rows, out, given=self.data, resume=resume, watch=watch, tick=tick,
+            say=say, **options,
+        )  # fmt: skip
+        return EmResult(self._restored(trained.restored, trained.folder), trained)
+
+    def with_em(self, folder: str | Path) -> Query:
+        """The program with the model and the guide that `em` left in a folder. Raises DataError PLM795, PLM796."""
+        from posterior_lm.em.saved import read_record, restored
+
+        folder = Path(folder)
+        return self._restored(restored(self.prepared, folder, read_record(folder)), folder)
+
+    def _restored(self, found: Restored, folder: Path) -> Query:
+        from posterior_lm.em.saved import GUIDE
+
+        models = {**self.models, **found.models}
+        return attrs.evolve(self, module=found.module, models=models).policy(folder / GUIDE)
+
+    def calibrate(self, rows: Sequence[Mapping[str, object]] = (), /, **settings: Any) -> Calibration:
+        """Test the method on rows that the program simulates; `settings` as in `validate.calibration`."""
+        from posterior_lm.validate.calibration import calibrate
+
+        return calibrate(self.prepared, self.request, rows, given=self.data, **settings)
+
+    def compare(self, **settings: Any) -> Comparison:
+        """Run every method beside the exact posterior; `settings` as in `validate.comparison`."""
+        from posterior_lm.validate.comparison import compare
+
+        return compare(self.prepared, self.request, self.data, **settings)
+
+    def report(self, posterior: Posterior, path: str | Path) -> Path:
+        """Write one self-contained HTML page about a posterior of this query; returns its path."""
+        from posterior_lm.page import report
+
+        return report(self.target(), posterior, path)
+
+    def predict(
+        self,
+        name: str,
+        *,
+        n: int | None = None,
+        vote: Vote = "soft",
+        seed: int = 0,
+        budget: float | None = None,
+        progress: Callable[[Info], None] | None = None,
+    ) -> Prediction:
+        """The posterior predictive distribution of a parameter left out, or a latent's marginal.
+
+        `vote` is soft, hard or likeliest, as `Prediction` has it. An int without bounds and a
+        text are drawn, `n` times, and what was drawn is scored under every draw.
+        """
+        from posterior_lm.predict import predict
+
+        return predict(
+            self.prepared, self.request, self.data, name, n, vote=vote, seed=seed, budget=budget,
+            progress=progress,
+        )  # fmt: skip
+
+
+@frozen(eq=False)
+class EmResult:
+    """What came of EM: `query` is the program with the best round's model and guide, the rest is of `Trained`."""
+
+    query: Query
+    trained: Trained
+
+    @property
+    def folder(self) -> Path:
+        return self.trained.folder
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        return self.trained.rounds
+
+    @property
+    def best(self) -> int:
+        """The number of the round that was kept."""
+        return self.trained.best
+
+    @property
+    def stopped(self) -> str:
+        """Why EM ended."""
+        return self.trained.stopped
+
+    @property
+    def interrupted(self) -> bool:
+        return self.trained.interrupted
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, and why."""
+        return self.trained.notes
+
+    def close(self) -> None:
+        """Take the trained adapter out of the model's layers; `query` cannot be asked afterwards."""
+        self.trained.close()
+
+
+def _name(text: str) -> ast.Name:
+    found = _parse(text, "expression")
+    if not isinstance(found, ast.Name):
+        from posterior_lm.lang.diagnostics import error
+
+        raise CompileError(error("PLM101", f"{text!r} is no name", found.span))
+    return found
+
+
+def _call(text: str) -> ast.Call:
+    found = _parse(text, "expression")
+    if not isinstance(found, ast.Call):
+        from posterior_lm.lang.diagnostics import error
+
+        raise CompileError(error("PLM101", f"{text!r} makes no tool", found.span))
+    return found
+
+
+def _number(value: str | float) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _parse(text: str, kind: str) -> Any:
+    from posterior_lm.lang.parse import parse_fragment
+
+    return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
+
+
+def program(
+    name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None,
+    tool: Mapping[str, str] | None = None,
+) -> Query:  # fmt: skip
+    """An empty program to add statements to.
+
+    `params` are written as in a file (`"opening: text"`, `"beta: real = 1.25"`);
+    `lm` maps an alias to a model's name, `use` a name to "module:function", `tool` a name
+    to what makes it (`'calculator(trigger="=")'`).
+    """
+    declarations: list[ast.Declaration] = [
+        ast.LmDecl(_name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()
+    ]
+    declarations += [ast.UseDecl(_name(alias), ast.Literal(where)) for alias, where in (use or {}).items()]
+    declarations += [ast.ToolDecl(_name(alias), _call(made)) for alias, made in (tool or {}).items()]
+    parsed = tuple(_parse(p, "parameter") for p in params)
+    body = ast.Program(_name(name), parsed, ())
+    return Query(ast.Module(tuple(declarations), body, span=NOWHERE))
+
+
+def load(path: str | Path) -> Query:
+    """The program in a file. Raises CompileError with every error it has."""
+    from posterior_lm.lang import load_module
+
+    return _of_checked(load_module(path), Path(path).resolve().parent)
+
+
+def loads(text: str, name: str = "<text>") -> Query:
+    """The program in a string."""
+    from posterior_lm.lang import compile_source
+
+    return _of_checked(compile_source(Source(name, text)).without_errors(), None)
+
+
+def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
+    """The query of a checked module, which is not checked again."""
+    query = Query(checked.module, base_dir=base_dir)
+    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, checked)
+    return query
