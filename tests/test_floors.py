@@ -110,8 +110,8 @@ ROOMS: dict[str, Room] = {
     ),  # fmt: skip
     # Functions of texts and numbers; an encoder of texts is loaded inside the functions that read one.
     "metrics": Room(5, ("metrics",), ("extras", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
-    "page": Room(
-        7, ("page",),
+    "report": Room(
+        7, ("report",),
         ("answers", "method table", "inference", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
@@ -128,12 +128,12 @@ ROOMS: dict[str, Room] = {
     # What a user calls. Nothing below knows of a query.
     "query": Room(
         8, ("api", "query"),
-        ("page", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
+        ("report", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "command line": Room(
         9, ("cli", "__main__"),
-        ("front", "query", "page", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
+        ("front", "query", "report", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
         ("attrs", "click", "rich"),
     ),  # fmt: skip
     "front": Room(0, ("",), ()),

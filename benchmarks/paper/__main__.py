@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posterior_lm.cli.commands import Command, ExitCodes
 from posterior_lm.cli.given import misuse
-from posterior_lm.cli.group import Command, ExitCodes
 from posterior_lm.cli.main import main
 from posterior_lm.cli.options import format_option
 
@@ -89,8 +89,8 @@ def command(
     from benchmarks.paper.run import cells_of, chosen, open_bench, run
     from benchmarks.paper.tasks import TASKS
     from benchmarks.paper.write import write
+    from posterior_lm.cli.commands import FINE, INTERRUPTED
     from posterior_lm.cli.given import pairs
-    from posterior_lm.cli.outcome import FINE, INTERRUPTED
     from posterior_lm.cli.output import json_text
 
     kept = [TASKS[name] for name in chosen(tasks, tuple(TASKS), "task")]

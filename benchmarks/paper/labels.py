@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from posterior_lm.page.markup import Html, el
-from posterior_lm.page.plots import LEFT, TOP, Axes
+from posterior_lm.report.markup import Html, el
+from posterior_lm.report.plots import LEFT, TOP, Axes
 
 LETTER, LINE, BESIDE = 7.3, 13.0, 8.0
 """Width of a letter, height of a line, and from a point to its label, in the units of the picture."""

@@ -14,8 +14,7 @@ from benchmarks.paper.pictures import against_operands, histograms
 from benchmarks.paper.scatter import scatters
 from benchmarks.paper.summary import Entry
 from benchmarks.paper.tasks import TASKS
-from posterior_lm.page.markup import Html, el
-from posterior_lm.page.style import STYLE
+from posterior_lm.report.markup import STYLE, Html, el
 
 
 def page(found: Sequence[Entry], results: Sequence[tuple[Cell, Result]], head: str) -> str:

@@ -8,8 +8,8 @@ from benchmarks.paper.cells import Cell, Result
 from benchmarks.paper.labels import beside
 from benchmarks.paper.summary import Entry, figure
 from benchmarks.paper.tasks.continuation import OURS
-from posterior_lm.page.markup import Html, el
-from posterior_lm.page.plots import Axes, bars, dots, drawing, line, plot
+from posterior_lm.report.markup import Html, el
+from posterior_lm.report.plots import Axes, bars, dots, drawing, line, plot
 
 SHOWN = ("base", "prompting", "sft", "ppo", "gflownet")
 """Methods whose histogram is drawn."""

@@ -23,7 +23,7 @@ def cleaned(texts: Sequence[str]) -> list[str]:
 
 def of_set(texts: Sequence[str]) -> dict[str, float]:
     """How much texts for the same prompt differ: semantic diversity, distinct-2, self-BLEU."""
-    from posterior_lm.metrics.diversity import distinct, self_bleu, semantic_diversity
+    from posterior_lm.metrics.ngrams import distinct, self_bleu, semantic_diversity
 
     kept = cleaned(texts)
     return {
@@ -35,7 +35,7 @@ def of_set(texts: Sequence[str]) -> dict[str, float]:
 
 def against_reference(texts: Sequence[str], reference: str, bert: Path | None = None) -> dict[str, float]:
     """Means over texts of how near they are to one reference; BERTScore where a model's folder is given."""
-    from posterior_lm.metrics.overlap import bleu4, gleu4
+    from posterior_lm.metrics.ngrams import bleu4, gleu4
 
     kept, (true,) = cleaned(texts), cleaned([reference])
     found = {
@@ -43,7 +43,7 @@ def against_reference(texts: Sequence[str], reference: str, bert: Path | None = 
         "gleu4": float(np.mean([gleu4(text, [true]) for text in kept])),
     }
     if bert is not None:
-        from posterior_lm.metrics.bertscore import bert_score
+        from posterior_lm.metrics.embeddings import bert_score
 
         found["bert_score"] = float(np.mean(bert_score(kept, [true] * len(kept), model=bert).f1))
     return found

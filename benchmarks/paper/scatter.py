@@ -11,8 +11,8 @@ from benchmarks.paper.claims import dominances
 from benchmarks.paper.labels import Label, beside
 from benchmarks.paper.summary import Entry, figure
 from benchmarks.paper.tasks.continuation import FIDELITY, OURS
-from posterior_lm.page.markup import Html, el
-from posterior_lm.page.plots import Axes, drawing, span
+from posterior_lm.report.markup import Html, el
+from posterior_lm.report.plots import Axes, drawing, span
 
 WIDE, HIGH = 820.0, 440.0
 FAR = 3.0

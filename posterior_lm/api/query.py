@@ -332,7 +332,7 @@ class Query:
 
     def report(self, posterior: Posterior, path: str | Path) -> Path:
         """Write one self-contained HTML page about a posterior of this query; returns its path."""
-        from posterior_lm.page import report
+        from posterior_lm.report import report
 
         return report(self.target(), posterior, path)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posterior_lm.cli import outcome
-from posterior_lm.cli.group import Command
+from posterior_lm.cli import commands
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import format_option, method_option, plot_option
 from posterior_lm.infer.methods import AMORTIZED
 
@@ -60,8 +60,7 @@ def command(
     """
     from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import open_query
-    from posterior_lm.cli.output import json_text
-    from posterior_lm.cli.progress import progress
+    from posterior_lm.cli.output import json_text, progress
     from posterior_lm.validate.calibration import DRAWS, ROWS, calibrate
     from posterior_lm.validate.plots import need_plots
 
@@ -82,7 +81,7 @@ def command(
 
         draw(found, Path(plot))
     click.echo(json_text(found.to_json()) if format == "json" else "\n".join(found.lines()))
-    ctx.exit(outcome.FINE if found.passed else outcome.ERRORS)
+    ctx.exit(commands.FINE if found.passed else commands.ERRORS)
 
 
 def _bound(query: Query, given: Sequence[str], data: str | None) -> tuple[Query, list[Mapping[str, object]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import data_options, format_option, plot_option, positive_seconds
 
 
@@ -44,8 +44,7 @@ def command(
     """
     from posterior_lm.cli.files import check_result
     from posterior_lm.cli.given import cases, misuse, open_query
-    from posterior_lm.cli.output import json_text, table
-    from posterior_lm.cli.progress import progress
+    from posterior_lm.cli.output import json_text, progress, table
     from posterior_lm.validate.comparison import DRAWS, compare
     from posterior_lm.validate.plots import need_plots
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import format_option, positive_seconds
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def command(
     Example:
       plm em programs/latent_rationale.plm --data rows.jsonl --out em
     """
+    from posterior_lm.cli.commands import FINE, INTERRUPTED
     from posterior_lm.cli.files import check_folder
-    from posterior_lm.cli.fitting import number_or_text
+    from posterior_lm.cli.fit import number_or_text
     from posterior_lm.cli.given import given_values, open_query, pairs, texts
-    from posterior_lm.cli.outcome import FINE, INTERRUPTED
     from posterior_lm.cli.output import json_text
     from posterior_lm.target.rows import read_rows
 

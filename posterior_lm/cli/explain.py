@@ -6,7 +6,7 @@ import textwrap
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 
 
 @click.command(cls=Command)

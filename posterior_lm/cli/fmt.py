@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from posterior_lm.cli import outcome
-from posterior_lm.cli.group import Command
+from posterior_lm.cli import commands
+from posterior_lm.cli.commands import Command
 
 
 @click.command(cls=Command)
@@ -50,5 +50,5 @@ def command(ctx: click.Context, files: tuple[str, ...], check: bool, stdin: bool
         except CompileError as problem:
             found += problem.diagnostics
     if found:
-        outcome.report(found)
-    ctx.exit(outcome.ERRORS if found or (check and changed) else outcome.FINE)
+        commands.report(found)
+    ctx.exit(commands.ERRORS if found or (check and changed) else commands.FINE)

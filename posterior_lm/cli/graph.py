@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import format_option
 
 

@@ -10,8 +10,8 @@ from typing import NoReturn
 import click
 
 from posterior_lm import __version__
-from posterior_lm.cli import outcome
-from posterior_lm.cli.group import LazyGroup
+from posterior_lm.cli import commands
+from posterior_lm.cli.commands import LazyGroup
 
 COMMANDS = {
     "check": "Say what is wrong with programs.",
@@ -33,7 +33,6 @@ COMMANDS = {
 @click.group(
     cls=LazyGroup,
     lines=COMMANDS,
-    homes={"report": "page"},
     moved={"bench": "the paper's tasks are run by `python -m benchmarks.paper` in a checkout"},
     package="posterior_lm.cli",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -57,6 +56,6 @@ def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
-    outcome.prepare_streams()
+    commands.prepare_streams()
     command(prog_name=name)
     raise SystemExit(0)

@@ -1,13 +1,26 @@
-"""What goes to standard output: JSON without NaN, texts that cannot move the cursor, plain tables."""
+"""What commands write: JSON, plain tables, results for people with how far to trust them, a progress bar meanwhile.
+
+In a pipe everything is plain text that `grep` and `cut` can read, and there is no bar; on a terminal the
+table is drawn by rich.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
 
 from posterior_lm.storage import plain
+
+if TYPE_CHECKING:
+    from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.score import Score
+    from posterior_lm.infer.base import Info
 
 BAR = 20
 """Characters of a bar that stands for weight 1."""
@@ -45,3 +58,150 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bo
         cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         lines.append(("  " + "  ".join(cells)).rstrip())
     return lines
+
+
+TOP = 10
+"""Rows of a table of draws; `--format json` has them all."""
+
+
+def show_posterior(posterior: Posterior, row: int | None) -> None:
+    """The likeliest values with their weights, the evidence, and what can be checked of both."""
+    merged = posterior.merged()
+    names = list(posterior.draws.values)
+    click.echo("\n".join([*heading(posterior, row), ""]))
+    cells = [
+        (
+            m.weight,
+            f"{m.weight:.4f}",
+            [number(m.log_reward), *(quoted(str(m.values[name])) for name in names)],
+        )
+        for m in merged[:TOP]
+    ]
+    show_table("weight", ["log reward", *names], cells, numeric=1)
+    show_rest("weight", [m.weight for m in merged[TOP:]])
+    click.echo("\n".join(["", _evidence(posterior), *checks(posterior), posterior.verdict]))
+
+
+def show_score(score: Score, row: int | None) -> None:
+    """The log reward and the term of each statement."""
+    where = "" if row is None else f"rows[{row}]  "
+    click.echo(f"{where}{score.program}  fingerprint {score.fingerprint[:12]}")
+    click.echo(f"log reward {number(score.log_reward)} nats\n")
+    rows = [(str(info.span.line), number(x), info.label) for info, x in score.terms]
+    click.echo("\n".join(table(("line", "log reward", "statement"), rows, (True, True, False))))
+
+
+def show_table(
+    first: str, others: Sequence[str], cells: Sequence[tuple[float, str, list[str]]], numeric: int = 0
+) -> None:
+    """Rows of (share, share as text, other cells), a bar behind the share; `numeric` others stand right."""
+    if not sys.stdout.isatty():
+        rows = [(shown, bar(share, "#"), *rest) for share, shown, rest in cells]
+        right = (True, False, *(k < numeric for k in range(len(others))))
+        click.echo("\n".join(table((first, "", *others), rows, right)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    drawn.add_column(first, justify="right", style="bold")
+    drawn.add_column("")
+    for k, name in enumerate(others):
+        drawn.add_column(Text(name), justify="right" if k < numeric else "left", overflow="fold")
+    for share, shown, rest in cells:
+        drawn.add_row(shown, Text(bar(share, "\u2588"), style="cyan"), *(Text(cell) for cell in rest))
+    Console().print(drawn)
+
+
+def show_rest(what: str, shares: Sequence[float]) -> None:
+    if shares:
+        click.echo(f"  ... {_counted(len(shares), 'more value')} with {what} {sum(shares):.4f}")
+
+
+def _plain(value: object) -> str:
+    return (
+        quoted(value)
+        if isinstance(value, str)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+
+
+def heading(posterior: Posterior, row: int | None) -> list[str]:
+    models = ", ".join(
+        f"{alias} = {m.name} ({m.dtype}, {m.digest[:8]})" for alias, m in sorted(posterior.lm.items())
+    )
+    parts = [posterior.program, f"fingerprint {posterior.fingerprint[:12]}", models, f"seed {posterior.seed}"]
+    if row is not None:
+        parts.insert(0, f"rows[{row}]")
+    method, reason = posterior.method, posterior.reason
+    told = not reason or reason.startswith(f"{method}:")
+    how = (reason or method) if told else f"{method}: {reason}"
+    return ["  ".join(p for p in parts if p), f"method {how}"]
+
+
+def _evidence(posterior: Posterior) -> str:
+    if posterior.log_evidence is None:
+        return f"log evidence: not known to {posterior.method}"
+    se = posterior.log_evidence_se
+    spread = "" if se is None or posterior.draws.exact else f" ± {number(se)}"
+    least = ", at least" if posterior.draws.exact and se is None else ""
+    return f"log evidence{least} {number(posterior.log_evidence)}{spread} nats"
+
+
+def checks(posterior: Posterior) -> list[str]:
+    """ESS and k-hat of draws, what particles and chains add, the certificate of a list."""
+    draws = posterior.draws
+    certificate, particles, chains = draws.certificate, draws.particles, draws.chains
+    if draws.decoded:
+        alive = draws.log_reward[draws.log_reward > -math.inf]
+        best = number(float(alive.max())) if len(alive) else "none"
+        mean = number(float(alive.mean())) if len(alive) else "none"
+        return [f"log reward: best {best}, mean {mean} of the {len(alive)} of {posterior.n} that have one"]
+    if chains is not None:
+        return [
+            f"R-hat {number(chains.rhat, 3)}, bulk ESS {number(chains.bulk_ess, 1)} of {posterior.n} draws",
+            f"{_counted(chains.number, 'chain')}, {number(100 * chains.acceptance, 0)} % of the moves accepted, "
+            f"{_counted(draws.distinct, 'distinct value')}",
+        ]
+    if certificate is None:
+        found = [f"ESS {number(posterior.ess, 1)} of {posterior.n}, k-hat {number(posterior.khat, 2)}"]
+        if particles is not None:
+            found.append(
+                f"resampled {_counted(particles.resampled, 'time')}, least ESS {number(particles.least_ess, 1)}, "
+                f"{_counted(particles.ancestors, 'ancestor')}, {_counted(draws.distinct, 'distinct value')}"
+            )
+        return found
+    if certificate.complete:
+        missing = "nothing is left out"
+    elif certificate.missing_share >= 1.0:
+        missing = "no bound on what is left out"
+    else:
+        missing = f"at most {certificate.missing_share:.2g} of the posterior is left out"
+    return [f"certificate: {_counted(certificate.listed, 'value')} listed, {missing}"]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[Info], None] | None]:
+    """The callback that `Query.draw` takes, or None where nobody is watching."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=None)
+
+        def update(info: Info) -> None:
+            total = None if info.fraction is None else 1.0
+            shown.update(task, description=info.note or what, total=total, completed=info.fraction or 0.0)
+
+        yield update

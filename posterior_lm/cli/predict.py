@@ -1,4 +1,4 @@
-"""`plm predict`: the distribution of what a program leaves unobserved."""
+"""`plm predict`: the distribution of what a program leaves unobserved, with intervals and what the draws agree on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import data_options, draw_options, format_option
+from posterior_lm.cli.output import TOP, checks, heading, number, quoted, show_rest, show_table
 
 if TYPE_CHECKING:
     from posterior_lm.cli.given import Case
     from posterior_lm.graph.graph import RewardGraph
-    from posterior_lm.predict import Vote
+    from posterior_lm.predict import Datum, Prediction, Vote
 
 
 @click.command(cls=Command)
@@ -42,9 +43,7 @@ def command(
       plm predict programs/latent_rationale.plm label --given review="A clever film."
     """
     from posterior_lm.cli.given import cases, check_predicted, open_query
-    from posterior_lm.cli.output import json_text
-    from posterior_lm.cli.predicted import show_accuracy, show_prediction
-    from posterior_lm.cli.progress import progress
+    from posterior_lm.cli.output import json_text, progress
 
     query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
     if policy is not None:
@@ -101,3 +100,48 @@ def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
     except DataError:
         return False
     return True
+
+
+def show_prediction(prediction: Prediction, row: int | None, answer: Datum | None) -> None:
+    """Each value with its probability, likeliest first; the known `answer` where there is one."""
+    posterior = prediction.posterior
+    click.echo("\n".join([*heading(posterior, row), ""]))
+    spread = any(e.high > e.low for e in prediction.estimates.values())
+    cells = []
+    for value, p in prediction.probs[:TOP]:
+        found = prediction.interval(value)
+        between = [] if found is None or not spread else [f"{found[0]:.4f} .. {found[1]:.4f}"]
+        cells.append((p, f"{p:.4f}", [*between, _plain(value)]))
+    first = "votes" if prediction.vote == "hard" else "prob"
+    show_table(first, [*["90 % interval"] * spread, prediction.name], cells)
+    show_rest("probability", [p for _, p in prediction.probs[TOP:]])
+    click.echo("\n".join(["", *_said(prediction, answer), *checks(posterior), posterior.verdict]))
+
+
+def _said(prediction: Prediction, answer: Datum | None) -> list[str]:
+    found = []
+    if answer is not None:
+        found.append(
+            f"known: {_plain(answer)}, {'as predicted' if answer == prediction.best else 'not as predicted'}"
+        )
+    if prediction.other > 0:
+        found.append(f"answers that are not listed have probability {prediction.other:.4f}, by estimate")
+    if prediction.vote == "likeliest":
+        found.append("of the draw with the highest log reward alone")
+    parts = ""
+    if prediction.aleatoric is not None and prediction.epistemic is not None:
+        parts = f": {number(prediction.aleatoric)} within draws, {number(prediction.epistemic)} between them"
+    return [*found, f"entropy {number(prediction.entropy)} nats{parts}"]
+
+
+def show_accuracy(name: str, right: Sequence[bool], rows: int) -> None:
+    """How many predictions are as the column of that name has them; nothing where no row has it."""
+    if right:
+        of = f"{rows} rows" if len(right) == rows else f"the {len(right)} of {rows} rows that hold `{name}`"
+        click.echo(f"\naccuracy {sum(right) / len(right):.4f}: {sum(right)} of {of}")
+
+
+def _plain(value: Datum) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

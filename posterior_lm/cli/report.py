@@ -1,146 +1,91 @@
-"""Results for people: a header, a table, and how far to trust it.
-
-In a pipe everything is plain text that `grep` and `cut` can read; on a terminal the
-table is drawn by rich.
-"""
+"""`plm report`: a program and its posterior as one page."""
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
-from posterior_lm.cli.output import bar, number, quoted, table
+from posterior_lm.cli.commands import Command
+from posterior_lm.cli.options import data_options, draw_options
 
-if TYPE_CHECKING:
-    from posterior_lm.api.posterior import Posterior
-    from posterior_lm.api.score import Score
-
-TOP = 10
-"""Rows of a table of draws; `--format json` has them all."""
+MOST_ROWS = 20
+"""Rows of data on one page; with more nobody would read it, and it would be tens of megabytes."""
 
 
-def show_posterior(posterior: Posterior, row: int | None) -> None:
-    """The likeliest values with their weights, the evidence, and what can be checked of both."""
-    merged = posterior.merged()
-    names = list(posterior.draws.values)
-    click.echo("\n".join([*heading(posterior, row), ""]))
-    cells = [
-        (
-            m.weight,
-            f"{m.weight:.4f}",
-            [number(m.log_reward), *(quoted(str(m.values[name])) for name in names)],
-        )
-        for m in merged[:TOP]
-    ]
-    show_table("weight", ["log reward", *names], cells, numeric=1)
-    show_rest("weight", [m.weight for m in merged[TOP:]])
-    click.echo("\n".join(["", _evidence(posterior), *checks(posterior), posterior.verdict]))
+def _named(ctx: click.Context, option: click.Parameter, value: str) -> str:
+    if value in ("", "-"):
+        raise click.BadParameter("a page is written to a file, such as report.html")
+    return value
 
 
-def show_score(score: Score, row: int | None) -> None:
-    """The log reward and the term of each statement."""
-    where = "" if row is None else f"rows[{row}]  "
-    click.echo(f"{where}{score.program}  fingerprint {score.fingerprint[:12]}")
-    click.echo(f"log reward {number(score.log_reward)} nats\n")
-    rows = [(str(info.span.line), number(x), info.label) for info, x in score.terms]
-    click.echo("\n".join(table(("line", "log reward", "statement"), rows, (True, True, False))))
+@click.command("report", cls=Command)
+@click.argument("file")
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    callback=_named,
+    metavar="FILE",
+    help="The HTML file to write; one that exists is replaced.",
+)
+@data_options
+@draw_options
+def command(
+    file: str, out: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
+    allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, em: str | None, budget: float | None,
+) -> None:  # fmt: skip
+    """Draw from the posterior of a program and write one page about it.
 
+    The page is a single HTML file that needs nothing else and runs nothing: the program and
+    its graph, the draws with their weights, marginals, the heaviest draws token by token, the
+    terms of the log reward, the diagnostics with plots, and what it was made from. Rows of
+    data share a page, twenty at most.
 
-def show_table(
-    first: str, others: Sequence[str], cells: Sequence[tuple[float, str, list[str]]], numeric: int = 0
-) -> None:
-    """Rows of (share, share as text, other cells), a bar behind the share; `numeric` others stand right."""
-    if not sys.stdout.isatty():
-        rows = [(shown, bar(share, "#"), *rest) for share, shown, rest in cells]
-        right = (True, False, *(k < numeric for k in range(len(others))))
-        click.echo("\n".join(table((first, "", *others), rows, right)))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    \b
+    Example:
+      plm report programs/story_infilling.plm --data programs/data/story_infilling.jsonl \\
+        --row 0 --out report.html
+    """
+    from posterior_lm.api.engine import draw
+    from posterior_lm.cli.files import check_result
+    from posterior_lm.cli.given import cases, misuse, open_query
+    from posterior_lm.cli.output import progress
+    from posterior_lm.report.facts import gather
+    from posterior_lm.report.page import check_place, report_rows
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    drawn.add_column(first, justify="right", style="bold")
-    drawn.add_column("")
-    for k, name in enumerate(others):
-        drawn.add_column(Text(name), justify="right" if k < numeric else "left", overflow="fold")
-    for share, shown, rest in cells:
-        drawn.add_row(shown, Text(bar(share, "\u2588"), style="cyan"), *(Text(cell) for cell in rest))
-    Console().print(drawn)
-
-
-def show_rest(what: str, shares: Sequence[float]) -> None:
-    if shares:
-        click.echo(f"  ... {_counted(len(shares), 'more value')} with {what} {sum(shares):.4f}")
-
-
-def _plain(value: object) -> str:
-    return (
-        quoted(value)
-        if isinstance(value, str)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
-
-
-def heading(posterior: Posterior, row: int | None) -> list[str]:
-    models = ", ".join(
-        f"{alias} = {m.name} ({m.dtype}, {m.digest[:8]})" for alias, m in sorted(posterior.lm.items())
-    )
-    parts = [posterior.program, f"fingerprint {posterior.fingerprint[:12]}", models, f"seed {posterior.seed}"]
-    if row is not None:
-        parts.insert(0, f"rows[{row}]")
-    method, reason = posterior.method, posterior.reason
-    told = not reason or reason.startswith(f"{method}:")
-    how = (reason or method) if told else f"{method}: {reason}"
-    return ["  ".join(p for p in parts if p), f"method {how}"]
-
-
-def _evidence(posterior: Posterior) -> str:
-    if posterior.log_evidence is None:
-        return f"log evidence: not known to {posterior.method}"
-    se = posterior.log_evidence_se
-    spread = "" if se is None or posterior.draws.exact else f" ± {number(se)}"
-    least = ", at least" if posterior.draws.exact and se is None else ""
-    return f"log evidence{least} {number(posterior.log_evidence)}{spread} nats"
-
-
-def checks(posterior: Posterior) -> list[str]:
-    """ESS and k-hat of draws, what particles and chains add, the certificate of a list."""
-    draws = posterior.draws
-    certificate, particles, chains = draws.certificate, draws.particles, draws.chains
-    if draws.decoded:
-        alive = draws.log_reward[draws.log_reward > -math.inf]
-        best = number(float(alive.max())) if len(alive) else "none"
-        mean = number(float(alive.mean())) if len(alive) else "none"
-        return [f"log reward: best {best}, mean {mean} of the {len(alive)} of {posterior.n} that have one"]
-    if chains is not None:
-        return [
-            f"R-hat {number(chains.rhat, 3)}, bulk ESS {number(chains.bulk_ess, 1)} of {posterior.n} draws",
-            f"{_counted(chains.number, 'chain')}, {number(100 * chains.acceptance, 0)} % of the moves accepted, "
-            f"{_counted(draws.distinct, 'distinct value')}",
-        ]
-    if certificate is None:
-        found = [f"ESS {number(posterior.ess, 1)} of {posterior.n}, k-hat {number(posterior.khat, 2)}"]
-        if particles is not None:
-            found.append(
-                f"resampled {_counted(particles.resampled, 'time')}, least ESS {number(particles.least_ess, 1)}, "
-                f"{_counted(particles.ancestors, 'ancestor')}, {_counted(draws.distinct, 'distinct value')}"
+    query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
+    if policy is not None:
+        query = query.policy(policy)
+    asked = cases(query.graph, given, data, row)
+    if len(asked) > MOST_ROWS:
+        misuse(f"a page holds {MOST_ROWS} rows at most, and {data} has {len(asked)}", "pick one with --row")
+    check_place(out)
+    check_result(out, file, given, data)
+    facts = []
+    for case in asked:
+        target = query.prepared.bind_valid(case.valid)
+        with progress("drawing") as watch:
+            posterior = draw(
+                query.prepared, target, query.request, n, seed=seed, budget=budget, progress=watch
             )
-        return found
-    if certificate.complete:
-        missing = "nothing is left out"
-    elif certificate.missing_share >= 1.0:
-        missing = "no bound on what is left out"
-    else:
-        missing = f"at most {certificate.missing_share:.2g} of the posterior is left out"
-    return [f"certificate: {_counted(certificate.listed, 'value')} listed, {missing}"]
+        facts.append(gather(target, posterior, case.row))
+    options = {"--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use, "-n": n,
+               "--seed": seed, "--method": method, "--policy": policy, "--em": em, "--budget": budget}  # fmt: skip
+    report_rows(facts, out, command=spelled(file, options, Path(out).name))
+    click.echo(f"wrote {out}")
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def spelled(file: str, options: Mapping[str, object], out: str) -> str:
+    """The command line that makes the page again, shortest form; where the page lies is left out."""
+    words: list[str] = ["plm", "report", file]
+    for name, value in options.items():
+        if value is True:
+            words.append(name)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [word for item in value for word in (name, str(item))]
+        elif value is not None and value is not False:
+            words += [name, str(value)]
+    return shlex.join([*words, "--out", out])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import data_options, draw_options, format_option
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ def _draw(
     format: str,
 ) -> None:  # fmt: skip
     from posterior_lm.api.engine import draw
-    from posterior_lm.cli.output import json_text
-    from posterior_lm.cli.progress import progress
-    from posterior_lm.cli.report import show_posterior
+    from posterior_lm.cli.output import json_text, progress, show_posterior
 
     found = []
     program = query.prepared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from posterior_lm.cli.group import Command
+from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import data_options, format_option
 
 
@@ -27,8 +27,7 @@ def command(
     """
     from posterior_lm.api.score import score
     from posterior_lm.cli.given import cases, open_query, texts
-    from posterior_lm.cli.output import json_text
-    from posterior_lm.cli.report import show_score
+    from posterior_lm.cli.output import json_text, show_score
 
     query = open_query(file, lm, allow_use=allow_use)
     values = texts("--value", value)

@@ -6,7 +6,6 @@ functions that need them; where one is absent, that function says so (PLM781).
 
 from __future__ import annotations
 
-from posterior_lm.metrics.bertscore import BertScore, bert_score
 from posterior_lm.metrics.distances import (
     Divergence,
     EvidenceError,
@@ -16,9 +15,9 @@ from posterior_lm.metrics.distances import (
     log_evidence_error,
     total_variation,
 )
-from posterior_lm.metrics.diversity import distinct, self_bleu, semantic_diversity
+from posterior_lm.metrics.embeddings import BertScore, bert_score
 from posterior_lm.metrics.judge import Failure, Judge, Judgement
-from posterior_lm.metrics.overlap import bleu4, gleu4
+from posterior_lm.metrics.ngrams import bleu4, distinct, gleu4, self_bleu, semantic_diversity
 from posterior_lm.metrics.summaries import (
     Accuracy,
     Likelihood,

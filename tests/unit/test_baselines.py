@@ -19,7 +19,7 @@ from posterior_lm.api.posterior import Posterior
 from posterior_lm.baselines.beams import beams
 from posterior_lm.baselines.cleaning import clean
 from posterior_lm.baselines.decoding import Decoding, decode, narrowed
-from posterior_lm.cli.report import show_posterior
+from posterior_lm.cli.output import show_posterior
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support

@@ -11,7 +11,7 @@ from benchmarks.paper.labels import LETTER, Label
 from benchmarks.paper.pictures import against_operands
 from benchmarks.paper.scatter import HIGH, WIDE, Point, named, near, scatters
 from benchmarks.paper.summary import Entry
-from posterior_lm.page.plots import LEFT, TOP, Axes
+from posterior_lm.report.plots import LEFT, TOP, Axes
 
 
 def entry(method: str, metric: str, mean: float, setting: str = "tempered") -> Entry:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from posterior_lm.cli import outcome
+from posterior_lm.cli import commands
 from posterior_lm.cli.output import json_text, quoted
 from posterior_lm.lang.diagnostics import InternalError
 from tests.cli import ROOT, ROWS, WALK, plm, process
@@ -36,7 +36,7 @@ def test_our_mistakes_apologise_in_one_line(problem: Exception, monkeypatch: pyt
     assert (
         result.stderr.count("\n") == 1
         and "a total is missing" in result.stderr
-        and outcome.REPORT in result.stderr
+        and commands.REPORT in result.stderr
     )
     assert "Traceback" in plm("check", WALK, PLM_DEBUG="1").stderr
 
@@ -76,8 +76,8 @@ def test_no_color_and_dumb_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv(name, value)
-        assert outcome.has_color(Terminal()) is color
-    assert not outcome.has_color(object())
+        assert commands.has_color(Terminal()) is color
+    assert not commands.has_color(object())
 
 
 # ------------------------------------------------------------- processes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.cli.report import show_posterior
+from posterior_lm.cli.output import show_posterior
 from posterior_lm.infer.base import Chains, SmcReport
 from tests.cli import plm as run
 

@@ -12,17 +12,9 @@ import numpy as np
 import pytest
 
 from posterior_lm.lang.diagnostics import DataError, ModelError
-from posterior_lm.metrics import (
-    bert_score,
-    bleu4,
-    distinct,
-    encoder,
-    gleu4,
-    self_bleu,
-    semantic_diversity,
-)
-from posterior_lm.metrics.encoder import load_encoder
-from posterior_lm.metrics.overlap import words
+from posterior_lm.metrics import bert_score, bleu4, distinct, embeddings, gleu4, self_bleu, semantic_diversity
+from posterior_lm.metrics.embeddings import load_encoder
+from posterior_lm.metrics.ngrams import words
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["the", "cat", "sat", "mat", "dog", "ran", "on", "a", "home", "far"]
@@ -89,7 +81,7 @@ def test_states_do_not_depend_on_what_else_is_in_the_batch(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["the cat sat", "a dog ran far far home", "", "mat mat", "dog", "the the the the"]
-    monkeypatch.setattr(encoder, "BATCH", 4)
+    monkeypatch.setattr(embeddings, "BATCH", 4)
     together = load_encoder(folder).states(texts)
     for text, found in zip(texts, together, strict=True):
         np.testing.assert_allclose(found.vectors, states(folder, text, 2), atol=1e-5)

@@ -22,7 +22,7 @@ from posterior_lm.amortize.manifest import Manifest, read_manifest
 from posterior_lm.amortize.policy import load_policy, save_policy
 from posterior_lm.em import saved as em_saved
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.page.write import write
+from posterior_lm.report.page import write
 from tests.conftest import ROOT
 from tests.unit.test_em_split_model import RATED
 
@@ -57,7 +57,12 @@ def test_the_values_of_stored_posteriors() -> None:
     assert np.flatnonzero(np.isneginf(dead.log_weights)).tolist() == [1, 2, 3]
     assert found["exact"].draws.certificate.rest == -math.inf and found["exact"].draws.certificate.complete
     listed = found["listed"].draws.certificate
-    assert (listed.rest, listed.complete, listed.estimate, listed.estimate_se) == (math.inf, False, 0.01, 0.002)
+    assert (listed.rest, listed.complete, listed.estimate, listed.estimate_se) == (
+        math.inf,
+        False,
+        0.01,
+        0.002,
+    )
     assert found["stuck"].draws.chains.rhat == math.inf and found["stuck"].draws.chains.bulk_ess is None
     assert found["mcmc"].draws.chains.of_draw.tolist() == list(range(8))
     assert found["smc"].draws.particles.origin.dtype == np.int64
@@ -99,7 +104,9 @@ def test_a_result_of_em_is_stored_again_to_the_byte(tmp_path: Path) -> None:
     query = plm.loads(RATED)
     base = query.prepared.models["base"]
     model, guide = Adapter.load(base, folder / "model"), Adapter.load(base, folder / "guide")
-    again = em_saved.save(tmp_path, model, guide, read_manifest(folder / "guide"), attrs.evolve(record, files={}))
+    again = em_saved.save(
+        tmp_path, model, guide, read_manifest(folder / "guide"), attrs.evolve(record, files={})
+    )
     assert again == record
     assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
     model.close()
@@ -116,7 +123,11 @@ def test_a_checkpoint_is_stored_again_to_the_byte(tmp_path: Path) -> None:
     mine, theirs = contents(tmp_path), contents(STORED / "checkpoint")
     assert set(mine) == set(theirs)
     again = checkpoint.load(tmp_path)
-    assert again is not None and again.state == found.state and torch.equal(again.tensors["w"], found.tensors["w"])
+    assert (
+        again is not None
+        and again.state == found.state
+        and torch.equal(again.tensors["w"], found.tensors["w"])
+    )
     name = "checkpoints/step-000003/tensors.safetensors"
     assert mine[name] == theirs[name]
 
@@ -142,7 +153,9 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
     finally:
         os.umask(before)
         adapter.close()
-    found = {str(p.relative_to(tmp_path)): p.stat().st_mode & 0o7777 for p in tmp_path.rglob("*") if p.is_file()}
+    found = {
+        str(p.relative_to(tmp_path)): p.stat().st_mode & 0o7777 for p in tmp_path.rglob("*") if p.is_file()
+    }
     assert {Path(name).name for name in found} == {
         "posterior.json", "manifest.json", "adapter_model.safetensors", "adapter_config.json", "em.json",
         "state.json", "arrays.npz", "tensors.safetensors", "metrics.jsonl", "page.html",
@@ -309,7 +322,10 @@ def test_whatever_stands_in_a_field_is_read_or_refused(kind: str, tmp_path: Path
 def test_whatever_stands_in_a_record_is_read_or_refused(name: str, tmp_path: Path) -> None:
     source = STORED / ("policy" if name == "manifest.json" else "em")
     shutil.copytree(source, tmp_path / "copy")
-    whole, code = json.loads((source / name).read_text()), {"manifest.json": "PLM622", "em.json": "PLM795"}[name]
+    whole, code = (
+        json.loads((source / name).read_text()),
+        {"manifest.json": "PLM622", "em.json": "PLM795"}[name],
+    )
     for way in places(whole):
         for odd in ODD:
             changed = json.loads(json.dumps(whole))
@@ -333,7 +349,9 @@ def test_a_number_that_overflows_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "deep", "folder", "large"])
-def test_what_is_no_file_of_json_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_file_of_json_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "posterior.json"
     if kind == "pipe":
         os.mkfifo(path)
@@ -348,5 +366,10 @@ def test_what_is_no_file_of_json_is_refused(kind: str, tmp_path: Path, monkeypat
     with pytest.raises(DataError) as caught:
         plm.Posterior.load(tmp_path)
     assert caught.value.diagnostics[0].code == "PLM611"
-    words = {"pipe": "no regular file", "deep": "nested too deeply", "folder": "no regular file", "large": "more than 1"}
+    words = {
+        "pipe": "no regular file",
+        "deep": "nested too deeply",
+        "folder": "no regular file",
+        "large": "more than 1",
+    }
     assert words[kind] in caught.value.diagnostics[0].message

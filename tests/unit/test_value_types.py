@@ -15,8 +15,8 @@ from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.value_types import VALUE_TYPES, Constants, Int, OneOf
-from posterior_lm.page.facts import gather
-from posterior_lm.page.page import page
+from posterior_lm.report.facts import gather
+from posterior_lm.report.page import page
 from tests.strategies import table
 
 DAYS = ("mon", "tue", "wed", "sun")

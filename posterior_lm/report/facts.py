@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.page.token_scores import Reading, read_tokens
+from posterior_lm.report.tokens import Reading, read_tokens
 from posterior_lm.target.values import take
 
 if TYPE_CHECKING:

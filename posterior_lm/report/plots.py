@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.page.markup import Html, el, number
+from posterior_lm.report.markup import Html, el, number
 
 WIDTH, HEIGHT = 380.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 68.0, 20.0, 10.0, 44.0

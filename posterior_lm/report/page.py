@@ -1,25 +1,30 @@
-"""The page put together: what was found first, then why, then how far to trust it and where it comes from."""
+"""The page put together: what was found first, then why, then how far to trust it and where it comes from.
+
+It is written whole or not at all, and refused before any work where it cannot be written.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posterior_lm.page.diagnostics import diagnostics_view
-from posterior_lm.page.draws import draws_view, marginals_view
-from posterior_lm.page.graph_svg import graph_rule, graph_view
-from posterior_lm.page.markup import Html, el, join, number, plural
-from posterior_lm.page.program import program_view, source_of
-from posterior_lm.page.provenance import given_view, provenance_view
-from posterior_lm.page.style import STYLE
-from posterior_lm.page.terms import terms_view
-from posterior_lm.page.tokens import tokens_view
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.report.diagnostics import diagnostics_view
+from posterior_lm.report.draws import draws_view, marginals_view, terms_view
+from posterior_lm.report.facts import Facts, gather
+from posterior_lm.report.graph_svg import graph_rule, graph_view
+from posterior_lm.report.markup import STYLE, Html, el, join, number, plural
+from posterior_lm.report.program import given_view, program_view, provenance_view, source_of
+from posterior_lm.report.tokens import tokens_view
+from posterior_lm.storage import replace, unnameable
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
-    from posterior_lm.page.facts import Facts
+    from posterior_lm.target.target import Target
 
 
 def page(facts: Sequence[Facts], command: str | None = None) -> str:
@@ -138,3 +143,50 @@ def _contents(facts: Sequence[Facts], several: bool) -> Html:
                   ("trust", "Trust")]  # fmt: skip
     links += [("graph", "Graph"), ("provenance", "Provenance")]
     return el("nav", *(el("a", words, href=f"#{name}") for name, words in links), aria_label="Sections")
+
+
+def report(target: Target, posterior: Posterior, path: str | Path, *, command: str | None = None) -> Path:
+    """Writes the page of one posterior of a bound program; returns its path.
+
+    Raises DataError PLM740 where the posterior is not the target's, PLM805 where the
+    file cannot be written.
+    """
+    check_place(path)
+    return write(path, page([gather(target, posterior)], command))
+
+
+def report_rows(facts: Sequence[Facts], path: str | Path, *, command: str | None = None) -> Path:
+    """The same for several bindings of one program."""
+    return write(path, page(facts, command))
+
+
+def check_place(path: str | Path) -> None:
+    """Raises DataError PLM805 where no file of this name can be written. Call it before any work."""
+    if why := unnameable(path):
+        raise _cannot(path, why, None)
+    target = Path(path)
+    folder = Path(os.path.realpath(target)).parent
+    if target.is_dir():
+        raise _cannot(path, "it is a folder", "name a file in it, such as report.html")
+    if not folder.is_dir():
+        kind = "a file" if folder.exists() else "missing"
+        raise _cannot(
+            path, f"its folder is {kind}", None if folder.exists() else f"make it: mkdir -p {folder}"
+        )
+    if target.exists() and not target.is_file():
+        raise _cannot(path, "it is no regular file", None)
+    if not os.access(target if target.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+        raise _cannot(path, "permission denied", None)
+
+
+def write(path: str | Path, text: str) -> Path:
+    """Replaces the file at once, keeping the permissions that it had. Raises DataError PLM805."""
+    try:
+        replace(Path(path), text.encode())
+    except OSError as problem:
+        raise _cannot(path, (problem.strerror or str(problem)).lower(), None) from None
+    return Path(path)
+
+
+def _cannot(path: str | Path, why: str, help: str | None) -> DataError:
+    return DataError(error("PLM805", f"cannot write {path}: {why}", where=str(path), help=help))

@@ -1,8 +1,8 @@
-"""How a command ends: exit codes, diagnostics on standard error, an apology for our own mistakes.
+"""What a command is: imported when it is called, its errors told as data, its end one of a few exit codes.
 
 0 fine; 1 the program, the data or the model has errors, or what was to be checked does
-not hold (`fmt --check`, `calibrate`); 2 misuse of the command line; 70 a mistake of posterior_lm; 130 interrupted. A reader that closes the pipe
-has what it wanted: 0.
+not hold (`fmt --check`, `calibrate`); 2 misuse of the command line; 70 a mistake of posterior_lm; 130 interrupted.
+A reader that closes the pipe has what it wanted: 0.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -141,3 +142,77 @@ def _silence() -> None:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
+
+
+class ExitCodes(click.Command):
+    """A command that is run by itself: it leaves by SystemExit alone, with the codes of `outcome`."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with closing_pipe():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with closing_pipe():
+            return super().invoke(ctx)
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any
+    ) -> Any:
+        """Runs one command line and exits."""
+        more = {**more, "standalone_mode": False}
+        raise SystemExit(code_of(lambda: super(ExitCodes, self).main(args, prog_name, **more)))
+
+
+class LazyGroup(ExitCodes, click.Group):
+    """Command `name` is the object `command` of module `package.name`.
+
+    `moved` says of commands that are gone what stands for them.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        lines: Mapping[str, str],
+        package: str,
+        moved: Mapping[str, str],
+        **more: Any,
+    ) -> None:
+        super().__init__(*args, **more)
+        self.lines, self.package, self.moved = lines, package, moved
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.lines)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.lines:
+            return None
+        return import_module(f"{self.package}.{name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.lines and not args[0].startswith("-"):
+            from posterior_lm.lang.near import nearest
+
+            close = nearest(args[0], self.lines)
+            hint = f"did you mean '{close}'?" if close else f"the commands are {', '.join(self.lines)}"
+            hint = self.moved.get(args[0], hint)
+            ctx.fail(f"no such command '{args[0]}'; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.lines.items()))
+
+
+class Command(click.Command):
+    """A command whose `PlmError`s are reported in the format that `--format` asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from posterior_lm.lang.diagnostics import PlmError
+
+        try:
+            return super().invoke(ctx)
+        except PlmError as wrong:
+            report(wrong.diagnostics, ctx.params.get("format", "full"))
+            ctx.exit(code_of_diagnostics(wrong.diagnostics))

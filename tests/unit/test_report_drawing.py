@@ -11,12 +11,10 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.lang.source import Source
-from posterior_lm.page.graph_svg import clipped, graph_svg, graph_view
-from posterior_lm.page.layers import layout
-from posterior_lm.page.picture import picture
-from posterior_lm.page.plots import MOST_POINTS, Axes, bars, line, span, thinned, ticks
-from posterior_lm.page.program import pieces, program_view, source_of
-from posterior_lm.page.spelling import spelled
+from posterior_lm.report.graph_svg import clipped, graph_svg, graph_view, layout
+from posterior_lm.report.picture import picture, spelled
+from posterior_lm.report.plots import MOST_POINTS, Axes, bars, line, span, thinned, ticks
+from posterior_lm.report.program import pieces, program_view, source_of
 from tests.conftest import ROOT
 
 PROGRAMS = sorted((ROOT / "programs").glob("*.plm"))

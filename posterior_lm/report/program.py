@@ -1,8 +1,14 @@
-"""The program with its words coloured by the language's own lexer, one line a row, and numbers to point at."""
+"""What the page is of: the program's text, what was given, and the provenance.
+
+The program's words are coloured by the language's own lexer, one line a row, with numbers to point at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from posterior_lm.infer.methods import METHODS
@@ -10,9 +16,11 @@ from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.tokens import KEYWORDS, extent, tokenize
 from posterior_lm.lang.value_types import VALUE_TYPES
-from posterior_lm.page.markup import Html, el, join
+from posterior_lm.report.draws import table
+from posterior_lm.report.markup import Html, el, join, text_span
 
 if TYPE_CHECKING:
+    from posterior_lm.api.posterior import Posterior
     from posterior_lm.target.prepared import PreparedProgram
 
 _KEYWORD_TYPES = frozenset(word.upper() for word in KEYWORDS)
@@ -98,3 +106,60 @@ def _class(kind: str, text: str, before: str, after: str) -> str | None:
         if after == "EQUAL" and before in ("COMMA", "LPAR"):
             return "option"
     return None
+
+
+MOST_LETTERS = 2000
+_ALWAYS = ("posterior-lm", "numpy")
+_NEURAL = ("torch", "transformers", "tokenizers")
+
+
+def provenance_view(posterior: Posterior, command: str | None) -> Html:
+    """A table of names and values; nothing in it depends on the clock."""
+    pairs = [("program", posterior.program), ("fingerprint", posterior.fingerprint)]
+    for alias, m in sorted(posterior.lm.items()):
+        revision = f", revision {m.revision}" if m.revision else ""
+        pairs.append((f"model {alias}", f"{m.name} ({m.kind}, {m.dtype}{revision})\ndigest {m.digest}"))
+    pairs.append(("method", posterior.reason if posterior.reason.startswith(f"{posterior.method}:")
+                  else f"{posterior.method}: {posterior.reason}".removesuffix(": ")))  # fmt: skip
+    pairs.append(("seed", str(posterior.seed)))
+    if command is not None:
+        pairs.append(("command", command))
+    neural = any(m.kind == "transformers" for m in posterior.lm.values())
+    names = [*_ALWAYS, *(_NEURAL if neural else ())]
+    pairs.append(
+        ("versions", ", ".join([f"Python {platform.python_version()}", *filter(None, map(_version, names))]))
+    )
+    rows = [[name, el("span", value, class_="mono")] for name, value in pairs]
+    return table(None, rows, [False, False], "pairs")
+
+
+def given_view(given: Mapping[str, object]) -> Html:
+    """The value of every parameter."""
+    if not given:
+        return el("p", "The program has no parameters.", class_="faint")
+    rows = [[el("b", name), _value(value)] for name, value in given.items()]
+    return table(None, rows, [False, False], "pairs")
+
+
+def _value(value: object) -> Html:
+    if isinstance(value, str):
+        return text_span(value, most=MOST_LETTERS)
+    if isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
+        head = list(dict.fromkeys(str(k) for row in value for k in row))
+        rows = [[join([_value(row.get(k, ""))]) for k in head] for row in value[:50]]
+        more = (
+            el("p", f"\u2026 and {len(value) - 50:,} more rows.", class_="faint") if len(value) > 50 else None
+        )
+        return join([table(head, rows, [False for _ in head]), more])
+    try:
+        shown = json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        shown = str(value)
+    return text_span(shown, most=MOST_LETTERS)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_lm.infer.base import Chains, Draws
-from posterior_lm.page.markup import Html, el, join, number, plural, share
-from posterior_lm.page.plots import Axes, band, bars, dots, line, plot, rule, span
+from posterior_lm.report.markup import Html, el, join, number, plural, share
+from posterior_lm.report.plots import Axes, band, bars, dots, line, plot, rule, span
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior

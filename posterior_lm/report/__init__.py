@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from posterior_lm.page.write import report
+from posterior_lm.report.page import report
 
 __all__ = ["report"]
