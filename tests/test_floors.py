@@ -74,65 +74,69 @@ ROOMS: dict[str, Room] = {
     "door to models": Room(1, ("lm.registry",), ("model protocol", "light models", "heavy models")),
     "supports": Room(2, ("support",), ("model protocol", "tools"), ("attrs", "numpy", "llguidance")),
     "graph": Room(2, ("graph",), ("language", "tools"), ("attrs", "networkx")),
+    # The models and functions that a program names, found and loaded.
+    "resources": Room(
+        3, ("target.resources",), ("graph", "language", "model protocol", "door to models"), ("attrs",)
+    ),
     "target": Room(
-        3,
+        4,
         ("target",),
-        ("graph", "language", "supports", "tools", "distributions", "model protocol"),
+        ("resources", "graph", "language", "supports", "tools", "distributions", "model protocol"),
         ("attrs", "numpy"),
     ),
     "inference": Room(
-        4,
+        5,
         ("infer",),
         ("method table", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy", "arviz_stats"),
     ),
     "amortizer": Room(
-        5, ("amortize", "baselines.sft", "baselines.ppo", "baselines.clipped"),
+        6, ("amortize", "baselines.sft", "baselines.ppo", "baselines.clipped"),
         ("extras", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
     ),  # fmt: skip
     # What a model decodes; the table of methods names them.
     "decoders": Room(
-        6, ("baselines",),
+        7, ("baselines",),
         ("amortizer", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "light models", "heavy models"),
         ("attrs", "numpy", "torch", "transformers"),
     ),  # fmt: skip
     # From a program to draws.
     "answers": Room(
-        6, ("api.engine", "api.posterior", "api.saved", "api.score"),
-        ("extras", "method table", "amortizer", "inference", "target", "graph", "supports", "language", "model protocol", "door to models"),
+        7, ("api.engine", "api.posterior", "api.saved", "api.score"),
+        ("extras", "method table", "amortizer", "inference", "resources", "target", "graph", "supports", "language", "model protocol", "door to models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "prediction": Room(
-        7, ("predict",),
+        8, ("predict",),
         ("answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     # Functions of texts and numbers; an encoder of texts is loaded inside the functions that read one.
-    "metrics": Room(5, ("metrics",), ("extras", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
+    "metrics": Room(6, ("metrics",), ("extras", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
     "report": Room(
-        7, ("report",),
+        8, ("report",),
         ("answers", "method table", "inference", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "validation": Room(
-        7, ("validate",),
+        8, ("validate",),
         ("extras", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "em": Room(
-        7, ("em",),
+        8, ("em",),
         ("answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch"),
     ),  # fmt: skip
     # What a user calls. Nothing below knows of a query.
     "query": Room(
-        8, ("api", "query"),
+        9, ("api", "query"),
         ("report", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "command line": Room(
-        9, ("cli", "__main__"),
+        10, ("cli", "__main__"),
         ("front", "query", "report", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
         ("attrs", "click", "rich"),
     ),  # fmt: skip

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
@@ -19,6 +18,7 @@ from posterior_lm.lang.format import format_module
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.target.bind import bind
 from posterior_lm.target.binding import bind_data
+from posterior_lm.target.resources import Named, Resources, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,18 +30,6 @@ Data = Mapping[str, object]
 """Values of a program's parameters; validated ones have a value for each, of its type."""
 
 
-def _shut(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(mapping))
-
-
-@frozen(eq=False)
-class Resources:
-    """What a program names and does not contain: models by alias, Python functions by "module:function"."""
-
-    models: Mapping[str, LanguageModel] = field(converter=_shut)
-    functions: Mapping[str, Callable[..., object]] = field(factory=dict, converter=_shut)
-
-
 @frozen(slots=False, eq=False)
 class PreparedProgram:
     """A checked, optimised graph and its resources, which are loaded when a row is first bound.
@@ -50,7 +38,7 @@ class PreparedProgram:
     """
 
     graph: RewardGraph
-    resolve: Callable[[], Resources] = field(repr=False)
+    source: Named | Resources = field(repr=False)
     checked: CheckedModule | None = field(default=None, repr=False)
     base_dir: Path | None = None
     """Where relative paths of the program start: the folder of its file."""
@@ -61,13 +49,12 @@ class PreparedProgram:
         functions: Mapping[str, Callable[..., object]] | None = None,
     ) -> PreparedProgram:  # fmt: skip
         """A graph with resources that are there already."""
-        found = Resources(models, functions or {})
-        return cls(graph, lambda: found)
+        return cls(graph, Resources(models, functions or {}))
 
     @cached_property
     def resources(self) -> Resources:
-        """Raises ModelError for a model that cannot be had, CompileError PLM541 or PLM542 for a function."""
-        return self.resolve()
+        """Loaded when they are first asked for. Raises ModelError and CompileError as `resolve` does."""
+        return self.source if isinstance(self.source, Resources) else resolve(self.graph, self.source, self.base_dir)
 
     @property
     def models(self) -> Mapping[str, LanguageModel]:
@@ -100,12 +87,11 @@ class PreparedProgram:
 
     def part(self, graph: RewardGraph) -> PreparedProgram:
         """A part or a variation of the program, over the same resources."""
-        return evolve(self, graph=graph, resolve=lambda: self.resources)
+        return evolve(self, graph=graph, source=self.resources)
 
     def with_models(self, models: Mapping[str, LanguageModel]) -> PreparedProgram:
         """The program with other models in place of those of the same alias."""
-        found = evolve(self.resources, models={**self.models, **models})
-        return evolve(self, resolve=lambda: found)
+        return evolve(self, source=evolve(self.resources, models={**self.models, **models}))
 
 
 # ------------------------------------------------------------------------------- many rows

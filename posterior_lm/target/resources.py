@@ -1,0 +1,118 @@
+"""What a program names and does not contain: its models, and functions in Python."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from attrs import field, frozen
+
+from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
+from posterior_lm.graph.nodes import Apply
+from posterior_lm.lang.diagnostics import CompileError, ModelError, error
+from posterior_lm.lang.near import nearest
+from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.registry import load_model
+
+
+def _shut(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(mapping))
+
+
+@frozen(eq=False)
+class Resources:
+    """Models by alias, and Python functions by "module:function"."""
+
+    models: Mapping[str, LanguageModel] = field(converter=_shut)
+    functions: Mapping[str, Callable[..., object]] = field(factory=dict, converter=_shut)
+
+
+@frozen(eq=False)
+class Named:
+    """Where resources come from: models that replace declared ones, by alias, and whether functions may be imported."""
+
+    models: Mapping[str, str | LanguageModel] = field(factory=dict)
+    uses_allowed: bool = False
+
+
+def resolve(graph: RewardGraph, named: Named, base_dir: Path | None) -> Resources:
+    """Every declared model that the log reward or a guide reads, and every function that it calls.
+
+    Raises ModelError for a model that cannot be had, CompileError PLM541 or PLM542 for a function.
+    """
+    models, uses_allowed = named.models, named.uses_allowed
+    declared = {spec.alias: spec for spec in graph.lms}
+    for alias in models:
+        if alias not in declared:
+            close = nearest(alias, declared)
+            raise ModelError(
+                error(
+                    "PLM515",
+                    f"the program declares no model `{alias}`",
+                    where=alias,
+                    help=f"did you mean `{close}`?"
+                    if close
+                    else f"it declares {', '.join(declared) or 'none'}",
+                )
+            )
+    used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
+    if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
+        used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
+    found = {
+        alias: _model(spec, models.get(alias), base_dir, uses_allowed)
+        for alias, spec in declared.items()
+        if alias in used
+    }
+    called = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
+    called |= {tool.where for _, latent in graph.latents() for tool in latent.tools}
+    wanted = [use for use in graph.uses if use.name not in found and use.where in called]
+    return Resources(found, {use.where: _imported(use, uses_allowed) for use in wanted})
+
+
+def _model(
+    spec: LmSpec, override: str | LanguageModel | None, base_dir: Path | None, uses_allowed: bool
+) -> LanguageModel:
+    if override is not None and not isinstance(override, str):
+        return override
+    if override is None and spec.kind == "use":
+        found = _imported(UseSpec(spec.alias, spec.spec, spec.span), uses_allowed)
+        return found() if not isinstance(found, LanguageModel) else found  # type: ignore[return-value]
+    if override is not None:
+        return _load(override, None, "auto", ())
+    return _load(spec.spec, None if base_dir is None else str(base_dir), spec.kind, spec.options)
+
+
+@lru_cache(maxsize=4)
+def _load(
+    spec: str, base_dir: str | None, kind: str, options: tuple[tuple[str, object], ...]
+) -> LanguageModel:
+    # Models are frozen, so one loaded copy may serve every program of the process.
+    return load_model(spec, base_dir=base_dir, kind=kind, **dict(options))  # type: ignore[arg-type]
+
+
+def _imported(use: UseSpec, allowed: bool) -> Callable[..., object]:
+    """What `use name from "module:function"` imports. Raises PLM541 where not allowed, PLM542."""
+    if not allowed:
+        raise CompileError(
+            error(
+                "PLM541",
+                f"the program imports `{use.name}` from Python, which is off unless you allow it",
+                use.span,
+                "imported here",
+                help="pass --allow-use, or call `.allow_use()`, if you trust the program",
+            )
+        )
+    module, _, attribute = use.where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as problem:  # the module is the user's own: it may fail in any way
+        said = f"{type(problem).__name__}: {problem}".rstrip(".")
+        raise CompileError(error("PLM542", f"cannot import `{use.where}` ({said})", use.span)) from None
+    if not callable(found):
+        message = f"`{use.where}` is a {type(found).__name__}, not a function"
+        raise CompileError(error("PLM542", message, use.span))
+    return found
