@@ -145,7 +145,7 @@ class TextWalk(Walk):
         points = self.points
         with self._placed():
             rollout = self.rollout.extend(self.rows, np.array([p.ids[-1] for p in points]))
-        return evolve(self, rollout=rollout, rows=np.arange(len(points)), unread=False, looked_up=None)
+        return evolve(self, rollout=rollout, rows=np.arange(len(points)), unread=False)
 
     def _placed(self) -> AbstractContextManager[None]:
         return nullcontext() if self.span is None else at(self.span, "the model reads this")

@@ -128,6 +128,14 @@ def test_a_budget_that_ends_after_dead_swarms_says_what_killed_them(monkeypatch:
         stopped(monkeypatch, 3, target, Smc(draws=100, batch=10))
 
 
+def test_the_model_never_reads_a_dead_prefix() -> None:
+    """After the prompt there are two letters and four pairs of them; of three no text is short enough."""
+    counting = CountingModel(MODEL)
+    target = target_of('latent z: text(tokens=1..9, stop=".") ~ base("a") condition chars(z) <= 3', counting)
+    run(Smc(threshold=0.0), target, n=500, rng=np.random.default_rng(0))
+    assert counting.tokens == 1 + 2 + 4
+
+
 def test_a_particle_is_weighed_by_what_it_chose_from_where_it_draws_from_the_prior() -> None:
     """Between two tokens: under a mask the mass of the second depends on the first; a guide's says nothing."""
     asked: list[np.ndarray] = []
