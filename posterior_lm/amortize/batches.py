@@ -136,8 +136,8 @@ def propose(
                         known[key] = contexts_of(targets[d], reading.lm, reading.pieces, columns, 1)[0][0]
                     contexts.append(known[key])
                 support = targets[mine[0]].latents[k].support
-                ids, _ = roll_out(model, contexts, support, chooser, ending=ending_of(support))
-                for d, one in zip(mine, ids, strict=True):
+                walked = roll_out(model, contexts, support, chooser, ending=ending_of(support))
+                for d, one in zip(mine, walked.values, strict=True):
                     drawn[d][name] = targets[d].value_of(name, one)
                 continue
             for place, d in enumerate(mine):

@@ -26,7 +26,7 @@ from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choose import SampleEach
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.prior import prior_of
-from posterior_lm.infer.rollout import roll_out_with_mass
+from posterior_lm.infer.rollout import roll_out
 from posterior_lm.target.pieces import Known, Piece
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
 from posterior_lm.target.target import LatentInfo, Target
@@ -172,10 +172,9 @@ class Simulator:
             if marks is not None and not spared:
                 support = Until(support, marks)
             power = exponent if exponent > 0 and not self.exact else 1.0
-            ids, step, mass, _ = roll_out_with_mass(
-                self.program.models[lm], contexts, support, SampleEach([rngs[d] for d in draws]), exponent=power
-            )
-            for d, one, q, m in zip(draws, ids, step, mass, strict=True):
+            chosen = SampleEach([rngs[d] for d in draws])
+            walk = roll_out(self.program.models[lm], contexts, support, chosen, exponent=power, late=True)
+            for d, one, q, m in zip(draws, walk.values, walk.log_q, walk.log_mass, strict=True):
                 drawn[d][name] = targets[d].value_of(name, one)
                 log_q[d] += q
                 log_mass[d] += m
@@ -186,7 +185,7 @@ class Simulator:
                     log_mass[d] -= np.log(SPARED)
             if self._latents is not None:
                 size = self.program.models[lm].tokenizer.vocabulary_size
-                self._latents.setdefault((name, size), []).extend(zip(draws, ids, strict=True))
+                self._latents.setdefault((name, size), []).extend(zip(draws, walk.values, strict=True))
 
     def _finite(
         self, rng: np.random.Generator, info: LatentInfo, node: int, exponent: float, target: Target, d: int,

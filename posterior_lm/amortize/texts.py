@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.amortize.likeness import Until, unlike
 from posterior_lm.infer.choose import SampleEach
-from posterior_lm.infer.rollout import roll_out_with_mass
+from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.base import LanguageModel, Tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
@@ -142,8 +142,9 @@ def draw_texts(
                 support = Until(support, shape.unlike)
             chosen = SampleEach([rngs[d] for d in draws])
             begun = [starts[d] + ids[d] for d in draws]
-            drawn, step, mass, last = roll_out_with_mass(model, begun, support, chosen)
-            for d, tokens, q, one, end in zip(draws, drawn, step, mass, last, strict=True):
+            walk = roll_out(model, begun, support, chosen, late=True)
+            found = zip(draws, walk.values, walk.log_q, walk.log_mass, walk.last, strict=True)
+            for d, tokens, q, one, end in found:
                 ids[d] += tokens
                 log_q[d] += q
                 log_mass[d] += one - (end if shape.by == "line" else 0.0)

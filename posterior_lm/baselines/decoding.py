@@ -44,8 +44,7 @@ def decode(
     """For each context its values: one, or with beams at most `keep`, best first; none where all beams died."""
     if not how.beams:
         choose = Likely(rng, how) if how.sampled else Likeliest()
-        ids, _ = roll_out(model, contexts, support, choose, ending=ending)
-        return [[one] for one in ids]
+        return [[one] for one in roll_out(model, contexts, support, choose, ending=ending).values]
     found: dict[Ids, list[Ids]] = {}
     distinct, size = list(dict.fromkeys(contexts)), max(1, ROWS // how.beams)
     for begin in range(0, len(distinct), size):

@@ -171,7 +171,7 @@ class PriorGuide:
         self, info: LatentInfo, drawn: Values, n: int, *, alive: np.ndarray | None = None,
         begun: Sequence[tuple[int, ...]] | None = None, late: bool = False,
     ) -> Walk:  # fmt: skip
-        """N values of one latent after those drawn already; `begun` as in `roll_out`, the rest as for a `TextWalk`."""
+        """N values of one latent after those drawn already; the rest as for a `TextWalk`."""
         if hasattr(info.support, "ids_of"):
             return self._finite(info, drawn, n, alive)
         return self._text(info, drawn, n, begun=begun, late=late, alive=alive)

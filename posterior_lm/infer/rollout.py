@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
@@ -26,32 +27,17 @@ BLOCK = 1 << 22
 
 
 def step_log_probs(
-    log_probs: np.ndarray,
-    eos: np.ndarray,
-    support: Support,
-    states: Sequence[object],
-    drawn: Sequence[int],
-    exponent: float,
-    ending: Ending | None = None,
-) -> np.ndarray:
-    """(U, V + 1) log q of each next token and, last, of stopping; normalised over what is allowed.
-
-    Shapes: log_probs (U, at least V) and eos (U,) from the model; a support state and
-    the number of tokens drawn so far for each of the U points. A free end has no
-    probability of its own: it stops with 1 / (tokens left + 1). Where the model gives everything
-    allowed probability zero, q is uniform over it (the weight of such a draw is zero).
-    `ending` replaces the support's own: with "eos" a guide stops by the model's end-of-text.
-    """
-    return _normalized(log_probs, eos, support, states, drawn, exponent, ending or support.ending)[0]
-
-
-def _normalized(
     log_probs: np.ndarray, eos: np.ndarray, support: Support, states: Sequence[object], drawn: Sequence[int],
     exponent: float, ending: Ending,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """What `step_log_probs` returns, and (U,) the log of what it was divided by: the mass inside the support.
+    """(U, V + 1) log q of each next token and, last, of stopping; and (U,) the log of the mass that it was divided by.
 
-    That mass is 1 of a token that the target does not count.
+    Shapes: log_probs (U, at least V) and eos (U,) from the model; a support state and
+    the number of tokens drawn so far for each of the U points. q is normalised over what is
+    allowed. A free end has no probability of its own: it stops with 1 / (tokens left + 1). Where
+    the model gives everything allowed probability zero, q is uniform over it (the weight of such a draw
+    is zero). The mass is 1 of a token that the target does not count. `ending` may replace the
+    support's own: with "eos" a guide stops by the model's end-of-text.
     """
     size = len(support.allowed(states[0]))
     out = np.full((len(states), size + 1), -np.inf)
@@ -99,7 +85,9 @@ def _normalized(
 class TextWalk(Walk):
     """Texts on their way: the points that go on have `rows` in `rollout`, where their last token may be `unread`.
 
-    With `late` a forced end-of-text is looked up, which costs a step. Errors of the model belong to `span`.
+    With `late` a forced end-of-text is looked up, which costs a step: with exponent 1 and an ending that
+    is scored, log q + log mass is then the model's own log probability, and `last` its last summand.
+    Errors of the model belong to `span`.
     Where the model keeps a cache, a walk that was stepped may not be stepped again, as a `Rollout`.
     """
 
@@ -112,7 +100,7 @@ class TextWalk(Walk):
     rollout: Rollout | None
     unread: bool = False
     looked_up: tuple[np.ndarray, np.ndarray] | None = None
-    """What `_normalized` returns for all rows, where `ahead` has asked for it and it is no more than a block."""
+    """What `step_log_probs` returns for all rows, where `ahead` has asked for it and it is no more than a block."""
 
     @classmethod
     def begin(
@@ -121,7 +109,12 @@ class TextWalk(Walk):
         ending: Ending | None = None, late: bool = False, span: Span | None = None,
         alive: np.ndarray | None = None,
     ) -> TextWalk:  # fmt: skip
-        """N texts after N contexts. Those that are not `alive` (N,) are left out; the rest as in `roll_out`."""
+        """N texts after N contexts.
+
+        With a `Follow` chooser the tokens will be the given ones, and a value outside the support gets
+        −inf. `begun` holds first tokens that the texts have already; log q is then that of the rest.
+        `ending` as in `step_log_probs`. Texts that are not `alive` (N,) are left out.
+        """
         n, ending = len(contexts), ending or support.ending
         late = late and ending == "eos"
         groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
@@ -151,7 +144,7 @@ class TextWalk(Walk):
         return nullcontext() if self.span is None else at(self.span, "the model reads this")
 
     def _choices(self) -> Iterator[tuple[list[Point], np.ndarray, np.ndarray, np.ndarray]]:
-        """The points, a block at a time, with their rows and what `_normalized` returns for them."""
+        """The points, a block at a time, with their rows and what `step_log_probs` returns for them."""
         assert self.rollout is not None
         points, all_probs = self.points, self.rollout.log_probs
         if points and self.looked_up is not None:
@@ -164,7 +157,9 @@ class TextWalk(Walk):
             eos = eos_log_probs(log_probs, self.model.tokenizer.eos_ids)
             states, drawn = [p.state for p in part], [len(p.ids) for p in part]
             with self._placed():
-                q, mass = _normalized(log_probs, eos, self.support, states, drawn, self.exponent, self.ending)
+                q, mass = step_log_probs(
+                    log_probs, eos, self.support, states, drawn, self.exponent, self.ending
+                )
             yield part, rows, q, mass
 
     def ahead(self) -> tuple[TextWalk, np.ndarray]:
@@ -218,42 +213,10 @@ def _filled(values: Sequence[tuple[int, ...]], stand: Sequence[Point]) -> list[t
 
 
 def roll_out(
-    model: LanguageModel,
-    contexts: Sequence[tuple[int, ...]],
-    support: Support,
-    choose: Chooser,
-    *,
-    exponent: float = 1.0,
-    shared: int = 0,
-    begun: Sequence[tuple[int, ...]] | None = None,
-    ending: Ending | None = None,
-) -> tuple[list[tuple[int, ...]], np.ndarray]:
-    """Tokens of N values after N contexts, and their log probability (N,), nats.
-
-    With a `Follow` chooser the tokens are the given ones and a value outside the
-    support gets −inf. `begun` holds first tokens that the values have already; the
-    log probability is then that of the rest. `ending` as in `step_log_probs`.
-    """
-    walk = TextWalk.begin(
-        model, contexts, support, exponent=exponent, shared=shared, begun=begun, ending=ending
-    )
-    walk = finished(walk, choose)
-    return list(walk.values), walk.log_q
-
-
-def roll_out_with_mass(
-    model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, *,
-    exponent: float = 1.0, shared: int = 0,
-) -> tuple[list[tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """`roll_out`, (N,) Σ_t log of the model's mass on what was allowed, which log q was divided by, and (N,) `last`.
-
-    With exponent 1 and an ending that is scored, log q + log mass is the model's own
-    log probability, that of a forced end-of-text included; `last` is its last summand,
-    the log probability of the last token or of stopping.
-    """
-    walk = TextWalk.begin(model, contexts, support, exponent=exponent, shared=shared, late=True)
-    walk = finished(walk, choose)
-    return list(walk.values), walk.log_q, walk.log_mass, walk.last
+    model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, **how: Any
+) -> TextWalk:
+    """N texts after N contexts at their end; `how` is what `TextWalk.begin` may be told."""
+    return finished(TextWalk.begin(model, contexts, support, **how), choose)
 
 
 def _after(support: Support, ids: tuple[int, ...]) -> object:

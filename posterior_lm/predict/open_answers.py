@@ -202,8 +202,8 @@ def draw_answers(
         mine = [r for r, row in enumerate(rows) if heads[row].back == back]
         support, end = support_of(param, place, back, model.tokenizer)
         with at(place.span, "the model writes this"):
-            ids, log_prob = roll_out(model, [heads[rows[r]].ids for r in mine], support, Sample(rng))
-        for r, path, log_q in zip(mine, ids, log_prob, strict=True):
+            walk = roll_out(model, [heads[rows[r]].ids for r in mine], support, Sample(rng))
+        for r, path, log_q in zip(mine, walk.values, walk.log_q, strict=True):
             head = heads[rows[r]]
             text = model.tokenizer.decode(path)[len(back) :]
             text = text[: len(text) - len(end)]

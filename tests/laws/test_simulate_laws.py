@@ -17,7 +17,7 @@ import pytest
 from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.graph import optimize
 from posterior_lm.infer.choose import Follow
-from posterior_lm.infer.rollout import roll_out_with_mass
+from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.base import Request
 from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
@@ -286,10 +286,10 @@ def test_mass_and_log_q_make_the_models_own_log_prob(kind: str) -> None:
     brute = Brute(program.source, {}, MODELS)
     every = list(brute.assignments())
     context = MODEL.tokenizer.encode("b")
-    ids, log_q, log_mass, last = roll_out_with_mass(
-        MODEL, [context] * len(every), target.latents[0].support, Follow([a["z"] for a in every])
-    )
-    assert ids == [a["z"] for a in every]
+    follow = Follow([a["z"] for a in every])
+    walk = roll_out(MODEL, [context] * len(every), target.latents[0].support, follow, late=True)
+    log_q, log_mass, last = walk.log_q, walk.log_mass, walk.last
+    assert walk.values == [a["z"] for a in every]
     assert np.exp(log_q).sum() == pytest.approx(1, abs=1e-9)
     assert (log_mass < 0).any()
     np.testing.assert_allclose(log_q + log_mass, [brute.log_reward(a) for a in every], atol=1e-9)

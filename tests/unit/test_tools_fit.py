@@ -12,7 +12,7 @@ from posterior_lm.amortize.paths import path_maker
 from posterior_lm.amortize.teacher import score_paths
 from posterior_lm.api.query import Query, load, loads
 from posterior_lm.infer.choose import Follow, Sample
-from posterior_lm.infer.rollout import roll_out, roll_out_with_mass
+from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.support.splices import spliced
 from posterior_lm.target.target import Target
@@ -78,7 +78,8 @@ def test_positions_are_right_after_a_splice_in_every_row(target: Target) -> None
     marks = [spliced(support, one) for one in ids]
     assert [sum(m) for m in marks] == [2, 2, 4, 2, 0], "outputs of one and of several tokens, and none"
     truth = [from_scratch(target, c, one) for c, one in zip(contexts, ids, strict=True)]
-    values, log_q, mass, _ = roll_out_with_mass(model, contexts, support, Follow(ids))
+    walk = roll_out(model, contexts, support, Follow(ids), late=True)
+    values, log_q, mass = walk.values, walk.log_q, walk.log_mass
     assert values == ids
     assert log_q == pytest.approx([t[0] for t in truth], abs=2e-4)
     assert log_q + mass == pytest.approx([t[1] for t in truth], abs=2e-4)
@@ -86,7 +87,9 @@ def test_positions_are_right_after_a_splice_in_every_row(target: Target) -> None
     with torch.inference_mode():
         batched = score_paths(model, [make(c, one) for c, one in zip(contexts, ids, strict=True)]).log_prob  # type: ignore[arg-type]
     assert batched.numpy() == pytest.approx([t[0] for t in truth], abs=2e-4)
-    alone = [roll_out(model, [c], support, Follow([one]))[1][0] for c, one in zip(contexts, ids, strict=True)]
+    alone = [
+        roll_out(model, [c], support, Follow([one])).log_q[0] for c, one in zip(contexts, ids, strict=True)
+    ]
     assert log_q == pytest.approx(alone, abs=2e-4)
 
 
@@ -107,9 +110,10 @@ def test_the_terms_count_outputs_or_leave_them_out(target: Target) -> None:
 def test_draws_hold_outputs_and_their_probability_is_known(target: Target) -> None:
     model, support = target.models["base"], target.latent("steps").support
     context = begun(target, "Question: 3 + 4 - 2 = ? Answer:")
-    ids, log_q = roll_out(model, [context] * 24, support, Sample(np.random.default_rng(3)))
+    walk = roll_out(model, [context] * 24, support, Sample(np.random.default_rng(3)))
+    ids, log_q = walk.values, walk.log_q
     assert sum(any(spliced(support, one)) for one in ids) > 20
-    again = roll_out(model, [context] * 24, support, Follow(ids))[1]
+    again = roll_out(model, [context] * 24, support, Follow(ids)).log_q
     assert again == pytest.approx(log_q, abs=2e-4)
 
 

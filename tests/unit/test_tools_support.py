@@ -157,7 +157,7 @@ def test_a_dead_draw_has_a_path_without_an_end_point() -> None:
 def test_a_free_end_is_drawn_by_the_tokens_that_are_left() -> None:
     support = built(lookup("b", a="12"), stop=None, end="free", max_tokens=4)
     state = support.after((A, B, ONE, TWO))
-    log_q = step_log_probs(np.zeros((1, 13)), np.zeros(1), support, [state], [4], 1.0)
+    log_q, _ = step_log_probs(np.zeros((1, 13)), np.zeros(1), support, [state], [4], 1.0, support.ending)
     assert log_q[0, -1] == pytest.approx(math.log(1 / 3)), "two of four may still be drawn"
 
 

@@ -22,7 +22,7 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.moves import Site, accept, pick_cuts, suffix
-from posterior_lm.infer.rollout import roll_out_with_mass
+from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import CompileError, DataError
 from posterior_lm.lm.tabular import TabularModel
@@ -143,7 +143,8 @@ def test_a_guide_gives_what_is_spliced_probability_one(output: str) -> None:
     log_q = guide.log_prob(values)
     assert float(np.exp(log_q).sum()) == pytest.approx(1.0, abs=1e-9)
     follow, context = Follow(list(truth)), (TOKENS.index("3"),)
-    _, again, mass, _ = roll_out_with_mass(base, [context] * len(truth), target.latents[0].support, follow)
+    walk = roll_out(base, [context] * len(truth), target.latents[0].support, follow, late=True)
+    again, mass = walk.log_q, walk.log_mass
     assert again == pytest.approx(log_q, abs=1e-9)
     assert again + mass == pytest.approx(target.terms(values)[:, 0], abs=1e-9), "the latent's own term"
     proposal = guide.sample(np.random.default_rng(1), 300)
