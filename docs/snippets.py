@@ -228,8 +228,8 @@ def run_page(page: str, folder: Path) -> Iterator[Run]:
 
 def check_program(block: Block) -> None:
     """Raises AssertionError where the checker disagrees with the page about a `plm` block."""
-    from posterior_lm.lang import compile_source
     from posterior_lm.lang.diagnostics import render_full
+    from posterior_lm.lang.driver import compile_source
     from posterior_lm.lang.source import Source
 
     text = block.text

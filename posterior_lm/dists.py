@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from posterior_lm.lang.finite import FiniteSpec, IntSpec
+from posterior_lm.lang.values import FiniteSpec, IntSpec
 
 
 class ParameterError(ValueError):

@@ -28,9 +28,8 @@ from typing import Annotated, Any
 import attrs
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import DataError, PlmError, error
-from posterior_lm.lang.json_reader import read_json
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import DataError, PlmError, error, shown
+from posterior_lm.lang.values import read_json
 
 LOCK = ".lock"
 LARGEST = 1 << 30

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.parse import parse
+from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 
 Ids = tuple[int, ...]

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.lang.check import check
 from posterior_lm.lang.diagnostics import PlmError
-from posterior_lm.lang.parse import parse
+from posterior_lm.lang.driver import check
+from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.binding import bind_data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.tokens import KEYWORDS
+from posterior_lm.lang.lexer import KEYWORDS
 
 names = st.from_regex(r"[a-z_][a-zA-Z0-9_]{0,8}", fullmatch=True).filter(lambda s: s not in KEYWORDS)
 name_nodes = st.builds(ast.Name, names)

@@ -34,13 +34,12 @@ class Room:
 
 
 ROOMS: dict[str, Room] = {
-    "assets": Room(0, ("assets",)),
-    "extras": Room(0, ("extras",)),
-    # Places in a text, errors as data, near misses, values of finite types, files: what every room shares.
+    "installed": Room(0, ("installed",)),
+    # Places in a text, errors as data, values apart from programs, patterns, files: what every room shares.
     "words": Room(
         0,
         (
-            *("lang.source", "lang.diagnostics", "lang.near", "lang.json_reader", "lang.finite", "lang.regex"),
+            *("lang.source", "lang.diagnostics", "lang.values", "lang.regex", "lang.automaton"),
             "storage",
         ),
         (),
@@ -50,7 +49,7 @@ ROOMS: dict[str, Room] = {
     "method table": Room(0, ("infer.methods",), (), ("attrs",)),
     # What writes into texts: plain Python, and no model.
     "tools": Room(1, ("tools",), ("words",), ("attrs",)),
-    "language": Room(1, ("lang",), ("assets", "method table"), ("attrs", "lark")),
+    "language": Room(1, ("lang",), ("installed", "method table"), ("attrs", "lark")),
     "distributions": Room(1, ("dists",), (), ("attrs",)),
     "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
     # Tables, tokenizers and where models lie: light, since plm check may need them.
@@ -92,7 +91,7 @@ ROOMS: dict[str, Room] = {
     ),
     "amortizer": Room(
         6, ("amortize", "baselines.sft", "baselines.ppo", "baselines.clipped"),
-        ("extras", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "heavy models"),
+        ("installed", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
     ),  # fmt: skip
     # What a model decodes; the table of methods names them.
@@ -104,7 +103,7 @@ ROOMS: dict[str, Room] = {
     # From a program to draws.
     "answers": Room(
         7, ("api.engine", "api.posterior", "api.saved", "api.score"),
-        ("extras", "method table", "amortizer", "inference", "resources", "target", "graph", "supports", "language", "model protocol", "door to models"),
+        ("installed", "method table", "amortizer", "inference", "resources", "target", "graph", "supports", "language", "model protocol", "door to models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "prediction": Room(
@@ -113,7 +112,7 @@ ROOMS: dict[str, Room] = {
         ("attrs", "numpy"),
     ),  # fmt: skip
     # Functions of texts and numbers; an encoder of texts is loaded inside the functions that read one.
-    "metrics": Room(6, ("metrics",), ("extras", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
+    "metrics": Room(6, ("metrics",), ("installed", "heavy models"), ("attrs", "numpy", "torch", "transformers")),
     "report": Room(
         8, ("report",),
         ("answers", "method table", "inference", "target", "graph", "language", "model protocol"),
@@ -121,7 +120,7 @@ ROOMS: dict[str, Room] = {
     ),  # fmt: skip
     "validation": Room(
         8, ("validate",),
-        ("extras", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
+        ("installed", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "em": Room(
@@ -240,7 +239,7 @@ def test_only_two_rooms_know_a_model_library() -> None:
     ("module", "name"),
     [
         ("lang.check.types", "posterior_lm.graph.nodes"),
-        ("lang.parse", "numpy"),
+        ("lang.parser", "numpy"),
         ("graph.nodes", "numpy"),
         ("graph.lower", "posterior_lm.lm.base"),
         ("support.text", "posterior_lm.lang.ast"),

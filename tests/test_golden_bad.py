@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from posterior_lm.lang import compile_source
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.diagnostics import render_concise, render_full, to_json
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 
 FOLDER = Path(__file__).parent / "golden" / "bad"

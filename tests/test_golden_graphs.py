@@ -11,7 +11,7 @@ import pytest
 
 from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.dump import text
-from posterior_lm.lang import compile_source
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,7 @@ from benchmarks.paper.sums_data import PAPER_FILES, paper_rows
 from benchmarks.paper.task import Bench, Task
 from benchmarks.paper.tasks import TASKS
 from benchmarks.paper.tasks.subjectivity import subj_rows
-from posterior_lm.lang.diagnostics import DataError, PlmError, error
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.diagnostics import DataError, PlmError, error, nearest
 
 if TYPE_CHECKING:
     from posterior_lm.metrics.judge import Judge

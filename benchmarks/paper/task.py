@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from benchmarks.paper.cells import Cell, Store
 from benchmarks.paper.plans import Plan, Size
-from posterior_lm.assets import find
+from posterior_lm.installed import find
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posterior_lm.extras import need
+from posterior_lm.installed import need
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.storage import plain, write_whole, writing_into
 

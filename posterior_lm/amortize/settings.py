@@ -12,9 +12,8 @@ from typing import Any
 from attrs import asdict, field, fields, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lang.json_reader import is_number
-from posterior_lm.lang.near import nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
+from posterior_lm.lang.values import is_number
 
 MANY = 100
 """Listed rows that are enough to learn from by themselves."""

@@ -219,7 +219,7 @@ class Posterior:
 
         A statistic that has a latent's name gets an underscore behind its own.
         """
-        from posterior_lm.extras import need
+        from posterior_lm.installed import need
 
         frame = need("pandas", "pandas").DataFrame(self._rows(), columns=list(self.draws.values))
         stats = (
@@ -237,7 +237,7 @@ class Posterior:
         Draws keep their weights; resample first for tools that expect equal ones. A
         latent called `chain` or `draw`, as the dimensions are, gets an underscore.
         """
-        from posterior_lm.extras import need
+        from posterior_lm.installed import need
 
         rows = self._rows()
         taken = ("chain", "draw")

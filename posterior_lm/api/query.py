@@ -54,7 +54,7 @@ class _Preparation:
 
     @cached_property
     def whole(self) -> CheckedModule:
-        from posterior_lm.lang.check import check
+        from posterior_lm.lang.driver import check
 
         return (self.checked or check(self.module)).without_errors()
 
@@ -421,7 +421,7 @@ def _number(value: str | float) -> str:
 
 
 def _parse(text: str, kind: str) -> Any:
-    from posterior_lm.lang.parse import parse_fragment
+    from posterior_lm.lang.parser import parse_fragment
 
     return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
 
@@ -448,14 +448,14 @@ def program(
 
 def load(path: str | Path) -> Query:
     """The program in a file. Raises CompileError with every error it has."""
-    from posterior_lm.lang import load_module
+    from posterior_lm.lang.driver import load_module
 
     return _of_checked(load_module(path), Path(path).resolve().parent)
 
 
 def loads(text: str, name: str = "<text>") -> Query:
     """The program in a string."""
-    from posterior_lm.lang import compile_source
+    from posterior_lm.lang.driver import compile_source
 
     return _of_checked(compile_source(Source(name, text)).without_errors(), None)
 

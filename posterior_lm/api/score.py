@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from posterior_lm.graph.nodes import TermInfo
-from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.diagnostics import DataError, error, nearest
 
 if TYPE_CHECKING:
     from posterior_lm.target.target import Target

@@ -12,8 +12,8 @@ from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import format_option
 from posterior_lm.cli.output import table
 from posterior_lm.lang import ast
-from posterior_lm.lang.near import shortened
-from posterior_lm.lang.walk import statements
+from posterior_lm.lang.ast import statements
+from posterior_lm.lang.diagnostics import shortened
 
 if TYPE_CHECKING:
     from posterior_lm.graph.conditions import Conjunct
@@ -74,8 +74,8 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
 def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic]]:
     """The module, where it has no error, and what was found."""
     from posterior_lm.cli.files import read
-    from posterior_lm.lang import compile_source
     from posterior_lm.lang.diagnostics import CompileError
+    from posterior_lm.lang.driver import compile_source
 
     try:
         source = read(name)

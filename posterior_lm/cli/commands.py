@@ -192,7 +192,7 @@ class LazyGroup(ExitCodes, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lines and not args[0].startswith("-"):
-            from posterior_lm.lang.near import nearest
+            from posterior_lm.lang.diagnostics import nearest
 
             close = nearest(args[0], self.lines)
             hint = f"did you mean '{close}'?" if close else f"the commands are {', '.join(self.lines)}"

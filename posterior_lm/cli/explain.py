@@ -27,7 +27,7 @@ def command(code: str | None) -> None:
     name = name if name.startswith("PLM") else f"PLM{name}"
     if name not in CODES:
         from posterior_lm.cli.given import misuse
-        from posterior_lm.lang.near import nearest
+        from posterior_lm.lang.diagnostics import nearest
 
         close = nearest(name, CODES)
         misuse(

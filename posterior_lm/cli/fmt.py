@@ -25,7 +25,7 @@ def command(ctx: click.Context, files: tuple[str, ...], check: bool, stdin: bool
     from posterior_lm.cli.files import programs, read, replace
     from posterior_lm.lang.diagnostics import CompileError, Diagnostic
     from posterior_lm.lang.format import format_module
-    from posterior_lm.lang.parse import parse
+    from posterior_lm.lang.parser import parse
 
     names = programs([*files, *(["-"] if stdin and "-" not in files else [])])
     if not names:

@@ -136,7 +136,7 @@ def check_predicted(graph: RewardGraph, name: str) -> None:
     """Raises DataError PLM803 for a name that is neither a parameter nor a latent."""
     known = [p.name for p in graph.params] + [latent.name for _, latent in graph.latents()]
     if name.split("[", 1)[0] not in known:
-        from posterior_lm.lang.near import nearest
+        from posterior_lm.lang.diagnostics import nearest
 
         close = nearest(name, known)
         raise DataError(

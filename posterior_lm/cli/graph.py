@@ -23,8 +23,8 @@ def command(file: str, format: str, after: str | None) -> None:
     from posterior_lm.cli.given import misuse
     from posterior_lm.graph import PASSES, lower, optimize, verify
     from posterior_lm.graph.dump import FORMATS
-    from posterior_lm.lang import compile_source
-    from posterior_lm.lang.near import nearest
+    from posterior_lm.lang.diagnostics import nearest
+    from posterior_lm.lang.driver import compile_source
 
     steps = ["lower", *(p.name for p in PASSES)]
     if after is not None and after not in steps:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OBJECTIVES, losses
-from posterior_lm.lang.near import either
+from posterior_lm.lang.diagnostics import either
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posterior_lm.lang import ast
+from posterior_lm.lang.ast import statements
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, PlmError
 from posterior_lm.lang.typed import CheckedModule, Type
-from posterior_lm.lang.walk import statements
 
 if TYPE_CHECKING:
     from posterior_lm.lm.base import Tokenizer
@@ -62,7 +62,7 @@ def _tables(module: ast.Module) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     for declared in module.declarations:
         if isinstance(declared, ast.ToolDecl) and declared.tool.function.id == "lookup":
-            from posterior_lm.graph.lower_tools import table_beside
+            from posterior_lm.graph.lower import table_beside
 
             path = declared.tool.args[0]
             assert isinstance(path, ast.Literal)
@@ -112,7 +112,7 @@ def never_empty(type_: Type) -> bool:
     if asked := _SPELT & set(options):
         if asked != {"pattern"} or "canonical" in options:
             return False
-        from posterior_lm.lang.regex.lengths import surely_some_text
+        from posterior_lm.lang.automaton import surely_some_text
 
         return surely_some_text(str(options["pattern"]), _text(stop), _text(options.get("chars")), low, high)
     room = high if stop is None else high - len(str(stop).encode())
@@ -159,7 +159,7 @@ def _spec(type_: Type) -> Spec:
     low, high = _ends(options["tokens"]) if type_.is_written else (0, 64)
     for option in type_.at.options:
         if option.name in _SPELT - {"pattern"}:
-            from posterior_lm.graph.beside import text_beside
+            from posterior_lm.graph.lower import text_beside
 
             assert isinstance(option.value, ast.Literal)
             options[option.name] = text_beside(option.value).value

@@ -42,7 +42,7 @@ from posterior_lm.em.settings import OWN_OF_FIT, EmSettings, settings_of
 from posterior_lm.em.split_model import SplitModel, check_labels, labelled, one_label, split_model
 from posterior_lm.em.steps import Stand, e_step, lessons, m_step
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.check import check
+from posterior_lm.lang.driver import check
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram

@@ -10,9 +10,8 @@ from attrs import asdict, field, fields, frozen
 from posterior_lm.amortize.settings import FitSettings
 from posterior_lm.amortize.settings import settings_of as fit_settings_of
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lang.json_reader import is_number
-from posterior_lm.lang.near import nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
+from posterior_lm.lang.values import is_number
 
 OWN_OF_FIT = ("steps", "budget", "held_out", "seed", "checkpoint_every")
 """Settings of a fit that EM has in its own way; the others belong to the E-step."""

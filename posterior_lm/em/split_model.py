@@ -19,10 +19,10 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang import ast
+from posterior_lm.lang.ast import nodes, statements
 from posterior_lm.lang.compose import rename
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lang.typed import CheckedModule
-from posterior_lm.lang.walk import nodes, statements
 from posterior_lm.target.pieces import Known
 from posterior_lm.target.target import Target
 

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define, evolve, field
 
-from posterior_lm.graph.build import GraphBuilder
-from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.graph import GraphBuilder, RewardGraph
 from posterior_lm.graph.nodes import Constant, Input, Latent, LmScore, Node, PlateSum, RowField, Sum
 
 Row = Mapping[str, object]

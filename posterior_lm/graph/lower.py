@@ -2,28 +2,176 @@
 
 `temper` and `plate` disappear as blocks: each statement inside becomes a term of
 its own, wrapped in the `Power` and `PlateSum` nodes that stand around it, inside
-out. A `condition` is not tempered. `let` is inlined.
+out. A `condition` is not tempered. `let` is inlined. Tools become plain data, and
+the text of a file that a program names becomes a part of the graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal as OneOf
 
-from attrs import define, field
+from attrs import define, evolve, field
 
-from posterior_lm.graph.beside import FILE_OPTIONS, text_beside
-from posterior_lm.graph.graph import GuideSpec, InferSpec, LmSpec, ParamSpec, RewardGraph, UseSpec
-from posterior_lm.graph.lower_expr import Scope
-from posterior_lm.graph.lower_tools import tool_spec, tools_of
-from posterior_lm.graph.nodes import Input, Latent, PlateSum, Power, TermInfo, Test, Total
+from posterior_lm.graph.graph import (
+    GraphBuilder,
+    GuideSpec,
+    InferSpec,
+    LmSpec,
+    ParamSpec,
+    RewardGraph,
+    UseSpec,
+)
+from posterior_lm.graph.nodes import (
+    Apply,
+    ChoiceScore,
+    DistScore,
+    Input,
+    Latent,
+    LmScore,
+    Marker,
+    PlateSum,
+    Power,
+    RowField,
+    Segments,
+    TermInfo,
+    Test,
+    Total,
+)
 from posterior_lm.lang import ast
-from posterior_lm.lang.diagnostics import InternalError
-from posterior_lm.lang.near import shortened
+from posterior_lm.lang.ast import nodes
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, InternalError, error, shortened
+from posterior_lm.lang.signatures import TOOLS, USED_TOOL
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import CheckedModule, Type
-from posterior_lm.lang.walk import nodes
-from posterior_lm.tools.base import ToolSpec
+from posterior_lm.lang.typed import Binding, CheckedModule, Type
+from posterior_lm.tools import ToolSpec
+from posterior_lm.tools.lookup import Rows, read_table
+
+
+@define
+class Scope:
+    """The nodes that names stand for, and the builder that holds them."""
+
+    checked: CheckedModule
+    build: GraphBuilder = field(factory=GraphBuilder)
+    names: dict[Binding, int] = field(factory=dict)
+    """Parameters, latents and lets by node."""
+    bounds: dict[Type, tuple[int, int]] = field(factory=dict)
+    """The nodes of the ends of the ints."""
+    plates: dict[Binding, int] = field(factory=dict)
+    """Row variables by plate."""
+    lms: dict[str, LmSpec] = field(factory=dict)
+    uses: dict[str, UseSpec] = field(factory=dict)
+
+    def name(self, name: ast.Name, node: int) -> None:
+        """Says which node a declared name stands for."""
+        self.names[self.bound(name)] = node
+
+    def bound(self, name: ast.Name) -> Binding:
+        binding = self.checked.binding(name)
+        if binding is None:
+            raise InternalError(f"cannot lower the name {name.id}")
+        return binding
+
+    # ------------------------------------------------------------- scores
+
+    def model(self, name: str | None) -> str | None:
+        """The alias of a language model, which may come from Python."""
+        if name in self.uses and name not in self.lms:
+            use = self.uses[name]
+            self.lms[name] = LmSpec(name, use.where, "use", span=use.span)
+        return name
+
+    def score(self, value: ast.Expr, dist: ast.Expr) -> int:
+        """The node of log dist(value), in nats."""
+        if isinstance(dist, ast.PowerExpr):
+            exponent, term = self.value(dist.exponent), self.score(value, dist.base)
+            return self.build.add(Power(inputs=(exponent, term), span=dist.span))
+        if not isinstance(dist, ast.Call):
+            raise InternalError(f"not a distribution: {type(dist).__name__}")
+        name, span = dist.function.id, dist.span
+        if self.checked.dist(dist).lm is dist:
+            self.model(name)
+            context = self.build.segments([self.value(a) for a in dist.args], span)
+            scored = self.value(value)
+            bare = isinstance(self.build.nodes[scored], Latent)  # `[z]` and `["", z]` are lists, not a latent
+            text = self.build.segments([scored], value.span)
+            return self.build.add(LmScore(lm=name, bare=bare, inputs=(context, text), span=span))
+        type_ = self.checked.declared(value)
+        bounds = () if type_ is None else self.bounds.get(type_, ())
+        choices = () if type_ is None else type_.choices
+        if name == "choice" and type_ is not None:
+            return self._choice(dist, value, type_, bounds)
+        args = [self.value(a, listed=True) for a in dist.args]
+        return self.build.add(
+            DistScore(
+                dist=name,
+                inputs=(self.value(value), *args, *bounds),
+                choices=choices,
+                bounded=bool(bounds),
+                span=span,
+            )
+        )
+
+    def _choice(self, dist: ast.Call, value: ast.Expr, type_: Type, bounds: tuple[int, ...]) -> int:
+        """`choice(d)`: powers inside are of the model, before it is renormalised."""
+        inner, power, span = dist.args[0], None, dist.span
+        call = self.checked.dist(dist).lm
+        while isinstance(inner, ast.PowerExpr):
+            one = self.value(inner.exponent)
+            power = one if power is None else self.build.add(Apply(op="*", inputs=(one, power), span=span))
+            inner = inner.base
+        if call is None or (lm := self.model(call.function.id)) is None:
+            raise InternalError("choice(d) needs a language model")
+        context = self.build.segments([self.value(a) for a in call.args], span)
+        inputs = (context, self.value(value), *bounds, *(() if power is None else (power,)))
+        return self.build.add(
+            ChoiceScore(
+                lm=lm,
+                inputs=inputs,
+                choices=type_.choices,
+                lead=str(type_.options.get("lead", "")),
+                powered=power is not None,
+                span=span,
+            )
+        )
+
+    # ------------------------------------------------------------- expressions
+
+    def value(self, expr: ast.Expr, *, listed: bool = False) -> int:
+        """The node of an expression; with `listed`, a list is items rather than segments."""
+        add, span = self.build.add, expr.span
+        match expr:
+            case ast.Literal(value=value):
+                return self.build.constant(value, span)
+            case ast.Name():
+                node = self.names[self.bound(expr)]
+                if listed and isinstance(found := self.build.nodes[node], Segments):
+                    return add(Apply(op="list", inputs=found.inputs, span=span))
+                return node
+            case ast.Field(row=row, column=column):
+                return add(RowField(plate=self.plates[self.bound(row)], column=column, span=span))
+            case ast.Marker(kind=kind):
+                return add(Marker(kind=kind, span=span))
+            case ast.ListExpr(items=items):
+                nodes = [self.value(i) for i in items]
+                if listed:
+                    return add(Apply(op="list", inputs=tuple(nodes), span=span))
+                return self.build.segments(nodes, span)
+            case ast.Unary(op=op, operand=operand):
+                return add(Apply(op=f"unary {op}", inputs=(self.value(operand),), span=span))
+            case ast.Binary(op=op, left=left, right=right):
+                return add(Apply(op=op, inputs=(self.value(left), self.value(right)), span=span))
+            case ast.IfExpr(test=test, then=then, orelse=orelse):
+                inputs = (self.value(test), self.value(then), self.value(orelse))
+                return add(Apply(op="if", inputs=inputs, span=span))
+            case ast.Call(function=function, args=args):
+                if function.id == "log_prob":
+                    return self.score(args[0], args[1])
+                op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
+                return add(Apply(op=op, inputs=tuple(self.value(a) for a in args), span=span))
+        raise InternalError(f"cannot lower {type(expr).__name__}")
 
 
 @define
@@ -224,3 +372,107 @@ def lower(checked: CheckedModule, base: Path | None = None) -> RewardGraph:
     `base`. Raises CompileError (PLM336) where one cannot be read.
     """
     return _Lowering(checked, base=base).run()
+
+
+def tool_spec(
+    name: str,
+    call: ast.Call,
+    given: Mapping[str, object],
+    uses: Mapping[str, UseSpec],
+    base: Path | None = None,
+) -> ToolSpec:
+    """The tool that a call makes with the options `given`.
+
+    Raises CompileError (PLM344) for a table that cannot be read.
+    """
+    known = USED_TOOL if call.function.id in uses else TOOLS[call.function.id]
+    options = {option: wanted.default for option, wanted in known.options.items()} | dict(given)
+    trigger, output = str(options["trigger"]), str(options["output"])
+    if call.function.id in uses:
+        where, seconds = uses[call.function.id].where, float(str(options["seconds"]))
+        return ToolSpec(
+            name=name, kind="use", trigger=trigger, output=output, where=where, seconds=seconds  # type: ignore[arg-type]
+        )  # fmt: skip
+    if call.function.id == "lookup":
+        path = call.args[0]
+        assert isinstance(path, ast.Literal)
+        table = table_beside(path, base)
+        return ToolSpec(name=name, kind="lookup", trigger=trigger, output=output, table=table)  # type: ignore[arg-type]
+    if call.function.id == "calculator":
+        operands = int(str(options["operands"]))
+        return ToolSpec(name=name, kind="calculator", trigger=trigger, output=output, operands=operands)  # type: ignore[arg-type]
+    raise InternalError(f"cannot lower the tool {call.function.id}")
+
+
+def table_beside(path: ast.Literal, base: Path | None = None) -> Rows:
+    """The rows of the table that a literal names, found as `beside.text_beside` finds a grammar."""
+    try:
+        return read_table(text_beside(path, base).value, str(path.value))  # type: ignore[arg-type]
+    except CompileError as problem:
+        raise CompileError(evolve(d, code="PLM344") for d in problem.diagnostics) from None
+    except ValueError as problem:
+        message = f"{str(path.value)!r} is no table: {problem}"
+        help = 'two columns with a row of headings, {"key": "text"}, or lines of {"key": …, "text": …}'
+        raise CompileError(error("PLM344", message, path.span, "this file", help=help)) from None
+
+
+def tools_of(declared: ast.TypeExpr, tools: Mapping[str, ToolSpec]) -> tuple[ToolSpec, ...]:
+    """The tools that write into a text, in the order of their triggers, which all differ."""
+    option = next((o.value for o in declared.options if o.name == "tools"), None)
+    if option is None:
+        return ()
+    items = option.items if isinstance(option, ast.ListExpr) else (option,)
+    found = [tools[item.id] for item in items if isinstance(item, ast.Name)]
+    return tuple(sorted(found, key=lambda tool: tool.trigger))
+
+
+FILE_OPTIONS = ("grammar", "json")
+"""Options of a text latent whose value is the path of a file."""
+
+LARGEST = 2**20
+"""Bytes of such a file."""
+
+
+def text_beside(path: ast.Literal, base: Path | None = None) -> ast.Literal:
+    """The text of the file that a literal names, as a literal in the same place.
+
+    A relative path starts at the folder of the file that the literal stands in, so that
+    programs from several folders can be put together; where there is no such file at
+    `base`, else at the working directory. Raises CompileError (PLM336).
+    """
+    name = str(path.value)
+    file = _home(path, base) / Path(name).expanduser()
+    try:
+        if file.stat().st_size > LARGEST:
+            raise CompileError(
+                _cannot(path, name, f"it has more than {LARGEST:,} bytes", "name a smaller file")
+            )
+        text = file.read_text(encoding="utf-8")
+    except OSError as problem:
+        looked = f"looked for {file}; a path starts at the folder of the program"
+        raise CompileError(_cannot(path, name, (problem.strerror or str(problem)).lower(), looked)) from None
+    except UnicodeDecodeError as problem:
+        raise CompileError(
+            _cannot(path, name, f"byte {problem.start} is not UTF-8", "save it as UTF-8")
+        ) from None
+    return ast.Literal(text, span=path.span)
+
+
+def _home(path: ast.Literal, base: Path | None) -> Path:
+    source = Path(path.span.source.name)
+    try:
+        if source.is_file():
+            return source.parent
+    except (OSError, ValueError):  # a name that no file can have
+        pass
+    return base or Path()
+
+
+def _cannot(path: ast.Literal, name: str, reason: str, help: str) -> Diagnostic:
+    return error(
+        "PLM336",
+        f"cannot read {name!r}: {reason}",
+        path.span,
+        "this file",
+        help=help,
+    )

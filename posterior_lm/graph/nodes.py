@@ -12,7 +12,7 @@ from typing import ClassVar
 from attrs import field, frozen
 
 from posterior_lm.lang.source import NOWHERE, Span
-from posterior_lm.tools.base import ToolSpec
+from posterior_lm.tools import ToolSpec
 
 
 @frozen(kw_only=True)
@@ -101,7 +101,7 @@ class Latent(Node):
 
     KIND = "latent"
     name: str
-    type: str  # a name in `lang.value_types`
+    type: str  # a name in `lang.signatures`
     options: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     lm: str | None = None

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 
-from posterior_lm.lang.regex.automaton import automaton
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.automaton import automaton
+from posterior_lm.lang.regex import PatternError
 
 Value = str | int | float | bool | tuple
 

@@ -10,9 +10,8 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.graph.graph import InferSpec
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
-from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lang.json_reader import is_number
-from posterior_lm.lang.near import nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
+from posterior_lm.lang.values import is_number
 from posterior_lm.target.prepared import PreparedProgram
 
 

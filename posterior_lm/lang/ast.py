@@ -1,4 +1,4 @@
-"""The surface language as frozen nodes with spans.
+"""The surface language as frozen nodes with spans, and ways through their tree.
 
 Spans are left out of equality, so `parse(format(tree)) == tree` is a meaningful
 law. Nothing here knows what a name refers to; `check` finds that out.
@@ -6,6 +6,10 @@ law. Nothing here knows what a name refers to; `check` finds that out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+
+import attrs
 from attrs import field, frozen
 
 from posterior_lm.lang.source import NOWHERE, Span
@@ -258,3 +262,45 @@ class Module(Node):
     program: Program
     comments: tuple[Comment, ...] = field(default=(), eq=False)
     broken: frozenset[str] = field(default=frozenset(), eq=False)
+
+
+@cache
+def _fields(kind: type[Node]) -> tuple[str, ...]:
+    return tuple(f.name for f in attrs.fields(kind) if f.name not in ("span", "comments", "broken"))
+
+
+def nodes(root: object) -> Iterator[Node]:
+    """Every node of a tree, parents first, in the order of the text."""
+    stack = [root]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            stack.extend(reversed(item))
+        elif isinstance(item, Node):
+            yield item
+            stack.extend(reversed([getattr(item, name) for name in _fields(type(item))]))  # type: ignore[arg-type]
+
+
+def names(root: object) -> Iterator[Name]:
+    """Every name that an expression or type uses as a value, in the order of the text.
+
+    Functions and distributions that are called are left out; rows of a plate are in.
+    """
+    called: set[int] = set()
+    for node in nodes(root):
+        if isinstance(node, Call):
+            called.add(id(node.function))
+        elif isinstance(node, Column):
+            called.add(id(node.name))
+        elif isinstance(node, Name) and id(node) not in called:
+            yield node
+
+
+def statements(body: tuple[Statement, ...]) -> Iterator[Statement]:
+    """Every statement of a body, those inside plates and tempers after their head."""
+    stack = list(reversed(body))
+    while stack:
+        statement = stack.pop()
+        yield statement
+        if isinstance(statement, (Plate, Temper)):
+            stack.extend(reversed(statement.body))

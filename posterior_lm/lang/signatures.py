@@ -1,7 +1,7 @@
-"""What the language knows by name: functions, distributions, options, models, tools.
+"""What the language knows by name: functions, distributions, options, models, tools, types.
 
-Data only; methods are a table of their own, `infer/methods.py`. The checker reads argument
-and option types here, and whoever implements one of them implements exactly what stands here.
+The checker reads argument and option types here, and whoever implements one of them
+implements exactly what stands here; methods are a table of their own, `infer/methods.py`.
 
 Kinds of argument: `text` (a string), `segments` (what a context is made of: text,
 numbers, lists of them, bos and eos), `number` (int or real), `int`, `numbers` (a
@@ -9,13 +9,28 @@ list of numbers), `dist` (a distribution), `lm` (a call of a language model).
 Kinds of option: `text`, `nonempty` (text of at least one character), `pattern`,
 `int`, `number`, `bool`, `range` (two ints), `choice` (one of `choices`), `tool` (the
 name of a declared tool, or a list of them).
+
+The types of values are one class each: how they are declared, and how their values are read
+and checked. Whoever handles values asks there rather than by the name of a type. A finite
+type is a class with either `choices` (strings) or a `range` of whole numbers: its supports,
+sums, predictions and pages follow from `lang.values`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from attrs import frozen
 
 from posterior_lm.infer.methods import OptionType
+from posterior_lm.lang.diagnostics import Diagnostic, error, nearest, shown
+from posterior_lm.lang.source import is_text
+from posterior_lm.lang.values import is_number
+
+if TYPE_CHECKING:
+    from posterior_lm.graph.graph import ParamSpec
 
 
 @frozen
@@ -141,3 +156,217 @@ USED_TOOL = Constructor("use", (), {
 
 BUILT_IN = frozenset(FUNCTIONS) | frozenset(DISTRIBUTIONS)
 """Names that no declaration may take, since calls look them up."""
+
+
+Constants = Sequence[object]
+"""The arguments of a declaration, each with its value before data are, a range with both ends, else None."""
+
+
+class ValueType:
+    """One type; a subclass says what differs from a type without arguments that no latent has."""
+
+    name: str
+    kind = "unknown"
+    """What its values are in expressions: text, int, real, bool or table."""
+    takes: Literal["nothing", "range", "choices", "columns"] = "nothing"
+    """What stands in its parentheses beside options."""
+    options: ClassVar[Mapping[str, OptionType]] = {}
+    latent = False
+    """Whether a latent may have it."""
+    finite = False
+    """Whether it can list its values one by one."""
+    form: str
+    """How it is written, in short."""
+    example: str
+    meant: str
+    """What a value is, in messages."""
+    advice: str | None = None
+    """What a value looks like where it is given; None where the declaration says it."""
+    elsewhere: tuple[str, ...] = ()
+    """What other languages call it."""
+
+    def choices(self, args: Constants) -> tuple[str, ...]:
+        """The strings that are its values, in order; () for a type of other values."""
+        return ()
+
+    def range(self, args: Constants) -> tuple[int, int] | None:
+        """The ends of the range of whole numbers that are its values, where they are known."""
+        return None
+
+    def read(self, text: str) -> object:
+        """The value that a field of CSV or of the command line spells; the text itself where it spells none."""
+        return text
+
+    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
+        """What is wrong with a value that is given for a parameter or a column: PLM603, PLM608."""
+        yield from ()
+
+
+class Text(ValueType):
+    name = kind = "text"
+    options: ClassVar = {
+        "tokens": OptionType(kind="range", low=0, about="how many tokens are drawn, the stop included"),
+        "stop": OptionType(kind="nonempty", about="the text ends at the first place where this stands"),
+        "end": OptionType(kind="choice", choices=("eos", "free"), default="eos",
+                          about="what is scored after a text without a stop"),
+        "chars": OptionType(kind="nonempty", about="the characters that may occur before the stop"),
+        "pattern": OptionType(kind="pattern", about="a regular expression of the whole text, the stop included"),
+        "grammar": OptionType(kind="nonempty", about="a file with a grammar of the whole text"),
+        "json": OptionType(kind="nonempty", about="a file with a JSON schema of the whole text"),
+        "tools": OptionType(kind="tool", about="tools that write parts of the text"),
+        "canonical": OptionType(kind="bool", default=False,
+                                about="keep only what the tokenizer itself would produce"),
+    }  # fmt: skip
+    latent = True
+    form, example = "text(…)", "text(tokens=1..20)"
+    meant, advice = "a text", "put the value in quotes"
+    elsewhere = ("str", "string")
+
+    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
+        if not isinstance(value, str):
+            yield mistyped(param, value, where)
+            return
+        chars = dict(param.options).get("chars")
+        stop = dict(param.options).get("stop")
+        body = value.removesuffix(stop) if isinstance(stop, str) else value
+        if isinstance(chars, str) and (bad := next((c for c in body if c not in chars), None)) is not None:
+            message = f"`{param.name}` holds {bad!r}, which is not among its `chars`"
+            yield _outside(param, message, where, "take it out of the text, or add it to `chars`")
+        if not is_text(value):
+            message = f"`{param.name}` holds half of a surrogate pair, which is no text"
+            yield _outside(param, message, where, "write the whole character, or U+FFFD where it is lost")
+
+
+class Int(ValueType):
+    name = kind = "int"
+    takes = "range"
+    options: ClassVar = {
+        "lead": OptionType(kind="text", default="", about="spelled before the number"),
+    }
+    latent = finite = True
+    form, example = "int(a..b)", "int(0..9)"
+    meant, advice = "a whole number", "give a whole number, such as 3, without quotes"
+    elsewhere = ("integer",)
+
+    def range(self, args: Constants) -> tuple[int, int] | None:
+        return next((arg for arg in args if isinstance(arg, tuple)), None)
+
+    def read(self, text: str) -> object:
+        word = text.strip()
+        try:
+            return int(word) if word.isascii() and "_" not in word else text
+        except ValueError:
+            return text
+
+    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
+        if isinstance(value, bool) or not isinstance(value, int):
+            yield mistyped(param, value, where)
+        elif not is_number(value):
+            message = f"`{param.name}` is {shown(value)}, beyond every number that can be computed with"
+            yield _outside(param, message, where, "give a number below 1e308")
+        elif (param.low is not None and value < param.low) or (param.high is not None and value > param.high):
+            message = f"`{param.name}` is {shown(value)}, outside {param.low}..{param.high}"
+            yield _outside(param, message, where, "give a number in that range, or widen it in the program")
+
+
+class Real(ValueType):
+    name = kind = form = example = "real"
+    meant, advice = "a number", "give a number, such as 0.5, without quotes"
+    elsewhere = ("float", "number")
+
+    def read(self, text: str) -> object:
+        word = text.strip()
+        try:
+            number = float(word) if word.isascii() and "_" not in word else math.nan
+        except ValueError:
+            return text
+        return number if math.isfinite(number) else text
+
+    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            yield mistyped(param, value, where)
+        elif not is_number(value):
+            message = f"`{param.name}` must be finite, not {shown(value)}"
+            yield _outside(param, message, where, "give a finite number, such as 1e9")
+
+
+class Bool(ValueType):
+    name = kind = form = example = "bool"
+    meant, advice = "true or false", "write true or false, without quotes"
+    elsewhere = ("boolean",)
+
+    def read(self, text: str) -> object:
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+
+    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
+        if not isinstance(value, bool):
+            yield mistyped(param, value, where)
+
+
+class OneOf(ValueType):
+    name, kind = "one_of", "text"
+    takes = "choices"
+    latent = finite = True
+    form, example = "one_of(…)", 'one_of("yes", "no")'
+    meant = "one of the declared choices"
+    elsewhere = ("enum",)
+
+    def choices(self, args: Constants) -> tuple[str, ...]:
+        return tuple(arg for arg in args if isinstance(arg, str))
+
+    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
+        if not isinstance(value, str):
+            yield mistyped(param, value, where)
+        elif value not in param.choices:
+            close = nearest(value, param.choices)
+            yield _outside(
+                param,
+                f"`{param.name}` is {shown(value)}, which is not one of its choices",
+                where,
+                f"did you mean {close!r}?" if close else f"choose from {_quoted(param.choices)}",
+            )
+
+
+class Table(ValueType):
+    """Its rows are read and checked by `target.binding`, column by column."""
+
+    name = kind = "table"
+    takes = "columns"
+    form, example = "table(…)", "table(input: text, output: text)"
+    meant, advice = "a list of rows", "a table is a list of objects, one per row"
+    elsewhere = ("list",)
+
+
+VALUE_TYPES: dict[str, ValueType] = {
+    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table())
+}  # fmt: skip
+
+
+def value_type(name: str) -> ValueType:
+    """The type of that name, or one of which nothing is known, as of a program with mistakes."""
+    return VALUE_TYPES.get(name) or ValueType()
+
+
+def finite_forms() -> str:
+    """The types that list their values, as they are written."""
+    return " and ".join(t.form for t in VALUE_TYPES.values() if t.finite)
+
+
+def mistyped(param: ParamSpec, value: object, where: str, *, help: str | None = None) -> Diagnostic:
+    """PLM603: a value of another type than the declared one."""
+    type_ = VALUE_TYPES[param.type]
+    return error(
+        "PLM603",
+        f"`{param.name}` must be {type_.meant}, not {shown(value)}",
+        param.span,
+        where=where,
+        help=help or type_.advice or f"choose from {_quoted(param.choices)}",
+    )
+
+
+def _quoted(choices: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, choices))
+
+
+def _outside(param: ParamSpec, message: str, where: str, help: str) -> Diagnostic:
+    return error("PLM608", message, param.span, where=where, help=help)

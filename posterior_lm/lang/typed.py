@@ -13,9 +13,9 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic
-from posterior_lm.lang.finite import FiniteSpec, finite_spec
+from posterior_lm.lang.signatures import ValueType, value_type
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.value_types import ValueType, value_type
+from posterior_lm.lang.values import FiniteSpec, finite_spec
 
 Constant = str | int | float | bool | tuple[int, int]
 """What is known before data are: a value, or both ends of a range."""

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.lang.json_reader import read_json
+from posterior_lm.lang.values import read_json
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.lm.forward import Forward
 from posterior_lm.lm.tokenizer import HFTokenizer, load_tokenizer

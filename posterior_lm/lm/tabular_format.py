@@ -26,8 +26,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import ModelError, error, shown
 from posterior_lm.lang.source import is_text
 from posterior_lm.storage import read_object
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
-from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import ModelError, error, shown
 
 
 @frozen(eq=False)

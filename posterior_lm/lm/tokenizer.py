@@ -18,8 +18,7 @@ from typing import Any
 from attrs import field, frozen
 from tokenizers import Tokenizer as Backend
 
-from posterior_lm.lang.diagnostics import Diagnostic, ModelError, error
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import Diagnostic, ModelError, error, shown
 from posterior_lm.lm.token_bytes import special_ids, table_of_bytes
 from posterior_lm.lm.tokenizer_files import TokenizerFiles, read_tokenizer_files
 

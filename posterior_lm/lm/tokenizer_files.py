@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.lang.json_reader import read_json
+from posterior_lm.lang.values import read_json
 from posterior_lm.lm.token_bytes import steps
 
 LOSSY = ("Lowercase", "StripAccents", "BertNormalizer")

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.lang.json_reader import read_json
+from posterior_lm.lang.values import read_json
 from posterior_lm.metrics.inputs import package, texts_of, wrong
 
 

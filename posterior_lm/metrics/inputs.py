@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from posterior_lm.extras import need
+from posterior_lm.installed import need
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lang.source import is_text
 

@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import InferenceError, error, shown
 from posterior_lm.metrics.inputs import texts_of, wrong
 
 SILENT = 3

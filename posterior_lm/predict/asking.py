@@ -16,9 +16,8 @@ from posterior_lm.amortize.reading import readings_of
 from posterior_lm.api.engine import draw
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error
-from posterior_lm.lang.near import nearest
-from posterior_lm.lang.value_types import VALUE_TYPES
+from posterior_lm.lang.diagnostics import DataError, InferenceError, error, nearest
+from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws, marginal
 from posterior_lm.predict.by_evidence import by_evidence
 from posterior_lm.predict.open_answers import by_drawn_answers

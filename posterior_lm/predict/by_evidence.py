@@ -17,8 +17,7 @@ from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import logsumexp
-from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lang.near import either
+from posterior_lm.lang.diagnostics import InferenceError, either, error
 from posterior_lm.predict.by_draws import entropy, intervals, nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.target.prepared import Data, PreparedProgram

@@ -12,10 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from posterior_lm.infer.methods import METHODS
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
+from posterior_lm.lang.lexer import KEYWORDS, extent, tokenize
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, VALUE_TYPES
 from posterior_lm.lang.source import Source
-from posterior_lm.lang.tokens import KEYWORDS, extent, tokenize
-from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.report.draws import table
 from posterior_lm.report.markup import Html, el, join, text_span
 
@@ -33,7 +32,7 @@ def source_of(program: PreparedProgram) -> tuple[Source, bool]:
     That is the file's own text with its comments where there is one, and the canonical
     spelling of a program that was put together in Python.
     """
-    from posterior_lm.lang.parse import parse
+    from posterior_lm.lang.parser import parse
 
     name = "<text>"
     if program.checked is not None:

@@ -9,10 +9,9 @@ import numpy as np
 from attrs import evolve
 
 from posterior_lm.lang.diagnostics import CompileError, Label, ModelError, error
-from posterior_lm.lang.finite import FiniteSpec
-from posterior_lm.lang.regex.report import wrong_pattern
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.bounded import keep

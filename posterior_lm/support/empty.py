@@ -6,8 +6,7 @@ import re
 
 import numpy as np
 
-from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import Diagnostic, error, shown
 from posterior_lm.lang.source import Span
 from posterior_lm.support.reach import Edges, fewest_tokens, most_tokens
 from posterior_lm.support.spec import TextSpec

@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.lang.finite import FiniteSpec
+from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.base import Ending
 from posterior_lm.support.bounded import keep

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.regex.report import wrong_pattern
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
 from posterior_lm.support.bytes_dfa import BytesDfa, text_dfa
 from posterior_lm.support.characters import any_bytes, any_characters, these_characters

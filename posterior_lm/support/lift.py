@@ -7,7 +7,7 @@ from threading import Lock
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.bounded import keep
 from posterior_lm.support.bytes_dfa import DEAD, BytesDfa

@@ -7,8 +7,8 @@ from threading import Lock
 from typing import Any
 
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
-from posterior_lm.lang.json_reader import read_json
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.values import read_json
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.bounded import keep
 from posterior_lm.support.complaints import grammar_help, schema_help

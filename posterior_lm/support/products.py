@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.regex import PatternError
 from posterior_lm.support.bytes_dfa import DEAD, BytesDfa
 
 MOST_STATES = 8_000

@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from posterior_lm.lang.regex.automaton import automaton
+from posterior_lm.lang.automaton import automaton
 from posterior_lm.support.bytes_dfa import BytesDfa
 from posterior_lm.support.products import opposite, smallest
 from posterior_lm.support.utf8 import bytes_of

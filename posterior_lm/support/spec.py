@@ -8,10 +8,10 @@ from typing import Literal
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.finite import FiniteSpec, half_surrogate, reversed_range
 from posterior_lm.lang.source import Span, is_text
+from posterior_lm.lang.values import FiniteSpec, half_surrogate, reversed_range
 from posterior_lm.support.regular import Regular
-from posterior_lm.tools.base import ToolSpec
+from posterior_lm.tools import ToolSpec
 
 DEFAULT_TOKENS = (1, 64)
 """The length of a text that states none."""

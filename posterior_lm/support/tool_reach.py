@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.support.reach import Edges, edges_of
-from posterior_lm.tools.base import ToolSpec
+from posterior_lm.tools import ToolSpec
 
 Pieces = Sequence[bytes | None]
 

@@ -7,8 +7,8 @@ from attrs import field, frozen
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
 from posterior_lm.lm.base import Tokenizer
 from posterior_lm.support.bounded import keep
+from posterior_lm.tools import ToolSpec, shown_end
 from posterior_lm.tools.answers import MOST_TOKENS, Answers, answers_of
-from posterior_lm.tools.base import ToolSpec, shown_end
 
 Ids = tuple[int, ...]
 

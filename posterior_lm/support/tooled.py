@@ -22,8 +22,8 @@ from posterior_lm.support.text import State as PlainState
 from posterior_lm.support.text import TextSupport
 from posterior_lm.support.tool_reach import completes, inside, may_fire, tail
 from posterior_lm.support.tool_tokens import Ids, Spliced
+from posterior_lm.tools import ToolSpec
 from posterior_lm.tools.answers import MOST_TOKENS
-from posterior_lm.tools.base import ToolSpec
 
 _MASKS = 4096
 """Masks kept; with GPT-2's vocabulary one takes 50 kB."""

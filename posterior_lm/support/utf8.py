@@ -11,8 +11,8 @@ from bisect import bisect_right
 
 import numpy as np
 
-from posterior_lm.lang.regex.automaton import CharacterDfa
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.automaton import CharacterDfa
+from posterior_lm.lang.regex import PatternError
 from posterior_lm.support.bytes_dfa import DEAD, BytesDfa
 
 MOST_BYTES_STATES = 40_000

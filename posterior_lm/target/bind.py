@@ -10,7 +10,7 @@ from posterior_lm.graph.ground import ground
 from posterior_lm.graph.nodes import Constant, Latent
 from posterior_lm.graph.passes import optimize
 from posterior_lm.lang.diagnostics import CompileError, InternalError, error
-from posterior_lm.lang.finite import finite_spec
+from posterior_lm.lang.values import finite_spec
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
-from posterior_lm.lang.near import nearest
-from posterior_lm.lang.value_types import VALUE_TYPES, mistyped
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest
+from posterior_lm.lang.signatures import VALUE_TYPES, mistyped
 
 
 def bind_data(

@@ -31,9 +31,9 @@ from posterior_lm.graph.nodes import (
     Total,
 )
 from posterior_lm.graph.ops import spelled
-from posterior_lm.graph.passes.mark import mark
+from posterior_lm.graph.passes import mark
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, at, error
-from posterior_lm.lang.finite import FiniteSpec, finite_spec
+from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.choice_scores import ask_choice

@@ -8,7 +8,7 @@ from posterior_lm.graph.conditions import Conjunct, conjuncts
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Constant, Latent
 from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.finite import finite_spec
+from posterior_lm.lang.values import finite_spec
 from posterior_lm.target.certainty import Certainty
 from posterior_lm.target.values import Value
 

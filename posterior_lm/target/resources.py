@@ -13,8 +13,7 @@ from attrs import field, frozen
 
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
-from posterior_lm.lang.diagnostics import CompileError, ModelError, error
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.diagnostics import CompileError, ModelError, error, nearest
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.lm.registry import load_model
 

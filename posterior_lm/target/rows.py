@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from posterior_lm.graph.graph import ParamSpec
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
-from posterior_lm.lang.near import nearest, readable
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest, readable
+from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Source
-from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.target.rows_csv import csv_rows
 from posterior_lm.target.rows_json import json_lines, json_list, parse
 

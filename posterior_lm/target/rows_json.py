@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error
-from posterior_lm.lang.near import shortened
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, shortened
 from posterior_lm.lang.source import Source, Span
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|-?Infinity|NaN|-?\d[\d.eE+-]*')

@@ -13,16 +13,15 @@ from attrs import frozen
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import TermInfo
-from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lang.near import shown
+from posterior_lm.lang.diagnostics import DataError, error, shown
+from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.values import Value, Values, count, take
-from posterior_lm.tools.base import shown_end
+from posterior_lm.tools import shown_end
 
 if TYPE_CHECKING:
     from posterior_lm.target.prepared import PreparedProgram

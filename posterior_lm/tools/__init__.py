@@ -4,6 +4,79 @@ A tool is called when the text of a latent ends with the tool's trigger, and wha
 spliced into the text. How that becomes tokens is in `posterior_lm.support.tooled`.
 """
 
-from posterior_lm.tools.base import Tool, ToolSpec
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal, Protocol, runtime_checkable
+
+from attrs import frozen
 
 __all__ = ["Tool", "ToolSpec"]
+
+Output = Literal["observe", "intervene"]
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """A function of texts: the same text always gets the same answer.
+
+    It is called with the whole text of a latent so far, which ends with `trigger`.
+    """
+
+    @property
+    def trigger(self) -> str: ...
+
+    def __call__(self, text: str) -> str | None:
+        """What is spliced into the text, or None: the tool declines, and the text goes on."""
+        ...
+
+
+@frozen(kw_only=True, cache_hash=True)
+class ToolSpec:
+    """A declared tool as plain data.
+
+    `output` says whether the spliced tokens count in the target ("observe") or not ("intervene").
+    `operands` belong to a calculator, `table` (key and text, sorted) to a lookup, `where`
+    ("module:function") and `seconds` to a tool that `use` imports.
+    """
+
+    name: str
+    """Its name in the program, for messages."""
+    kind: Literal["calculator", "lookup", "use"]
+    trigger: str
+    output: Output = "observe"
+    operands: int = 0
+    table: tuple[tuple[str, str], ...] = ()
+    where: str = ""
+    seconds: float = 0.0
+
+    @property
+    def identity(self) -> list[object]:
+        """What makes it the tool that it is, as JSON values: neither its name nor its time limit.
+
+        Of a table the SHA-256 of its rows counts, and of a used function the name that it is imported by.
+        """
+        found: list[object] = [self.kind, self.trigger, self.output]
+        match self.kind:
+            case "calculator":
+                return [*found, self.operands]
+            case "lookup":
+                text = json.dumps(self.table, ensure_ascii=True, separators=(",", ":"))
+                return [*found, hashlib.sha256(text.encode()).hexdigest()]
+        return [*found, self.where]
+
+    @property
+    def alphabet(self) -> bytes | None:
+        """The bytes of which its answers are made, each of them once; None where they may be any."""
+        match self.kind:
+            case "calculator":
+                return b" -0123456789"
+            case "lookup":
+                return bytes(sorted(set("".join(text for _, text in self.table).encode("utf-8", "replace"))))
+        return None
+
+
+def shown_end(text: str) -> str:
+    """A text for a message: its end, where it is long."""
+    return repr(text if len(text) <= 60 else "…" + text[-59:])

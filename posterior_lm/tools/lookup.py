@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from attrs import field, frozen
 
-from posterior_lm.lang.json_reader import read_json
+from posterior_lm.lang.values import read_json
 
 MOST_ROWS = 100_000
 """Rows of a table; its file has at most a megabyte."""

@@ -21,7 +21,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from posterior_lm.lang.value_types import VALUE_TYPES
+from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values
 

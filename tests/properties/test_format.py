@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterior_lm.lang import ast, compile_source
-from posterior_lm.lang.check import check
+from posterior_lm.lang import ast
 from posterior_lm.lang.check.lint import warnings
 from posterior_lm.lang.diagnostics import render_concise, render_full, to_json
-from posterior_lm.lang.format import format_module
-from posterior_lm.lang.layout import WIDTH
-from posterior_lm.lang.parse import parse
+from posterior_lm.lang.driver import check, compile_source
+from posterior_lm.lang.format import WIDTH, format_module
+from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from tests import strategies_lang as lang
 

@@ -11,9 +11,9 @@ import pytest
 
 from posterior_lm.cli import supports
 from posterior_lm.cli.main import COMMANDS, cli
-from posterior_lm.lang import compile_source, load_module
 from posterior_lm.lang.codes import CODES
-from posterior_lm.lang.parse import parse
+from posterior_lm.lang.driver import compile_source, load_module
+from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.registry import peek_tokenizer
 from posterior_lm.support.build import build_support

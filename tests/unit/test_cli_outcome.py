@@ -30,7 +30,7 @@ def test_our_mistakes_apologise_in_one_line(problem: Exception, monkeypatch: pyt
     def fail(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("posterior_lm.lang.compile_source", fail)
+    monkeypatch.setattr("posterior_lm.lang.driver.compile_source", fail)
     result = plm("check", WALK)
     assert result.exit_code == 70 and result.stdout == ""
     assert (

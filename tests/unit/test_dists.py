@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from posterior_lm.dists import DISTS, ParameterError
-from posterior_lm.lang.finite import ChoiceSpec, IntSpec
+from posterior_lm.lang.values import ChoiceSpec, IntSpec
 
 RANGE = IntSpec(2, 6)
 CHOICES = ChoiceSpec(("a", "b", "c"))

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from posterior_lm import DataError, InferenceError, load, loads
-from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.near import readable
-from posterior_lm.lang.regex import mend as mending
-from posterior_lm.lang.regex.mend import mend
+from posterior_lm.lang import regex as mending
+from posterior_lm.lang.diagnostics import CompileError, readable
+from posterior_lm.lang.regex import mend
 from posterior_lm.support import complaints
 from posterior_lm.support.parser import check_grammar
 from posterior_lm.support.spec import TextSpec

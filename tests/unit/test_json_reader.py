@@ -7,14 +7,16 @@ import math
 
 import pytest
 
-from posterior_lm.lang.json_reader import DIGITS, is_number, read_json
+from posterior_lm.lang.values import DIGITS, is_number, read_json
 
 
 @pytest.mark.parametrize("value", [{"a": [1, -2.5, None, True, "é\n😀"]}, [], "", 0, 10**300, -(10**300)])
 def test_what_is_json_is_read(value: object) -> None:
     for escaped in (True, False):
         text = json.dumps(value, ensure_ascii=escaped)
-        assert read_json(text) == read_json(text.encode()) == read_json(b"\xef\xbb\xbf" + text.encode()) == value
+        assert (
+            read_json(text) == read_json(text.encode()) == read_json(b"\xef\xbb\xbf" + text.encode()) == value
+        )
 
 
 @pytest.mark.parametrize(

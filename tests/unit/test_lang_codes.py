@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import posterior_lm
-from posterior_lm.lang import codes, compile_source
+from posterior_lm.lang import codes
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.diagnostics import InternalError
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 from tests.conftest import ROOT
 

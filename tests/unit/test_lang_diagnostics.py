@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import posterior_lm
-from posterior_lm.lang.near import shortened, shown
+from posterior_lm.lang.diagnostics import shortened, shown
 
 
 def ends(message: ast.expr) -> Iterator[str]:
@@ -31,7 +31,9 @@ def messages(tree: ast.AST) -> Iterator[ast.expr]:
     """The second argument of a call whose first is a code, the first of `misuse`, and what is named `message`."""
     for node in ast.walk(tree):
         match node:
-            case ast.Call(args=[ast.Constant(value=str(code)), message, *_]) if re.fullmatch(r"PLM\d{3}", code):
+            case ast.Call(args=[ast.Constant(value=str(code)), message, *_]) if re.fullmatch(
+                r"PLM\d{3}", code
+            ):
                 yield message
             case ast.Call(func=ast.Name(id="misuse"), args=[message, *_]):
                 yield message

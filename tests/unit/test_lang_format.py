@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from posterior_lm.lang import ast, compile_source
+from posterior_lm.lang import ast
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module, format_statement
-from posterior_lm.lang.parse import parse, parse_fragment
+from posterior_lm.lang.parser import parse, parse_fragment
 from posterior_lm.lang.source import Source
 
 GOOD = sorted((Path(__file__).parents[1] / "golden" / "good").glob("*.plm"))

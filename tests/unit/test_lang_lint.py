@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from posterior_lm.lang import compile_source
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 
 PROGRAMS = sorted((Path(__file__).parents[2] / "programs").glob("*.plm"))

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from posterior_lm.lang import ast, compile_source, load_module, read_source, tables
+from posterior_lm.lang import ast, lexer
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.parse import parse, parse_fragment
+from posterior_lm.lang.driver import compile_source, load_module, read_source
+from posterior_lm.lang.parser import parse, parse_fragment
 from posterior_lm.lang.source import Source
 
 HEAD = 'lm base = "tiny"\n\nprogram p(a: text) {\n'
@@ -32,25 +33,25 @@ def places(text: str) -> list[tuple[str, int, int]]:
 
 def test_the_grammar_is_strict() -> None:
     """No conflict between rules, no collision between terminals."""
-    tables.build(strict=True)
+    lexer.build_parser(strict=True)
 
 
 def test_the_stored_tables_are_those_of_the_grammar() -> None:
     import json
 
-    stored = json.loads(tables.PATH.read_text(encoding="utf-8"))
-    assert stored["digest"] == tables.digest(), "run: python -m posterior_lm.lang.tables"
+    stored = json.loads(lexer.TABLES.read_text(encoding="utf-8"))
+    assert stored["digest"] == lexer.tables_digest(), "run: python -m posterior_lm.lang.lexer"
 
 
 def test_built_and_stored_tables_read_alike(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     text = HEAD + '  factor if not a == "x" then -1 ^ 2 else [1, 2,]\n}\n'
     stored = parse(Source("test.plm", text))[0]
-    tables.parser.cache_clear()
-    monkeypatch.setattr(tables, "PATH", tmp_path / "absent.json")
+    lexer.lark_parser.cache_clear()
+    monkeypatch.setattr(lexer, "TABLES", tmp_path / "absent.json")
     try:
         built = parse(Source("test.plm", text))[0]
     finally:
-        tables.parser.cache_clear()
+        lexer.lark_parser.cache_clear()
     assert stored is not None and built == stored
 
 
@@ -58,7 +59,7 @@ def test_checking_is_light() -> None:
     """Neither torch nor numpy nor networkx is imported on the way to a diagnostic."""
     script = (
         "import sys\n"
-        "from posterior_lm.lang import compile_source\n"
+        "from posterior_lm.lang.driver import compile_source\n"
         "from posterior_lm.lang.source import Source\n"
         "from posterior_lm.lang.format import format_module\n"
         "from posterior_lm.lang.codes import CODES\n"

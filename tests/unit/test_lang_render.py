@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from posterior_lm.lang import compile_source
 from posterior_lm.lang.diagnostics import error, render_concise, render_full, to_json
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import NOWHERE, Source, Span
 
 

@@ -10,13 +10,14 @@ import pytest
 from posterior_lm import load
 from posterior_lm.graph import lower
 from posterior_lm.graph.nodes import Latent, RowField
-from posterior_lm.lang import CheckedModule, ast, compile_source, load_module
-from posterior_lm.lang.check import check, types
+from posterior_lm.lang import ast
+from posterior_lm.lang.ast import nodes
+from posterior_lm.lang.check import types
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.finite import ChoiceSpec
+from posterior_lm.lang.driver import CheckedModule, check, compile_source, load_module
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import Dist, Value
-from posterior_lm.lang.walk import nodes
+from posterior_lm.lang.values import ChoiceSpec
 from tests.conftest import ROOT
 
 PROGRAMS = sorted((ROOT / "programs").glob("*.plm"))
@@ -204,7 +205,7 @@ def test_statements_that_stand_in_two_plates_mean_two_things() -> None:
 def test_a_loaded_query_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     checks: list[ast.Module] = []
     monkeypatch.setattr(
-        "posterior_lm.lang.check.check", lambda module: checks.append(module) or check(module)
+        "posterior_lm.lang.driver.check", lambda module: checks.append(module) or check(module)
     )
     query = load(ROOT / "programs" / "story_infilling.plm")
     for opening in ("One day", "One night"):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from posterior_lm.lang.automaton import surely_some_text
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.regex.lengths import surely_some_text
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.tokenizer import load_tokenizer
 from posterior_lm.support import Support, TextSpec, build_support
 from posterior_lm.support.language import language

@@ -10,9 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.graph.ops import matches
-from posterior_lm.lang.regex.automaton import automaton
-from posterior_lm.lang.regex.report import wrong_pattern
-from posterior_lm.lang.regex.tree import PatternError
+from posterior_lm.lang.automaton import automaton
+from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Source, Span
 
 CHARACTERS = "abAkK\u212a \n.é_1-İiß"

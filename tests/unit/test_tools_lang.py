@@ -9,8 +9,8 @@ import pytest
 
 from posterior_lm.api.query import Query, load, loads
 from posterior_lm.graph import lower, optimize
-from posterior_lm.lang import compile_source
 from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 from tests.cli import plm, process
 from tests.conftest import ROOT

@@ -12,9 +12,8 @@ import pytest
 
 from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.tools.answers import Answers, answers_of
-from posterior_lm.tools.base import ToolSpec
-from posterior_lm.tools.process import Process
+from posterior_lm.tools import ToolSpec
+from posterior_lm.tools.answers import Answers, Process, answers_of
 from tests.strategies import table
 
 HERE = "tests.unit.test_tools_process"

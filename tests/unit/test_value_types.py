@@ -10,11 +10,11 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.amortize.observable import observables
-from posterior_lm.lang import compile_source
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module
+from posterior_lm.lang.signatures import VALUE_TYPES, Constants, Int, OneOf
 from posterior_lm.lang.source import Source
-from posterior_lm.lang.value_types import VALUE_TYPES, Constants, Int, OneOf
 from posterior_lm.report.facts import gather
 from posterior_lm.report.page import page
 from tests.strategies import table

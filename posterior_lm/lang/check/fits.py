@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from posterior_lm.lang import ast
+from posterior_lm.lang.automaton import automaton
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.near import nearest
-from posterior_lm.lang.regex.automaton import automaton
-from posterior_lm.lang.regex.report import wrong_pattern
-from posterior_lm.lang.regex.tree import PatternError
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution
+from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.regex import PatternError, wrong_pattern
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution, finite_forms
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
-from posterior_lm.lang.value_types import finite_forms
 
 
 def operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:

@@ -1,4 +1,4 @@
-"""Names: what each one stands for where it is used, and what is wrong with it."""
+"""Names: what each one stands for where it is used, and what is wrong with it; circles of definitions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve, frozen
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.ast import names, statements
+from posterior_lm.lang.diagnostics import Diagnostic, error, nearest
 from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
@@ -267,3 +267,107 @@ class Scope:
             return UNKNOWN
         # What a row reads is its table.
         return evolve(binding.columns[expr.column].value, depends=binding.value.depends | {binding})
+
+
+_SHOWN = 6  # members of a circle that a message names
+
+
+def report_cycles(scope: Scope, program: ast.Program) -> None:
+    """One diagnostic per circle; `scope.cyclic` keeps their names from being reported again."""
+    made: dict[str, ast.Name] = {}
+    reads: dict[str, dict[str, Span]] = {}
+    for statement in statements(program.body):
+        if isinstance(statement, ast.Latent):
+            parts: object = (statement.type, statement.dist)
+        elif isinstance(statement, ast.Let):
+            parts = statement.value
+        else:
+            continue
+        name = statement.name
+        if name.id in made or not name.id:
+            continue
+        made[name.id] = name
+        uses: dict[str, Span] = {}
+        for used in names(parts):
+            uses.setdefault(used.id, used.span)
+        reads[name.id] = uses
+    graph = {name: [used for used in uses if used in made] for name, uses in reads.items()}
+    for circle in _circles(graph):
+        _report(scope, circle, made, reads)
+    scope.cyclic = frozenset(scope.cyclic)
+
+
+def _report(
+    scope: Scope, circle: list[str], made: dict[str, ast.Name], reads: dict[str, dict[str, Span]]
+) -> None:
+    scope.cyclic |= set(circle)
+    if len(circle) == 1:
+        name = circle[0]
+        scope.error(
+            "PLM403",
+            f"'{name}' depends on itself",
+            reads[name][name],
+            "used in its own definition",
+            secondary=[(made[name].span, "defined here")],
+            help="read a value that is drawn before it",
+        )
+        return
+    members = set(circle)
+    circle = sorted(circle, key=lambda name: made[name].span.start)
+    uses = []
+    for name in circle[:_SHOWN]:
+        other = next(used for used in reads[name] if used in members)
+        uses.append((reads[name][other], f"'{name}' reads '{other}'"))
+    quoted = [f"'{name}'" for name in circle]
+    if len(quoted) > _SHOWN:
+        quoted = [*quoted[:_SHOWN], f"{len(circle) - _SHOWN} more"]
+    scope.error(
+        "PLM402",
+        f"{', '.join(quoted[:-1])} and {quoted[-1]} depend on one another",
+        uses[0][0],
+        uses[0][1],
+        secondary=uses[1:],
+        help="write one of the readings as an observe or a factor after all are drawn",
+    )
+
+
+def _circles(graph: dict[str, list[str]]) -> list[list[str]]:
+    """Strongly connected components with an edge inside (Tarjan 1972), without recursion."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    on_stack: set[str] = set()
+    stack: list[str] = []
+    found: list[list[str]] = []
+    for root in graph:
+        if root in index:
+            continue
+        work = [(root, iter(graph[root]))]
+        index[root] = low[root] = len(index)
+        stack.append(root)
+        on_stack.add(root)
+        while work:
+            node, edges = work[-1]
+            for other in edges:
+                if other not in index:
+                    index[other] = low[other] = len(index)
+                    stack.append(other)
+                    on_stack.add(other)
+                    work.append((other, iter(graph[other])))
+                    break
+                if other in on_stack:
+                    low[node] = min(low[node], index[other])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    component = []
+                    while True:
+                        member = stack.pop()
+                        on_stack.discard(member)
+                        component.append(member)
+                        if member == node:
+                            break
+                    if len(component) > 1 or node in graph[node]:
+                        found.append(component)
+    return found

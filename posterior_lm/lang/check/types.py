@@ -12,6 +12,7 @@ from typing import Any
 from attrs import evolve
 
 from posterior_lm.lang import ast
+from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.check.fits import (
     as_distribution,
     bare_name,
@@ -24,10 +25,9 @@ from posterior_lm.lang.check.fits import (
     within,
 )
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.near import nearest
+from posterior_lm.lang.diagnostics import nearest
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution, Function
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
-from posterior_lm.lang.walk import nodes
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)"}
 

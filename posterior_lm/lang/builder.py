@@ -15,9 +15,8 @@ from lark.lexer import Token
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.literals import decode_number, decode_string
+from posterior_lm.lang.lexer import decode_number, decode_string, extent
 from posterior_lm.lang.source import Source, Span
-from posterior_lm.lang.tokens import extent
 
 _PUNCTUATION = frozenset(
     ("EQUAL", "LPAR", "RPAR", "LBRACE", "RBRACE", "LSQB", "RSQB", "COMMA", "COLON", "TILDE",

@@ -14,13 +14,18 @@ from lark.exceptions import UnexpectedToken
 from lark.lexer import Token
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 
-from posterior_lm.lang import ast, tables
-from posterior_lm.lang.brackets import balance, begins_statement, misspelt_statement, too_deep
-from posterior_lm.lang.build import Builder
+from posterior_lm.lang import ast, lexer
+from posterior_lm.lang.builder import Builder
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
+from posterior_lm.lang.lexer import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, refuse, tokenize
 from posterior_lm.lang.source import Source, Span
-from posterior_lm.lang.tokens import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, refuse, tokenize
-from posterior_lm.lang.wording import unexpected
+from posterior_lm.lang.syntax_errors import (
+    balance,
+    begins_statement,
+    misspelt_statement,
+    too_deep,
+    unexpected,
+)
 
 FragmentKind = Literal["statement", "expression", "type", "distribution", "parameter"]
 _START = {"statement": "statement", "expression": "expr", "distribution": "expr",
@@ -98,7 +103,7 @@ class _Driver:
         self.found: list[Diagnostic] = []
         self.broken: set[str] = set()
         self.reported = -1  # where the last error is
-        lark = tables.parser()
+        lark = lexer.lark_parser()
         self.parser = lark.parse_interactive(start=start)
         conf = self.parser.parser_state.parse_conf
         conf.callbacks = self.builder.callbacks(lark.rules)  # type: ignore[assignment]

@@ -1,11 +1,14 @@
-"""Finds the files that ship beside the code: the grammar and the example programs.
+"""What an installation holds: the files that ship beside the code, and optional packages.
 
-In a wheel they lie inside the package, in a checkout beside it.
+The grammar and the example programs lie inside the package in a wheel, beside it in a
+checkout. Optional packages are imported where they are used, and named where they are absent.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -26,3 +29,13 @@ def find(kind: str, name: str = "") -> Path:
 def grammar_text() -> str:
     """The text of `grammar/plm.lark`."""
     return find("grammar", "plm.lark").read_text(encoding="utf-8")
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """The module; raises ImportError that says which extra installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as problem:
+        raise ImportError(
+            f"this needs the package {module}: pip install 'posterior_lm[{extra}]'"
+        ) from problem

@@ -1,16 +1,80 @@
-"""Source text to tokens, comments and the diagnostics of what is neither."""
+"""Source text to tokens, comments and the diagnostics of what is neither; strings and numbers to values and back.
+
+Tokens and parser follow the LALR tables of `grammar/plm.lark`. Building these takes lark longer
+than everything else that checking a program does, so `tables.json` holds the finished ones, with
+a digest of what they were made from. A stale or missing file costs time and nothing else. Lark's
+own cache is not used: reading it executes a pickle.
+
+Regenerate with `python -m posterior_lm.lang.lexer` after editing the grammar.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import re
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import lark
 from lark.exceptions import UnexpectedCharacters
-from lark.lexer import BasicLexer, LexerThread, Token
+from lark.grammar import Rule
+from lark.lexer import BasicLexer, LexerThread, TerminalDef, Token
 
-from posterior_lm.lang import tables
+from posterior_lm import installed
 from posterior_lm.lang.ast import Comment
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Source, Span
+
+STARTS = ("module", "statement", "expr", "type", "param")
+TABLES = Path(__file__).with_name("tables.json")
+
+
+def build_parser(*, strict: bool = False) -> lark.Lark:
+    """The parser, built from the grammar; `strict` also refuses colliding terminals."""
+    return lark.Lark(
+        installed.grammar_text(),
+        start=list(STARTS),
+        parser="lalr",
+        lexer="basic",
+        maybe_placeholders=False,
+        strict=strict,
+    )
+
+
+def tables_digest() -> str:
+    """What the tables depend on: the grammar, lark's version, the start rules."""
+    made_from = "\0".join((installed.grammar_text(), lark.__version__, *STARTS))
+    return hashlib.sha256(made_from.encode()).hexdigest()
+
+
+def dump_tables() -> str:
+    """The text of `tables.json` for the grammar as it stands."""
+    data, memo = build_parser().memo_serialize([TerminalDef, Rule])
+    content = {"digest": tables_digest(), "data": data, "memo": memo}
+    return json.dumps(content, separators=(",", ":"), sort_keys=True) + "\n"
+
+
+@cache
+def lark_parser() -> lark.Lark:
+    """The parser that `parse` drives, made once per process."""
+    try:
+        content = json.loads(TABLES.read_text(encoding="utf-8"), object_hook=_numbered)
+        if content["digest"] == tables_digest():
+            return lark.Lark._load_from_dict(content["data"], content["memo"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # a damaged file is as good as none
+    return build_parser()
+
+
+def _numbered(mapping: dict[str, Any]) -> dict[Any, Any]:
+    """JSON turns integer keys into strings; lark wants them back."""
+    if mapping and all(key.isdigit() for key in mapping):
+        return {int(key): value for key, value in mapping.items()}
+    return mapping
+
 
 LARGEST_SOURCE = 1_000_000  # characters
 MOST_ERRORS = 50  # syntax errors of one text that are reported
@@ -156,7 +220,7 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnosti
 
 
 def _lexer() -> BasicLexer:
-    parser = tables.parser()
+    parser = lark_parser()
     if not hasattr(parser, "plm_lexer"):
         conf = parser.lexer_conf
         conf.ignore = tuple(name for name in conf.ignore if name != "COMMENT")
@@ -201,3 +265,86 @@ def _bad_name(source: Source, number: Token, name: Token) -> Diagnostic:
         span_of(source, number).to(span_of(source, name)),
         "a name begins with a letter, a number holds digits",
     )
+
+
+_ESCAPE = re.compile(r"\\(?:u\{([0-9A-Fa-f]{1,6})\}|(.))", re.DOTALL)
+_SIMPLE = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
+_LARGEST_INT = 2**53  # every integer up to here is exact as a float64 too
+
+
+def decode_string(text: str, span: Span) -> tuple[str, list[Diagnostic]]:
+    r"""The value of a `"…"` token and a diagnostic for each wrong escape."""
+    wrong: list[Diagnostic] = []
+
+    def replace(match: re.Match[str]) -> str:
+        number, simple = match.groups()
+        if number is not None:
+            point = int(number, 16)
+            if 0 < point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF:
+                return chr(point)
+        elif simple in _SIMPLE:
+            return _SIMPLE[simple]
+        start = span.start + match.start()
+        wrong.append(
+            error(
+                "PLM111",
+                f"unknown escape '{match.group()}'",
+                Span(span.source, start, start + len(match.group())),
+                "not a character" if number is not None else "not an escape",
+                help='the escapes are \\n \\t \\" \\\\ and \\u{1F600}; write r"…" for a pattern',
+            )
+        )
+        return match.group()
+
+    if "\\" not in text:
+        return text[1:-1], wrong
+    return _ESCAPE.sub(replace, text[1:-1]), wrong
+
+
+def decode_number(text: str, span: Span) -> tuple[int | float, list[Diagnostic]]:
+    """The value of an INT or REAL token; 0 and a diagnostic where it is out of range."""
+    if text.isdigit():
+        if len(text) <= 20 and int(text) <= _LARGEST_INT:
+            return int(text), []
+        limit = f"integers go up to {_LARGEST_INT}"
+    else:
+        value = float(text)
+        if math.isfinite(value):
+            return value, []
+        limit = "reals go up to 1.7e308"
+    return 0, [error("PLM113", "the number is too large", span, limit)]
+
+
+def encode_string(value: str, *, raw: bool = False) -> str:
+    r"""A string as the source spells it; `raw` asks for r"…" and is dropped where that cannot spell it."""
+    if raw and '"' not in value and "\n" not in value and "\r" not in value and value.isprintable():
+        return f'r"{value}"'
+    return '"' + "".join(map(_encode_character, value)) + '"'
+
+
+def _encode_character(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char == "\n":
+        return "\\n"
+    if char == "\t":
+        return "\\t"
+    if char == " " or char.isprintable():
+        return char
+    return f"\\u{{{ord(char):X}}}"
+
+
+def encode_number(value: int | float) -> str:
+    """A number as the source spells it, so that it reads back as the same value and kind."""
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} has no spelling in a program")
+    text = repr(value)
+    if "e" in text and "." not in text.split("e")[0]:
+        return text.replace("e", ".0e")
+    return text
+
+
+if __name__ == "__main__":
+    TABLES.write_text(dump_tables(), encoding="utf-8")
