@@ -42,7 +42,7 @@ if rank != 0:
 for name, task in json.loads(Path(sys.argv[1]).read_text()).items():
     shown = []
     done = module.fit(
-        loads(task["program"]), task["rows"], Path(sys.argv[2]) / name, settings_of(task["settings"]),
+        loads(task["program"]).prepared, task["rows"], Path(sys.argv[2]) / name, settings_of(task["settings"]),
         watch=lambda p: shown.append(p.step),
     )
     (Path(sys.argv[2]) / f"{name}.{rank}.json").write_text(
