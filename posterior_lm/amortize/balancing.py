@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.amortize.batches import Walked, propose, walk
-from posterior_lm.amortize.compiling import BLOCK
+from posterior_lm.amortize.compiling import BLOCK, in_turn
 from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.amortize.replay import Entry, Replay
 from posterior_lm.amortize.rows import Rows, in_row
@@ -79,13 +79,7 @@ class Balancer:
     def rows_of(self, step: int) -> list[int]:
         """The data rows of a step: each row once in every pass over the data, in a new order each time."""
         count = min(self.settings.rows, len(self.numbers))
-        found: list[int] = []
-        at = step * count
-        while len(found) < count:
-            epoch, place = divmod(at + len(found), len(self.numbers))
-            order = np.random.default_rng([self.settings.seed, 3, epoch]).permutation(len(self.numbers))
-            found += [self.numbers[int(k)] for k in order[place : place + count - len(found)]]
-        return found
+        return in_turn(self.numbers, step * count, count, [self.settings.seed, 3])
 
     def draw(
         self, model: TransformersModel, step: int, slots: Sequence[int], replay: Replay

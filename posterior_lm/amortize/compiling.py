@@ -125,6 +125,16 @@ class Compiler:
             return walk(target, readings_of(target), pair.values)
 
 
+def in_turn(numbers: Sequence[int], at: int, count: int, seed: Sequence[int]) -> list[int]:
+    """`count` numbers from place `at` on of passes over all of them, each pass in an order of its own."""
+    found: list[int] = []
+    while len(found) < count:
+        turn, place = divmod(at + len(found), len(numbers))
+        order = np.random.default_rng([*seed, turn]).permutation(len(numbers))
+        found += [numbers[int(k)] for k in order[place : place + count - len(found)]]
+    return found
+
+
 def _merged(group: Sequence[Pair], share: np.ndarray):
     """Equal pairs as one, light ones left out."""
     found: dict[str, tuple[Pair, float]] = {}

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from posterior_lm.amortize.batches import Walked, walk
 from posterior_lm.amortize.cells import Cells
-from posterior_lm.amortize.compiling import Compiled
+from posterior_lm.amortize.compiling import Compiled, in_turn
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.reading import readings_of
 from posterior_lm.amortize.replay import Entry, Replay
@@ -116,13 +116,7 @@ class Lister:
 
     def step_rows(self, step: int) -> list[int]:
         """The rows of a step: each row once in every pass over them, in a new order each time."""
-        found: list[int] = []
-        at = step * self.groups
-        while len(found) < self.groups:
-            epoch, place = divmod(at + len(found), len(self.numbers))
-            order = np.random.default_rng([self.seed, 10, epoch]).permutation(len(self.numbers))
-            found += [self.numbers[int(k)] for k in order[place : place + self.groups - len(found)]]
-        return found
+        return in_turn(self.numbers, step * self.groups, self.groups, [self.seed, 10])
 
     def learn(
         self, step: int, slots: Sequence[int], replay: Replay, world: World,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.balancing import Balancer, Behaved, reward_temperature, tensors_of
-from posterior_lm.amortize.batches import Scored, score_draws
+from posterior_lm.amortize.batches import Scored, Walked, score_draws
 from posterior_lm.amortize.checkpoint import optimizer_tensors, restore_optimizer
 from posterior_lm.amortize.compiling import Compiled, Compiler
 from posterior_lm.amortize.guards import check_finite, not_finite
@@ -104,15 +104,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         numbers = self._compile() if stage == "compile" else self._balance()
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.world.sum_([p.grad for p in self.parameters if p.grad is not None])
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm))
-        if not math.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise not_finite("the gradient", numbers.get("row"), self._statement())
-        self.optimizer.step()
+        norm = self._move()
         self.steps_done += 1
         self.balanced += stage == "balance"
         seconds = self.world.same(time.monotonic() - began)
@@ -132,6 +124,19 @@ class Trainer:
             done=self.progress(),
         )
 
+    def _move(self) -> float:
+        """One move of the optimiser by the gradient of all processes; the norm of that."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.sum_([p.grad for p in self.parameters if p.grad is not None])
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise not_finite("the gradient", None, self._statement())
+        self.optimizer.step()
+        return norm
+
     def _statement(self) -> str:
         """The statement of the latent that the guide draws, which is what its numbers are about."""
         return next(s.label for s in self.rows.target(0).statements if s.keyword == "latent")
@@ -141,22 +146,16 @@ class Trainer:
         draws, total = self.world.total([len(batch.draws), float(batch.weights.sum())])
         loss = [0.0]
 
-        def backward(part: Sequence[int], columns: int) -> None:
-            scored = score_draws(
-                training_model(self.adapter), [batch.draws[k] for k in part], columns=columns
-            )
+        def backward(part: list[int], scored: Scored) -> None:
             shares = torch.as_tensor(
-                batch.weights[list(part)] / max(total, 1e-300), device=scored.log_prob.device
+                batch.weights[part] / max(total, 1e-300), device=scored.log_prob.device
             )
             value = -(shares * scored.log_prob).sum()
             check_finite(value, scored.log_prob, None, self._statement())
             value.backward()
             loss[0] += float(value.detach())
 
-        self.columns = halving(
-            backward, lambda columns: micro_batches(batch.draws, range(len(batch.draws)), columns),
-            self.columns, self._restart(loss),
-        )  # fmt: skip
+        self._in_parts(backward, batch.draws, range(len(batch.draws)), loss)
         value, ess, rows = self.world.total([loss[0], batch.ess * batch.rows, batch.rows])
         return {"loss": value, "ess": ess / max(1.0, rows), "draws": draws}
 
@@ -171,41 +170,53 @@ class Trainer:
         self.replay = self.lister.learn(before, slots, self.replay, self.world, self.balancer.scored)
         return self.lister.batch(before, slots, self.replay)
 
-    def _restart(self, loss: list[float]):
+    def _in_parts(
+        self, run: Callable[[list[int], Scored], None], draws: Sequence[Walked],
+        groups: Sequence[int | Sequence[int]], loss: list[float], *, ends: bool = False,
+    ) -> None:  # fmt: skip
+        """`run` on parts of the draws that fit in memory; the `loss` that it adds to begins anew with smaller ones."""
         log_z = self.log_z
+
+        def scored(part: Sequence[int], columns: int) -> None:
+            mine = list(part)
+            some = [draws[k] for k in mine]
+            run(mine, score_draws(training_model(self.adapter), some, ends=ends, columns=columns))
 
         def restart() -> None:
             loss[:] = [0.0]
             self.log_z = log_z
             self.optimizer.zero_grad(set_to_none=True)
 
-        return restart
+        self.columns = halving(
+            scored, lambda columns: micro_batches(draws, groups, columns), self.columns, restart
+        )
 
-    def _balance(self) -> dict[str, float]:
-        s = self.settings
-        count = min(s.rows, len(self.balancer.numbers))
-        slots = list(self.world.share(count))
+    def _drawn(self, replay: Replay) -> tuple[Behaved, Replay]:
+        """The draws of a step, of this process's share of its rows, and the buffer with them."""
+        slots = list(self.world.share(self._rows()))
         try:
-            behaved, replay = self.balancer.draw(
-                drawing_model(self.adapter), self.balanced, slots, self.replay
-            )
+            return self.balancer.draw(drawing_model(self.adapter), self.balanced, slots, replay)
         except InferenceError as problem:
             first = problem.diagnostics[0]
             if first.code == "PLM701" and first.primary is None:  # the guide's own numbers, no statement's
                 raise not_finite("the guide's log probability", None, self._statement()) from None
             raise
-        temperature = reward_temperature(s, self._balanced_share())
+
+    def _rows(self) -> int:
+        """Data rows of a step, of all processes."""
+        return min(self.settings.rows, len(self.balancer.numbers))
+
+    def _balance(self) -> dict[str, float]:
+        behaved, replay = self._drawn(self.replay)
+        temperature = reward_temperature(self.settings, self._balanced_share())
         log_z = self.log_z
         loss, log_q = [0.0], np.full(len(behaved.draws), np.nan)
 
-        def backward(part: Sequence[int], columns: int) -> None:
-            loss[0] += self._objective(behaved, part, columns, temperature, count, log_q)
+        def backward(part: list[int], scored: Scored) -> None:
+            loss[0] += self._objective(behaved, part, scored, temperature, log_q)
 
-        groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(len(slots))]
-        self.columns = halving(
-            backward, lambda columns: micro_batches(behaved.draws, groups, columns),
-            self.columns, self._restart(loss),
-        )  # fmt: skip
+        groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(len(behaved.rows))]
+        self._in_parts(backward, behaved.draws, groups, loss, ends=self.prefixes)
         self.log_z = self.world.merged(log_z, self.log_z)
         self.replay = replay
         numbers = measured(behaved, log_q, self.world)
@@ -216,15 +227,9 @@ class Trainer:
         return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
 
     def _objective(
-        self, behaved: Behaved, part: Sequence[int], columns: int, temperature: float, count: int,
-        log_q: np.ndarray,
+        self, behaved: Behaved, index: list[int], scored: Scored, temperature: float, log_q: np.ndarray
     ) -> float:  # fmt: skip
-        """Backward through the draws `part`, which are whole rows; its share of the step's loss."""
-        index = list(part)
-        scored: Scored = score_draws(
-            training_model(self.adapter), [behaved.draws[k] for k in index],
-            ends=self.prefixes, columns=columns,
-        )  # fmt: skip
+        """Backward through the draws `index`, which are whole rows; its share of the step's loss."""
         device = scored.log_prob.device
         log_reward, slot, ends = (
             None if t is None else t[index] for t in tensors_of(behaved, device, temperature)
@@ -248,7 +253,7 @@ class Trainer:
             numbers = [None if behaved.simulated[int(k)] else behaved.rows[int(k)] for k in present]
             log_z = row_log_z(self.log_z, numbers, place, log_reward - scored.log_prob.detach())
         loss = self.objective.loss(trajectories, log_z)
-        share = len(present) / count
+        share = len(present) / self._rows()
         value = share * loss.value
         log_z_gradient = None
         if log_z is not None:

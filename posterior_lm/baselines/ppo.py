@@ -21,10 +21,9 @@ from torch import Tensor
 
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.balancing import Behaved
-from posterior_lm.amortize.batches import score_draws
-from posterior_lm.amortize.guards import check_finite, not_finite
+from posterior_lm.amortize.batches import Scored, score_draws
+from posterior_lm.amortize.guards import check_finite
 from posterior_lm.amortize.inputs import Inputs
-from posterior_lm.amortize.merging import drawing_model, training_model
 from posterior_lm.amortize.micro import halving, micro_batches
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.progress import measured
@@ -33,7 +32,6 @@ from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.baselines.clipped import advantages, clipped_loss
-from posterior_lm.lang.diagnostics import InferenceError
 
 BELOW = 5.0
 """Nats. A dead draw has the least log reward seen so far, less this: a reward that can be compared, and
@@ -46,24 +44,16 @@ class PpoTrainer(Trainer):
     lowest: float = math.inf
 
     def _balance(self) -> dict[str, float]:
-        s = self.settings
-        count = min(s.rows, len(self.balancer.numbers))
-        slots = list(self.world.share(count))
         # Without shares of other behaviours all draws are the policy's own; nothing is replayed.
-        try:
-            behaved, _ = self.balancer.draw(drawing_model(self.adapter), self.balanced, slots, Replay(1, 1))
-        except InferenceError as problem:
-            first = problem.diagnostics[0]
-            if first.code == "PLM701" and first.primary is None:  # the guide's own numbers
-                raise not_finite("the guide's log probability", None, self._statement()) from None
-            raise
+        behaved, _ = self._drawn(Replay(1, 1))
         log_q, log_ref = self._scored(behaved, adapted=True), self._scored(behaved, adapted=False)
         advantage = self._advantages(behaved, log_q, log_ref)
         total = self.world.total([len(behaved.draws)])[0]
         loss = [0.0]
-        for epoch in range(s.epochs):
-            if epoch:
+        for epoch in range(self.settings.epochs):
+            if epoch:  # `step` makes the last move
                 self._move()
+                self.optimizer.zero_grad(set_to_none=True)
             loss[0] = 0.0
             self._backward(behaved, log_q, advantage, total, loss)
         numbers = measured(behaved, log_q, self.world)
@@ -71,9 +61,9 @@ class PpoTrainer(Trainer):
 
     def _scored(self, behaved: Behaved, *, adapted: bool) -> np.ndarray:
         """(N,) log q of the draws under the policy as it is, or under the frozen model, nats."""
-        model = self.adapter.model() if adapted else self.adapter.base
         if not adapted and self.settings.kl == 0:
             return np.zeros(len(behaved.draws))
+        model = self.adapter.model() if adapted else self.adapter.base
         found = np.full(len(behaved.draws), np.nan)
 
         def score(part: Sequence[int], columns: int) -> None:
@@ -106,11 +96,7 @@ class PpoTrainer(Trainer):
     def _backward(
         self, behaved: Behaved, old: np.ndarray, advantage: Tensor, total: float, loss: list[float]
     ) -> None:
-        def backward(part: Sequence[int], columns: int) -> None:
-            index = list(part)
-            scored = score_draws(
-                training_model(self.adapter), [behaved.draws[k] for k in index], columns=columns
-            )
+        def backward(index: list[int], scored: Scored) -> None:
             rows = [behaved.rows[int(behaved.slot[k])] for k in index]
             check_finite(scored.log_prob.sum(), scored.log_prob, rows, self._statement())
             before = torch.as_tensor(old[index], dtype=torch.float64, device=scored.log_prob.device)
@@ -119,22 +105,7 @@ class PpoTrainer(Trainer):
             value.backward()
             loss[0] += float(value.detach())
 
-        self.columns = halving(
-            backward, lambda columns: micro_batches(behaved.draws, range(len(behaved.draws)), columns),
-            self.columns, self._restart(loss),
-        )  # fmt: skip
-
-    def _move(self) -> None:
-        """One move of the optimiser inside a step; `Trainer.step` makes the last one."""
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.world.sum_([p.grad for p in self.parameters if p.grad is not None])
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm))
-        if not math.isfinite(norm):
-            raise not_finite("the gradient", None, self._statement())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._in_parts(backward, behaved.draws, range(len(behaved.draws)), loss)
 
     def state(self) -> dict[str, object]:
         return {**super().state(), "lowest": self.lowest if math.isfinite(self.lowest) else None}

@@ -16,7 +16,7 @@ from attrs import evolve
 
 from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.amortize.batches import Walked, walk
-from posterior_lm.amortize.compiling import Compiled, Compiler
+from posterior_lm.amortize.compiling import Compiled, Compiler, in_turn
 from posterior_lm.amortize.inputs import Inputs
 from posterior_lm.amortize.parallel import World
 from posterior_lm.amortize.rows import Rows, in_row
@@ -46,12 +46,10 @@ class KnownPairs(Compiler):
 
     def batch(self, step: int, slots: Sequence[int]) -> Compiled:
         """The known values of a step for these slots (of `groups`), each with weight 1."""
-        draws = tuple(self._known(self._place(step * self.groups + slot)) for slot in slots)
+        every = range(len(self.known))
+        places = [in_turn(every, step * self.groups + slot, 1, [self.seed, 8])[0] for slot in slots]
+        draws = tuple(map(self._known, places))
         return Compiled(draws, np.ones(len(draws)), len(draws), 1.0)
-
-    def _place(self, at: int) -> int:
-        turn, place = divmod(at, len(self.known))
-        return int(np.random.default_rng([self.seed, 8, turn]).permutation(len(self.known))[place])
 
     def _known(self, place: int) -> Walked:
         if place not in self._walked:

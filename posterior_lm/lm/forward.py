@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from posterior_lm.lang.diagnostics import ModelError, error
+
 
 @frozen(eq=False)
 class Forward:
@@ -74,6 +76,19 @@ class Forward:
     def call(self, **options: object) -> Any:
         """What the module returns."""
         return self.module(**options)
+
+    def check_window(self, tokens: int) -> None:
+        """Raises `ModelError` (PLM520) where a sequence of that many tokens does not fit."""
+        if self.max_length is not None and tokens > self.max_length:
+            extra = tokens - self.max_length
+            many = f"{extra} token{'s' * (extra > 1)}"
+            raise ModelError(
+                error(
+                    "PLM520",
+                    f"a sequence of {tokens} tokens is {many} longer than the model's window of {self.max_length}",
+                    help=f"shorten the context or the text by {many}, or use a model with a longer window",
+                )
+            )
 
     def tensor(self, values: object) -> Tensor:
         """Whole numbers on the model's device."""

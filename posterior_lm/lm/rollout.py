@@ -15,7 +15,6 @@ from transformers.cache_utils import Cache
 
 from posterior_lm.lm.forward import Forward
 from posterior_lm.lm.kv_cache import copy_rows, expanded, growing, joined, picked
-from posterior_lm.lm.window import check_window
 
 COLUMNS = 2**13
 """New columns of all rows in one prefill."""
@@ -93,7 +92,7 @@ class CachedRollout:
 
     def step(self, tokens: np.ndarray) -> CachedRollout:
         """Every sequence followed by one token (N,); idle rows are given id 0."""
-        check_window(int(self.lengths[self.row].max()) + 1, self.forward.max_length)
+        self.forward.check_window(int(self.lengths[self.row].max()) + 1)
         ids = np.zeros_like(self.lengths)
         ids[self.row] = tokens
         filled, options = self.filled, {}
@@ -182,7 +181,7 @@ class RecomputedRollout:
     @log_probs.default
     def _compute(self) -> np.ndarray:
         distinct = sorted(set(self.sequences), key=len)
-        check_window(len(distinct[-1]) if distinct else 0, self.forward.max_length)
+        self.forward.check_window(len(distinct[-1]) if distinct else 0)
         found: dict[Ids, np.ndarray] = {}
         count = max(1, COLUMNS // max(map(len, distinct), default=1))
         for at in range(0, len(distinct), count):

@@ -19,7 +19,6 @@ from posterior_lm.lm.locate import find_folder
 from posterior_lm.lm.packed import Limits, Line, Row, lay_out, read_lines, score_rows
 from posterior_lm.lm.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
 from posterior_lm.lm.tokenizer import HFTokenizer
-from posterior_lm.lm.window import check_window, longest
 
 WORTH = 128
 """Saved columns from which a prompt gets its own prefill: below that the extra call costs more."""
@@ -96,7 +95,8 @@ class TransformersModel:
 
     def score(self, requests: Sequence[Request]) -> list[Scores]:
         """Scores of each request, in order; equal requests are computed once. PLM520 past the window."""
-        check_window(longest(requests), self.max_length)
+        ends = (max([len(r.ids), *(b.at + len(b.ids) for b in r.branches)]) for r in requests)
+        self._forward.check_window(max(ends, default=0))
         parts: dict[Request, list[Request]] = {}
         for request in requests:
             if request not in parts:
@@ -138,7 +138,7 @@ class TransformersModel:
             return RecomputedRollout(self._forward, ())
         if not all(sequences):
             raise ValueError("a sequence of no tokens has no next token: begin with a start token")
-        check_window(max(map(len, sequences)), self.max_length)
+        self._forward.check_window(max(map(len, sequences)))
         if not self.abilities.cached:
             return RecomputedRollout(self._forward, tuple(sequences))
         distinct = list(dict.fromkeys(sequences))
