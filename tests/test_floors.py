@@ -90,15 +90,15 @@ ROOMS: dict[str, Room] = {
         ("attrs", "numpy", "arviz_stats"),
     ),
     "amortizer": Room(
-        6, ("amortize", "baselines.sft", "baselines.ppo", "baselines.clipped"),
+        6, ("amortize", "baselines.sft", "baselines.ppo"),
         ("installed", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
     ),  # fmt: skip
     # What a model decodes; the table of methods names them.
     "decoders": Room(
         7, ("baselines",),
-        ("amortizer", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "light models", "heavy models"),
-        ("attrs", "numpy", "torch", "transformers"),
+        ("amortizer", "method table", "inference", "target", "graph", "supports", "language", "model protocol"),
+        ("attrs", "numpy"),
     ),  # fmt: skip
     # From a program to draws.
     "answers": Room(
@@ -229,7 +229,6 @@ def test_only_two_rooms_know_a_model_library() -> None:
     assert {name for name, room in ROOMS.items() if HEAVY & set(room.packages)} == {
         "heavy models",
         "amortizer",
-        "decoders",
         "em",
         "metrics",
     }

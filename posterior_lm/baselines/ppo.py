@@ -3,8 +3,8 @@
     maximise E_q[log R(z)] − kl · KL(q ‖ frozen model after the same reading)
 
 Every step draws `draws` values of `rows` data rows from the policy, sets their rewards against
-those of the row's other draws (`clipped.advantages`), and goes through them `epochs` times with
-the clipped ratio (`clipped.clipped_loss`). This is the loss of TRL's RLOO trainer, which took
+those of the row's other draws (`advantages`), and goes through them `epochs` times with
+the clipped ratio (`clipped_loss`). This is the loss of TRL's RLOO trainer, which took
 over from its PPO trainer. The optimum is q ∝ ref · R^(1/kl), with ref the frozen model, and the
 likeliest value alone for kl = 0: never the posterior, which is what the comparison is about.
 """
@@ -31,7 +31,6 @@ from posterior_lm.amortize.replay import Replay
 from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import Resolved
 from posterior_lm.amortize.train import Trainer
-from posterior_lm.baselines.clipped import advantages, clipped_loss
 
 BELOW = 5.0
 """Nats. A dead draw has the least log reward seen so far, less this: a reward that can be compared, and
@@ -123,3 +122,28 @@ def trainer(
     """The trainer of a fit whose draws are all the policy's own."""
     own = evolve(settings, tempered=0.0, replayed=0.0, simulated=0.0, seeds=0)
     return PpoTrainer(rows, numbers, adapter, own, None, world)
+
+
+def advantages(reward: Tensor, row: Tensor) -> Tensor:
+    """(N,) reward minus the mean reward of the other draws of the same row; 0 for a lone draw.
+
+    Shapes: reward (N,) float64, row (N,) int64 from 0 on. Source: RLOO, Kool et al. 2019
+    (Buy 4 REINFORCE samples, get a baseline for free), as Ahmadian et al. 2024 use it.
+    """
+    rows = int(row.max()) + 1 if len(row) else 0
+    zeros = torch.zeros(rows, dtype=reward.dtype, device=reward.device)
+    count = zeros.index_add(0, row, torch.ones_like(reward))[row]
+    total = zeros.index_add(0, row, reward)[row]
+    others = (total - reward) / (count - 1).clamp(min=1)
+    return torch.where(count > 1, reward - others, 0.0)
+
+
+def clipped_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, ratio: float) -> Tensor:
+    """(N,) −min(r A, clamp(r, 1 − ratio, 1 + ratio) A) with r = q(z) / q_old(z) of whole draws.
+
+    `log_prob` has the gradient, `old` and `advantage` are constants; all (N,) float64. Source:
+    Schulman et al. 2017, eq. 7, with a whole draw as one action (Ahmadian et al. 2024).
+    """
+    r = torch.exp(log_prob - old.detach())
+    held = r.clamp(1 - ratio, 1 + ratio)
+    return -torch.minimum(r * advantage, held * advantage)

@@ -19,6 +19,7 @@ from posterior_lm.em.split_model import trained_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lm.packed import token_log_probs
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, count
@@ -156,7 +157,7 @@ def log_probs(model: TransformersModel, terms: Sequence[Term], *, columns: int =
 
 def _line_scores(model: TransformersModel, lines: Sequence[Line], columns: int) -> Tensor:
     """(L,) float64 log-probability of each line; contexts that begin alike are computed once, as for a guide."""
-    forward, eos = model._forward, list(model.tokenizer.eos_ids)
+    forward = model._forward
     out = torch.zeros(len(lines), dtype=torch.float64, device=forward.device)
     read = [(line.context, line.ids, len(line.ids) + line.ends) for line in lines]
     for numbers, logits in model.read(read, columns=columns):
@@ -171,11 +172,8 @@ def _line_scores(model: TransformersModel, lines: Sequence[Line], columns: int) 
             ends += [*[False] * size, *[True] * line.ends]
             counts += [*(not out for out in line.left_out or [False] * size), *[True] * line.ends]
             owner += [n] * (size + line.ends)
-        log_p = torch.log_softmax(logits, dim=-1)
-        found = log_p.gather(1, forward.tensor(token)[:, None])[:, 0]
-        if any(ends):
-            stop = torch.logsumexp(log_p[:, eos], dim=-1) if eos else torch.full_like(found, -torch.inf)
-            found = torch.where(torch.as_tensor(ends, device=forward.device), stop, found)
+        found, stop = token_log_probs(logits, forward.tensor(token), model.tokenizer.eos_ids)
+        found = torch.where(torch.as_tensor(ends, device=forward.device), stop, found)
         found = torch.where(torch.as_tensor(counts, device=forward.device), found.double(), 0.0)
         out = out.index_add(0, forward.tensor(owner), found)
     return out

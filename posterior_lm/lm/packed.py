@@ -173,6 +173,15 @@ def logits_at(
     return logits[forward.tensor(row_of), forward.tensor(np.concatenate(columns) - first)]
 
 
+def token_log_probs(logits: Tensor, tokens: Tensor, eos_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(P,) log-prob of a token at each place of `logits` (P, V), and (P,) of end-of-text there; nats."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    found = log_probs.gather(1, tokens[:, None])[:, 0]
+    if not eos_ids:
+        return found, torch.full_like(found, -torch.inf)
+    return found, torch.logsumexp(log_probs[:, list(eos_ids)], dim=-1)
+
+
 def score_rows(
     forward: Forward, rows: Sequence[Row], eos_ids: tuple[int, ...], cache: Cache | None, limits: Limits
 ) -> Iterator[tuple[Row, Scores]]:
@@ -188,13 +197,10 @@ def _score(
     forward: Forward, rows: Sequence[Row], eos_ids: tuple[int, ...], cache: Cache | None
 ) -> list[Scores]:
     spans = [[columns for columns, _ in row.spans] for row in rows]
-    log_probs = torch.log_softmax(logits_at(forward, rows, list(map(np.concatenate, spans)), cache), dim=-1)
-    eos = np.full(len(log_probs), -np.inf)
-    if eos_ids:
-        eos = torch.logsumexp(log_probs[:, list(eos_ids)], dim=-1).double().cpu().numpy()
+    logits = logits_at(forward, rows, list(map(np.concatenate, spans)), cache)
     # Place t of a span predicts its token t; after the last one only end-of-text is read.
     tokens = forward.tensor(np.concatenate([np.append(t, 0) for row in rows for _, t in row.spans]))
-    found = log_probs.gather(1, tokens[:, None])[:, 0].double().cpu().numpy()
+    found, eos = (column.double().cpu().numpy() for column in token_log_probs(logits, tokens, eos_ids))
     at, scores = 0, []
     for row in rows:
         parts = []

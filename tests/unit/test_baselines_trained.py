@@ -31,8 +31,7 @@ from posterior_lm.api.peers import (
     search_rate,
     sft,
 )
-from posterior_lm.baselines.clipped import advantages, clipped_loss
-from posterior_lm.baselines.ppo import BELOW, PpoTrainer
+from posterior_lm.baselines.ppo import BELOW, PpoTrainer, advantages, clipped_loss
 from posterior_lm.baselines.sft import KnownPairs
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
