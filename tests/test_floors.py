@@ -285,6 +285,19 @@ def test_commands_that_need_no_model_import_none(arguments: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_program_in_python_is_built_without_numpy() -> None:
+    script = (
+        "import sys, posterior_lm as plm\n"
+        "query = plm.load('programs/story_infilling.plm').given(opening='Once').using('smc', threshold=0.5)\n"
+        "str((query * query) ** 0.5)\n"
+        f"print(sorted(set({sorted(HEAVY | LIGHT)!r}) & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_modules_are_short() -> None:
     lengths = {
         str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines())

@@ -129,7 +129,7 @@ class Posterior:
         se = 0.0 if self.draws.exact else float(np.sqrt(np.sum(parts**2)))
         if chains is not None:
             se *= math.sqrt(self.n / (chains.bulk_ess or 1.0))
-        return Estimate(mean, se, mean - _Z90 * se, mean + _Z90 * se)
+        return Estimate(mean, se, mean - Z90 * se, mean + Z90 * se)
 
     def prob(self, predicate: Callable[[Mapping[str, Datum]], bool]) -> Estimate:
         """The posterior probability of a predicate, with a 90 % interval.
@@ -143,7 +143,7 @@ class Posterior:
         if self.draws.certificate is not None:
             missing = self.draws.certificate.likely_missing_share
             return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
-        n, z = self.draws.independent or (self.n if self.draws.decoded else 1.0), _Z90
+        n, z = self.draws.independent or (self.n if self.draws.decoded else 1.0), Z90
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return Estimate(p, estimate.se, max(0.0, centre - half), min(1.0, centre + half))
@@ -267,7 +267,7 @@ class Posterior:
         return cls(**saved.load(Path(folder)))
 
 
-_Z90 = 1.6448536269514722
+Z90 = 1.6448536269514722
 """The 95 % quantile of the normal: a two-sided 90 % interval."""
 
 

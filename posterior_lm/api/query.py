@@ -15,22 +15,26 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
-from posterior_lm.lang import ast
-from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.amortize.settings import settings_of
+from posterior_lm.api.score import Score, score
+from posterior_lm.infer.request import Request, checked
+from posterior_lm.lang import ast, compose
+from posterior_lm.lang.diagnostics import CompileError, error
+from posterior_lm.lang.driver import check, compile_source, load_module
+from posterior_lm.lang.format import format_module
+from posterior_lm.lang.parser import parse_fragment
 from posterior_lm.lang.source import NOWHERE, Source
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
     from posterior_lm.amortize.progress import Progress as FitProgress
     from posterior_lm.api.posterior import Posterior
-    from posterior_lm.api.score import Score
     from posterior_lm.em.rounds import Round
     from posterior_lm.em.run import Tick, Trained
     from posterior_lm.em.saved import Restored
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
-    from posterior_lm.infer.request import Request
     from posterior_lm.lang.typed import CheckedModule
     from posterior_lm.lm.base import LanguageModel
     from posterior_lm.predict import Prediction, Vote
@@ -54,8 +58,6 @@ class _Preparation:
 
     @cached_property
     def whole(self) -> CheckedModule:
-        from posterior_lm.lang.driver import check
-
         return (self.checked or check(self.module)).without_errors()
 
     @cached_property
@@ -118,13 +120,11 @@ class Query:
 
     def temper(self, exponent: str | float, block: Callable[[Query], Query] | None = None) -> Query:
         """`temper exponent { … }`: the block's statements, or without one everything so far."""
-        from posterior_lm.lang.compose import tempered
-
         power = _parse(_number(exponent), "expression")
         if block is not None:
             return self._add(ast.Temper(power, self._block(block)))
         program = self.module.program
-        body = tempered(program.body, power)
+        body = compose.tempered(program.body, power)
         return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
 
     def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
@@ -139,11 +139,9 @@ class Query:
 
     def __mul__(self, other: Query) -> Query:
         """The product: log rewards add up. Data and models of the two must not contradict."""
-        from posterior_lm.lang.compose import product
-
         if not isinstance(other, Query):
             return NotImplemented
-        module = product(self.module, other.module)
+        module = compose.product(self.module, other.module)
         return attrs.evolve(
             self,
             module=module,
@@ -154,9 +152,7 @@ class Query:
 
     def __pow__(self, exponent: float) -> Query:
         """The power: the whole program tempered; conditions are unaffected."""
-        from posterior_lm.lang.compose import power
-
-        return attrs.evolve(self, module=power(self.module, exponent))
+        return attrs.evolve(self, module=compose.power(self.module, exponent))
 
     # ------------------------------------------------------------- settings
 
@@ -170,8 +166,6 @@ class Query:
 
     def using(self, method: str, **options: object) -> Query:
         """The method to infer with, and its options."""
-        from posterior_lm.infer.request import checked
-
         return self._asking(method=method, options=checked(method, options))
 
     def policy(self, folder: str | Path) -> Query:
@@ -201,8 +195,6 @@ class Query:
 
     def __str__(self) -> str:
         """The program as `.plm` text."""
-        from posterior_lm.lang.format import format_module
-
         return format_module(self.module)
 
     @cached_property
@@ -227,8 +219,6 @@ class Query:
     @property
     def request(self) -> Request:
         """How draws are asked for."""
-        from posterior_lm.infer.request import Request
-
         return Request(self.method, self.options, self.policy_folder)
 
     @property
@@ -244,8 +234,6 @@ class Query:
 
     def score(self, values: Mapping[str, str | int]) -> Score:
         """The log reward of given values of the latents, term by term."""
-        from posterior_lm.api.score import score
-
         return score(self.target(), values)
 
     def draw(
@@ -281,7 +269,6 @@ class Query:
         states. A column named after a latent holds a known good value of it.
         """
         from posterior_lm.amortize.fit import fit
-        from posterior_lm.amortize.settings import settings_of
 
         program = self.prepared
         chosen = settings_of({**self.request.fit_settings(program), **settings})
@@ -303,20 +290,18 @@ class Query:
             self.prepared, self.request, rows, out, given=self.data, resume=resume, watch=watch, tick=tick,
             say=say, **options,
         )  # fmt: skip
-        return EmResult(self._restored(trained.restored, trained.folder), trained)
+        return EmResult(self._restored(trained.restored), trained)
 
     def with_em(self, folder: str | Path) -> Query:
         """The program with the model and the guide that `em` left in a folder. Raises DataError PLM795, PLM796."""
         from posterior_lm.em.saved import read_record, restored
 
         folder = Path(folder)
-        return self._restored(restored(self.prepared, folder, read_record(folder)), folder)
+        return self._restored(restored(self.prepared, folder, read_record(folder)))
 
-    def _restored(self, found: Restored, folder: Path) -> Query:
-        from posterior_lm.em.saved import GUIDE
-
+    def _restored(self, found: Restored) -> Query:
         models = {**self.models, **found.models}
-        return attrs.evolve(self, module=found.module, models=models).policy(folder / GUIDE)
+        return attrs.evolve(self, module=found.module, models=models).policy(found.guide)
 
     def calibrate(self, rows: Sequence[Mapping[str, object]] = (), /, **settings: Any) -> Calibration:
         """Test the method on rows that the program simulates; `settings` as in `validate.calibration`."""
@@ -401,8 +386,6 @@ class EmResult:
 def _name(text: str) -> ast.Name:
     found = _parse(text, "expression")
     if not isinstance(found, ast.Name):
-        from posterior_lm.lang.diagnostics import error
-
         raise CompileError(error("PLM101", f"{text!r} is no name", found.span))
     return found
 
@@ -410,8 +393,6 @@ def _name(text: str) -> ast.Name:
 def _call(text: str) -> ast.Call:
     found = _parse(text, "expression")
     if not isinstance(found, ast.Call):
-        from posterior_lm.lang.diagnostics import error
-
         raise CompileError(error("PLM101", f"{text!r} makes no tool", found.span))
     return found
 
@@ -421,8 +402,6 @@ def _number(value: str | float) -> str:
 
 
 def _parse(text: str, kind: str) -> Any:
-    from posterior_lm.lang.parser import parse_fragment
-
     return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
 
 
@@ -448,15 +427,11 @@ def program(
 
 def load(path: str | Path) -> Query:
     """The program in a file. Raises CompileError with every error it has."""
-    from posterior_lm.lang.driver import load_module
-
     return _of_checked(load_module(path), Path(path).resolve().parent)
 
 
 def loads(text: str, name: str = "<text>") -> Query:
     """The program in a string."""
-    from posterior_lm.lang.driver import compile_source
-
     return _of_checked(compile_source(Source(name, text)).without_errors(), None)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from posterior_lm.graph.nodes import TermInfo
 from posterior_lm.lang.diagnostics import DataError, error, nearest
 
 if TYPE_CHECKING:
+    from posterior_lm.graph.nodes import TermInfo
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
 

@@ -25,6 +25,8 @@ from posterior_lm.storage import Stored, plain
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, take
 
+# ------------------------------------------------------------------------------- bounds
+
 
 @frozen
 class Bound:
@@ -88,6 +90,9 @@ def bound_of(rows: Sequence[np.ndarray]) -> Bound:
         ess=float(np.mean(kept)),
         rows=len(rows),
     )
+
+
+# ------------------------------------------------------------------------------- rounds
 
 
 @frozen

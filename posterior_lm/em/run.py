@@ -119,7 +119,7 @@ def train(
                 run.model.close()
     return Trained(
         folder,
-        on(split, base, run.model),
+        on(split, base, run.model, folder),
         record.rounds,
         record.best,
         stopped or "it was interrupted",
@@ -132,6 +132,8 @@ def train(
 def _silent(number: int, what: str, share: float) -> None:
     return None
 
+
+# ------------------------------------------------------------------------------- rounds
 
 Tick = Callable[[int, str, float], None]
 """Told the round's number, what it does now, and the share of that which is done."""

@@ -100,10 +100,11 @@ def read_record(folder: Path) -> Record:
 
 @frozen(eq=False)
 class Restored:
-    """The module with the alias of its trained terms, and the models of that alias and of its base."""
+    """The module with the alias of its trained terms, the models of that alias and of its base, and the guide's folder."""
 
     module: Module
     models: Mapping[str, LanguageModel]
+    guide: Path
 
 
 def restored(program: PreparedProgram, folder: Path, record: Record) -> Restored:
@@ -122,12 +123,12 @@ def restored(program: PreparedProgram, folder: Path, record: Record) -> Restored
         raise _foreign(
             folder, f"the model {record.base[:12]}", f"{base.identity.name}, {base.identity.digest[:12]}"
         )
-    return on(split, base, Adapter.load(base, folder / MODEL))
+    return on(split, base, Adapter.load(base, folder / MODEL), folder)
 
 
-def on(split: SplitModel, base: LanguageModel, adapter: Adapter) -> Restored:
+def on(split: SplitModel, base: LanguageModel, adapter: Adapter, folder: Path) -> Restored:
     """The trained terms under the adapted model; both aliases share one copy of the weights."""
-    return Restored(split.module, {split.alias: base, split.trained: adapted(adapter)})
+    return Restored(split.module, {split.alias: base, split.trained: adapted(adapter)}, folder / GUIDE)
 
 
 def _unreadable(folder: Path, why: str) -> DataError:
@@ -151,6 +152,8 @@ def _foreign(folder: Path, own: str, here: str) -> DataError:
         )
     )
 
+
+# ------------------------------------------------------------------------------- while it trains
 
 METRICS = metrics.NAME
 Weights = Mapping[str, Tensor]
@@ -215,6 +218,9 @@ def resume_from(
         ) from None
     metrics.cut(folder / METRICS, rounds[-1].number)
     return rounds, weights, seconds
+
+
+# ------------------------------------------------------------------------------- the adapted model
 
 
 def adapted(adapter: Adapter) -> TransformersModel:

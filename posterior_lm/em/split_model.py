@@ -120,6 +120,8 @@ def _renamed(
     return tuple(out)
 
 
+# ------------------------------------------------------------------------------- rows
+
 Row = Mapping[str, object]
 
 

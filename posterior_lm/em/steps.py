@@ -35,6 +35,8 @@ from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.prepared import PreparedProgram
 
+# ------------------------------------------------------------------------------- E-step
+
 LEAST_ESS = 0.02
 """As in a fit: below this effective share the weights of simulated pairs are noise."""
 
@@ -103,6 +105,8 @@ def _compiler(
     sample = compiler.batch(0, range(compiler.groups))
     return None if sample.rows < compiler.groups / 4 or sample.ess < LEAST_ESS else compiler
 
+
+# ------------------------------------------------------------------------------- M-step
 
 GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, as those of a fit."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from posterior_lm.graph.graph import InferSpec
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
 from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
 from posterior_lm.lang.values import is_number
-from posterior_lm.target.prepared import PreparedProgram
+
+if TYPE_CHECKING:
+    from posterior_lm.graph.graph import InferSpec
+    from posterior_lm.target.prepared import PreparedProgram
 
 
 @frozen

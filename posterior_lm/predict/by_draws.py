@@ -25,7 +25,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from posterior_lm.api.engine import draw
-from posterior_lm.api.posterior import Estimate, Posterior
+from posterior_lm.api.posterior import Z90, Estimate, Posterior
 from posterior_lm.infer.base import Draws
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import normalize
@@ -119,6 +119,9 @@ def nothing_possible(name: str) -> InferenceError:
     )
 
 
+# ------------------------------------------------------------------------------- of a latent
+
+
 def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
     """The values of a latent by posterior probability; a hard vote is the same, as a draw has one value.
 
@@ -139,7 +142,7 @@ def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
         missing = draws.certificate.likely_missing_share
     else:
         n = independent(draws, weights)
-        errors = _errors(posterior, latent, [value for value, _ in rows], probs, n)
+        errors = _marginal_errors(posterior, latent, [value for value, _ in rows], probs, n)
     bounds = intervals(probs.tolist(), errors.tolist(), n=n, missing=missing)
     estimates = {
         value: Estimate(p, float(se), low, high)
@@ -148,10 +151,10 @@ def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
     return Prediction(latent, tuple(rows), posterior, vote, estimates, 0.0, total, 0.0, total)
 
 
-def _errors(
+def _marginal_errors(
     posterior: Posterior, latent: str, values: list[Datum], probs: np.ndarray, n: float
 ) -> np.ndarray:
-    """(V,) as `averaging.standard_errors` of indicators, without a column for each value.
+    """(V,) as `standard_errors` of indicators, without a column for each value.
 
     Σ_o (S_o(y) − p S_o)² = Σ_o S_o(y)² − 2 p Σ_o S_o(y) S_o + p² Σ_o S_o², where S_o is the
     weight of one ancestor's draws, and S_o(y) that of those with the value.
@@ -174,8 +177,8 @@ def _errors(
         return np.where(squares > 0, np.sqrt(squares * few), 0.0)
 
 
-Z90 = 1.6448536269514722
-"""The 95 % quantile of the normal: a two-sided 90 % interval."""
+# ------------------------------------------------------------------------------- weighted averages
+
 TIE = 1e-9
 """Probabilities of one draw that are this near its largest share its vote."""
 

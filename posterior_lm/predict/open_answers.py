@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve, frozen
 
+from posterior_lm.api.posterior import Z90
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.graph.ops import spelled
@@ -41,7 +42,7 @@ from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import CompileError, InferenceError, at, error
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.predict.by_draws import Z90, Kept, averaged, draw_without, gains, nothing_possible
+from posterior_lm.predict.by_draws import Kept, averaged, draw_without, gains, nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import Place, place_of
 from posterior_lm.support.base import Support
@@ -152,6 +153,8 @@ def _kept(
     most = ratio + error + 0.1 ** (-1 / max(worth, 1.0)) - 1
     return Kept(1 / (1 + ratio), 1 / (1 + most), 1 / (1 + max(0.0, ratio - error)))
 
+
+# ------------------------------------------------------------------------------- drawing
 
 INT_TOKENS = 24
 """Tokens of an integer at most, the text that ends it included."""

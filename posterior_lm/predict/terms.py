@@ -17,6 +17,8 @@ from posterior_lm.graph.nodes import Constant, Input, Latent, LmScore, Marker, S
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.source import Span
 
+# ------------------------------------------------------------------------------- terms
+
 
 def readers(graph: RewardGraph, name: str) -> set[int]:
     """The nodes whose value depends on the parameter."""
@@ -60,6 +62,8 @@ def _of_terms(graph: RewardGraph, kept: Iterable[int], guides: Iterable[str]) ->
     keep = smaller.ancestors(graph.total, *(g.context for g in few.values()))
     return smaller.rebuilt({i: n for i, n in smaller.nodes.items() if i in keep})
 
+
+# ------------------------------------------------------------------------------- places
 
 MARK = "\ue000 the answer \ue000"
 """Stands where the answer does; private-use characters, which no program writes by chance."""

@@ -52,14 +52,14 @@ def calibrate(
 
 
 def calibration_of(
-    way: MethodUnderTest,
+    method: MethodUnderTest,
     known: ExactDraws,
     *,
     draws: int,
     seed: int,
     progress: Callable[[Info], None] | None = None,
 ) -> Calibration:
-    """Any way to draw, on rows that are known."""
+    """Any method, on rows that are known."""
     began = time.monotonic()
     lower: list[float | None] = []
     upper: list[float | None] = []
@@ -68,7 +68,7 @@ def calibration_of(
     ess: list[float] = []
     dead, conditional = 0, True
     for k, row in enumerate(known.rows):
-        found = _drawn(way, row, draws, np.random.default_rng([seed, 21, k]))
+        found = _drawn(method, row, draws, np.random.default_rng([seed, 21, k]))
         if progress is not None:
             progress(Info(False, f"row {k + 1} of {len(known.rows)}", (k + 1) / len(known.rows)))
         if found is None:
@@ -76,7 +76,7 @@ def calibration_of(
             lower.append(-math.inf)
             upper.append(math.inf)
             continue
-        held = bounds(way, row.target, found, row.values, np.random.default_rng([seed, 22, k]))
+        held = bounds(method, row.target, found, row.values, np.random.default_rng([seed, 22, k]))
         lower.append(held.lower)
         upper.append(held.upper)
         ess += [] if found.ess is None else [found.ess]
@@ -84,7 +84,7 @@ def calibration_of(
         rng = np.random.default_rng([seed, 23, k])
         _rank(row, found, held.share, rng, ranks, weighed)
     return Calibration(
-        method=way.name,
+        method=method.name,
         draws=draws,
         seed=seed,
         lower=_whole(lower),
@@ -99,10 +99,10 @@ def calibration_of(
     )
 
 
-def _drawn(way: MethodUnderTest, row: KnownRow, n: int, rng: np.random.Generator) -> Draws | None:
+def _drawn(method: MethodUnderTest, row: KnownRow, n: int, rng: np.random.Generator) -> Draws | None:
     """The method's draws; None where all of them are dead."""
     try:
-        return way.draw(row.target, n, rng)
+        return method.draw(row.target, n, rng)
     except InferenceError as problem:
         if any(d.code not in ("PLM702", "PLM710") for d in problem.diagnostics):
             raise
@@ -161,6 +161,8 @@ def _whole(column: Sequence[float | None]) -> np.ndarray | None:
     return None if any(x is None for x in column) else np.array(column, dtype=np.float64)
 
 
+# ------------------------------------------------------------------------------- what was found
+
 ALPHA = 0.005
 """A p-value of the ranks that a right method has once in two hundred calibrations."""
 FAR = 0.5
@@ -204,7 +206,7 @@ class Calibration:
 
     @property
     def jeffreys(self) -> float | None:
-        """Nats: upper less lower bound, the symmetrised KL divergence of `ways.bounds`; None with a bound missing."""
+        """Nats: upper less lower bound, the symmetrised KL divergence of `bounds`; None with a bound missing."""
         if self.lower is None or self.upper is None:
             return None
         gap = self.upper - self.lower

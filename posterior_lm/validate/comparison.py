@@ -150,6 +150,9 @@ def _numbers(name: str, draws: Draws, listing: Listing | None, tokens: int, seco
     )
 
 
+# ------------------------------------------------------------------------------- what was found
+
+
 @frozen
 class Measured:
     """One method's draws: distances to the exact posterior, what the draws say of themselves, what they cost.
@@ -226,6 +229,8 @@ def _number(x: float | None, digits: int) -> str:
         return "-"
     return f"{x:.{digits}f}" if math.isfinite(x) else ("inf" if x > 0 else "-inf")
 
+
+# ------------------------------------------------------------------------------- distance to a listed posterior
 
 ROUNDING = 1e-6
 """Least mass that is credited outside a listing: float32 knows its sums no better."""

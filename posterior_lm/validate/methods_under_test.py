@@ -66,6 +66,9 @@ def guided(guide_of: Callable[[Target], Guide], name: str = Importance().name) -
     return MethodUnderTest(name, draw, lambda target, draws: guide_of(target))
 
 
+# ------------------------------------------------------------------------------- bounds of the log evidence
+
+
 @frozen
 class Bounds:
     """Of one row's log evidence, nats; None for a method that gives none.
@@ -80,7 +83,11 @@ class Bounds:
 
 
 def bounds(
-    way: MethodUnderTest, target: Target, draws: Draws, exact: Mapping[str, Value], rng: np.random.Generator
+    method: MethodUnderTest,
+    target: Target,
+    draws: Draws,
+    exact: Mapping[str, Value],
+    rng: np.random.Generator,
 ) -> Bounds:
     """From N draws, and the same N with an exact posterior draw z* among them.
 
@@ -97,6 +104,6 @@ def bounds(
     if draws.certificate is not None:
         whole = draws.certificate.complete
         return Bounds(lower, lower if whole else float(np.logaddexp(lower, draws.certificate.rest)), None)
-    guide = way.guide(target, draws)
+    guide = method.guide(target, draws)
     backend = auto.backend_of(draws.method)
-    return Bounds(lower, *backend.upper_bound(target, way.options, draws, guide, exact, rng))
+    return Bounds(lower, *backend.upper_bound(target, method.options, draws, guide, exact, rng))

@@ -54,6 +54,8 @@ def save(figure: Any, png: Path) -> None:
     write_whole(png, picture.getvalue())
 
 
+# ------------------------------------------------------------------------------- a calibration
+
 BLUE, GREY, RED = "#3465a4", "#d3d7cf", "#a40000"
 
 
@@ -112,6 +114,8 @@ def _bounds(axis: Any, found: Calibration) -> None:
     if finite.any() or known.any():
         axis.legend(fontsize="small")
 
+
+# ------------------------------------------------------------------------------- a comparison
 
 PANELS = (
     ("tv", "total variation"),

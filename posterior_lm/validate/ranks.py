@@ -25,6 +25,8 @@ from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values
 
+# ------------------------------------------------------------------------------- test quantities
+
 MOST = 8
 """Quantities of one program at most: each one more weakens the test of the others."""
 
@@ -58,6 +60,8 @@ def _numbers(info: LatentInfo, column: object) -> np.ndarray:
     places = {tuple(ids): k for k, ids in enumerate(info.support.values())}  # type: ignore[attr-defined]
     return np.array([places[v.ids] for v in values], dtype=np.float64)
 
+
+# ------------------------------------------------------------------------------- ranks
 
 PLACES = 20
 """Places of the distribution function at which ranks are compared with the uniform; bins of the plot too."""

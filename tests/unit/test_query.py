@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -288,3 +290,10 @@ program p() { latent z: text(tokens=1..6, chars="12+= ", tools=calc) ~ base() }"
     )
     with pytest.raises(CompileError, match="PLM101"):
         plm.program("p", tool={"calc": "calculator"})
+
+
+def test_the_old_name_of_the_module_warns_and_gives_the_same() -> None:
+    sys.modules.pop("posterior_lm.query", None)
+    with pytest.warns(DeprecationWarning, match=r"posterior_lm\.api\.query"):
+        old = importlib.import_module("posterior_lm.query")
+    assert (old.Query, old.load, old.loads, old.program) == (plm.Query, plm.load, plm.loads, plm.program)
