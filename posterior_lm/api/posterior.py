@@ -160,7 +160,8 @@ class Posterior:
         merged = []
         for data, rows in groups.items():
             sequences = {tuple(self.draws.values[k][d].ids for k in names): d for d in rows}
-            log_reward = logsumexp(self.draws.log_reward[list(sequences.values())])
+            distinct = self.draws.log_reward[list(sequences.values())]
+            log_reward = float(distinct[0]) if len(distinct) == 1 else logsumexp(distinct)
             values = dict(zip(names, data, strict=True))
             merged.append(Merged(values, float(w[rows].sum()), log_reward, len(sequences)))
         return sorted(merged, key=lambda m: (-m.weight, tuple(map(str, m.values.values()))))

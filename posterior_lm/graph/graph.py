@@ -143,28 +143,35 @@ class RewardGraph:
         return list(self._order)
 
     @cached_property
+    def _built(self) -> bool:
+        """Whether ids respect dependency, as a builder hands them out."""
+        return all(i < n for n, node in self.nodes.items() for i in node.inputs)
+
+    @cached_property
     def _order(self) -> tuple[int, ...]:
-        if all(i < n for n, node in self.nodes.items() for i in node.inputs):
+        if self._built:
             return tuple(sorted(self.nodes))  # what the search below finds
         return tuple(nx.lexicographical_topological_sort(self._dag))
 
     def is_acyclic(self) -> bool:
-        return nx.is_directed_acyclic_graph(self._dag)
+        return self._built or nx.is_directed_acyclic_graph(self._dag)
 
     def ancestors(self, *roots: int) -> set[int]:
         """The roots and everything they read, directly or not."""
         found: set[int] = set()
-        for root in roots:
-            if root not in found:
-                found |= nx.ancestors(self._dag, root) | {root}
+        stack = list(roots)
+        while stack:
+            if (node := stack.pop()) not in found:
+                found.add(node)
+                stack += self.nodes[node].inputs
         return found
 
     def dependents(self, *roots: int) -> set[int]:
         """The roots and everything that reads them, directly or not."""
-        found: set[int] = set()
-        for root in roots:
-            if root not in found:
-                found |= nx.descendants(self._dag, root) | {root}
+        found = set(roots)
+        for i in self._order:
+            if not found.isdisjoint(self.nodes[i].inputs):
+                found.add(i)
         return found
 
     def latents(self) -> Iterator[tuple[int, Latent]]:
@@ -183,7 +190,7 @@ class RewardGraph:
         """The same program over other nodes."""
         return evolve(self, nodes=nodes, **changes)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the log reward is; see `graph.fingerprint`."""
         return fingerprint(self)

@@ -77,7 +77,7 @@ class _Grounding:
         inputs = tuple(self.place(i, env) for i in node.inputs)
         if isinstance(node, LmScore):
             return evolve(node, inputs=inputs, rides=None)  # places are new, and nothing is shared yet
-        return evolve(node, inputs=inputs)
+        return node if inputs == node.inputs else evolve(node, inputs=inputs)
 
     def _rows(self, table: int) -> Sequence[Row]:
         node = self.graph[table]

@@ -1,7 +1,7 @@
 """The passes over a graph, at the end in order, each with its name and its reason.
 
 Every pass is a function from a graph to a graph that keeps the log reward of
-every value; the verifier runs after each one.
+every value; the verifier runs after each one that gave another graph.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def rewrite(graph: RewardGraph, rule: Rule) -> RewardGraph:
     # By id where ids respect dependency (they do, the builder hands them out in order):
     # a stable order keeps latents in the order in which they are drawn.
     for old in sorted(graph.nodes):
-        node = evolve(graph[old], inputs=tuple(new[i] for i in graph[old].inputs))
+        node = graph[old]
+        inputs = tuple(new[i] for i in node.inputs)
+        if inputs != node.inputs:
+            node = evolve(node, inputs=inputs)
         if isinstance(node, LmScore) and node.rides is not None:
             node = evolve(node, rides=None)
         answer = rule(node, build)
@@ -111,11 +114,15 @@ def _power(node: Power, exponent: Constant, term: Node, build: GraphBuilder) -> 
 
 def prune(graph: RewardGraph) -> RewardGraph:
     keep = graph.ancestors(graph.total, *(g.context for g in graph.guides.values()))
+    if len(keep) == len(graph.nodes):
+        return graph
     return graph.rebuilt({i: n for i, n in graph.nodes.items() if i in keep})
 
 
 def share(graph: RewardGraph) -> RewardGraph:
     scores = {i: n for i, n in graph.nodes.items() if isinstance(n, LmScore)}
+    if not scores:
+        return graph
     length = {i: len(_context(graph, n)) + len(_text(graph, n)) for i, n in scores.items()}
     rides: dict[int, int] = {}
     for a in sorted(scores, key=lambda i: (-length[i], i)):
@@ -182,8 +189,9 @@ def optimize(graph: RewardGraph, *, until: str | None = None) -> RewardGraph:
     if until is not None and until not in {p.name for p in PASSES}:
         raise KeyError(until)
     for step in PASSES:
-        graph = step.run(graph)
-        verify(graph)
+        found = step.run(graph)
+        if found is not graph:
+            graph = verify(found)
         if step.name == until:
             break
     return graph

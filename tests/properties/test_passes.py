@@ -240,3 +240,15 @@ def test_the_order_is_the_lexicographical_one_whatever_the_numbers_are() -> None
     turned = {top - i: evolve(n, inputs=tuple(top - j for j in n.inputs)) for i, n in graph.nodes.items()}
     for one in (graph, evolve(graph, nodes=turned, total=top - graph.total, guides={})):
         assert one.order() == list(nx.lexicographical_topological_sort(one._dag))
+        for i in one.nodes:
+            assert one.ancestors(i) == nx.ancestors(one._dag, i) | {i}
+            assert one.dependents(i) == nx.descendants(one._dag, i) | {i}
+
+
+def test_a_cycle_is_one_whatever_the_numbers_are() -> None:
+    graph = optimize(graph_of(SOURCE))
+    i, node = next((i, n) for i, n in graph.nodes.items() if n.inputs)
+    assert (
+        graph.is_acyclic()
+        and not evolve(graph, nodes={**graph.nodes, i: evolve(node, inputs=(i,))}).is_acyclic()
+    )
