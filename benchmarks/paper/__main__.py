@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.commands import Command, ExitCodes
-from posterior_lm.cli.given import misuse
 from posterior_lm.cli.main import main
-from posterior_lm.cli.options import format_option
+from posterior_lm.cli.options import format_option, misuse, pairs
 
 if TYPE_CHECKING:
     from benchmarks.paper.run import Progress
@@ -90,7 +89,6 @@ def command(
     from benchmarks.paper.tasks import TASKS
     from benchmarks.paper.write import write
     from posterior_lm.cli.commands import FINE, INTERRUPTED
-    from posterior_lm.cli.given import pairs
     from posterior_lm.cli.output import json_text
 
     kept = [TASKS[name] for name in chosen(tasks, tuple(TASKS), "task")]

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posterior_lm.cli import commands
-from posterior_lm.cli.commands import Command
-from posterior_lm.cli.options import format_option, method_option, plot_option
+from posterior_lm.cli.commands import ERRORS, FINE, Command
+from posterior_lm.cli.files import check_result
+from posterior_lm.cli.given import given_values, open_query, texts
+from posterior_lm.cli.options import format_option, method_option, plot_option, program_options, seed_option
+from posterior_lm.cli.output import json_text, progress
 from posterior_lm.infer.methods import AMORTIZED
+from posterior_lm.target.rows import read_rows
+from posterior_lm.validate.calibration import DRAWS, ROWS, calibrate
+from posterior_lm.validate.plots import need_plots, plot_calibration
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
@@ -25,20 +30,14 @@ if TYPE_CHECKING:
     help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input. What they give "
     "of observed parameters is replaced by what is simulated.",
 )
-@click.option(
-    "--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run."
-)
-@click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
-@click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
+@program_options
 @method_option("The method to test: ")
 @click.option("--policy", metavar="DIR", help="Test the policy that `plm fit` wrote there, as it proposes.")
 @click.option("--rows", type=click.IntRange(min=16), metavar="N", help="Rows to simulate.  [default: 100]")
 @click.option(
     "--draws", type=click.IntRange(min=2), metavar="N", help="Draws of the method a row.  [default: 200]"
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
-)
+@seed_option()
 @plot_option("Also draw the ranks and the bounds.")
 @format_option("text", "json")
 @click.pass_context
@@ -58,12 +57,6 @@ def command(
     Example:
       plm calibrate programs/story_infilling.plm --data programs/data/story_infilling.jsonl
     """
-    from posterior_lm.cli.files import check_result
-    from posterior_lm.cli.given import open_query
-    from posterior_lm.cli.output import json_text, progress
-    from posterior_lm.validate.calibration import DRAWS, ROWS, calibrate
-    from posterior_lm.validate.plots import need_plots
-
     if plot is not None:
         need_plots(plot)
         check_result(plot, file, given, data)
@@ -77,18 +70,13 @@ def command(
             draws=draws or DRAWS, seed=seed, progress=watch,
         )  # fmt: skip
     if plot is not None:
-        from posterior_lm.validate.plots import plot_calibration as draw
-
-        draw(found, Path(plot))
+        plot_calibration(found, Path(plot))
     click.echo(json_text(found.to_json()) if format == "json" else "\n".join(found.lines()))
-    ctx.exit(commands.FINE if found.passed else commands.ERRORS)
+    ctx.exit(FINE if found.passed else ERRORS)
 
 
 def _bound(query: Query, given: Sequence[str], data: str | None) -> tuple[Query, list[Mapping[str, object]]]:
     """The query with what is given, and the rows; unlike elsewhere, observed parameters may be absent."""
-    from posterior_lm.cli.given import given_values, texts
-    from posterior_lm.target.rows import read_rows
-
     graph = query.graph
     query = query.given(given_values(graph, texts("--given", given)))
     rows = [] if data is None else read_rows(data, graph.params)

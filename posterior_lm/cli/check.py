@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import click
 from attrs import frozen
 
-from posterior_lm.cli import commands
-from posterior_lm.cli.commands import Command
+from posterior_lm.cli.commands import ERRORS, FINE, Command
+from posterior_lm.cli.files import programs, read
 from posterior_lm.cli.options import format_option
-from posterior_lm.cli.output import table
+from posterior_lm.cli.output import json_text, report, table
+from posterior_lm.cli.supports import check_supports
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import statements
-from posterior_lm.lang.diagnostics import shortened
+from posterior_lm.lang.diagnostics import CompileError, shortened, to_json
+from posterior_lm.lang.driver import compile_source
 
 if TYPE_CHECKING:
     from posterior_lm.graph.conditions import Conjunct
@@ -40,8 +42,6 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
     Example:
       plm check programs/story_infilling.plm --lint
     """
-    from posterior_lm.cli.files import programs
-
     found: list[Diagnostic] = []
     sorted_: list[tuple[str, list[Row]]] = []
     names = programs(files)
@@ -52,9 +52,6 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
             sorted_.append((name, rows(checked)))
     errors = sum(d.severity == "error" for d in found)
     if format == "json":
-        from posterior_lm.cli.output import json_text
-        from posterior_lm.lang.diagnostics import to_json
-
         diagnostics = [to_json(d) for d in found]
         if verbose:
             conditions = [row.to_json(name) for name, table in sorted_ for row in table]
@@ -63,20 +60,16 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
             click.echo(json_text(diagnostics))
     else:
         if found:
-            commands.report(found, format)
+            report(found, format)
         for name, table in sorted_:
             click.echo("\n".join(lines(name, table)))
         if format == "full" and not errors:
             click.echo(f"{len(names)} program{'s' * (len(names) != 1)} checked: no errors")
-    ctx.exit(commands.ERRORS if errors else commands.FINE)
+    ctx.exit(ERRORS if errors else FINE)
 
 
 def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic]]:
     """The module, where it has no error, and what was found."""
-    from posterior_lm.cli.files import read
-    from posterior_lm.lang.diagnostics import CompileError
-    from posterior_lm.lang.driver import compile_source
-
     try:
         source = read(name)
     except CompileError as wrong:
@@ -85,12 +78,9 @@ def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic
     found = list(checked.diagnostics)
     if checked.errors:
         return None, found
-    from posterior_lm.cli.supports import check_supports
-
     found += check_supports(checked, name)
     if any(d.severity == "error" for d in found):
         return None, found
-
     return checked, found + check_conditions(checked)
 
 

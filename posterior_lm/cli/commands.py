@@ -3,6 +3,8 @@
 0 fine; 1 the program, the data or the model has errors, or what was to be checked does
 not hold (`fmt --check`, `calibrate`); 2 misuse of the command line; 70 a mistake of posterior_lm; 130 interrupted.
 A reader that closes the pipe has what it wanted: 0.
+
+`plm --help` loads this and click alone: what a near miss or an error needs is imported where there is one.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -75,58 +78,22 @@ def code_of(run: Callable[[], object]) -> int:
         return _unexpected(problem)
 
 
-def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
-    """Diagnostics on standard error, as text, as lines, or as a JSON list."""
-    from posterior_lm.lang.diagnostics import render_concise, to_json
-
-    if format == "json":
-        from posterior_lm.cli.output import json_text
-
-        click.echo(json_text([to_json(_told(d)) for d in diagnostics]), err=True)
-    elif format == "concise":
-        for diagnostic in diagnostics:
-            click.echo(render_concise(diagnostic), err=True)
-    else:
-        color = has_color(sys.stderr)
-        from posterior_lm.lang.diagnostics import render_full
-
-        text = "\n\n".join(render_full(d, color=color) for d in diagnostics)
-        click.echo(text, err=True, color=color)
-
-
-def _told(diagnostic: Diagnostic) -> Diagnostic:
-    """The diagnostic with its place in the data in the message, where its span points at the program."""
-    from attrs import evolve
-
-    where = diagnostic.where
-    if where is None or diagnostic.primary is None or where in diagnostic.message:
-        return diagnostic
-    return evolve(diagnostic, message=f"{diagnostic.message} (at {where})")
-
-
 def code_of_diagnostics(diagnostics: Sequence[Diagnostic]) -> int:
     """2 where only options of the command line are wrong (PLM802), else 1."""
     return MISUSE if diagnostics and all(d.code == "PLM802" for d in diagnostics) else ERRORS
-
-
-def has_color(stream: object) -> bool:
-    """Whether text on this stream may be coloured: a terminal, and NO_COLOR (no-color.org) not set."""
-    is_terminal = getattr(stream, "isatty", lambda: False)()
-    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _unexpected(problem: Exception) -> int:
     if isinstance(problem, OSError) and problem.filename is None and problem.errno is not None:
         # Standard output itself failed: a full disk behind a redirection.
         _silence()
+        from posterior_lm.cli.output import report
         from posterior_lm.lang.diagnostics import error
 
         report([error("PLM805", f"cannot write the result: {os.strerror(problem.errno).lower()}")])
         return ERRORS
     with contextlib.suppress(BrokenPipeError):
         if os.environ.get("PLM_DEBUG") == "1":
-            import traceback
-
             click.echo("".join(traceback.format_exception(problem)), err=True, nl=False)
         what = f"{type(problem).__name__}: {problem}".split("\n", 1)[0][:200]
         how = "" if os.environ.get("PLM_DEBUG") == "1" else ", with what PLM_DEBUG=1 adds"
@@ -145,7 +112,7 @@ def _silence() -> None:
 
 
 class ExitCodes(click.Command):
-    """A command that is run by itself: it leaves by SystemExit alone, with the codes of `outcome`."""
+    """A command that is run by itself: it leaves by SystemExit alone, with the codes above."""
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
         with closing_pipe():
@@ -209,6 +176,7 @@ class Command(click.Command):
     """A command whose `PlmError`s are reported in the format that `--format` asked for."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from posterior_lm.cli.output import report
         from posterior_lm.lang.diagnostics import PlmError
 
         try:

@@ -7,24 +7,28 @@ from pathlib import Path
 import click
 
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.options import data_options, format_option, plot_option, positive_seconds
+from posterior_lm.cli.files import check_result
+from posterior_lm.cli.given import cases, open_query
+from posterior_lm.cli.options import (
+    budget_option,
+    data_options,
+    format_option,
+    misuse,
+    plot_option,
+    seed_option,
+)
+from posterior_lm.cli.output import json_text, progress, table
+from posterior_lm.validate.comparison import DRAWS, compare
+from posterior_lm.validate.plots import need_plots, plot_comparison
 
 
 @click.command(cls=Command)
 @click.argument("file")
 @data_options
 @click.option("-n", type=click.IntRange(min=2), metavar="N", help="Draws of each method.  [default: 1000]")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
-)
+@seed_option()
 @click.option("--policy", metavar="DIR", help="Compare the policy that `plm fit` wrote there, too.")
-@click.option(
-    "--budget",
-    type=float,
-    callback=positive_seconds,
-    metavar="SECONDS",
-    help="Stop each method, the exact one too, after so many seconds.",
-)
+@budget_option("Stop each method, the exact one too, after so many seconds.")
 @plot_option("Also draw the table; for one row of data.")
 @format_option("text", "json")
 def command(
@@ -42,15 +46,7 @@ def command(
     Example:
       plm compare programs/latent_rationale.plm --data programs/data/latent_rationale.jsonl --row 0
     """
-    from posterior_lm.cli.files import check_result
-    from posterior_lm.cli.given import cases, misuse, open_query
-    from posterior_lm.cli.output import json_text, progress, table
-    from posterior_lm.validate.comparison import DRAWS, compare
-    from posterior_lm.validate.plots import need_plots
-
-    query = open_query(file, lm, allow_use=allow_use)
-    if policy is not None:
-        query = query.policy(policy)
+    query = open_query(file, lm, allow_use=allow_use, policy=policy)
     asked = cases(query.graph, given, data, row)
     if plot is not None:
         if len(asked) > 1:
@@ -66,9 +62,7 @@ def command(
             )  # fmt: skip
         found.append(one.to_json())
         if plot is not None:
-            from posterior_lm.validate.plots import plot_comparison as draw
-
-            draw(one, Path(plot))
+            plot_comparison(one, Path(plot))
         if format == "json":
             continue
         if case is not asked[0]:

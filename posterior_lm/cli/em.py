@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from posterior_lm.cli.commands import Command
-from posterior_lm.cli.options import format_option, positive_seconds
+from posterior_lm.cli.commands import FINE, INTERRUPTED, Command
+from posterior_lm.cli.files import check_folder
+from posterior_lm.cli.given import given_values, open_query, texts
+from posterior_lm.cli.options import budget_option, format_option, number_or_text, pairs, program_options
+from posterior_lm.cli.output import json_text, live_bar
+from posterior_lm.target.rows import read_rows
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import EmResult
@@ -28,11 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", metavar="DIR", required=True, help="Where both adapters go: a folder that holds none yet."
 )
-@click.option(
-    "--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run."
-)
-@click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
-@click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
+@program_options
 @click.option("--rounds", type=click.IntRange(min=0), metavar="N", help="M-steps at most.  [default: 5]")
 @click.option(
     "--patience",
@@ -40,13 +41,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Rounds without a better held-out bound after which it ends.  [default: 2]",
 )
-@click.option(
-    "--budget",
-    type=float,
-    callback=positive_seconds,
-    metavar="SECONDS",
-    help="Begin no round after so many seconds.",
-)
+@budget_option("Begin no round after so many seconds.")
 @click.option(
     "--e-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an E-step.  [default: 100]"
 )
@@ -76,13 +71,6 @@ def command(
     Example:
       plm em programs/latent_rationale.plm --data rows.jsonl --out em
     """
-    from posterior_lm.cli.commands import FINE, INTERRUPTED
-    from posterior_lm.cli.files import check_folder
-    from posterior_lm.cli.fit import number_or_text
-    from posterior_lm.cli.given import given_values, open_query, pairs, texts
-    from posterior_lm.cli.output import json_text
-    from posterior_lm.target.rows import read_rows
-
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use)
     query = query.given(given_values(query.graph, texts("--given", given)))
@@ -153,7 +141,6 @@ Watchers = tuple["Callable[[Round], None]", "Callable[[int, str, float], None]",
 @contextmanager
 def _watching(*, quiet: bool) -> Iterator[Watchers]:
     """What is told of rounds, of steps and of remarks; all write to standard error."""
-    import sys
 
     def say(text: str) -> None:
         click.echo(text, err=True)
@@ -161,17 +148,9 @@ def _watching(*, quiet: bool) -> Iterator[Watchers]:
     if quiet or not sys.stderr.isatty():
         yield (lambda found: None), (lambda number, what, share: None), say
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("EM", total=1.0)
-
-        def tick(number: int, what: str, share: float) -> None:
-            shown.update(task, completed=share, description=f"round {number}, {what}")
-
-        def tell(text: str) -> None:
-            shown.console.print(text, markup=False, highlight=False)
-
-        yield (lambda found: tell(line(found))), tick, tell
+    with live_bar("EM") as (move, tell):
+        yield (
+            lambda found: tell(line(found)),
+            lambda number, what, share: move(share, f"round {number}, {what}"),
+            tell,
+        )

@@ -7,6 +7,9 @@ import textwrap
 import click
 
 from posterior_lm.cli.commands import Command
+from posterior_lm.cli.options import misuse
+from posterior_lm.lang.codes import CODES, GROUPS
+from posterior_lm.lang.diagnostics import nearest
 
 
 @click.command(cls=Command)
@@ -18,17 +21,12 @@ def command(code: str | None) -> None:
     Example:
       plm explain PLM401
     """
-    from posterior_lm.lang.codes import CODES
-
     if code is None:
         click.echo("\n".join(_all()))
         return
     name = code.strip().upper()
     name = name if name.startswith("PLM") else f"PLM{name}"
     if name not in CODES:
-        from posterior_lm.cli.given import misuse
-        from posterior_lm.lang.diagnostics import nearest
-
         close = nearest(name, CODES)
         misuse(
             f"there is no code {code!r}",
@@ -43,7 +41,6 @@ def command(code: str | None) -> None:
 
 
 def _all() -> list[str]:
-    from posterior_lm.lang.codes import CODES, GROUPS
 
     lines: list[str] = []
     group = ""

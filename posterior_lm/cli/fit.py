@@ -10,9 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from attrs import asdict
 
-from posterior_lm.cli.commands import Command
-from posterior_lm.cli.options import format_option, objective_option, positive_seconds
+from posterior_lm.amortize.metrics import curves as draw_curves
+from posterior_lm.amortize.settings import settings_of
+from posterior_lm.cli.commands import FINE, INTERRUPTED, Command
+from posterior_lm.cli.files import check_folder
+from posterior_lm.cli.given import cases, open_query
+from posterior_lm.cli.options import (
+    budget_option,
+    format_option,
+    number_or_text,
+    objective_option,
+    pairs,
+    program_options,
+)
+from posterior_lm.cli.output import json_text, live_bar
 
 if TYPE_CHECKING:
     from posterior_lm.amortize.fit import Fitted
@@ -30,24 +43,14 @@ if TYPE_CHECKING:
 @click.option(
     "--out", metavar="DIR", required=True, help="Where the policy goes: a folder that holds none yet."
 )
-@click.option(
-    "--given", "-g", multiple=True, metavar="NAME=VALUE", help="A parameter of every row, as for plm run."
-)
-@click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one.")
-@click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects.")
+@program_options
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
     metavar="N",
     help="Training steps.  [default: 300; 600 where rows are listed]",
 )
-@click.option(
-    "--budget",
-    type=float,
-    callback=positive_seconds,
-    metavar="SECONDS",
-    help="End training after so many seconds; the schedules end with it.",
-)
+@budget_option("End training after so many seconds; the schedules end with it.")
 @objective_option()
 @click.option("--rank", type=click.IntRange(min=1), metavar="N", help="Of the adapter.  [default: 32]")
 @click.option(
@@ -77,11 +80,6 @@ def command(
       plm fit programs/story_infilling.plm --data rows.jsonl --out policy
       plm run programs/story_infilling.plm --data new.jsonl --policy policy
     """
-    from posterior_lm.cli.commands import FINE, INTERRUPTED
-    from posterior_lm.cli.files import check_folder
-    from posterior_lm.cli.given import cases, open_query, pairs
-    from posterior_lm.cli.output import json_text
-
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use, method=None)
     asked = [
@@ -97,8 +95,7 @@ def command(
         **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
         **{k: v for k, v in flags.items() if v is not None},
     }
-    from posterior_lm.amortize.fit import METRICS, fit
-    from posterior_lm.amortize.settings import settings_of
+    from posterior_lm.amortize.fit import METRICS, fit  # imports torch
 
     settings = settings_of(options)
     with watching() as (watch, say):
@@ -106,12 +103,8 @@ def command(
     if not fitted.leads:
         return INTERRUPTED if fitted.interrupted else FINE
     if curves is not None:
-        from posterior_lm.amortize.metrics import curves as draw_curves
-
         draw_curves(fitted.folder / METRICS, Path(curves))
     if format == "json":
-        from attrs import asdict
-
         click.echo(
             json_text(
                 {"folder": str(fitted.folder), "interrupted": fitted.interrupted, **asdict(fitted.manifest)}
@@ -124,16 +117,6 @@ def command(
 
 EVERY = 10.0
 """Seconds between two lines where nobody watches a bar."""
-
-
-def number_or_text(text: str) -> object:
-    """The value of `--set NAME=VALUE`: a number where it reads as one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def line(progress: Progress) -> str:
@@ -161,16 +144,8 @@ def watching() -> Iterator[tuple[Callable[[Progress], None], Callable[[str], Non
 
         yield log, lambda text: click.echo(text, err=True)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("training", total=1.0)
-        yield (
-            lambda progress: shown.update(task, completed=progress.done, description=line(progress)),
-            lambda text: shown.console.print(text, markup=False, highlight=False),
-        )
+    with live_bar("training", left=True) as (move, say):
+        yield lambda progress: move(progress.done, line(progress)), say
 
 
 def announce(fitted: Fitted) -> None:

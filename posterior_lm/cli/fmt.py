@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import click
 
-from posterior_lm.cli import commands
-from posterior_lm.cli.commands import Command
+from posterior_lm.cli.commands import ERRORS, FINE, Command
+from posterior_lm.cli.files import programs, read, replace
+from posterior_lm.cli.output import report
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic
+from posterior_lm.lang.format import format_module
+from posterior_lm.lang.parser import parse
 
 
 @click.command(cls=Command)
@@ -22,11 +26,6 @@ def command(ctx: click.Context, files: tuple[str, ...], check: bool, stdin: bool
     Example:
       plm fmt --check programs
     """
-    from posterior_lm.cli.files import programs, read, replace
-    from posterior_lm.lang.diagnostics import CompileError, Diagnostic
-    from posterior_lm.lang.format import format_module
-    from posterior_lm.lang.parser import parse
-
     names = programs([*files, *(["-"] if stdin and "-" not in files else [])])
     if not names:
         raise click.UsageError("name at least one file, or - for standard input")
@@ -50,5 +49,5 @@ def command(ctx: click.Context, files: tuple[str, ...], check: bool, stdin: bool
         except CompileError as problem:
             found += problem.diagnostics
     if found:
-        commands.report(found)
-    ctx.exit(commands.ERRORS if found or (check and changed) else commands.FINE)
+        report(found)
+    ctx.exit(ERRORS if found or (check and changed) else FINE)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, PlmError, error
+from posterior_lm.api.query import load, loads
+from posterior_lm.cli.files import read
+from posterior_lm.cli.options import misuse, pairs
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest
+from posterior_lm.target.binding import bind_data
+from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
@@ -29,25 +34,6 @@ class Case:
     valid: Mapping[str, object]
 
 
-def misuse(message: str, help: str | None = None) -> NoReturn:
-    """Ends the command with PLM802, exit code 2."""
-    raise PlmError(error("PLM802", message, help=help))
-
-
-def pairs(option: str, given: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:
-    """`NAME=TEXT` options by name, as they were written."""
-    found: dict[str, str] = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            misuse(f"{option} takes {form}, not {item!r}", f"write `{option} {form}`")
-        if name in found:
-            misuse(f"{option} {name} stands twice", "keep one of them")
-        found[name] = text
-    return found
-
-
 def texts(option: str, given: Iterable[str]) -> dict[str, str]:
     """`NAME=VALUE` options by name; `@FILE` is replaced by what stands in the file."""
     return {name: _read(text) for name, text in pairs(option, given).items()}
@@ -58,21 +44,22 @@ def _read(text: str) -> str:
         return text[1:]
     if not text.startswith("@"):
         return text
-    from posterior_lm.target.rows import decode, read_bytes
-
     return decode(read_bytes(text[1:]), text[1:])
 
 
 def open_query(
-    file: str, lm: Sequence[str], *, allow_use: bool, method: str | None = None, em: str | None = None
+    file: str,
+    lm: Sequence[str],
+    *,
+    allow_use: bool,
+    method: str | None = None,
+    em: str | None = None,
+    policy: str | None = None,
 ) -> Query:
     """The query of a program file with the options that every asking command has.
 
-    `em` is a folder that `plm em` wrote, whose model and guide take the program's place.
+    `em` is a folder that `plm em` wrote, whose model and guide take the program's place; `policy` one of `plm fit`.
     """
-    from posterior_lm.api.query import load, loads
-    from posterior_lm.cli.files import read
-
     source = read(file) if file == "-" else None
     query = load(file) if source is None else loads(source.text, source.name)
     models = pairs("--lm", lm, "ALIAS=MODEL")
@@ -81,9 +68,8 @@ def open_query(
     if method is not None:
         query = query.using(method)
     query = query.allow_use() if allow_use else query
-    if em is None:
-        return query
-    return query.with_em(em)
+    query = query if em is None else query.with_em(em)
+    return query if policy is None else query.policy(policy)
 
 
 def cases(
@@ -100,9 +86,6 @@ def cases(
     The column of what is to be `predicted` is left out; `extra` columns are kept unchecked. Raises DataError holding what is
     wrong in any row; PLM802 where the options do not fit together.
     """
-    from posterior_lm.target.binding import bind_data
-    from posterior_lm.target.rows import read_rows
-
     known = given_values(graph, texts("--given", given))
     bind_data(graph, known, missing=[p.name for p in graph.params])  # what is wrong with it, once
     absent = () if predicted is None else (predicted,)
@@ -136,8 +119,6 @@ def check_predicted(graph: RewardGraph, name: str) -> None:
     """Raises DataError PLM803 for a name that is neither a parameter nor a latent."""
     known = [p.name for p in graph.params] + [latent.name for _, latent in graph.latents()]
     if name.split("[", 1)[0] not in known:
-        from posterior_lm.lang.diagnostics import nearest
-
         close = nearest(name, known)
         raise DataError(
             error(
@@ -150,7 +131,6 @@ def check_predicted(graph: RewardGraph, name: str) -> None:
 
 
 def given_values(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:
-    from posterior_lm.target.rows import json_value, read_field
 
     found: dict[str, object] = {}
     for name, text in texts.items():

@@ -5,7 +5,12 @@ from __future__ import annotations
 import click
 
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.options import format_option
+from posterior_lm.cli.files import read
+from posterior_lm.cli.options import format_option, misuse
+from posterior_lm.graph import PASSES, lower, optimize, verify
+from posterior_lm.graph.dump import FORMATS
+from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.driver import compile_source
 
 
 @click.command(cls=Command)
@@ -19,13 +24,6 @@ def command(file: str, format: str, after: str | None) -> None:
     Example:
       plm graph programs/story_infilling.plm --format dot | dot -Tsvg > graph.svg
     """
-    from posterior_lm.cli.files import read
-    from posterior_lm.cli.given import misuse
-    from posterior_lm.graph import PASSES, lower, optimize, verify
-    from posterior_lm.graph.dump import FORMATS
-    from posterior_lm.lang.diagnostics import nearest
-    from posterior_lm.lang.driver import compile_source
-
     steps = ["lower", *(p.name for p in PASSES)]
     if after is not None and after not in steps:
         close = nearest(after, steps)

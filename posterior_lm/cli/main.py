@@ -10,8 +10,7 @@ from typing import NoReturn
 import click
 
 from posterior_lm import __version__
-from posterior_lm.cli import commands
-from posterior_lm.cli.commands import LazyGroup
+from posterior_lm.cli.commands import LazyGroup, prepare_streams
 
 COMMANDS = {
     "check": "Say what is wrong with programs.",
@@ -50,12 +49,12 @@ def cli() -> None:
 
 
 def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
-    """The entry point of `plm`, or of another command; exits with the code that `outcome` documents."""
+    """The entry point of `plm`, or of another command; exits with a code of `commands`."""
     # Before torch can be imported: OpenMP threads that spin while they wait make small
     # models tens of times slower on a machine whose cores are busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
-    commands.prepare_streams()
+    prepare_streams()
     command(prog_name=name)
     raise SystemExit(0)

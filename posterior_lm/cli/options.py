@@ -1,15 +1,15 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what is wrong with them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OBJECTIVES, losses
-from posterior_lm.lang.diagnostics import either
+from posterior_lm.lang.diagnostics import PlmError, either, error
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -39,6 +39,18 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
                      help="A parameter, before what the data says. VALUE is read by the declared type, a "
                      "table as JSON; @FILE reads it from a file, @@ stands for @."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def program_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--given`, `--lm`, `--allow-use`, for commands that ask about many rows at once."""
+    for option in (
+        click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
+        click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one."),
+        click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
+                     help="A parameter of every row, as for plm run."),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -88,19 +100,31 @@ def completing(table: Iterable[str]) -> Callable[..., list[str]]:
 def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`-n`, `--seed`, `--method`, `--policy`, `--em`, `--budget`: how the posterior is found."""
     for option in (
-        click.option(
-            "--budget", type=float, callback=positive_seconds, metavar="SECONDS", help="Stop after so many seconds."
-        ),
+        budget_option("Stop after so many seconds, for each row of data."),
         click.option("--policy", metavar="DIR", help="Propose with the policy that `plm fit` wrote there."),
         click.option("--em", metavar="DIR", help="Ask with the model and the guide that `plm em` wrote there."),
         method_option(),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
-        ),
+        seed_option("Of everything random; the same for each row of data."),
         click.option("-n", type=click.IntRange(min=1), metavar="N", help="Number of draws.  [default: 1000]"),
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def seed_option(help: str = "Of everything random.") -> Decorator:
+    """`--seed`."""
+    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=help)
+
+
+def budget_option(help: str) -> Decorator:
+    """`--budget`."""
+    return click.option("--budget", type=float, callback=_seconds, metavar="SECONDS", help=help)
+
+
+def _seconds(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{value:g} is not a positive number of seconds")
+    return value
 
 
 def plot_option(help: str) -> Decorator:
@@ -114,8 +138,30 @@ def _png(ctx: click.Context, option: click.Parameter, value: str | None) -> str 
     return value
 
 
-def positive_seconds(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """Checks a number of seconds."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise click.BadParameter(f"{value:g} is not a positive number of seconds")
-    return value
+def misuse(message: str, help: str | None = None) -> NoReturn:
+    """Ends the command with PLM802, exit code 2."""
+    raise PlmError(error("PLM802", message, help=help))
+
+
+def pairs(option: str, given: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:
+    """`NAME=TEXT` options by name, as they were written."""
+    found: dict[str, str] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            misuse(f"{option} takes {form}, not {item!r}", f"write `{option} {form}`")
+        if name in found:
+            misuse(f"{option} {name} stands twice", "keep one of them")
+        found[name] = text
+    return found
+
+
+def number_or_text(text: str) -> object:
+    """The value of `--set NAME=VALUE`: a number where it reads as one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,4 +1,4 @@
-"""What commands write: JSON, plain tables, results for people with how far to trust them, a progress bar meanwhile.
+"""What commands write: diagnostics, JSON, plain tables, results for people with how far to trust them, a progress bar meanwhile.
 
 In a pipe everything is plain text that `grep` and `cut` can read, and there is no bar; on a terminal the
 table is drawn by rich.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+from attrs import evolve
 
+from posterior_lm.lang.diagnostics import Diagnostic, render_concise, render_full, to_json
 from posterior_lm.storage import plain
 
 if TYPE_CHECKING:
@@ -24,6 +27,33 @@ if TYPE_CHECKING:
 
 BAR = 20
 """Characters of a bar that stands for weight 1."""
+
+
+def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
+    """Diagnostics on standard error, as text, as lines, or as a JSON list."""
+    color = False
+    if format == "json":
+        text = json_text([to_json(_told(d)) for d in diagnostics])
+    elif format == "concise":
+        text = "\n".join(map(render_concise, diagnostics))
+    else:
+        color = has_color(sys.stderr)
+        text = "\n\n".join(render_full(d, color=color) for d in diagnostics)
+    click.echo(text, err=True, color=color)
+
+
+def _told(diagnostic: Diagnostic) -> Diagnostic:
+    """The diagnostic with its place in the data in the message, where its span points at the program."""
+    where = diagnostic.where
+    if where is None or diagnostic.primary is None or where in diagnostic.message:
+        return diagnostic
+    return evolve(diagnostic, message=f"{diagnostic.message} (at {where})")
+
+
+def has_color(stream: object) -> bool:
+    """Whether text on this stream may be coloured: a terminal, and NO_COLOR (no-color.org) not set."""
+    is_terminal = getattr(stream, "isatty", lambda: False)()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def json_text(value: object) -> str:
@@ -100,6 +130,7 @@ def show_table(
         right = (True, False, *(k < numeric for k in range(len(others))))
         click.echo("\n".join(table((first, "", *others), rows, right)))
         return
+    # A tenth of a second that only a terminal needs.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -117,16 +148,6 @@ def show_table(
 def show_rest(what: str, shares: Sequence[float]) -> None:
     if shares:
         click.echo(f"  ... {_counted(len(shares), 'more value')} with {what} {sum(shares):.4f}")
-
-
-def _plain(value: object) -> str:
-    return (
-        quoted(value)
-        if isinstance(value, str)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
 
 
 def heading(posterior: Posterior, row: int | None) -> list[str]:
@@ -193,15 +214,32 @@ def progress(what: str) -> Iterator[Callable[[Info], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
+    with live_bar(what) as (move, _):
+        yield lambda info: move(info.fraction, info.note or what)
+
+
+@contextmanager
+def live_bar(
+    what: str, *, left: bool = False
+) -> Iterator[tuple[Callable[[float | None, str], None], Callable[[str], None]]]:
+    """A bar on standard error, a terminal: what moves it to a share of the work, and what writes a line above it.
+
+    The share is None where it is not known. `left` shows the time that is left, too.
+    """
+    # A tenth of a second that only a terminal needs.
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    more = (TimeRemainingColumn(),) if left else ()
+    with Progress(*columns, *more, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=None)
 
-        def update(info: Info) -> None:
-            total = None if info.fraction is None else 1.0
-            shown.update(task, description=info.note or what, total=total, completed=info.fraction or 0.0)
+        def move(share: float | None, now: str) -> None:
+            total = None if share is None else 1.0
+            shown.update(task, description=now, total=total, completed=share or 0.0)
 
-        yield update
+        def say(text: str) -> None:
+            shown.console.print(text, markup=False, highlight=False)
+
+        yield move, say

@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.commands import Command
+from posterior_lm.cli.given import cases, check_predicted, open_query
 from posterior_lm.cli.options import data_options, draw_options, format_option
-from posterior_lm.cli.output import TOP, checks, heading, number, quoted, show_rest, show_table
+from posterior_lm.cli.output import (
+    TOP,
+    checks,
+    heading,
+    json_text,
+    number,
+    progress,
+    quoted,
+    show_rest,
+    show_table,
+)
+from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.target.binding import bind_data
+from posterior_lm.target.rows import read_rows
 
 if TYPE_CHECKING:
     from posterior_lm.cli.given import Case
@@ -42,12 +56,7 @@ def command(
     Example:
       plm predict programs/latent_rationale.plm label --given review="A clever film."
     """
-    from posterior_lm.cli.given import cases, check_predicted, open_query
-    from posterior_lm.cli.output import json_text, progress
-
-    query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
-    if policy is not None:
-        query = query.policy(policy)
+    query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
     answers = _answers(query.graph, data, name, asked)
@@ -82,7 +91,6 @@ def _answers(
     """
     if data is None or data == "-":
         return {}
-    from posterior_lm.target.rows import read_rows
 
     rows = read_rows(data, graph.params)
     found = {case.row: rows[case.row].get(name) for case in asked if case.row is not None}
@@ -90,8 +98,6 @@ def _answers(
 
 
 def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
-    from posterior_lm.lang.diagnostics import DataError
-    from posterior_lm.target.binding import bind_data
 
     if graph.param(name) is None:
         return True  # a latent's value is compared as it stands

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import click
 
+from posterior_lm.api.engine import draw
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.options import data_options, draw_options
+from posterior_lm.cli.files import check_result
+from posterior_lm.cli.given import cases, open_query
+from posterior_lm.cli.options import data_options, draw_options, misuse
+from posterior_lm.cli.output import progress
+from posterior_lm.report.facts import gather
+from posterior_lm.report.page import check_place, report_rows
 
 MOST_ROWS = 20
 """Rows of data on one page; with more nobody would read it, and it would be tens of megabytes."""
@@ -49,16 +55,7 @@ def command(
       plm report programs/story_infilling.plm --data programs/data/story_infilling.jsonl \\
         --row 0 --out report.html
     """
-    from posterior_lm.api.engine import draw
-    from posterior_lm.cli.files import check_result
-    from posterior_lm.cli.given import cases, misuse, open_query
-    from posterior_lm.cli.output import progress
-    from posterior_lm.report.facts import gather
-    from posterior_lm.report.page import check_place, report_rows
-
-    query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
-    if policy is not None:
-        query = query.policy(policy)
+    query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
     asked = cases(query.graph, given, data, row)
     if len(asked) > MOST_ROWS:
         misuse(f"a page holds {MOST_ROWS} rows at most, and {data} has {len(asked)}", "pick one with --row")

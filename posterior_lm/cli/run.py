@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posterior_lm.api.engine import draw
+from posterior_lm.api.saved import NAME
 from posterior_lm.cli.commands import Command
+from posterior_lm.cli.files import check_folder
+from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import data_options, draw_options, format_option
+from posterior_lm.cli.output import json_text, progress, show_posterior
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
@@ -31,34 +36,27 @@ def command(
 ) -> None:  # fmt: skip
     """Draw from the posterior of a program.
 
-    With several rows of data there is one result for each; their draws are independent
-    of each other and of how many rows there are. With a --budget of two minutes or more for
-    at least 32 rows, auto first trains a policy on them where that can pay.
+    With several rows of data there is one result for each. All are drawn with the same seed, so
+    a row's draws do not depend on which other rows there are. --budget is for each row. With one of
+    two minutes or more for at least 32 rows, auto first trains a policy on them where that can pay;
+    then it is for training and all rows together.
 
     \b
     Example:
       plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0
     """
-    from posterior_lm.cli.files import check_folder
-    from posterior_lm.cli.given import cases, open_query
-
-    query = open_query(file, lm, allow_use=allow_use, method=method, em=em)
-    if policy is not None:
-        query = query.policy(policy)
+    query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
     asked = cases(query.graph, given, data, row)
     if save is not None:
-        from posterior_lm.api.saved import NAME
-
         check_folder(save)
         for case in asked:
             check_folder(str(_place(save, case, asked)), NAME)
     with tempfile.TemporaryDirectory(prefix="plm-policy-") as folder:
         rows = [case.data for case in asked]
-        if may_train(rows, budget):
+        if budget is not None and len(rows) > 1:  # what trains imports torch
             from posterior_lm.amortize.worth import trained, worth_training
 
             if worth_training(query.prepared, query.request, rows, budget):
-                assert budget is not None
                 say = partial(click.echo, err=True)
                 found, left = trained(
                     query.prepared, query.request, rows, budget, Path(folder), seed=seed, say=say
@@ -72,17 +70,10 @@ def _place(save: str, case: Case, asked: Sequence[Case]) -> Path:
     return Path(save) if len(asked) == 1 else Path(save) / f"row-{case.row}"
 
 
-def may_train(rows: Sequence[object], budget: float | None) -> bool:
-    """A look at the numbers alone, so that torch is not imported for it."""
-    return budget is not None and len(rows) > 1
-
-
 def _draw(
     query: Query, asked: Sequence[Case], n: int | None, seed: int, budget: float | None, save: str | None,
     format: str,
 ) -> None:  # fmt: skip
-    from posterior_lm.api.engine import draw
-    from posterior_lm.cli.output import json_text, progress, show_posterior
 
     found = []
     program = query.prepared

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from posterior_lm.api.score import score
 from posterior_lm.cli.commands import Command
+from posterior_lm.cli.given import cases, open_query, texts
 from posterior_lm.cli.options import data_options, format_option
+from posterior_lm.cli.output import json_text, show_score
 
 
 @click.command(cls=Command)
@@ -25,10 +28,6 @@ def command(
       plm score programs/tempered_continuation.plm --given prompt="Mia has a cat." \\
         --value next=" She likes the cat."
     """
-    from posterior_lm.api.score import score
-    from posterior_lm.cli.given import cases, open_query, texts
-    from posterior_lm.cli.output import json_text, show_score
-
     query = open_query(file, lm, allow_use=allow_use)
     values = texts("--value", value)
     scores = [

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import statements
+from posterior_lm.lang.automaton import surely_some_text
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, PlmError
 from posterior_lm.lang.typed import CheckedModule, Type
+from posterior_lm.lm.registry import peek_tokenizer, resolve
 
 if TYPE_CHECKING:
     from posterior_lm.lm.base import Tokenizer
@@ -112,7 +114,6 @@ def never_empty(type_: Type) -> bool:
     if asked := _SPELT & set(options):
         if asked != {"pattern"} or "canonical" in options:
             return False
-        from posterior_lm.lang.automaton import surely_some_text
 
         return surely_some_text(str(options["pattern"]), _text(stop), _text(options.get("chars")), low, high)
     room = high if stop is None else high - len(str(stop).encode())
@@ -134,7 +135,6 @@ def _tokenizer(spec: str | None, name: str) -> Tokenizer | None:
     if spec is None:
         return None
     base = None if name == "-" else Path(name).resolve().parent
-    from posterior_lm.lm.registry import peek_tokenizer, resolve
 
     try:
         path = resolve(spec, base).path

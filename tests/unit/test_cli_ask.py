@@ -83,6 +83,16 @@ def test_importance_obeys_n_and_the_seed() -> None:
     assert len({d["values"]["z"] for d in one["draws"]}) == len(one["draws"])
 
 
+def test_rows_are_drawn_with_one_seed_as_the_help_says(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"start": "a", "end": "a"}\n' * 2)
+    words = ("run", WALK, "--data", rows, "-n", 8, "--seed", 3, "--method", "importance")
+    first, second = asked(*words)
+    assert first == second and first["seed"] == 3
+    told = " ".join(plm("run", "--help").stdout.split())
+    assert "All are drawn with the same seed" in told and "--budget is for each row" in told
+
+
 def test_rows_give_a_list_and_one_row_an_object() -> None:
     both = asked("run", WALK, "--data", ROWS)
     assert isinstance(both, list) and len(both) == 2

@@ -15,7 +15,8 @@ from posterior_lm.amortize.fit import METRICS
 from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.progress import Progress
 from posterior_lm.api.query import loads
-from posterior_lm.cli.fit import line, number_or_text
+from posterior_lm.cli.fit import line
+from posterior_lm.cli.options import number_or_text
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL
 

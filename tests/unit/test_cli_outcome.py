@@ -12,7 +12,8 @@ import sys
 import pytest
 
 from posterior_lm.cli import commands
-from posterior_lm.cli.output import json_text, quoted
+from posterior_lm.cli.main import COMMANDS
+from posterior_lm.cli.output import has_color, json_text, quoted
 from posterior_lm.lang.diagnostics import InternalError
 from tests.cli import ROOT, ROWS, WALK, plm, process
 
@@ -30,7 +31,7 @@ def test_our_mistakes_apologise_in_one_line(problem: Exception, monkeypatch: pyt
     def fail(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("posterior_lm.lang.driver.compile_source", fail)
+    monkeypatch.setattr("posterior_lm.cli.check.compile_source", fail)
     result = plm("check", WALK)
     assert result.exit_code == 70 and result.stdout == ""
     assert (
@@ -45,7 +46,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("posterior_lm.api.engine.draw", interrupt)
+    monkeypatch.setattr("posterior_lm.cli.run.draw", interrupt)
     result = plm("run", WALK, *GIVEN)
     assert result.exit_code == 130 and "interrupted" in result.stderr and "Traceback" not in result.stderr
 
@@ -76,8 +77,8 @@ def test_no_color_and_dumb_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv(name, value)
-        assert commands.has_color(Terminal()) is color
-    assert not commands.has_color(object())
+        assert has_color(Terminal()) is color
+    assert not has_color(object())
 
 
 # ------------------------------------------------------------- processes
@@ -103,6 +104,7 @@ except SystemExit as leaving:
     (("fmt", "--check", ROOT / "programs"), "torch,transformers,numpy,networkx,rich"),
     (("graph", STORY), "torch,transformers,rich"),
     (("run", WALK, "--data", ROWS), "torch,transformers,rich"),
+    *(((name, "--help"), "torch,transformers,rich") for name in COMMANDS),
 ])  # fmt: skip
 def test_what_is_never_imported(args: tuple[object, ...], banned: str) -> None:
     result = process(banned, *args, code=IMPORTS)
@@ -110,7 +112,8 @@ def test_what_is_never_imported(args: tuple[object, ...], banned: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "most"), [(("--help",), 0.3), (("check", STORY), 0.5), (("check", "programs"), 0.5)]
+    ("args", "most"),
+    [(("--help",), 0.3), (("check", STORY), 0.5), (("check", "programs"), 0.5), (("run", "--help"), 1.0)],
 )
 def test_answers_in_time(args: tuple[str, ...], most: float) -> None:
     """Processor time of the whole process: the wall clock of a busy machine says little."""

@@ -28,9 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("it drew")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("posterior_lm.api.engine.draw", never)
-    monkeypatch.setattr("posterior_lm.validate.comparison.compare", never)
-    monkeypatch.setattr("posterior_lm.validate.calibration.calibrate", never)
+    monkeypatch.setattr("posterior_lm.cli.report.draw", never)
+    monkeypatch.setattr("posterior_lm.cli.compare.compare", never)
+    monkeypatch.setattr("posterior_lm.cli.calibrate.calibrate", never)
     for name in ("number.plm", "number.png"):
         (tmp_path / name).write_text(NUMBER)
     (tmp_path / "rows.jsonl").write_text('{"seen": 4}\n')
