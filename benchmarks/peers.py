@@ -38,7 +38,8 @@ from attrs import define, frozen
 
 from benchmarks.floor import Recorder, replay, seconds
 from posterior_lm.api.query import loads
-from posterior_lm.infer.base import Draws, InferenceAlgorithm, run
+from posterior_lm.infer.base import InferenceAlgorithm, run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.smc import Smc

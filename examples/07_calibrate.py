@@ -16,7 +16,7 @@ import numpy as np
 from attrs import evolve
 
 import posterior_lm as plm
-from posterior_lm.infer.base import Draws
+from posterior_lm.infer.draws import Draws
 from posterior_lm.target.target import Target
 from posterior_lm.validate.calibration import calibration_of
 from posterior_lm.validate.exact_draws import exact_draws

@@ -10,7 +10,7 @@ from attrs import frozen
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
-    from posterior_lm.infer.base import Draws
+    from posterior_lm.infer.draws import Draws
     from posterior_lm.infer.guide import Guide
     from posterior_lm.target.target import Target
 

@@ -19,7 +19,7 @@ from posterior_lm.amortize.manifest import (
     other_digests,
     read_manifest,
 )
-from posterior_lm.infer.auto import Offer
+from posterior_lm.infer.base import Offer
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.storage import together
 from posterior_lm.target.prepared import PreparedProgram

@@ -13,7 +13,8 @@ import numpy as np
 
 from posterior_lm.api.posterior import Posterior
 from posterior_lm.graph import lower, optimize, verify
-from posterior_lm.infer.auto import Offer, infer
+from posterior_lm.infer.auto import infer
+from posterior_lm.infer.base import Offer
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.typed import CheckedModule

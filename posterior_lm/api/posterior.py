@@ -11,7 +11,7 @@ import numpy as np
 from attrs import field, fields, frozen
 
 from posterior_lm.api import saved
-from posterior_lm.infer.base import Draws
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.base import ModelIdentity

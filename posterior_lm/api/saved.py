@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.base import Certificate, Chains, Draws, SmcReport
+from posterior_lm.infer.draws import Certificate, Chains, Draws, SmcReport
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.base import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into

@@ -18,7 +18,8 @@ from posterior_lm.baselines.decoding import Decoding, Ids, by_chance, decode, in
 from posterior_lm.baselines.plain import PlainSupport, said
 from posterior_lm.baselines.prompts import guide_readings, prior_readings, with_examples
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.base import Info
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError, error

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Draws, Info, run
+from posterior_lm.infer.base import Info, Offer, run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, METHODS, Method
 from posterior_lm.infer.weights import ess, log_evidence
@@ -26,34 +27,6 @@ CLEARLY = 0.5
 UNSEEN = 3.0
 """Nats. An unbiased estimate of the evidence is above it by 3 nats in at most 5 % of the cases
 (Markov's inequality), so whose estimate is that far above the other's has seen mass that the other has not."""
-
-
-@frozen(eq=False)
-class Offer:
-    """A stored policy: where it lies, what its certificate says, and how to make its guide.
-
-    `level` is good, usable, poor or uncertified; `beats_prior` whether its mean ESS is above
-    the prior's.
-    """
-
-    where: str
-    level: str
-    beats_prior: bool
-    guide: Callable[[], Guide]
-
-    @property
-    def name(self) -> str:
-        return f"the policy in {self.where}"
-
-    @property
-    def trusted(self) -> bool:
-        """Whether `auto` may use it."""
-        return self.level == "good" or (self.level == "usable" and self.beats_prior)
-
-    @property
-    def state(self) -> str:
-        """Its verdict, in words that follow its name."""
-        return "which is not certified" if self.level == "uncertified" else f"whose verdict is {self.level}"
 
 
 def backend_of(method: str) -> Backend:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from posterior_lm.infer.base import Draws, InferenceAlgorithm
+from posterior_lm.infer.base import InferenceAlgorithm, Offer
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-
-if TYPE_CHECKING:
-    from posterior_lm.infer.auto import Offer
 
 
 class Backend:

@@ -1,4 +1,4 @@
-"""What an inference algorithm is: `init`, `step`, `sample`; and what it draws.
+"""What an inference algorithm is: `init`, `step`, `sample`.
 
 `init(rng, target, guide) -> state`, `step(rng, state) -> (state, info)`,
 `sample(rng, state, n) -> Draws`. States are frozen, and one may be unfinished: `sample`
@@ -9,181 +9,17 @@ live in `run`, never in a step.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import numpy as np
 from attrs import evolve, frozen
 
-from posterior_lm.infer import weights
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import Value, count
-
-
-@frozen
-class Certificate:
-    """What exact enumeration knows of what it did not list.
-
-    `covered` is Σ exp(log reward) over the listed values, as a log; `rest` an upper
-    bound of the same sum over all others, as a log (+inf where there is none);
-    `complete` where nothing is left. All in nats. The bound is safe and often far
-    too large; `estimate` is an unbiased estimate of exp(rest) from draws below what
-    was opened, relative to exp(covered), with its standard error `estimate_se`.
-    """
-
-    covered: float
-    rest: float
-    complete: bool
-    listed: int
-    estimate: float | None = None
-    estimate_se: float | None = None
-
-    @property
-    def missing_share(self) -> float:
-        """At most this share of the posterior is not listed; 1 where the bound says nothing."""
-        if self.complete or self.rest == -math.inf:
-            return 0.0
-        if self.rest == math.inf or self.covered == -math.inf:
-            return 1.0
-        return float(np.exp(self.rest - np.logaddexp(self.covered, self.rest)))
-
-    @property
-    def likely_missing_share(self) -> float:
-        """The share not listed, by the estimate plus twice its standard error; never above the bound."""
-        if self.estimate is None or self.estimate_se is None:
-            return self.missing_share
-        most = self.estimate + 2 * self.estimate_se
-        return min(self.missing_share, most / (1 + most))
-
-
-@frozen(eq=False)
-class SmcReport:
-    """What sequential Monte Carlo did to get its draws.
-
-    `least_ess` is the smallest effective sample size that the particles had at any
-    time, the end included; `ancestors` how many of the particles of the beginning
-    have a descendant among the draws with a positive weight; `resampled` how often.
-    `variance` estimates that of the evidence, relative to its square, without bias and so sometimes below 0
-    (Lee and Whiteley 2018).
-    `origin` (N,) is the particle of the beginning that each draw comes from.
-    """
-
-    least_ess: float
-    ancestors: int
-    resampled: int
-    variance: float = 0.0
-    origin: np.ndarray | None = None
-
-
-@frozen(eq=False)
-class Chains:
-    """Which Markov chain each draw is from, and how far the chains agree.
-
-    Shapes: `of_draw` (N,) from 0 to number − 1. `rhat` is the worst and `bulk_ess` the least
-    (Vehtari et al. 2021) over the log reward, the length of every text and the value of every
-    int, the ESS at most the number of draws; None where they cannot be computed. `acceptance` is the share of moves that were accepted.
-    """
-
-    number: int
-    of_draw: np.ndarray
-    rhat: float | None
-    bulk_ess: float | None
-    acceptance: float
-
-
-@frozen(eq=False)
-class Draws:
-    """Weighted values: N draws with log weights, and where they came from.
-
-    Shapes: each column of `values` N, `log_weights` (N,), `log_reward` (N,),
-    `log_prob` (N,) of the proposal (None where draws are listed, not proposed).
-    `particles` is there for sequential Monte Carlo. `chains` is there for Markov
-    chains, whose draws have equal weights and say nothing of the evidence. `decoded` draws
-    are what a decoder says: they have equal weights too, and are no draws from the posterior.
-    """
-
-    values: Mapping[str, tuple[Value, ...]]
-    log_weights: np.ndarray
-    log_reward: np.ndarray
-    method: str
-    log_prob: np.ndarray | None = None
-    certificate: Certificate | None = None
-    reason: str = ""
-    seconds: float = 0.0
-    particles: SmcReport | None = None
-    chains: Chains | None = None
-    decoded: bool = False
-
-    def __len__(self) -> int:
-        return len(self.log_weights)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the draws are listed values, each once, rather than samples."""
-        return self.certificate is not None
-
-    @property
-    def distinct(self) -> int:
-        """How many different values there are among the draws with a positive weight."""
-        columns = list(self.values.values())
-        alive = np.flatnonzero(np.isfinite(self.log_weights))
-        return len({tuple(column[d].ids for column in columns) for d in alive})
-
-    @property
-    def normalized_weights(self) -> np.ndarray:
-        """(N,) weights that sum to 1."""
-        return weights.normalize(self.log_weights)
-
-    @property
-    def log_evidence(self) -> float | None:
-        """Nats: log of the mean weight, or of the sum where values are listed; None for Markov chains and decoders."""
-        if self.chains is not None or self.decoded:
-            return None
-        if self.exact:
-            return weights.logsumexp(self.log_weights)
-        return weights.log_evidence(self.log_weights)
-
-    @property
-    def log_evidence_se(self) -> float | None:
-        """Standard error in nats; 0 for a complete list, None where it is not known.
-
-        That is so for a list with a rest, for Markov chains and for decoders. The last weights of particles
-        show the spread since the last resampling only, so theirs comes from their ancestors.
-        """
-        if self.certificate is not None:
-            return 0.0 if self.certificate.complete else None
-        if self.chains is not None or self.decoded:
-            return None
-        if self.particles is not None and self.particles.resampled:
-            return math.sqrt(max(0.0, self.particles.variance))
-        return weights.log_evidence_se(self.log_weights)
-
-    @property
-    def ess(self) -> float | None:
-        """How many independent draws would be as good; that of the chains where there are some; None for decoders."""
-        if self.exact or self.decoded:
-            return None
-        return weights.ess(self.log_weights) if self.chains is None else self.chains.bulk_ess
-
-    @property
-    def independent(self) -> float | None:
-        """How many independent draws averages rest on: draws of one ancestor, or of one chain, are not.
-
-        Of particles that were resampled, 1 / Σ (share of an ancestor)²; else the ESS.
-        """
-        if self.particles is None or self.particles.origin is None or not self.particles.resampled:
-            return self.ess
-        shares = np.bincount(self.particles.origin, weights=self.normalized_weights)
-        return float(1.0 / np.sum(shares**2))
-
-    @property
-    def khat(self) -> float | None:
-        """Of the weights; None for listed values, and for Markov chains and decoders, whose weights are equal."""
-        equal = self.chains is not None or self.decoded
-        return None if self.exact or equal else weights.khat(self.log_weights)
+from posterior_lm.target.values import count
 
 
 @frozen
@@ -236,3 +72,31 @@ def run(
     draws = algorithm.sample(rng, state, n)
     count(draws.values)
     return evolve(draws, seconds=time.monotonic() - began)
+
+
+@frozen(eq=False)
+class Offer:
+    """A stored policy: where it lies, what its certificate says, and how to make its guide.
+
+    `level` is good, usable, poor or uncertified; `beats_prior` whether its mean ESS is above
+    the prior's.
+    """
+
+    where: str
+    level: str
+    beats_prior: bool
+    guide: Callable[[], Guide]
+
+    @property
+    def name(self) -> str:
+        return f"the policy in {self.where}"
+
+    @property
+    def trusted(self) -> bool:
+        """Whether `auto` may use it."""
+        return self.level == "good" or (self.level == "usable" and self.beats_prior)
+
+    @property
+    def state(self) -> str:
+        """Its verdict, in words that follow its name."""
+        return "which is not certified" if self.level == "uncertified" else f"whose verdict is {self.level}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from attrs import frozen
@@ -21,33 +21,6 @@ class Chooser(Protocol):
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
         """(M,) for draws at one point: a place in `probs` (C,), whose values' tokens are `ids`; −1 for none."""
-        ...
-
-
-@runtime_checkable
-class Steering(Chooser, Protocol):
-    """A chooser that weighs draws on their way, drops dead ones and puts copies of others in their place."""
-
-    @property
-    def scores_forced(self) -> bool:
-        """Whether the end-of-text that a full length forces is looked up, which costs a step."""
-        ...
-
-    def alive(self) -> np.ndarray:
-        """(N,) bool: the draws that may still have a positive weight; the others are not extended."""
-        ...
-
-    def before(self, draws: np.ndarray, log_mass: np.ndarray) -> np.ndarray | None:
-        """Before a choice: the log mass that each of these draws may choose from (M,).
-
-        Returns (N,) ancestors where the draws are resampled: draw d goes on as draw ancestors[d].
-        """
-        ...
-
-    def after(
-        self, prefixes: Sequence[tuple[int, ...]], ended: Sequence[bool], draws: Sequence[np.ndarray]
-    ) -> None:
-        """After a choice: distinct prefixes, whether each is a whole value, and the draws that stand there."""
         ...
 
 

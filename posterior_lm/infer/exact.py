@@ -11,24 +11,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, evolve, field, frozen
 
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Certificate, Draws, Info
+from posterior_lm.infer.base import Info, Offer
 from posterior_lm.infer.bounds import upper_bound
 from posterior_lm.infer.children import SMALL, Branching, Family, Partial, support_size
+from posterior_lm.infer.draws import Certificate, Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.infer.zero_weight import all_dead
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-
-if TYPE_CHECKING:
-    from posterior_lm.infer.auto import Offer
 
 BATCH = 256
 """Prefixes opened per model call."""

@@ -9,21 +9,18 @@ long as it can draw everything in the support.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.base import Info, Offer
 from posterior_lm.infer.children import LARGE
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
 from posterior_lm.infer.zero_weight import all_dead
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
-
-if TYPE_CHECKING:
-    from posterior_lm.infer.auto import Offer
 
 
 @frozen(eq=False)

@@ -15,9 +15,10 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer import weights
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Chains, Draws, Info
+from posterior_lm.infer.base import Info
 from posterior_lm.infer.chains import agreement, features_of
 from posterior_lm.infer.choose import Sample
+from posterior_lm.infer.draws import Chains, Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.infer.moves import (
     Proposed,

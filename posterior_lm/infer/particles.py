@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
-from posterior_lm.infer.base import SmcReport
 from posterior_lm.infer.choose import Chooser, Sample
+from posterior_lm.infer.draws import SmcReport
 from posterior_lm.infer.resampling import SCHEMES
 from posterior_lm.infer.weights import ess, logsumexp, normalize
 from posterior_lm.target.values import Value
@@ -41,6 +41,42 @@ class Dice(Sample):
 
     def ancestors(self, weights: np.ndarray) -> np.ndarray:
         return SCHEMES[self.scheme](weights, self.rng.random)
+
+
+@define(eq=False)
+class Retained:
+    """Chance for all particles but the first, which follows given tokens and is its own ancestor.
+
+    The ancestors of the others are drawn independently, for which keeping one is right as
+    it stands; other schemes need a form of their own (Chopin & Singh 2015).
+    """
+
+    others: Sample
+    ids: Sequence[tuple[int, ...]]
+    """Of each latent in turn."""
+    latent: int = -1
+
+    def ancestors(self, weights: np.ndarray) -> np.ndarray:
+        found = self.others.rng.choice(len(weights), size=len(weights), p=weights)
+        found[0] = 0
+        return found
+
+    def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
+        picked = np.array(self.others.tokens(draws, point, step, probs))
+        place = np.flatnonzero(draws == 0)
+        if len(place):
+            self.latent += step == 0
+            own = self.ids[self.latent]
+            picked[place] = own[step] if step < len(own) else probs.shape[1] - 1
+        return picked
+
+    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
+        picked = np.array(self.others.values(draws, probs, ids))
+        place = np.flatnonzero(draws == 0)
+        if len(place):
+            self.latent += 1
+            picked[place] = list(ids).index(self.ids[self.latent])
+        return picked
 
 
 @frozen(eq=False)

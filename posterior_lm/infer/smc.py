@@ -16,29 +16,27 @@ infilling (docs/how-to/choose-a-method.md). There the draws are those of importa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Draws, Info, SmcReport
+from posterior_lm.infer.base import Info, Offer, run
 from posterior_lm.infer.children import LARGE
-from posterior_lm.infer.conditional_smc import log_evidence_given
+from posterior_lm.infer.choose import Sample
+from posterior_lm.infer.draws import Draws, SmcReport
 from posterior_lm.infer.guide import Guide, PriorGuide, StepGuide
-from posterior_lm.infer.particles import Chance, Dice, Particles, together
+from posterior_lm.infer.particles import Chance, Dice, Particles, Retained, together
 from posterior_lm.infer.schedule import Atom, Stage, log_terms, on_the_way, stages
 from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
 from posterior_lm.infer.walk import Walk
-from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.weights import log_evidence, logsumexp
 from posterior_lm.infer.zero_weight import all_dead, all_dead_on_the_way
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, take
-
-if TYPE_CHECKING:
-    from posterior_lm.infer.auto import Offer
 
 
 @frozen(eq=False)
@@ -268,6 +266,27 @@ def _finished(target: Target, particles: Particles) -> Draws:
     values = {name: tuple(column) for name, column in particles.values.items()}
     report = particles.report(log_weights)
     return Draws(values, log_weights, log_reward, "smc", particles.log_q, particles=report)
+
+
+def log_evidence_given(
+    smc: Smc,
+    target: Target,
+    guide: Guide | None,
+    values: Mapping[str, Value],
+    n: int,
+    rng: np.random.Generator,
+) -> float:
+    """log Ẑ in nats of n particles, of which one has these values; +∞ where the guide cannot draw them.
+
+    With z* an exact posterior draw kept among N particles, E[1/Ẑ] = 1/Z, so E log Ẑ ≥ log Z:
+    the other side of the bound that a run without it gives (Andrieu, Doucet & Holenstein
+    2010, §4.3, conditional SMC; Grosse, Ghahramani & Adams 2015).
+    """
+    retained = Retained(Sample(rng), [values[name].ids for name in target.names])
+    kept = evolve(smc, draws=n, batch=None, chance=lambda rng, scheme: retained)
+    draws = run(kept, target, n=n, rng=rng, guide=guide)
+    assert draws.log_prob is not None
+    return math.inf if draws.log_prob[0] == -math.inf else log_evidence(draws.log_weights)
 
 
 class _Smc(Backend):

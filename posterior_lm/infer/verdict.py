@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from posterior_lm.infer.base import Chains, Draws
+from posterior_lm.infer.draws import Chains, Draws
 
 FEW, MANY = 10.0, 100.0
 """Below the first an average rests on a handful of draws; from the second on its error is 10 % of the spread."""

@@ -26,7 +26,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.api.engine import draw
 from posterior_lm.api.posterior import Z90, Estimate, Posterior
-from posterior_lm.infer.base import Draws
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import normalize
 from posterior_lm.lang.diagnostics import InferenceError, error

@@ -54,7 +54,7 @@ from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, take
 
 if TYPE_CHECKING:
-    from posterior_lm.infer.base import Draws
+    from posterior_lm.infer.draws import Draws
 
 MOST_ANSWERS = 64
 """Distinct answers that are scored under every draw, those drawn most often."""

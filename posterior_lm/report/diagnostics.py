@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.infer.base import Chains, Draws
+from posterior_lm.infer.draws import Chains, Draws
 from posterior_lm.report.markup import Html, el, join, number, plural, share
 from posterior_lm.report.plots import Axes, band, bars, dots, line, plot, rule, span
 

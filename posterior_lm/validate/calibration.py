@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.base import Info
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.storage import plain

@@ -16,7 +16,8 @@ from attrs import evolve, frozen
 
 from posterior_lm.api.engine import policy_offer
 from posterior_lm.infer.auto import infer
-from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.base import Info
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError

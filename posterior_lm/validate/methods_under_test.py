@@ -9,7 +9,8 @@ from attrs import field, frozen
 
 from posterior_lm.api.engine import policy_offer
 from posterior_lm.infer import auto
-from posterior_lm.infer.base import Draws, run
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.methods import AUTO, METHODS

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from posterior_lm.infer.base import Draws, run
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.resampling import SCHEMES
 from posterior_lm.infer.smc import Smc

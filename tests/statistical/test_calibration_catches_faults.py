@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.api.query import Query, loads
 from posterior_lm.infer import importance
-from posterior_lm.infer.base import Chains, Draws
+from posterior_lm.infer.draws import Chains, Draws
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.target import Target

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from posterior_lm.infer.base import Draws, run
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.importance import Importance, log_weights

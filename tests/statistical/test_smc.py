@@ -11,7 +11,8 @@ import pytest
 from attrs import frozen
 
 from posterior_lm import loads
-from posterior_lm.infer.base import Draws, run
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.importance import Importance

@@ -7,7 +7,8 @@ import pytest
 from attrs import frozen
 
 from posterior_lm.api.query import loads
-from posterior_lm.infer.auto import Offer, choose, doubt, infer
+from posterior_lm.infer.auto import choose, doubt, infer
+from posterior_lm.infer.base import Offer
 from posterior_lm.infer.children import SMALL
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.weights import logsumexp

@@ -13,11 +13,11 @@ import pytest
 from attrs import evolve
 
 from posterior_lm.api.query import Query, loads
-from posterior_lm.infer.base import Chains, Draws, run
-from posterior_lm.infer.conditional_smc import log_evidence_given
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import Chains, Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.smc import Smc
+from posterior_lm.infer.smc import Smc, log_evidence_given
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.values import Value
 from posterior_lm.validate.calibration import ALPHA, Calibration, _frequency, _independent, calibration_of

@@ -10,7 +10,7 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.cli.output import show_posterior
-from posterior_lm.infer.base import Chains, SmcReport
+from posterior_lm.infer.draws import Chains, SmcReport
 from tests.cli import plm as run
 
 NUMBER = """program number(seen: int(0..9)) {

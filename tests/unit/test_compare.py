@@ -12,7 +12,7 @@ import pytest
 
 from posterior_lm.api.query import loads
 from posterior_lm.infer import importance, smc
-from posterior_lm.infer.base import Certificate, Draws
+from posterior_lm.infer.draws import Certificate, Draws
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.base import Branch, Request
 from posterior_lm.lm.counting import Count, CountingModel

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posterior_lm.infer import weights
-from posterior_lm.infer.base import Certificate, Draws
+from posterior_lm.infer.draws import Certificate, Draws
 
 LOGS = st.lists(st.one_of(st.floats(-30, 30), st.just(-math.inf)), min_size=2, max_size=40).filter(
     lambda logs: any(math.isfinite(x) for x in logs)

@@ -14,7 +14,7 @@ import posterior_lm as plm
 from posterior_lm.api.posterior import Posterior
 from posterior_lm.cli.output import show_posterior
 from posterior_lm.infer import auto
-from posterior_lm.infer.base import Chains, Draws, SmcReport
+from posterior_lm.infer.draws import Chains, Draws, SmcReport
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import checked
 from posterior_lm.infer.verdict import verdict

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from attrs import define, evolve, field
 
-from posterior_lm.infer.base import SmcReport
+from posterior_lm.infer.draws import SmcReport
 from posterior_lm.infer.particles import Dice, Particles, together
 from posterior_lm.infer.weights import ess, logsumexp
 from posterior_lm.target.values import Value

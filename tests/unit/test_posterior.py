@@ -11,7 +11,7 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.infer import weights
-from posterior_lm.infer.base import Certificate, Draws
+from posterior_lm.infer.draws import Certificate, Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.target.values import Value
 

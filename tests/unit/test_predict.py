@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.infer.base import Certificate, Chains, Draws, SmcReport
+from posterior_lm.infer.draws import Certificate, Chains, Draws, SmcReport
 from posterior_lm.predict.by_draws import Mixture, independent, intervals, standard_errors
 from posterior_lm.target.values import Value
 from tests.strategies import table

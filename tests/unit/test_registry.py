@@ -17,9 +17,9 @@ from torch import Tensor
 from posterior_lm.amortize.manifest import read_manifest
 from posterior_lm.amortize.trajectories import Loss, Trajectories, log_ratio, mean_of
 from posterior_lm.api.query import load, loads
-from posterior_lm.infer.auto import Offer
 from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Draws, Info
+from posterior_lm.infer.base import Info, Offer
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import log_weights
 from posterior_lm.infer.methods import AUTO, METHODS, OBJECTIVES, Method, Objective, OptionType, register

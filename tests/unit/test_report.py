@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.infer.base import Chains, SmcReport
+from posterior_lm.infer.draws import Chains, SmcReport
 from posterior_lm.report.diagnostics import running
 from posterior_lm.report.facts import Facts, gather
 from posterior_lm.report.markup import VOID, el, number, share, text_span

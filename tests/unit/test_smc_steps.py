@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from posterior_lm.infer import base
-from posterior_lm.infer.base import Draws, Info, run
+from posterior_lm.infer.base import Info, run
+from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.particles import Dice
 from posterior_lm.infer.smc import Smc, State
