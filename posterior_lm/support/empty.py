@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from posterior_lm.lang.diagnostics import Diagnostic, error, shown
@@ -67,25 +65,6 @@ def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | 
         "no value is left",
         help="drop canonical=true, or widen tokens=",
     )
-
-
-def impossible(spec: TextSpec, span: Span | None) -> Diagnostic:
-    """PLM335: no text at all satisfies the options and conditions together."""
-    parts = [f"pattern {shown(spec.pattern, 20)}"] if spec.pattern is not None else []
-    if spec.stop is not None:
-        parts.append(f"stop={spec.stop!r}")
-    if spec.chars is not None:
-        parts.append(f"chars={shown(spec.chars, 20)}")
-    if spec.also:
-        parts.append("the conditions")
-    message = f"no text satisfies {' and '.join(parts)}"
-    if spec.pattern is not None and spec.stop is not None:
-        help = (
-            f"the stop is a part of the text: let the pattern end in {re.escape(spec.stop)}, and nowhere else"
-        )
-    else:
-        help = "let them have one text in common"
-    return error("PLM335", message, span, "no text is left", help=help)
 
 
 def _no_match(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from posterior_lm.lang.diagnostics import CompileError
+import re
+
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error, shown
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
 from posterior_lm.support.bytes_dfa import BytesDfa, text_dfa
 from posterior_lm.support.characters import any_bytes, any_characters, these_characters
-from posterior_lm.support.empty import impossible
 from posterior_lm.support.products import MOST_STATES, both
 from posterior_lm.support.regular import pattern_dfa
 from posterior_lm.support.spec import TextSpec
@@ -38,7 +39,7 @@ def language(spec: TextSpec, span: Span | None = None) -> BytesDfa:
         except PatternError:
             continue
     if not dfa.accepting.any():
-        raise CompileError(impossible(spec, span))
+        raise CompileError(_no_text(spec, span))
     return dfa
 
 
@@ -46,3 +47,22 @@ def _small(dfa: BytesDfa) -> BytesDfa:
     if len(dfa.table) > MOST_STATES:
         raise PatternError("too large", "the pattern needs too many states")
     return dfa
+
+
+def _no_text(spec: TextSpec, span: Span | None) -> Diagnostic:
+    """PLM335: no text at all satisfies the options and conditions together."""
+    parts = [f"pattern {shown(spec.pattern, 20)}"] if spec.pattern is not None else []
+    if spec.stop is not None:
+        parts.append(f"stop={spec.stop!r}")
+    if spec.chars is not None:
+        parts.append(f"chars={shown(spec.chars, 20)}")
+    if spec.also:
+        parts.append("the conditions")
+    message = f"no text satisfies {' and '.join(parts)}"
+    if spec.pattern is not None and spec.stop is not None:
+        help = (
+            f"the stop is a part of the text: let the pattern end in {re.escape(spec.stop)}, and nowhere else"
+        )
+    else:
+        help = "let them have one text in common"
+    return error("PLM335", message, span, "no text is left", help=help)
