@@ -31,7 +31,7 @@ from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.validate import validate_data
 
 RANK = 32
 SPEED_STEPS = 8
@@ -41,7 +41,7 @@ def ours(known: KnownTarget, held_out: HeldOut, options: dict[str, object]) -> t
     """A trainer of ours on the target's rows."""
     graph, models = known.query.graph, dict(held_out.models)
     program = known.query.prepared.with_models(models)
-    data = [bind_data(graph, row) for row in known.train]
+    data = [validate_data(graph, row) for row in known.train]
     settings = settings_of({"rank": RANK, **options})
     rows = Rows(program, data)
     lm = next(iter(rows.readings(0).values())).lm

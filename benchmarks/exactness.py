@@ -32,7 +32,7 @@ from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.amortize.train import Trainer
 from posterior_lm.infer.methods import OBJECTIVES, losses
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.validate import validate_data
 
 AIM = {"tv": 0.08, "worst": 0.15, "ess": 0.9, "seconds": 180}
 
@@ -74,7 +74,7 @@ def run(
     graph = known.query.graph
     program = known.query.prepared
     models = program.models
-    data = [bind_data(graph, row) for row in known.train]
+    data = [validate_data(graph, row) for row in known.train]
     results: list[dict[str, object]] = []
     compiled: dict[bool, tuple[dict, dict, dict]] = {}
     for objective in objectives:

@@ -24,7 +24,7 @@ from posterior_lm.lm.base import Tokenizer
 from posterior_lm.lm.tokenizer import load_tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
-from posterior_lm.support.parser import matcher
+from posterior_lm.support.grammar_parser import matcher
 from posterior_lm.support.spec import TextSpec
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models" / "gpt2-tokenizer"

@@ -45,9 +45,9 @@ from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.lm.base import Request, Scores
 from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.support.base import Support
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
+from posterior_lm.target.validate import validate_data
 
 Ids = tuple[int, ...]
 
@@ -247,7 +247,9 @@ class Recipe:
     def _row(self, number: int) -> tuple[Target, Ids]:
         if number not in self._bound:
             graph = self.known.query.graph
-            target = PreparedProgram.of(graph, {"base": self.scorer}).bind_valid(bind_data(graph, self.known.train[number]))
+            target = PreparedProgram.of(graph, {"base": self.scorer}).bind_valid(
+                validate_data(graph, self.known.train[number])
+            )
             if len(target.latents) != 1 or len(target.latents[0].support.stop_ids) != 1:
                 raise SystemExit("the recipe needs one latent that ends with a stop token of its own")
             reading = readings_of(target)[target.names[0]]

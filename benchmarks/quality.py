@@ -23,9 +23,9 @@ from posterior_lm.api.query import Query
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess
 from posterior_lm.lm.base import LanguageModel
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
+from posterior_lm.target.validate import validate_data
 from posterior_lm.validate.comparison import cell_distances
 
 DRAWS = 400
@@ -175,7 +175,7 @@ class HeldOut:
         kept: Sequence[Row] = known.held_out[:rows]
         return cls(
             tuple(
-                PreparedProgram.of(query.graph, models).bind_valid(bind_data(query.graph, row))
+                PreparedProgram.of(query.graph, models).bind_valid(validate_data(query.graph, row))
                 for row in kept
             ),
             tuple(exact_listing(query, row, cache=cache) for row in kept),

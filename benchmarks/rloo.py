@@ -40,9 +40,9 @@ from posterior_lm.amortize.reading import readings_of
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.lm.base import LanguageModel, Request
 from posterior_lm.lm.tiny import WEIGHTS
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
+from posterior_lm.target.validate import validate_data
 
 Ids = tuple[int, ...]
 
@@ -65,7 +65,9 @@ class Reward:
     @classmethod
     def of(cls, known: KnownTarget, models: dict[str, LanguageModel]) -> Reward:
         graph = known.query.graph
-        targets = [PreparedProgram.of(graph, models).bind_valid(bind_data(graph, row)) for row in known.train]
+        targets = [
+            PreparedProgram.of(graph, models).bind_valid(validate_data(graph, row)) for row in known.train
+        ]
         contexts = []
         for target in targets:
             (name,) = target.names

@@ -43,14 +43,14 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
     from posterior_lm.amortize.settings import settings_of
     from posterior_lm.amortize.simulate import Simulator
     from posterior_lm.api.query import loads
-    from posterior_lm.target.binding import bind_data
+    from posterior_lm.target.validate import validate_data
 
     query = loads(PROGRAM.format(n=latent))
     graph = query.graph
     names = ("Tom", "Mia", "Leo", "Anna", "Ben", "Kate", "Max", "Lucy")
     ending = " ".join([SENTENCE] * max(1, suffix // 9))
     data = [
-        bind_data(graph, {"opening": f"{a} and {b} played in the park.", "ending": ending})
+        validate_data(graph, {"opening": f"{a} and {b} played in the park.", "ending": ending})
         for a in names for b in names if a != b
     ]  # fmt: skip
     program = query.prepared

@@ -29,7 +29,7 @@ from posterior_lm.amortize.rows import Rows
 from posterior_lm.amortize.settings import settings_of
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.lm.forward import Forward
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.validate import validate_data
 
 AIM = 1.5
 
@@ -73,7 +73,7 @@ def measure(name: str, stage: str, steps: int) -> dict[str, float]:
     graph = known.query.graph
     program = known.query.prepared
     models = program.models
-    data = [bind_data(graph, row) for row in known.train]
+    data = [validate_data(graph, row) for row in known.train]
     settings = settings_of({"compile": 1.0 if stage == "compile" else 0.0, "steps": 10_000, "seeds": 0})
     rows = Rows(program, data)
     lm = next(iter(rows.readings(0).values())).lm

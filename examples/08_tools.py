@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posterior_lm as plm
 from posterior_lm.api.posterior import Posterior
-from posterior_lm.support.splices import spliced
+from posterior_lm.support.base import spliced
 
 QUESTIONS = ["6 - 9 - 7 = ?", "9 + 7 - 3 + 8 = ?"]
 VALUES = [-10, 21]

@@ -22,9 +22,9 @@ from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.tabular import TabularModel
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
+from posterior_lm.target.validate import validate_data
 from posterior_lm.target.values import Value
 from tests.brute import Assigned, Brute, add
 
@@ -126,7 +126,7 @@ def fingerprint(source: str) -> str:
 def compiled(source: str, data: Mapping[str, object], models: Mapping[str, object]) -> Target:
     """Parsed, checked, lowered, optimised and bound."""
     graph = optimize(graph_of(source))
-    return PreparedProgram.of(graph, models).bind_valid(bind_data(graph, data))  # type: ignore[arg-type]
+    return PreparedProgram.of(graph, models).bind_valid(validate_data(graph, data))  # type: ignore[arg-type]
 
 
 def values_of(target: Target, rows: list[Mapping[str, Assigned]]) -> dict[str, list]:

@@ -151,14 +151,14 @@ def test_a_program_runs_on_its_data(program: Path) -> None:
 @pytest.mark.parametrize("program", PROGRAMS, ids=relative)
 def test_every_row_of_a_program_fits_it(program: Path) -> None:
     from posterior_lm import load
-    from posterior_lm.target.binding import bind_data
     from posterior_lm.target.rows import read_rows
+    from posterior_lm.target.validate import validate_data
 
     rows = read_rows(program.parent / "data" / f"{program.stem}.jsonl")
     graph = load(program).graph
     assert len(rows) >= 5
     for row in rows:
-        bind_data(graph, row)
+        validate_data(graph, row)
 
 
 # ---------------------------------------------------------------- the reference is complete

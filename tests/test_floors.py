@@ -50,7 +50,6 @@ ROOMS: dict[str, Room] = {
     # What writes into texts: plain Python, and no model.
     "tools": Room(1, ("tools",), ("words",), ("attrs",)),
     "language": Room(1, ("lang",), ("installed", "method table"), ("attrs", "lark")),
-    "distributions": Room(1, ("dists",), (), ("attrs",)),
     "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
     # Tables, tokenizers and where models lie: light, since plm check may need them.
     "light models": Room(
@@ -80,7 +79,7 @@ ROOMS: dict[str, Room] = {
     "target": Room(
         4,
         ("target",),
-        ("resources", "graph", "language", "supports", "tools", "distributions", "model protocol"),
+        ("resources", "graph", "language", "supports", "tools", "model protocol"),
         ("attrs", "numpy"),
     ),
     "inference": Room(

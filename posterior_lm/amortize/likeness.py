@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.support.base import Ending, Support
-from posterior_lm.support.of_text import raise_unlisted
-from posterior_lm.support.splices import uncounted
+from posterior_lm.support.base import Ending, Support, uncounted
+from posterior_lm.support.text import raise_unlisted
 
 TIMES = 10.0
 """How much more often a token has to occur in simulated texts to mark another kind. Counts have one added

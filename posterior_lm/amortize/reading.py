@@ -18,7 +18,7 @@ from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.contexts import check_guide
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.target.pieces import Computed, Known, Piece, Special, Splice, join
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, join
 from posterior_lm.target.target import LatentInfo, Target
 
 BREAK = "\n"
@@ -30,7 +30,7 @@ class Reading:
     """The model alias and the pieces of the context that a latent's guide reads."""
 
     lm: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Segment, ...]
     stated: bool
     """Whether a `guide` statement says so."""
 
@@ -81,7 +81,7 @@ def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Readi
         return None
     prior = prior_of(target, info.name)
     own = target.evaluator.plan(prior.node).context if prior.lm is not None else ()
-    after: list[Piece] = []
+    after: list[Segment] = []
     observed = observed_scores(target.graph)
     for i in target.graph.order():
         tail = _tail(target, i, info.name) if i in observed else None
@@ -94,7 +94,7 @@ def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Readi
     return Reading(info.lm, join((*first, *after, *own[len(first) :])), stated=False)
 
 
-def _tail(target: Target, i: int, latent: str) -> tuple[Piece, ...] | None:
+def _tail(target: Target, i: int, latent: str) -> tuple[Segment, ...] | None:
     """What stands after the latent in a score that reads it as a text, or None."""
     node, evaluator = target.graph[i], target.evaluator
     if not isinstance(node, LmScore | ChoiceScore):
@@ -111,7 +111,7 @@ def _tail(target: Target, i: int, latent: str) -> tuple[Piece, ...] | None:
     return tuple(pieces[places[-1] + 1 :])
 
 
-def _known(target: Target, piece: Piece, earlier: frozenset[str]) -> bool:
+def _known(target: Target, piece: Segment, earlier: frozenset[str]) -> bool:
     match piece:
         case Splice(latent=name):
             return name in earlier
@@ -121,7 +121,7 @@ def _known(target: Target, piece: Piece, earlier: frozenset[str]) -> bool:
     return True
 
 
-def _stripped(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+def _stripped(pieces: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """Without the white space at its beginning, which joined it to the latent."""
     kept = [p for p in pieces if not isinstance(p, Special)]
     if kept and isinstance(kept[0], Known):

@@ -10,7 +10,7 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import ChoiceScore, DistScore, LmScore, Segments, Sum
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.support.base import Support
-from posterior_lm.target.pieces import Known, Splice
+from posterior_lm.target.segments import Known, Splice
 from posterior_lm.target.target import LatentInfo, Target
 
 

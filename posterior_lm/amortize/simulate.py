@@ -27,8 +27,8 @@ from posterior_lm.infer.choose import SampleEach
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.target.pieces import Known, Piece
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
+from posterior_lm.target.segments import Known, Segment
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
 
@@ -282,6 +282,6 @@ class Simulator:
 
 
 def _contexts(
-    target: Target, lm: str, pieces: Sequence[Piece], drawn: Mapping[str, Value]
+    target: Target, lm: str, pieces: Sequence[Segment], drawn: Mapping[str, Value]
 ) -> list[tuple[int, ...]]:
     return contexts_of(target, lm, pieces, {k: (v,) for k, v in drawn.items()}, 1)[0]

@@ -24,7 +24,7 @@ from posterior_lm.lm.base import LanguageModel, Tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import TextSpec
-from posterior_lm.target.pieces import Speller
+from posterior_lm.target.segments import Speller
 
 LINE = "\n"
 SELDOM = 0.25

@@ -12,8 +12,8 @@ from posterior_lm.graph.nodes import ChoiceScore
 from posterior_lm.infer.guide import check_guide, contexts_of
 from posterior_lm.infer.prior import prior_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
-from posterior_lm.target.pieces import Known, Special, join
 from posterior_lm.target.rows import read_rows
+from posterior_lm.target.segments import Known, Special, join
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 

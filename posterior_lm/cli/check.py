@@ -116,7 +116,7 @@ def check_conditions(checked: CheckedModule) -> list[Diagnostic]:
     if not finite or not any(isinstance(s, ast.Condition) for s in body):
         return []  # the graph takes a tenth of a second to import
     from posterior_lm.graph import lower, optimize
-    from posterior_lm.target.impossible import impossible
+    from posterior_lm.target.certainty import impossible
 
     return impossible(optimize(lower(checked)))
 

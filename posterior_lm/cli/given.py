@@ -11,8 +11,8 @@ from posterior_lm.api.query import load, loads
 from posterior_lm.cli.files import read
 from posterior_lm.cli.options import misuse, pairs
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
+from posterior_lm.target.validate import validate_data
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
@@ -87,12 +87,12 @@ def cases(
     wrong in any row; PLM802 where the options do not fit together.
     """
     known = given_values(graph, texts("--given", given))
-    bind_data(graph, known, missing=[p.name for p in graph.params])  # what is wrong with it, once
+    validate_data(graph, known, missing=[p.name for p in graph.params])  # what is wrong with it, once
     absent = () if predicted is None else (predicted,)
     if data is None:
         if row is not None:
             misuse("--row picks a row of --data, and there is none", "add `--data FILE`")
-        return [Case(None, known, bind_data(graph, known, missing=absent))]
+        return [Case(None, known, validate_data(graph, known, missing=absent))]
     rows = read_rows(data, graph.params)
     numbers = range(len(rows)) if row is None else [row]
     if row is not None and row >= len(rows):
@@ -106,7 +106,7 @@ def cases(
         bound = {k: v for k, v in rows[number].items() if k != predicted} | known
         try:
             checked = {k: v for k, v in bound.items() if k not in extra}
-            valid = bind_data(graph, checked, path=f"rows[{number}].", missing=absent)
+            valid = validate_data(graph, checked, path=f"rows[{number}].", missing=absent)
             all_cases.append(Case(number, bound, valid))
         except DataError as wrong:
             found += wrong.diagnostics

@@ -22,8 +22,8 @@ from posterior_lm.cli.output import (
     show_table,
 )
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.rows import read_rows
+from posterior_lm.target.validate import validate_data
 
 if TYPE_CHECKING:
     from posterior_lm.cli.given import Case
@@ -102,7 +102,7 @@ def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
     if graph.param(name) is None:
         return True  # a latent's value is compared as it stands
     try:
-        bind_data(graph, {name: value}, missing=[p.name for p in graph.params])
+        validate_data(graph, {name: value}, missing=[p.name for p in graph.params])
     except DataError:
         return False
     return True

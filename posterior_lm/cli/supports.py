@@ -80,9 +80,8 @@ def _language(type_: Type) -> tuple[Diagnostic, ...]:
     asked = [o for o in type_.at.options if o.name in _SPELT]
     if not asked or never_empty(type_):
         return ()
-    from posterior_lm.support.language import language
-    from posterior_lm.support.parser import check_grammar
-    from posterior_lm.support.spec import TextSpec
+    from posterior_lm.support.grammar_parser import check_grammar
+    from posterior_lm.support.spec import TextSpec, language
 
     try:
         spec = _spec(type_)

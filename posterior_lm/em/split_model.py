@@ -23,7 +23,7 @@ from posterior_lm.lang.ast import nodes, statements
 from posterior_lm.lang.compose import rename
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lang.typed import CheckedModule
-from posterior_lm.target.pieces import Known
+from posterior_lm.target.segments import Known
 from posterior_lm.target.target import Target
 
 SUFFIX = "_em"

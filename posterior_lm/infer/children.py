@@ -13,8 +13,8 @@ from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.base import eos_log_probs
-from posterior_lm.support.splices import uncounted
-from posterior_lm.target.prefix_tests import PrefixTests
+from posterior_lm.support.base import uncounted
+from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
 

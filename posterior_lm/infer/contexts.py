@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.target.pieces import Known, Piece, Special
+from posterior_lm.target.segments import Known, Segment, Special
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values
 
@@ -27,7 +27,7 @@ def check_guide(target: Target, info: LatentInfo) -> None:
 
 
 def contexts_of(
-    target: Target, lm: str, pieces: Sequence[Piece], drawn: Values, n: int
+    target: Target, lm: str, pieces: Sequence[Segment], drawn: Values, n: int
 ) -> tuple[list[tuple[int, ...]], int]:
     """Each draw's context tokens, and how many leading ones are the same known prompt."""
     evaluator = target.evaluator

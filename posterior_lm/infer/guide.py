@@ -25,7 +25,7 @@ from posterior_lm.infer.prior import Prior, prior_of
 from posterior_lm.infer.rollout import TextWalk
 from posterior_lm.infer.walk import ValueWalk, Walk, finished
 from posterior_lm.lang.diagnostics import at
-from posterior_lm.target.pieces import Piece
+from posterior_lm.target.segments import Segment
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count, take
 
@@ -193,7 +193,7 @@ class PriorGuide:
                 **options,
             )  # fmt: skip
 
-    def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Piece, ...], float]:
+    def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Segment, ...], float]:
         guide = self.target.graph.guides.get(info.name)
         if self.reads == "guide" and guide is not None:
             check_guide(self.target, info)

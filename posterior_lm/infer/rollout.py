@@ -19,8 +19,7 @@ from posterior_lm.infer.walk import Point, Walk, finished
 from posterior_lm.lang.diagnostics import InferenceError, at, error
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.base import LanguageModel, Rollout, eos_log_probs
-from posterior_lm.support.base import Ending, Support
-from posterior_lm.support.splices import tokens_left, uncounted
+from posterior_lm.support.base import Ending, Support, tokens_left, uncounted
 
 BLOCK = 1 << 22
 """Points × vocabulary at a time: 2^22 float64 are 32 MB per temporary."""

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
 from posterior_lm.infer.prior import prior_of
-from posterior_lm.target.prefix_tests import PrefixTests
+from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from posterior_lm.infer.schedule import Stage, log_terms, stages
 from posterior_lm.infer.walk import Point
-from posterior_lm.target.prefix_tests import PrefixTests
+from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values, take
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.target.masks import built_in
+from posterior_lm.target.restrict import built_in
 from posterior_lm.target.target import LatentInfo, Target
 
 

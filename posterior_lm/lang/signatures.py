@@ -328,7 +328,7 @@ class OneOf(ValueType):
 
 
 class Table(ValueType):
-    """Its rows are read and checked by `target.binding`, column by column."""
+    """Its rows are read and checked by `target.validate`, column by column."""
 
     name = kind = "table"
     takes = "columns"

@@ -48,8 +48,8 @@ from posterior_lm.predict.terms import Place, place_of
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import DEFAULT_TOKENS, TextSpec
-from posterior_lm.target.pieces import Known, Speller
 from posterior_lm.target.prepared import Data, PreparedProgram
+from posterior_lm.target.segments import Known, Speller
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, take
 

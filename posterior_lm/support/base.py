@@ -2,13 +2,13 @@
 
 One support per latent is shared by the target, every proposal and every guide,
 so a draw outside it cannot happen. States are hashable values; a support holds
-caches but no other state.
+caches but no other state, and a full cache forgets its oldest entry rather than grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -84,3 +84,34 @@ class Support(Protocol):
     def values(self) -> Iterator[tuple[int, ...]]:
         """Every value of a finite type, in order of declaration; raises TypeError for text."""
         ...
+
+
+def uncounted(support: Support, state: object) -> bool:
+    """Whether the target does not count the token that is forced next: a tool with `output="intervene"` writes it."""
+    found = getattr(support, "uncounted", None)
+    return found is not None and bool(found(state))
+
+
+def spliced(support: Support, ids: Sequence[int]) -> tuple[bool, ...]:
+    """Which tokens of a value, or of its beginning, a tool wrote."""
+    found = getattr(support, "spliced", None)
+    return (False,) * len(ids) if found is None else tuple(found(ids))
+
+
+def tokens_left(support: Support, state: object, drawn: int) -> float:
+    """How many more tokens may be drawn after `drawn` tokens."""
+    found = getattr(support, "left", None)
+    return float(support.max_tokens - drawn if found is None else found(state))
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def keep(kept: dict[Key, Value], key: Key, value: Value, most: int) -> Value:
+    """`value`, stored under `key`; the oldest entries leave so that at most `most` remain."""
+    while len(kept) >= most:
+        # Another thread may have taken the same one.
+        kept.pop(next(iter(kept), key), None)
+    kept[key] = value
+    return value

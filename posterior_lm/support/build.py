@@ -1,4 +1,4 @@
-"""A support from a specification and a tokenizer; what leaves no value is an error here."""
+"""A support from a specification and a tokenizer; what leaves no value is an error that says which options do."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from threading import Lock
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.lang.diagnostics import CompileError, Label, ModelError, error
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, Label, ModelError, error, shown
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.base import Support
-from posterior_lm.support.bounded import keep
+from posterior_lm.support.base import Support, keep
+from posterior_lm.support.byte_automata import fragment
 from posterior_lm.support.canonical import CanonicalSupport
-from posterior_lm.support.characters import fragment
-from posterior_lm.support.empty import why_empty
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
 from posterior_lm.support.grammar import GrammarSupport
-from posterior_lm.support.language import language
-from posterior_lm.support.lift import lift, token_matrix, tokenizer_key
-from posterior_lm.support.reach import can_finish, edges_of
-from posterior_lm.support.spec import Spec, TextSpec
-from posterior_lm.support.spelling import shortest_spelling
+from posterior_lm.support.spec import Spec, TextSpec, language
 from posterior_lm.support.text import TextSupport
+from posterior_lm.support.token_automata import (
+    Edges,
+    can_finish,
+    edges_of,
+    fewest_tokens,
+    lift,
+    most_tokens,
+    shortest_spelling,
+    token_matrix,
+    tokenizer_key,
+)
 
 _KEPT = 64
 """Supports kept: with GPT-2's vocabulary a stop string of 11 bytes takes 2.4 MB."""
@@ -109,12 +114,12 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mappin
         finish=finish,
     )
     if spec.tools:
-        from posterior_lm.support.tooled import ToolSupport
+        from posterior_lm.support.tools import ToolSupport
 
         return ToolSupport.of(support, spliced, spec.tools, hope, tokenizer)
     if spec.grammar is not None or spec.json is not None:
         # llguidance is loaded only where a program asks for it.
-        from posterior_lm.support.parser import matcher
+        from posterior_lm.support.grammar_parser import matcher
 
         place = spans.get("grammar", spans.get("json", span))
         parsed = GrammarSupport.of(support, matcher(spec, tokenizer, place))
@@ -169,3 +174,85 @@ def _encode(tokenizer: Tokenizer, text: str, span: Span | None) -> tuple[int, ..
     except ModelError as problem:
         label = None if span is None else Label(span, f"spells {text!r}")
         raise CompileError(evolve(d, primary=d.primary or label) for d in problem.diagnostics) from problem
+
+
+def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | None) -> Diagnostic:
+    """The PLM330 diagnostic of an empty support, of the arrays of `TextSupport`."""
+    limits = f"tokens={spec.min_tokens}..{spec.max_tokens}"
+    if spec.grammar is not None or spec.json is not None:
+        which = "grammar" if spec.grammar is not None else "schema"
+        return error(
+            "PLM330",
+            f"no value of {limits} satisfies the {which}",
+            span,
+            "no value is left",
+            help="allow more tokens, or choose a model whose tokens spell it; a stop string is a part of the text",
+        )
+    if spec.pattern is not None or spec.also:
+        return _no_match(spec, limits, edges, accepting, span)
+    need = float(fewest_tokens(edges, accepting)[0])
+    if np.isinf(need):
+        message = f"no tokens of this model spell stop={spec.stop!r}"
+        if spec.chars is not None:
+            message = f"{message} after characters of {shown(spec.chars, 20)}"
+        return error(
+            "PLM330",
+            message,
+            span,
+            "no value is left",
+            help="choose another stop string, or a model whose tokens spell it",
+        )
+    if need > spec.max_tokens:
+        enough = max(int(need), spec.min_tokens)
+        return error(
+            "PLM330",
+            f"{limits} cannot spell stop={spec.stop!r}, which needs {need:.0f} tokens",
+            span,
+            "no value is left",
+            help=f"write tokens={spec.min_tokens}..{enough}, or a shorter stop string",
+        )
+    if not spec.canonical or spec.min_tokens > most_tokens(edges, accepting, spec.max_tokens):
+        options = [limits]
+        if spec.stop is not None:
+            options.append(f"stop={spec.stop!r}")
+        if spec.chars is not None:
+            options.append(f"chars={shown(spec.chars, 20)}")
+        return error(
+            "PLM330",
+            f"no value has {' and '.join(options)}",
+            span,
+            "no value is left",
+            help="allow fewer tokens, or more characters",
+        )
+    return error(
+        "PLM330",
+        f"the tokenizer itself spells no value of {limits} as canonical=true asks",
+        span,
+        "no value is left",
+        help="drop canonical=true, or widen tokens=",
+    )
+
+
+def _no_match(
+    spec: TextSpec, limits: str, edges: Edges, accepting: np.ndarray, span: Span | None
+) -> Diagnostic:
+    """PLM330 where a pattern or a condition is satisfied by some text, and by none of these tokens."""
+    what = "the conditions" if spec.pattern is None else f"pattern {shown(spec.pattern, 20)}"
+    need = float(fewest_tokens(edges, accepting)[0])
+    if np.isinf(need):
+        message, help = (
+            f"no tokens of this model spell a text of {what}",
+            "choose a model whose tokens spell it",
+        )
+    elif need > spec.max_tokens:
+        message = f"no value of {limits} satisfies {what}: the shortest has {need:.0f} tokens"
+        help = f"write tokens={spec.min_tokens}..{max(int(need), spec.min_tokens)}"
+    elif spec.canonical and spec.min_tokens <= most_tokens(edges, accepting, spec.max_tokens):
+        message = (
+            f"the tokenizer itself spells no value of {limits} that satisfies {what}, as canonical=true asks"
+        )
+        help = "drop canonical=true, or widen tokens="
+    else:
+        message = f"no value of {limits} satisfies {what}"
+        help = "allow fewer tokens, or widen the pattern"
+    return error("PLM330", message, span, "no value is left", help=help)

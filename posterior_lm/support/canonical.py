@@ -10,10 +10,9 @@ from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.bounded import keep
-from posterior_lm.support.characters import fragment
-from posterior_lm.support.of_text import AroundText
-from posterior_lm.support.text import TextSupport
+from posterior_lm.support.base import keep
+from posterior_lm.support.byte_automata import fragment
+from posterior_lm.support.text import AroundText, TextSupport
 
 Window = tuple[int, ...]
 State = tuple[int, int, Window]

@@ -14,8 +14,7 @@ from attrs import field, frozen
 
 from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.base import Ending
-from posterior_lm.support.bounded import keep
+from posterior_lm.support.base import Ending, keep
 
 State = tuple[int, int, int]
 

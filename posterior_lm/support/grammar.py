@@ -15,10 +15,9 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.support.bounded import keep
-from posterior_lm.support.of_text import AroundText
+from posterior_lm.support.base import keep
+from posterior_lm.support.text import AroundText, TextSupport
 from posterior_lm.support.text import State as PlainState
-from posterior_lm.support.text import TextSupport
 
 State = tuple[PlainState, tuple[int, ...]]
 """State of the finite automaton, the tokens so far."""

@@ -1,17 +1,79 @@
-"""What a declared text type asks of a value, with every option already a plain value."""
+"""What a declared text type asks of a value, and the language of its texts, whatever the tokenizer.
+
+Every option is a plain value already. The language is an automaton over bytes: the body and its
+stop, the pattern, and what conditions imply.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 from attrs import field, frozen
 
-from posterior_lm.lang.diagnostics import Diagnostic, error
+from posterior_lm.lang.automaton import automaton
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error, shown
+from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span, is_text
 from posterior_lm.lang.values import FiniteSpec, half_surrogate, reversed_range
-from posterior_lm.support.regular import Regular
+from posterior_lm.support.byte_automata import (
+    MOST_STATES,
+    BytesDfa,
+    any_bytes,
+    any_characters,
+    both,
+    bytes_of,
+    opposite,
+    smallest,
+    text_dfa,
+    these_characters,
+)
 from posterior_lm.tools import ToolSpec
+
+Kind = Literal["matches", "contains", "starts_with", "ends_with"]
+
+
+@frozen
+class Regular:
+    """What a condition asks of a text: `kind(value, text)`, or with `negated` its opposite.
+
+    The language is of bytes, and complete: a byte string is in it if and only if the
+    condition holds of the text that decoding gives, where broken bytes read as U+FFFD.
+    """
+
+    kind: Kind
+    text: str
+    negated: bool = False
+
+    def dfa(self) -> BytesDfa:
+        """The smallest automaton. Raises PatternError for a `matches` that has none or a large one."""
+        return _dfa(self)
+
+
+@lru_cache(maxsize=64)
+def _dfa(regular: Regular) -> BytesDfa:
+    dfa = bytes_of(automaton(_pattern(regular)).whole(), strict=False)
+    return smallest(opposite(dfa) if regular.negated else dfa)
+
+
+def _pattern(regular: Regular) -> str:
+    """The condition as a pattern of the whole text."""
+    part = re.escape(regular.text)
+    return {
+        "matches": regular.text,
+        "contains": f"(?s:.*{part}.*)",
+        "starts_with": f"{part}(?s:.*)",
+        "ends_with": f"(?s:.*){part}",
+    }[regular.kind]
+
+
+@lru_cache(maxsize=64)
+def pattern_dfa(pattern: str) -> BytesDfa:
+    """The smallest automaton of the texts of whole characters that match. Raises PatternError."""
+    return smallest(bytes_of(automaton(pattern).whole(), strict=True))
+
 
 DEFAULT_TOKENS = (1, 64)
 """The length of a text that states none."""
@@ -127,3 +189,57 @@ class TextSpec:
 
 
 Spec = TextSpec | FiniteSpec
+
+
+def language(spec: TextSpec, span: Span | None = None) -> BytesDfa:
+    """The texts of a type, whatever the tokenizer and however many tokens; a grammar is left out.
+
+    Raises CompileError: PLM317 or PLM333 for a pattern that is none or not regular,
+    PLM334 where the automaton is too large, PLM335 where there is no text. A mask of
+    `also` that would make it too large is left out, so the condition that implies it
+    has to be tested all the same.
+    """
+    if spec.chars is not None:
+        body = these_characters(spec.chars)
+    else:
+        body = any_characters() if spec.canonical else any_bytes()
+    plain = text_dfa(None if spec.stop is None else spec.stop.encode("utf-8"), body)
+    if spec.pattern is None and not spec.also:
+        return plain
+    try:
+        dfa = plain if spec.pattern is None else _small(both(plain, pattern_dfa(spec.pattern)))
+    except PatternError as wrong:
+        raise CompileError(wrong_pattern(spec.pattern or "", wrong, span)) from None
+    for regular in spec.also:
+        try:
+            dfa = _small(both(dfa, regular.dfa()))
+        except PatternError:
+            continue
+    if not dfa.accepting.any():
+        raise CompileError(_no_text(spec, span))
+    return dfa
+
+
+def _small(dfa: BytesDfa) -> BytesDfa:
+    if len(dfa.table) > MOST_STATES:
+        raise PatternError("too large", "the pattern needs too many states")
+    return dfa
+
+
+def _no_text(spec: TextSpec, span: Span | None) -> Diagnostic:
+    """PLM335: no text at all satisfies the options and conditions together."""
+    parts = [f"pattern {shown(spec.pattern, 20)}"] if spec.pattern is not None else []
+    if spec.stop is not None:
+        parts.append(f"stop={spec.stop!r}")
+    if spec.chars is not None:
+        parts.append(f"chars={shown(spec.chars, 20)}")
+    if spec.also:
+        parts.append("the conditions")
+    message = f"no text satisfies {' and '.join(parts)}"
+    if spec.pattern is not None and spec.stop is not None:
+        help = (
+            f"the stop is a part of the text: let the pattern end in {re.escape(spec.stop)}, and nowhere else"
+        )
+    else:
+        help = "let them have one text in common"
+    return error("PLM335", message, span, "no text is left", help=help)

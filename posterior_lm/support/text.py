@@ -1,17 +1,70 @@
-"""The support of a text latent whose texts a finite automaton reads: stop, characters, patterns."""
+"""The support of a text latent whose texts a finite automaton reads, and what supports of some of its values share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.support.base import Ending
-from posterior_lm.support.bounded import keep
-from posterior_lm.support.bytes_dfa import DEAD
-from posterior_lm.support.of_text import OfText
-from posterior_lm.support.reach import Edges, count_paths
+from posterior_lm.support.base import Ending, keep
+from posterior_lm.support.byte_automata import DEAD
+from posterior_lm.support.token_automata import Edges, count_paths
+
+
+def raise_unlisted() -> NoReturn:
+    """What every text support answers to `values`."""
+    raise TypeError("the values of a text are not listed; walk its automaton instead")
+
+
+class OfText:
+    """A support whose values are cut by closing their beginning with the stop, and are never listed."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def stop_ids(self) -> tuple[int, ...]: ...
+
+        def accepts(self, ids: Sequence[int]) -> bool: ...
+
+    def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
+        head = tuple(ids[:tokens])
+        if self.accepts(head):
+            return head
+        closed = head + self.stop_ids
+        return closed if self.stop_ids and self.accepts(closed) else None
+
+    def values(self) -> Iterator[tuple[int, ...]]:
+        raise_unlisted()
+
+
+class AroundText(OfText):
+    """A support of some of the values of a `plain` one, which ends and is limited as that is."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        plain: TextSupport
+
+    @property
+    def ending(self) -> Ending:
+        return self.plain.ending
+
+    @property
+    def min_tokens(self) -> int:
+        return self.plain.min_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        return self.plain.max_tokens
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self.plain.stop_ids
+
 
 _MASKS = 2048
 """Masks kept; with GPT-2's vocabulary one takes 50 kB."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.support.reach import Edges, edges_of
+from posterior_lm.support.token_automata import Edges, edges_of
 from posterior_lm.tools import ToolSpec
 
 Pieces = Sequence[bytes | None]

@@ -27,21 +27,19 @@ from posterior_lm.graph.nodes import (
     Power,
     Segments,
     Sum,
+    TermInfo,
     Test,
     Total,
 )
 from posterior_lm.graph.ops import spelled
 from posterior_lm.graph.passes import mark
-from posterior_lm.lang.diagnostics import InferenceError, InternalError, at, error
+from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, at, error
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
-from posterior_lm.target.choice_scores import ask_choice
-from posterior_lm.target.lm_scores import Batch, ScorePlan, ask_group, hosts_and_riders
-from posterior_lm.target.nonsense import refuse_nonsense
-from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice, join
-from posterior_lm.target.plain import add, apply, dist, is_nan, power
-from posterior_lm.target.uncounted import uncounted_of
+from posterior_lm.target.functions import add, apply, dist, is_nan, power
+from posterior_lm.target.scores import Batch, ScorePlan, ask_choice, ask_group, hosts_and_riders
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, join
 from posterior_lm.target.values import Value, Values
 
 Column = list
@@ -194,9 +192,9 @@ class Evaluator:
 
     # ------------------------------------------------------------- scores
 
-    def pieces(self, segments: int) -> tuple[Piece, ...]:
+    def pieces(self, segments: int) -> tuple[Segment, ...]:
         """A `Segments` node as pieces; what depends on no latent is known text."""
-        found: list[Piece] = []
+        found: list[Segment] = []
         for i in self.graph[segments].inputs:
             node = self.graph[i]
             match node:
@@ -290,3 +288,43 @@ class Evaluator:
 
 def put(column: Column, d: int, value: float) -> None:
     column[d] = value
+
+
+def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:
+    """Raises InferenceError PLM701 (NaN) or PLM704 (+inf) for terms (N, K) of K statements."""
+    for code, bad, what in (
+        ("PLM701", np.isnan(terms), "is not a number"),
+        ("PLM704", terms == math.inf, "is +infinity"),
+    ):
+        if bad.any():
+            info = statements[int(np.argmax(bad.any(axis=0)))]
+            draws = int(bad.any(axis=1).sum())
+            raise InferenceError(
+                error(
+                    code,
+                    f"the term of `{info.label}` {what} for {draws} of {len(terms)} draws",
+                    info.span,
+                    "this statement",
+                    help="guard the expression, for example with `if … then … else …`",
+                )
+            )
+
+
+def uncounted_of(
+    evaluator: Evaluator, node: LmScore, text: Sequence[Segment]
+) -> Callable[[Sequence[int]], tuple[bool, ...]] | None:
+    """What says which tokens of a scored text do not count; None where all do.
+
+    Only of a bare latent any are left out. Raises CompileError PLM346 where the model that
+    scores it has other tokens than the latent.
+    """
+    name = text[0].latent if node.bare and isinstance(text[0], Splice) else None
+    latent = next((n for _, n in evaluator.graph.latents() if n.name == name), None)
+    if latent is None or all(tool.output == "observe" for tool in latent.tools):
+        return None
+    if latent.name not in evaluator.spellers[node.lm].own:
+        message = f"`{node.lm}` has other tokens than `{name}`, so what its tools wrote cannot be left out"
+        help = 'give the tools output="observe", or score it with the model that it is drawn from'
+        raise CompileError(error("PLM346", message, node.span, "this model's tokens", help=help))
+    support: Any = evaluator.supports[latent.name]
+    return support.left_out  # type: ignore[no-any-return]

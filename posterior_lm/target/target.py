@@ -165,7 +165,7 @@ class Target:
         assert info.lm is not None
         if not hasattr(support, "spliced"):
             return tuple(self.models[info.lm].tokenizer.encode(text))
-        from posterior_lm.support.tool_reading import Disagreement, read
+        from posterior_lm.support.tools import Disagreement, read
 
         found = read(support, text)  # type: ignore[arg-type]
         if isinstance(found, Disagreement):

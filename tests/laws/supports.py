@@ -13,7 +13,7 @@ from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
 from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
-from posterior_lm.support.regular import Regular
+from posterior_lm.support.spec import Regular
 from posterior_lm.tools import ToolSpec
 
 

@@ -19,8 +19,8 @@ from posterior_lm.graph import optimize
 from posterior_lm.infer.choose import Follow
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.base import Request
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.target.validate import validate_data
 from tests.brute import Brute
 from tests.strategies import graph_of, table
 
@@ -52,7 +52,7 @@ class Program:
 
     def simulator(self) -> Simulator:
         graph = optimize(graph_of(self.source))
-        return Simulator(PreparedProgram.of(graph, MODELS), [bind_data(graph, r) for r in self.rows])
+        return Simulator(PreparedProgram.of(graph, MODELS), [validate_data(graph, r) for r in self.rows])
 
 
 MODELS = {"base": MODEL, "digits": NUMBERS}

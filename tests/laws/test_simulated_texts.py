@@ -19,8 +19,8 @@ from posterior_lm.amortize.texts import Shape
 from posterior_lm.graph import optimize
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import TextSpec
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.target.validate import validate_data
 from tests.brute import Brute
 from tests.laws.test_simulate_laws import Key, weighted
 from tests.strategies import graph_of, table
@@ -35,7 +35,7 @@ A, B, AB = (TOKENS.index(t) for t in ("a", "b", "ab"))
 
 def simulator(body: str = BODY) -> Simulator:
     graph = optimize(graph_of(SOURCE.replace(BODY, body)))
-    return Simulator(PreparedProgram.of(graph, {"base": LINES}), [bind_data(graph, r) for r in ROWS])
+    return Simulator(PreparedProgram.of(graph, {"base": LINES}), [validate_data(graph, r) for r in ROWS])
 
 
 def drawn(one: Simulator, count: int, seed: int = 3) -> list[Pair]:
@@ -112,7 +112,7 @@ def test_latents_that_lead_nowhere_are_given_up_and_the_spared_count_for_them() 
 def test_where_the_model_ends_no_lines_lengths_are_the_rows() -> None:
     never = table(("a", "b", "\n", "ab", ".", "b\n"), seed=48, order=2, max_tokens=40)
     graph = optimize(graph_of(SOURCE))
-    rows = [bind_data(graph, {"y": "ab" * 2 + "a"}), bind_data(graph, {"y": "b"})]
+    rows = [validate_data(graph, {"y": "ab" * 2 + "a"}), validate_data(graph, {"y": "b"})]
     shape = Simulator(PreparedProgram.of(graph, {"base": never}), rows)._shapes["y"]
     assert shape.by == "line"
     lone = [evolve_mass(shape, m) for m in (0.0, -3.0, -4.0, -5.0, -6.0)]

@@ -15,7 +15,7 @@ from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
-from posterior_lm.target.prefix_tests import PrefixTests
+from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import Target
 from tests.brute import Assigned, add, log_sum
 from tests.strategies import Case, cases, values_of

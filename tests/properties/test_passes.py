@@ -28,12 +28,11 @@ from posterior_lm.graph.nodes import (
 from posterior_lm.graph.passes import Pass
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import NOWHERE
-from posterior_lm.target.bind import support_of
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.evaluate import Evaluator
-from posterior_lm.target.pieces import Speller
-from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.target.prepared import PreparedProgram, support_of
+from posterior_lm.target.segments import Speller
 from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.validate import validate_data
 from tests.strategies import Bound, bound_cases, graph_of, table, values_of
 
 FEW = settings(max_examples=20)
@@ -48,7 +47,7 @@ def run(graph: RewardGraph, passes: Sequence[Pass]) -> RewardGraph:
 def evaluated(bound: Bound, before: Sequence[Pass], after: Sequence[Pass]) -> np.ndarray:
     """Terms of a program with some passes before data is bound and some after, and none besides."""
     program = run(graph_of(bound.case.source), before)
-    graph = run(verify(ground(program, bind_data(program, bound.case.data))), after)
+    graph = run(verify(ground(program, validate_data(program, bound.case.data))), after)
     models = bound.case.models
     infos = tuple(
         LatentInfo(n.name, n.type, support_of(graph, n, models), n.lm, i, n.span) for i, n in graph.latents()
@@ -230,7 +229,7 @@ def test_one_model_is_enough_for_the_source_above() -> None:
     model = table(("a", "b"), seed=1)
     graph = optimize(graph_of(SOURCE))
     verify(graph)
-    grounded = optimize(ground(graph, bind_data(graph, {"q": "a", "t": [{"a": "b"}]})))
+    grounded = optimize(ground(graph, validate_data(graph, {"q": "a", "t": [{"a": "b"}]})))
     assert [n.name for _, n in grounded.latents()] == ["z", "y[0]"] and model is not None
 
 

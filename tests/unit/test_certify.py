@@ -16,8 +16,8 @@ from posterior_lm.amortize.certify import certify, uniform_p_value
 from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import Guide, Proposal
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.target import Target
+from posterior_lm.target.validate import validate_data
 from posterior_lm.target.values import Values
 
 SEEN = [str(d) for d in range(10)]
@@ -52,7 +52,7 @@ class Known:
 
     def __init__(self, program: str) -> None:
         self.graph = loads(program).graph
-        self.rows = [bind_data(self.graph, {"seen": s}) for s in SEEN]
+        self.rows = [validate_data(self.graph, {"seen": s}) for s in SEEN]
         self.program = loads(program).prepared
         self.simulator = Simulator(self.program, self.rows)
         self.log_reward = np.stack([self._log_rewards(self.target(row)) for row in self.rows])

@@ -18,8 +18,8 @@ from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
-from posterior_lm.target.prefix_tests import PrefixTests, beginning
 from posterior_lm.target.prefix_values import Between, Text, apply, certain, joined
+from posterior_lm.target.restrict import PrefixTests, beginning
 from posterior_lm.target.target import Target
 from tests.cli import ROOT, plm
 from tests.strategies import compiled, graph_of, table, values_of

@@ -29,8 +29,8 @@ from posterior_lm.amortize.train import Trainer
 from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import DataError, InferenceError, PlmError
 from posterior_lm.lm.base import Request
-from posterior_lm.target.binding import bind_data
 from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.target.validate import validate_data
 
 DIGIT = """
 lm base = "tiny"
@@ -116,7 +116,7 @@ def trainer_of(
     settings = evolve(settings, seeds=settings.seeds or 0).resolved(exact=False)
     query = loads(program)
     graph = query.graph
-    bound, models = [bind_data(graph, row) for row in data], query.prepared.models
+    bound, models = [validate_data(graph, row) for row in data], query.prepared.models
     program = PreparedProgram.of(graph, models)
     known, simulator = Rows(program, bound), Simulator(program, bound)
     numbers = range(len(data))

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from posterior_lm.graph import PASSES, ground, optimize
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.validate import validate_data
 from tests.strategies import fingerprint, graph_of
 
 RICH = """lm base = "b.json"
@@ -237,6 +237,6 @@ def test_folding_may_change_it_and_later_passes_may_not() -> None:
 
 def test_it_is_that_of_the_program_not_of_the_data() -> None:
     graph = optimize(graph_of('lm base = "b" program p(q: text) { latent z: text(tokens=1..2) ~ base(q) }'))
-    a, b = (optimize(ground(graph, bind_data(graph, {"q": q}))) for q in "ab")
+    a, b = (optimize(ground(graph, validate_data(graph, {"q": q}))) for q in "ab")
     assert a.fingerprint != b.fingerprint != graph.fingerprint
     assert re.fullmatch("[0-9a-f]{64}", graph.fingerprint)

@@ -10,7 +10,7 @@ from posterior_lm.graph import ground, optimize
 from posterior_lm.graph.dump import FORMATS, dot, mermaid, text, to_json
 from posterior_lm.graph.nodes import Constant, Latent, LmScore, PlateSum, Power, Sum, Test
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.validate import validate_data
 from tests.strategies import compiled, graph_of, table, values_of
 
 SOURCE = """lm base = "b.json"
@@ -61,7 +61,7 @@ def test_folding() -> None:
 
 def test_grounding_writes_plates_out_and_names_rows() -> None:
     graph = optimize(graph_of(SOURCE))
-    data = bind_data(graph, {"q": "a", "t": [{"a": "x"}, {"a": "y"}, {"a": "x"}]})
+    data = validate_data(graph, {"q": "a", "t": [{"a": "x"}, {"a": "y"}, {"a": "x"}]})
     grounded = optimize(ground(graph, data))
     assert [n.name for _, n in grounded.latents()] == ["z", "y[0]", "y[1]", "y[2]"]
     assert not any(n.KIND in ("input", "row", "plate") for n in grounded.nodes.values())
@@ -97,7 +97,7 @@ def test_constants_may_be_computed_wherever_they_stand() -> None:
     assert target.terms(values_of(target, [{"z": (0,)}]))[0, 1] == -1.0
     assert target.program.infer[0].options == (("n", 100),)
     with pytest.raises(DataError):
-        bind_data(target.program, {"n": 7})
+        validate_data(target.program, {"n": 7})
 
 
 def test_values_outside_the_support_are_data_errors() -> None:

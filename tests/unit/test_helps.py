@@ -13,8 +13,8 @@ from posterior_lm import DataError, InferenceError, load, loads
 from posterior_lm.lang import regex as mending
 from posterior_lm.lang.diagnostics import CompileError, readable
 from posterior_lm.lang.regex import mend
-from posterior_lm.support import complaints
-from posterior_lm.support.parser import check_grammar
+from posterior_lm.support import grammar_parser
+from posterior_lm.support.grammar_parser import check_grammar
 from posterior_lm.support.spec import TextSpec
 from tests.cli import plm
 
@@ -89,8 +89,8 @@ def test_a_wrong_grammar_or_schema(options: Mapping[str, str], said: str) -> Non
 
 
 def test_what_nobody_foresaw_has_a_help_too() -> None:
-    assert "`start`" in complaints.grammar_help("something new")
-    assert "condition" in complaints.schema_help("something new")
+    assert "`start`" in grammar_parser.grammar_help("something new")
+    assert "condition" in grammar_parser.schema_help("something new")
 
 
 def test_files_of_a_grammar(tmp_path: Path) -> None:

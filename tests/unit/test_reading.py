@@ -7,7 +7,7 @@ import pytest
 from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.target.pieces import Known, Splice
+from posterior_lm.target.segments import Known, Splice
 from posterior_lm.target.target import Target
 from tests.strategies import compiled, table
 

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterior_lm.support.bytes_dfa import DEAD, BytesDfa, text_dfa
-from posterior_lm.support.characters import any_bytes, any_characters, fragment, these_characters
+from posterior_lm.support.byte_automata import (
+    DEAD,
+    BytesDfa,
+    any_bytes,
+    any_characters,
+    fragment,
+    text_dfa,
+    these_characters,
+)
 
 
 def accepts(dfa: BytesDfa, text: bytes) -> bool:

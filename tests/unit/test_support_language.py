@@ -16,9 +16,8 @@ from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.tokenizer import load_tokenizer
 from posterior_lm.support import Support, TextSpec, build_support
-from posterior_lm.support.language import language
-from posterior_lm.support.products import MOST_STATES, both, opposite, smallest
-from posterior_lm.support.regular import Regular, pattern_dfa
+from posterior_lm.support.byte_automata import MOST_STATES, both, opposite, smallest
+from posterior_lm.support.spec import Regular, language, pattern_dfa
 from tests.conftest import shared_model
 from tests.laws.supports import ToyTokenizer, toy_merges
 

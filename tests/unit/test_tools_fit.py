@@ -14,7 +14,7 @@ from posterior_lm.api.query import Query, load, loads
 from posterior_lm.infer.choose import Follow, Sample
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.support.splices import spliced
+from posterior_lm.support.base import spliced
 from posterior_lm.target.target import Target
 from tests.conftest import ROOT
 

@@ -13,10 +13,9 @@ from posterior_lm.infer.rollout import step_log_probs
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.lm.registry import peek_tokenizer
 from posterior_lm.support import Support, TextSpec, build_support
-from posterior_lm.support.regular import Regular
-from posterior_lm.support.splices import spliced, tokens_left, uncounted
-from posterior_lm.support.tool_reading import Disagreement, read
-from posterior_lm.support.tooled import ToolSupport
+from posterior_lm.support.base import spliced, tokens_left, uncounted
+from posterior_lm.support.spec import Regular
+from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.tools import ToolSpec
 from posterior_lm.tools.answers import answers_of
 from tests.laws.supports import TOY, ToyTokenizer

@@ -2,7 +2,8 @@
 
 While an output is pending exactly one token is allowed. So whoever draws, scores or trains
 gives it log q = 0 by the rule for any forced token, a value holds its outputs, and every
-position and cache is what it is for any other token.
+position and cache is what it is for any other token. Given texts are read as drawing would make
+them: drawn parts and outputs are tokenised apart.
 """
 
 from __future__ import annotations
@@ -13,17 +14,71 @@ from typing import NamedTuple
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.bounded import keep
-from posterior_lm.support.bytes_dfa import DEAD
-from posterior_lm.support.of_text import AroundText
-from posterior_lm.support.reach import can_finish, count_paths, edges_of
+from posterior_lm.support.base import keep
+from posterior_lm.support.byte_automata import DEAD
+from posterior_lm.support.text import AroundText, TextSupport
 from posterior_lm.support.text import State as PlainState
-from posterior_lm.support.text import TextSupport
+from posterior_lm.support.token_automata import can_finish, count_paths, edges_of
 from posterior_lm.support.tool_reach import completes, inside, may_fire, tail
-from posterior_lm.support.tool_tokens import Ids, Spliced
-from posterior_lm.tools import ToolSpec
-from posterior_lm.tools.answers import MOST_TOKENS
+from posterior_lm.tools import ToolSpec, shown_end
+from posterior_lm.tools.answers import MOST_TOKENS, Answers, answers_of
+
+Ids = tuple[int, ...]
+
+_KEPT = 1 << 14
+"""Answers whose tokens are remembered."""
+
+
+@frozen(eq=False)
+class Spliced:
+    """One tool of a text: its trigger as bytes, and its answers as tokens."""
+
+    spec: ToolSpec
+    trigger: bytes
+    answers: Answers
+    tokenizer: Tokenizer = field(repr=False)
+    _tokens: dict[str, Ids] = field(init=False, factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, spec: ToolSpec, tokenizer: Tokenizer) -> Spliced:
+        return cls(spec, spec.trigger.encode(), answers_of(spec), tokenizer)
+
+    def __call__(self, text: str) -> Ids:
+        """The tokens that it writes after a text; () where it declines. Raises InferenceError PLM760 to PLM765."""
+        answer = self.answers(text)
+        if answer is None:
+            return ()
+        if answer not in self._tokens:
+            keep(self._tokens, answer, self._encoded(answer, text), _KEPT)
+        return self._tokens[answer]
+
+    def _encoded(self, answer: str, text: str) -> Ids:
+        try:
+            ids = tuple(self.tokenizer.encode(answer))
+            spelled = b"".join(self.tokenizer.token_bytes[i] or b"" for i in ids)
+            same = spelled == answer.encode()
+        except (ModelError, UnicodeEncodeError):
+            same = False
+        if not same:
+            raise InferenceError(
+                error(
+                    "PLM763",
+                    f"the tokenizer cannot spell {shown_end(answer)}, which the tool `{self.spec.name}` writes after {shown_end(text)}",
+                    help="let the tool write plain characters, or choose a model whose tokens spell them",
+                )
+            )
+        if len(ids) > MOST_TOKENS:
+            raise InferenceError(
+                error(
+                    "PLM764",
+                    f"the tool `{self.spec.name}` writes {len(ids)} tokens after {shown_end(text)}, more than {MOST_TOKENS}",
+                    help="let it write less",
+                )
+            )
+        return ids
+
 
 _MASKS = 4096
 """Masks kept; with GPT-2's vocabulary one takes 50 kB."""
@@ -249,3 +304,47 @@ class ToolSupport(AroundText):
         edges = edges_of(plain.after, np.where(fires, dead, plain.columns))
         finish = can_finish(edges, plain.accepting, plain.min_tokens, plain.max_tokens)
         return count_paths(edges, plain.accepting, finish, plain.min_tokens, limit)
+
+
+@frozen
+class Disagreement:
+    """A given text that goes on otherwise than the tool `tool` writes after `text`."""
+
+    tool: str
+    text: str
+    written: str
+
+
+def read(support: ToolSupport, text: str) -> Ids | Disagreement:
+    """The tokens of a given text as drawing would make them.
+
+    What stands up to each trigger, and what follows each output, is tokenised on its own.
+    The tokens need not be a value of the support.
+    """
+    ids: Ids = ()
+    at = 0
+    while True:
+        end, tool = _next_trigger(support, text, at)
+        if tool is None:
+            rest = text[at:]
+            return ids + tuple(support.tools[0].tokenizer.encode(rest)) if rest else ids
+        ids += tuple(tool.tokenizer.encode(text[at:end]))
+        at = end
+        state = support.after(ids)
+        if state is not None and state.pending:
+            written = b"".join(support.pieces[i] or b"" for i in state.pending).decode()
+            if not text.startswith(written, at):
+                return Disagreement(tool.spec.name, text[:at], written)
+            ids += state.pending
+            at += len(written)
+
+
+def _next_trigger(support: ToolSupport, text: str, at: int) -> tuple[int, Spliced | None]:
+    """Where the first trigger ends that ends behind `at`, and its tool."""
+    found: list[tuple[int, Spliced]] = []
+    for tool in support.tools:
+        trigger = tool.spec.trigger
+        place = text.find(trigger, max(0, at - len(trigger) + 1))
+        if place >= 0:
+            found.append((place + len(trigger), tool))
+    return min(found, key=lambda one: one[0]) if found else (-1, None)

@@ -47,12 +47,12 @@ class Special:
     span: Span
 
 
-Piece = Known | Splice | Computed | Special
+Segment = Known | Splice | Computed | Special
 
 
-def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+def join(pieces: Sequence[Segment]) -> tuple[Segment, ...]:
     """Known neighbours as one, empty texts left out."""
-    joined: list[Piece] = []
+    joined: list[Segment] = []
     for piece in pieces:
         if isinstance(piece, Known):
             if not piece.text:
@@ -108,7 +108,7 @@ class Speller:
 
     def spell(
         self,
-        pieces: Sequence[Piece],
+        pieces: Sequence[Segment],
         latent: Callable[[str], Value],
         computed: Callable[[int], str],
         *,
@@ -135,7 +135,7 @@ class Speller:
         return ids
 
     def context(
-        self, pieces: Sequence[Piece], latent: Callable[[str], Value], computed: Callable[[int], str]
+        self, pieces: Sequence[Segment], latent: Callable[[str], Value], computed: Callable[[int], str]
     ) -> tuple[tuple[int, ...], bool]:
         """A context's tokens from the start of the sequence, and whether the sequence is still empty.
 

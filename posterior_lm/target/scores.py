@@ -2,10 +2,17 @@
 
 All scores of one level of the graph go out together, one batch per model; equal
 requests are sent once; a score that rides on a longer one is read off its pass.
+
+`choice(d)` is a language model renormalised over the values of a finite type:
+
+    log p(v) = b log d(v | context) − log Σ_u d(u | context)^b,   u over the type's values,
+
+with b the power of the model inside `choice(d ^ b)`, 1 without one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,7 +20,7 @@ from attrs import define, field, frozen
 
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.lm.base import LanguageModel, Request, Scores
-from posterior_lm.target.pieces import Computed, Known, Piece, Special, Speller, Splice
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice
 from posterior_lm.target.values import Value
 
 
@@ -38,8 +45,8 @@ class ScorePlan:
 
     node: int
     lm: str
-    context: tuple[Piece, ...]
-    text: tuple[Piece, ...]
+    context: tuple[Segment, ...]
+    text: tuple[Segment, ...]
     ends: bool
     """Whether end-of-text after the text is scored: a bare latent that ends with it."""
     rides: int | None = None
@@ -62,7 +69,7 @@ class ScorePlan:
         computed: Callable[[int], str],
     ) -> int:
         """How many leading tokens every draw has in common: those before the first unknown."""
-        known: list[Piece] = []
+        known: list[Segment] = []
         for piece in self.context:
             if not isinstance(piece, Known | Special):
                 break
@@ -158,3 +165,34 @@ def hosts_and_riders(
 
 def is_score(node: object) -> bool:
     return isinstance(node, LmScore)
+
+
+def ask_choice(
+    batch: Batch,
+    context: tuple[int, ...],
+    texts: Sequence[tuple[int, ...]],
+    picked: int | None,
+    power: float,
+    put: Callable[[float], None],
+) -> Callable[[], None]:
+    """Ask for the tokens `texts` of every value; the function to call once the batch has run.
+
+    It puts the log probability of the value in the place `picked`, −inf for None.
+    """
+    scores = np.zeros(len(texts))
+    for place, text in enumerate(texts):
+
+        def read(answer: Scores, place: int = place, size: int = len(text)) -> None:
+            scores[place] = float(np.sum(answer.tokens[:size]))
+
+        batch.ask(Request(context + text, len(context), len(context)), read)
+
+    def finish() -> None:
+        if picked is None:
+            put(-math.inf)
+        else:
+            with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
+                tempered = np.where(np.isneginf(scores), -np.inf, power * scores)
+                put(float(tempered[picked] - np.logaddexp.reduce(tempered)))
+
+    return finish

@@ -1,17 +1,22 @@
-"""Conditions that become part of a support, so that nothing that breaks them is ever drawn.
+"""What conditions rule out: values, by masks built into supports, and the beginnings that no completion can save.
 
-The narrowed support is for whoever draws: proposals, guides, exact enumeration. The
-log reward keeps the term of the condition, which is 0 for all of its values, and the
-declared type, so the posterior and its evidence are what they were.
+A narrowed support is for whoever draws: proposals, guides, exact enumeration. The log reward keeps
+the term of the condition, which is 0 for all of its values, and the declared type, so the posterior
+and its evidence are what they were.
+
+`words(z) <= 16` is lost at the seventeenth word, long before z is whole. A beginning is refused only
+where every completion makes a condition false, whatever the latents drawn later turn out to be.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+import numpy as np
+from attrs import evolve, field, frozen
 
 from posterior_lm.graph.conditions import Conjunct, conjuncts, known_text, text_test
 from posterior_lm.graph.graph import RewardGraph
@@ -22,14 +27,15 @@ from posterior_lm.lm.base import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.finite import FiniteSupport, kept_values
-from posterior_lm.support.regular import Kind, Regular
-from posterior_lm.support.spec import Spec, TextSpec
-from posterior_lm.target.impossible import Parts, blamed, holds
+from posterior_lm.support.spec import Kind, Regular, Spec, TextSpec
+from posterior_lm.target.certainty import Beginning, Certainty, Parts, blamed, holds
+from posterior_lm.target.prefix_values import Between, Text
+from posterior_lm.target.values import Value, Values
 
 if TYPE_CHECKING:
-    from posterior_lm.target.target import Target
+    from posterior_lm.target.target import LatentInfo, Target
 
-LISTED = 100_000
+TRIED_FOR_MASKS = 100_000
 """Values of a finite latent that conditions are tried on: about a second. Above that they are tested as drawn."""
 EMPTY = {"PLM330", "PLM335"}
 """Codes that say that no value is left."""
@@ -118,7 +124,7 @@ def _regular(graph: RewardGraph, part: Conjunct) -> Regular | None:
 
 
 def _finite(graph: RewardGraph, masked: _Masked, support: FiniteSupport) -> Support | None:
-    if support.size > LISTED:
+    if support.size > TRIED_FOR_MASKS:
         return support
     spec, name = support.spec, masked.latent.name
     return kept_values(
@@ -151,3 +157,90 @@ def built_in(target: Target) -> list[TermInfo]:
         if any(reading.kind == "mask" and reading.latent in narrow for reading in part.readings)
     }
     return [target.statements[term] for term in sorted(terms)]
+
+
+ANSWERS = 1 << 16
+"""Answers kept before all are forgotten; a beginning of 20 tokens takes some 300 bytes."""
+TRIED_FOR_PREFIXES = 4096
+"""Values of a finite latent that are tried one by one; above that none of its beginnings is refused."""
+
+Ids = tuple[int, ...]
+
+
+@frozen(eq=False)
+class PrefixTests:
+    """The parts of a target's conditions that the first tokens of one latent can make false."""
+
+    target: Target = field(repr=False)
+    info: LatentInfo
+    parts: tuple[Conjunct, ...]
+    reads: tuple[str, ...]
+    """The latents drawn before that the parts read."""
+    _kept: dict[tuple, bool] = field(init=False, factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, target: Target, latent_name: str) -> PrefixTests:
+        """The tests for a latent by its ground name; raises KeyError for an unknown one."""
+        info = target.latent(latent_name)
+        masked = info.support is not target.evaluator.supports[info.name]
+        graph = target.graph
+        parts = tuple(
+            part
+            for part in conjuncts(graph)
+            if (kind := part.kind(info.name)) == "prefix" or (kind == "mask" and not masked)
+        )
+        read = graph.ancestors(*(part.node for part in parts)) if parts else set()
+        reads = tuple(other.name for other in target.latents if other.node in read and other.node < info.node)
+        return cls(target, info, parts, reads)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no beginning is ever refused."""
+        return not self.parts
+
+    def alive(self, prefixes: Sequence[Ids], earlier: Values) -> np.ndarray:
+        """(N,) bool: False where no completion of these first tokens can satisfy the conditions.
+
+        `earlier` holds N values of every latent drawn before this one. A whole value is a
+        beginning too: it is its own completion.
+        """
+        out = np.ones(len(prefixes), dtype=bool)
+        if self.empty:
+            return out
+        columns = [earlier[name] for name in self.reads]
+        for d, prefix in enumerate(prefixes):
+            past = tuple(column[d] for column in columns)
+            key = (prefix, *(value.ids for value in past))
+            if key not in self._kept:
+                if len(self._kept) >= ANSWERS:
+                    self._kept.clear()
+                self._kept[key] = self._alive(prefix, dict(zip(self.reads, past, strict=True)))
+            out[d] = self._kept[key]
+        return out
+
+    def _alive(self, prefix: Ids, past: Mapping[str, Value]) -> bool:
+        support = self.info.support
+        if hasattr(support, "ids_of"):
+            if support.size is None or support.size > TRIED_FOR_PREFIXES:
+                return True
+            values = (ids for ids in support.values() if ids[: len(prefix)] == prefix)
+            return any(self._holds(past, self.target.value_of(self.info.name, ids)) for ids in values)
+        return self._holds(past, self._beginning(prefix))
+
+    def _holds(self, past: Mapping[str, Value], own: Value | Beginning) -> bool:
+        graph, fixed = self.target.graph, self.target.evaluator.fixed_value
+        certainty = Certainty(graph, {**past, self.info.name: own}, fixed)
+        return all(certainty.of(part.node) is not part.negated for part in self.parts)
+
+    def _beginning(self, prefix: Ids) -> Beginning:
+        assert self.info.lm is not None
+        text = beginning(self.target.models[self.info.lm].tokenizer.token_bytes, prefix)
+        tokens = Between(len(prefix), max(len(prefix), self.info.support.max_tokens))
+        return Beginning(text, tokens)
+
+
+def beginning(pieces: Sequence[bytes | None], ids: Ids) -> Text:
+    """The characters that are certain: one that is half spelled may still become any of several."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(b"".join(pieces[i] or b"" for i in ids))
+    return Text(text, whole=False, more=1 if decoder.getstate()[0] else 0)

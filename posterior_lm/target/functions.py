@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from posterior_lm.dists import DISTS, ParameterError
 from posterior_lm.graph.nodes import Apply, DistScore
 from posterior_lm.graph.ops import OPS
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
 from posterior_lm.lang.regex import mend
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import finite_spec
+from posterior_lm.target.distributions import DISTS, ParameterError
 
 Column = list
 

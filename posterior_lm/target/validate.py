@@ -14,7 +14,7 @@ from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest
 from posterior_lm.lang.signatures import VALUE_TYPES, mistyped
 
 
-def bind_data(
+def validate_data(
     graph: RewardGraph, given: Mapping[str, object], *, path: str = "", missing: Sequence[str] = ()
 ) -> dict[str, object]:
     """A value for every parameter. Raises DataError PLM601–603, PLM608.

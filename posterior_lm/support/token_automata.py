@@ -1,4 +1,9 @@
-"""From bytes to tokens: what a byte automaton does on every token of a vocabulary."""
+"""From bytes to tokens: what a byte automaton does on every token of a vocabulary, and which states can be completed.
+
+S states, V vocabulary, R = max_tokens, E pairs of states with a token that leads from one to the
+other. Whether a value can still be completed with the tokens that are left is known exactly, and
+found on these pairs, never on the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,8 @@ from attrs import frozen
 
 from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.base import Tokenizer
-from posterior_lm.support.bounded import keep
-from posterior_lm.support.bytes_dfa import DEAD, BytesDfa
+from posterior_lm.support.base import keep
+from posterior_lm.support.byte_automata import DEAD, BytesDfa
 
 _KEPT = 8
 """Byte matrices kept; GPT-2's (50,257 tokens, the longest of 128 bytes) takes 6 MB."""
@@ -165,3 +170,114 @@ def _alike(dfa: BytesDfa, matrix: TokenMatrix) -> tuple[tuple[np.ndarray, ...], 
             break
         walked.append(column[running])
     return tuple(walked), columns
+
+
+@frozen(eq=False)
+class Edges:
+    """`here`, `then` (E,) pairs of states, `tokens` (E,) float64 how many lead from one to the other."""
+
+    here: np.ndarray
+    then: np.ndarray
+    tokens: np.ndarray
+
+
+def edges_of(after: np.ndarray, columns: np.ndarray) -> Edges:
+    """The pairs of the arrays of a `TokenDfa`."""
+    size = len(after)
+    tokens = np.bincount(columns, minlength=after.shape[1]).astype(np.float64)
+    here, then, many = [], [], []
+    for state, row in enumerate(after):
+        alive = (row != DEAD) & (tokens > 0)
+        counts = np.bincount(row[alive], weights=tokens[alive], minlength=size)
+        reached = np.flatnonzero(counts)
+        here.append(np.full(len(reached), state))
+        then.append(reached)
+        many.append(counts[reached])
+    return Edges(np.concatenate(here), np.concatenate(then), np.concatenate(many))
+
+
+def can_finish(edges: Edges, accepting: np.ndarray, min_tokens: int, max_tokens: int) -> np.ndarray:
+    """(R + 1, S) bool: entry (c, s) says whether some value goes through state s after c tokens.
+
+    With exact[r, s] = a path of exactly r tokens leads from s to an accepting state,
+    entry (c, s) is the OR of exact[r, s] over min - c <= r <= max - c, r >= 0.
+    """
+    size = len(accepting)
+    exact = np.zeros((max_tokens + 1, size), dtype=bool)
+    exact[0] = accepting
+    for length in range(1, max_tokens + 1):
+        exact[length, edges.here[exact[length - 1, edges.then]]] = True
+    before = np.zeros((max_tokens + 2, size), dtype=np.int64)
+    np.cumsum(exact, axis=0, out=before[1:])
+    count = np.arange(max_tokens + 1)
+    fewest, most = np.maximum(0, min_tokens - count), max_tokens - count
+    return before[most + 1] > before[fewest]
+
+
+def fewest_tokens(edges: Edges, accepting: np.ndarray) -> np.ndarray:
+    """(S,) float64: the length of a shortest completion, whatever the limits; inf where none is."""
+    need = np.where(accepting, 0.0, np.inf)
+    found = accepting
+    for length in range(1, len(accepting) + 1):
+        reached = np.zeros(len(accepting), dtype=bool)
+        reached[edges.here[found[edges.then]]] = True
+        found = reached & np.isinf(need)
+        if not found.any():
+            break
+        need[found] = length
+    return need
+
+
+def most_tokens(edges: Edges, accepting: np.ndarray, cap: int) -> int:
+    """The most tokens, up to `cap`, of a sequence that ends in an accepting state; -1 without any."""
+    here = np.zeros(len(accepting), dtype=bool)
+    here[0] = True
+    longest = 0 if accepting[0] else -1
+    for count in range(1, cap + 1):
+        reached = np.zeros(len(accepting), dtype=bool)
+        reached[edges.then[here[edges.here]]] = True
+        here = reached
+        if here[accepting].any():
+            longest = count
+    return longest
+
+
+def count_paths(
+    edges: Edges, accepting: np.ndarray, finish: np.ndarray, min_tokens: int, limit: int
+) -> int | None:
+    """How many token sequences are values, or None where there are more than `limit`.
+
+    Only prefixes that some value has are followed, so their number never passes
+    that of the values and the numbers stay small.
+    """
+    size = len(accepting)
+    ways: np.ndarray = np.zeros(size)
+    ways[0] = 1.0
+    total = 0.0
+    for count in range(len(finish)):
+        ways = np.where(finish[count], ways, 0.0)
+        if count >= min_tokens:
+            total += float(ways[accepting].sum())
+        # Each prefix still alive has a completion that begins no other prefix of its length.
+        if max(total, float(ways.sum())) > limit:
+            return None
+        ways = np.bincount(edges.then, weights=ways[edges.here] * edges.tokens, minlength=size)
+    return int(total)
+
+
+def shortest_spelling(text: bytes, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """A shortest sequence of usable tokens with these bytes, the lowest ids first; None without one."""
+    pieces: dict[bytes, int] = {}
+    for token in sorted(token_matrix(tokenizer).ids.tolist()):
+        spelled = tokenizer.token_bytes[token]
+        if spelled and spelled in text:
+            pieces.setdefault(spelled, token)
+    best: list[tuple[int, ...] | None] = [()]
+    for end in range(1, len(text) + 1):
+        ways = [
+            (*head, pieces[text[start:end]])
+            for start in range(end)
+            if (head := best[start]) is not None and text[start:end] in pieces
+        ]
+        best.append(min(ways, key=lambda way: (len(way), way)) if ways else None)
+    return best[-1]
