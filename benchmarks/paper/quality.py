@@ -23,7 +23,8 @@ def cleaned(texts: Sequence[str]) -> list[str]:
 
 def of_set(texts: Sequence[str]) -> dict[str, float]:
     """How much texts for the same prompt differ: semantic diversity, distinct-2, self-BLEU."""
-    from posterior_lm.metrics.ngrams import distinct, self_bleu, semantic_diversity
+    from posterior_lm.metrics.embeddings import semantic_diversity
+    from posterior_lm.metrics.ngrams import distinct, self_bleu
 
     kept = cleaned(texts)
     return {

@@ -1,11 +1,14 @@
-"""`plm check`: what is wrong with programs, without importing a model, and when each condition is tested (`-v`)."""
+"""`plm check`: what is wrong with programs, without importing a model, and when each condition is tested (`-v`).
+
+The graph, which takes a tenth of a second to import, is imported where a program has conditions that need it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import click
-from attrs import frozen
+from attrs import asdict, frozen
 
 from posterior_lm.cli.commands import ERRORS, FINE, Command
 from posterior_lm.cli.files import programs, read
@@ -84,6 +87,8 @@ def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic
     return checked, found + check_conditions(checked)
 
 
+# ---- conditions: what no value satisfies, and when each is tested
+
 WIDEST = 40
 """Characters of a condition that are shown."""
 
@@ -99,14 +104,7 @@ class Row:
     why: str
 
     def to_json(self, file: str) -> dict[str, object]:
-        return {
-            "file": file,
-            "line": self.line,
-            "condition": self.condition,
-            "latent": self.latent,
-            "kind": self.kind,
-            "why": self.why,
-        }
+        return {"file": file, **asdict(self)}
 
 
 def check_conditions(checked: CheckedModule) -> list[Diagnostic]:
@@ -114,7 +112,7 @@ def check_conditions(checked: CheckedModule) -> list[Diagnostic]:
     body = list(statements(checked.module.program.body))
     finite = any(isinstance(s, ast.Latent) and checked.type(s.type).is_finite for s in body)
     if not finite or not any(isinstance(s, ast.Condition) for s in body):
-        return []  # the graph takes a tenth of a second to import
+        return []
     from posterior_lm.graph import lower, optimize
     from posterior_lm.target.certainty import impossible
 

@@ -111,6 +111,9 @@ def _silence() -> None:
         os.close(nothing)
 
 
+# ---- commands of click
+
+
 class ExitCodes(click.Command):
     """A command that is run by itself: it leaves by SystemExit alone, with the codes above."""
 

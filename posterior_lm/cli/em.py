@@ -105,6 +105,8 @@ def command(
     return INTERRUPTED if found.interrupted else FINE
 
 
+# ---- what it shows
+
 HEADER = "round    Q before   after    ELBO   log evidence   held out: ELBO   log evidence   ESS/N"
 
 

@@ -115,6 +115,8 @@ def command(
     return INTERRUPTED if fitted.interrupted else FINE
 
 
+# ---- what it shows
+
 EVERY = 10.0
 """Seconds between two lines where nobody watches a bar."""
 

@@ -138,6 +138,9 @@ def _png(ctx: click.Context, option: click.Parameter, value: str | None) -> str 
     return value
 
 
+# ---- their values
+
+
 def misuse(message: str, help: str | None = None) -> NoReturn:
     """Ends the command with PLM802, exit code 2."""
     raise PlmError(error("PLM802", message, help=help))

@@ -90,6 +90,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bo
     return lines
 
 
+# ---- results for people
+
 TOP = 10
 """Rows of a table of draws; `--format json` has them all."""
 
@@ -206,6 +208,9 @@ def checks(posterior: Posterior) -> list[str]:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
+
+
+# ---- a bar while one waits
 
 
 @contextmanager

@@ -108,6 +108,9 @@ def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
     return True
 
 
+# ---- what it shows
+
+
 def show_prediction(prediction: Prediction, row: int | None, answer: Datum | None) -> None:
     """Each value with its probability, likeliest first; the known `answer` where there is one."""
     posterior = prediction.posterior

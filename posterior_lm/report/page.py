@@ -145,6 +145,9 @@ def _contents(facts: Sequence[Facts], several: bool) -> Html:
     return el("nav", *(el("a", words, href=f"#{name}") for name, words in links), aria_label="Sections")
 
 
+# ---- writing it
+
+
 def report(target: Target, posterior: Posterior, path: str | Path, *, command: str | None = None) -> Path:
     """Writes the page of one posterior of a bound program; returns its path.
 

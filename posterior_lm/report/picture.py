@@ -168,6 +168,9 @@ def _options(graph: RewardGraph, node: Latent) -> str:
     return ", ".join([*parts, *(f"{name}={value}" for name, value in sorted(found.items(), reverse=True))])
 
 
+# ---- expressions as text
+
+
 def spelled(graph: RewardGraph, i: int) -> str:
     """The expression of a node, close to how the language writes it."""
     node = graph[i]

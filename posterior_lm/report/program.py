@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.lexer import KEYWORDS, extent, tokenize
+from posterior_lm.lang.parser import parse
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, VALUE_TYPES
 from posterior_lm.lang.source import Source
-from posterior_lm.report.draws import table
-from posterior_lm.report.markup import Html, el, join, text_span
+from posterior_lm.report.markup import Html, el, join, table, text_span
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
@@ -32,8 +32,6 @@ def source_of(program: PreparedProgram) -> tuple[Source, bool]:
     That is the file's own text with its comments where there is one, and the canonical
     spelling of a program that was put together in Python.
     """
-    from posterior_lm.lang.parser import parse
-
     name = "<text>"
     if program.checked is not None:
         module = program.checked.module
@@ -106,6 +104,8 @@ def _class(kind: str, text: str, before: str, after: str) -> str | None:
             return "option"
     return None
 
+
+# ---- provenance
 
 MOST_LETTERS = 2000
 _ALWAYS = ("posterior-lm", "numpy")

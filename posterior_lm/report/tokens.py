@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
@@ -98,6 +97,8 @@ def _token(token: Token) -> Html:
     )
 
 
+# ---- what is read token by token
+
 MOST_TEXTS = 12
 """Texts of one draw that are shown: a plate over many rows has as many."""
 
@@ -176,16 +177,12 @@ def _score(target: Target, plan: ScorePlan, values: Values, n: int) -> list[tupl
     for one, score in zip(spelt, scores, strict=True):
         tokens = [
             Token(*pair)
-            for pair in zip(_texts(model.tokenizer, one.text), _floats(score.tokens), strict=True)
+            for pair in zip(_texts(model.tokenizer, one.text), map(float, score.tokens), strict=True)
         ]
         if plan.ends:
             tokens.append(Token("end of text", float(score.eos[len(one.text)])))
         found.append(tuple(tokens))
     return found
-
-
-def _floats(numbers: np.ndarray) -> list[float]:
-    return [float(x) for x in numbers]
 
 
 def _texts(tokenizer: Tokenizer, ids: tuple[int, ...]) -> list[str]:
