@@ -108,7 +108,7 @@ def packed_prefixes(target: Target, draws: int, rounds: int) -> dict[str, float]
 
 
 def shared_prefill(rounds: int) -> dict[str, float]:
-    with_cache = TransformersModel.load(WEIGHTS, device="cpu")
+    with_cache = TransformersModel.from_folder(WEIGHTS, device="cpu")
     without = TransformersModel(*_parts(with_cache), share_prompts=False)
     rng = np.random.default_rng(0)
     size = with_cache.tokenizer.vocabulary_size

@@ -66,7 +66,7 @@ def random_model(config: PreTrainedConfig, tokenizer: Path, device: str, folder:
     module.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, folder / name)
-    return TransformersModel.load(folder, dtype="bfloat16", device=device)
+    return TransformersModel.from_folder(folder, dtype="bfloat16", device=device)
 
 
 # ------------------------------------------------------------------ one fit, watched
@@ -205,7 +205,7 @@ def quality(
     target: str, device: str, settings: FitSettings, cache: Path | None, rows: int | None
 ) -> dict[str, object]:
     """One line of the quality table: `tiny`, float32, held-out rows of a known target."""
-    model = TransformersModel.load(WEIGHTS, device=device)
+    model = TransformersModel.from_folder(WEIGHTS, device=device)
     known = known_target(target)
     known = evolve(known, query=known.query.lm(base=model))
     trained = train_some(known.query, known.train, settings, model)

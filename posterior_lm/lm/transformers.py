@@ -15,7 +15,6 @@ from posterior_lm.lm.base import ModelIdentity, Request, Rollout, Scores, unpack
 from posterior_lm.lm.forward import Forward
 from posterior_lm.lm.kv_cache import PrefixStore
 from posterior_lm.lm.loading import load_module
-from posterior_lm.lm.locate import find_folder
 from posterior_lm.lm.packed import Limits, Line, Row, lay_out, read_lines, score_rows
 from posterior_lm.lm.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
 from posterior_lm.lm.tokenizer import HFTokenizer
@@ -53,28 +52,21 @@ class TransformersModel:
         self._store = PrefixStore(forward)
 
     @classmethod
-    def load(
+    def from_folder(
         cls,
-        name: str | Path,
+        folder: str | Path,
         *,
+        name: str | None = None,
         revision: str | None = None,
         dtype: str = "float32",
         device: str | None = None,
     ) -> TransformersModel:
-        """Load a folder, or a name from the hub or its cache; `ModelError` PLM510 to PLM514 in one sentence.
+        """The model of an existing folder, under the name it was asked for; `ModelError` PLM510 to PLM514.
 
         `device` None takes the first GPU where there is one, else the CPU. Weights
         are read from safetensors only, and no code that comes with a model is run.
         """
-        folder, found = find_folder(str(name), revision=revision)
-        return cls.from_folder(folder, name=str(name), revision=found, dtype=dtype, device=device)
-
-    @classmethod
-    def from_folder(
-        cls, folder: Path, *, name: str, revision: str | None, dtype: str, device: str | None
-    ) -> TransformersModel:
-        """The model of an existing folder, under the name it was asked for."""
-        return cls(*load_module(folder, name, revision, dtype, device))
+        return cls(*load_module(Path(folder), name or str(folder), revision, dtype, device))
 
     def __repr__(self) -> str:
         where = f"dtype={self.identity.dtype!r}, device={str(self._forward.device)!r}"

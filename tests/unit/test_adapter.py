@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def base(folder: Path) -> TransformersModel:
-    return TransformersModel.load(folder)
+    return TransformersModel.from_folder(folder)
 
 
 def logits(model: TransformersModel) -> torch.Tensor:
@@ -227,7 +227,7 @@ def test_the_seed_alone_decides_the_weights(folder: Path) -> None:
     def fresh(seed: int, noise: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(noise)
         state = torch.get_rng_state()
-        adapter = Adapter.new(TransformersModel.load(folder), rank=3, seed=seed)
+        adapter = Adapter.new(TransformersModel.from_folder(folder), rank=3, seed=seed)
         assert torch.equal(torch.get_rng_state(), state)
         return adapter.tensors()
 
@@ -255,7 +255,7 @@ def test_saved_and_loaded_bit_for_bit(base: TransformersModel, folder: Path, tmp
     adapter = stir(Adapter.new(base, rank=3, alpha=5.0, targets=("c_attn", "c_fc")))
     adapter.save(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} >= {WEIGHTS, CONFIG}
-    for again in (Adapter.load(base, tmp_path), Adapter.load(TransformersModel.load(folder), tmp_path)):
+    for again in (Adapter.load(base, tmp_path), Adapter.load(TransformersModel.from_folder(folder), tmp_path)):
         assert again.tensors().keys() == adapter.tensors().keys()
         assert all(torch.equal(v, again.tensors()[k]) for k, v in adapter.tensors().items())
         assert torch.equal(logits(again.model()), logits(adapter.model()))
@@ -392,7 +392,7 @@ def test_an_adapter_of_another_architecture_is_refused(base: TransformersModel, 
 def test_an_adapter_of_a_wider_model_is_refused(base: TransformersModel, tmp_path: Path) -> None:
     wide = write_model(tmp_path / "m", "gpt2", byte_level_tokenizer(), eos=0, **{**GPT2, "n_embd": 48})
     (tmp_path / "a").mkdir()
-    Adapter.new(TransformersModel.load(wide), rank=2).save(tmp_path / "a")
+    Adapter.new(TransformersModel.from_folder(wide), rank=2).save(tmp_path / "a")
     with pytest.raises(DataError, match="PLM622"):
         Adapter.load(base, tmp_path / "a")
 

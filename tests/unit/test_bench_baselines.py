@@ -41,7 +41,7 @@ def target(middle: KnownTarget) -> Target:
 
 @pytest.fixture(scope="module")
 def base() -> TransformersModel:
-    return TransformersModel.load(WEIGHTS, device="cpu")
+    return TransformersModel.from_folder(WEIGHTS, device="cpu")
 
 
 def ids_of(model: TransformersModel, text: str) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def base(folder: Path) -> TransformersModel:
-    return TransformersModel.load(folder)
+    return TransformersModel.from_folder(folder)
 
 
 def folded(model: TransformersModel) -> bool:
@@ -98,7 +98,7 @@ def test_gradients_reach_the_adapter_after_a_draw(base: TransformersModel) -> No
 def test_what_cannot_be_folded_in_is_left_on(
     folder: Path, base: TransformersModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = stir(Adapter.new(TransformersModel.load(folder, dtype="bfloat16"), rank=3))
+    half = stir(Adapter.new(TransformersModel.from_folder(folder, dtype="bfloat16"), rank=3))
     assert not folded(drawing_model(half)), "a small change of a rounded weight would be rounded away"
     adapter = stir(Adapter.new(base, rank=3))
     assert folded(drawing_model(adapter))
