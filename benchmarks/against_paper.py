@@ -25,13 +25,13 @@ from benchmarks.exactness import listed, trainer_of
 from benchmarks.paper_recipe import Recipe
 from benchmarks.quality import HeldOut
 from benchmarks.targets import KnownTarget, known_target
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import settings_of
-from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.amortize.train import Trainer
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import settings_of
+from posterior_lm.train.simulate import Simulator
+from posterior_lm.train.trainer import Trainer
 
 RANK = 32
 SPEED_STEPS = 8

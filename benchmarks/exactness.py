@@ -22,17 +22,17 @@ import torch
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, known_target
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.compiling import Compiler
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.listing import Lister
-from posterior_lm.amortize.parallel import World, join_world
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings, settings_of
-from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.amortize.train import Trainer
 from posterior_lm.infer.methods import OBJECTIVES, losses
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.enumerated import EnumeratedRows
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.parallel import World, join_world
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import FitSettings, settings_of
+from posterior_lm.train.simulate import Simulator
+from posterior_lm.train.sleep_phase import SleepPhase
+from posterior_lm.train.trainer import Trainer
 
 AIM = {"tv": 0.08, "worst": 0.15, "ess": 0.9, "seconds": 180}
 
@@ -56,10 +56,10 @@ def trainer_of(
     """A trainer for all rows, with the stages that `plm fit` would run."""
     numbers = range(len(rows))
     compiles = settings.compile != 0 and not simulator.unsimulated
-    compiler = Compiler(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
+    compiler = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
     lister = None
     if settings.compile != 0 and settings.listed != 0:
-        lister = Lister.of(rows, numbers, settings.pairs, settings.seed, world)
+        lister = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world)
     exact = compiler is not None and simulator.exact
     settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
     return Trainer(rows, numbers, adapter, settings, compiler, world or World(), simulator, lister)

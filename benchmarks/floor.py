@@ -33,9 +33,9 @@ from transformers import DynamicCache
 from posterior_lm import load
 from posterior_lm.infer.base import run
 from posterior_lm.infer.importance import Importance
-from posterior_lm.lm.base import Request
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.tiny import WEIGHTS
-from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.prefixes import cuts
 from posterior_lm.target.target import Target
 

@@ -32,14 +32,14 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaCo
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, Row, known_target
-from posterior_lm.amortize.fit import fit
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.policy import Policy, load_policy
-from posterior_lm.amortize.settings import FitSettings
-from posterior_lm.amortize.train import Progress
 from posterior_lm.api.query import Query
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.tiny import WEIGHTS
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.train.fit import fit
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.policy import Policy, load_policy
+from posterior_lm.train.settings import FitSettings
+from posterior_lm.train.trainer import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = 2

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from posterior_lm.lm.base import Tokenizer
-from posterior_lm.lm.tokenizer import load_tokenizer
+from posterior_lm.lm.protocol import Tokenizer
+from posterior_lm.lm.tokenizers import load_tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.grammar_parser import matcher

@@ -38,16 +38,15 @@ from torch import Tensor
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.reading import readings_of
 from posterior_lm.infer.contexts import contexts_of
-from posterior_lm.lm.base import Request, Scores
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Request, Scores
 from posterior_lm.support.base import Support
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.guide import PolicyGuide, readings_of
 
 Ids = tuple[int, ...]
 

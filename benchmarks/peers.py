@@ -43,8 +43,8 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.smc import Smc
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.tiny import WEIGHTS
-from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.target import Target
 
 HERE = Path(__file__).resolve().parent

@@ -22,7 +22,7 @@ from benchmarks.targets import KnownTarget, Row
 from posterior_lm.api.query import Query
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data

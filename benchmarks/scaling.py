@@ -38,12 +38,12 @@ SWEEPS = {
 def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[str, float]:
     """Seconds per step and per draw of one setting, and the process's peak memory in MiB."""
     from benchmarks.exactness import trainer_of
-    from posterior_lm.amortize.adapter import Adapter
-    from posterior_lm.amortize.rows import Rows
-    from posterior_lm.amortize.settings import settings_of
-    from posterior_lm.amortize.simulate import Simulator
     from posterior_lm.api.query import loads
     from posterior_lm.target.validate import validate_data
+    from posterior_lm.train.adapter import Adapter
+    from posterior_lm.train.rows import Rows
+    from posterior_lm.train.settings import settings_of
+    from posterior_lm.train.simulate import Simulator
 
     query = loads(PROGRAM.format(n=latent))
     graph = query.graph

@@ -28,9 +28,9 @@ from posterior_lm.infer.base import InferenceAlgorithm, run
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lm.base import LanguageModel
 from posterior_lm.lm.counting import CountingModel
-from posterior_lm.lm.registry import load_model
+from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.lm.resolve import load_model
 from posterior_lm.target.target import Target
 
 DATA = Path(__file__).resolve().parent.parent / "programs/data/story_infilling.jsonl"

@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.exactness import trainer_of
 from benchmarks.targets import known_target
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import settings_of
-from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.lm.forward import Forward
+from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import settings_of
+from posterior_lm.train.simulate import Simulator
 
 AIM = 1.5
 

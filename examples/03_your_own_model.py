@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import posterior_lm as plm
-from posterior_lm.lm.base import ModelIdentity, Request, Scores, eos_log_probs, unpack_branches
-from posterior_lm.lm.tabular_tokenizer import TabularTokenizer
+from posterior_lm.lm.protocol import ModelIdentity, Request, Scores, eos_log_probs, unpack_branches
+from posterior_lm.lm.tabular import TabularTokenizer
 from posterior_lm.lm.tiny import WEIGHTS
 
 WALK = plm.loads('lm base = "tiny"  program walk() { latent z: text(tokens=1..12, stop="!") ~ base() ^ 2 }')

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         ModelError,
         PlmError,
     )
-    from posterior_lm.lm.base import LanguageModel
-    from posterior_lm.lm.registry import load_model
+    from posterior_lm.lm.protocol import LanguageModel
+    from posterior_lm.lm.resolve import load_model
     from posterior_lm.lm.tabular import TabularModel
     from posterior_lm.predict import Prediction
     from posterior_lm.target.target import Target
@@ -38,9 +38,9 @@ _HOMES = {
     "Posterior": "posterior_lm.api.posterior",
     "Prediction": "posterior_lm.predict",
     "Target": "posterior_lm.target.target",
-    "LanguageModel": "posterior_lm.lm.base",
+    "LanguageModel": "posterior_lm.lm.protocol",
     "TabularModel": "posterior_lm.lm.tabular",
-    "load_model": "posterior_lm.lm.registry",
+    "load_model": "posterior_lm.lm.resolve",
     "PlmError": "posterior_lm.lang.diagnostics",
     "CompileError": "posterior_lm.lang.diagnostics",
     "DataError": "posterior_lm.lang.diagnostics",

@@ -50,26 +50,18 @@ ROOMS: dict[str, Room] = {
     # What writes into texts: plain Python, and no model.
     "tools": Room(1, ("tools",), ("words",), ("attrs",)),
     "language": Room(1, ("lang",), ("installed", "method table"), ("attrs", "lark")),
-    "model protocol": Room(1, ("lm.base",), (), ("attrs", "numpy")),
-    # Tables, tokenizers and where models lie: light, since plm check may need them.
-    "light models": Room(
-        1, ("lm",), ("model protocol",), ("attrs", "numpy", "tokenizers", "huggingface_hub")
-    ),
+    "model protocol": Room(1, ("lm.protocol",), (), ("attrs", "numpy")),
+    # Tables and tokenizers: light, since plm check may need them.
+    "light models": Room(1, ("lm",), ("model protocol",), ("attrs", "numpy", "tokenizers")),
     "heavy models": Room(
-        1,
-        (
-            "lm.transformers",
-            "lm.abilities",
-            "lm.forward",
-            "lm.kv_cache",
-            "lm.loading",
-            "lm.packed",
-            "lm.rollout",
-        ),
-        ("model protocol", "light models"),
-        ("attrs", "numpy", "torch", "transformers"),
+        1, ("lm.hf",), ("model protocol", "light models"), ("attrs", "numpy", "torch", "transformers")
     ),
-    "door to models": Room(1, ("lm.registry",), ("model protocol", "light models", "heavy models")),
+    "door to models": Room(
+        1,
+        ("lm.resolve",),
+        ("model protocol", "light models", "heavy models"),
+        ("attrs", "huggingface_hub"),
+    ),
     "supports": Room(2, ("support",), ("model protocol", "tools"), ("attrs", "numpy", "llguidance")),
     "graph": Room(2, ("graph",), ("language", "tools"), ("attrs", "networkx")),
     # The models and functions that a program names, found and loaded.
@@ -88,26 +80,26 @@ ROOMS: dict[str, Room] = {
         ("method table", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy", "arviz_stats"),
     ),
-    "amortizer": Room(
-        6, ("amortize", "baselines.sft", "baselines.ppo"),
+    "training": Room(
+        6, ("train",),
         ("installed", "method table", "inference", "target", "graph", "supports", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),
     ),  # fmt: skip
     # What a model decodes; the table of methods names them.
     "decoders": Room(
         7, ("baselines",),
-        ("amortizer", "method table", "inference", "target", "graph", "supports", "language", "model protocol"),
+        ("training", "method table", "inference", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     # From a program to draws.
     "answers": Room(
         7, ("api.engine", "api.posterior", "api.saved", "api.score"),
-        ("installed", "method table", "amortizer", "inference", "resources", "target", "graph", "supports", "language", "model protocol", "door to models"),
+        ("installed", "method table", "training", "inference", "resources", "target", "graph", "supports", "language", "model protocol", "door to models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "prediction": Room(
         8, ("predict",),
-        ("answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol"),
+        ("answers", "training", "inference", "method table", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     # Functions of texts and numbers; an encoder of texts is loaded inside the functions that read one.
@@ -119,23 +111,23 @@ ROOMS: dict[str, Room] = {
     ),  # fmt: skip
     "validation": Room(
         8, ("validate",),
-        ("installed", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
+        ("installed", "answers", "training", "inference", "method table", "target", "graph", "supports", "language", "model protocol", "light models"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "em": Room(
         8, ("em",),
-        ("answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol", "heavy models"),
+        ("answers", "training", "inference", "method table", "target", "graph", "language", "model protocol", "heavy models"),
         ("attrs", "numpy", "torch"),
     ),  # fmt: skip
     # What a user calls. Nothing below knows of a query.
     "query": Room(
         9, ("api", "query"),
-        ("report", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "language", "model protocol"),
+        ("report", "em", "validation", "prediction", "answers", "training", "inference", "method table", "target", "graph", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip
     "command line": Room(
         10, ("cli", "__main__"),
-        ("front", "query", "report", "em", "validation", "prediction", "answers", "amortizer", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
+        ("front", "query", "report", "em", "validation", "prediction", "answers", "training", "inference", "method table", "target", "graph", "supports", "language", "door to models"),
         ("attrs", "click", "rich"),
     ),  # fmt: skip
     "front": Room(0, ("",), ()),
@@ -227,7 +219,7 @@ def test_the_table_itself_goes_down_only() -> None:
 def test_only_two_rooms_know_a_model_library() -> None:
     assert {name for name, room in ROOMS.items() if HEAVY & set(room.packages)} == {
         "heavy models",
-        "amortizer",
+        "training",
         "em",
         "metrics",
     }
@@ -239,16 +231,16 @@ def test_only_two_rooms_know_a_model_library() -> None:
         ("lang.check.types", "posterior_lm.graph.nodes"),
         ("lang.parser", "numpy"),
         ("graph.nodes", "numpy"),
-        ("graph.lower", "posterior_lm.lm.base"),
+        ("graph.lower", "posterior_lm.lm.protocol"),
         ("support.text", "posterior_lm.lang.ast"),
         ("support.text", "posterior_lm.lm.tabular"),
-        ("lm.base", "torch"),
+        ("lm.protocol", "torch"),
         ("lm.tabular", "transformers"),
-        ("lm.locate", "training.tiny.world"),
+        ("lm.resolve", "training.tiny.world"),
         ("cli.main", "benchmarks.paper"),
-        ("lm.transformers", "posterior_lm.target.target"),
+        ("lm.hf.transformers", "posterior_lm.target.target"),
         ("target.target", "posterior_lm.infer.base"),
-        ("target.target", "posterior_lm.lm.registry"),
+        ("target.target", "posterior_lm.lm.resolve"),
         ("infer.exact", "posterior_lm.api.posterior"),
         ("api.posterior", "posterior_lm.api.query"),
         ("api.query", "posterior_lm.cli.main"),

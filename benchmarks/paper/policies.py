@@ -12,12 +12,12 @@ from attrs import frozen
 
 from benchmarks.paper.cells import Cell, slug
 from benchmarks.paper.task import Bench, Row
-from posterior_lm.amortize.manifest import MANIFEST
+from posterior_lm.train.policy import MANIFEST
 
 if TYPE_CHECKING:
-    from posterior_lm.amortize.guide import PolicyGuide
     from posterior_lm.api.query import Query
     from posterior_lm.target.target import Target
+    from posterior_lm.train.guide import PolicyGuide
 
 ROOM, CHECKPOINTS = "policies", "checkpoints"
 
@@ -42,7 +42,7 @@ def train(
     on the rows `searched` where a setting has too few of its own to hold some out.
     """
     from benchmarks.paper.rates import best_rate
-    from posterior_lm.amortize.manifest import read_manifest
+    from posterior_lm.train.policy import read_manifest
 
     name = "--".join(slug(part) for part in (cell.task, cell.setting, method, str(cell.seed)))
     folder = bench.store.folder / ROOM / name
@@ -74,8 +74,8 @@ def _begun(folder: Path) -> bool:
 
 def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings: dict[str, object]) -> None:
     """Train, going on from a checkpoint where there is one. Raises KeyboardInterrupt where a person stops it."""
-    from posterior_lm.amortize.fit import fit
-    from posterior_lm.amortize.settings import settings_of
+    from posterior_lm.train.fit import fit
+    from posterior_lm.train.settings import settings_of
 
     if method != "gflownet":
         settings["objective"] = method
@@ -91,8 +91,7 @@ def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings:
 
 def guide(query: Query, target: Target, folder: Path) -> PolicyGuide:
     """The policy in the folder as a proposal for a bound target, loaded once per process."""
-    from posterior_lm.amortize.manifest import read_manifest
-    from posterior_lm.amortize.policy import held_policy
+    from posterior_lm.train.policy import held_policy, read_manifest
 
     return held_policy(folder, read_manifest(folder), query.prepared).guide(target)
 
@@ -100,9 +99,8 @@ def guide(query: Query, target: Target, folder: Path) -> PolicyGuide:
 @contextmanager
 def untrained(query: Query, target: Target) -> Iterator[PolicyGuide]:
     """The frozen model as a guide: what every policy begins from."""
-    from posterior_lm.amortize.adapter import Adapter
-    from posterior_lm.amortize.guide import PolicyGuide
-    from posterior_lm.amortize.reading import readings_of
+    from posterior_lm.train.adapter import Adapter
+    from posterior_lm.train.guide import PolicyGuide, readings_of
 
     lm = next(iter(readings_of(target).values())).lm
     adapter = Adapter.new(query.prepared.models[lm], rank=1)

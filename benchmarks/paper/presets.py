@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from posterior_lm.lm.base import LanguageModel
+    from posterior_lm.lm.protocol import LanguageModel
 
 PAPER: Mapping[str, Mapping[str, object]] = {
     "integers": {
@@ -53,7 +53,7 @@ def fitting(
     model: LanguageModel, settings: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
     """The settings with those layers only that the model has; every linear layer where it has none of them."""
-    from posterior_lm.amortize.adapter import check_model, linear_names
+    from posterior_lm.train.adapter import check_model, linear_names
 
     found = {task: dict(own) for task, own in settings.items()}
     if any("targets" in own for own in found.values()):

@@ -23,8 +23,8 @@ def after_em(bench: Bench, cell: Cell, query: Query, rows: Sequence[Row]) -> tup
     The E-steps together get as many steps as a policy without EM.
     """
     from benchmarks.paper.rates import best_rate
-    from posterior_lm.amortize.manifest import MANIFEST
     from posterior_lm.em.saved import GUIDE, RECORD
+    from posterior_lm.train.policy import MANIFEST
 
     size = bench.size(cell.task)
     folder = (

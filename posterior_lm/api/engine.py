@@ -18,7 +18,7 @@ from posterior_lm.infer.base import Offer
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.typed import CheckedModule
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.resources import Named
 
@@ -52,7 +52,7 @@ def policy_offer(program: PreparedProgram, request: Request, target: Target) -> 
     """The policy that was asked for, offered for a target of the program or of a part of it."""
     if request.policy is None:
         return None
-    from posterior_lm.amortize.policy import offer_of
+    from posterior_lm.train.policy import offer_of
 
     return offer_of(request.policy, program, target)
 

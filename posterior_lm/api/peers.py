@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.amortize.fit import Fitted, fit
-from posterior_lm.amortize.inputs import Inputs, read_inputs
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.api.engine import policy_offer
 from posterior_lm.api.query import Query
-from posterior_lm.baselines.ppo import BELOW
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.prepared import in_row
+from posterior_lm.train.fit import Fitted, fit
+from posterior_lm.train.ppo import BELOW
+from posterior_lm.train.rows import Inputs, Rows, read_inputs
+from posterior_lm.train.settings import FitSettings, settings_of
 
 Data = Sequence[Mapping[str, object]]
 Figure = Callable[[Query, Data], float]

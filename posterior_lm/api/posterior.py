@@ -14,7 +14,7 @@ from posterior_lm.api import saved
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
-from posterior_lm.lm.base import ModelIdentity
+from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import folder_named, plain
 
 if TYPE_CHECKING:

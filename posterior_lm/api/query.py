@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
-from posterior_lm.amortize.settings import settings_of
 from posterior_lm.api.score import Score, score
 from posterior_lm.infer.request import Request, checked
 from posterior_lm.lang import ast, compose
@@ -24,10 +23,9 @@ from posterior_lm.lang.driver import check, compile_source, load_module
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parser import parse_fragment
 from posterior_lm.lang.source import NOWHERE, Source
+from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
-    from posterior_lm.amortize.fit import Fitted
-    from posterior_lm.amortize.progress import Progress as FitProgress
     from posterior_lm.api.posterior import Posterior
     from posterior_lm.em.rounds import Round
     from posterior_lm.em.run import Tick, Trained
@@ -36,10 +34,12 @@ if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
     from posterior_lm.lang.typed import CheckedModule
-    from posterior_lm.lm.base import LanguageModel
+    from posterior_lm.lm.protocol import LanguageModel
     from posterior_lm.predict import Prediction, Vote
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
+    from posterior_lm.train.fit import Fitted
+    from posterior_lm.train.progress import Progress as FitProgress
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
 
@@ -265,10 +265,10 @@ class Query:
     ) -> Fitted:
         """Train a policy on rows of parameters and save it, certified, in the folder `out`.
 
-        `settings` are those of `amortize.settings.FitSettings`, over what `infer gflownet(…)`
+        `settings` are those of `train.settings.FitSettings`, over what `infer gflownet(…)`
         states. A column named after a latent holds a known good value of it.
         """
-        from posterior_lm.amortize.fit import fit
+        from posterior_lm.train.fit import fit
 
         program = self.prepared
         chosen = settings_of({**self.request.fit_settings(program), **settings})

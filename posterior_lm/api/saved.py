@@ -15,7 +15,7 @@ from attrs import frozen
 
 from posterior_lm.infer.draws import Certificate, Chains, Draws, SmcReport
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lm.base import ModelIdentity
+from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
 from posterior_lm.target.values import Value
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.lm.base import LanguageModel, eos_log_probs
+from posterior_lm.lm.protocol import LanguageModel, eos_log_probs
 from posterior_lm.support.base import Ending, Support
 
 Ids = tuple[int, ...]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.baselines.decoding import Decoding, Ids, by_chance, decode, in_beams, likeliest, pick
 from posterior_lm.baselines.plain import PlainSupport, said
 from posterior_lm.baselines.prompts import guide_readings, prior_readings, with_examples
@@ -23,10 +22,11 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.guide import Reading, readings_of
 
 BATCH = 256
 """Draws by chance that are made at a time."""

@@ -12,7 +12,7 @@ from posterior_lm.baselines.beams import beams
 from posterior_lm.infer.choose import Sample
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending, Support
 
 Ids = tuple[int, ...]

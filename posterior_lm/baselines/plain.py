@@ -8,7 +8,7 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import DataError, ModelError
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value

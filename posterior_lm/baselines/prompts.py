@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.amortize.reading import Reading
 from posterior_lm.graph.nodes import ChoiceScore
 from posterior_lm.infer.guide import check_guide, contexts_of
 from posterior_lm.infer.prior import prior_of
@@ -16,6 +15,7 @@ from posterior_lm.target.rows import read_rows
 from posterior_lm.target.segments import Known, Special, join
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.guide import Reading
 
 BETWEEN = "\n\n"
 """Between one example and the next."""

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import click
 from attrs import asdict
 
-from posterior_lm.amortize.metrics import curves as draw_curves
-from posterior_lm.amortize.settings import settings_of
 from posterior_lm.cli.commands import FINE, INTERRUPTED, Command
 from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import cases, open_query
@@ -26,10 +24,12 @@ from posterior_lm.cli.options import (
     program_options,
 )
 from posterior_lm.cli.output import json_text, live_bar
+from posterior_lm.train.progress import curves as draw_curves
+from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
-    from posterior_lm.amortize.fit import Fitted
-    from posterior_lm.amortize.progress import Progress
+    from posterior_lm.train.fit import Fitted
+    from posterior_lm.train.progress import Progress
 
 
 @click.command(cls=Command)
@@ -95,7 +95,7 @@ def command(
         **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
         **{k: v for k, v in flags.items() if v is not None},
     }
-    from posterior_lm.amortize.fit import METRICS, fit  # imports torch
+    from posterior_lm.train.fit import METRICS, fit  # imports torch
 
     settings = settings_of(options)
     with watching() as (watch, say):

@@ -54,7 +54,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="plm-policy-") as folder:
         rows = [case.data for case in asked]
         if budget is not None and len(rows) > 1:  # what trains imports torch
-            from posterior_lm.amortize.worth import trained, worth_training
+            from posterior_lm.train.fit import trained, worth_training
 
             if worth_training(query.prepared, query.request, rows, budget):
                 say = partial(click.echo, err=True)

@@ -16,10 +16,10 @@ from posterior_lm.lang.ast import statements
 from posterior_lm.lang.automaton import surely_some_text
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, PlmError
 from posterior_lm.lang.typed import CheckedModule, Type
-from posterior_lm.lm.registry import peek_tokenizer, resolve
+from posterior_lm.lm.resolve import peek_tokenizer, resolve
 
 if TYPE_CHECKING:
-    from posterior_lm.lm.base import Tokenizer
+    from posterior_lm.lm.protocol import Tokenizer
     from posterior_lm.support.spec import Spec
 
 LARGEST = 2**20

@@ -18,12 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.amortize.certify import weigh
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.storage import Stored, plain
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, take
+from posterior_lm.train.evaluate import weigh
 
 # ------------------------------------------------------------------------------- bounds
 

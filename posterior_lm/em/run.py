@@ -16,15 +16,6 @@ import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
 
-from posterior_lm.amortize import checkpoint, metrics
-from posterior_lm.amortize.adapter import Adapter, check_model
-from posterior_lm.amortize.certificate import FEWEST
-from posterior_lm.amortize.certify import certify
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.inputs import Inputs, read_inputs
-from posterior_lm.amortize.interrupt import Interrupt
-from posterior_lm.amortize.manifest import Manifest, data_digest, guide_digest
-from posterior_lm.amortize.rows import Rows, check_rows, split
 from posterior_lm.api.engine import prepare
 from posterior_lm.em.rounds import Raised, Round, Weighted, best_of, bound_of, why_done
 from posterior_lm.em.saved import (
@@ -43,9 +34,16 @@ from posterior_lm.em.split_model import SplitModel, check_labels, labelled, one_
 from posterior_lm.em.steps import Stand, e_step, lessons, m_step
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.driver import check
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
+from posterior_lm.train import checkpoint, progress
+from posterior_lm.train.adapter import Adapter, check_model
+from posterior_lm.train.evaluate import FEWEST, certify
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.policy import Manifest, data_digest, guide_digest
+from posterior_lm.train.progress import Interrupt
+from posterior_lm.train.rows import Inputs, Rows, check_rows, read_inputs, split
 
 
 @frozen(eq=False)
@@ -234,7 +232,7 @@ class Run:
             self.rounds = (*self.rounds, found)
             if best_of(self.rounds) is found:
                 self.best = {"model": self.model.tensors(), "guide": self.guide.tensors()}
-            metrics.append(self.asked.folder / METRICS, found.number, found.to_json())
+            progress.append_metrics(self.asked.folder / METRICS, found.number, found.to_json())
             save_round(
                 self.asked.folder, self.rounds,
                 {

@@ -18,19 +18,18 @@ import attrs
 from attrs import evolve, frozen
 from torch import Tensor
 
-from posterior_lm.amortize import checkpoint, metrics
-from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter, check_model
-from posterior_lm.amortize.manifest import MANIFEST, Manifest
-from posterior_lm.amortize.policy import digest_of, save_policy
-from posterior_lm.amortize.resuming import load_same
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.split_model import SplitModel, split_model
 from posterior_lm.lang.ast import Module
 from posterior_lm.lang.diagnostics import DataError, error
-from posterior_lm.lm.base import LanguageModel
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.storage import plain, read_object, refusing, structured, together, write_whole
 from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.train import checkpoint, progress
+from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter, check_model
+from posterior_lm.train.checkpoint import load_same
+from posterior_lm.train.policy import MANIFEST, Manifest, digest_of, save_policy
 
 FORMAT = "plm-em-1"
 RECORD, MODEL, GUIDE = "em.json", "model", "guide"
@@ -155,7 +154,7 @@ def _foreign(folder: Path, own: str, here: str) -> DataError:
 
 # ------------------------------------------------------------------------------- while it trains
 
-METRICS = metrics.NAME
+METRICS = progress.METRICS
 Weights = Mapping[str, Tensor]
 
 
@@ -216,7 +215,7 @@ def resume_from(
         raise DataError(
             error("PLM622", f"{found.path} is no checkpoint of EM ({problem})", where=str(found.path))
         ) from None
-    metrics.cut(folder / METRICS, rounds[-1].number)
+    progress.cut_metrics(folder / METRICS, rounds[-1].number)
     return rounds, weights, seconds
 
 

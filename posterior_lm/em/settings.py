@@ -7,11 +7,11 @@ from typing import Any
 
 from attrs import asdict, field, fields, frozen
 
-from posterior_lm.amortize.settings import FitSettings
-from posterior_lm.amortize.settings import settings_of as fit_settings_of
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
 from posterior_lm.lang.values import is_number
+from posterior_lm.train.settings import FitSettings
+from posterior_lm.train.settings import settings_of as fit_settings_of
 
 OWN_OF_FIT = ("steps", "budget", "held_out", "seed", "checkpoint_every")
 """Settings of a fit that EM has in its own way; the others belong to the E-step."""

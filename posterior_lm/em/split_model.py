@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 from attrs import frozen
 
-from posterior_lm.amortize.rows import Rows
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
 from posterior_lm.graph.ops import spelled
@@ -25,6 +24,7 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.target.segments import Known
 from posterior_lm.target.target import Target
+from posterior_lm.train.rows import Rows
 
 SUFFIX = "_em"
 

@@ -19,21 +19,19 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.compiling import Compiler
-from posterior_lm.amortize.guards import not_finite
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.inputs import Inputs
-from posterior_lm.amortize.parallel import World
-from posterior_lm.amortize.progress import Progress
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings
-from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.amortize.train import Trainer
 from posterior_lm.em.rounds import Raised, Weighted, weighted
 from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.parallel import World
+from posterior_lm.train.progress import Progress, not_finite
+from posterior_lm.train.rows import Inputs, Rows
+from posterior_lm.train.settings import FitSettings
+from posterior_lm.train.simulate import Simulator
+from posterior_lm.train.sleep_phase import SleepPhase
+from posterior_lm.train.trainer import Trainer
 
 # ------------------------------------------------------------------------------- E-step
 
@@ -97,11 +95,11 @@ def e_step(
 
 def _compiler(
     stand: Stand, simulator: Simulator, numbers: Sequence[int], settings: FitSettings
-) -> Compiler | None:
+) -> SleepPhase | None:
     """Simulated pairs as `fit` has them; None where they are not to be had or their weights are noise."""
     if simulator.unsimulated:
         return None
-    compiler = Compiler(stand.rows, numbers, simulator, settings.pairs, settings.seed)
+    compiler = SleepPhase(stand.rows, numbers, simulator, settings.pairs, settings.seed)
     sample = compiler.batch(0, range(compiler.groups))
     return None if sample.rows < compiler.groups / 4 or sample.ess < LEAST_ESS else compiler
 

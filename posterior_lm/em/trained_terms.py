@@ -19,8 +19,8 @@ from posterior_lm.em.split_model import trained_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lm.packed import token_log_probs
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.packed import token_log_probs
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, count
 

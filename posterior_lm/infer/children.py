@@ -12,7 +12,7 @@ from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
-from posterior_lm.lm.base import eos_log_probs
+from posterior_lm.lm.protocol import eos_log_probs
 from posterior_lm.support.base import uncounted
 from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target

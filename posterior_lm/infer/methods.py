@@ -91,7 +91,7 @@ class Method(_Entry):
 class Objective(_Entry):
     """What a policy is trained by.
 
-    `backend` makes the loss (`amortize/objectives.py`), from those settings of a fit that are
+    `backend` makes the loss (`train/objectives.py`), from those settings of a fit that are
     named like its arguments. That of a peer, which is trained otherwise and does not draw from
     the posterior, makes the trainer: (inputs, rows, numbers, adapter, settings, world) -> Trainer.
     """
@@ -232,18 +232,18 @@ for _entry in (
     }),
     Objective(name="vargrad", about="whole draws of one row, with each other",
               source="Richter et al. 2020; Zhang et al. 2023",
-              backend="posterior_lm.amortize.objectives:VarGrad"),
+              backend="posterior_lm.train.objectives:VarGrad"),
     Objective(name="tb", about="whole draws, with a learned log evidence of their row",
-              source="Malkin et al. 2022", backend="posterior_lm.amortize.objectives:TrajectoryBalance"),
+              source="Malkin et al. 2022", backend="posterior_lm.train.objectives:TrajectoryBalance"),
     Objective(name="subtb", about="all pairs of end points of one draw, near ones more for lam below 1",
               source="Madan et al. 2023; Hu et al. 2024", needs_prefixes=True,
-              backend="posterior_lm.amortize.prefix_balance:SubTrajectoryBalance"),
+              backend="posterior_lm.train.objectives:SubTrajectoryBalance"),
     Objective(name="db", about="neighbouring end points of one draw",
               source="Bengio et al. 2023; Deleu et al. 2022", needs_prefixes=True,
-              backend="posterior_lm.amortize.prefix_balance:DetailedBalance"),
+              backend="posterior_lm.train.objectives:DetailedBalance"),
     Objective(name="sft", about="maximum likelihood of known values", peer=True,
-              backend="posterior_lm.baselines.sft:trainer"),
+              backend="posterior_lm.train.sft:trainer"),
     Objective(name="ppo", about="the highest log reward, by PPO without a critic", source="Schulman et al. 2017",
-              peer=True, backend="posterior_lm.baselines.ppo:trainer"),
+              peer=True, backend="posterior_lm.train.ppo:trainer"),
 ):  # fmt: skip
     register(_entry)

@@ -18,7 +18,7 @@ from posterior_lm.infer.choose import Chooser
 from posterior_lm.infer.walk import Point, Walk, finished
 from posterior_lm.lang.diagnostics import InferenceError, at, error
 from posterior_lm.lang.source import Span
-from posterior_lm.lm.base import LanguageModel, Rollout, eos_log_probs
+from posterior_lm.lm.protocol import LanguageModel, Rollout, eos_log_probs
 from posterior_lm.support.base import Ending, Support, tokens_left, uncounted
 
 BLOCK = 1 << 22

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import define, field, frozen
 
-from posterior_lm.lm.base import LanguageModel, ModelIdentity, Request, Rollout, Scores, Tokenizer
+from posterior_lm.lm.protocol import LanguageModel, ModelIdentity, Request, Rollout, Scores, Tokenizer
 
 
 @define

@@ -226,7 +226,7 @@ def _load(folder: Path) -> Encoder:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from posterior_lm.lm.loading import quiet
+    from posterior_lm.lm.hf.load import quiet
 
     try:
         with quiet():

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from posterior_lm.amortize.reading import readings_of
 from posterior_lm.api.engine import draw
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.request import Request
@@ -24,6 +23,7 @@ from posterior_lm.predict.open_answers import by_drawn_answers
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import read_by_prior, readers
 from posterior_lm.target.prepared import Data, PreparedProgram
+from posterior_lm.train.guide import readings_of
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info

@@ -41,7 +41,7 @@ from posterior_lm.infer.request import Request
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import CompileError, InferenceError, at, error
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.predict.by_draws import Kept, averaged, draw_without, gains, nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import Place, place_of

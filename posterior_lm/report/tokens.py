@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
-from posterior_lm.lm.base import Request, Tokenizer
+from posterior_lm.lm.protocol import Request, Tokenizer
 from posterior_lm.report.markup import Html, el, join, number, share, text_span
 from posterior_lm.target.scores import ScorePlan
 from posterior_lm.target.target import Target

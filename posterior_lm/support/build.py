@@ -12,7 +12,7 @@ from posterior_lm.lang.diagnostics import CompileError, Diagnostic, Label, Model
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import FiniteSpec
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Support, keep
 from posterior_lm.support.byte_automata import fragment
 from posterior_lm.support.canonical import CanonicalSupport

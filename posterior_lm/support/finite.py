@@ -13,7 +13,7 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.lang.values import FiniteSpec
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Ending, keep
 
 State = tuple[int, int, int]

@@ -16,7 +16,7 @@ from attrs import define
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import read_json
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import keep
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.support.token_automata import token_matrix, tokenizer_key

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.lang.regex import PatternError
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import keep
 from posterior_lm.support.byte_automata import DEAD, BytesDfa
 

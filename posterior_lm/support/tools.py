@@ -15,7 +15,7 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import keep
 from posterior_lm.support.byte_automata import DEAD
 from posterior_lm.support.text import AroundText, TextSupport

@@ -35,7 +35,7 @@ from posterior_lm.graph.ops import spelled
 from posterior_lm.graph.passes import mark
 from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, at, error
 from posterior_lm.lang.values import FiniteSpec, finite_spec
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.functions import add, apply, dist, is_nan, power
 from posterior_lm.target.scores import Batch, ScorePlan, ask_choice, ask_group, hosts_and_riders

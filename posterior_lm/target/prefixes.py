@@ -18,7 +18,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
-from posterior_lm.lm.base import Branch, Request, Scores
+from posterior_lm.lm.protocol import Branch, Request, Scores
 from posterior_lm.target.scores import Batch, ScorePlan, counted, hosts_and_riders
 from posterior_lm.target.segments import Speller, Splice
 from posterior_lm.target.values import Value, Values, count

@@ -20,7 +20,7 @@ from posterior_lm.graph.passes import optimize
 from posterior_lm.lang.diagnostics import CompileError, InternalError, PlmError, error
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.values import finite_spec
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import Spec, TextSpec

@@ -14,8 +14,8 @@ from attrs import field, frozen
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
 from posterior_lm.lang.diagnostics import CompileError, ModelError, error, nearest
-from posterior_lm.lm.base import LanguageModel
-from posterior_lm.lm.registry import load_model
+from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.lm.resolve import load_model
 
 
 def _shut(mapping: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import Input, Latent, RowField, TermInfo
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.regex import PatternError
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.finite import FiniteSupport, kept_values

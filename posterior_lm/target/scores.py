@@ -19,7 +19,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.graph.nodes import LmScore
-from posterior_lm.lm.base import LanguageModel, Request, Scores
+from posterior_lm.lm.protocol import LanguageModel, Request, Scores
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice
 from posterior_lm.target.values import Value
 

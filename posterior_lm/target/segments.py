@@ -14,7 +14,7 @@ from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
 from posterior_lm.lang.source import Span
-from posterior_lm.lm.base import Tokenizer
+from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.target.values import Value
 
 

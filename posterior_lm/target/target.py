@@ -16,7 +16,7 @@ from posterior_lm.graph.nodes import TermInfo
 from posterior_lm.lang.diagnostics import DataError, error, shown
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.evaluate import Evaluator

@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.amortize.observable import observables
-from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.infer.base import run
 from posterior_lm.infer.children import support_size
 from posterior_lm.infer.exact import Exact
@@ -24,6 +22,8 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.observable import observables
+from posterior_lm.train.simulate import Pair, Simulator
 
 ROUNDS = 16
 """Times as many pairs are simulated as rows are wanted, before it counts as too seldom that one is kept."""

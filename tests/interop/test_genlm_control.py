@@ -21,15 +21,14 @@ from attrs import frozen
 from scipy import stats
 
 import posterior_lm as plm
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.guide import PolicyGuide, paths_of
-from posterior_lm.amortize.manifest import Manifest
-from posterior_lm.amortize.policy import save_policy
 from posterior_lm.infer.importance import log_weights
 from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.guide import PolicyGuide, paths_of
+from posterior_lm.train.policy import Manifest, save_policy
 from tests.conftest import ROOT
 from tests.test_docs import snippets
 

@@ -4,7 +4,7 @@ Byte-level BPE (GPT-2's, with random weights), two SentencePiece-like ones with 
 prefix (one falls back to bytes and has two ends of text, one writes spaces at the end of
 its pieces), and the packaged model. The oracle knows only `AutoTokenizer`'s own files
 and a full forward pass over ids that stand here; nothing of `target`, `support`
-or `posterior_lm.lm.transformers` is read.
+or `posterior_lm.lm.hf.transformers` is read.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import ModelError
-from posterior_lm.lm.base import Branch, LanguageModel, Request, Scores, eos_log_probs, unpack_branches
-from posterior_lm.lm.packed import Limits
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.packed import Limits
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Branch, LanguageModel, Request, Scores, eos_log_probs, unpack_branches
 from tests.laws.models import MODELS, build
 
 CLOSE = 1e-4

@@ -17,8 +17,8 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from posterior_lm.amortize.objectives import Trajectories, objective
 from posterior_lm.infer.methods import losses
+from posterior_lm.train.objectives import Trajectories, objective
 
 TOKENS, CAP, ROWS = 3, 3, 3
 STOP = TOKENS

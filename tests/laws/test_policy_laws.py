@@ -16,17 +16,15 @@ import pytest
 import torch
 from scipy import stats
 
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.guide import PolicyGuide, paths_of
-from posterior_lm.amortize.paths import Path, has_end_points, path_maker
-from posterior_lm.amortize.reading import readings_of
-from posterior_lm.amortize.teacher import PathScores, score_paths
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.guide import PolicyGuide, paths_of, readings_of
+from posterior_lm.train.scoring import Path, PathScores, has_end_points, path_maker, score_paths
 from tests.laws.models import MODELS
 from tests.strategies import compiled
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from posterior_lm.amortize.simulate import Pair, Simulator
 from posterior_lm.graph import optimize
 from posterior_lm.infer.choose import Follow
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.lm.base import Request
+from posterior_lm.lm.protocol import Request
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train.simulate import Pair, Simulator
 from tests.brute import Brute
 from tests.strategies import graph_of, table
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from posterior_lm.amortize.likeness import Until, unlike, unlucky
-from posterior_lm.amortize.simulate import SPARED, Pair, Simulator
-from posterior_lm.amortize.texts import Shape
 from posterior_lm.graph import optimize
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train.simulate import SPARED, Pair, Simulator
+from posterior_lm.train.simulated_texts import Shape, TruncatedSupport, low_yield_tokens, unlike
 from tests.brute import Brute
 from tests.laws.test_simulate_laws import Key, weighted
 from tests.strategies import graph_of, table
@@ -122,7 +121,7 @@ def test_where_the_model_ends_no_lines_lengths_are_the_rows() -> None:
 
 
 def evolve_mass(shape: Shape, log_mass: float):
-    from posterior_lm.amortize.texts import Drawn
+    from posterior_lm.train.simulated_texts import Drawn
 
     return Drawn("a", (A, TOKENS.index("\n")), len(TOKENS), -1.0, log_mass)
 
@@ -134,12 +133,12 @@ def test_which_tokens_mark_another_kind_and_which_lead_nowhere() -> None:
     assert found.tolist() == [False, False, True, False, False]  # 3 occurs in 26 of 101, rows: 1 of 31
     latents = [(0, 1)] * 40 + [(2,)] * 60
     alive = [True] * 30 + [False] * 70
-    assert unlucky(latents, alive, 4).tolist() == [False, False, True, False]
+    assert low_yield_tokens(latents, alive, 4).tolist() == [False, False, True, False]
 
 
 def test_until_ends_a_value_at_the_first_mark() -> None:
     support = build_support(TextSpec(1, 3, stop=".", end="stop"), LINES.tokenizer)
-    until = Until(support, np.arange(len(TOKENS)) == B)
+    until = TruncatedSupport(support, np.arange(len(TOKENS)) == B)
     state = until.advance(until.start(), A)
     assert not until.may_stop(state) and until.allowed(state)[B]
     then = until.advance(state, B)

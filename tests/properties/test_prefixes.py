@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 from tests.laws.models import MODELS, build

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.lm.base import LanguageModel, Request
+from posterior_lm.lm.protocol import LanguageModel, Request
 from posterior_lm.target.target import Target
 from tests.laws.models import build
 from tests.strategies import compiled

@@ -14,7 +14,6 @@ import attrs
 import numpy as np
 import pytest
 
-from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.api.query import Query, loads
 from posterior_lm.em.rounds import bound_of, weighted, weighted_values
 from posterior_lm.em.saved import adapted
@@ -24,9 +23,10 @@ from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.weights import logsumexp, normalize
-from posterior_lm.lm.base import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.target import Target
+from posterior_lm.train.adapter import Adapter
 from tests.unit.test_em_split_model import RATED
 
 TOKENS = ["a", "b", "c", "u", "v", "w"]

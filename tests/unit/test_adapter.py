@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter, linear_names
 from posterior_lm.lang.diagnostics import DataError, ModelError
-from posterior_lm.lm.base import Request
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Request
+from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter, linear_names
 from tests.laws.models import MODELS, WIDE, byte_level_tokenizer, write_model
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **WIDE}
@@ -255,7 +255,10 @@ def test_saved_and_loaded_bit_for_bit(base: TransformersModel, folder: Path, tmp
     adapter = stir(Adapter.new(base, rank=3, alpha=5.0, targets=("c_attn", "c_fc")))
     adapter.save(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} >= {WEIGHTS, CONFIG}
-    for again in (Adapter.load(base, tmp_path), Adapter.load(TransformersModel.from_folder(folder), tmp_path)):
+    for again in (
+        Adapter.load(base, tmp_path),
+        Adapter.load(TransformersModel.from_folder(folder), tmp_path),
+    ):
         assert again.tensors().keys() == adapter.tensors().keys()
         assert all(torch.equal(v, again.tensors()[k]) for k, v in adapter.tensors().items())
         assert torch.equal(logits(again.model()), logits(adapter.model()))

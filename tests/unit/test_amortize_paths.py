@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from posterior_lm.amortize.paths import FORCED, NEVER, STOP, Path, has_end_points, path_maker
 from posterior_lm.support.base import Support
+from posterior_lm.train.scoring import FORCED, NEVER, STOP, Path, has_end_points, path_maker
 from tests.laws.supports import SUPPORTS
 
 MOST = 150

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.amortize import balancing, train
-from posterior_lm.amortize.balancing import Balancer, Behaved, reward_temperature
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.replay import Replay
-from posterior_lm.amortize.settings import settings_of
-from posterior_lm.amortize.train import Trainer
+from posterior_lm.train import balancing
+from posterior_lm.train import trainer as train
+from posterior_lm.train.balancing import Balancer, Behaved, reward_temperature
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.replay import Replay
+from posterior_lm.train.settings import settings_of
+from posterior_lm.train.trainer import Trainer
 from tests.unit.test_fit import DIGIT, DIGITS, SHORT, SMALL, trainer_of
 
 COUNTED = """

@@ -21,7 +21,7 @@ from posterior_lm.baselines.cleaning import clean
 from posterior_lm.baselines.decoding import Decoding, decode, narrowed
 from posterior_lm.cli.output import show_posterior
 from posterior_lm.infer.methods import METHODS
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
 from tests.strategies import table

@@ -15,11 +15,6 @@ import pytest
 import torch
 
 import posterior_lm as plm
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.inputs import read_inputs
-from posterior_lm.amortize.parallel import World
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.api import peers as search
 from posterior_lm.api.engine import policy_offer
 from posterior_lm.api.peers import (
@@ -31,10 +26,14 @@ from posterior_lm.api.peers import (
     search_rate,
     sft,
 )
-from posterior_lm.baselines.ppo import BELOW, PpoTrainer, advantages, clipped_loss
-from posterior_lm.baselines.sft import KnownPairs
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.parallel import World
+from posterior_lm.train.ppo import BELOW, PpoTrainer, advantages, clipped_loss
+from posterior_lm.train.rows import Rows, read_inputs
+from posterior_lm.train.settings import FitSettings, settings_of
+from posterior_lm.train.sft import KnownPairs
 from tests.cli import plm as run
 
 DIGIT = """
@@ -66,7 +65,7 @@ def moved(trainer: Any) -> None:
 
 def policy_of(bound: Rows, adapter: Adapter, row: int) -> np.ndarray:
     """(8,) the policy's probability of each digit in a row."""
-    from posterior_lm.amortize.guide import PolicyGuide
+    from posterior_lm.train.guide import PolicyGuide
 
     target = bound.target(row)
     values = [target.value("n", n) for n in range(8)]

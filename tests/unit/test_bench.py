@@ -274,7 +274,7 @@ def test_the_papers_figures_have_sources_and_are_in_our_units() -> None:
 
 
 def test_presets_are_settings_of_a_fit() -> None:
-    from posterior_lm.amortize.settings import settings_of
+    from posterior_lm.train.settings import settings_of
 
     for task, own in PAPER.items():
         made = settings_of({**QUICK.sizes[task].fit, **own})

@@ -21,9 +21,9 @@ from benchmarks.rloo import OUTSIDE, Reward
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
 from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import PriorGuide, Proposal
-from posterior_lm.lm.base import Branch, Request
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Branch, Request
 from posterior_lm.lm.tiny import WEIGHTS
-from posterior_lm.lm.transformers import TransformersModel
 from posterior_lm.target.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterior_lm.amortize import cells as module
-from posterior_lm.amortize.cells import Cells
-from posterior_lm.amortize.listing import Lister
-from posterior_lm.amortize.parallel import World
-from posterior_lm.amortize.replay import Replay
-from posterior_lm.amortize.rows import Rows
 from posterior_lm.api.query import loads
+from posterior_lm.train import enumerated as module
+from posterior_lm.train.enumerated import EnumeratedRows, ExchangeableRows
+from posterior_lm.train.parallel import World
+from posterior_lm.train.replay import Replay
+from posterior_lm.train.rows import Rows
 from tests.unit.test_fit import PLATE, RULE, RULES, TABLES
 
 
@@ -23,8 +22,8 @@ def bound(program: str = PLATE, data: list[Any] = TABLES) -> Rows:
     return Rows(query.prepared, [query.prepared.validate(row) for row in data])
 
 
-def lister_of(rows: Rows) -> Lister:
-    found = Lister.of(rows, range(len(rows)), 30, 0)
+def lister_of(rows: Rows) -> EnumeratedRows:
+    found = EnumeratedRows.of(rows, range(len(rows)), 30, 0)
     assert found is not None
     return found
 
@@ -35,12 +34,12 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def lister(rows: Rows) -> Lister:
+def lister(rows: Rows) -> EnumeratedRows:
     return lister_of(rows)
 
 
 @pytest.fixture(scope="module")
-def cells(lister: Lister) -> Cells:
+def cells(lister: EnumeratedRows) -> ExchangeableRows:
     assert lister.cells is not None
     return lister.cells
 
@@ -69,12 +68,14 @@ def test_other_programs_have_no_cells(program: str, data: list[Any]) -> None:
     assert lister_of(bound(program, data)).cells is None
 
 
-def cells_of(rows: Rows, lister: Lister, most: int = 10**6, seconds: float | None = None) -> Cells | None:
-    return Cells.of(rows, lister.numbers, lister.values, World(), most=most, seconds=seconds)
+def cells_of(
+    rows: Rows, lister: EnumeratedRows, most: int = 10**6, seconds: float | None = None
+) -> ExchangeableRows | None:
+    return ExchangeableRows.of(rows, lister.numbers, lister.values, World(), most=most, seconds=seconds)
 
 
 def test_a_log_reward_that_is_no_sum_has_none(
-    rows: Rows, lister: Lister, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, lister: EnumeratedRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cells_of(rows, lister) is not None
     plain = module._log_reward
@@ -88,14 +89,14 @@ def test_a_log_reward_that_is_no_sum_has_none(
     assert cells_of(rows, lister) is None
 
 
-def test_scoring_them_has_a_limit(rows: Rows, lister: Lister) -> None:
+def test_scoring_them_has_a_limit(rows: Rows, lister: EnumeratedRows) -> None:
     scores = 9 * len(lister.values)
     assert cells_of(rows, lister, most=scores) is not None and cells_of(rows, lister, most=scores - 1) is None
     assert cells_of(rows, lister, seconds=1e-9) is None and cells_of(rows, lister, seconds=1e9) is not None
 
 
 def test_a_table_that_means_nothing_has_none(
-    rows: Rows, lister: Lister, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, lister: EnumeratedRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = module._log_reward
     monkeypatch.setattr(
@@ -107,7 +108,7 @@ def test_a_table_that_means_nothing_has_none(
 # ------------------------------------------------------------------------------- what they say
 
 
-def test_rows_of_a_table_add_up(rows: Rows, lister: Lister, cells: Cells) -> None:
+def test_rows_of_a_table_add_up(rows: Rows, lister: EnumeratedRows, cells: ExchangeableRows) -> None:
     assert len(cells.cells) == 9, "two tables share a row, and it is kept once"
     for number in range(len(rows)):
         wanted = log_reward(rows, rows.data[number], lister.values)
@@ -115,7 +116,7 @@ def test_rows_of_a_table_add_up(rows: Rows, lister: Lister, cells: Cells) -> Non
     assert max(abs(cells.scores).max(axis=0)) > 3, "and they say something"
 
 
-def test_a_table_made_anew_could_have_one_latent(rows: Rows, cells: Cells) -> None:
+def test_a_table_made_anew_could_have_one_latent(rows: Rows, cells: ExchangeableRows) -> None:
     rng = np.random.default_rng(0)
     for number in range(len(rows)):
         own = cells.of_row[number]
@@ -130,14 +131,14 @@ def test_a_table_made_anew_could_have_one_latent(rows: Rows, cells: Cells) -> No
 
 
 def test_tables_stay_as_they_are_where_none_is_exchanged(
-    cells: Cells, monkeypatch: pytest.MonkeyPatch
+    cells: ExchangeableRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EXCHANGED", 0.0)
     assert all(cells.drawn(n, np.random.default_rng(n)) == own for n, own in cells.of_row.items())
 
 
 def test_what_is_shown_is_the_posterior_of_the_table_it_is_shown_with(
-    rows: Rows, lister: Lister, cells: Cells
+    rows: Rows, lister: EnumeratedRows, cells: ExchangeableRows
 ) -> None:
     tokenizer = rows.program.models["base"].tokenizer
     by_context: dict[tuple[int, ...], dict[tuple[int, ...], float]] = {}

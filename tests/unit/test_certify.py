@@ -11,14 +11,13 @@ import pytest
 from attrs import evolve, frozen
 
 from benchmarks.targets import write_table
-from posterior_lm.amortize.certificate import Certificate, RowCheck, Simulated
-from posterior_lm.amortize.certify import certify, uniform_p_value
-from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import Guide, Proposal
 from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data
 from posterior_lm.target.values import Values
+from posterior_lm.train.evaluate import PolicyReport, RowCheck, Simulated, certify, uniform_p_value
+from posterior_lm.train.simulate import Simulator
 
 SEEN = [str(d) for d in range(10)]
 PROGRAM = """
@@ -65,7 +64,7 @@ class Known:
     def _log_rewards(self, target: Target) -> np.ndarray:
         return target.log_reward({"n": [target.value("n", k) for k in range(10)]})
 
-    def certificate(self, change: Callable[[np.ndarray], np.ndarray], **more: object) -> Certificate:
+    def certificate(self, change: Callable[[np.ndarray], np.ndarray], **more: object) -> PolicyReport:
         """Of the guide whose probabilities are the posterior, changed."""
 
         def guide_of(target: Target) -> Guide:
@@ -131,7 +130,7 @@ def test_a_mode_of_probability_zero_is_counted(known: Known) -> None:
     assert found.simulated.forward == (math.inf, math.inf)
     assert found.verdict.level == "poor" and "infinite" in found.verdict.words
     json.dumps(found.to_json(), allow_nan=False)
-    assert Certificate.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert PolicyReport.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_both_divergences_are_those_by_summation(known: Known) -> None:
@@ -192,7 +191,7 @@ def test_dead_draws_are_a_poor_row_and_no_error(tmp_path_factory: pytest.TempPat
     found = known.certificate(lambda p: dead)
     assert {(r.ess, r.khat, r.elbo, r.dead) for r in found.rows} == {(0.0, None, -math.inf, 1.0)}
     assert found.verdict.level == "poor" and found.simulated is None and found.note
-    back = Certificate.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    back = PolicyReport.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
     assert back == found
     assert any("no simulated rows" in line for line in found.lines())
 
@@ -200,7 +199,7 @@ def test_dead_draws_are_a_poor_row_and_no_error(tmp_path_factory: pytest.TempPat
 # ------------------------------------------------------------------------------- the verdict
 
 ROW = RowCheck(row=3, ess=0.8, khat=0.4, elbo=-5.0, log_evidence=-4.8, dead=0.0, prior_ess=0.1)
-FINE = Certificate(
+FINE = PolicyReport(
     200, (ROW, evolve(ROW, row=9, ess=0.6)), Simulated(32, (0.2, 0.3), (0.1, 0.2), 0.4, 0, 0.3)
 )
 
@@ -257,10 +256,10 @@ def test_a_wrong_certificate_is_refused(change: dict) -> None:
     if change.get("note") is ...:
         del whole["note"]
     with pytest.raises((ValueError, KeyError, TypeError)):
-        Certificate.from_json(whole)
+        PolicyReport.from_json(whole)
 
 
 def test_an_edited_verdict_changes_nothing() -> None:
     poor = evolve(FINE, rows=(evolve(ROW, ess=0.001),))
     whole = {**poor.to_json(), "verdict": {"level": "good", "words": "Good"}}
-    assert Certificate.from_json(whole).verdict.level == "poor"
+    assert PolicyReport.from_json(whole).verdict.level == "poor"

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from posterior_lm import storage
-from posterior_lm.amortize.checkpoint import (
+from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.train.checkpoint import (
     clean,
     load,
     optimizer_tensors,
@@ -29,7 +30,6 @@ from posterior_lm.amortize.checkpoint import (
     rng_state,
     save,
 )
-from posterior_lm.lang.diagnostics import DataError
 from tests.conftest import ROOT
 
 

@@ -15,7 +15,7 @@ from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.driver import compile_source, load_module
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
-from posterior_lm.lm.registry import peek_tokenizer
+from posterior_lm.lm.resolve import peek_tokenizer
 from posterior_lm.support.build import build_support
 from tests.cli import ROOT, WALK, plm
 

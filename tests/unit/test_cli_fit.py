@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterior_lm.amortize import metrics
-from posterior_lm.amortize.fit import METRICS
-from posterior_lm.amortize.manifest import read_manifest
-from posterior_lm.amortize.progress import Progress
 from posterior_lm.api.query import loads
 from posterior_lm.cli.fit import line
 from posterior_lm.cli.options import number_or_text
+from posterior_lm.train import progress as metrics
+from posterior_lm.train.fit import METRICS
+from posterior_lm.train.policy import read_manifest
+from posterior_lm.train.progress import Progress
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL
 
@@ -85,7 +85,7 @@ def test_rows_come_from_standard_input(files: Path) -> None:
     text = "".join(json.dumps(r) + "\n" for r in DIGITS[:6])
     result = plm("fit", "digit.plm", "--data", "-", "--out", "p", "--steps", 1, *FLAGS, input=text)
     assert result.exit_code == 0, result.stderr
-    assert len(metrics.read(files / "p" / METRICS)) == 1
+    assert len(metrics.read_metrics(files / "p" / METRICS)) == 1
 
 
 def test_a_second_fit_into_the_same_folder_is_refused(files: Path) -> None:

@@ -14,8 +14,8 @@ from posterior_lm.api.query import loads
 from posterior_lm.infer import importance, smc
 from posterior_lm.infer.draws import Certificate, Draws
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.lm.base import Branch, Request
 from posterior_lm.lm.counting import Count, CountingModel
+from posterior_lm.lm.protocol import Branch, Request
 from posterior_lm.target.values import Value
 from posterior_lm.validate.comparison import Comparison, Listing, Measured, total_variation
 from tests.cli import plm

@@ -14,10 +14,6 @@ import pytest
 import torch
 from attrs import evolve
 
-from posterior_lm.amortize import checkpoint, metrics
-from posterior_lm.amortize.adapter import WEIGHTS, Adapter
-from posterior_lm.amortize.manifest import read_manifest
-from posterior_lm.amortize.policy import load_policy
 from posterior_lm.api.em import EmResult, em, load, with_em
 from posterior_lm.api.query import Query, loads
 from posterior_lm.em import run as run_module
@@ -25,9 +21,12 @@ from posterior_lm.em.rounds import Raised, bound_of
 from posterior_lm.em.saved import GUIDE, MODEL, RECORD, read_record
 from posterior_lm.em.settings import settings_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError, PlmError
-from posterior_lm.lm.base import Request
+from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.storage import Lock
+from posterior_lm.train import checkpoint, progress
+from posterior_lm.train.adapter import WEIGHTS, Adapter
+from posterior_lm.train.policy import load_policy, read_manifest
 from tests.unit.test_em_split_model import RATED
 
 ROWS = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(10)]
@@ -77,7 +76,7 @@ def test_rounds_are_told_as_they_were(result: EmResult) -> None:
     )
     assert result.best == 2 and result.stopped == "2 rounds are done" and not result.interrupted
     assert len({r.model for r in result.rounds}) == 3
-    lines = metrics.read(result.folder / metrics.NAME)
+    lines = progress.read_metrics(result.folder / progress.METRICS)
     assert [x["step"] for x in lines] == [0, 1, 2]
     assert lines[2]["bound"]["elbo"] == last.bound.elbo
 
@@ -115,7 +114,7 @@ def test_the_kept_bound_comes_out_again(result: EmResult) -> None:
 
 
 def _held_out() -> list[int]:
-    from posterior_lm.amortize.rows import split
+    from posterior_lm.train.rows import split
 
     return split(len(ROWS), 16, 0)[1]
 
@@ -192,7 +191,7 @@ def test_a_resumed_run_is_the_whole_run(
     whole.close()
     assert "resumed after round 1" in told and not (out / checkpoint.ROOM).exists()
     assert [evolve(r, seconds=0.0) for r in whole.rounds] == [evolve(r, seconds=0.0) for r in result.rounds]
-    assert [x["step"] for x in metrics.read(out / metrics.NAME)] == [0, 1, 2]
+    assert [x["step"] for x in progress.read_metrics(out / progress.METRICS)] == [0, 1, 2]
 
 
 def test_nothing_is_kept_of_a_first_round_that_was_stopped(
@@ -364,7 +363,7 @@ def test_another_program_or_model_is_refused(result: EmResult, tmp_path: Path) -
     assert code_of(caught) == "PLM796" and "program" in caught.value.diagnostics[0].message
     table = loads(RATED)
     base = table.prepared.models["base"]
-    from posterior_lm.lm.transformers import TransformersModel
+    from posterior_lm.lm.hf.transformers import TransformersModel
 
     changed = TransformersModel(base._forward, base.tokenizer, evolve(base.identity, digest="0" * 64))  # type: ignore[attr-defined,arg-type]
     with pytest.raises(DataError) as caught:

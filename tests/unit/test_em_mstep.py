@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.api.query import loads
 from posterior_lm.em.rounds import Bound, Raised, Round, best_of, bound_of, weighted_values, why_done
 from posterior_lm.em.saved import adapted
@@ -20,9 +19,10 @@ from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lm.base import Request
+from posterior_lm.lm.protocol import Request
 from posterior_lm.storage import structured
 from posterior_lm.target.target import Target
+from posterior_lm.train.adapter import Adapter
 from tests.unit.test_em_split_model import RATED
 
 ROWS = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(6)]

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.amortize.adapter import Adapter
 from posterior_lm.api.query import Query, loads
 from posterior_lm.em.saved import adapted, adapter_digest
 from posterior_lm.em.split_model import split_model
 from posterior_lm.em.trained_terms import Line, Part, log_probs, trained_terms
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.lm.base import Request
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Request
 from posterior_lm.target.target import Target
+from posterior_lm.train.adapter import Adapter
 from tests.unit.test_em_split_model import RATED
 
 WORDS = """

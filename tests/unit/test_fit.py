@@ -13,24 +13,25 @@ import pytest
 import torch
 from attrs import evolve
 
-from posterior_lm.amortize import checkpoint, metrics, train
-from posterior_lm.amortize.adapter import WEIGHTS, Adapter
-from posterior_lm.amortize.batches import score_draws
-from posterior_lm.amortize.compiling import Compiler
-from posterior_lm.amortize.fit import METRICS, Fitted, fit
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.manifest import MANIFEST
-from posterior_lm.amortize.micro import micro_batches
-from posterior_lm.amortize.parallel import World
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import FitSettings, settings_of
-from posterior_lm.amortize.simulate import Simulator
-from posterior_lm.amortize.train import Trainer
 from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import DataError, InferenceError, PlmError
-from posterior_lm.lm.base import Request
+from posterior_lm.lm.protocol import Request
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train import checkpoint
+from posterior_lm.train import progress as metrics
+from posterior_lm.train import trainer as train
+from posterior_lm.train.adapter import WEIGHTS, Adapter
+from posterior_lm.train.fit import METRICS, Fitted, fit
+from posterior_lm.train.gflownet_batch import micro_batches, score_draws
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.parallel import World
+from posterior_lm.train.policy import MANIFEST
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import FitSettings, settings_of
+from posterior_lm.train.simulate import Simulator
+from posterior_lm.train.sleep_phase import SleepPhase
+from posterior_lm.train.trainer import Trainer
 
 DIGIT = """
 lm base = "tiny"
@@ -121,7 +122,7 @@ def trainer_of(
     known, simulator = Rows(program, bound), Simulator(program, bound)
     numbers = range(len(data))
     compiles = settings.compile != 0 and not simulator.unsimulated
-    compiler = Compiler(known, numbers, simulator, settings.pairs, settings.seed) if compiles else None
+    compiler = SleepPhase(known, numbers, simulator, settings.pairs, settings.seed) if compiles else None
     lm = next(iter(known.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=settings.seed)
     return Trainer(known, numbers, adapter, settings, compiler, world or World(), simulator)
@@ -160,7 +161,7 @@ def test_a_fit_leaves_a_policy_and_no_checkpoint(tmp_path: Path) -> None:
     assert not done.interrupted and done.manifest.steps == 6 and done.manifest.settings["rank"] == 2
     assert done.manifest.checked is not None
     assert [p.stage for p in shown] == ["compile"] * 4 + ["balance"] * 2
-    lines = metrics.read(tmp_path / "p" / METRICS)
+    lines = metrics.read_metrics(tmp_path / "p" / METRICS)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in lines] == [p.loss for p in shown]
     assert shown[-1].done == 1.0
@@ -206,7 +207,7 @@ def test_known_latents_begin_the_buffer_and_stay(tmp_path: Path, monkeypatch: py
             assert target.log_reward({"n": [value]})[0] == pytest.approx(pinned[0].log_reward)
             return super().step()
 
-    monkeypatch.setattr("posterior_lm.amortize.fit.Trainer", Watched)
+    monkeypatch.setattr("posterior_lm.train.fit.Trainer", Watched)
     rows = [{"x": 1, "n": 3}, *DIGITS[1:]]
     fitted(tmp_path / "p", data=rows, compile=0, capacity=4, seeds=0)
     assert kept == [1] * 6
@@ -223,7 +224,10 @@ def test_a_budget_ends_training_near_it(tmp_path: Path) -> None:
     slowest = max(np.diff([0.0, *times]))
     assert 0.4 <= done.manifest.seconds <= 0.4 + slowest + 1e-3
     assert done.manifest.steps < 10_000
-    assert {line["stage"] for line in metrics.read(tmp_path / "p" / METRICS)} == {"compile", "balance"}
+    assert {line["stage"] for line in metrics.read_metrics(tmp_path / "p" / METRICS)} == {
+        "compile",
+        "balance",
+    }
 
 
 def test_the_rate_warms_up_and_falls_in_each_stage() -> None:
@@ -360,7 +364,7 @@ def test_a_reward_that_is_no_number_names_row_and_statement(factor: str, code: s
     assert found.primary is not None and factor.split("(")[0].strip() in found.primary.span.text
     kept = checkpoint.load(tmp_path / "p")
     assert kept is None or 1 <= kept.step < 9
-    lines = metrics.read(tmp_path / "p" / METRICS)
+    lines = metrics.read_metrics(tmp_path / "p" / METRICS)
     assert [line["step"] for line in lines] == list(range(1, (kept.step if kept else 0) + 1))
     assert not (tmp_path / "p" / MANIFEST).exists()
 

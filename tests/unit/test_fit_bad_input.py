@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from posterior_lm import storage
-from posterior_lm.amortize.adapter import WEIGHTS
-from posterior_lm.amortize.manifest import MANIFEST
 from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import DataError, PlmError
 from posterior_lm.storage import Lock
+from posterior_lm.train.adapter import WEIGHTS
+from posterior_lm.train.policy import MANIFEST
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, fitted
 from tests.unit.test_fit_resume import contents

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posterior_lm.amortize import metrics
-from posterior_lm.amortize.adapter import WEIGHTS
-from posterior_lm.amortize.fit import METRICS
-from posterior_lm.amortize.manifest import read_manifest
-from posterior_lm.amortize.parallel import World, join_world
+from posterior_lm.train import progress
+from posterior_lm.train.adapter import WEIGHTS
+from posterior_lm.train.fit import METRICS
+from posterior_lm.train.parallel import World, join_world
+from posterior_lm.train.policy import read_manifest
 from tests.conftest import ROOT
 from tests.unit.test_balancing import COUNTED
 from tests.unit.test_fit import DIGIT, DIGITS, PLATE, RULE, RULES, SMALL, TABLES, WORD, WORDS, fitted
@@ -28,9 +28,9 @@ TOGETHER = r"""
 import json, os, sys, time
 from pathlib import Path
 import torch
-import posterior_lm.amortize.fit as module
-from posterior_lm.amortize import checkpoint, metrics, policy
-from posterior_lm.amortize.settings import settings_of
+import posterior_lm.train.fit as module
+from posterior_lm.train import checkpoint, metrics, policy
+from posterior_lm.train.settings import settings_of
 from posterior_lm.api.query import loads
 
 torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def test_two_processes_train_as_one(name: str, together: Path, tmp_path: Path) -
     assert largest > 1e-3, "nothing was learned, so there is nothing to compare"
     # Adam divides by the size of a gradient, so where one is all but zero its rounding shows.
     assert worst < 3e-5 and worst < 0.02 * largest, (worst, largest)
-    lines, expected = (metrics.read(f / METRICS) for f in (together / name, tmp_path / "p"))
+    lines, expected = (progress.read_metrics(f / METRICS) for f in (together / name, tmp_path / "p"))
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     for line, other in zip(lines, expected, strict=True):
         for key in ("loss", "ess", "dead", "log_evidence_lower", "gradient_norm", "rate"):

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from posterior_lm.amortize import checkpoint, metrics
-from posterior_lm.amortize.adapter import WEIGHTS
-from posterior_lm.amortize.fit import METRICS
-from posterior_lm.amortize.interrupt import Interrupt
-from posterior_lm.amortize.manifest import MANIFEST, read_manifest
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.train import checkpoint
+from posterior_lm.train import progress as metrics
+from posterior_lm.train.adapter import WEIGHTS
+from posterior_lm.train.fit import METRICS
+from posterior_lm.train.policy import MANIFEST, read_manifest
+from posterior_lm.train.progress import Interrupt
 from tests.cli import plm
 from tests.conftest import ROOT
 from tests.unit.test_fit import DIGIT, DIGITS, PLATE, RULE, RULES, SMALL, TABLES, WORD, WORDS, codes, fitted
@@ -30,8 +31,8 @@ import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
 import accelerate, arviz_stats, peft
-from posterior_lm.amortize.fit import METRICS, fit
-from posterior_lm.amortize.settings import settings_of
+from posterior_lm.train.fit import METRICS, fit
+from posterior_lm.train.settings import settings_of
 from posterior_lm.api.query import loads
 
 torch.set_num_threads(1)
@@ -124,7 +125,7 @@ def test_kills_at_random_points_change_no_bit(name: str, killed: tuple[Path, dic
     assert found[whole.name] == {"kills": [], "status": 0}
     assert found[torn.name]["status"] == 0 and len(found[torn.name]["kills"]) >= 2
     assert (torn / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    lines, expected = metrics.read(torn / METRICS), metrics.read(whole / METRICS)
+    lines, expected = metrics.read_metrics(torn / METRICS), metrics.read_metrics(whole / METRICS)
     assert [line["step"] for line in lines] == list(range(1, 9))
     for line, other in zip(lines, expected, strict=True):
         for key in ("loss", "ess", "log_evidence_upper", "gradient_norm", "rate", "stage"):
@@ -144,9 +145,9 @@ def test_a_fit_that_died_before_its_first_checkpoint_begins_again(tmp_path: Path
 
     with pytest.raises(ZeroDivisionError):
         fitted(tmp_path / "p", watch=die)
-    assert len(metrics.read(tmp_path / "p" / METRICS)) == 2
+    assert len(metrics.read_metrics(tmp_path / "p" / METRICS)) == 2
     fitted(tmp_path / "p", steps=3)
-    assert [line["step"] for line in metrics.read(tmp_path / "p" / METRICS)] == [1, 2, 3]
+    assert [line["step"] for line in metrics.read_metrics(tmp_path / "p" / METRICS)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("left", ["", "step-000002.tmp-0123abcd"])
@@ -180,7 +181,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_an_uncertified_policy(tmp_path: Pa
     assert not whole.interrupted and whole.manifest.steps == 6 and whole.manifest.checked is not None
     assert "interrupted" not in whole.manifest.note
     assert not (tmp_path / "p" / "checkpoints").exists()
-    assert [line["step"] for line in metrics.read(tmp_path / "p" / METRICS)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics.read_metrics(tmp_path / "p" / METRICS)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_interrupt_in_the_last_step_is_no_interrupt(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
     child = subprocess.Popen(start, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         began = time.monotonic()
-        while not (out / METRICS).exists() or len(metrics.read(out / METRICS)) < 4:
+        while not (out / METRICS).exists() or len(metrics.read_metrics(out / METRICS)) < 4:
             assert child.poll() is None and time.monotonic() - began < 120, child.stderr.read()  # type: ignore[union-attr]
             time.sleep(0.01)
         child.send_signal(signal.SIGINT)
@@ -236,7 +237,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
     assert child.returncode == 130, errors
     assert f"Interrupted at step {steps}." in shown and "uncertified" in shown and "--resume" in shown
     assert "Traceback" not in errors
-    assert 4 <= steps < 300 and len(metrics.read(out / METRICS)) == steps
+    assert 4 <= steps < 300 and len(metrics.read_metrics(out / METRICS)) == steps
     ran = plm("run", program, "--given", "x=2", "--policy", out, "--method", "gflownet", "-n", 50)
     assert ran.exit_code == 0, ran.stderr
     # The same fit, and no other, goes on: it would take 300 steps, so it is interrupted once more.

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterior_lm.amortize import listing
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.guide import PolicyGuide
-from posterior_lm.amortize.listing import Lister, shares
-from posterior_lm.amortize.parallel import World
-from posterior_lm.amortize.replay import Entry, Replay
-from posterior_lm.amortize.rows import Rows
-from posterior_lm.amortize.settings import MANY, settings_of
-from posterior_lm.amortize.train import Trainer
 from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.train import enumerated
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.enumerated import EnumeratedRows, shares
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.parallel import World
+from posterior_lm.train.replay import Entry, Replay
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import MANY, settings_of
+from posterior_lm.train.trainer import Trainer
 from tests.unit.test_fit import DIGIT, DIGITS, RULE, RULES, SMALL, WORD, WORDS, fitted
 
 
@@ -28,8 +28,8 @@ def bound(program: str = RULE, data: list[Any] = RULES) -> Rows:
     return Rows(query.prepared, [query.prepared.validate(row) for row in data])
 
 
-def lister_of(rows: Rows, pairs: int = 30) -> Lister | None:
-    return Lister.of(rows, range(len(rows)), pairs, 0)
+def lister_of(rows: Rows, pairs: int = 30) -> EnumeratedRows | None:
+    return EnumeratedRows.of(rows, range(len(rows)), pairs, 0)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def lister(rows: Rows) -> Lister:
+def lister(rows: Rows) -> EnumeratedRows:
     found = lister_of(rows)
     assert found is not None
     return found
 
 
 @pytest.fixture
-def trainer(rows: Rows, lister: Lister, request: pytest.FixtureRequest) -> Trainer:
+def trainer(rows: Rows, lister: EnumeratedRows, request: pytest.FixtureRequest) -> Trainer:
     settings = settings_of({**SMALL, "rank": 16, "steps": 60, "compile": 1.0, "pairs": 30})
     adapter = Adapter.new(rows.program.models["base"], rank=16, seed=0)
     request.addfinalizer(adapter.close)
@@ -53,7 +53,7 @@ def trainer(rows: Rows, lister: Lister, request: pytest.FixtureRequest) -> Train
     return Trainer(rows, range(len(rows)), adapter, ready, None, World(), lister=lister)
 
 
-def learnt(lister: Lister, trainer: Trainer, replay: Replay | None = None) -> Replay:
+def learnt(lister: EnumeratedRows, trainer: Trainer, replay: Replay | None = None) -> Replay:
     empty = Replay(64, 1000) if replay is None else replay
     return lister.learn(0, range(lister.groups), empty, World(), trainer.balancer.scored)
 
@@ -61,11 +61,11 @@ def learnt(lister: Lister, trainer: Trainer, replay: Replay | None = None) -> Re
 # ------------------------------------------------------------------------------- which programs
 
 
-def test_a_list_holds_most_of_a_prior_that_all_rows_share(lister: Lister, rows: Rows) -> None:
+def test_a_list_holds_most_of_a_prior_that_all_rows_share(lister: EnumeratedRows, rows: Rows) -> None:
     target = rows.target(3)
     prior = np.exp(PriorGuide(target).log_prob({"rule": [target.value_of("rule", v) for v in lister.values]}))
-    assert len(set(lister.values)) == len(lister.values) <= listing.MOST
-    assert lister.mass == pytest.approx(prior.sum()) and listing.MASS < lister.mass < 1
+    assert len(set(lister.values)) == len(lister.values) <= enumerated.MOST
+    assert lister.mass == pytest.approx(prior.sum()) and enumerated.MASS < lister.mass < 1
     assert sorted(lister.numbers) == list(range(6)) and lister.groups == 6
 
 
@@ -90,14 +90,14 @@ def test_other_programs_have_none(program: str, data: list[Any]) -> None:
 
 
 def test_a_list_that_is_too_short_is_none(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MOST", 3)
+    monkeypatch.setattr(enumerated, "MOST", 3)
     assert lister_of(rows) is None
 
 
 # ------------------------------------------------------------------------------- what is shown
 
 
-def test_a_row_is_shown_with_its_posterior(lister: Lister, trainer: Trainer) -> None:
+def test_a_row_is_shown_with_its_posterior(lister: EnumeratedRows, trainer: Trainer) -> None:
     replay = learnt(lister, trainer)
     for number in (0, 2):
         entries = replay.entries(number)
@@ -116,13 +116,13 @@ def test_a_row_is_shown_with_its_posterior(lister: Lister, trainer: Trainer) -> 
         assert max(wanted.values()) > 0.15, "it says something"
 
 
-def test_what_listing_took_is_counted(lister: Lister, trainer: Trainer) -> None:
+def test_what_listing_took_is_counted(lister: EnumeratedRows, trainer: Trainer) -> None:
     assert lister.seconds > 0 and trainer.seconds == lister.seconds
     trainer.step()
     assert trainer.seconds > lister.seconds
 
 
-def test_a_row_is_scored_once(lister: Lister, trainer: Trainer) -> None:
+def test_a_row_is_scored_once(lister: EnumeratedRows, trainer: Trainer) -> None:
     asked: list[int] = []
 
     def scored(row: int, values: Any) -> list[Entry]:
@@ -136,7 +136,7 @@ def test_a_row_is_scored_once(lister: Lister, trainer: Trainer) -> None:
     assert lister.learn(1, range(lister.groups), again, World(), scored) is again
 
 
-def test_what_the_user_knew_has_its_share(lister: Lister, trainer: Trainer, rows: Rows) -> None:
+def test_what_the_user_knew_has_its_share(lister: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
     target = rows.target(0)
     known = target.value_of("rule", lister.values[0])
     entries = trainer.balancer.scored(0, [{"rule": known}], pinned=True)
@@ -169,7 +169,7 @@ def test_shares_are_unbiased_and_sum_to_one() -> None:
     ]
 
 
-def test_a_row_weighs_as_much_as_any_other(lister: Lister, trainer: Trainer) -> None:
+def test_a_row_weighs_as_much_as_any_other(lister: EnumeratedRows, trainer: Trainer) -> None:
     replay = learnt(lister, trainer)
     batch = lister.batch(0, range(lister.groups), replay)
     assert batch.rows == 6 and batch.weights.sum() == pytest.approx(6)
@@ -180,7 +180,7 @@ def test_a_row_weighs_as_much_as_any_other(lister: Lister, trainer: Trainer) -> 
 # ------------------------------------------------------------------------------- training
 
 
-def test_the_policy_comes_near_the_posteriors(lister: Lister, trainer: Trainer, rows: Rows) -> None:
+def test_the_policy_comes_near_the_posteriors(lister: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
     def forward_kl() -> float:
         found = []
         for number in range(len(rows)):
@@ -199,7 +199,9 @@ def test_the_policy_comes_near_the_posteriors(lister: Lister, trainer: Trainer, 
     assert before > 1.5 and 0 <= after < 0.2, (before, after)
 
 
-def test_steps_take_turns_by_the_share_of_listed_ones(rows: Rows, lister: Lister, trainer: Trainer) -> None:
+def test_steps_take_turns_by_the_share_of_listed_ones(
+    rows: Rows, lister: EnumeratedRows, trainer: Trainer
+) -> None:
     class Simulated:
         groups = 4
         steps: list[int] = []  # noqa: RUF012

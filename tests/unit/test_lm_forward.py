@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.lm.abilities import Abilities, find_abilities
-from posterior_lm.lm.base import Branch, Request
-from posterior_lm.lm.kv_cache import PrefixStore, common_length, growing, picked, size_in_bytes
-from posterior_lm.lm.packed import lay_out, visible
-from posterior_lm.lm.rollout import CachedRollout, GroupedRollout, RecomputedRollout
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.kv_cache import PrefixStore, common_length, growing, picked, size_in_bytes
+from posterior_lm.lm.hf.packed import lay_out, visible
+from posterior_lm.lm.hf.rollout import CachedRollout, GroupedRollout, RecomputedRollout
+from posterior_lm.lm.hf.transformers import Abilities, TransformersModel, find_abilities
+from posterior_lm.lm.protocol import Branch, Request
 from tests.laws.models import build
 
 

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from posterior_lm.lang.diagnostics import ModelError
-from posterior_lm.lm import loading
-from posterior_lm.lm.base import Request
-from posterior_lm.lm.locate import resolve
-from posterior_lm.lm.registry import load_model, peek_tokenizer
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf import load
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import Request
+from posterior_lm.lm.resolve import load_model, peek_tokenizer, resolve
 from tests.laws.models import byte_level_tokenizer, write_model
 
 TABLE = {"tokens": ["a"], "max_tokens": 2, "rows": {"": {"a": 0.25, "<eos>": 0.75}}}
@@ -79,18 +78,18 @@ def test_a_dtype_is_used_and_a_wider_one_agrees(folder: Path) -> None:
 
 def test_the_digest_follows_weights_and_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [folder / "model.safetensors"]
-    digest = loading.digest_of(folder, weights)
+    digest = load.digest_of(folder, weights)
     assert load_model(str(folder)).identity.digest == digest
     content = bytearray(weights[0].read_bytes())
     content[-1] ^= 1
     weights[0].write_bytes(content)
-    assert loading.digest_of(folder, weights) != digest
-    monkeypatch.setattr(loading, "_BLOCK", 16)
-    monkeypatch.setattr(loading, "WHOLE", 0)  # sampled: still the header, the size and the last block
-    sampled = loading.digest_of(folder, weights)
+    assert load.digest_of(folder, weights) != digest
+    monkeypatch.setattr(load, "_BLOCK", 16)
+    monkeypatch.setattr(load, "WHOLE", 0)  # sampled: still the header, the size and the last block
+    sampled = load.digest_of(folder, weights)
     content[-1] ^= 1
     weights[0].write_bytes(content)
-    assert loading.digest_of(folder, weights) != sampled
+    assert load.digest_of(folder, weights) != sampled
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_peeking_and_finding_need_no_torch(folder: Path, tmp_path: Path) -> None
     (tmp_path / "t.json").write_text(json.dumps(TABLE))
     code = (
         "import sys\n"
-        "from posterior_lm.lm.registry import peek_tokenizer, resolve, load_model\n"
+        "from posterior_lm.lm.resolve import peek_tokenizer, resolve, load_model\n"
         f"assert peek_tokenizer({str(folder)!r}).encode('the')\n"
         f"assert load_model({str(tmp_path / 't.json')!r}).tokenizer.encode('a') == (0,)\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"

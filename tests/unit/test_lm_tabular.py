@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import ModelError
-from posterior_lm.lm.base import Branch, Request
-from posterior_lm.lm.tabular import TabularModel
-from posterior_lm.lm.tabular_tokenizer import TabularTokenizer
+from posterior_lm.lm.protocol import Branch, Request
+from posterior_lm.lm.tabular import TabularModel, TabularTokenizer
 
 TABLE = {
     "tokens": ["a", "b"],

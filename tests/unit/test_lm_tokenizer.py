@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import ModelError
-from posterior_lm.lm.tokenizer import HFTokenizer, load_tokenizer
+from posterior_lm.lm.tokenizers import HFTokenizer, load_tokenizer
 from tests.laws.models import SHARED, byte_level_tokenizer, sentencepiece_tokenizer, write_tokenizer
 
 SPECIAL = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<|end_story|>", "<|start_story|>", "<0x41>")

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from posterior_lm.amortize import merging
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.merging import MergedForward, TrainedForward, drawing_model, training_model
-from posterior_lm.lm.transformers import TransformersModel
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.train import adapter as merging
+from posterior_lm.train.adapter import Adapter, MergedForward, TrainedForward, drawing_model, training_model
 from tests.laws.models import WIDE, byte_level_tokenizer, write_model
 from tests.unit.test_adapter import IDS, far, logits, stir
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.amortize import metrics
-from posterior_lm.amortize.metrics import append, curves, cut, read
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.train import progress
+from posterior_lm.train.progress import append_metrics, curves, cut_metrics, read_metrics
 
 
 def fill(path: Path, steps: int = 5) -> None:
     for step in range(1, steps + 1):
-        append(path, step, {"loss": 1 / step, "stage": "compile" if step < 3 else "balance"})
+        append_metrics(path, step, {"loss": 1 / step, "stage": "compile" if step < 3 else "balance"})
 
 
 # ------------------------------------------------------------------------------- lines
@@ -30,11 +30,15 @@ def fill(path: Path, steps: int = 5) -> None:
 
 def test_lines_come_back_in_order(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read(path) == []
-    append(path, 3, {"loss": 0.1, "rows": 8, "stage": "é\ud800", "note": None, "good": True})
-    assert read(path) == [{"step": 3, "loss": 0.1, "rows": 8, "stage": "é\ud800", "note": None, "good": True}]
-    append(path, 4, {"loss": np.float32(0.5), "ess": torch.tensor(0.25), "bounds": [np.float64(-2.5), -1]})
-    assert read(path)[1] == {"step": 4, "loss": 0.5, "ess": 0.25, "bounds": [-2.5, -1]}
+    assert read_metrics(path) == []
+    append_metrics(path, 3, {"loss": 0.1, "rows": 8, "stage": "é\ud800", "note": None, "good": True})
+    assert read_metrics(path) == [
+        {"step": 3, "loss": 0.1, "rows": 8, "stage": "é\ud800", "note": None, "good": True}
+    ]
+    append_metrics(
+        path, 4, {"loss": np.float32(0.5), "ess": torch.tensor(0.25), "bounds": [np.float64(-2.5), -1]}
+    )
+    assert read_metrics(path)[1] == {"step": 4, "loss": 0.5, "ess": 0.25, "bounds": [-2.5, -1]}
     assert path.read_text().count("\n") == 2 and path.read_text().endswith("\n")
 
 
@@ -42,7 +46,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     wrong = {"a": math.nan, "b": math.inf, "c": np.float32("-inf"), "d": torch.tensor(math.nan),
              "e": [1.5, (math.nan,)], "f": {"g": -math.inf}, "h": 1e308}  # fmt: skip
-    append(path, 1, wrong)
+    append_metrics(path, 1, wrong)
     expected = {"step": 1, "a": None, "b": None, "c": None, "d": None, "e": [1.5, [None]],
                 "f": {"g": None}, "h": 1e308}  # fmt: skip
 
@@ -57,15 +61,15 @@ def test_lines_after_a_step_are_cut(tmp_path: Path) -> None:
     fill(path)
     whole = path.read_bytes()
     before = path.stat()
-    cut(path, 5)
+    cut_metrics(path, 5)
     assert path.stat().st_ino == before.st_ino, "nothing to cut, nothing written"
-    cut(path, 3)
+    cut_metrics(path, 3)
     assert path.read_bytes() == whole[: whole.index(b'{"step": 4')]
-    append(path, 4, {"loss": 9.0})
-    assert [r["step"] for r in read(path)] == [1, 2, 3, 4]
-    cut(path, 0)
-    assert path.read_bytes() == b"" and read(path) == []
-    cut(tmp_path / "absent", 3)
+    append_metrics(path, 4, {"loss": 9.0})
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4]
+    cut_metrics(path, 0)
+    assert path.read_bytes() == b"" and read_metrics(path) == []
+    cut_metrics(tmp_path / "absent", 3)
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -75,10 +79,10 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end in range(whole.index(b'{"step": 3'), len(whole)):
         path.write_bytes(whole[:end])
-        assert [r["step"] for r in read(path)] == [1, 2]
-        cut(path, 3)
-        append(path, 3, {"loss": 7.0})
-        assert [r["step"] for r in read(path)] == [1, 2, 3] and read(path)[2]["loss"] == 7.0
+        assert [r["step"] for r in read_metrics(path)] == [1, 2]
+        cut_metrics(path, 3)
+        append_metrics(path, 3, {"loss": 7.0})
+        assert [r["step"] for r in read_metrics(path)] == [1, 2, 3] and read_metrics(path)[2]["loss"] == 7.0
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ def test_lines_that_are_not_ours(tmp_path: Path, line: str) -> None:
     fill(path, 2)
     content = path.read_text() + line + "\n" + path.read_text()
     path.write_text(content)
-    for call in (lambda: read(path), lambda: cut(path, 1)):
+    for call in (lambda: read_metrics(path), lambda: cut_metrics(path, 1)):
         with pytest.raises(DataError) as caught:
             call()
         (found,) = caught.value.diagnostics
@@ -105,12 +109,12 @@ def test_a_full_disk_tears_no_line(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, hard))
     try:
         with pytest.raises(DataError, match=r"PLM612.*File too large"):
-            append(path, 4, {"note": "x" * 100})
+            append_metrics(path, 4, {"note": "x" * 100})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == whole
     with pytest.raises(DataError, match="PLM612"):
-        append(tmp_path / "absent" / "metrics.jsonl", 1, {})
+        append_metrics(tmp_path / "absent" / "metrics.jsonl", 1, {})
 
 
 def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +129,7 @@ def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(os, name, fails)
             with pytest.raises(DataError, match="PLM612"):
-                cut(path, 2)
+                cut_metrics(path, 2)
         assert path.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -134,11 +138,11 @@ def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def log(path: Path) -> None:
     """Two stages; a value that was not finite; one measured at some steps only."""
-    append(path, 0, {"stage": "compile", "loss": 4.0})
-    append(path, 10, {"stage": "compile", "loss": math.nan, "ess": 0.2})
-    append(path, 20, {"stage": "balance", "loss": 90.0, "ess": 0.4, "log_evidence_lower": -30.5,
+    append_metrics(path, 0, {"stage": "compile", "loss": 4.0})
+    append_metrics(path, 10, {"stage": "compile", "loss": math.nan, "ess": 0.2})
+    append_metrics(path, 20, {"stage": "balance", "loss": 90.0, "ess": 0.4, "log_evidence_lower": -30.5,
                       "log_evidence_upper": math.inf})  # fmt: skip
-    append(path, 30, {"stage": "balance", "loss": 2.5, "ess": 0.9, "log_evidence_lower": -29.0})
+    append_metrics(path, 30, {"stage": "balance", "loss": 2.5, "ess": 0.9, "log_evidence_lower": -29.0})
 
 
 class Panel:
@@ -173,7 +177,7 @@ def drawn(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Panel]:
     def figure(**more: object) -> SimpleNamespace:
         return SimpleNamespace(subplots=subplots, savefig=lambda file, **more: file.write(b"picture"))
 
-    monkeypatch.setattr(metrics, "need", lambda module, extra: SimpleNamespace(Figure=figure))
+    monkeypatch.setattr(progress, "need", lambda module, extra: SimpleNamespace(Figure=figure))
     curves(path, path.parent / "curves.png")
     assert (path.parent / "curves.png").read_bytes() == b"picture"
     return panels
@@ -194,8 +198,8 @@ def test_curves_show_every_stage_apart(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_loss_below_zero_has_a_plain_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
-    append(path, 1, {"loss": 2.0})
-    append(path, 2, {"loss": -2.0})
+    append_metrics(path, 1, {"loss": 2.0})
+    append_metrics(path, 2, {"loss": -2.0})
     (loss,) = drawn(path, monkeypatch)
     assert loss.scale == "linear" and loss.lines == {"loss": ([1, 2], [2.0, -2.0])}
 
@@ -203,7 +207,7 @@ def test_a_loss_below_zero_has_a_plain_scale(tmp_path: Path, monkeypatch: pytest
 def test_nothing_to_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
     for record in ({}, {"seconds": 3.0}, {"loss": math.nan}):
-        append(path, 1, record)
+        append_metrics(path, 1, record)
         with pytest.raises(DataError, match="PLM604"):
             drawn(path, monkeypatch)
     assert not (tmp_path / "curves.png").exists()
@@ -224,6 +228,6 @@ def test_a_real_picture(tmp_path: Path) -> None:
     for name in ("one", "two"):
         curves(tmp_path / "metrics.jsonl", tmp_path / f"{name}.png")
         pictures.append((tmp_path / f"{name}.png").read_bytes())
-        append(tmp_path / "metrics.jsonl", 40, {"stage": "balance", "loss": 1.0, "ess": 0.95})
+        append_metrics(tmp_path / "metrics.jsonl", 40, {"stage": "balance", "loss": 1.0, "ess": 0.95})
     assert all(p.startswith(b"\x89PNG\r\n") and len(p) > 10_000 for p in pictures)
     assert pictures[0] != pictures[1]

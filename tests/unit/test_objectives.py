@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posterior_lm.amortize.objectives import DEAD, Objective, Trajectories, objective
-from posterior_lm.amortize.prefix_balance import DetailedBalance
 from posterior_lm.infer.methods import OBJECTIVES, losses
+from posterior_lm.train.objectives import DEAD, DetailedBalance, Objective, Trajectories, objective
 
 INF = math.inf
 PREFIXES = ["subtb", "db"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from posterior_lm.amortize.observable import Observable, observables, simulated
 from posterior_lm.graph import optimize
 from posterior_lm.graph.graph import RewardGraph, verify
 from posterior_lm.graph.nodes import Latent
+from posterior_lm.train.observable import Observable, observables, simulated
 from tests.strategies import graph_of
 
 Z = 'latent z: text(tokens=1..3, stop=".") ~ base("a") '

@@ -14,21 +14,22 @@ import torch
 from attrs import evolve
 
 import posterior_lm as plm
-from posterior_lm.amortize import policy as policies
-from posterior_lm.amortize.adapter import CONFIG, WEIGHTS, Adapter
-from posterior_lm.amortize.certificate import Certificate, RowCheck, Simulated
-from posterior_lm.amortize.checkpoint import clean
-from posterior_lm.amortize.manifest import (
+from posterior_lm.api.query import Query, loads
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lm.protocol import ModelIdentity
+from posterior_lm.train import policy as policies
+from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter
+from posterior_lm.train.checkpoint import clean
+from posterior_lm.train.evaluate import PolicyReport, RowCheck, Simulated
+from posterior_lm.train.policy import (
     MANIFEST,
     Manifest,
     data_digest,
     guide_digest,
+    load_policy,
     read_manifest,
+    save_policy,
 )
-from posterior_lm.amortize.policy import load_policy, save_policy
-from posterior_lm.api.query import Query, loads
-from posterior_lm.infer.weights import logsumexp
-from posterior_lm.lm.base import ModelIdentity
 from tests.cli import plm as command
 
 PROGRAM = """
@@ -51,8 +52,8 @@ program rated(review: text, label: one_of("good", "bad")) {
 """
 
 CHECK = RowCheck(row=0, ess=0.8, khat=0.4, elbo=-5.0, log_evidence=-4.8, dead=0.0, prior_ess=0.1)
-GOOD = Certificate(200, (CHECK,), Simulated(32, (0.2, 0.3), (0.1, 0.2), 0.4, 0, 0.3))
-POOR = Certificate(200, (evolve(CHECK, ess=0.001),), GOOD.simulated)
+GOOD = PolicyReport(200, (CHECK,), Simulated(32, (0.2, 0.3), (0.1, 0.2), 0.4, 0, 0.3))
+POOR = PolicyReport(200, (evolve(CHECK, ess=0.001),), GOOD.simulated)
 
 
 @pytest.fixture(autouse=True)
@@ -73,13 +74,13 @@ def adapter_of(query: Query, noise: float = 0.02, seed: int = 1) -> Adapter:
     return adapter
 
 
-def manifest_of(query: Query, certificate: Certificate | None = GOOD, **more: object) -> Manifest:
+def manifest_of(query: Query, certificate: PolicyReport | None = GOOD, **more: object) -> Manifest:
     found = None if certificate is None else certificate.to_json()
     settings: dict = {"certificate": found, "settings": {"rank": 2}, "steps": 7} | more
     return Manifest.new(query.prepared, "base", [ROW], **settings)
 
 
-def saved(folder: Path, query: Query, certificate: Certificate | None = GOOD, **more: object) -> Path:
+def saved(folder: Path, query: Query, certificate: PolicyReport | None = GOOD, **more: object) -> Path:
     adapter = adapter_of(query, **more)  # type: ignore[arg-type]
     save_policy(folder, adapter, manifest_of(query, certificate))
     adapter.close()

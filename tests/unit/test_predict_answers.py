@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.lm.base import Request
-from posterior_lm.lm.tabular_tokenizer import TabularTokenizer
+from posterior_lm.lm.protocol import Request
+from posterior_lm.lm.tabular import TabularTokenizer
 from posterior_lm.predict import open_answers
 from tests.strategies import table
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from posterior_lm.amortize.reading import Reading, readings_of
 from posterior_lm.infer.contexts import contexts_of
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.segments import Known, Splice
 from posterior_lm.target.target import Target
+from posterior_lm.train.guide import Reading, readings_of
 from tests.strategies import compiled, table
 
 LETTERS = tuple("abcdefgh.,:\n 0123")

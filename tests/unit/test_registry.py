@@ -14,8 +14,6 @@ import pytest
 from attrs import evolve, frozen
 from torch import Tensor
 
-from posterior_lm.amortize.manifest import read_manifest
-from posterior_lm.amortize.trajectories import Loss, Trajectories, log_ratio, mean_of
 from posterior_lm.api.query import load, loads
 from posterior_lm.infer.backend import Backend
 from posterior_lm.infer.base import Info, Offer
@@ -26,6 +24,8 @@ from posterior_lm.infer.methods import AUTO, METHODS, OBJECTIVES, Method, Object
 from posterior_lm.infer.request import checked, resolve
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.target.target import Target
+from posterior_lm.train.gflownet_batch import Loss, Trajectories, log_ratio, mean_of
+from posterior_lm.train.policy import read_manifest
 from posterior_lm.validate.methods_under_test import method_under_test
 from tests.cli import ROOT, WALK, plm
 from tests.unit.test_fit import DIGIT, DIGITS

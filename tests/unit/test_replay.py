@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterior_lm.amortize.replay import Entry, Replay
+from posterior_lm.train.replay import Entry, Replay
 
 
 def entry(token: int, log_reward: float, **more: object) -> Entry:

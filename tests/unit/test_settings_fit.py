@@ -6,12 +6,12 @@ import click
 import pytest
 from attrs import fields
 
-from posterior_lm.amortize.settings import FitSettings, settings_of
 from posterior_lm.api.query import loads
 from posterior_lm.cli.fit import command
 from posterior_lm.infer.methods import METHODS, losses
 from posterior_lm.infer.request import RUNNING
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.train.settings import FitSettings, settings_of
 
 DEFAULTS = FitSettings()
 STATED = {k: v for k, v in METHODS["gflownet"].options.items() if k not in RUNNING}

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 import posterior_lm as plm
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.paths import path_maker
-from posterior_lm.amortize.teacher import score_paths
-from posterior_lm.amortize.texts import Shape, draw_texts
-from posterior_lm.lm.packed import shared_beginnings
+from posterior_lm.lm.hf.packed import shared_beginnings
 from posterior_lm.target.target import Target
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.scoring import path_maker, score_paths
+from posterior_lm.train.simulated_texts import Shape, draw_texts
 from tests.conftest import ROOT
 
 

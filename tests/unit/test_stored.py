@@ -16,13 +16,12 @@ import pytest
 import torch
 
 import posterior_lm as plm
-from posterior_lm.amortize import checkpoint, metrics
-from posterior_lm.amortize.adapter import Adapter
-from posterior_lm.amortize.manifest import Manifest, read_manifest
-from posterior_lm.amortize.policy import load_policy, save_policy
 from posterior_lm.em import saved as em_saved
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.page import write
+from posterior_lm.train import checkpoint, progress
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.policy import Manifest, load_policy, read_manifest, save_policy
 from tests.conftest import ROOT
 from tests.unit.test_em_split_model import RATED
 
@@ -147,8 +146,8 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
         em_saved.save(tmp_path / "em", adapter, adapter, manifest, record)
         checkpoint.save(tmp_path / "run", step=1, tensors={}, arrays={"a": np.zeros(2)}, state={})
         for step in (1, 2):
-            metrics.append(tmp_path / "run" / metrics.NAME, step, {})
-        metrics.cut(tmp_path / "run" / metrics.NAME, 1)
+            progress.append_metrics(tmp_path / "run" / progress.METRICS, step, {})
+        progress.cut_metrics(tmp_path / "run" / progress.METRICS, 1)
         write(tmp_path / "page.html", "<p>")
     finally:
         os.umask(before)
@@ -262,9 +261,9 @@ def put(*way: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         ("dead", ("reason",), 0, "`reason`"),
         ("dead", ("types",), [], "`types`"),
         ("dead", ("types", "n"), 1, "`types.n`"),
-        ("smc", ("lm", "base"), "tiny", "`lm.base`"),
-        ("smc", ("lm", "base"), ["tiny"], "`lm.base` has 1 parts, not 5"),
-        ("smc", ("lm", "base", 3), 0, "`lm.base.revision`"),
+        ("smc", ("lm", "base"), "tiny", "`lm.protocol`"),
+        ("smc", ("lm", "base"), ["tiny"], "`lm.protocol` has 1 parts, not 5"),
+        ("smc", ("lm", "base", 3), 0, "`lm.protocol.revision`"),
         ("smc", ("lm",), None, "`lm`"),
         ("dead", ("format",), "plm-posterior-2", "its format is 'plm-posterior-2'"),
     ],

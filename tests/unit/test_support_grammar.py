@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lm.tokenizer import load_tokenizer
+from posterior_lm.lm.tokenizers import load_tokenizer
 from posterior_lm.support import Support, TextSpec, build_support
 from posterior_lm.support.grammar_parser import endless_rule
 from tests.conftest import shared_model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from posterior_lm.lang.automaton import surely_some_text
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.regex import PatternError
-from posterior_lm.lm.tokenizer import load_tokenizer
+from posterior_lm.lm.tokenizers import load_tokenizer
 from posterior_lm.support import Support, TextSpec, build_support
 from posterior_lm.support.byte_automata import MOST_STATES, both, opposite, smallest
 from posterior_lm.support.spec import Regular, language, pattern_dfa

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from posterior_lm.lang.diagnostics import CompileError, ModelError
-from posterior_lm.lm.base import Tokenizer
-from posterior_lm.lm.tokenizer import load_tokenizer
+from posterior_lm.lm.protocol import Tokenizer
+from posterior_lm.lm.tokenizers import load_tokenizer
 from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
 from tests.conftest import shared_model
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.amortize.paths import path_maker
-from posterior_lm.amortize.teacher import score_paths
 from posterior_lm.api.query import Query, load, loads
 from posterior_lm.infer.choose import Follow, Sample
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.support.base import spliced
 from posterior_lm.target.target import Target
+from posterior_lm.train.scoring import path_maker, score_paths
 from tests.conftest import ROOT
 
 SHORT = """lm base = "tiny"

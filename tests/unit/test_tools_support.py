@@ -8,16 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from posterior_lm.amortize.paths import FORCED, NEVER, path_maker
 from posterior_lm.infer.rollout import step_log_probs
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
-from posterior_lm.lm.registry import peek_tokenizer
+from posterior_lm.lm.resolve import peek_tokenizer
 from posterior_lm.support import Support, TextSpec, build_support
 from posterior_lm.support.base import spliced, tokens_left, uncounted
 from posterior_lm.support.spec import Regular
 from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.tools import ToolSpec
 from posterior_lm.tools.answers import answers_of
+from posterior_lm.train.scoring import FORCED, NEVER, path_maker
 from tests.laws.supports import TOY, ToyTokenizer
 
 LETTERS = ToyTokenizer((None, b"a", b"b", b"c", b"1", b"2", b".", b"ab", b"1.", b"<", b"<<", b"<<a", b"3"))

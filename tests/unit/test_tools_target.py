@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from posterior_lm.amortize.simulate import Simulator
 from posterior_lm.graph import optimize
 from posterior_lm.infer.base import run
 from posterior_lm.infer.choose import Follow, Sample
@@ -28,6 +27,7 @@ from posterior_lm.lang.diagnostics import CompileError, DataError
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
+from posterior_lm.train.simulate import Simulator
 from tests.strategies import compiled, graph_of, table
 
 TOKENS = ("1", "2", "3", "+", "=", "=1", "2=", ".")

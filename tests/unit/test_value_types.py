@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.amortize.observable import observables
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module
@@ -17,6 +16,7 @@ from posterior_lm.lang.signatures import VALUE_TYPES, Constants, Int, OneOf
 from posterior_lm.lang.source import Source
 from posterior_lm.report.facts import gather
 from posterior_lm.report.page import page
+from posterior_lm.train.observable import observables
 from tests.strategies import table
 
 DAYS = ("mon", "tue", "wed", "sun")

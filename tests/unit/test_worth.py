@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import posterior_lm as plm
-from posterior_lm.amortize import worth
 from posterior_lm.cli.main import cli
+from posterior_lm.train import fit
 from tests.conftest import ROOT
 
 PROGRAM = ROOT / "programs" / "tempered_continuation.plm"
@@ -21,23 +21,29 @@ ROWS = [{"prompt": f"{a} has a {b} cat."} for a in NAMES for b in ("big", "small
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thresholds lowered, so that a second's training counts."""
-    monkeypatch.setattr(worth, "FEWEST_ROWS", 4)
-    monkeypatch.setattr(worth, "LEAST_SECONDS", 1.0)
+    monkeypatch.setattr(fit, "FEWEST_ROWS", 4)
+    monkeypatch.setattr(fit, "LEAST_SECONDS", 1.0)
 
 
 def test_it_takes_rows_time_and_a_large_support(small: None) -> None:
     query = plm.load(PROGRAM)
-    assert worth.worth_training(query.prepared, query.request, ROWS, 5.0)
-    assert not worth.worth_training(query.prepared, query.request, ROWS[:3], 5.0)
-    assert not worth.worth_training(query.prepared, query.request, ROWS, 0.5)
-    assert not worth.worth_training(query.prepared, query.request, ROWS, None)
-    assert not worth.worth_training(query.using("importance").prepared, query.using("importance").request, ROWS, 5.0)
-    assert not worth.worth_training(query.policy("somewhere").prepared, query.policy("somewhere").request, ROWS, 5.0)
+    assert fit.worth_training(query.prepared, query.request, ROWS, 5.0)
+    assert not fit.worth_training(query.prepared, query.request, ROWS[:3], 5.0)
+    assert not fit.worth_training(query.prepared, query.request, ROWS, 0.5)
+    assert not fit.worth_training(query.prepared, query.request, ROWS, None)
+    assert not fit.worth_training(
+        query.using("importance").prepared, query.using("importance").request, ROWS, 5.0
+    )
+    assert not fit.worth_training(
+        query.policy("somewhere").prepared, query.policy("somewhere").request, ROWS, 5.0
+    )
 
 
 def test_a_posterior_that_can_be_listed_needs_no_policy(small: None) -> None:
     query = plm.load(ROOT / "programs" / "random_integer.plm")
-    assert not worth.worth_training(query.prepared, query.request, [{"low": 0, "high": k} for k in range(50, 60)], 5.0)
+    assert not fit.worth_training(
+        query.prepared, query.request, [{"low": 0, "high": k} for k in range(50, 60)], 5.0
+    )
 
 
 def test_a_table_has_nothing_to_train(small: None, tmp_path: Path) -> None:
@@ -52,7 +58,7 @@ def test_a_table_has_nothing_to_train(small: None, tmp_path: Path) -> None:
         f'lm t = "{tmp_path / "t.json"}"\n'
         'program p(x: text) { latent z: text(tokens=1..20, stop=".") ~ t(x) }'
     )
-    assert not worth.worth_training(query.prepared, query.request, [{"x": "a" * k} for k in range(1, 7)], 5.0)
+    assert not fit.worth_training(query.prepared, query.request, [{"x": "a" * k} for k in range(1, 7)], 5.0)
 
 
 def test_run_trains_once_for_all_rows(small: None, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from benchmarks.paper.policies import guide, train, untrained
 from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 
 if TYPE_CHECKING:
-    from posterior_lm.amortize.guide import PolicyGuide
     from posterior_lm.api.query import Query
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
+    from posterior_lm.train.guide import PolicyGuide
 
 PROGRAMS: Mapping[str, tuple[str, Row]] = {
     "uniform": ("random_integer", {"low": 0, "high": 100}),

@@ -1,0 +1,185 @@
+"""From the name of a model in a program to where it lies and to the model: the only door to torch.
+
+A name is the packaged model, a folder, a table, or one on the hub or in its cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from attrs import frozen
+
+from posterior_lm.lang.diagnostics import ModelError, error
+
+if TYPE_CHECKING:
+    from posterior_lm.lm.protocol import LanguageModel, Tokenizer
+
+__all__ = ["Location", "load_model", "peek_tokenizer", "resolve"]
+
+Kind = Literal["tiny", "folder", "tabular", "hub"]
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILES = (".bin", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
+"""Files of weights, which people name where the folder is meant."""
+_FORMS = (
+    "name a folder with config.json, tokenizer.json and *.safetensors, a table (.json), a model of the hub "
+    'such as "HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
+)
+_WANTED = ["*.json", "*.safetensors"]
+
+
+@frozen
+class Location:
+    """What a name means. `path` is None for a hub name, which is looked up only when it is loaded."""
+
+    spec: str
+    kind: Kind
+    path: Path | None
+
+
+def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -> Location:
+    """`tiny`, an existing folder, a `.json` table, else a hub name, in that order.
+
+    Relative paths start at `base_dir`, or at the working directory without one.
+    `kind` "tabular" or "transformers" rules the others out. Whatever the name, nothing is raised.
+    """
+    if spec == "tiny" and kind != "tabular":
+        from posterior_lm.lm.tiny import WEIGHTS
+
+        return Location(spec, "tiny", Path(WEIGHTS))
+    path = Path(os.path.expanduser(spec))
+    if base_dir is not None:
+        path = Path(base_dir) / path
+    if kind != "tabular" and spec and os.path.isdir(path):
+        return Location(spec, "folder", path)
+    if kind == "tabular" or (kind == "auto" and spec.endswith(".json")):
+        return Location(spec, "tabular", path)
+    return Location(spec, "hub", None)
+
+
+def find_folder(
+    spec: str, *, base_dir: str | Path | None = None, revision: str | None = None, kind: str = "auto"
+) -> tuple[Path, str | None]:
+    """The folder of a model and its revision on the hub; PLM510 where there is none.
+
+    The hub's cache is asked first. Only where it has no copy, and neither
+    HF_HUB_OFFLINE nor TRANSFORMERS_OFFLINE is set, is the hub itself asked.
+    """
+    location = resolve(spec, base_dir, kind)
+    if location.path is not None:
+        return location.path, None
+    looked = Path(base_dir or Path.cwd()) / os.path.expanduser(spec)
+    if looked.suffix in _FILES or not _HUB_NAME.fullmatch(spec):
+        raise _missing(spec, _why_no_name(spec, looked), _FORMS)
+    folder = _snapshot(spec, revision, offline=True)
+    reason = "offline mode is on" if _is_offline() else "the hub did not have it or could not be reached"
+    if (folder is None or not any(folder.glob("*.safetensors"))) and not _is_offline():
+        folder = _snapshot(spec, revision, offline=False) or folder
+    if folder is None:
+        from huggingface_hub import constants
+
+        raise _missing(
+            spec if revision is None else f"{spec}@{revision}",
+            f"there is no folder {looked}, the hub cache {constants.HF_HUB_CACHE} "
+            f"does not hold it, and {reason}",
+        )
+    return folder, folder.name
+
+
+def _missing(spec: str, looked: str, help: str | None = None) -> ModelError:
+    return ModelError(
+        error(
+            "PLM510",
+            f"the model {spec!r} was not found: {looked}",
+            help=help
+            or f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
+            'a network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model "tiny"',
+        )
+    )
+
+
+def _why_no_name(spec: str, looked: Path) -> str:
+    """What is said of what can be neither a folder nor a name on the hub."""
+    if "://" in spec:
+        return "an address is no model"
+    if looked.suffix not in _FILES:
+        return f"there is no folder {looked}"
+    kind = "is one file, and a model is a folder" if os.path.isfile(looked) else "is not there"
+    return f"{looked} {kind}"
+
+
+def _snapshot(spec: str, revision: str | None, *, offline: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(spec, revision=revision, allow_patterns=_WANTED, local_files_only=offline)
+        )
+    except Exception:  # every kind of absence: no such name, no network, no permission
+        return None
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _is_offline() -> bool:
+    return any(
+        os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def load_model(
+    spec: str,
+    *,
+    base_dir: str | Path | None = None,
+    kind: str = "auto",
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> LanguageModel:
+    """The model that `spec` names; `ModelError` PLM510 to PLM514.
+
+    `kind` "tabular" or "transformers" says which it is, whatever its name looks
+    like. `revision`, `dtype` ("float32" by default) and `device` are for
+    transformers models only; a table refuses them.
+    """
+    location = resolve(spec, base_dir, kind)
+    if location.kind == "tabular" and location.path is not None:
+        from posterior_lm.lm.tabular import TabularModel
+
+        for option, value in (("revision", revision), ("dtype", dtype), ("device", device)):
+            if value is not None:
+                raise ModelError(
+                    error("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
+                )
+        return TabularModel.from_json(location.path, name=spec)
+    folder, found = find_folder(spec, base_dir=base_dir, revision=revision, kind=kind)
+    # After the folder is found: a missing model is reported without waiting for torch.
+    from posterior_lm.lm.hf.transformers import TransformersModel
+
+    return TransformersModel.from_folder(
+        folder, name=spec, revision=found, dtype=dtype or "float32", device=device
+    )
+
+
+def peek_tokenizer(spec: str, base_dir: str | Path | None = None) -> Tokenizer | None:
+    """The tokenizer alone, without torch; None for a hub name, which only loading may look up.
+
+    Raises what loading would: PLM510 to PLM514 for a table, PLM512 and PLM513 for a folder.
+    """
+    location = resolve(spec, base_dir)
+    if location.path is None:
+        return None
+    if location.kind == "tabular":
+        from posterior_lm.lm.tabular import TabularModel
+
+        return TabularModel.from_json(location.path).tokenizer
+    from posterior_lm.lm.tokenizers import load_tokenizer
+
+    return load_tokenizer(location.path)

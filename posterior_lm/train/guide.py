@@ -1,0 +1,221 @@
+"""The policy as a guide: the adapted model draws each latent after what its guide reads.
+
+What it reads is the latent's `guide` statement, or a default, which shows what was observed after
+the latent before it: the texts that follow it in the observed statements, each on a line of its own,
+then the context of the latent's own distribution. A policy that reads left to right can then look
+at everything that its value has to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+
+from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
+from posterior_lm.graph.ops import spelled
+from posterior_lm.infer.choose import Follow
+from posterior_lm.infer.contexts import check_guide, contexts_of
+from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.rollout import TextWalk
+from posterior_lm.infer.walk import Walk, finished
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.support.base import Ending
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, join
+from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Values, count
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.observable import observed_scores
+from posterior_lm.train.scoring import Path, path_maker, score_paths
+
+BREAK = "\n"
+"""Between what comes later and what comes before."""
+
+
+@frozen
+class Reading:
+    """The model alias and the pieces of the context that a latent's guide reads."""
+
+    lm: str
+    pieces: tuple[Segment, ...]
+    stated: bool
+    """Whether a `guide` statement says so."""
+
+
+def readings_of(target: Target) -> Mapping[str, Reading]:
+    """The reading of every latent that a language model can draw; the others keep their prior.
+
+    Raises InferenceError PLM540 for a guide over another tokenizer, PLM623 where no
+    latent can be drawn by a model or the guides read several models.
+    """
+    found: dict[str, Reading] = {}
+    for k, info in enumerate(target.latents):
+        earlier = frozenset(target.names[:k])
+        reading = _stated(target, info) or _default(target, info, earlier)
+        if reading is not None:
+            found[info.name] = reading
+    models = sorted({r.lm for r in found.values()})
+    if not models:
+        raise InferenceError(
+            error(
+                "PLM623",
+                f"`{target.program.name}` has no latent that a language model can draw",
+                help="name a model with a `guide` statement, or draw with exact or importance",
+            )
+        )
+    if len(models) > 1:
+        raise InferenceError(
+            error(
+                "PLM623",
+                f"the guides read {len(models)} models, {' and '.join(f'`{m}`' for m in models)}, "
+                "and a policy adapts one",
+                help="let every `guide` statement read the same model",
+            )
+        )
+    return found
+
+
+def _stated(target: Target, info: LatentInfo) -> Reading | None:
+    guide = target.graph.guides.get(info.name)
+    if guide is None:
+        return None
+    check_guide(target, info)
+    return Reading(guide.lm, target.evaluator.pieces(guide.context), stated=True)
+
+
+def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Reading | None:
+    if info.lm is None:
+        return None
+    prior = prior_of(target, info.name)
+    own = target.evaluator.plan(prior.node).context if prior.lm is not None else ()
+    after: list[Segment] = []
+    observed = observed_scores(target.graph)
+    for i in target.graph.order():
+        tail = _tail(target, i, info.name) if i in observed else None
+        if tail is not None:
+            # What later latents say is not known yet; the texts between them are.
+            known = tuple(p for p in tail if _known(target, p, earlier))
+            if join(known):
+                after += [*_stripped(known), Known(BREAK)]
+    first = own[:1] if own and isinstance(own[0], Special) else ()
+    return Reading(info.lm, join((*first, *after, *own[len(first) :])), stated=False)
+
+
+def _tail(target: Target, i: int, latent: str) -> tuple[Segment, ...] | None:
+    """What stands after the latent in a score that reads it as a text, or None."""
+    node, evaluator = target.graph[i], target.evaluator
+    if not isinstance(node, LmScore | ChoiceScore):
+        return None
+    pieces = list(evaluator.pieces(node.inputs[0]))
+    value = node.inputs[1]
+    if isinstance(node, LmScore):
+        pieces += evaluator.pieces(value)
+    elif value in target.graph.fixed:
+        pieces.append(Known(node.lead + spelled(evaluator.fixed_value(value))))  # type: ignore[arg-type]
+    places = [k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == latent]
+    if not places or (isinstance(target.graph[value], Segments) and places[-1] == len(pieces) - 1):
+        return None
+    return tuple(pieces[places[-1] + 1 :])
+
+
+def _known(target: Target, piece: Segment, earlier: frozenset[str]) -> bool:
+    match piece:
+        case Splice(latent=name):
+            return name in earlier
+        case Computed(node=node):
+            needs = target.graph.ancestors(node)
+            return all(n in earlier for j, n in ((i.node, i.name) for i in target.latents) if j in needs)
+    return True
+
+
+def _stripped(pieces: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Without the white space at its beginning, which joined it to the latent."""
+    kept = [p for p in pieces if not isinstance(p, Special)]
+    if kept and isinstance(kept[0], Known):
+        kept[0] = Known(kept[0].text.lstrip())
+    return tuple(kept)
+
+
+@frozen(eq=False)
+class PolicyGuide(PriorGuide):
+    """Draws from an adapter under the supports of a target; latents without a reading keep their prior.
+
+    `exponent` below 1 flattens every step, above 1 sharpens it; 1 is the policy itself.
+    """
+
+    model: TransformersModel = field(kw_only=True)
+    """The adapted model, as `Adapter.model` gives it."""
+    readings: Mapping[str, Reading] = field(kw_only=True)
+    exponent: float = field(kw_only=True, default=1.0)
+
+    @classmethod
+    def of(cls, target: Target, adapter: Adapter, *, exponent: float = 1.0) -> PolicyGuide:
+        return cls(target, model=adapter.model(), readings=readings_of(target), exponent=exponent)
+
+    @property
+    def name(self) -> str:
+        return "the policy"
+
+    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
+        if info.name in self.readings:
+            return self._text(info, drawn, n, alive=alive)
+        return PriorGuide._finite(self, info, drawn, n, alive)
+
+    def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
+        reading = self.readings[info.name]
+        contexts, shared = contexts_of(self.target, reading.lm, reading.pieces, drawn, n)
+        ending: Ending = "stop" if info.support.ending == "stop" else "eos"
+        return TextWalk.begin(
+            self.model, contexts, info.support, exponent=self.exponent, shared=shared, ending=ending,
+            **options,
+        )  # fmt: skip
+
+    def log_prob(self, values: Values) -> np.ndarray:
+        """(N,) float64 nats; −inf for a value outside the supports."""
+        n = count(values)
+        if self.exponent != 1.0:
+            return PriorGuide.log_prob(self, values)
+        inside = np.ones(n, dtype=bool)
+        for info in self.target.latents:
+            inside &= [info.support.accepts(v.ids) for v in values[info.name]]
+        rows = [int(d) for d in np.flatnonzero(inside)]
+        total = np.full(n, -np.inf)
+        if len(rows):
+            kept = {name: [column[d] for d in rows] for name, column in values.items()}
+            total[rows] = self._inside(kept, len(rows))
+        return total
+
+    def _inside(self, values: Values, n: int) -> np.ndarray:
+        total = np.zeros(n)
+        for info, paths in paths_of(self.target, self.readings, values, n):
+            if paths is None:
+                drawn = {k: values[k] for k in self.target.names[: self.target.names.index(info.name)]}
+                follow = Follow([v.ids for v in values[info.name]])
+                total += finished(PriorGuide._finite(self, info, drawn, n), follow).log_q
+                continue
+            with torch.inference_mode():
+                total += score_paths(self.model, paths).log_prob.cpu().numpy()
+        return total
+
+
+def paths_of(
+    target: Target, readings: Mapping[str, Reading], values: Values, n: int
+) -> list[tuple[LatentInfo, list[Path] | None]]:
+    """For each latent the paths of its N values after what the guide reads; None for one that it does not draw."""
+    found: list[tuple[LatentInfo, list[Path] | None]] = []
+    drawn: dict[str, Sequence] = {}
+    for info in target.latents:
+        reading = readings.get(info.name)
+        if reading is None:
+            found.append((info, None))
+        else:
+            contexts, _ = contexts_of(target, reading.lm, reading.pieces, drawn, n)
+            make = path_maker(info.support)
+            found.append((info, [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]))
+        drawn[info.name] = values[info.name]
+    return found

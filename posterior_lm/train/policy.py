@@ -1,0 +1,325 @@
+"""A policy on disk: the files of a peft adapter and `manifest.json`, which says what it belongs to and how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from posterior_lm.graph.fingerprint import canonical
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.infer.base import Offer
+from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lm.protocol import LanguageModel, ModelIdentity
+from posterior_lm.storage import object_of, read_bytes, refusing, structured, together
+from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.target.target import Target
+from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter
+from posterior_lm.train.evaluate import Level, PolicyReport
+from posterior_lm.train.guide import PolicyGuide
+
+FORMAT = "plm-policy-1"
+MANIFEST = "manifest.json"
+_LIBRARIES = {
+    "posterior_lm": "posterior-lm",
+    "torch": "torch",
+    "transformers": "transformers",
+    "peft": "peft",
+}
+
+
+@frozen
+class Manifest:
+    """`program` is the program's text, `lm` the alias of the adapted model, `seconds` the training's.
+
+    `guide` identifies what the guides read (`guide_digest`), `data` the rows (`data_digest`);
+    `files` holds the SHA-256 of each file of the adapter, which `save_policy` fills in.
+    `others` holds the digests of the program's other models, sorted: they take part in the log reward.
+    `note` says what a reader should know, such as that training was interrupted.
+    """
+
+    program: str
+    name: str
+    fingerprint: str
+    guide: str
+    lm: str
+    identity: ModelIdentity
+    data: str
+    rows: int
+    settings: Mapping[str, Any] = field(factory=dict)
+    seed: int = 0
+    versions: Mapping[str, str] = field(factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    certificate: Mapping[str, Any] | None = None
+    note: str = ""
+    files: Mapping[str, str] = field(factory=dict)
+    others: tuple[str, ...] = field(default=(), converter=tuple)
+    format: str = FORMAT
+
+    @classmethod
+    def new(
+        cls, program: PreparedProgram, lm: str, rows: Sequence[Mapping[str, object]], **more: Any
+    ) -> Manifest:
+        """Of a program, the alias of its adapted model and the rows it was fitted to."""
+        graph = program.graph
+        return cls(
+            program.text, graph.name, graph.fingerprint, guide_digest(graph), lm, program.models[lm].identity,
+            data_digest(rows), len(rows), versions=versions(), others=other_digests(program.models, lm), **more,
+        )  # fmt: skip
+
+    @property
+    def checked(self) -> PolicyReport | None:
+        """The certificate as numbers, where there is one."""
+        return None if self.certificate is None else PolicyReport.from_json(self.certificate, "certificate")
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`. ValueError for a number that is not finite."""
+        whole = attrs.asdict(self)
+        ordered = {"format": whole.pop("format"), **whole}
+        return json.dumps(ordered, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = MANIFEST) -> Manifest:
+        """The manifest that `to_json` wrote. Raises DataError PLM622 for anything else."""
+        with refusing(partial(not_a_policy, where)):
+            whole = object_of(text)
+            if whole.get("format") != FORMAT:
+                raise ValueError(f"its format is {whole.get('format')!r}, and {FORMAT!r} is read here")
+            found: Manifest = structured(cls, whole)
+            _ = found.checked
+        return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a policy's folder, of whatever program. Raises DataError PLM622."""
+    path = folder / MANIFEST
+    with refusing(partial(not_a_policy, str(folder))):
+        if not path.exists():
+            raise ValueError(f"it has no {MANIFEST}")
+        content = read_bytes(path)
+    return Manifest.from_json(content, str(path))
+
+
+def not_a_policy(where: str, why: str) -> DataError:
+    """DataError PLM622 that says what is wrong there."""
+    return DataError(
+        error(
+            "PLM622",
+            f"{where} is no policy that can be read: {why}",
+            where=where,
+            help="give the folder that `plm fit --out` wrote",
+        )
+    )
+
+
+# ------------------------------------------------------------------------------- digests
+
+
+def guide_digest(graph: RewardGraph) -> str:
+    """SHA-256 of what the guide of each latent reads; "default" stands for one without a statement.
+
+    The latents are numbered in the order in which they are drawn, before the contexts, so that names
+    do not matter and two latents of one type are still told apart. The log reward does not count.
+    """
+    latents = {node.name: i for i, node in graph.latents()}
+    stated = [graph.guides[name] for name in latents if name in graph.guides]
+    sink = attrs.evolve(graph.sink, inputs=(*latents.values(), *(g.context for g in stated)))
+    specs = {lm.alias: [lm.spec, lm.kind, [list(o) for o in lm.options]] for lm in graph.lms}
+    who = [specs.get(graph.guides[n].lm) if n in graph.guides else "default" for n in latents]
+    return _digest([who, canonical(graph.rebuilt({**graph.nodes, graph.total: sink}))])
+
+
+def other_digests(models: Mapping[str, LanguageModel], lm: str) -> tuple[str, ...]:
+    """Digests of all models but the adapted one, sorted: aliases do not matter."""
+    return tuple(sorted(model.identity.digest for alias, model in models.items() if alias != lm))
+
+
+def data_digest(rows: Sequence[Mapping[str, object]]) -> str:
+    """SHA-256 of the rows in their order, as canonical JSON: sorted keys, no spaces."""
+    return _digest([dict(row) for row in rows])
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a policy is made with."""
+    found = {"python": platform.python_version()}
+    for name, package in _LIBRARIES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+HELD = 4
+"""Loaded policies that `held_policy` keeps: a program asked about many rows loads its own once."""
+
+_held: dict[tuple[str, str, int], Policy] = {}
+
+
+@frozen(eq=False)
+class Policy:
+    """A trained adapter and what it belongs to."""
+
+    folder: Path
+    manifest: Manifest
+    adapter: Adapter
+
+    def guide(self, target: Target) -> PolicyGuide:
+        """The policy as a proposal for a bound program."""
+        return PolicyGuide.of(target, self.adapter)
+
+    @property
+    def certificate(self) -> PolicyReport | None:
+        return self.manifest.checked
+
+    @property
+    def verdict(self) -> Level:
+        """The certificate's level; "uncertified" without one."""
+        return level_of(self.manifest)
+
+
+def level_of(manifest: Manifest) -> Level:
+    """The certificate's level; "uncertified" without one."""
+    certificate = manifest.checked
+    return "uncertified" if certificate is None else certificate.verdict.level
+
+
+# ------------------------------------------------------------------------------- writing
+
+
+def save_policy(folder: Path, adapter: Adapter, manifest: Manifest) -> Manifest:
+    """Write the adapter's files and the manifest, which is returned with their digests.
+
+    A failure leaves an earlier policy as it was. After a kill that leaves files of both, the digests in the
+    manifest, which is put in place last, disagree, and `load_policy` refuses the folder. Raises DataError
+    PLM612.
+    """
+    with together(folder, CONFIG, WEIGHTS, MANIFEST) as aside:
+        adapter.save(aside)
+        manifest = attrs.evolve(manifest, files={name: digest_of(aside / name) for name in (CONFIG, WEIGHTS)})
+        (aside / MANIFEST).write_bytes(manifest.to_json().encode())
+    return manifest
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------- reading
+
+
+def load_policy(folder: Path, program: PreparedProgram) -> Policy:
+    """The policy of this program and its models.
+
+    Raises DataError PLM622 for a folder that holds none, or one whose files are damaged or of
+    two saves; PLM625 for a policy of another program, guide or model. Whoever loads it may
+    `adapter.close()` it.
+    """
+    manifest = read_manifest(folder)
+    alias = check_policy(folder, manifest, program)
+    check_files(folder, manifest)
+    return Policy(folder, manifest, Adapter.load(program.models[alias], folder))
+
+
+def held_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> Policy:
+    """As `load_policy` with a manifest that was read, but loaded once for many targets of one model."""
+    model = program.models[check_policy(folder, manifest, program)]
+    key = (str(folder.resolve()), manifest.files.get(WEIGHTS, ""), id(model))
+    found = _held.get(key)
+    if found is None or found.adapter.base is not model or found.manifest != manifest:
+        if found is not None:
+            _held.pop(key).adapter.close()
+        check_files(folder, manifest)
+        while len(_held) >= HELD:
+            _held.pop(next(iter(_held))).adapter.close()
+        found = _held[key] = Policy(folder, manifest, Adapter.load(model, folder))
+    return found
+
+
+def offer_of(folder: Path, program: PreparedProgram, target: Target) -> Offer:
+    """The stored policy of a program, offered for a target, which may be of a part of the program.
+
+    Raises DataError PLM622 for a folder that holds none, PLM625 for one of another program.
+    """
+    manifest = read_manifest(folder)
+    check_policy(folder, manifest, program)
+    certificate = manifest.checked
+    return Offer(
+        where=str(folder),
+        level=level_of(manifest),
+        beats_prior=certificate is not None and certificate.beats_prior,
+        guide=lambda: held_policy(folder, manifest, program).guide(target),
+    )
+
+
+def check_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> str:
+    """The alias of the model to adapt. Raises DataError PLM625 that names each thing that differs."""
+    graph, models = program.graph, program.models
+    notes = []
+    if manifest.fingerprint != graph.fingerprint:
+        notes.append(
+            f"the program: the policy is of `{manifest.name}`, fingerprint {manifest.fingerprint[:12]}; "
+            f"this is `{graph.name}`, fingerprint {graph.fingerprint[:12]}"
+        )
+    if manifest.guide != guide_digest(graph):
+        notes.append("what the guides read: a `guide` statement was added, removed or changed")
+    fitting = [a for a, m in models.items() if m.identity.digest == manifest.identity.digest]
+    if not fitting:
+        here = ", ".join(f"{m.identity.name} ({m.identity.digest[:12]})" for m in models.values())
+        own = f"{manifest.identity.name} ({manifest.identity.digest[:12]})"
+        notes.append(f"the model: the policy adapts {own}; here is {here or 'none'}")
+    chosen = manifest.lm if manifest.lm in fitting else next(iter(fitting), "")
+    if fitting and other_digests(models, chosen) != manifest.others:
+        here = ", ".join(d[:12] for d in other_digests(models, chosen))
+        own = ", ".join(d[:12] for d in manifest.others)
+        notes.append(
+            f"the models beside the adapted one: the policy is of {own or 'none'}; here is {here or 'none'}"
+        )
+    if notes:
+        what = ("program", "guide", "model")
+        said = [w for w in what if any(n.startswith(("the " + w, f"what the {w}s")) for n in notes)]
+        raise DataError(
+            error(
+                "PLM625",
+                f"the policy in {folder} is of another {' and another '.join(said)}",
+                notes=notes,
+                where=str(folder),
+                help="fit again with `plm fit`, or ask with the program and model it was fitted on",
+            )
+        )
+    return chosen
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises DataError PLM622 where a file of the adapter is not the one that the manifest is of."""
+    for name in (CONFIG, WEIGHTS):
+        try:
+            same = digest_of(folder / name) == manifest.files.get(name)
+        except OSError as problem:
+            raise not_a_policy(str(folder), f"{name}: {problem.strerror or problem}") from None
+        if not same:
+            raise not_a_policy(
+                str(folder), f"{name} is not the file that {MANIFEST} is of: damaged, or of another save"
+            )

@@ -1,0 +1,199 @@
+"""What a fit is given: rows, checked before anything is trained and bound when they are needed; known latents; the split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from attrs import evolve, frozen
+
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.ground import ground
+from posterior_lm.graph.nodes import Input, Total
+from posterior_lm.infer.methods import OBJECTIVES
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError, error
+from posterior_lm.target.evaluate import Evaluator
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row
+from posterior_lm.target.target import Target
+from posterior_lm.target.values import Value
+from posterior_lm.train.guide import Reading, readings_of
+from posterior_lm.train.scoring import has_end_points
+from posterior_lm.train.settings import FitSettings
+
+
+class Rows(BoundRows):
+    """Rows of one program by number, and what the guide reads in each."""
+
+    def __init__(self, program: PreparedProgram, data: Sequence[Data]) -> None:
+        super().__init__(program, data)
+        self._readings: dict[int, tuple[Target, Mapping[str, Reading]]] = {}
+        self._guides: RewardGraph | None = None
+
+    def readings(self, number: int) -> Mapping[str, Reading]:
+        """What the guide reads in that row."""
+        target = self.target(number)
+        found = self._readings.get(number)
+        if found is None or found[0] is not target:
+            if len(self._readings) >= self.HELD:
+                self._readings.clear()
+            with in_row(number):
+                found = self._readings[number] = (target, readings_of(target))
+        return found[1]
+
+    def reader(self, number: int, data: Data) -> Target:
+        """A target that can only be read by guides: that of `data`, which differs from the row in what is observed.
+
+        Where every reading is a `guide` statement this binds the statements alone,
+        which is several times faster than the whole program.
+        """
+        target = self.target(number)
+        if not all(r.stated for r in self.readings(number).values()):
+            return self.program.bind_valid(data)
+        if self._guides is None:
+            self._guides = guides_alone(self.program.graph)
+        grounded = ground(self._guides, data)
+        evaluator = Evaluator(grounded, self.program.models, target.evaluator.spellers, {})
+        return evolve(target, graph=grounded, data=dict(data), evaluator=evaluator)
+
+    def forget(self) -> None:
+        """Bind again from now on, so that a resumed fit stands where this one does."""
+        super().forget()
+        self._readings.clear()
+        for model in self.program.models.values():
+            forget: Callable[[], None] | None = getattr(model, "forget", None)
+            if forget is not None:
+                forget()
+
+
+def guides_alone(graph: RewardGraph) -> RewardGraph:
+    """The program without its log reward: its latents, and what their guides read."""
+    latents = tuple(i for i, _ in graph.latents())
+    keep = graph.ancestors(*latents, *(g.context for g in graph.guides.values()))
+    nodes = {i: n for i, n in graph.nodes.items() if i in keep}
+    nodes[graph.total] = Total(inputs=latents)
+    return graph.rebuilt(nodes)
+
+
+def split(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to certify with: at most a fifth is held out, of few rows none."""
+    order = [int(i) for i in np.random.default_rng([seed, 7]).permutation(count)]
+    kept = min(held_out, count // 5)
+    return sorted(order[kept:]), sorted(order[:kept])
+
+
+def check_rows(data: Sequence[Data], name: str) -> None:
+    """Raises DataError PLM628 where there is nothing to train on."""
+    if not data:
+        raise DataError(
+            error(
+                "PLM628",
+                f"there are no rows to fit `{name}` on",
+                help="give at least one row of parameters with --data; a program without parameters takes {}",
+            )
+        )
+
+
+MOST = 20
+"""Mistakes shown of one set of rows."""
+
+
+@frozen(eq=False)
+class Inputs:
+    """A program, validated rows, and for some rows values of the latents that are known to be good."""
+
+    program: PreparedProgram
+    data: tuple[Data, ...]
+    known: tuple[tuple[int, tuple[Mapping[str, Value], ...]], ...]
+
+
+def read_inputs(
+    program: PreparedProgram, rows: Sequence[Data], settings: FitSettings, given: Data | None = None
+) -> Inputs:
+    """Rows checked against the program's parameters; a column named after a latent holds a known value of it.
+
+    `given` are parameters of every row. Raises DataError with what is wrong in any row, InferenceError PLM624.
+    """
+    graph = program.graph
+    check_rows(rows, graph.name)
+    latents = {node.name for _, node in graph.latents()}
+    found: list[Diagnostic] = []
+    data: list[Mapping[str, object]] = []
+    hints: list[tuple[int, dict[str, object]]] = []
+    for number, row in enumerate(rows):
+        hint = {k: v for k, v in row.items() if k in latents and graph.param(k) is None}
+        if hint:
+            hints.append((number, hint))
+        whole = {**{k: v for k, v in row.items() if k not in hint}, **(given or {})}
+        try:
+            data.append(program.validate(whole, path=f"rows[{number}]."))
+        except DataError as wrong:
+            found += wrong.diagnostics
+    if found:
+        raise DataError(_most(found))
+    bound = BoundRows(program, data)
+    _check_objective(bound.target(0), settings)
+    _check_supports(bound)
+    known = tuple((n, (_known(bound.target(n), n, h),)) for n, h in hints)
+    return Inputs(program, tuple(data), known)
+
+
+def _most(found: list[Diagnostic]) -> list[Diagnostic]:
+    if len(found) <= MOST:
+        return found
+    last = found[MOST - 1]
+    return [
+        *found[: MOST - 1],
+        evolve(last, notes=(*last.notes, f"{len(found) - MOST} more mistakes are not shown")),
+    ]
+
+
+def _check_objective(target: Target, settings: FitSettings) -> None:
+    if not OBJECTIVES[settings.objective].needs_prefixes:
+        return
+    why = None
+    if len(target.latents) != 1:
+        why = f"the program has {len(target.latents)} latents"
+    elif target.latents[0].lm is None:
+        why = f"`{target.names[0]}` is not drawn token by token"
+    elif not has_end_points(target.latents[0].support):
+        why = f"the stop of `{target.names[0]}` is several tokens"
+    if why is not None:
+        raise InferenceError(
+            error(
+                "PLM624",
+                f"`{settings.objective}` compares the rewards of stopping early, which do not exist here: {why}",
+                target.latents[0].span if target.latents else None,
+                help="use the objective `vargrad`, which compares whole draws",
+            )
+        )
+
+
+def _check_supports(rows: BoundRows) -> None:
+    """Bind every row where a latent's type depends on the row, so that an empty support is found now."""
+    graph = rows.program.graph
+    latents = [i for i, _ in graph.latents()]
+    if not any(isinstance(graph[i], Input) for i in graph.ancestors(*latents)):
+        return
+    found: list[Diagnostic] = []
+    for number in range(len(rows)):
+        try:
+            rows.target(number)
+        except PlmError as wrong:
+            found += wrong.diagnostics
+    if found:
+        raise DataError(_most(found))
+
+
+def _known(target: Target, number: int, hint: Mapping[str, object]) -> Mapping[str, Value]:
+    missing = [n for n in target.names if n not in hint]
+    if missing:
+        raise DataError(
+            error(
+                "PLM610",
+                f"rows[{number}] gives some latents and not `{missing[0]}`",
+                where=f"rows[{number}]",
+                help="give a value for every latent, or for none",
+            )
+        )
+    with in_row(number):
+        return {n: target.value(n, hint[n]) for n in target.names}  # type: ignore[arg-type]

@@ -1,0 +1,203 @@
+"""Values as paths through their supports, and log q of given values with gradients.
+
+A path is one value of one latent after one context. At each of its T + 1 places
+the guide chooses among the allowed tokens and, where the value may stop, stopping.
+A guide stops by the model's end-of-text probability wherever the support gives
+stopping no token of its own, so that it can learn when to stop. One forward pass scores
+a path, log-softmax over what the support allows:
+
+    log q(z | c) = Σ_t [ l_t(z_t) − log( Σ_{v allowed} exp l_t(v) + [may stop] exp l_t(stop) ) ]
+
+with l_t the adapted model's logits after c, z_1..z_t. A forced token or stop has
+log q = 0 exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.support.base import Support
+
+STOP, FORCED, NEVER = -1, -2, -3
+"""In place of a token: stopping is chosen; stopping is all that is left; stopping is not possible."""
+
+
+@frozen(eq=False)
+class Path:
+    """The choices of one value. Letters: T tokens of the value.
+
+    `masks` (T + 1,) one read-only (V,) array of allowed tokens per place, shared
+    between paths; `may_stop` (T + 1,) whether stopping is among the choices there;
+    `chosen` (T + 1,) the token taken, and at the end `STOP` or `FORCED`;
+    `ends` (T + 1,) how the value that stops after t tokens does so: the token of
+    the stop string, `STOP`, `FORCED`, or `NEVER` where t is no end point.
+    """
+
+    context: tuple[int, ...]
+    ids: tuple[int, ...]
+    masks: tuple[np.ndarray, ...] = field(repr=False)
+    may_stop: tuple[bool, ...] = field(repr=False)
+    chosen: tuple[int, ...] = field(repr=False)
+    ends: tuple[int, ...] = field(repr=False)
+
+
+def path_maker(support: Support) -> Callable[[tuple[int, ...], tuple[int, ...]], Path]:
+    """A function (context, value) -> Path that remembers the values it has walked."""
+    walked: dict[tuple[int, ...], Path] = {}
+
+    def make(context: tuple[int, ...], ids: tuple[int, ...]) -> Path:
+        known = walked.get(ids)
+        if known is None:
+            if len(walked) >= 1 << 14:
+                walked.clear()
+            known = walked[ids] = _walk(support, ids)
+        return Path(context, ids, known.masks, known.may_stop, known.chosen, known.ends)
+
+    return make
+
+
+def _walk(support: Support, ids: Sequence[int]) -> Path:
+    """The path of a value without its context. Raises ValueError for a value outside the support.
+
+    A draw that is lost where nothing may follow (a dead draw) has a path too, and no end point there.
+    """
+    state = support.start()
+    masks, may_stop, chosen, ends = [], [], [], []
+    stop = support.stop_ids
+    for t in range(len(ids) + 1):
+        allowed = support.allowed(state)
+        stops = support.may_stop(state)
+        forced = support.must_stop(state)
+        by_choice = stops and not forced and support.ending != "stop"
+        masks.append(allowed)
+        may_stop.append(by_choice)
+        if t == len(ids):
+            if not stops and not forced:
+                raise ValueError(f"the tokens {tuple(ids)} are no value of the support")
+            chosen.append(FORCED if forced else STOP)
+            # A value that ends in the stop's own token was an end point one place earlier.
+            again = support.ending == "stop" and len(stop) == 1 and tuple(ids[-1:]) == stop
+            ends.append(NEVER if again or not stops else chosen[-1])
+            break
+        token = int(ids[t])
+        if not (0 <= token < len(allowed) and allowed[token]):
+            raise ValueError(f"the tokens {tuple(ids)} are no value of the support")
+        chosen.append(token)
+        if support.ending == "stop":
+            ends.append(int(stop[0]) if len(stop) == 1 and allowed[stop[0]] else NEVER)
+        else:
+            ends.append(STOP if stops else NEVER)
+        state = support.advance(state, token)
+    return Path((), tuple(ids), tuple(masks), tuple(may_stop), tuple(chosen), tuple(ends))
+
+
+def has_end_points(support: Support) -> bool:
+    """Whether the log probability of stopping early is read off the same pass."""
+    return support.ending != "stop" or len(support.stop_ids) == 1
+
+
+@frozen(eq=False)
+class PathScores:
+    """log q of N paths, float64 with gradient, nats.
+
+    `log_prob` (N,); `end_log_prob` (N, T + 1) of the value that stops after t
+    tokens and `is_end` (N, T + 1) whether there is one; None unless asked for.
+    """
+
+    log_prob: Tensor
+    end_log_prob: Tensor | None = None
+    is_end: Tensor | None = None
+
+
+def score_paths(
+    model: TransformersModel,
+    paths: Sequence[Path],
+    *,
+    ends: bool = False,
+    columns: int = 1 << 14,
+) -> PathScores:
+    """log q of each path under the adapted `model`. `columns` bounds one forward pass, padding included."""
+    width = max(len(p.chosen) for p in paths)
+    device = model._forward.device
+    log_prob = torch.zeros(len(paths), dtype=torch.float64, device=device)
+    end = torch.zeros((len(paths), width), dtype=torch.float64, device=device) if ends else None
+    for numbers, logits in model.read([(p.context, p.ids, len(p.chosen)) for p in paths], columns=columns):
+        mine = [paths[n] for n in numbers]
+        found, stop = _choices(logits, mine, model.tokenizer.eos_ids, ends)
+        # (P, T + 1) log q of each choice of each path, 0 past its end; then the same of stopping where it may.
+        sizes = [len(p.chosen) for p in mine]
+        where = (
+            torch.as_tensor(np.repeat(np.arange(len(mine)), sizes), device=device),
+            torch.as_tensor(np.concatenate([np.arange(size) for size in sizes]), device=device),
+        )
+        empty = torch.zeros((len(mine), max(sizes)), dtype=torch.float64, device=device)
+        steps = empty.index_put(where, found)
+        index = torch.as_tensor(numbers, device=device)
+        log_prob = log_prob.index_add(0, index, steps.sum(dim=1))
+        if end is not None:
+            assert stop is not None
+            before = torch.cumsum(steps, dim=1) - steps
+            place = (index[:, None], torch.arange(max(sizes), device=device)[None, :])
+            end = end.index_put(place, before + empty.index_put(where, stop))
+    if end is None:
+        return PathScores(log_prob)
+    is_end = torch.zeros(end.shape, dtype=torch.bool)
+    for n, path in enumerate(paths):
+        is_end[n, : len(path.ends)] = torch.tensor([e != NEVER for e in path.ends])
+    is_end = is_end.to(device)
+    return PathScores(log_prob, torch.where(is_end, end, 0.0), is_end)
+
+
+def _choices(
+    logits: Tensor, paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(positions,) float64 log q of what was chosen, and of stopping where that is an end point."""
+    device = logits.device
+    distinct: dict[int, int] = {}
+    table: list[np.ndarray] = []
+    which: list[int] = []
+    stops: list[bool] = []
+    chosen: list[int] = []
+    enders: list[int] = []
+    for path in paths:
+        for mask in path.masks:
+            if id(mask) not in distinct:
+                distinct[id(mask)] = len(table)
+                table.append(mask)
+            which.append(distinct[id(mask)])
+        stops += path.may_stop
+        chosen += path.chosen
+        enders += path.ends
+    allowed = torch.as_tensor(np.stack(table), device=device)
+    masked = logits.masked_fill(~allowed[torch.as_tensor(which, device=device)], -torch.inf)
+    may_stop = torch.as_tensor(stops, device=device)
+    eos = (
+        torch.logsumexp(logits[:, list(eos_ids)], dim=-1)
+        if eos_ids
+        else torch.zeros(len(logits), dtype=logits.dtype, device=device)
+    )
+    none = torch.full_like(eos, -torch.inf)
+    eos = torch.where(may_stop, eos, none)
+    picks = torch.as_tensor(chosen, device=device)
+    # Where nothing may follow, a row of −inf has no gradient: it is replaced before the sum.
+    dead = ~(allowed.any(dim=1)[torch.as_tensor(which, device=device)] | may_stop)
+    masked = torch.where(dead[:, None], torch.zeros_like(masked), masked)
+    norm = torch.logsumexp(torch.cat([masked, eos[:, None]], dim=1), dim=1)
+    forced = torch.zeros(len(logits), dtype=torch.float64, device=device)
+
+    def of(picks: Tensor) -> Tensor:
+        token = masked.gather(1, picks.clamp(min=0)[:, None])[:, 0]
+        value = (torch.where(picks >= 0, token, eos) - norm).double()
+        return torch.where(picks <= FORCED, forced, value)
+
+    found = of(picks)
+    if not ends:
+        return found, None
+    marks = torch.as_tensor(enders, device=device)
+    return found, of(marks)

@@ -1,0 +1,292 @@
+"""Draws from the program itself: latents from their priors, observations from theirs.
+
+With x what a row gives beside the simulated observation y,
+
+    z ~ p(z | x),  y ~ p(y | z, x),   so z is an exact draw of p(z | y, x)
+
+(Le, Baydin & Wood 2017, inference compilation; Hinton et al. 1995, the sleep
+phase). Terms that this leaves out (powers, factors, conditions, known parts of an
+observed text) are made up for by weights, log w = log reward − log of the
+probability of the draw, and draws are resampled by them within their row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from posterior_lm.graph.nodes import LmScore
+from posterior_lm.infer.choose import SampleEach
+from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.rollout import roll_out
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
+from posterior_lm.target.segments import Known, Segment
+from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Value
+from posterior_lm.train.observable import drawing_score, is_exact, observables, order, simulated, unsimulated
+from posterior_lm.train.simulated_texts import (
+    Drawn,
+    Shape,
+    TruncatedSupport,
+    draw_texts,
+    low_yield_tokens,
+    split_lead,
+)
+
+
+@frozen(eq=False)
+class Pair:
+    """A row whose observation was simulated, and the latents that it was simulated from."""
+
+    row: int
+    data: Data
+    values: Mapping[str, Value]
+    log_weight: float
+
+
+SPARED = 0.1
+"""Of the draws of a latent that lead nowhere by their tokens, the share that goes on all the same."""
+
+LOOK = 512
+"""Pairs that are simulated first, to see how the model ends texts and how they differ from the rows'."""
+
+
+class Simulator:
+    """Simulates pairs for the rows of one program. `exact` where every term is simulated as it stands.
+
+    With `alike`, pairs whose observation is of another kind than the rows' are left out.
+    `yields` is the share of pairs that is left.
+    """
+
+    def __init__(self, program: PreparedProgram, rows: Sequence[Data], *, alike: bool = False) -> None:
+        graph = program.graph
+        self.program, self.rows = program, rows
+        self.observed = observables(graph)
+        self._simulated = BoundRows(program.part(simulated(graph, self.observed)), rows)
+        self._shapes: dict[str, Shape] = {}
+        self._alive = np.zeros(0, dtype=bool)
+        self.unsimulated = unsimulated(graph, self.observed)
+        first = self.target(0)
+        self.exact = not self.unsimulated and is_exact(first, {o.name for o in self.observed})
+        self._seen: dict[str, list[Drawn]] | None = None
+        self._latents: dict[tuple[str, int], list[tuple[int, tuple[int, ...]]]] | None = None
+        self._unlucky: dict[str, np.ndarray] = {}
+        self.yields = 1.0
+        if not self.unsimulated:
+            self._look(alike)
+
+    def target(self, row: int) -> Target:
+        """The row with its observed parameters as latents."""
+        return self._simulated.target(row)
+
+    def draw(self, rngs: Sequence[np.random.Generator], numbers: Sequence[int]) -> list[Pair]:
+        """One pair for each row number, less those whose observation came out of shape.
+
+        Each pair has a generator of its own, so it does not depend on the others.
+        `log_weight` is up to a constant of the program; it is 0 but for masks where
+        the simulation is exact.
+        """
+        if not numbers:
+            self._alive = np.zeros(0, dtype=bool)
+            return []
+        pairs = self._pairs(rngs, numbers)
+        return pairs if self.exact else self._weighed(pairs)
+
+    def _pairs(self, rngs: Sequence[np.random.Generator], numbers: Sequence[int]) -> list[Pair]:
+        """What `draw` returns, with log weights that do not hold the log reward yet."""
+        targets = [self.target(r) for r in numbers]
+        drawn: list[dict[str, Value]] = [{} for _ in numbers]
+        log_q, log_mass = np.zeros(len(numbers)), np.zeros(len(numbers))
+        alive = np.ones(len(numbers), dtype=bool)
+        seen = {o.name for o in self.observed}
+        # Rows may have tables of different lengths, so latents are drawn place by place.
+        plans = [order(t, seen) for t in targets]
+        for k in range(max(map(len, plans))):
+            here = [d for d in range(len(numbers)) if alive[d] and k < len(plans[d])]
+            for name in dict.fromkeys(plans[d][k] for d in here):
+                mine = [d for d in here if plans[d][k] == name]
+                if name.split("[", 1)[0] in seen:
+                    self._observe(rngs, name, targets, mine, drawn, log_q, log_mass, alive)
+                else:
+                    self._latent(rngs, name, targets, mine, drawn, log_q, log_mass, alive)
+        self._alive = alive
+        return [
+            Pair(
+                r,
+                self._data(r, drawn[d]) if self.observed else self.rows[r],
+                {n: drawn[d][n] for n in targets[d].names if n.split("[", 1)[0] not in seen},
+                float(log_mass[d]) if self.exact else -float(log_q[d]),
+            )
+            for d, r in enumerate(numbers)
+            if alive[d]
+        ]
+
+    def _look(self, alike: bool) -> None:
+        """Simulate, always the same pairs, to learn what simulated texts are like and what leads to them."""
+        numbers = [k % len(self.rows) for k in range(LOOK)]
+        self._seen = {}
+        self._pairs(np.random.default_rng(0).spawn(LOOK), numbers)
+        seen, self._seen = self._seen, None
+        self._shapes = {base: self._shapes[base].learnt(found, alike=alike) for base, found in seen.items()}
+        if not self._shapes:
+            return
+        self._latents = {}
+        self._pairs(np.random.default_rng(1).spawn(LOOK), numbers)
+        found, self._latents = self._latents, None
+        self.yields = max(1, int(self._alive.sum())) / LOOK
+        self._unlucky = {
+            name: low_yield_tokens([ids for _, ids in drawn], [bool(self._alive[d]) for d, _ in drawn], size)
+            for (name, size), drawn in found.items()
+        }
+
+    def kept(self, tags: Sequence[Any]) -> list[Any]:
+        """Of one tag for each row number of the last `draw`, those of the pairs that it returned."""
+        return [tag for tag, alive in zip(tags, self._alive, strict=True) if alive]
+
+    def forget(self) -> None:
+        """Bind rows again from now on."""
+        self._simulated.forget()
+
+    # ------------------------------------------------------------- one latent of many draws
+
+    def _latent(
+        self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
+    ) -> None:  # fmt: skip
+        groups: dict[tuple[int, str, float, bool], list[int]] = {}
+        marks = self._unlucky.get(name)
+        for d in mine:
+            info = targets[d].latent(name)
+            prior = prior_of(targets[d], name)
+            if hasattr(info.support, "ids_of"):
+                self._finite(rngs[d], info, prior.node, prior.exponent, targets[d], d, drawn, log_q, log_mass)
+            else:
+                assert prior.lm is not None
+                spared = marks is None or bool(rngs[d].random() < SPARED)
+                groups.setdefault((id(info.support), prior.lm, prior.exponent, spared), []).append(d)
+        for (_, lm, exponent, spared), draws in groups.items():
+            contexts = []
+            for d in draws:
+                plan = targets[d].evaluator.plan(prior_of(targets[d], name).node)
+                contexts += _contexts(targets[d], lm, plan.context, drawn[d])
+            support = targets[draws[0]].latent(name).support
+            if marks is not None and not spared:
+                support = TruncatedSupport(support, marks)
+            power = exponent if exponent > 0 and not self.exact else 1.0
+            chosen = SampleEach([rngs[d] for d in draws])
+            walk = roll_out(self.program.models[lm], contexts, support, chosen, exponent=power, late=True)
+            for d, one, q, m in zip(draws, walk.values, walk.log_q, walk.log_mass, strict=True):
+                drawn[d][name] = targets[d].value_of(name, one)
+                log_q[d] += q
+                log_mass[d] += m
+                if marks is not None and marks[list(one)].any():
+                    # Most draws that come this far lead nowhere: one in ten goes on, and counts for ten.
+                    alive[d] = spared
+                    log_q[d] += np.log(SPARED)
+                    log_mass[d] -= np.log(SPARED)
+            if self._latents is not None:
+                size = self.program.models[lm].tokenizer.vocabulary_size
+                self._latents.setdefault((name, size), []).extend(zip(draws, walk.values, strict=True))
+
+    def _finite(
+        self, rng: np.random.Generator, info: LatentInfo, node: int, exponent: float, target: Target, d: int,
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray,
+    ) -> None:  # fmt: skip
+        """A value of a finite type, drawn in proportion to exp(score of `node`)."""
+        candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
+        grid: dict[str, Sequence[Value]] = {k: [v] * len(candidates) for k, v in drawn[d].items()}
+        grid[info.name] = candidates
+        scores = np.array(target.evaluator.node(node, grid, len(candidates)), dtype=np.float64)
+        scores = scores * (exponent if exponent > 0 and not self.exact else 1.0)
+        mass = float(np.logaddexp.reduce(scores))
+        share = np.exp(scores - mass) if np.isfinite(mass) else np.full(len(scores), 1 / len(scores))
+        place = int(np.searchsorted(np.cumsum(share), rng.random() * share.sum(), side="right"))
+        place = min(place, len(candidates) - 1)
+        drawn[d][info.name] = candidates[place]
+        log_q[d] += np.log(share[place]) if share[place] > 0 else -np.inf
+        log_mass[d] += mass
+
+    def _observe(
+        self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
+        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
+    ) -> None:  # fmt: skip
+        if targets[mine[0]].latent(name).type != "text":
+            for d in mine:
+                info = targets[d].latent(name)
+                node = drawing_score(targets[d], info)
+                self._finite(rngs[d], info, node, 1.0, targets[d], d, drawn, log_q, log_mass)
+            return
+        score = targets[mine[0]].graph[drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
+        assert isinstance(score, LmScore)
+        model, contexts, heads, leads = self.program.models[score.lm], [], [], []
+        for d in mine:
+            plan = targets[d].evaluator.plan(drawing_score(targets[d], targets[d].latent(name)))
+            known = plan.text[0].text if isinstance(plan.text[0], Known) else ""
+            head, lead = split_lead(known)
+            contexts += _contexts(targets[d], plan.lm, plan.context, drawn[d])
+            heads.append(head)
+            leads.append(lead)
+        speller = targets[mine[0]].evaluator.spellers[score.lm]
+        shape = self._shape(name, score.lm, leads[0])
+        found = draw_texts([rngs[d] for d in mine], model, speller, contexts, heads, leads, shape)
+        if self._seen is not None:
+            self._seen.setdefault(name.split("[", 1)[0], []).extend(found)
+        for d, one in zip(mine, found, strict=True):
+            alive[d] = one.text is not None
+            if one.text is not None:
+                drawn[d][name] = Value((), one.text, one.text)
+                log_q[d] += one.log_prob
+                log_mass[d] += one.log_mass
+
+    # ------------------------------------------------------------- rows
+
+    def _shape(self, name: str, lm: str, lead: str) -> Shape:
+        base = name.split("[", 1)[0]
+        if base not in self._shapes:
+            one = next(o for o in self.observed if o.name == base)
+            texts = []
+            for row in self.rows:
+                cells = [row] if one.table is None else row[one.table]
+                texts += [str(cell[one.spec.name]) for cell in cells]  # type: ignore[attr-defined]
+            self._shapes[base] = Shape.of(texts or ["."], self.target(0).evaluator.spellers[lm], lead)
+        return self._shapes[base]
+
+    def _data(self, row: int, drawn: Mapping[str, Value]) -> Data:
+        """The row's data with what was simulated in place of what was observed."""
+        data = dict(self.rows[row])
+        for one in self.observed:
+            if one.table is None:
+                data[one.spec.name] = drawn[one.name].datum
+            else:
+                table = [dict(r) for r in data[one.table]]  # type: ignore[attr-defined]
+                for k, cells in enumerate(table):
+                    cells[one.spec.name] = drawn[f"{one.name}[{k}]"].datum
+                data[one.table] = tuple(table)
+        return data
+
+    def _weighed(self, pairs: list[Pair]) -> list[Pair]:
+        """The pairs with log weight = log reward − log q of what was drawn by chance with a known q."""
+        from attrs import evolve
+
+        groups: dict[str, list[int]] = {}
+        for k, pair in enumerate(pairs):
+            groups.setdefault(repr((pair.row, sorted(pair.data.items(), key=lambda i: i[0]))), []).append(k)
+        out = list(pairs)
+        for members in groups.values():
+            first = pairs[members[0]]
+            target = self.program.bind_valid(first.data)
+            values = {n: [pairs[k].values[n] for k in members] for n in target.names}
+            log_reward = target.log_reward(values)
+            for k, r in zip(members, log_reward, strict=True):
+                out[k] = evolve(pairs[k], log_weight=float(r) + pairs[k].log_weight)
+        return out
+
+
+def _contexts(
+    target: Target, lm: str, pieces: Sequence[Segment], drawn: Mapping[str, Value]
+) -> list[tuple[int, ...]]:
+    return contexts_of(target, lm, pieces, {k: (v,) for k, v in drawn.items()}, 1)[0]

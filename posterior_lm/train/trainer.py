@@ -1,0 +1,293 @@
+"""One training step after another: what is drawn, the loss, the gradient, the weights.
+
+A step is a function of the weights, the seed and the step's number, so a fit that is
+resumed goes on bit for bit (on a CPU, with as many threads). Nothing here writes
+files; `fit` does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior_lm.infer.methods import OBJECTIVES
+from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.train.adapter import Adapter, drawing_model, training_model
+from posterior_lm.train.balancing import Balancer, Behaved, reward_temperature, tensors_of
+from posterior_lm.train.checkpoint import optimizer_tensors, restore_optimizer
+from posterior_lm.train.enumerated import EnumeratedRows
+from posterior_lm.train.gflownet_batch import Scored, Walked, halving, micro_batches, score_draws
+from posterior_lm.train.objectives import Objective, Trajectories, moved, objective_of, row_log_z
+from posterior_lm.train.parallel import World
+from posterior_lm.train.progress import Progress, check_finite, measured, not_finite
+from posterior_lm.train.replay import Replay
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import Resolved
+from posterior_lm.train.simulate import Simulator
+from posterior_lm.train.sleep_phase import SleepPhase, WeightedBatch
+
+
+class Trainer:
+    """The weights, the optimiser and the buffer of one fit; `step` moves all of them on."""
+
+    def __init__(
+        self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved,
+        compiler: SleepPhase | None, world: World, simulator: Simulator | None = None,
+        lister: EnumeratedRows | None = None,
+    ) -> None:  # fmt: skip
+        self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
+        self.compiler, self.lister = compiler, lister
+        entry = OBJECTIVES[settings.objective]
+        self.prefixes = entry.needs_prefixes
+        if not entry.peer:  # which computes a loss of its own
+            self.objective: Objective = objective_of(settings)
+        self.balancer = Balancer(rows, numbers, settings, self.prefixes, simulator)
+        self.replay = Replay(settings.capacity, settings.capacity_total)
+        self.names = list(adapter.parameters)
+        self.parameters = list(adapter.parameters.values())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        device = self.parameters[0].device
+        self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
+        self.columns = settings.columns
+        self.steps_done = 0
+        self.balanced = 0
+        self.seconds = 0.0 if lister is None else float(world.same(lister.seconds))
+
+    # ------------------------------------------------------------- the schedule
+
+    def progress(self) -> float:
+        """Share of the training that is behind, by steps or by the budget, whichever is further."""
+        by_steps = self.steps_done / self.settings.steps
+        by_time = self.seconds / self.settings.budget if self.settings.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def finished(self) -> bool:
+        return self.progress() >= 1.0
+
+    def stage(self) -> str:
+        """Which stage the next step belongs to."""
+        return "compile" if self._compiles and self.progress() < self.settings.compile else "balance"
+
+    @property
+    def _compiles(self) -> bool:
+        return self.compiler is not None or self.lister is not None
+
+    def rate(self, stage: str) -> float:
+        """The learning rate: in each stage up during the warm-up, then down along a cosine."""
+        s = self.settings
+        high, share, step = s.balance_rate, self._balanced_share(), self.balanced
+        if stage == "compile":
+            high, share, step = s.rate, self.progress() / s.compile, self.steps_done
+        warm = min(1.0, (step + 1) / (s.warmup + 1))
+        return high * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+    # ------------------------------------------------------------- a step
+
+    def step(self) -> Progress:
+        """One step. Raises InferenceError PLM626 where a number is not finite, with row and statement."""
+        began = time.monotonic()
+        stage = self.world.same(self.stage())
+        rate = self.rate(stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        numbers = self._compile() if stage == "compile" else self._balance()
+        norm = self._move()
+        self.steps_done += 1
+        self.balanced += stage == "balance"
+        seconds = self.world.same(time.monotonic() - began)
+        self.seconds += seconds
+        return Progress(
+            step=self.steps_done,
+            stage=stage,
+            seconds=self.seconds,
+            loss=numbers["loss"],
+            ess=numbers.get("ess", math.nan),
+            log_evidence_lower=numbers.get("lower", math.nan),
+            log_evidence_upper=numbers.get("upper", math.nan),
+            dead=numbers.get("dead", math.nan),
+            gradient_norm=norm,
+            rate=rate,
+            draws_per_second=numbers["draws"] / max(seconds, 1e-9),
+            done=self.progress(),
+        )
+
+    def _move(self) -> float:
+        """One move of the optimiser by the gradient of all processes; the norm of that."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.sum_([p.grad for p in self.parameters if p.grad is not None])
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise not_finite("the gradient", None, self._statement())
+        self.optimizer.step()
+        return norm
+
+    def _statement(self) -> str:
+        """The statement of the latent that the guide draws, which is what its numbers are about."""
+        return next(s.label for s in self.rows.target(0).statements if s.keyword == "latent")
+
+    def _compile(self) -> dict[str, float]:
+        batch = self._pairs()
+        draws, total = self.world.total([len(batch.draws), float(batch.weights.sum())])
+        loss = [0.0]
+
+        def backward(part: list[int], scored: Scored) -> None:
+            shares = torch.as_tensor(batch.weights[part] / max(total, 1e-300), device=scored.log_prob.device)
+            value = -(shares * scored.log_prob).sum()
+            check_finite(value, scored.log_prob, None, self._statement())
+            value.backward()
+            loss[0] += float(value.detach())
+
+        self._in_parts(backward, batch.draws, range(len(batch.draws)), loss)
+        value, ess, rows = self.world.total([loss[0], batch.ess * batch.rows, batch.rows])
+        return {"loss": value, "ess": ess / max(1.0, rows), "draws": draws}
+
+    def _pairs(self) -> WeightedBatch:
+        """Simulated pairs, or rows with their listed posteriors, in turn by the share of these."""
+        share = 0.0 if self.lister is None else 1.0 if self.compiler is None else self.settings.listed
+        before, after = (math.floor(k * share) for k in (self.steps_done, self.steps_done + 1))
+        if self.compiler is not None and before == after:
+            return self.compiler.batch(self.steps_done, tuple(self.world.share(self.compiler.groups)))
+        assert self.lister is not None
+        slots = self.world.share(self.lister.groups)
+        self.replay = self.lister.learn(before, slots, self.replay, self.world, self.balancer.scored)
+        return self.lister.batch(before, slots, self.replay)
+
+    def _in_parts(
+        self, run: Callable[[list[int], Scored], None], draws: Sequence[Walked],
+        groups: Sequence[int | Sequence[int]], loss: list[float], *, ends: bool = False,
+    ) -> None:  # fmt: skip
+        """`run` on parts of the draws that fit in memory; the `loss` that it adds to begins anew with smaller ones."""
+        log_z = self.log_z
+
+        def scored(part: Sequence[int], columns: int) -> None:
+            mine = list(part)
+            some = [draws[k] for k in mine]
+            run(mine, score_draws(training_model(self.adapter), some, ends=ends, columns=columns))
+
+        def restart() -> None:
+            loss[:] = [0.0]
+            self.log_z = log_z
+            self.optimizer.zero_grad(set_to_none=True)
+
+        self.columns = halving(
+            scored, lambda columns: micro_batches(draws, groups, columns), self.columns, restart
+        )
+
+    def _drawn(self, replay: Replay) -> tuple[Behaved, Replay]:
+        """The draws of a step, of this process's share of its rows, and the buffer with them."""
+        slots = list(self.world.share(self._rows()))
+        try:
+            return self.balancer.draw(drawing_model(self.adapter), self.balanced, slots, replay)
+        except InferenceError as problem:
+            first = problem.diagnostics[0]
+            if first.code == "PLM701" and first.primary is None:  # the guide's own numbers, no statement's
+                raise not_finite("the guide's log probability", None, self._statement()) from None
+            raise
+
+    def _rows(self) -> int:
+        """Data rows of a step, of all processes."""
+        return min(self.settings.rows, len(self.balancer.numbers))
+
+    def _balance(self) -> dict[str, float]:
+        behaved, replay = self._drawn(self.replay)
+        temperature = reward_temperature(self.settings, self._balanced_share())
+        log_z = self.log_z
+        loss, log_q = [0.0], np.full(len(behaved.draws), np.nan)
+
+        def backward(part: list[int], scored: Scored) -> None:
+            loss[0] += self._objective(behaved, part, scored, temperature, log_q)
+
+        groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(len(behaved.rows))]
+        self._in_parts(backward, behaved.draws, groups, loss, ends=self.prefixes)
+        self.log_z = self.world.merged(log_z, self.log_z)
+        self.replay = replay
+        numbers = measured(behaved, log_q, self.world)
+        return {**numbers, "loss": self.world.total([loss[0]])[0]}
+
+    def _balanced_share(self) -> float:
+        start = self.settings.compile if self._compiles else 0.0
+        return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
+
+    def _objective(
+        self, behaved: Behaved, index: list[int], scored: Scored, temperature: float, log_q: np.ndarray
+    ) -> float:  # fmt: skip
+        """Backward through the draws `index`, which are whole rows; its share of the step's loss."""
+        device = scored.log_prob.device
+        log_reward, slot, ends = (
+            None if t is None else t[index] for t in tensors_of(behaved, device, temperature)
+        )
+        assert log_reward is not None and slot is not None
+        check_finite(
+            scored.log_prob.sum(), scored.log_prob, [behaved.rows[int(k)] for k in slot], self._statement()
+        )
+        log_q[index] = scored.log_prob.detach().cpu().numpy()
+        present, place = torch.unique(slot, return_inverse=True)
+        is_end = end_log_prob = None
+        if ends is not None:
+            assert scored.is_end is not None and scored.end_log_prob is not None
+            ends = ends[:, : scored.is_end.shape[1]]
+            is_end = scored.is_end[:, : ends.shape[1]] & (ends > -torch.inf)
+            end_log_prob = scored.end_log_prob[:, : ends.shape[1]]
+            ends = torch.where(is_end, ends, 0.0)
+        trajectories = Trajectories(scored.log_prob, log_reward, place, end_log_prob, ends, is_end)
+        log_z = None
+        if self.objective.needs_log_z:
+            numbers = [None if behaved.simulated[int(k)] else behaved.rows[int(k)] for k in present]
+            log_z = row_log_z(self.log_z, numbers, place, log_reward - scored.log_prob.detach())
+        loss = self.objective.loss(trajectories, log_z)
+        share = len(present) / self._rows()
+        value = share * loss.value
+        log_z_gradient = None
+        if log_z is not None:
+            (log_z_gradient,) = torch.autograd.grad(loss.value, [log_z], retain_graph=True)
+        value.backward()
+        if log_z is not None and log_z_gradient is not None:
+            self.log_z = moved(self.log_z, numbers, log_z.detach(), log_z_gradient)
+        return share * float(loss.value.detach())
+
+    # ------------------------------------------------------------- the state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, optimiser state and log evidences, by name."""
+        found = {f"adapter.{k}": v for k, v in self.adapter.tensors().items()}
+        found |= optimizer_tensors(self.optimizer, self.names)
+        return found | {"log_z": self.log_z.detach().cpu().clone()}
+
+    def state(self) -> dict[str, object]:
+        return {
+            "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
+            "columns": self.columns,
+        }  # fmt: skip
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], state: Mapping[str, object]
+    ) -> None:
+        """Stand where `tensors`, the buffer's arrays and `state` were taken. ValueError where they do not fit."""
+        adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
+        self.adapter.restore(adapter)
+        restore_optimizer(self.optimizer, tensors, self.names)
+        if tensors["log_z"].shape != self.log_z.shape:
+            raise ValueError("it was trained on another number of rows")
+        self.log_z = tensors["log_z"].to(self.log_z.device)
+        self.replay = Replay.from_arrays(dict(arrays)) if arrays else self.replay
+        self.steps_done, self.balanced = int(str(state["steps_done"])), int(str(state["balanced"]))
+        self.seconds, self.columns = float(str(state["seconds"])), int(str(state["columns"]))
+
+    def forget(self) -> None:
+        """Drop what is remembered, so that a resumed fit and this one go on alike."""
+        self.rows.forget()
+        self.balancer.forget()
+        if self.compiler is not None:
+            self.compiler.forget()
