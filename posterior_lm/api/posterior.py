@@ -14,6 +14,7 @@ from posterior_lm.api import saved
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.installed import need
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import folder_named, plain
 
@@ -220,8 +221,6 @@ class Posterior:
 
         A statistic that has a latent's name gets an underscore behind its own.
         """
-        from posterior_lm.installed import need
-
         frame = need("pandas", "pandas").DataFrame(self._rows(), columns=list(self.draws.values))
         stats = (
             ("weight", self.weights),
@@ -238,8 +237,6 @@ class Posterior:
         Draws keep their weights; resample first for tools that expect equal ones. A
         latent called `chain` or `draw`, as the dimensions are, gets an underscore.
         """
-        from posterior_lm.installed import need
-
         rows = self._rows()
         taken = ("chain", "draw")
         posterior = {
