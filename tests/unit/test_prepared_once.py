@@ -15,8 +15,8 @@ import posterior_lm.amortize.fit
 import posterior_lm.api.engine  # noqa: F401  (what is counted has to be there)
 from posterior_lm.graph.lower import lower
 from posterior_lm.lang.driver import check
-from posterior_lm.target.bind import bind
-from posterior_lm.target.binding import bind_data
+from posterior_lm.target.prepared import bind_program
+from posterior_lm.target.validate import validate_data
 from tests.cli import plm
 from tests.unit.test_cli_fit import FLAGS
 from tests.unit.test_fit import DIGIT, DIGITS
@@ -30,7 +30,7 @@ CHEAP = """program cheap(k: int) {
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each of the four was called, by name, and how often each row was bound; `validate` is `bind_data`."""
+    """How often each of the four was called, by name, and how often each row was bound; `validate` is `validate_data`."""
     found: Counter[str] = Counter()
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +42,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    for name, function in {"check": check, "lower": lower, "bind": bind, "validate": bind_data}.items():
+    for name, function in {
+        "check": check,
+        "lower": lower,
+        "bind": bind_program,
+        "validate": validate_data,
+    }.items():
         call = counted(name, function)
         for module in [m for n, m in sys.modules.items() if n.startswith("posterior_lm")]:
             for attribute, value in list(vars(module).items()):
