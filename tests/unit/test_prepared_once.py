@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import posterior_lm.amortize.fit
 import posterior_lm.api.engine  # noqa: F401  (what is counted has to be there)
 from posterior_lm.graph.lower import lower
 from posterior_lm.lang.driver import check
