@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posterior_lm import storage
 from posterior_lm.lang.diagnostics import CompileError, DataError, error
-from posterior_lm.lang.driver import read_source
+from posterior_lm.lang.parser import read_source
 from posterior_lm.lang.source import Source
 from posterior_lm.storage import folder_named
 

@@ -229,6 +229,9 @@ def known_text(graph: RewardGraph, i: int) -> str | None:
     return None
 
 
+# ------------------------------------------------------------- what the first tokens settle
+
+
 class Side(IntEnum):
     """How one side is settled."""
 

@@ -1,4 +1,4 @@
-"""The log-reward graph: a frozen DAG whose one sink is the total; how it is built, and what a legal one looks like.
+"""The log-reward graph: a frozen DAG whose one sink is the total, how it is built and what is legal.
 
 The graph owns a frozen networkx DiGraph (an edge runs from an input to the node
 that reads it) and hands out read methods only. Passes build new graphs. `verify`
@@ -197,7 +197,7 @@ class RewardGraph:
 
 
 class GraphBuilder:
-    """Collects nodes; ids grow, so every input has a smaller id than its reader."""
+    """Collects nodes, equal ones once; ids grow, so every input has a smaller id than its reader."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, Node] = {}
@@ -227,6 +227,8 @@ class GraphBuilder:
         return self.add(Segments(inputs=tuple(flat), span=span))
 
 
+# ------------------------------------------------------------- what a legal graph looks like
+
 VALUES = (Input, Constant, Marker, RowField, Latent, Segments, Apply)
 LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum)
 TERMS = (*LOGS, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
@@ -254,7 +256,7 @@ FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, PlateSum: 2}
 
 
 def verify(graph: RewardGraph) -> RewardGraph:
-    """The graph itself; raises InternalError where it breaks a rule of this page."""
+    """The graph itself; raises InternalError where it is not legal."""
     totals = [i for i, n in graph.nodes.items() if isinstance(n, Total)]
     if totals != [graph.total]:
         raise InternalError(f"a graph has exactly one total, this one has {totals}")

@@ -49,11 +49,21 @@ from posterior_lm.tools import ToolSpec
 from posterior_lm.tools.lookup import Rows, read_table
 
 
+def lower(checked: CheckedModule, base: Path | None = None) -> RewardGraph:
+    """The graph of a module without errors.
+
+    Paths of grammars and schemas start at the folder of the program's file, else at
+    `base`. Raises CompileError (PLM336) where one cannot be read.
+    """
+    return _Lowering(checked, base).run()
+
+
 @define
-class Scope:
-    """The nodes that names stand for, and the builder that holds them."""
+class _Lowering:
+    """The statements of one program, in order; `wrappers` are the blocks around the current one."""
 
     checked: CheckedModule
+    base: Path | None = None
     build: GraphBuilder = field(factory=GraphBuilder)
     names: dict[Binding, int] = field(factory=dict)
     """Parameters, latents and lets by node."""
@@ -63,128 +73,12 @@ class Scope:
     """Row variables by plate."""
     lms: dict[str, LmSpec] = field(factory=dict)
     uses: dict[str, UseSpec] = field(factory=dict)
-
-    def name(self, name: ast.Name, node: int) -> None:
-        """Says which node a declared name stands for."""
-        self.names[self.bound(name)] = node
-
-    def bound(self, name: ast.Name) -> Binding:
-        binding = self.checked.binding(name)
-        if binding is None:
-            raise InternalError(f"cannot lower the name {name.id}")
-        return binding
-
-    # ------------------------------------------------------------- scores
-
-    def model(self, name: str | None) -> str | None:
-        """The alias of a language model, which may come from Python."""
-        if name in self.uses and name not in self.lms:
-            use = self.uses[name]
-            self.lms[name] = LmSpec(name, use.where, "use", span=use.span)
-        return name
-
-    def score(self, value: ast.Expr, dist: ast.Expr) -> int:
-        """The node of log dist(value), in nats."""
-        if isinstance(dist, ast.PowerExpr):
-            exponent, term = self.value(dist.exponent), self.score(value, dist.base)
-            return self.build.add(Power(inputs=(exponent, term), span=dist.span))
-        if not isinstance(dist, ast.Call):
-            raise InternalError(f"not a distribution: {type(dist).__name__}")
-        name, span = dist.function.id, dist.span
-        if self.checked.dist(dist).lm is dist:
-            self.model(name)
-            context = self.build.segments([self.value(a) for a in dist.args], span)
-            scored = self.value(value)
-            bare = isinstance(self.build.nodes[scored], Latent)  # `[z]` and `["", z]` are lists, not a latent
-            text = self.build.segments([scored], value.span)
-            return self.build.add(LmScore(lm=name, bare=bare, inputs=(context, text), span=span))
-        type_ = self.checked.declared(value)
-        bounds = () if type_ is None else self.bounds.get(type_, ())
-        choices = () if type_ is None else type_.choices
-        if name == "choice" and type_ is not None:
-            return self._choice(dist, value, type_, bounds)
-        args = [self.value(a, listed=True) for a in dist.args]
-        return self.build.add(
-            DistScore(
-                dist=name,
-                inputs=(self.value(value), *args, *bounds),
-                choices=choices,
-                bounded=bool(bounds),
-                span=span,
-            )
-        )
-
-    def _choice(self, dist: ast.Call, value: ast.Expr, type_: Type, bounds: tuple[int, ...]) -> int:
-        """`choice(d)`: powers inside are of the model, before it is renormalised."""
-        inner, power, span = dist.args[0], None, dist.span
-        call = self.checked.dist(dist).lm
-        while isinstance(inner, ast.PowerExpr):
-            one = self.value(inner.exponent)
-            power = one if power is None else self.build.add(Apply(op="*", inputs=(one, power), span=span))
-            inner = inner.base
-        if call is None or (lm := self.model(call.function.id)) is None:
-            raise InternalError("choice(d) needs a language model")
-        context = self.build.segments([self.value(a) for a in call.args], span)
-        inputs = (context, self.value(value), *bounds, *(() if power is None else (power,)))
-        return self.build.add(
-            ChoiceScore(
-                lm=lm,
-                inputs=inputs,
-                choices=type_.choices,
-                lead=str(type_.options.get("lead", "")),
-                powered=power is not None,
-                span=span,
-            )
-        )
-
-    # ------------------------------------------------------------- expressions
-
-    def value(self, expr: ast.Expr, *, listed: bool = False) -> int:
-        """The node of an expression; with `listed`, a list is items rather than segments."""
-        add, span = self.build.add, expr.span
-        match expr:
-            case ast.Literal(value=value):
-                return self.build.constant(value, span)
-            case ast.Name():
-                node = self.names[self.bound(expr)]
-                if listed and isinstance(found := self.build.nodes[node], Segments):
-                    return add(Apply(op="list", inputs=found.inputs, span=span))
-                return node
-            case ast.Field(row=row, column=column):
-                return add(RowField(plate=self.plates[self.bound(row)], column=column, span=span))
-            case ast.Marker(kind=kind):
-                return add(Marker(kind=kind, span=span))
-            case ast.ListExpr(items=items):
-                nodes = [self.value(i) for i in items]
-                if listed:
-                    return add(Apply(op="list", inputs=tuple(nodes), span=span))
-                return self.build.segments(nodes, span)
-            case ast.Unary(op=op, operand=operand):
-                return add(Apply(op=f"unary {op}", inputs=(self.value(operand),), span=span))
-            case ast.Binary(op=op, left=left, right=right):
-                return add(Apply(op=op, inputs=(self.value(left), self.value(right)), span=span))
-            case ast.IfExpr(test=test, then=then, orelse=orelse):
-                inputs = (self.value(test), self.value(then), self.value(orelse))
-                return add(Apply(op="if", inputs=inputs, span=span))
-            case ast.Call(function=function, args=args):
-                if function.id == "log_prob":
-                    return self.score(args[0], args[1])
-                op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
-                return add(Apply(op=op, inputs=tuple(self.value(a) for a in args), span=span))
-        raise InternalError(f"cannot lower {type(expr).__name__}")
-
-
-@define
-class _Lowering(Scope):
-    """The statements of one program, in order; `wrappers` are the blocks around the current one."""
-
-    base: Path | None = field(kw_only=True, default=None)
+    tools: dict[str, ToolSpec] = field(factory=dict)
     wrappers: list[tuple[OneOf["temper", "plate"], int, int]] = field(factory=list)
     terms: list[int] = field(factory=list)
     infos: list[TermInfo] = field(factory=list)
     guides: dict[str, GuideSpec] = field(factory=dict)
     infer: list[InferSpec] = field(factory=list)
-    tools: dict[str, ToolSpec] = field(factory=dict)
 
     # ------------------------------------------------------------- declarations
 
@@ -233,6 +127,16 @@ class _Lowering(Scope):
         default = None if param.default is None else self.checked.constant(param.default)
         columns = tuple(_spec(c.name.id, type_.columns[c.name.id], c.span) for c in param.type.columns)
         return _spec(param.name.id, type_, param.span, columns, default, param.default is None)
+
+    def name(self, name: ast.Name, node: int) -> None:
+        """Says which node a declared name stands for."""
+        self.names[self.bound(name)] = node
+
+    def bound(self, name: ast.Name) -> Binding:
+        binding = self.checked.binding(name)
+        if binding is None:
+            raise InternalError(f"cannot lower the name {name.id}")
+        return binding
 
     # ------------------------------------------------------------- statements
 
@@ -341,6 +245,105 @@ class _Lowering(Scope):
         reads = tuple(sorted({n.id for n in nodes(call) if isinstance(n, ast.Name)}))
         self.guides[name.id] = GuideSpec(lm, context, reads, statement.span)
 
+    # ------------------------------------------------------------- scores
+
+    def model(self, name: str | None) -> str | None:
+        """The alias of a language model, which may come from Python."""
+        if name in self.uses and name not in self.lms:
+            use = self.uses[name]
+            self.lms[name] = LmSpec(name, use.where, "use", span=use.span)
+        return name
+
+    def score(self, value: ast.Expr, dist: ast.Expr) -> int:
+        """The node of log dist(value), in nats."""
+        if isinstance(dist, ast.PowerExpr):
+            exponent, term = self.value(dist.exponent), self.score(value, dist.base)
+            return self.build.add(Power(inputs=(exponent, term), span=dist.span))
+        if not isinstance(dist, ast.Call):
+            raise InternalError(f"not a distribution: {type(dist).__name__}")
+        name, span = dist.function.id, dist.span
+        if self.checked.dist(dist).lm is dist:
+            self.model(name)
+            context = self.build.segments([self.value(a) for a in dist.args], span)
+            scored = self.value(value)
+            bare = isinstance(self.build.nodes[scored], Latent)  # `[z]` and `["", z]` are lists, not a latent
+            text = self.build.segments([scored], value.span)
+            return self.build.add(LmScore(lm=name, bare=bare, inputs=(context, text), span=span))
+        type_ = self.checked.declared(value)
+        bounds = () if type_ is None else self.bounds.get(type_, ())
+        choices = () if type_ is None else type_.choices
+        if name == "choice" and type_ is not None:
+            return self._choice(dist, value, type_, bounds)
+        args = [self.value(a, listed=True) for a in dist.args]
+        return self.build.add(
+            DistScore(
+                dist=name,
+                inputs=(self.value(value), *args, *bounds),
+                choices=choices,
+                bounded=bool(bounds),
+                span=span,
+            )
+        )
+
+    def _choice(self, dist: ast.Call, value: ast.Expr, type_: Type, bounds: tuple[int, ...]) -> int:
+        """`choice(d)`: powers inside are of the model, before it is renormalised."""
+        inner, power, span = dist.args[0], None, dist.span
+        call = self.checked.dist(dist).lm
+        while isinstance(inner, ast.PowerExpr):
+            one = self.value(inner.exponent)
+            power = one if power is None else self.build.add(Apply(op="*", inputs=(one, power), span=span))
+            inner = inner.base
+        if call is None or (lm := self.model(call.function.id)) is None:
+            raise InternalError("choice(d) needs a language model")
+        context = self.build.segments([self.value(a) for a in call.args], span)
+        inputs = (context, self.value(value), *bounds, *(() if power is None else (power,)))
+        return self.build.add(
+            ChoiceScore(
+                lm=lm,
+                inputs=inputs,
+                choices=type_.choices,
+                lead=str(type_.options.get("lead", "")),
+                powered=power is not None,
+                span=span,
+            )
+        )
+
+    # ------------------------------------------------------------- expressions
+
+    def value(self, expr: ast.Expr, *, listed: bool = False) -> int:
+        """The node of an expression; with `listed`, a list is items rather than segments."""
+        add, span = self.build.add, expr.span
+        match expr:
+            case ast.Literal(value=value):
+                return self.build.constant(value, span)
+            case ast.Name():
+                node = self.names[self.bound(expr)]
+                if listed and isinstance(found := self.build.nodes[node], Segments):
+                    return add(Apply(op="list", inputs=found.inputs, span=span))
+                return node
+            case ast.Field(row=row, column=column):
+                return add(RowField(plate=self.plates[self.bound(row)], column=column, span=span))
+            case ast.Marker(kind=kind):
+                return add(Marker(kind=kind, span=span))
+            case ast.ListExpr(items=items):
+                nodes = [self.value(i) for i in items]
+                if listed:
+                    return add(Apply(op="list", inputs=tuple(nodes), span=span))
+                return self.build.segments(nodes, span)
+            case ast.Unary(op=op, operand=operand):
+                return add(Apply(op=f"unary {op}", inputs=(self.value(operand),), span=span))
+            case ast.Binary(op=op, left=left, right=right):
+                return add(Apply(op=op, inputs=(self.value(left), self.value(right)), span=span))
+            case ast.IfExpr(test=test, then=then, orelse=orelse):
+                inputs = (self.value(test), self.value(then), self.value(orelse))
+                return add(Apply(op="if", inputs=inputs, span=span))
+            case ast.Call(function=function, args=args):
+                if function.id == "log_prob":
+                    return self.score(args[0], args[1])
+                op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
+                return add(Apply(op=op, inputs=tuple(self.value(a) for a in args), span=span))
+        raise InternalError(f"cannot lower {type(expr).__name__}")
+
 
 def _spec(
     name: str,
@@ -365,13 +368,7 @@ def _about(value: ast.Expr) -> str:
     return shortened(text, 40)
 
 
-def lower(checked: CheckedModule, base: Path | None = None) -> RewardGraph:
-    """The graph of a module without errors.
-
-    Paths of grammars and schemas start at the folder of the program's file, else at
-    `base`. Raises CompileError (PLM336) where one cannot be read.
-    """
-    return _Lowering(checked, base=base).run()
+# ------------------------------------------------------------- tools and files
 
 
 def tool_spec(
@@ -405,7 +402,7 @@ def tool_spec(
 
 
 def table_beside(path: ast.Literal, base: Path | None = None) -> Rows:
-    """The rows of the table that a literal names, found as `beside.text_beside` finds a grammar."""
+    """The rows of the table that a literal names, found as `text_beside` finds a grammar."""
     try:
         return read_table(text_beside(path, base).value, str(path.value))  # type: ignore[arg-type]
     except CompileError as problem:

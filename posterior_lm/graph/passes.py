@@ -47,6 +47,7 @@ def rewrite(graph: RewardGraph, rule: Rule) -> RewardGraph:
 
 
 def fold(graph: RewardGraph) -> RewardGraph:
+    """Constants are computed, known neighbours joined, powers merged."""
     return rewrite(graph, _fold)
 
 
@@ -113,6 +114,11 @@ def _power(node: Power, exponent: Constant, term: Node, build: GraphBuilder) -> 
 
 
 def prune(graph: RewardGraph) -> RewardGraph:
+    """What neither the total nor a guide reads is dropped.
+
+    Latents stay even where nothing but their own term reads them, because that term
+    is part of the total.
+    """
     keep = graph.ancestors(graph.total, *(g.context for g in graph.guides.values()))
     if len(keep) == len(graph.nodes):
         return graph
@@ -120,6 +126,14 @@ def prune(graph: RewardGraph) -> RewardGraph:
 
 
 def share(graph: RewardGraph) -> RewardGraph:
+    """A score whose tokens begin another score's tokens rides on it.
+
+    Score A rides on score B where both use one model and the segments of A's context
+    and text, in order, are the first segments of B's context. One forward pass over
+    B's tokens then gives both. That holds token by token only where no boundary of A
+    is joined with a known neighbour in B, so both of A's boundaries must touch a
+    latent or be B's own; the evaluator still compares the tokens of every draw.
+    """
     scores = {i: n for i, n in graph.nodes.items() if isinstance(n, LmScore)}
     if not scores:
         return graph
@@ -162,6 +176,7 @@ def _begins(graph: RewardGraph, a: LmScore, b: LmScore) -> bool:
 
 
 def mark(graph: RewardGraph) -> RewardGraph:
+    """Which nodes depend on no latent, and so have one value for all draws."""
     moving = graph.dependents(*(i for i, _ in graph.latents()))
     return graph.rebuilt(graph.nodes, fixed=frozenset(set(graph.nodes) - moving))
 

@@ -264,6 +264,9 @@ class Module(Node):
     broken: frozenset[str] = field(default=frozenset(), eq=False)
 
 
+# ---------------------------------------------------------------- ways through a tree, without recursion
+
+
 @cache
 def _fields(kind: type[Node]) -> tuple[str, ...]:
     return tuple(f.name for f in attrs.fields(kind) if f.name not in ("span", "comments", "broken"))

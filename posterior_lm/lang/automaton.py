@@ -27,6 +27,8 @@ from posterior_lm.lang.regex import (
     parse,
 )
 
+# ---------------------------------------------------------------- nondeterministic
+
 MOST_NODES = 20_000
 """Nodes of an automaton; counted repeats are written out, so `(a{100}){100}` has 10,000."""
 
@@ -147,6 +149,8 @@ def nfa(pattern: str) -> Nfa:
         raise PatternError("too large", "the brackets are nested too deeply") from None
     return built
 
+
+# ---------------------------------------------------------------- deterministic
 
 MOST_STATES = 4_000
 MOST_WORK = 4_000_000
@@ -334,6 +338,8 @@ def automaton(pattern: str) -> Automaton:
     """The automaton of a pattern. Raises PatternError where it has none."""
     return Automaton(nfa(pattern))
 
+
+# ---------------------------------------------------------------- texts of some length, for `plm check`
 
 MOST_STATES_SEARCHED = 300
 """States of a pattern that is worth the quick way."""

@@ -299,6 +299,9 @@ def _width(char: str) -> int:
     return 2 if east_asian_width(char) in "WF" else 1
 
 
+# ---------------------------------------------------------------- of a user's words
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The closest of `known` by edit distance, if close enough to be meant; ties go to the first.
 

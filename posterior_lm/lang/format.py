@@ -264,6 +264,8 @@ def _head(item: ast.Statement | ast.Declaration) -> Pieces:
     raise TypeError(f"not a statement: {item!r}")
 
 
+# ---------------------------------------------------------------- pieces fitted into lines
+
 WIDTH = 88
 INDENT = 2
 

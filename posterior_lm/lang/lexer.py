@@ -1,4 +1,4 @@
-"""Source text to tokens, comments and the diagnostics of what is neither; strings and numbers to values and back.
+"""Source text to tokens, comments and the diagnostics of what is neither; literals to values and back.
 
 Tokens and parser follow the LALR tables of `grammar/plm.lark`. Building these takes lark longer
 than everything else that checking a program does, so `tables.json` holds the finished ones, with
@@ -27,6 +27,8 @@ from posterior_lm import installed
 from posterior_lm.lang.ast import Comment
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Source, Span
+
+# ---------------------------------------------------------------- the tables
 
 STARTS = ("module", "statement", "expr", "type", "param")
 TABLES = Path(__file__).with_name("tables.json")
@@ -76,40 +78,18 @@ def _numbered(mapping: dict[str, Any]) -> dict[Any, Any]:
     return mapping
 
 
+# ---------------------------------------------------------------- tokens
+
 LARGEST_SOURCE = 1_000_000  # characters
 MOST_ERRORS = 50  # syntax errors of one text that are reported
 STRAY = "STRAY"
 """Type of a token that stands for text already complained about."""
 
 KEYWORDS = frozenset(
-    [
-        "lm",
-        "tool",
-        "use",
-        "from",
-        "program",
-        "latent",
-        "observe",
-        "factor",
-        "condition",
-        "temper",
-        "plate",
-        "in",
-        "let",
-        "guide",
-        "infer",
-        "if",
-        "then",
-        "else",
-        "or",
-        "and",
-        "not",
-        "true",
-        "false",
-        "bos",
-        "eos",
-    ]
-)
+    ("lm", "tool", "use", "from", "program", "latent", "observe", "factor", "condition",
+     "temper", "plate", "in", "let", "guide", "infer", "if", "then", "else",
+     "or", "and", "not", "true", "false", "bos", "eos")
+)  # fmt: skip
 STATEMENTS = frozenset(
     ("LATENT", "OBSERVE", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER")
 )
@@ -266,6 +246,8 @@ def _bad_name(source: Source, number: Token, name: Token) -> Diagnostic:
         "a name begins with a letter, a number holds digits",
     )
 
+
+# ---------------------------------------------------------------- strings and numbers
 
 _ESCAPE = re.compile(r"\\(?:u\{([0-9A-Fa-f]{1,6})\}|(.))", re.DOTALL)
 _SIMPLE = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}

@@ -7,6 +7,7 @@ up to the next such place is skipped, and parsing goes on.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import evolve, frozen
@@ -16,7 +17,7 @@ from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from posterior_lm.lang import ast, lexer
 from posterior_lm.lang.builder import Builder
-from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
+from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error, readable
 from posterior_lm.lang.lexer import DECLARATIONS, MOST_ERRORS, STATEMENTS, STRAY, refuse, tokenize
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.lang.syntax_errors import (
@@ -31,6 +32,21 @@ FragmentKind = Literal["statement", "expression", "type", "distribution", "param
 _START = {"statement": "statement", "expression": "expr", "distribution": "expr",
           "type": "type", "parameter": "param"}  # fmt: skip
 _DECLARING = frozenset(("LATENT", "LET", "PLATE", "LM", "TOOL", "USE"))
+
+
+def read_source(path: str | Path) -> Source:
+    """The text of a program file. Raises `CompileError` (PLM801) where it cannot be read."""
+    name = str(path)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return Source(name, file.read())
+    except UnicodeDecodeError as wrong:
+        message = f"{name} is not UTF-8 text: byte {wrong.start} is 0x{wrong.object[wrong.start]:02X}"
+        raise CompileError(error("PLM801", message, where=name, help="save it as UTF-8")) from wrong
+    except (OSError, ValueError) as wrong:  # ValueError: a null byte or half of a character in the name
+        reason = (getattr(wrong, "strerror", None) or str(wrong)).lower()
+        message = f"cannot read {name}: {reason}"
+        raise CompileError(error("PLM801", message, where=name, help=readable(name, reason))) from wrong
 
 
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:

@@ -12,20 +12,13 @@ from __future__ import annotations
 import re
 import warnings
 from functools import cache, lru_cache
-from re import (  # type: ignore[attr-defined]
-    ASCII,
-    DOTALL,
-    IGNORECASE,
-    _compiler,
-    _parser,  # type: ignore[attr-defined]
-)
+from re import ASCII, DOTALL, IGNORECASE, _compiler, _parser  # type: ignore[attr-defined]
 from typing import Any, Literal
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Span
 
 Reason = Literal["syntax", "not regular", "too large"]
-
 
 UNLIMITED: Any = _parser.MAXREPEAT
 """The upper count of `*` and `+`."""
@@ -82,6 +75,8 @@ def not_regular(pattern: str, op: str) -> PatternError:
             return PatternError("not regular", why, match.start(), match.end() - match.start())
     return PatternError("not regular", why)
 
+
+# ---------------------------------------------------------------- characters
 
 Ranges = tuple[tuple[int, int], ...]
 """Ranges of code points, both ends included, in order and apart."""
@@ -196,6 +191,8 @@ def _everything() -> str:
     """Every code point in order, halves of surrogate pairs included, so that places are code points."""
     return "".join(map(chr, range(LAST + 1)))
 
+
+# ---------------------------------------------------------------- what is wrong, its caret inside the pattern
 
 _ONE_CHARACTER = re.compile(r"\\(?:u\{[0-9A-Fa-f]{1,6}\}|.)|.", re.DOTALL)
 

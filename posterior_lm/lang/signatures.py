@@ -67,7 +67,6 @@ class Constructor:
     name: str
     arguments: tuple[tuple[str, str], ...]
     options: dict[str, OptionType]
-    available: bool
     about: str
 
 
@@ -124,8 +123,8 @@ LMS: dict[str, Constructor] = {
             "dtype": OptionType(kind="choice", choices=("float32", "bfloat16", "float16"),
                                 default="float32"),
             "device": OptionType(kind="nonempty", about="the first GPU, else the CPU, where none is named"),
-        }, True, "a causal language model by hub name or local folder"),
-        Constructor("tabular", (("path", "text"),), {}, True,
+        }, "a causal language model by hub name or local folder"),
+        Constructor("tabular", (("path", "text"),), {},
                     "a small model whose probabilities stand in a JSON file"),
     )
 }  # fmt: skip
@@ -142,8 +141,8 @@ TOOLS: dict[str, Constructor] = {
                                   about="the tool writes what follows this"),
             "operands": OptionType(kind="int", low=1, default=2, about="numbers in one step"),
             "output": _OUTPUT,
-        }, True, "writes the result of a sum"),
-        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT}, True,
+        }, "writes the result of a sum"),
+        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT},
                     "writes what a table says of the words before it"),
     )
 }  # fmt: skip
@@ -152,11 +151,12 @@ USED_TOOL = Constructor("use", (), {
     "trigger": _TRIGGER,
     "output": _OUTPUT,
     "seconds": OptionType(kind="number", low=0.01, high=3600, default=5, about="that one call may take"),
-}, True, "a Python function of the text so far, named by `use`")  # fmt: skip
+}, "a Python function of the text so far, named by `use`")  # fmt: skip
 
 BUILT_IN = frozenset(FUNCTIONS) | frozenset(DISTRIBUTIONS)
 """Names that no declaration may take, since calls look them up."""
 
+# ---------------------------------------------------------------- types of values
 
 Constants = Sequence[object]
 """The arguments of a declaration, each with its value before data are, a range with both ends, else None."""

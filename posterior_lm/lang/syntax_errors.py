@@ -16,6 +16,8 @@ from posterior_lm.lang.diagnostics import Diagnostic, error, nearest, shortened
 from posterior_lm.lang.lexer import DECLARATIONS, KEYWORDS, MOST_ERRORS, STATEMENTS, STRAY, extent, span_of
 from posterior_lm.lang.source import Source, Span
 
+# ---------------------------------------------------------------- brackets
+
 DEEPEST = 100
 """Brackets and operators inside one another; keeps every recursive walk shallow."""
 
@@ -202,6 +204,8 @@ def _unopened(source: Source, closer: Token) -> Diagnostic:
         help="drop it",
     )
 
+
+# ---------------------------------------------------------------- what the parser found, and what it expected
 
 _EXPRESSION = frozenset(
     ("STRING", "RAW_STRING", "INT", "REAL", "TRUE", "FALSE", "BOS", "EOS", "NAME", "LPAR", "LSQB",

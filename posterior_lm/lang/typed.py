@@ -1,7 +1,8 @@
 """The typed tree: what the checker found out about every expression, type and name of a module.
 
-Findings are kept by the identity of the syntax node that they are about. Lowering, warnings and whoever shows a program read them here;
-nothing derives a kind, a constant, a dependence or a speller again.
+Findings are kept by the identity of the syntax node that they are about. Lowering, warnings
+and whoever shows a program read them here; nothing derives a kind, a constant, a dependence
+or a speller again.
 """
 
 from __future__ import annotations
@@ -258,12 +259,12 @@ class CheckedModule:
         return frozenset(b.name for b in (self.value(expr) if dist is None else dist).depends)
 
     def declared(self, expr: ast.Expr) -> Type | None:
-        """The declared type of a parameter or latent, also by the name of a let, or of a column."""
+        """The declared type of a parameter or latent, or of a column, also by the name of a let."""
         if isinstance(expr, ast.Field):
             row = self.binding(expr.row)
             return None if row is None else row.columns.get(expr.column)
         binding = self.binding(expr)
-        if binding is not None and isinstance(binding.definition, ast.Name):
+        if binding is not None and isinstance(binding.definition, ast.Name | ast.Field):
             return self.declared(binding.definition)
         return None if binding is None else binding.type
 

@@ -72,6 +72,8 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number that JSON has")
 
 
+# ------------------------------------------------------------- finite types
+
 MOST_VALUES = 1_000_000
 """Values a finite type may list: a table of a million values of four tokens takes 16 MB."""
 

@@ -12,8 +12,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from attrs import frozen
 
-__all__ = ["Tool", "ToolSpec"]
-
 Output = Literal["observe", "intervene"]
 
 

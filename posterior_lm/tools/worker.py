@@ -1,4 +1,4 @@
-"""The other end of `process`: imports one function, and answers lines of JSON with it."""
+"""The other end of `answers.Process`: imports one function, and answers lines of JSON with it."""
 
 from __future__ import annotations
 

@@ -52,6 +52,13 @@ def test_one_term_per_statement_in_order_with_its_wrappers_inside_out() -> None:
     ]
 
 
+@pytest.mark.parametrize("let", ["let y = r.n", "let x = r.n let y = x"])
+def test_a_let_of_a_column_keeps_its_range(let: str) -> None:
+    start = "program p(t: table(n: int(2..5))) { latent z: int(0..1) ~ uniform() plate r in t {"
+    named = graph_of(f"{start} {let} observe y ~ poisson(z + 1) }} }}")
+    assert named.fingerprint == graph_of(f"{start} observe r.n ~ poisson(z + 1) }} }}").fingerprint
+
+
 def test_folding() -> None:
     graph = optimize(graph_of(SOURCE))
     last = graph[graph.sink.inputs[-1]]

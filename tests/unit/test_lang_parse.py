@@ -10,8 +10,8 @@ import pytest
 
 from posterior_lm.lang import ast, lexer
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.driver import compile_source, load_module, read_source
-from posterior_lm.lang.parser import parse, parse_fragment
+from posterior_lm.lang.driver import compile_source, load_module
+from posterior_lm.lang.parser import parse, parse_fragment, read_source
 from posterior_lm.lang.source import Source
 
 HEAD = 'lm base = "tiny"\n\nprogram p(a: text) {\n'

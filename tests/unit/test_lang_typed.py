@@ -14,9 +14,9 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.check import types
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.lang.driver import CheckedModule, check, compile_source, load_module
+from posterior_lm.lang.driver import check, compile_source, load_module
 from posterior_lm.lang.source import Source
-from posterior_lm.lang.typed import Dist, Value
+from posterior_lm.lang.typed import CheckedModule, Dist, Value
 from posterior_lm.lang.values import ChoiceSpec
 from tests.conftest import ROOT
 

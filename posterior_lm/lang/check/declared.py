@@ -172,6 +172,9 @@ def _text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
                     help="drop one of them")  # fmt: skip
 
 
+# ---------------------------------------------------------------- options
+
+
 def name_span(node: ast.TypeExpr | ast.Option | ast.Call) -> Span:
     """The span of the name that a type or option begins with."""
     length = len(node.name if not isinstance(node, ast.Call) else node.function.id)
@@ -340,6 +343,8 @@ def _tools(scope: Scope, option: ast.Option) -> None:
         scope.error("PLM309", f"{option.name} takes the name of a declared tool", item.span, shown,
                     help=f"declare one: {how}")  # fmt: skip
 
+
+# ---------------------------------------------------------------- tools
 
 _OTHER_LANGUAGES = ("grammar", "json", "canonical")
 """Options of a text that look at all of its tokens as drawn ones."""

@@ -269,6 +269,8 @@ class Scope:
         return evolve(binding.columns[expr.column].value, depends=binding.value.depends | {binding})
 
 
+# ---------------------------------------------------------------- latents and lets that depend on one another
+
 _SHOWN = 6  # members of a circle that a message names
 
 

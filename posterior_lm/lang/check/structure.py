@@ -25,6 +25,9 @@ from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
+# ---------------------------------------------------------------- declarations and parameters
+
+
 def declaration(scope: Scope, decl: ast.Declaration) -> None:
     """Checks a declaration and brings its name into scope."""
     name = decl.name
@@ -115,6 +118,9 @@ def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
         if low <= high and not low <= int(str(found)) <= high:
             scope.error("PLM315", f"the default {found} is outside {low}..{high}", default.span,
                         "out of range", secondary=[((type_.at.args or (type_,))[0].span, "the range")])  # fmt: skip
+
+
+# ---------------------------------------------------------------- statements
 
 
 @frozen(eq=False)
