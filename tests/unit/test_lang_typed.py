@@ -204,9 +204,10 @@ def test_statements_that_stand_in_two_plates_mean_two_things() -> None:
 
 def test_a_loaded_query_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     checks: list[ast.Module] = []
-    monkeypatch.setattr(
-        "posterior_lm.lang.driver.check", lambda module: checks.append(module) or check(module)
-    )
+    for place in ("lang.driver", "api.query"):
+        monkeypatch.setattr(
+            f"posterior_lm.{place}.check", lambda module: checks.append(module) or check(module)
+        )
     query = load(ROOT / "programs" / "story_infilling.plm")
     for opening in ("One day", "One night"):
         assert query.given(opening=opening, ending="The end.").graph.name == "story_infilling"

@@ -123,10 +123,10 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 def test_its_page_has_a_bar_for_every_value() -> None:
     pages = []
     for query in both():
-        html = page(query, [gather(query, query.draw())])
+        html = page([gather(query.target(), query.draw())])
         pages.append(re.findall(r"<figcaption>.*?</figure>", html, re.S))
     assert pages[0] == pages[1] and all(day in pages[0][0] for day in DAYS)
-    assert 'class="type">weekday<' in page(both()[0], [gather(both()[0], both()[0].draw())])
+    assert 'class="type">weekday<' in page([gather(both()[0].target(), both()[0].draw())])
 
 
 def test_what_can_be_simulated() -> None:
