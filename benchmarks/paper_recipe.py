@@ -38,7 +38,7 @@ from torch import Tensor
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
-from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import contexts_of
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import Request, Scores
 from posterior_lm.support.base import Support

@@ -34,7 +34,7 @@ from attrs import define, field
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
-from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import contexts_of
 from posterior_lm.lm.protocol import LanguageModel, Request
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.target.prepared import PreparedProgram

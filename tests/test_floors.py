@@ -87,7 +87,7 @@ ROOMS: dict[str, Room] = {
     ),  # fmt: skip
     # What a model decodes; the table of methods names them.
     "decoders": Room(
-        7, ("baselines",),
+        7, ("decode",),
         ("training", "method table", "inference", "target", "graph", "supports", "language", "model protocol"),
         ("attrs", "numpy"),
     ),  # fmt: skip

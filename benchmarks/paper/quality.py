@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def cleaned(texts: Sequence[str]) -> list[str]:
     """Texts as every metric sees them."""
-    from posterior_lm.baselines.cleaning import clean
+    from posterior_lm.decode.unmasked import clean
 
     return [clean(text) for text in texts]
 

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.draws import Certificate, Chains, Draws, SmcReport
+from posterior_lm.infer.draws import Chains, Draws, EnumerationBound, SmcReport
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
@@ -161,7 +161,7 @@ def _draws(whole: _Whole) -> Draws:
         log_reward=np.array(whole.log_reward),
         method=whole.method,
         log_prob=None if whole.log_prob is None else np.array(whole.log_prob),
-        certificate=whole.certificate and Certificate(*attrs.astuple(whole.certificate)),
+        certificate=whole.certificate and EnumerationBound(*attrs.astuple(whole.certificate)),
         reason=whole.reason,
         seconds=whole.seconds,
         particles=particles

@@ -1,1 +1,1 @@
-"""What a posterior is compared with: decoders as methods, and policies trained in other ways."""
+"""Policies that are trained in other ways, which a posterior is compared with."""

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Info, Offer, run
+from posterior_lm.infer.base import Backend, Info, Offer, run
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, METHODS, Method

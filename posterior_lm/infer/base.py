@@ -1,4 +1,4 @@
-"""What an inference algorithm is: `init`, `step`, `sample`.
+"""What an inference algorithm is (`init`, `step`, `sample`), and what a method says of itself.
 
 `init(rng, target, guide) -> state`, `step(rng, state) -> (state, info)`,
 `sample(rng, state, n) -> Draws`. States are frozen, and one may be unfinished: `sample`
@@ -9,17 +9,19 @@ live in `run`, never in a step.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from attrs import evolve, frozen
 
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide
+from posterior_lm.infer.weights import logsumexp
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import count
+from posterior_lm.target.values import Value, count
 
 
 @frozen
@@ -100,3 +102,36 @@ class Offer:
     def state(self) -> str:
         """Its verdict, in words that follow its name."""
         return "which is not certified" if self.level == "uncertified" else f"whose verdict is {self.level}"
+
+
+class Backend:
+    """`build` is all that a method needs. `options` are those of the method that somebody stated."""
+
+    def build(
+        self, target: Target, options: Mapping[str, object], n: int, batch: int | None
+    ) -> InferenceAlgorithm[Any]:
+        """The algorithm for n draws; where there is a budget, with a look at the clock after every `batch` of them."""
+        raise NotImplementedError
+
+    def applies(self, target: Target, policy: Offer | None) -> str | None:
+        """Why `auto` takes the method here, in words that follow its name; None where it does not."""
+        return None
+
+    def upper_bound(
+        self, target: Target, options: Mapping[str, object], draws: Draws, guide: Guide,
+        exact: Mapping[str, Value], rng: np.random.Generator,
+    ) -> tuple[float, float | None]:  # fmt: skip
+        """The log evidence, nats, of N draws with an exact posterior draw z* added; on average above the true one.
+
+        And the weight of z* relative to the sum of the draws' weights, None for a method that gives
+        it none; both are +∞ where the guide cannot draw z*. Here the draws are independent:
+        log 1/(N+1) [w(z*) + Σ w(z_i)].
+        """
+        own = {name: (exact[name],) for name in target.names}
+        log_q = float(guide.log_prob(own)[0])
+        log_w = math.inf if log_q == -math.inf else float(target.log_reward(own)[0]) - log_q
+        if log_w == math.inf:
+            return math.inf, math.inf
+        together = logsumexp(draws.log_weights)
+        upper = float(np.logaddexp(together, log_w)) - math.log(len(draws) + 1)
+        return upper, math.exp(min(700.0, log_w - together))

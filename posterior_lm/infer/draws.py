@@ -13,7 +13,7 @@ from posterior_lm.target.values import Value
 
 
 @frozen
-class Certificate:
+class EnumerationBound:
     """What exact enumeration knows of what it did not list.
 
     `covered` is Σ exp(log reward) over the listed values, as a log; `rest` an upper
@@ -99,7 +99,7 @@ class Draws:
     log_reward: np.ndarray
     method: str
     log_prob: np.ndarray | None = None
-    certificate: Certificate | None = None
+    certificate: EnumerationBound | None = None
     reason: str = ""
     seconds: float = 0.0
     particles: SmcReport | None = None

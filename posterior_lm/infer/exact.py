@@ -1,9 +1,9 @@
-"""Exact enumeration: the likeliest values first, with a certificate.
+"""Exact enumeration: the likeliest values first, with a bound of what is left out.
 
 Prefixes are opened in order of their prior mass. What is not listed is bounded:
 for a power b ≥ 1 the completions of a prefix have Σ p(z)^b ≤ p(prefix)^b, and the
-other terms add at most their upper bound. For b < 1 there is no such bound, and
-only a list that is complete carries a certificate.
+other terms add at most their upper bound, by interval arithmetic (`upper_bound`). For
+b < 1 there is no such bound, and only a list that is complete is certain.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from attrs import define, evolve, field, frozen
 
-from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Info, Offer
-from posterior_lm.infer.bounds import upper_bound
-from posterior_lm.infer.children import SMALL, Branching, Family, Partial, support_size
-from posterior_lm.infer.draws import Certificate, Draws
+from posterior_lm.graph.nodes import (
+    Apply,
+    ChoiceScore,
+    Constant,
+    DistScore,
+    LmScore,
+    Node,
+    Power,
+    Sum,
+    Test,
+)  # fmt: skip
+from posterior_lm.infer.base import Backend, Info, Offer
+from posterior_lm.infer.draws import Draws, EnumerationBound
 from posterior_lm.infer.guide import Guide, PriorGuide
-from posterior_lm.infer.weights import logsumexp
-from posterior_lm.infer.zero_weight import all_dead
+from posterior_lm.infer.prefix_expansion import SMALL, Branching, Family, Partial, support_size
+from posterior_lm.infer.weights import all_dead, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
@@ -163,7 +171,7 @@ class Exact:
             n_dead=state.n_dead + int((~alive).sum()),
         )
 
-    def _certificate(self, state: State) -> Certificate:
+    def _certificate(self, state: State) -> EnumerationBound:
         complete = not state.frontier.heap and state.lost == -math.inf
         covered = logsumexp(np.array(state.log_reward))
         if complete:
@@ -174,10 +182,10 @@ class Exact:
             rest = (
                 float(np.logaddexp(state.frontier.mass(), state.lost)) + state.others + state.branching.slack
             )
-        return Certificate(covered, rest, complete, len(state.values) + state.n_dead)
+        return EnumerationBound(covered, rest, complete, len(state.values) + state.n_dead)
 
 
-def estimated(rng: np.random.Generator, state: State, certificate: Certificate) -> Certificate:
+def estimated(rng: np.random.Generator, state: State, certificate: EnumerationBound) -> EnumerationBound:
     """The certificate with an unbiased estimate of the rest.
 
     A point of the frontier is drawn with probability P proportional to its bound and
@@ -218,3 +226,91 @@ class _Exact(Backend):
 
 
 BACKEND = _Exact()
+
+
+Interval = tuple[float, float]
+ANY: Interval = (-math.inf, math.inf)
+LOG: Interval = (-math.inf, 0.0)
+COUNT: Interval = (0.0, math.inf)
+
+FUNCTIONS: Mapping[str, Interval] = {
+    "count": COUNT,
+    "words": COUNT,
+    "chars": COUNT,
+    "tokens": COUNT,
+    "similarity": (0.0, 1.0),
+}
+
+
+def upper_bound(target: Target, exclude: Mapping[int, float]) -> float:
+    """Σ over terms of the largest value each can take, in nats; +inf where there is no bound.
+
+    `exclude` maps the nodes of the priors to their exponents; they count as 0 here.
+    """
+    total = 0.0
+    for i, info in zip(target.graph.sink.inputs, target.statements, strict=True):
+        # Another statement may read a prior's node too, and there it counts.
+        total += _Bounds(target, set(exclude) if info.keyword == "latent" else set()).of(i)[1]
+    return total
+
+
+class _Bounds:
+    def __init__(self, target: Target, exclude: set[int]) -> None:
+        self.target = target
+        self.exclude = exclude
+        self.known: dict[int, Interval] = {}
+
+    def of(self, i: int) -> Interval:
+        if i not in self.known:
+            self.known[i] = self._bound(i, self.target.graph[i])
+        return self.known[i]
+
+    def _bound(self, i: int, node: Node) -> Interval:
+        if i in self.exclude:
+            return (0.0, 0.0)
+        if i in self.target.graph.fixed:
+            value = self.target.evaluator.fixed_value(i)
+            if isinstance(value, int | float):
+                return (float(value), float(value))
+        match node:
+            case Constant(value=value) if isinstance(value, int | float):
+                return (float(value), float(value))
+            case LmScore() | ChoiceScore() | DistScore() | Test():
+                return LOG
+            case Power():
+                return _times(self.of(node.inputs[0]), self.of(node.inputs[1]))
+            case Sum():
+                parts = [self.of(j) for j in node.inputs]
+                return (sum(p[0] for p in parts), sum(p[1] for p in parts))
+            case Apply():
+                return self._apply(node)
+        return ANY
+
+    def _apply(self, node: Apply) -> Interval:
+        if node.op in FUNCTIONS:
+            return FUNCTIONS[node.op]
+        args = [self.of(j) for j in node.inputs]
+        match node.op:
+            case "+":
+                return (args[0][0] + args[1][0], args[0][1] + args[1][1])
+            case "-":
+                return (args[0][0] - args[1][1], args[0][1] - args[1][0])
+            case "unary -":
+                return (-args[0][1], -args[0][0])
+            case "*":
+                return _times(*args)
+            case "if":
+                return (min(args[1][0], args[2][0]), max(args[1][1], args[2][1]))
+            case "min":
+                return (min(a[0] for a in args), min(a[1] for a in args))
+            case "max":
+                return (max(a[0] for a in args), max(a[1] for a in args))
+            case "abs":
+                low, high = args[0]
+                return (0.0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high)))
+        return ANY
+
+
+def _times(a: Interval, b: Interval) -> Interval:
+    products = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
+    return (min(products), max(products))

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Info, Offer
-from posterior_lm.infer.children import LARGE
+from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
-from posterior_lm.infer.zero_weight import all_dead
+from posterior_lm.infer.prefix_expansion import LARGE
+from posterior_lm.infer.weights import all_dead
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 

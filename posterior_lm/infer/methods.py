@@ -2,7 +2,7 @@
 
 Data only. The language checks `infer m(…)` against this table, and the command line, `auto`,
 `compare`, `calibrate` and a fit look a name up here and nowhere else. What a method does is
-its `Backend` (`infer/backend.py`), in the method's own file; it is named as "module:attribute"
+its `Backend` (`infer/base.py`), in the method's own file; it is named as "module:attribute"
 and imported when it is run, so that checking a program loads no algorithm.
 """
 
@@ -195,35 +195,35 @@ for _entry in (
         "seed": OptionType(kind="int", low=0, default=0),
     }),
     Method(name="prompting", about="what the model says after what the guides read", decoder=True,
-           backend="posterior_lm.baselines.decoders:PROMPTING",
+           backend="posterior_lm.decode.decoders:PROMPTING",
            options={"n": _N, "temperature": _TEMPERATURE, "masked": _MASKED, "budget": _BUDGET}),
     Method(name="few_shot", about="prompting after solved examples", decoder=True,
-           backend="posterior_lm.baselines.decoders:FEW_SHOT", options={
+           backend="posterior_lm.decode.decoders:FEW_SHOT", options={
         "n": _N,
         "examples": OptionType(kind="nonempty", file=True, about="a file of rows that hold known latents"),
         "shots": OptionType(kind="int", low=1, default=3, about="solved examples before what the guides read"),
         "temperature": _TEMPERATURE, "masked": _MASKED, "budget": _BUDGET,
     }),
     Method(name="greedy", about="the likeliest token, again and again", decoder=True,
-           backend="posterior_lm.baselines.decoders:GREEDY",
+           backend="posterior_lm.decode.decoders:GREEDY",
            options={"proposal": _PROPOSAL, "masked": _MASKED}),
     Method(name="ancestral", about="token by token, at a token temperature", decoder=True,
-           backend="posterior_lm.baselines.decoders:ANCESTRAL", options={"n": _N, **_BY_CHANCE}),
+           backend="posterior_lm.decode.decoders:ANCESTRAL", options={"n": _N, **_BY_CHANCE}),
     Method(name="nucleus", about="token by token, of the likeliest with mass p", decoder=True,
-           backend="posterior_lm.baselines.decoders:NUCLEUS", options={
+           backend="posterior_lm.decode.decoders:NUCLEUS", options={
         "n": _N,
         "p": OptionType(kind="number", low=0.01, high=1, default=0.95, about="mass of the likeliest tokens"),
         **_BY_CHANCE,
     }),
     Method(name="top_k", about="token by token, of the k likeliest", decoder=True,
-           backend="posterior_lm.baselines.decoders:TOP_K", options={
+           backend="posterior_lm.decode.decoders:TOP_K", options={
         "n": _N, "k": OptionType(kind="int", low=1, default=50, about="likeliest tokens"), **_BY_CHANCE,
     }),
     Method(name="beam", about="the best of several beams by log probability", decoder=True,
-           backend="posterior_lm.baselines.decoders:BEAM",
+           backend="posterior_lm.decode.decoders:BEAM",
            options={"n": _FEW, "beams": _BEAMS, "proposal": _PROPOSAL, "masked": _MASKED}),
     Method(name="diverse_beam", about="beams in groups that keep apart", decoder=True,
-           backend="posterior_lm.baselines.decoders:DIVERSE_BEAM", options={
+           backend="posterior_lm.decode.decoders:DIVERSE_BEAM", options={
         "n": _FEW, "beams": _BEAMS,
         "groups": OptionType(kind="int", low=1, about="of beams; as many as beams where not given"),
         "penalty": OptionType(kind="number", low=0, default=1.0,

@@ -1,4 +1,4 @@
-"""What of the log reward is known once the first latents are: the terms in order of the latent that completes them.
+"""Which terms of the log reward belong to which latent: its own distribution, and what else is known once it is.
 
 A term is split at its sums (a plate's rows) and its fixed powers, so that what one row
 observes is known before the next row's latent is drawn.
@@ -9,11 +9,60 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
-from posterior_lm.infer.prior import prior_of
+from posterior_lm.graph.nodes import ChoiceScore, DistScore, Latent, LmScore, Node, Power, Segments, Sum
+from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
+
+
+@frozen
+class Prior:
+    """The score node of `latent z ~ d`, and the product of the powers around it."""
+
+    node: int
+    exponent: float
+    lm: str | None
+    """The model of a plain language-model prior; None for the other distributions."""
+
+
+def prior_of(target: Target, name: str) -> Prior:
+    """The prior of one latent of a bound program."""
+    graph = target.graph
+    base = name.split("[", 1)[0]
+    for i, info in zip(graph.sink.inputs, graph.sink.terms, strict=True):
+        if info.keyword == "latent" and info.about == base:
+            found = _search(target, i, name, 1.0)
+            if found is not None:
+                return found
+    raise InternalError(f"`{name}` has no prior")
+
+
+def _search(target: Target, i: int, name: str, exponent: float) -> Prior | None:
+    node = target.graph[i]
+    match node:
+        case Sum():
+            for j in node.inputs:
+                found = _search(target, j, name, exponent)
+                if found is not None:
+                    return found
+            return None
+        case Power():
+            b = float(target.evaluator.fixed_value(node.inputs[0]))  # type: ignore[arg-type]
+            return _search(target, node.inputs[1], name, exponent * b)
+        case LmScore() | ChoiceScore() | DistScore() if _scores(target, node, name):
+            return Prior(i, exponent, node.lm if isinstance(node, LmScore) else None)
+    return None
+
+
+def _scores(target: Target, node: Node, name: str) -> bool:
+    graph = target.graph
+    value = graph[node.inputs[0 if isinstance(node, DistScore) else 1]]
+    if isinstance(value, Segments):
+        if len(value.inputs) != 1:
+            return False
+        value = graph[value.inputs[0]]
+    return isinstance(value, Latent) and value.name == name
 
 
 @frozen
@@ -61,12 +110,14 @@ def stages(target: Target) -> tuple[Stage, ...]:
             else:
                 others[max(reads)].append(atom)
     return tuple(
-        Stage(priors[k], tuple(reversed(mine)), tuple(a for a in reversed(mine) if _plain(target, a)))
+        Stage(
+            priors[k], tuple(reversed(mine)), tuple(a for a in reversed(mine) if _needs_no_model(target, a))
+        )
         for k, mine in enumerate(others)
     )
 
 
-def _plain(target: Target, atom: Atom) -> bool:
+def _needs_no_model(target: Target, atom: Atom) -> bool:
     return not any(
         isinstance(target.graph[j], LmScore | ChoiceScore) for j in target.graph.ancestors(atom.node)
     )

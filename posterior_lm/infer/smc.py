@@ -22,18 +22,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Info, Offer, run
-from posterior_lm.infer.children import LARGE
-from posterior_lm.infer.choose import Sample
+from posterior_lm.infer.base import Backend, Info, Offer, run
+from posterior_lm.infer.choosers import Sample
 from posterior_lm.infer.draws import Draws, SmcReport
 from posterior_lm.infer.guide import Guide, PriorGuide, StepGuide
 from posterior_lm.infer.particles import Chance, Dice, Particles, Retained, together
+from posterior_lm.infer.prefix_expansion import LARGE
+from posterior_lm.infer.rollout import Walk
 from posterior_lm.infer.schedule import Atom, Stage, log_terms, on_the_way, stages
 from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
-from posterior_lm.infer.walk import Walk
-from posterior_lm.infer.weights import log_evidence, logsumexp
-from posterior_lm.infer.zero_weight import all_dead, all_dead_on_the_way
+from posterior_lm.infer.weights import all_dead, all_dead_on_the_way, log_evidence, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, take

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.infer.rollout import Point
 from posterior_lm.infer.schedule import Stage, log_terms, stages
-from posterior_lm.infer.walk import Point
 from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values, take

@@ -35,7 +35,7 @@ from posterior_lm.api.posterior import Z90
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.graph.ops import spelled
-from posterior_lm.infer.choose import Sample
+from posterior_lm.infer.choosers import Sample
 from posterior_lm.infer.methods import DRAWS
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.rollout import roll_out

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.infer.contexts import contexts_of
-from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value

@@ -9,11 +9,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.infer.choose import Chooser
-from posterior_lm.infer.contexts import contexts_of
-from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.rollout import roll_out
-from posterior_lm.infer.walk import finished
+from posterior_lm.infer.choosers import Chooser
+from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.rollout import finished, roll_out
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
@@ -113,7 +111,7 @@ def propose(
 
     Each token is drawn in proportion to q to the power of the draw's exponent.
     """
-    from posterior_lm.infer.choose import SampleEach
+    from posterior_lm.infer.choosers import SampleEach
 
     drawn: list[dict[str, Value]] = [{} for _ in targets]
     for k in range(max((len(t.latents) for t in targets), default=0)):

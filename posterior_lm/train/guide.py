@@ -17,12 +17,10 @@ from attrs import field, frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
-from posterior_lm.infer.choose import Follow
-from posterior_lm.infer.contexts import check_guide, contexts_of
-from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.prior import prior_of
-from posterior_lm.infer.rollout import TextWalk
-from posterior_lm.infer.walk import Walk, finished
+from posterior_lm.infer.choosers import Follow
+from posterior_lm.infer.guide import PriorGuide, check_guide, contexts_of
+from posterior_lm.infer.rollout import TextWalk, Walk, finished
+from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending

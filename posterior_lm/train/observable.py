@@ -29,7 +29,7 @@ from posterior_lm.graph.nodes import (
     Segments,
     Sum,
 )
-from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.schedule import prior_of
 from posterior_lm.support.base import Support
 from posterior_lm.target.segments import Known, Splice
 from posterior_lm.target.target import LatentInfo, Target

@@ -19,10 +19,10 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
-from posterior_lm.infer.choose import SampleEach
-from posterior_lm.infer.contexts import contexts_of
-from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.choosers import SampleEach
+from posterior_lm.infer.guide import contexts_of
 from posterior_lm.infer.rollout import roll_out
+from posterior_lm.infer.schedule import prior_of
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
 from posterior_lm.target.segments import Known, Segment
 from posterior_lm.target.target import LatentInfo, Target

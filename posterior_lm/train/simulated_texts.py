@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.infer.choose import SampleEach
+from posterior_lm.infer.choosers import SampleEach
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.protocol import LanguageModel, Tokenizer
 from posterior_lm.support.base import Ending, Support, uncounted

@@ -16,8 +16,8 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.infer.base import run
-from posterior_lm.infer.children import support_size
 from posterior_lm.infer.exact import Exact
+from posterior_lm.infer.prefix_expansion import support_size
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target

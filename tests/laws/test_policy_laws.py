@@ -16,8 +16,7 @@ import pytest
 import torch
 from scipy import stats
 
-from posterior_lm.infer.contexts import contexts_of
-from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.target import Target

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from posterior_lm.graph import optimize
-from posterior_lm.infer.choose import Follow
+from posterior_lm.infer.choosers import Follow
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.protocol import Request
 from posterior_lm.target.prepared import PreparedProgram

@@ -16,7 +16,7 @@ import pytest
 from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.resampling import SCHEMES
+from posterior_lm.infer.particles import SCHEMES
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import LatentInfo, Target

@@ -147,9 +147,9 @@ def test_the_list_stops_where_the_mass_is_covered() -> None:
 
 
 def test_children_that_are_not_kept_are_in_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from posterior_lm.infer import children
+    from posterior_lm.infer import prefix_expansion
 
-    monkeypatch.setattr(children, "KEPT", 2)
+    monkeypatch.setattr(prefix_expansion, "KEPT", 2)
     source = (
         'lm base = "b"\nprogram p() { latent z: text(tokens=1..3, stop=".") ~ base() observe "a" ~ base(z) }'
     )

@@ -16,8 +16,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.importance import Importance
-from posterior_lm.infer.particles import Dice
-from posterior_lm.infer.resampling import SCHEMES
+from posterior_lm.infer.particles import SCHEMES, Dice
 from posterior_lm.infer.smc import Smc
 from posterior_lm.infer.weights import ess, normalize
 from posterior_lm.lang.diagnostics import InferenceError

@@ -9,8 +9,8 @@ from attrs import frozen
 from posterior_lm.api.query import loads
 from posterior_lm.infer.auto import choose, doubt, infer
 from posterior_lm.infer.base import Offer
-from posterior_lm.infer.children import SMALL
 from posterior_lm.infer.guide import PriorGuide, Proposal
+from posterior_lm.infer.prefix_expansion import SMALL
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
 from posterior_lm.target.target import Target

@@ -16,10 +16,9 @@ import torch
 
 import posterior_lm as plm
 from posterior_lm.api.posterior import Posterior
-from posterior_lm.baselines.beams import beams
-from posterior_lm.baselines.cleaning import clean
-from posterior_lm.baselines.decoding import Decoding, decode, narrowed
 from posterior_lm.cli.output import show_posterior
+from posterior_lm.decode.decoding import Decoding, beams, decode, narrowed
+from posterior_lm.decode.unmasked import clean
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
@@ -287,7 +286,7 @@ def test_compare_leaves_decoders_out_unless_one_is_asked_for() -> None:
 
 
 def test_values_are_read_from_plain_texts() -> None:
-    from posterior_lm.baselines.plain import said
+    from posterior_lm.decode.unmasked import said
 
     source = 'lm base = "tiny"\nprogram p() {{ latent z: {} ~ base("A") }}'
     for type, text, wanted in (
@@ -523,7 +522,7 @@ EXAMPLES: list[Mapping[str, object]] = [
 def test_few_shot_shows_solved_rows_before_the_prompt(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from posterior_lm.baselines import decoders
+    from posterior_lm.decode import decoders
 
     read: list[str] = []
     real = decoders.decode

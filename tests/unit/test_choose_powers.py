@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from posterior_lm.infer.choose import SampleEach
+from posterior_lm.infer.choosers import SampleEach
 
 
 def test_each_draw_takes_tokens_by_its_own_power() -> None:

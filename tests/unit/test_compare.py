@@ -12,7 +12,7 @@ import pytest
 
 from posterior_lm.api.query import loads
 from posterior_lm.infer import importance, smc
-from posterior_lm.infer.draws import Certificate, Draws
+from posterior_lm.infer.draws import Draws, EnumerationBound
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.counting import Count, CountingModel
 from posterior_lm.lm.protocol import Branch, Request
@@ -68,7 +68,7 @@ def test_two_models_share_a_count() -> None:
 # ------------------------------------------------------------------------------- distances
 
 
-def draws_of(log_weights: list[float], ids: list[int], certificate: Certificate | None = None) -> Draws:
+def draws_of(log_weights: list[float], ids: list[int], certificate: EnumerationBound | None = None) -> Draws:
     values = tuple(Value((i,), str(i), str(i)) for i in ids)
     weights = np.array(log_weights)
     return Draws({"z": values}, weights, weights, "m", None, certificate)
@@ -82,9 +82,9 @@ def test_total_variation() -> None:
 
 def test_a_listing_and_draws() -> None:
     logs = np.log([0.6, 0.2])  # of a whole of 1, a fifth of which is not listed
-    certificate = Certificate(math.log(0.8), 0.0, False, 2, estimate=0.25, estimate_se=0.0)
+    certificate = EnumerationBound(math.log(0.8), 0.0, False, 2, estimate=0.25, estimate_se=0.0)
     assert Listing.of(draws_of(logs.tolist(), [1, 2], certificate)) is None  # a fifth is too much
-    small = Certificate(math.log(0.8), 0.0, False, 2, estimate=0.025, estimate_se=0.0)
+    small = EnumerationBound(math.log(0.8), 0.0, False, 2, estimate=0.025, estimate_se=0.0)
     listing = Listing.of(draws_of(logs.tolist(), [1, 2], small))
     assert listing is not None
     assert listing.rest == pytest.approx(0.025 / 1.025)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posterior_lm.infer import weights
-from posterior_lm.infer.draws import Certificate, Draws
+from posterior_lm.infer.draws import Draws, EnumerationBound
 
 LOGS = st.lists(st.one_of(st.floats(-30, 30), st.just(-math.inf)), min_size=2, max_size=40).filter(
     lambda logs: any(math.isfinite(x) for x in logs)
@@ -84,29 +84,29 @@ def test_khat_needs_a_tail() -> None:
     assert weights.khat(few) is None
 
 
-def draws(logs: np.ndarray, certificate: Certificate | None = None) -> Draws:
+def draws(logs: np.ndarray, certificate: EnumerationBound | None = None) -> Draws:
     return Draws({}, logs, logs, "test", certificate=certificate)
 
 
 def test_listed_values_are_summed_and_drawn_ones_averaged() -> None:
     logs = np.log([0.2, 0.3, 0.1])
     assert draws(logs).log_evidence == pytest.approx(math.log(0.2))
-    complete = Certificate(math.log(0.6), -math.inf, True, 3)
+    complete = EnumerationBound(math.log(0.6), -math.inf, True, 3)
     listed = draws(logs, complete)
     assert listed.log_evidence == pytest.approx(math.log(0.6))
     assert listed.log_evidence_se == 0 and listed.ess is None and listed.khat is None
-    partly = draws(logs, Certificate(math.log(0.6), math.log(0.2), False, 3))
+    partly = draws(logs, EnumerationBound(math.log(0.6), math.log(0.2), False, 3))
     assert partly.log_evidence_se is None
     assert partly.certificate is not None and partly.certificate.missing_share == pytest.approx(0.25)
 
 
 def test_missing_shares() -> None:
-    assert Certificate(0.0, math.inf, False, 1).missing_share == 1
-    assert Certificate(-math.inf, 0.0, False, 1).missing_share == 1
-    assert Certificate(0.0, -math.inf, False, 1).missing_share == 0
-    estimated = Certificate(0.0, math.log(9), False, 1, estimate=0.2, estimate_se=0.05)
+    assert EnumerationBound(0.0, math.inf, False, 1).missing_share == 1
+    assert EnumerationBound(-math.inf, 0.0, False, 1).missing_share == 1
+    assert EnumerationBound(0.0, -math.inf, False, 1).missing_share == 0
+    estimated = EnumerationBound(0.0, math.log(9), False, 1, estimate=0.2, estimate_se=0.05)
     assert estimated.missing_share == pytest.approx(0.9)
     assert estimated.likely_missing_share == pytest.approx(0.3 / 1.3)
-    assert Certificate(0.0, math.log(0.1), False, 1, 5.0, 1.0).likely_missing_share == pytest.approx(
+    assert EnumerationBound(0.0, math.log(0.1), False, 1, 5.0, 1.0).likely_missing_share == pytest.approx(
         0.1 / 1.1
     )

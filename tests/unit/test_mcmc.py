@@ -11,10 +11,9 @@ from scipy import stats
 
 import posterior_lm as plm
 from posterior_lm.infer.base import Info, run
-from posterior_lm.infer.chains import LEAST, agreement, features_of
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import PriorGuide, Proposal
-from posterior_lm.infer.mcmc import BLOCK, MOST, START, Mcmc, Snapshot, State
+from posterior_lm.infer.mcmc import BLOCK, LEAST, MOST, START, Mcmc, Snapshot, State, agreement, features_of
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target

@@ -11,7 +11,7 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.infer import weights
-from posterior_lm.infer.draws import Certificate, Draws
+from posterior_lm.infer.draws import Draws, EnumerationBound
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.target.values import Value
 
@@ -123,7 +123,9 @@ def test_damaged_files_are_coded(tmp_path: Path, content: str | None) -> None:
     assert caught.value.diagnostics[0].code == "PLM611"
 
 
-def draws(log_weights: np.ndarray, certificate: Certificate | None = None, *, same: bool = False) -> Draws:
+def draws(
+    log_weights: np.ndarray, certificate: EnumerationBound | None = None, *, same: bool = False
+) -> Draws:
     values = {"z": tuple(Value((i * (not same),), str(i), str(i)) for i in range(len(log_weights)))}
     return Draws(values, log_weights, log_weights, "importance", certificate=certificate)
 
@@ -158,10 +160,10 @@ def test_khat_sees_heavy_tails_and_ignores_ties() -> None:
         (draws(np.zeros(500), same=True), "all 500 draws are one value"),
         (draws(np.r_[30.0, np.zeros(999)]), "Do not trust"),
         (draws(-3.0 * np.log(np.random.default_rng(1).random(4000))), "trust|care"),
-        (draws(np.zeros(3), Certificate(1.0, -np.inf, True, 3)), "every value"),
-        (draws(np.zeros(3), Certificate(1.0, -5.0, False, 3)), "at most 0.0025"),
-        (draws(np.zeros(3), Certificate(1.0, 3.0, False, 3)), "cannot rule out"),
-        (draws(np.zeros(3), Certificate(1.0, 3.0, False, 3, 0.01, 0.002)), "about 0.0099"),
+        (draws(np.zeros(3), EnumerationBound(1.0, -np.inf, True, 3)), "every value"),
+        (draws(np.zeros(3), EnumerationBound(1.0, -5.0, False, 3)), "at most 0.0025"),
+        (draws(np.zeros(3), EnumerationBound(1.0, 3.0, False, 3)), "cannot rule out"),
+        (draws(np.zeros(3), EnumerationBound(1.0, 3.0, False, 3, 0.01, 0.002)), "about 0.0099"),
     ],
 )
 def test_verdicts_say_what_the_numbers_say(found: Draws, words: str) -> None:

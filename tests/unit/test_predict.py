@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.infer.draws import Certificate, Chains, Draws, SmcReport
+from posterior_lm.infer.draws import Chains, Draws, EnumerationBound, SmcReport
 from posterior_lm.predict.by_draws import Mixture, independent, intervals, standard_errors
 from posterior_lm.target.values import Value
 from tests.strategies import table
@@ -184,7 +184,7 @@ def test_draws_of_one_ancestor_are_one_and_chains_have_fewer() -> None:
 
 def test_a_list_with_a_rest_leaves_room_for_it() -> None:
     gained = np.log([[0.9, 0.1], [0.5, 0.5]])
-    certificate = Certificate(0.0, math.log(0.25), complete=False, listed=2)  # a fifth is missing
+    certificate = EnumerationBound(0.0, math.log(0.25), complete=False, listed=2)  # a fifth is missing
     mixture = Mixture.of(draws_of(np.log([0.75, 0.25]), certificate=certificate), gained)
     assert mixture.missing == pytest.approx(0.2), "every draw gives the values all it has"
     (low, high), _ = intervals(mixture.soft(), [0.0, 0.0], missing=mixture.missing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posterior_lm.infer.contexts import contexts_of
+from posterior_lm.infer.guide import contexts_of
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.segments import Known, Splice
 from posterior_lm.target.target import Target

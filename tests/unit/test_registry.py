@@ -15,8 +15,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.api.query import load, loads
-from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Info, Offer
+from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import log_weights

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from posterior_lm.infer.resampling import SCHEMES, multinomial, residual, stratified, systematic
+from posterior_lm.infer.particles import SCHEMES, multinomial, residual, stratified, systematic
 
 WEIGHTS = [
     np.array([0.5, 0.2, 0.3]),

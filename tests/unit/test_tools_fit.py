@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from posterior_lm.api.query import Query, load, loads
-from posterior_lm.infer.choose import Follow, Sample
+from posterior_lm.infer.choosers import Follow, Sample
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.support.base import spliced

@@ -16,7 +16,7 @@ import pytest
 
 from posterior_lm.graph import optimize
 from posterior_lm.infer.base import run
-from posterior_lm.infer.choose import Follow, Sample
+from posterior_lm.infer.choosers import Follow, Sample
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.importance import Importance

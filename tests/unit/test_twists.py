@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from posterior_lm.infer.rollout import Point
 from posterior_lm.infer.twists import LookAhead, told
-from posterior_lm.infer.walk import Point
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values
 from tests.strategies import compiled, table

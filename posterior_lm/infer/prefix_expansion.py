@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.infer.contexts import contexts_of
-from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.protocol import eos_log_probs

@@ -1,4 +1,4 @@
-"""Decoding without the mask: any token, until the stop, end-of-text or the limit; and what was then said."""
+"""Decoding without the mask (any token, until the stop, end-of-text or the limit), and what was then said."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ State = tuple[int, bytes, bool]
 
 
 @frozen(eq=False)
-class PlainSupport:
+class UnmaskedSupport:
     """Every text of at most `max_tokens` tokens, up to its first `stop`: what a decoder without a mask may say.
 
     It obeys the part of `support.base.Support` that decoding needs.
@@ -36,7 +36,7 @@ class PlainSupport:
         return np.array([spelled is not None for spelled in self.token_bytes])
 
     @classmethod
-    def of(cls, support: Support, tokenizer: Tokenizer) -> PlainSupport:
+    def of(cls, support: Support, tokenizer: Tokenizer) -> UnmaskedSupport:
         """A finite value gets one token more, which shows where it ends."""
         stop = b"".join(tokenizer.token_bytes[i] or b"" for i in support.stop_ids)
         more = int(support.ending == "value")
@@ -100,3 +100,15 @@ def _first_value(target: Target, info: LatentInfo, text: str) -> Value | None:
         if text.startswith(spelled) and ends and (found is None or len(spelled) > len(found.text.strip())):
             found = value
     return found
+
+
+def clean(text: str, stop: str = "") -> str:
+    """The text up to and with its first `stop`, white space collapsed to single spaces and stripped at both ends.
+
+    Characters that stand for broken bytes (U+FFFD) go too, as no reader sees them. Without a stop the
+    whole text is kept.
+    """
+    if stop:
+        place = text.find(stop)
+        text = text if place < 0 else text[: place + len(stop)]
+    return " ".join(text.replace("\ufffd", "").split())

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from posterior_lm.graph.nodes import ChoiceScore
 from posterior_lm.infer.guide import check_guide, contexts_of
-from posterior_lm.infer.prior import prior_of
+from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.rows import read_rows
 from posterior_lm.target.segments import Known, Special, join

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.baselines.decoding import Decoding, Ids, by_chance, decode, in_beams, likeliest, pick
-from posterior_lm.baselines.plain import PlainSupport, said
-from posterior_lm.baselines.prompts import guide_readings, prior_readings, with_examples
-from posterior_lm.infer.backend import Backend
-from posterior_lm.infer.base import Info
+from posterior_lm.decode.decoding import Decoding, Ids, by_chance, decode, in_beams, likeliest, pick
+from posterior_lm.decode.prompts import guide_readings, prior_readings, with_examples
+from posterior_lm.decode.unmasked import UnmaskedSupport, said
+from posterior_lm.infer.base import Backend, Info
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
 from posterior_lm.infer.methods import METHODS
@@ -123,7 +122,7 @@ class Decoder:
         model = state.policy or target.models[reading.lm]
         support: Support = info.support
         if not self.masked:
-            support = PlainSupport.of(support, model.tokenizer)  # type: ignore[assignment]
+            support = UnmaskedSupport.of(support, model.tokenizer)  # type: ignore[assignment]
         ending: Ending = "stop" if support.ending == "stop" else "eos"
         ids = decode(model, contexts, support, self.how, keep=keep, rng=rng, ending=ending)
         return [[self._value(target, info, one) for one in row] for row in ids]

@@ -1,0 +1,1 @@
+"""What a model decodes, as methods that a posterior is compared with."""
