@@ -7,8 +7,8 @@ caches but no other state, and a full cache forgets its oldest entry rather than
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -86,6 +86,42 @@ class Support(Protocol):
         ...
 
 
+class Stepwise:
+    """What follows from `step`, which gives the state after a token, or None where that is not allowed."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def start(self) -> Any: ...
+
+        def step(self, state: Any, token: int) -> Any: ...
+
+        def may_stop(self, state: Any) -> bool: ...
+
+    def advance(self, state: Any, token: int) -> Any:
+        then = self.step(state, token)
+        if then is None:
+            raise ValueError(f"token {token} is not allowed in state {state}")
+        return then
+
+    def accepts(self, ids: Sequence[int]) -> bool:
+        state = follow(self.start(), self.step, ids)
+        return state is not None and self.may_stop(state)
+
+
+def follow(state: Any, step: Callable[[Any, int], Any], ids: Sequence[int]) -> Any:
+    """The state after some tokens, or None from where `step` gives None."""
+    for token in ids:
+        state = step(state, token)
+        if state is None:
+            return None
+    return state
+
+
+# ----------------------------------------- what tools write; every other support has the plain answers
+
+
 def uncounted(support: Support, state: object) -> bool:
     """Whether the target does not count the token that is forced next: a tool with `output="intervene"` writes it."""
     found = getattr(support, "uncounted", None)
@@ -103,6 +139,8 @@ def tokens_left(support: Support, state: object, drawn: int) -> float:
     found = getattr(support, "left", None)
     return float(support.max_tokens - drawn if found is None else found(state))
 
+
+# ----------------------------------------------------------------------------------------- caches
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

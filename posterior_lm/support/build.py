@@ -18,6 +18,7 @@ from posterior_lm.support.byte_automata import fragment
 from posterior_lm.support.canonical import CanonicalSupport
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
 from posterior_lm.support.grammar import GrammarSupport
+from posterior_lm.support.grammar_parser import matcher
 from posterior_lm.support.spec import Spec, TextSpec, language
 from posterior_lm.support.text import TextSupport
 from posterior_lm.support.token_automata import (
@@ -31,6 +32,8 @@ from posterior_lm.support.token_automata import (
     token_matrix,
     tokenizer_key,
 )
+from posterior_lm.support.tool_reach import can_finish_with_tools, drawn_columns, jumps_of
+from posterior_lm.support.tools import ToolSupport
 
 _KEPT = 64
 """Supports kept: with GPT-2's vocabulary a stop string of 11 bytes takes 2.4 MB."""
@@ -47,11 +50,11 @@ def build_support(
 ) -> Support:
     """The support of a type over a tokenizer; without one, values are pseudo-tokens.
 
-    Raises `CompileError` at `span`, or at the option in `spans` that is to blame: PLM330 and PLM335 where no value is left, PLM331
-    for too many values to list, PLM332 for two values with the same tokens, PLM317,
-    PLM333, PLM334 for a pattern and PLM337, PLM338 for a grammar or schema that cannot
-    be used, PLM531 for a stop string or a value that the tokenizer cannot spell. Equal specifications
-    over equal vocabularies share one support.
+    Raises `CompileError` at `span`, or at the option in `spans` that is to blame: PLM330 and
+    PLM335 where no value is left, PLM331 for too many values to list, PLM332 for two values with
+    the same tokens, PLM317, PLM333, PLM334 for a pattern and PLM337, PLM338 for a grammar or
+    schema that cannot be used, PLM531 for a stop string or a value that the tokenizer cannot
+    spell. Equal specifications over equal vocabularies share one support.
     """
     if found := spec.checks(span):
         raise CompileError(found)
@@ -85,9 +88,6 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mappin
         columns[straddling] = dfa.after.shape[1] - 1
     spliced, jumps = columns, []
     if spec.tools:
-        # Programs without tools do not pay for importing them.
-        from posterior_lm.support.tool_reach import can_finish_with_tools, drawn_columns, jumps_of
-
         columns = drawn_columns(columns, dfa.after.shape[1] - 1, tokenizer.token_bytes, spec.tools)
         jumps = jumps_of(spliced, dfa.after.shape[1] - 1, tokenizer.token_bytes, spec.tools)
     for array in (dfa.after, columns):
@@ -114,13 +114,8 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mappin
         finish=finish,
     )
     if spec.tools:
-        from posterior_lm.support.tools import ToolSupport
-
         return ToolSupport.of(support, spliced, spec.tools, hope, tokenizer)
     if spec.grammar is not None or spec.json is not None:
-        # llguidance is loaded only where a program asks for it.
-        from posterior_lm.support.grammar_parser import matcher
-
         place = spans.get("grammar", spans.get("json", span))
         parsed = GrammarSupport.of(support, matcher(spec, tokenizer, place))
         if parsed.is_empty():
@@ -178,81 +173,50 @@ def _encode(tokenizer: Tokenizer, text: str, span: Span | None) -> tuple[int, ..
 
 def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | None) -> Diagnostic:
     """The PLM330 diagnostic of an empty support, of the arrays of `TextSupport`."""
+    message, help = _why(spec, edges, accepting)
+    return error("PLM330", message, span, "no value is left", help=help)
+
+
+def _why(spec: TextSpec, edges: Edges, accepting: np.ndarray) -> tuple[str, str]:
+    """Which options leave no value together, and what to change."""
     limits = f"tokens={spec.min_tokens}..{spec.max_tokens}"
     if spec.grammar is not None or spec.json is not None:
         which = "grammar" if spec.grammar is not None else "schema"
-        return error(
-            "PLM330",
+        return (
             f"no value of {limits} satisfies the {which}",
-            span,
-            "no value is left",
-            help="allow more tokens, or choose a model whose tokens spell it; a stop string is a part of the text",
+            "allow more tokens, or choose a model whose tokens spell it; a stop string is a part of the text",
         )
-    if spec.pattern is not None or spec.also:
-        return _no_match(spec, limits, edges, accepting, span)
+    # Some text matches the pattern and the conditions, or `language` would have said that none does.
+    asked = "the conditions" if spec.pattern is None else f"pattern {shown(spec.pattern, 20)}"
+    matched = spec.pattern is not None or bool(spec.also)
     need = float(fewest_tokens(edges, accepting)[0])
     if np.isinf(need):
-        message = f"no tokens of this model spell stop={spec.stop!r}"
-        if spec.chars is not None:
-            message = f"{message} after characters of {shown(spec.chars, 20)}"
-        return error(
-            "PLM330",
-            message,
-            span,
-            "no value is left",
-            help="choose another stop string, or a model whose tokens spell it",
+        if matched:
+            return f"no tokens of this model spell a text of {asked}", "choose a model whose tokens spell it"
+        after = "" if spec.chars is None else f" after characters of {shown(spec.chars, 20)}"
+        return (
+            f"no tokens of this model spell stop={spec.stop!r}{after}",
+            "choose another stop string, or a model whose tokens spell it",
         )
     if need > spec.max_tokens:
-        enough = max(int(need), spec.min_tokens)
-        return error(
-            "PLM330",
+        wider = f"write tokens={spec.min_tokens}..{max(int(need), spec.min_tokens)}"
+        if matched:
+            return f"no value of {limits} satisfies {asked}: the shortest has {need:.0f} tokens", wider
+        return (
             f"{limits} cannot spell stop={spec.stop!r}, which needs {need:.0f} tokens",
-            span,
-            "no value is left",
-            help=f"write tokens={spec.min_tokens}..{enough}, or a shorter stop string",
+            f"{wider}, or a shorter stop string",
         )
-    if not spec.canonical or spec.min_tokens > most_tokens(edges, accepting, spec.max_tokens):
-        options = [limits]
-        if spec.stop is not None:
-            options.append(f"stop={spec.stop!r}")
-        if spec.chars is not None:
-            options.append(f"chars={shown(spec.chars, 20)}")
-        return error(
-            "PLM330",
-            f"no value has {' and '.join(options)}",
-            span,
-            "no value is left",
-            help="allow fewer tokens, or more characters",
+    if spec.canonical and spec.min_tokens <= most_tokens(edges, accepting, spec.max_tokens):
+        which = f"{limits} that satisfies {asked}," if matched else limits
+        return (
+            f"the tokenizer itself spells no value of {which} as canonical=true asks",
+            "drop canonical=true, or widen tokens=",
         )
-    return error(
-        "PLM330",
-        f"the tokenizer itself spells no value of {limits} as canonical=true asks",
-        span,
-        "no value is left",
-        help="drop canonical=true, or widen tokens=",
-    )
-
-
-def _no_match(
-    spec: TextSpec, limits: str, edges: Edges, accepting: np.ndarray, span: Span | None
-) -> Diagnostic:
-    """PLM330 where a pattern or a condition is satisfied by some text, and by none of these tokens."""
-    what = "the conditions" if spec.pattern is None else f"pattern {shown(spec.pattern, 20)}"
-    need = float(fewest_tokens(edges, accepting)[0])
-    if np.isinf(need):
-        message, help = (
-            f"no tokens of this model spell a text of {what}",
-            "choose a model whose tokens spell it",
-        )
-    elif need > spec.max_tokens:
-        message = f"no value of {limits} satisfies {what}: the shortest has {need:.0f} tokens"
-        help = f"write tokens={spec.min_tokens}..{max(int(need), spec.min_tokens)}"
-    elif spec.canonical and spec.min_tokens <= most_tokens(edges, accepting, spec.max_tokens):
-        message = (
-            f"the tokenizer itself spells no value of {limits} that satisfies {what}, as canonical=true asks"
-        )
-        help = "drop canonical=true, or widen tokens="
-    else:
-        message = f"no value of {limits} satisfies {what}"
-        help = "allow fewer tokens, or widen the pattern"
-    return error("PLM330", message, span, "no value is left", help=help)
+    if matched:
+        return f"no value of {limits} satisfies {asked}", "allow fewer tokens, or widen the pattern"
+    options = [limits]
+    if spec.stop is not None:
+        options.append(f"stop={spec.stop!r}")
+    if spec.chars is not None:
+        options.append(f"chars={shown(spec.chars, 20)}")
+    return f"no value has {' and '.join(options)}", "allow fewer tokens, or more characters"

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import keep
+from posterior_lm.support.base import Stepwise, follow, keep
 from posterior_lm.support.byte_automata import fragment
 from posterior_lm.support.text import AroundText, TextSupport
 
@@ -26,7 +26,7 @@ _ANSWERS = 1 << 20
 
 
 @frozen(eq=False)
-class CanonicalSupport(AroundText):
+class CanonicalSupport(AroundText, Stepwise):
     """The values of a text support that the tokenizer returns when it reads their text.
 
     Guaranteed: `accepts` holds only of such sequences, because it encodes the whole
@@ -85,27 +85,23 @@ class CanonicalSupport(AroundText):
     def may_stop(self, state: State) -> bool:
         return self.plain.may_stop(state[:2])
 
-    def must_stop(self, state: State) -> bool:
-        return self.may_stop(state) and not self.allowed(state).any()
-
-    def advance(self, state: State, token: int) -> State:
-        if self.plain.step(state[:2], token) is not None and self._fits(state[2], token):
-            then = self._then(state, token)
-            if self._can_end(then):
-                return then
-        raise ValueError(f"token {token} is not allowed in state {state}")
+    def step(self, state: State, token: int) -> State | None:
+        """The state after a token, or None where it is not allowed."""
+        then = self._next(state, token)
+        return then if then is not None and self._can_end(then) else None
 
     def accepts(self, ids: Sequence[int]) -> bool:
-        state = self.start()
-        for token in ids:
-            if self.plain.step(state[:2], token) is None or not self._fits(state[2], token):
-                return False
-            state = self._then(state, token)
-        return self.may_stop(state) and self._reads_back(tuple(ids))
+        state = follow(self.start(), self._next, ids)
+        return state is not None and self.may_stop(state) and self._reads_back(tuple(ids))
 
     def count_values(self, limit: int) -> int | None:
         """A bound on the number of values, which counts other spellings too, or None above `limit`."""
         return self.plain.count_values(limit)
+
+    def _next(self, state: State, token: int) -> State | None:
+        """The state after a token, from where there may be no way on; None where its neighbours forbid it."""
+        fits = self.plain.step(state[:2], token) is not None and self._fits(state[2], token)
+        return self._then(state, token) if fits else None
 
     def _then(self, state: State, token: int) -> State:
         """The state after a token that the plain support allows."""

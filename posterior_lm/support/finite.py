@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import Ending, keep
+from posterior_lm.support.base import Ending, Stepwise, follow, keep
 
 State = tuple[int, int, int]
 
@@ -33,7 +33,7 @@ _lock = Lock()
 
 
 @frozen(eq=False)
-class FiniteSupport:
+class FiniteSupport(Stepwise):
     """The values of a finite type, each with its one encoding.
 
     `table` (N, L) int32 holds their tokens in lexicographic order, filled up with
@@ -89,12 +89,6 @@ class FiniteSupport:
         first, last, _ = state
         return last - first == 1 and self.may_stop(state)
 
-    def advance(self, state: State, token: int) -> State:
-        then = self.step(state, token)
-        if then is None:
-            raise ValueError(f"token {token} is not allowed in state {state}")
-        return then
-
     def step(self, state: State, token: int) -> State | None:
         """The state after a token, or None where it is not allowed."""
         first, last, depth = state
@@ -106,25 +100,15 @@ class FiniteSupport:
 
     def row(self, ids: Sequence[int]) -> int | None:
         """The row of the value with exactly these tokens, or None."""
-        state = self.start()
-        for token in ids:
-            following = self.step(state, token)
-            if following is None:
-                return None
-            state = following
-        return state[0] if self.may_stop(state) else None
-
-    def accepts(self, ids: Sequence[int]) -> bool:
-        return self.row(ids) is not None
+        state = follow(self.start(), self.step, ids)
+        return state[0] if state is not None and self.may_stop(state) else None
 
     def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
         head = tuple(ids[:tokens])
         return head if self.accepts(head) else None
 
     def values(self) -> Iterator[tuple[int, ...]]:
-        rows = np.empty(self.size, dtype=np.int64)
-        rows[self.order] = np.arange(self.size)
-        for row in rows:
+        for row in np.argsort(self.order):
             yield self._ids(int(row))
 
     def _ids(self, row: int) -> tuple[int, ...]:
@@ -154,30 +138,10 @@ class FiniteSupport:
         """How many values there are, or None where there are more than `limit`."""
         return self.size if self.size <= limit else None
 
-    def beginning(self) -> tuple[int | str, int | str] | None:
-        """Two values of which the first one's tokens begin the second one's, or None.
-
-        No terminator is scored, so a model reads the first as the beginning of the
-        second; the checker warns about it.
-        """
-        above, below = self.table[:-1], self.table[1:]
-        starts = ((above == below) | (above == _END)).all(axis=1)
-        if not starts.any():
-            return None
-        row = int(np.argmax(starts))
-        return (
-            self.spec.datum(int(self.order[row])),
-            self.spec.datum(int(self.order[row + 1])),
-        )
-
 
 @frozen(eq=False)
 class KeptSupport(FiniteSupport):
     """Some values of a finite type, each with the tokens and the place that it has there."""
-
-    def values(self) -> Iterator[tuple[int, ...]]:
-        for row in np.argsort(self.order):
-            yield self._ids(int(row))
 
     def ids_of(self, datum: int | str) -> tuple[int, ...]:
         """The tokens of an integer or a string; ValueError for what was taken, and for no value of the type."""

@@ -15,7 +15,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, error
-from posterior_lm.support.base import keep
+from posterior_lm.support.base import Stepwise, follow, keep
 from posterior_lm.support.text import AroundText, TextSupport
 from posterior_lm.support.text import State as PlainState
 
@@ -76,7 +76,7 @@ class _Parsers:
 
 
 @frozen(eq=False)
-class GrammarSupport(AroundText):
+class GrammarSupport(AroundText, Stepwise):
     """The values of a text support whose text is in the language of a grammar or a JSON schema.
 
     Exact: `accepts` is true of a sequence if and only if walking `allowed` reaches it and
@@ -126,19 +126,14 @@ class GrammarSupport(AroundText):
         """Whether nothing may follow; unlike elsewhere, of a state that is no value too."""
         return not self.allowed(state).any()
 
-    def advance(self, state: State, token: int) -> State:
+    def step(self, state: State, token: int) -> State | None:
+        """The state after a token, or None where it is not allowed."""
         mask = self.allowed(state)
-        if not 0 <= token < len(mask) or not mask[token]:
-            raise ValueError(f"token {token} is not allowed in state {state}")
-        return self._then(state, token)
+        return self._then(state, token) if 0 <= token < len(mask) and mask[token] else None
 
     def accepts(self, ids: Sequence[int]) -> bool:
-        state = self.start()
-        for token in ids:
-            if self.plain.step(state[0], token) is None or not self._reads(state[1], token):
-                return False
-            state = self._then(state, token)
-        return self.may_stop(state)
+        state = follow(self.start(), self._next, ids)
+        return state is not None and self.may_stop(state)
 
     def count_values(self, limit: int) -> int | None:
         """How many values there are, or None above `limit` and where counting them would take long."""
@@ -172,8 +167,12 @@ class GrammarSupport(AroundText):
         plain, ids = state
         return (self.plain.advance(plain, token), (*ids, token))
 
-    def _reads(self, ids: tuple[int, ...], token: int) -> bool:
-        return bool(self._parsers.after(ids).deep_copy().try_consume_tokens([token]) == 1)
+    def _next(self, state: State, token: int) -> State | None:
+        """The state after a token that both automata read, hopeless or not."""
+        if self.plain.step(state[0], token) is None:
+            return None
+        reads = self._parsers.after(state[1]).deep_copy().try_consume_tokens([token]) == 1
+        return self._then(state, token) if reads else None
 
     def _possible(self, state: State) -> np.ndarray:
         """(V,) the tokens that both the automaton and the grammar allow, hopeless ones included."""

@@ -127,61 +127,34 @@ class TextSpec:
 
     def checks(self, span: Span | None = None) -> tuple[Diagnostic, ...]:
         """What is wrong whatever the tokenizer: PLM330 for options that leave nothing, PLM531."""
-        found = []
+        found: list[Diagnostic] = []
+
+        def wrong(code: str, message: str, label: str, help: str) -> None:
+            found.append(error(code, message, span, label, help=help))
+
         low, high = self.min_tokens, self.max_tokens
         if low < 0:
-            found.append(
-                error(
-                    "PLM330",
-                    f"tokens={low}..{high} starts below zero",
-                    span,
-                    "a value cannot have fewer than 0 tokens",
-                    help=f"write tokens=0..{max(high, 0)}",
-                )
-            )
+            message, help = f"tokens={low}..{high} starts below zero", f"write tokens=0..{max(high, 0)}"
+            wrong("PLM330", message, "a value cannot have fewer than 0 tokens", help)
         elif high < low:
             found.append(reversed_range(f"tokens={low}..{high}", low, high, span))
         elif high == 0 and self.stop:
-            found.append(
-                error(
-                    "PLM330",
-                    f"tokens={low}..0 leaves no room for stop={self.stop!r}",
-                    span,
-                    "the stop string counts as tokens too",
-                    help="allow at least one token",
-                )
-            )
+            message = f"tokens={low}..0 leaves no room for stop={self.stop!r}"
+            wrong("PLM330", message, "the stop string counts as tokens too", "allow at least one token")
         if self.stop == "":
-            found.append(
-                error(
-                    "PLM330",
-                    'stop="" ends every text before its first token',
-                    span,
-                    "an empty stop string",
-                    help='leave stop= out, or name a string such as stop="."',
-                )
+            message, help = (
+                'stop="" ends every text before its first token',
+                'leave stop= out, or name a string such as stop="."',
             )
+            wrong("PLM330", message, "an empty stop string", help)
         if self.grammar is not None and self.json is not None:
-            found.append(
-                error(
-                    "PLM339",
-                    "grammar= and json= cannot stand together",
-                    span,
-                    "two languages for one text",
-                    help="keep one of them; pattern=, stop= and chars= go with either",
-                )
-            )
+            help = "keep one of them; pattern=, stop= and chars= go with either"
+            wrong("PLM339", "grammar= and json= cannot stand together", "two languages for one text", help)
         if self.canonical and (self.grammar is not None or self.json is not None):
             which = "grammar" if self.grammar is not None else "json"
-            found.append(
-                error(
-                    "PLM339",
-                    f"canonical=true and {which}= cannot stand together",
-                    span,
-                    "no automaton looks ahead in both",
-                    help="drop canonical=true: results are merged by their text all the same",
-                )
-            )
+            message = f"canonical=true and {which}= cannot stand together"
+            help = "drop canonical=true: results are merged by their text all the same"
+            wrong("PLM339", message, "no automaton looks ahead in both", help)
         for option, text in (("stop", self.stop), ("chars", self.chars), ("pattern", self.pattern)):
             if text is not None and not is_text(text):
                 found.append(half_surrogate(f"{option}=", text, span))

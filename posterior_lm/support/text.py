@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.support.base import Ending, keep
+from posterior_lm.support.base import Ending, Stepwise, keep
 from posterior_lm.support.byte_automata import DEAD
 from posterior_lm.support.token_automata import Edges, count_paths
 
@@ -29,6 +29,13 @@ class OfText:
         def stop_ids(self) -> tuple[int, ...]: ...
 
         def accepts(self, ids: Sequence[int]) -> bool: ...
+
+        def allowed(self, state: Any) -> np.ndarray: ...
+
+        def may_stop(self, state: Any) -> bool: ...
+
+    def must_stop(self, state: Any) -> bool:
+        return self.may_stop(state) and not self.allowed(state).any()
 
     def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
         head = tuple(ids[:tokens])
@@ -74,7 +81,7 @@ State = tuple[int, int]
 
 
 @frozen(eq=False)
-class TextSupport(OfText):
+class TextSupport(OfText, Stepwise):
     """Token sequences whose text a byte automaton accepts, within limits on their number.
 
     Exact: `accepts` is true of a sequence if and only if walking `allowed` reaches
@@ -82,8 +89,8 @@ class TextSupport(OfText):
     completed. Without `chars` and `pattern` the bytes need not be whole characters,
     because a value is its tokens. States are (automaton state, tokens so far).
 
-    `after` (S, C) int32 next states and `columns` (V,) int32 as in `lift.TokenDfa`, `finish` (max_tokens + 1, S) bool as in
-    `reach.can_finish`, `edges` pairs of states, `accepting` (S,) bool.
+    `after` (S, C) int32 next states and `columns` (V,) int32 as in `TokenDfa`, `finish`
+    (max_tokens + 1, S) bool as in `can_finish`, `edges` pairs of states, `accepting` (S,) bool.
     """
 
     ending: Ending
@@ -132,15 +139,6 @@ class TextSupport(OfText):
         here, count = state
         return bool(self.accepting[here]) and self.min_tokens <= count <= self.max_tokens
 
-    def must_stop(self, state: State) -> bool:
-        return self.may_stop(state) and not self.allowed(state).any()
-
-    def advance(self, state: State, token: int) -> State:
-        then = self.step(state, token)
-        if then is None:
-            raise ValueError(f"token {token} is not allowed in state {state}")
-        return then
-
     def step(self, state: State, token: int) -> State | None:
         """The state after a token, or None where it is not allowed."""
         here, count = state
@@ -148,15 +146,6 @@ class TextSupport(OfText):
             return None
         then = int(self.after[here, self.columns[token]])
         return (then, count + 1) if then != DEAD and self.finish[count + 1, then] else None
-
-    def accepts(self, ids: Sequence[int]) -> bool:
-        state = self.start()
-        for token in ids:
-            following = self.step(state, token)
-            if following is None:
-                return False
-            state = following
-        return self.may_stop(state)
 
     def count_values(self, limit: int) -> int | None:
         """How many token sequences the support holds, or None where there are more than `limit`."""

@@ -199,15 +199,18 @@ def edges_of(after: np.ndarray, columns: np.ndarray) -> Edges:
 def can_finish(edges: Edges, accepting: np.ndarray, min_tokens: int, max_tokens: int) -> np.ndarray:
     """(R + 1, S) bool: entry (c, s) says whether some value goes through state s after c tokens.
 
-    With exact[r, s] = a path of exactly r tokens leads from s to an accepting state,
-    entry (c, s) is the OR of exact[r, s] over min - c <= r <= max - c, r >= 0.
+    `exact[r, s]` says whether a path of exactly r tokens leads from s to an accepting state.
     """
-    size = len(accepting)
-    exact = np.zeros((max_tokens + 1, size), dtype=bool)
+    exact = np.zeros((max_tokens + 1, len(accepting)), dtype=bool)
     exact[0] = accepting
     for length in range(1, max_tokens + 1):
         exact[length, edges.here[exact[length - 1, edges.then]]] = True
-    before = np.zeros((max_tokens + 2, size), dtype=np.int64)
+    return within(exact, min_tokens, max_tokens)
+
+
+def within(exact: np.ndarray, min_tokens: int, max_tokens: int) -> np.ndarray:
+    """(R + 1, S) bool: entry (c, s) is the OR of exact[r, s] over min - c <= r <= max - c, r >= 0."""
+    before = np.zeros((max_tokens + 2, exact.shape[1]), dtype=np.int64)
     np.cumsum(exact, axis=0, out=before[1:])
     count = np.arange(max_tokens + 1)
     fewest, most = np.maximum(0, min_tokens - count), max_tokens - count

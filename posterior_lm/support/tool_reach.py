@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.support.token_automata import Edges, edges_of
+from posterior_lm.support.token_automata import Edges, edges_of, within
 from posterior_lm.tools import ToolSpec
 
 Pieces = Sequence[bytes | None]
@@ -78,7 +78,7 @@ def may_fire(pieces: Pieces, trigger: bytes) -> np.ndarray:
 def can_finish_with_tools(
     after: np.ndarray, columns: np.ndarray, accepting: np.ndarray, limits: tuple[int, int], jumps: Sequence[Jump]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:  # fmt: skip
-    """(R + 1, S) bool as `reach.can_finish`, and for each tool the same of states that it has yet to write after.
+    """(R + 1, S) bool as `can_finish`, and for each tool the same of states that it has yet to write after.
 
     Entry (c, s) is false only where no value goes through s after c drawn tokens, whatever the
     tools write: after a token that fires, a tool may lead to every state that its tokens lead to.
@@ -97,15 +97,7 @@ def can_finish_with_tools(
                 exact[length, jump.here[hoped[length - 1, jump.then]]] = True
         for one, hoped in zip(written, hope, strict=True):
             hoped[length] = _leads_to(one, exact[length])
-    return _within(exact, least, most), tuple(_within(hoped, least, most) for hoped in hope)
-
-
-def _within(exact: np.ndarray, least: int, most: int) -> np.ndarray:
-    """Entry (c, s): whether exact[r, s] for some r with least ≤ c + r ≤ most."""
-    before = np.zeros((most + 2, exact.shape[1]), dtype=np.int64)
-    np.cumsum(exact, axis=0, out=before[1:])
-    count = np.arange(most + 1)
-    return before[most - count + 1] > before[np.maximum(0, least - count)]
+    return within(exact, least, most), tuple(within(hoped, least, most) for hoped in hope)
 
 
 def _leads_to(edges: Edges, states: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import keep
+from posterior_lm.support.base import Stepwise, follow, keep
 from posterior_lm.support.byte_automata import DEAD
 from posterior_lm.support.text import AroundText, TextSupport
 from posterior_lm.support.text import State as PlainState
@@ -101,7 +101,7 @@ class State(NamedTuple):
 
 
 @frozen(eq=False)
-class ToolSupport(AroundText):
+class ToolSupport(AroundText, Stepwise):
     """The values of a text support with tools: drawn tokens within its limits, and what tools wrote between.
 
     After every drawn token whose text ends with a trigger the tool is called with the text so
@@ -175,12 +175,6 @@ class ToolSupport(AroundText):
         """Whether nothing may follow; of a dead draw it is true, though it is no value."""
         return not state.pending and not self.allowed(state).any()
 
-    def advance(self, state: State, token: int) -> State:
-        then = self.step(state, token)
-        if then is None:
-            raise ValueError(f"token {token} is not allowed in state {state}")
-        return then
-
     def step(self, state: State, token: int) -> State | None:
         """The state after a token, or None where it is not allowed. Calls a tool whose trigger ends here."""
         if state.pending:
@@ -200,10 +194,6 @@ class ToolSupport(AroundText):
             if tool is not None and (written := tool(text.decode("utf-8", "replace"))):
                 return self._written(then, text, written, tool)
         return State(then if self.plain.finish[then[1], here] else None, text)
-
-    def accepts(self, ids: Sequence[int]) -> bool:
-        state = self.after(ids)
-        return state is not None and self.may_stop(state)
 
     def count_values(self, limit: int) -> int | None:
         """How many values there are, or None above `limit` and where counting them would take long."""
@@ -238,12 +228,7 @@ class ToolSupport(AroundText):
 
     def after(self, ids: Sequence[int]) -> State | None:
         """The state after some tokens, or None outside the support."""
-        state: State | None = self.start()
-        for token in ids:
-            if state is None:
-                return None
-            state = self.step(state, token)
-        return state
+        return follow(self.start(), self.step, ids)  # type: ignore[no-any-return]
 
     def _marked(self, ids: Sequence[int], test: Callable[[State], bool]) -> tuple[bool, ...]:
         marks, state = [False] * len(ids), self.start()

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
-from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
-from posterior_lm.support.spec import Regular
+from posterior_lm.lang.values import ChoiceSpec, IntSpec
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
+from posterior_lm.support.spec import Regular, TextSpec
 from posterior_lm.tools import ToolSpec
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from posterior_lm.support import Support
+from posterior_lm.support.base import Support
 from posterior_lm.support.grammar import GrammarSupport
 from tests.laws.supports import SUPPORTS, TOY
 

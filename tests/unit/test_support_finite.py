@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.source import Source, Span
-from posterior_lm.support import ChoiceSpec, FiniteSupport, IntSpec, build_support
+from posterior_lm.lang.values import ChoiceSpec, IntSpec
+from posterior_lm.support.build import build_support
+from posterior_lm.support.finite import FiniteSupport
 from tests.laws.supports import ToyTokenizer
 
 DIGITS = ToyTokenizer((None, b" ", b"-", *(str(d).encode() for d in range(10)), b"10", b" 1", b"12"))
@@ -53,10 +55,6 @@ def test_a_value_that_begins_another_may_stop_and_may_go_on() -> None:
     state = support.advance(support.start(), one)
     assert support.may_stop(state) and not support.must_stop(state)
     assert set(np.flatnonzero(support.allowed(state))) == {one}  # 11; 10 and 12 have tokens of their own
-    assert support.beginning() == (1, 11)
-    assert build_support(IntSpec(2, 9), DIGITS).beginning() is None
-    words = ToyTokenizer((None, b"a", b"b"))
-    assert build_support(ChoiceSpec(("b", "ab", "a")), words).beginning() == ("a", "ab")
 
 
 def test_choices_keep_their_order() -> None:

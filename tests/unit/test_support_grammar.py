@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lm.tokenizers import load_tokenizer
-from posterior_lm.support import Support, TextSpec, build_support
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
 from posterior_lm.support.grammar_parser import endless_rule
+from posterior_lm.support.spec import TextSpec
 from tests.conftest import shared_model
 from tests.laws.supports import ToyTokenizer
 
@@ -228,7 +230,8 @@ def test_walks_over_a_large_vocabulary_are_json() -> None:
 def test_llguidance_is_loaded_only_for_a_grammar() -> None:
     code = """
 import sys
-from posterior_lm.support import TextSpec, build_support
+from posterior_lm.support.build import build_support
+from posterior_lm.support.spec import TextSpec
 from tests.laws.supports import TOY
 build_support(TextSpec(1, 3, ".", "stop", pattern="[ab]*[.]"), TOY)
 assert "llguidance" not in sys.modules

@@ -15,9 +15,10 @@ from posterior_lm.lang.automaton import surely_some_text
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.tokenizers import load_tokenizer
-from posterior_lm.support import Support, TextSpec, build_support
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
 from posterior_lm.support.byte_automata import MOST_STATES, both, opposite, smallest
-from posterior_lm.support.spec import Regular, language, pattern_dfa
+from posterior_lm.support.spec import Regular, TextSpec, language, pattern_dfa
 from tests.conftest import shared_model
 from tests.laws.supports import ToyTokenizer, toy_merges
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from posterior_lm.lang.diagnostics import CompileError, ModelError
+from posterior_lm.lang.values import ChoiceSpec, IntSpec
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.lm.tokenizers import load_tokenizer
-from posterior_lm.support import ChoiceSpec, IntSpec, Support, TextSpec, build_support
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
+from posterior_lm.support.spec import TextSpec
 from tests.conftest import shared_model
 
 SENTENCES = (

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import CompileError
-from posterior_lm.support import Support, TextSpec, build_support
+from posterior_lm.support.base import Support
+from posterior_lm.support.build import build_support
+from posterior_lm.support.spec import TextSpec
 from tests.laws.supports import ToyTokenizer, toy_merges
 
 E_ACUTE, E_GRAVE = "é".encode(), "è".encode()

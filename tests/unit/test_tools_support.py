@@ -11,9 +11,9 @@ import pytest
 from posterior_lm.infer.rollout import step_log_probs
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.lm.resolve import peek_tokenizer
-from posterior_lm.support import Support, TextSpec, build_support
-from posterior_lm.support.base import spliced, tokens_left, uncounted
-from posterior_lm.support.spec import Regular
+from posterior_lm.support.base import Support, spliced, tokens_left, uncounted
+from posterior_lm.support.build import build_support
+from posterior_lm.support.spec import Regular, TextSpec
 from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.tools import ToolSpec
 from posterior_lm.tools.answers import answers_of
