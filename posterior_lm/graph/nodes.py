@@ -266,5 +266,3 @@ NODE_KINDS: tuple[type[Node], ...] = (
     Input, Constant, Marker, RowField, Latent, Segments, Apply,
     LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum, Total,
 )  # fmt: skip
-
-SCORES = (LmScore, ChoiceScore, DistScore)

@@ -1,33 +1,19 @@
 """Tools: functions of a text so far that write what comes next.
 
-A tool is called when the text of a latent ends with the tool's trigger, and what it returns is
-spliced into the text. How that becomes tokens is in `posterior_lm.support.tools`.
+A tool is called with the whole text of a latent so far, when it ends with the tool's trigger, and
+what it returns is spliced into the text; with None it declines, and the text goes on. The same
+text always gets the same answer. How that becomes tokens is in `posterior_lm.support.tools`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from attrs import frozen
 
 Output = Literal["observe", "intervene"]
-
-
-@runtime_checkable
-class Tool(Protocol):
-    """A function of texts: the same text always gets the same answer.
-
-    It is called with the whole text of a latent so far, which ends with `trigger`.
-    """
-
-    @property
-    def trigger(self) -> str: ...
-
-    def __call__(self, text: str) -> str | None:
-        """What is spliced into the text, or None: the tool declines, and the text goes on."""
-        ...
 
 
 @frozen(kw_only=True, cache_hash=True)
