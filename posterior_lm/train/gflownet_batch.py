@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.infer.choosers import Chooser
+from posterior_lm.infer.choosers import Chooser, SampleEach
 from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.rollout import finished, roll_out
 from posterior_lm.lang.diagnostics import InferenceError, error
@@ -111,8 +111,6 @@ def propose(
 
     Each token is drawn in proportion to q to the power of the draw's exponent.
     """
-    from posterior_lm.infer.choosers import SampleEach
-
     drawn: list[dict[str, Value]] = [{} for _ in targets]
     for k in range(max((len(t.latents) for t in targets), default=0)):
         groups: dict[tuple[str, int], list[int]] = {}
