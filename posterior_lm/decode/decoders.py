@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from posterior_lm.decode.decoding import Decoding, Ids, by_chance, decode, in_beams, likeliest, pick
 from posterior_lm.decode.prompts import guide_readings, prior_readings, with_examples
@@ -61,7 +61,7 @@ class Decoder:
     examples: object = None
     shots: int = 0
     """Solved examples that are shown first, of `examples`."""
-    batch: int = field(default=BATCH)
+    batch: int = BATCH
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
         policy: LanguageModel | None = getattr(guide, "model", None)

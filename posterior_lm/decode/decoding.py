@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.choosers import Sample
+from posterior_lm.infer.choosers import Chooser, Sample
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.lm.protocol import LanguageModel, eos_log_probs
@@ -97,7 +97,7 @@ def narrowed(probs: np.ndarray, how: Decoding) -> np.ndarray:
 
 
 @frozen
-class Likely:
+class Likely(Chooser):
     """A `Chooser` by chance, of probabilities that `narrowed` has been over."""
 
     rng: np.random.Generator
@@ -106,19 +106,13 @@ class Likely:
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
         return Sample(self.rng).tokens(draws, point, step, narrowed(probs, self.how))
 
-    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[Ids]) -> np.ndarray:
-        return Sample(self.rng).values(draws, narrowed(probs[None], self.how)[0], ids)
-
 
 @frozen
-class Likeliest:
+class Likeliest(Chooser):
     """A `Chooser` of the most probable token; of equal ones the first."""
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
         return np.argmax(probs, axis=1)[point]
-
-    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[Ids]) -> np.ndarray:
-        return np.full(len(draws), int(np.argmax(probs)))
 
 
 def likeliest(options: Mapping[str, Any], n: int) -> Decoding:

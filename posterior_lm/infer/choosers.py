@@ -21,20 +21,17 @@ class Chooser(Protocol):
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
         """(M,) for draws at one point: a place in `probs` (C,), whose values' tokens are `ids`; −1 for none."""
-        ...
+        return self.tokens(draws, np.zeros(len(draws), dtype=np.int64), 0, probs[None, :])
 
 
 @frozen
-class Sample:
+class Sample(Chooser):
     """Independent draws by inverting the cumulative distribution."""
 
     rng: np.random.Generator
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
         return _invert(self.rng.random(len(draws)), point, probs)
-
-    def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
-        return _invert(self.rng.random(len(draws)), np.zeros(len(draws), dtype=np.int64), probs[None, :])
 
 
 @frozen

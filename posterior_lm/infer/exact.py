@@ -215,19 +215,6 @@ def estimated(rng: np.random.Generator, state: State, certificate: EnumerationBo
     return evolve(certificate, estimate=float(w.mean()), estimate_se=float(w.std(ddof=1) / math.sqrt(len(w))))
 
 
-class _Exact(Backend):
-    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Exact:
-        values = options.get("values") or support_size(target) or Exact().values
-        return Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
-
-    def applies(self, target: Target, policy: Offer | None) -> str | None:
-        size = support_size(target)
-        return None if size is None else f"the support has {size} value{'s' * (size != 1)}, at most {SMALL}"
-
-
-BACKEND = _Exact()
-
-
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
 LOG: Interval = (-math.inf, 0.0)
@@ -314,3 +301,16 @@ class _Bounds:
 def _times(a: Interval, b: Interval) -> Interval:
     products = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
     return (min(products), max(products))
+
+
+class _Exact(Backend):
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Exact:
+        values = options.get("values") or support_size(target) or Exact().values
+        return Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
+
+    def applies(self, target: Target, policy: Offer | None) -> str | None:
+        size = support_size(target)
+        return None if size is None else f"the support has {size} value{'s' * (size != 1)}, at most {SMALL}"
+
+
+BACKEND = _Exact()

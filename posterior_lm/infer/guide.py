@@ -13,7 +13,8 @@ power only matters for their spread, never for the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,7 +25,7 @@ from posterior_lm.infer.choosers import Chooser, Follow, Sample
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished
 from posterior_lm.infer.schedule import Prior, prior_of
 from posterior_lm.lang.diagnostics import InferenceError, at, error
-from posterior_lm.target.segments import Known, Segment, Special
+from posterior_lm.target.segments import Computed, Known, Segment, Special
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count, take
 
@@ -200,7 +201,7 @@ class PriorGuide:
         assert prior.lm is not None
         return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
 
-    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
+    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None) -> Walk:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
         candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
         pasts: dict[tuple, list[int]] = {}
@@ -246,36 +247,15 @@ def contexts_of(
     target: Target, lm: str, pieces: Sequence[Segment], drawn: Values, n: int
 ) -> tuple[list[tuple[int, ...]], int]:
     """Each draw's context tokens, and how many leading ones are the same known prompt."""
-    evaluator = target.evaluator
-    speller = evaluator.spellers[lm]
-    columns = {p.node: evaluator.node(p.node, drawn, n) for p in pieces if hasattr(p, "node")}
-    contexts = []
-    for d in range(n):
-        ids, _ = speller.context(pieces, *_readers(drawn, columns, d))
-        contexts.append(ids)
-        if d == 0 and all(isinstance(p, Known | Special) for p in pieces):
-            return [ids] * n, len(ids)
-    known = (
-        list(pieces[: next(i for i, p in enumerate(pieces) if not isinstance(p, Known | Special))])
-        if n
-        else []
-    )
-    shared = (
-        len(speller.context(known, _no_latent, _no_node)[0]) if known else len(speller.tokenizer.start_ids)
-    )
-    return contexts, shared
+    speller = target.evaluator.spellers[lm]
+    columns = {p.node: target.evaluator.node(p.node, drawn, n) for p in pieces if isinstance(p, Computed)}
 
+    def read(some: Sequence[Segment], d: int) -> tuple[int, ...]:
+        return speller.context(some, lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
 
-def _readers(
-    drawn: Values, columns: Mapping[int, Sequence], d: int
-) -> tuple[Callable[[str], Value], Callable[[int], str]]:
-    """What draw `d` has for a latent, and for a computed segment."""
-    return (lambda name: drawn[name][d]), (lambda node: spelled(columns[node][d]))
-
-
-def _no_latent(name: str) -> Value:
-    raise AssertionError(name)
-
-
-def _no_node(node: int) -> str:
-    raise AssertionError(node)
+    known = [*takewhile(lambda p: isinstance(p, Known | Special), pieces)]
+    if n and len(known) == len(pieces):
+        ids = read(known, 0)
+        return [ids] * n, len(ids)
+    shared = read(known, 0) if n and known else speller.tokenizer.start_ids
+    return [read(pieces, d) for d in range(n)], len(shared)

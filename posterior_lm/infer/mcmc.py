@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from arviz_stats.base import array_stats
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer import weights
@@ -236,16 +237,6 @@ def _taken(held: Snapshot, found: Proposed, taken: np.ndarray) -> Snapshot:
     return Snapshot(values, np.where(taken, found.log_reward, held.log_reward))
 
 
-class _Mcmc(Backend):
-    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Mcmc:
-        kept = {k: v for k, v in options.items() if k in ("warmup", "move")}
-        whole = {k: int(str(v)) for k, v in options.items() if k in ("steps", "chains")}
-        return Mcmc(**kept, **whole)  # type: ignore[arg-type]
-
-
-BACKEND = _Mcmc()
-
-
 LEAST = 8
 """Draws of a chain below which nothing is said: its two halves need four draws each."""
 
@@ -266,27 +257,20 @@ def agreement(features: Mapping[str, np.ndarray]) -> tuple[float | None, float |
     return (max(worst), min(least)) if worst else (None, None)
 
 
-def _halves(column: np.ndarray) -> np.ndarray:
-    """(2C, K // 2): both halves of each chain, an odd draw in the middle left out as arviz does."""
-    half = column.shape[1] // 2
-    return np.concatenate([column[:, :half], column[:, -half:]])
-
-
 def _rhat(column: np.ndarray) -> float:
-    from arviz_stats.base import array_stats
-
-    if np.all(np.ptp(_halves(column), axis=1) == 0):
+    half = column.shape[1] // 2
+    # (2C, K // 2); an odd draw in the middle is left out, as arviz does.
+    halves = np.concatenate([column[:, :half], column[:, -half:]])
+    if np.all(np.ptp(halves, axis=1) == 0):
         return math.inf
     # arviz wants two chains at least; the halves of one chain are two.
-    chains = column if len(column) > 1 else _halves(column)
+    chains = column if len(column) > 1 else halves
     with np.errstate(all="ignore"):  # a feature with two values has a constant distance from its median
         value = float(array_stats.rhat(chains, method="rank"))
     return value if math.isfinite(value) else math.inf
 
 
 def _bulk_ess(column: np.ndarray) -> float:
-    from arviz_stats.base import array_stats
-
     with np.errstate(all="ignore"):
         value = float(array_stats.ess(column, method="bulk"))
     # As many as there are places where a chain stands still, where nothing better can be said.
@@ -314,3 +298,13 @@ def _number(info: LatentInfo, value: Value) -> int:
         assert place is not None
         return place
     return len(value.ids)
+
+
+class _Mcmc(Backend):
+    def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Mcmc:
+        kept = {k: v for k, v in options.items() if k in ("warmup", "move")}
+        whole = {k: int(str(v)) for k, v in options.items() if k in ("steps", "chains")}
+        return Mcmc(**kept, **whole)  # type: ignore[arg-type]
+
+
+BACKEND = _Mcmc()

@@ -57,7 +57,8 @@ class Family:
     """
 
     bounds: np.ndarray
-    make: Callable[[int], Partial]
+    child: Callable[[int], Partial]
+    """By rank."""
     lost: float = -math.inf
     tails: np.ndarray = field(init=False)
 
@@ -67,9 +68,6 @@ class Family:
 
     def __len__(self) -> int:
         return len(self.bounds)
-
-    def child(self, rank: int) -> Partial:
-        return self.make(rank)
 
     def tail(self, rank: int) -> float:
         return float(self.tails[rank])
@@ -144,11 +142,11 @@ class Branching:
         order = np.argsort(-bounds, kind="stable")
         order = order[np.isfinite(bounds[order])] if np.isfinite(bounds).any() else order[:1]
 
-        def make(rank: int) -> Partial:
+        def child(rank: int) -> Partial:
             place = int(order[rank])
             return Partial((*partial.values, candidates[place]), (), None, float(bounds[place]))
 
-        return Family(bounds[order], make)
+        return Family(bounds[order], child)
 
     def _alive(self, info: LatentInfo, group: list[Partial]) -> list[Partial]:
         """Those that some completion can save: the others hold no mass of the posterior."""
@@ -209,7 +207,7 @@ class Branching:
         bounds = partial.bound + scores[order]
         kept = order[:KEPT]
 
-        def make(rank: int) -> Partial:
+        def child(rank: int) -> Partial:
             token = int(allowed[kept[rank]])
             if token < 0:
                 value = self.target.value_of(info.name, partial.ids)
@@ -218,4 +216,4 @@ class Branching:
                 partial.values, (*partial.ids, token), support.advance(state, token), float(bounds[rank])
             )
 
-        return Family(bounds[:KEPT], make, logsumexp(bounds[KEPT:]))
+        return Family(bounds[:KEPT], child, logsumexp(bounds[KEPT:]))

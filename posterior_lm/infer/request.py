@@ -47,32 +47,22 @@ RUNNING = ("n",)
 def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
     """The options; raises InferenceError PLM802 for an unknown method, option or value."""
     if method not in METHODS:
-        close = nearest(method, METHODS)
-        raise InferenceError(
-            error(
-                "PLM802",
-                f"there is no method `{method}`",
-                help=f"did you mean `{close}`?" if close else f"the methods are {', '.join(METHODS)}",
-            )
-        )
+        raise _unknown(f"there is no method `{method}`", method, METHODS, "the methods are")
     known = METHODS[method].options
     for name, value in options.items():
         if name not in known:
-            close = nearest(name, known)
-            raise InferenceError(
-                error(
-                    "PLM802",
-                    f"`{method}` has no option `{name}`",
-                    help=f"did you mean `{close}`?"
-                    if close
-                    else f"its options are {', '.join(known) or 'none'}",
-                )
-            )
+            raise _unknown(f"`{method}` has no option `{name}`", name, known, "its options are")
         if problem := _wrong(known[name], value):
             raise InferenceError(
                 error("PLM802", f"the option `{name}` of `{method}` {problem}, not {shown(value)}")
             )
     return dict(options)
+
+
+def _unknown(what: str, name: str, known: Iterable[str], listed: str) -> InferenceError:
+    close = nearest(name, known)
+    help = f"did you mean `{close}`?" if close else f"{listed} {', '.join(known) or 'none'}"
+    return InferenceError(error("PLM802", what, help=help))
 
 
 def _wrong(option: OptionType, value: object) -> str | None:

@@ -61,16 +61,27 @@ def told(
 
 
 @frozen(eq=False)
-class ConditionTwist:
-    """log ψ is −inf where no completion satisfies the conditions, else 0: it never does harm."""
+class _OfStages:
+    """What a twist reads of a target: what becomes known with each latent."""
 
     target: Target
     _stages: Mapping[str, Stage] = field(init=False)
-    _tests: Mapping[str, PrefixTests] = field(init=False)
 
     @_stages.default
     def _stage_of_each(self) -> Mapping[str, Stage]:
         return dict(zip(self.target.names, stages(self.target), strict=True))
+
+    def _cut(self, info: LatentInfo, prefixes: Sequence[Prefix], rows: np.ndarray, earlier: Values) -> Values:
+        """The values of the rows, with those of the latents before."""
+        own = [self.target.value_of(info.name, prefixes[u]) for u in rows]
+        return {**take(earlier, rows.tolist()), info.name: own}
+
+
+@frozen(eq=False)
+class ConditionTwist(_OfStages):
+    """log ψ is −inf where no completion satisfies the conditions, else 0: it never does harm."""
+
+    _tests: Mapping[str, PrefixTests] = field(init=False)
 
     @_tests.default
     def _tests_of_each(self) -> Mapping[str, PrefixTests]:
@@ -89,15 +100,14 @@ class ConditionTwist:
             out[~tests.alive(prefixes, earlier)] = -np.inf
         whole = np.flatnonzero(ended & np.isfinite(out))
         if len(whole) and stage.tests:
-            found = log_terms(
-                self.target, stage.tests, _cut(self.target, info, prefixes, whole, earlier), len(whole)
-            )[0]
+            values = self._cut(info, prefixes, whole, earlier)
+            found = log_terms(self.target, stage.tests, values, len(whole))[0]
             out[whole[np.isneginf(found).any(axis=1)]] = -np.inf
         return out
 
 
 @frozen(eq=False)
-class LookAhead:
+class LookAhead(_OfStages):
     """What is observed once the latent is finished, as if it stopped here, to a power below 1.
 
     The power grows with the tokens drawn, from 0 to `power` at the longest value. This is
@@ -105,13 +115,7 @@ class LookAhead:
     (docs/how-to/choose-a-method.md has figures).
     """
 
-    target: Target
     power: float
-    _stages: Mapping[str, Stage] = field(init=False)
-
-    @_stages.default
-    def _stage_of_each(self) -> Mapping[str, Stage]:
-        return dict(zip(self.target.names, stages(self.target), strict=True))
 
     def __call__(
         self, info: LatentInfo, prefixes: Sequence[Prefix], ended: np.ndarray, earlier: Values
@@ -124,18 +128,10 @@ class LookAhead:
         rows = np.array([u for u, ids in enumerate(cuts) if ids is not None], dtype=np.int64)
         if not len(rows):
             return out
-        values = _cut(self.target, info, [ids or () for ids in cuts], rows, earlier)
+        values = self._cut(info, [ids or () for ids in cuts], rows, earlier)
         terms = log_terms(self.target, stage.others, values, len(rows))[0].sum(axis=1)
         drawn = np.array([len(prefixes[u]) for u in rows]) / info.support.max_tokens
         powers = self.power * np.where(ended[rows], 1.0, drawn)
         # A false condition here may become true further on: only `ConditionTwist` knows.
         out[rows] = np.where(np.isneginf(terms), 0.0, powers * terms)
         return out
-
-
-def _cut(
-    target: Target, info: LatentInfo, prefixes: Sequence[Prefix], rows: np.ndarray, earlier: Values
-) -> Values:
-    """The values of the rows, with those of the latents before."""
-    own = [target.value_of(info.name, prefixes[u]) for u in rows]
-    return {**take(earlier, rows.tolist()), info.name: own}

@@ -63,6 +63,7 @@ def khat(log_weights: np.ndarray) -> float | None:
     tail = min(len(log_weights) // 5, int(3 * math.sqrt(len(log_weights))))  # the size of the fit
     if tail < 5 or len(finite) <= tail or 2 * len(np.unique(np.sort(finite)[-tail:])) < tail:
         return None
+    # It loads scipy, which takes a second that most of what is computed here need not wait for.
     from arviz_stats.base import array_stats
 
     # A zero weight lies in no upper tail, but the fit wants numbers, so zeros become
@@ -90,30 +91,15 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
     ]
     notes += [f"`{one.label}` (line {one.span.line}) is built into what is drawn" for one in built_in(target)]
     if listed:
-        return InferenceError(
-            error(
-                "PLM703",
-                f"no value satisfies the program: `{info.label}` rules out {_share(int(killed[blamed]), n)}",
-                info.span,
-                "this statement",
-                notes=notes,
-                help="loosen the condition or widen the latent's type",
-            )
-        )
-    return InferenceError(
-        error(
-            "PLM702",
-            f"every draw has weight zero: `{info.label}` rules out {int(killed[blamed])} of {n} draws",
-            info.span,
-            "this statement killed most",
-            notes=notes,
-            help="draw more with -n, loosen the statement, or make it part of the latent's type",
-        )
-    )
-
-
-def _share(killed: int, n: int) -> str:
-    return "every value" if killed == n else f"{killed} of all {n} values"
+        share = "every value" if killed[blamed] == n else f"{killed[blamed]} of all {n} values"
+        what = f"no value satisfies the program: `{info.label}` rules out {share}"
+        code, label = "PLM703", "this statement"
+        help = "loosen the condition or widen the latent's type"
+    else:
+        what = f"every draw has weight zero: `{info.label}` rules out {killed[blamed]} of {n} draws"
+        code, label = "PLM702", "this statement killed most"
+        help = "draw more with -n, loosen the statement, or make it part of the latent's type"
+    return InferenceError(error(code, what, info.span, label, notes=notes, help=help))
 
 
 def all_dead_on_the_way(target: Target, info: LatentInfo, n: int) -> InferenceError:

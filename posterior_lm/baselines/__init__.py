@@ -1,1 +1,0 @@
-"""Policies that are trained in other ways, which a posterior is compared with."""
