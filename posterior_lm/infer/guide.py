@@ -201,7 +201,7 @@ class PriorGuide:
         assert prior.lm is not None
         return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
 
-    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None) -> Walk:
+    def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
         candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
         pasts: dict[tuple, list[int]] = {}
