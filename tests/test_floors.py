@@ -11,6 +11,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,24 @@ LONG: dict[str, str] = {}
 """Modules of more than 500 lines, and why."""
 
 
+LATER: dict[str, tuple[str, str]] = {
+    "api.engine": ("torch", "only a query with a policy trains or reads weights"),
+    "api.query": ("numpy", "a program is loaded, composed and written as text without it"),
+    "cli.commands": ("attrs", "plm --help shows its lines at once"),
+    "cli.fit": ("torch", "options are refused before it is loaded"),
+    "cli.output": ("rich", "a pipe gets plain text"),
+    "cli.run": ("torch", "auto trains only where there is a budget for it"),
+    "cli.supports": ("numpy", "plm check builds the supports of texts alone"),
+    "infer.chains": ("arviz_stats", "only draws with diagnostics of their own need it"),
+    "infer.weights": ("arviz_stats", "only draws with diagnostics of their own need it"),
+    "lm.resolve": ("huggingface_hub numpy tokenizers", "kinds of models need other libraries"),
+    "metrics.embeddings": ("torch", "overlap of words is measured without an encoder"),
+    "support.grammar_parser": ("llguidance", "few programs have a grammar"),
+    "train.parallel": ("accelerate", "one process needs none of it"),
+}
+"""Modules with imports inside functions: what these would load at the top of the file, and why it can wait."""
+
+
 def modules() -> Iterator[tuple[str, Path]]:
     """Every module as its name below the package, and its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -155,10 +174,15 @@ def room_of(module: str) -> str:
     return prefixes[max(fitting, key=len)]
 
 
-def imports(module: str, path: Path) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every import that runs, relative ones made absolute."""
+def imports(module: str, path: Path, inside: bool | None = None) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import that runs, relative ones made absolute.
+
+    Those inside functions alone, or those outside alone, as `inside` says.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    within = {id(inner) for function in functions for inner in ast.walk(function)}
+    skipped = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
@@ -169,7 +193,7 @@ def imports(module: str, path: Path) -> Iterator[tuple[int, str]]:
     if path.name != "__init__.py":
         package = package[:-1]
     for node in ast.walk(tree):
-        if id(node) in typing_only:
+        if id(node) in skipped or (inside is not None and (id(node) in within) != inside):
             continue
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -274,6 +298,33 @@ def test_commands_that_need_no_model_import_none(arguments: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@cache
+def loaded(name: str) -> frozenset[str]:
+    """Every module and package that importing `name` imports, by what stands at the tops of our files."""
+    found: set[str] = set()
+    paths = {f"posterior_lm.{module}".rstrip("."): (module, path) for module, path in modules()}
+    stack = [name]
+    while stack:
+        parts = stack.pop().split(".")
+        whole = [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
+        for one in whole if parts[0] == "posterior_lm" else parts[:1]:
+            if one not in found:
+                found.add(one)
+                stack += [other for _, other in imports(*paths[one], inside=False)] if one in paths else []
+    return frozenset(found)
+
+
+def test_imports_inside_functions_save_something() -> None:
+    found: set[str] = set()
+    for module, path in modules():
+        for line, name in imports(module, path, inside=True):
+            where = f"posterior_lm.{module}, line {line}: {name}"
+            assert module in LATER, f"{where}: move it to the top, or say in LATER what it would load"
+            assert loaded(name) & set(LATER[module][0].split()), f"{where}: it loads no {LATER[module][0]}"
+            found.add(module)
+    assert found == set(LATER), "these have no imports inside functions any more"
 
 
 def test_a_program_in_python_is_built_without_numpy() -> None:

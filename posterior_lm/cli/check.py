@@ -15,10 +15,13 @@ from posterior_lm.cli.files import programs, read
 from posterior_lm.cli.options import format_option
 from posterior_lm.cli.output import json_text, report, table
 from posterior_lm.cli.supports import check_supports
+from posterior_lm.graph import lower, optimize
+from posterior_lm.graph.conditions import conjuncts
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import statements
 from posterior_lm.lang.diagnostics import CompileError, shortened, to_json
 from posterior_lm.lang.driver import compile_source
+from posterior_lm.target.certainty import impossible
 
 if TYPE_CHECKING:
     from posterior_lm.graph.conditions import Conjunct
@@ -113,9 +116,6 @@ def check_conditions(checked: CheckedModule) -> list[Diagnostic]:
     finite = any(isinstance(s, ast.Latent) and checked.type(s.type).is_finite for s in body)
     if not finite or not any(isinstance(s, ast.Condition) for s in body):
         return []
-    from posterior_lm.graph import lower, optimize
-    from posterior_lm.target.certainty import impossible
-
     return impossible(optimize(lower(checked)))
 
 
@@ -124,9 +124,6 @@ def rows(checked: CheckedModule) -> list[Row]:
 
     A part that reads no latent is `known`: it is settled when data is bound.
     """
-    from posterior_lm.graph import lower, optimize
-    from posterior_lm.graph.conditions import conjuncts
-
     graph = optimize(lower(checked))
     found = []
     for part in conjuncts(graph):

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posterior_lm.graph.lower import table_beside, text_beside
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import statements
 from posterior_lm.lang.automaton import surely_some_text
@@ -65,8 +66,6 @@ def _tables(module: ast.Module) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     for declared in module.declarations:
         if isinstance(declared, ast.ToolDecl) and declared.tool.function.id == "lookup":
-            from posterior_lm.graph.lower import table_beside
-
             path = declared.tool.args[0]
             assert isinstance(path, ast.Literal)
             try:
@@ -159,8 +158,6 @@ def _spec(type_: Type) -> Spec:
     low, high = _ends(options["tokens"]) if type_.is_written else (0, 64)
     for option in type_.at.options:
         if option.name in _SPELT - {"pattern"}:
-            from posterior_lm.graph.lower import text_beside
-
             assert isinstance(option.value, ast.Literal)
             options[option.name] = text_beside(option.value).value
     return TextSpec.of({**options, "tokens_low": low, "tokens_high": high})

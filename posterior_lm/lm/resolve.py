@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lm.tiny import WEIGHTS
 
 if TYPE_CHECKING:
     from posterior_lm.lm.protocol import LanguageModel, Tokenizer
@@ -46,8 +47,6 @@ def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -
     `kind` "tabular" or "transformers" rules the others out. Whatever the name, nothing is raised.
     """
     if spec == "tiny" and kind != "tabular":
-        from posterior_lm.lm.tiny import WEIGHTS
-
         return Location(spec, "tiny", Path(WEIGHTS))
     path = Path(os.path.expanduser(spec))
     if base_dir is not None:

@@ -19,7 +19,9 @@ from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
+from posterior_lm.support.tools import Disagreement, read
 from posterior_lm.target.evaluate import Evaluator
+from posterior_lm.target.prefixes import log_reward_prefixes
 from posterior_lm.target.values import Value, Values, count, take
 from posterior_lm.tools import shown_end
 
@@ -118,8 +120,6 @@ class Target:
         forward pass where the model allows it. `latent` may be left out where there
         is only one; raises KeyError for an unknown name, ValueError for several.
         """
-        from posterior_lm.target.prefixes import log_reward_prefixes
-
         if latent is None:
             if len(self.latents) != 1:
                 raise ValueError(f"name one of the latents {list(self.names)}")
@@ -165,8 +165,6 @@ class Target:
         assert info.lm is not None
         if not hasattr(support, "spliced"):
             return tuple(self.models[info.lm].tokenizer.encode(text))
-        from posterior_lm.support.tools import Disagreement, read
-
         found = read(support, text)  # type: ignore[arg-type]
         if isinstance(found, Disagreement):
             message = f"the tool `{found.tool}` writes {found.written!r} after {shown_end(found.text)}, and {shown_end(text)} goes on otherwise"

@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from attrs import evolve, field, frozen
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError, ModelError, error
@@ -240,8 +243,6 @@ class Adapter:
 
 def evolve_config(config: LoraConfig, **changes: object) -> LoraConfig:
     """A copy of a peft configuration with changes."""
-    from copy import deepcopy
-
     made = deepcopy(config)
     for name, value in changes.items():
         setattr(made, name, value)
@@ -263,8 +264,6 @@ def check_model(model: LanguageModel) -> TransformersModel:
 
 def linear_names(model: TransformersModel) -> list[str]:
     """The last names of the module's linear layers, the head aside, sorted."""
-    from transformers.pytorch_utils import Conv1D
-
     module = model._forward.module
     head = module.get_output_embeddings()
     found = set()
@@ -377,8 +376,6 @@ def _like(plain: TransformersModel, forward: Forward) -> TransformersModel:
 
 def _layers(adapter: Adapter) -> dict[str, tuple[Any, nn.Parameter]] | None:
     """Every adapted layer and its own weight, by the weight's name in the module; None where it cannot be folded."""
-    from peft.tuners.lora import Linear
-
     named = list(adapter.base._forward.module.named_parameters(remove_duplicate=False))
     places = Counter(id(w) for _, w in named)
     names = {id(w): n for n, w in named}

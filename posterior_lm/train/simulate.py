@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choosers import SampleEach
@@ -270,8 +270,6 @@ class Simulator:
 
     def _weighed(self, pairs: list[Pair]) -> list[Pair]:
         """The pairs with log weight = log reward − log q of what was drawn by chance with a known q."""
-        from attrs import evolve
-
         groups: dict[str, list[int]] = {}
         for k, pair in enumerate(pairs):
             groups.setdefault(repr((pair.row, sorted(pair.data.items(), key=lambda i: i[0]))), []).append(k)
