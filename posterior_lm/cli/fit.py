@@ -24,7 +24,6 @@ from posterior_lm.cli.options import (
     program_options,
 )
 from posterior_lm.cli.output import json_text, live_bar
-from posterior_lm.train.progress import curves as draw_curves
 from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
@@ -96,6 +95,7 @@ def command(
         **{k: v for k, v in flags.items() if v is not None},
     }
     from posterior_lm.train.fit import METRICS, fit  # imports torch
+    from posterior_lm.train.progress import curves as draw_curves
 
     settings = settings_of(options)
     with watching() as (watch, say):
