@@ -147,6 +147,9 @@ def in_beams(options: Mapping[str, Any], n: int) -> Decoding:
     return Decoding(beams=number, groups=groups, penalty=float(penalty or 0.0))
 
 
+# ---------------------------------------------------------------- beams
+
+
 @frozen(eq=False)
 class _Beam:
     """An unfinished text: its tokens, its support state, its score, its row of the rollout."""

@@ -215,6 +215,9 @@ def estimated(rng: np.random.Generator, state: State, certificate: EnumerationBo
     return evolve(certificate, estimate=float(w.mean()), estimate_se=float(w.std(ddof=1) / math.sqrt(len(w))))
 
 
+# ---------------------------------------------------------------- what the other terms can add
+
+
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
 LOG: Interval = (-math.inf, 0.0)
@@ -301,6 +304,9 @@ class _Bounds:
 def _times(a: Interval, b: Interval) -> Interval:
     products = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
     return (min(products), max(products))
+
+
+# ---------------------------------------------------------------- as a method
 
 
 class _Exact(Backend):

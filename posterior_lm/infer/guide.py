@@ -228,6 +228,9 @@ class PriorGuide:
         return column.reshape(rows, size)
 
 
+# ---------------------------------------------------------------- what is read
+
+
 def check_guide(target: Target, info: LatentInfo) -> None:
     """Raises InferenceError PLM540 where a `guide` statement reads a model with other tokens than the latent's."""
     guide = target.graph.guides[info.name]

@@ -237,6 +237,9 @@ def _taken(held: Snapshot, found: Proposed, taken: np.ndarray) -> Snapshot:
     return Snapshot(values, np.where(taken, found.log_reward, held.log_reward))
 
 
+# ---------------------------------------------------------------- how far the chains agree
+
+
 LEAST = 8
 """Draws of a chain below which nothing is said: its two halves need four draws each."""
 
@@ -298,6 +301,9 @@ def _number(info: LatentInfo, value: Value) -> int:
         assert place is not None
         return place
     return len(value.ids)
+
+
+# ---------------------------------------------------------------- as a method
 
 
 class _Mcmc(Backend):

@@ -19,7 +19,7 @@ of the way back is never a remembered number, which a change of what the latent 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from attrs import frozen
@@ -161,6 +161,9 @@ def _rewards(target: Target, values: Values, n: int) -> np.ndarray:
     return np.broadcast_to(target.log_reward(values), (n,)).astype(np.float64)
 
 
+# ---------------------------------------------------------------- redrawing for many chains at once
+
+
 @frozen(eq=False)
 class Redrawn:
     """C new values of every latent, and (C,) log probabilities of what was redrawn, in nats.
@@ -183,17 +186,17 @@ class BackAndForth:
     forth: Chooser
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
-        picked = np.empty(len(draws), dtype=np.int64)
-        old = draws < self.half
-        picked[old] = self.back.tokens(draws[old], point[old], step, probs)
-        picked[~old] = self.forth.tokens(draws[~old] - self.half, point[~old], step, probs)
-        return picked
+        return self._each(draws, lambda one, mine, at: one.tokens(mine, point[at], step, probs))
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
-        picked = np.empty(len(draws), dtype=np.int64)
-        old = draws < self.half
-        picked[old] = self.back.values(draws[old], probs, ids)
-        picked[~old] = self.forth.values(draws[~old] - self.half, probs, ids)
+        return self._each(draws, lambda one, mine, at: one.values(mine, probs, ids))
+
+    def _each(
+        self, draws: np.ndarray, pick: Callable[[Chooser, np.ndarray, np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        picked, old = np.empty(len(draws), dtype=np.int64), draws < self.half
+        picked[old] = pick(self.back, draws[old], old)
+        picked[~old] = pick(self.forth, draws[~old] - self.half, ~old)
         return picked
 
 

@@ -198,6 +198,8 @@ def together(reports: Sequence[SmcReport], masses: np.ndarray) -> SmcReport:
     )
 
 
+# ---------------------------------------------------------------- resampling
+
 Uniform = Callable[[int], np.ndarray]
 
 

@@ -110,6 +110,9 @@ def descendants(
     return [order[begin:end] for begin, end in pairwise(bounds)]
 
 
+# ---------------------------------------------------------------- values of a finite type
+
+
 @frozen(eq=False, kw_only=True)
 class ValueWalk(Walk):
     """One choice among C values of a finite type, after each of P distinct pasts; `scores` (P, C) are log masses."""
@@ -150,6 +153,9 @@ class ValueWalk(Walk):
         return evolve(
             self, values=values, log_q=log_q, log_mass=log_mass, last=log_q + log_mass, stand=stand, steps=1
         )
+
+
+# ---------------------------------------------------------------- texts
 
 
 BLOCK = 1 << 22

@@ -65,6 +65,9 @@ def _scores(target: Target, node: Node, name: str) -> bool:
     return isinstance(value, Latent) and value.name == name
 
 
+# ---------------------------------------------------------------- what is known when
+
+
 @frozen
 class Atom:
     """A summand of the log reward: `exponent` × the value of `node`, which the statement `term` adds."""

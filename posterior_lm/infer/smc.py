@@ -34,7 +34,7 @@ from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
 from posterior_lm.infer.weights import all_dead, all_dead_on_the_way, log_evidence, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, error
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values, take
+from posterior_lm.target.values import Value, distinct, take
 
 
 @frozen(eq=False)
@@ -221,7 +221,7 @@ def _holding(
 def _with_terms(target: Target, particles: Particles, atoms: tuple[Atom, ...]) -> Particles:
     """Weighed by terms that can be computed now. Raises InferenceError PLM702 where they rule out all."""
     alive = np.flatnonzero(particles.alive)
-    first, where = _distinct(particles.values, alive)
+    first, where = distinct(particles.values, alive.tolist())
     terms, found = log_terms(target, atoms, take(particles.values, first), len(first))
     gained = np.full(particles.n, -np.inf)
     gained[alive] = terms.sum(axis=1)[where]
@@ -234,36 +234,26 @@ def _with_terms(target: Target, particles: Particles, atoms: tuple[Atom, ...]) -
     return evolve(particles.weighed(gained), scores=scores)
 
 
-def _distinct(values: Values, draws: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """The first of the draws (M,) with each combination of values, and (M,) which of them each draw equals."""
-    places: dict[tuple, int] = {}
-    first: list[int] = []
-    where = np.empty(len(draws), dtype=np.int64)
-    for m, d in enumerate(draws.tolist()):
-        key = tuple(column[d].ids for column in values.values())
-        if key not in places:
-            places[key] = len(first)
-            first.append(d)
-        where[m] = places[key]
-    return first, where
-
-
 def _finished(target: Target, particles: Particles) -> Draws:
     """Draws with the whole log reward in their weights. Raises InferenceError PLM702 where all are dead."""
     alive = np.flatnonzero(particles.alive)
-    first, where = _distinct(particles.values, alive)
-    known = {node: column[first].tolist() for node, column in particles.scores.items()}
-    terms = target.evaluator.terms(take(particles.values, first), len(first), known)
+    known = {node: column[alive] for node, column in particles.scores.items()}
+    terms = target.terms(take(particles.values, alive.tolist()), known)
+    # Without a latent there is one value, held by all.
+    terms = np.broadcast_to(terms, (len(alive), terms.shape[1]))
     if np.isneginf(terms.sum(axis=1)).all():
-        raise all_dead(target, terms[where])
+        raise all_dead(target, terms)
     at = np.zeros(particles.n, dtype=np.int64)
-    at[alive] = where
+    at[alive] = np.arange(len(alive))
     log_reward = terms.sum(axis=1)[at]
     log_weights = particles.log_evidence + log_reward - particles.log_q - particles.paid
     log_weights[~particles.alive] = -np.inf
     values = {name: tuple(column) for name, column in particles.values.items()}
     report = particles.report(log_weights)
     return Draws(values, log_weights, log_reward, "smc", particles.log_q, particles=report)
+
+
+# ---------------------------------------------------------------- as a method
 
 
 def log_evidence_given(

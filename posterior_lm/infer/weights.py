@@ -75,6 +75,9 @@ def khat(log_weights: np.ndarray) -> float | None:
     return shape if math.isfinite(shape) else None
 
 
+# ---------------------------------------------------------------- where all are zero
+
+
 def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> InferenceError:
     """From the terms (N, K) of dead draws; the statement with most terms of −inf is blamed.
 

@@ -22,7 +22,7 @@ from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.support.tools import Disagreement, read
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prefixes import log_reward_prefixes
-from posterior_lm.target.values import Value, Values, count, take
+from posterior_lm.target.values import Value, Values, count, distinct, take
 from posterior_lm.tools import shown_end
 
 if TYPE_CHECKING:
@@ -90,19 +90,9 @@ class Target:
 
         Equal draws are evaluated once. `scores` are columns (N,) of score nodes that are known. Raises InferenceError PLM701 or PLM704.
         """
-        n = count(values)
-        places: dict[tuple, int] = {}
-        where = np.empty(n, dtype=np.int64)
-        first: list[int] = []
-        for d in range(n):
-            key = tuple(values[name][d].ids for name in self.names)
-            if key not in places:
-                places[key] = len(first)
-                first.append(d)
-            where[d] = places[key]
+        first, where = distinct({name: values[name] for name in self.names}, range(count(values)))
         given = {i: column[first].tolist() for i, column in (scores or {}).items()}
-        distinct = self.evaluator.terms(take(values, first), len(first), given)
-        return distinct[where]
+        return self.evaluator.terms(take(values, first), len(first), given)[where]
 
     def log_reward(self, values: Values) -> np.ndarray:
         """(N,) float64 nats: the unnormalised log density of each draw."""

@@ -6,7 +6,7 @@ different tokens are different values that are reported together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -38,3 +38,15 @@ def count(values: Values) -> int:
 def take(values: Values, rows: Sequence[int]) -> dict[str, list[Value]]:
     """The draws with these numbers, in this order."""
     return {name: [column[i] for i in rows] for name, column in values.items()}
+
+
+def distinct(values: Values, draws: Iterable[int]) -> tuple[list[int], list[int]]:
+    """The first of the draws with each combination of values, and of each draw which of these it equals."""
+    places: dict[tuple, int] = {}
+    first: list[int] = []
+    where: list[int] = []
+    for d in draws:
+        where.append(places.setdefault(tuple(column[d].ids for column in values.values()), len(first)))
+        if where[-1] == len(first):
+            first.append(d)
+    return first, where
