@@ -86,7 +86,7 @@ def speeds_at(known: KnownTarget, held_out: HeldOut, batch: int, rate: float) ->
     rows = max(1, batch // 16)
     trainer, adapter = ours(
         known, held_out,
-        {"compile": 0.0, "rows": rows, "draws": batch // rows, "seeds": 0, "simulated": 0.0, "steps": 10_000},
+        {"sleep": 0.0, "rows": rows, "draws": batch // rows, "seeds": 0, "simulated": 0.0, "steps": 10_000},
     )  # fmt: skip
     fast = speed(trainer.step, batch)
     adapter.close()

@@ -4,7 +4,7 @@
         [--steps N] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
 
 For each target the policy is trained with the default recipe on rows from the
-world, and compared with the exact posterior of held-out rows. The compile stage is
+world, and compared with the exact posterior of held-out rows. The sleep phase is
 the same whatever the objective, so it is run once and every objective goes on from
 there; seconds count both stages, and no evaluation. With one process a core,
 `OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m benchmarks.exactness`, every step is shared.
@@ -55,14 +55,14 @@ def trainer_of(
 ) -> Trainer:
     """A trainer for all rows, with the stages that `plm fit` would run."""
     numbers = range(len(rows))
-    compiles = settings.compile != 0 and not simulator.unsimulated
-    compiler = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
-    lister = None
-    if settings.compile != 0 and settings.listed != 0:
-        lister = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world)
-    exact = compiler is not None and simulator.exact
-    settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
-    return Trainer(rows, numbers, adapter, settings, compiler, world or World(), simulator, lister)
+    compiles = settings.sleep != 0 and not simulator.unsimulated
+    sleep_phase = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
+    enumerated = None
+    if settings.sleep != 0 and settings.listed != 0:
+        enumerated = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world)
+    exact = sleep_phase is not None and simulator.exact
+    settings = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
+    return Trainer(rows, numbers, adapter, settings, sleep_phase, world or World(), simulator, enumerated)
 
 
 def run(
@@ -70,7 +70,7 @@ def run(
 ) -> list[dict[str, object]]:
     """Train and measure one target; a result for each objective, of the process that leads."""
     known = known_target(name, held_out=CANDIDATES)
-    held_out = listed(HeldOut.of(known, cache=cache)) if world.leads else None
+    held_out = listed(HeldOut.of(known, cache=cache)) if world.is_main else None
     graph = known.query.graph
     program = known.query.prepared
     models = program.models
@@ -88,7 +88,7 @@ def run(
             adapter.close()  # a value of a finite type has no prefixes that are values
             continue
         # What is listed of a row is stored with the rewards of its prefixes where the objective needs them.
-        lists = trainer.lister is not None and trainer.lister.cells is None
+        lists = trainer.enumerated is not None and trainer.enumerated.cells is None
         kind = lists and OBJECTIVES[objective].needs_prefixes
         if kind in compiled:
             trainer.restore(*compiled[kind])
@@ -139,7 +139,7 @@ def main() -> None:
     world, results = join_world(), []
     for name in args.targets.split(","):
         results += run(name, args.objectives.split(","), options, args.cache, world)
-    if not world.leads:
+    if not world.is_main:
         return
     print(table(results))
     if args.out is not None:

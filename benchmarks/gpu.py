@@ -166,11 +166,11 @@ def synchronize(model: TransformersModel) -> None:
 def speed(
     name: str, model: TransformersModel, stage: str, steps: int, settings: FitSettings
 ) -> dict[str, object]:
-    """One line of the speed table; `stage` is "compile" or "balance"."""
+    """One line of the speed table; `stage` is "sleep" or "balance"."""
     known = known_target("middle", train=64, held_out=1)
-    share = 1.0 if stage == "compile" else 0.0
+    share = 1.0 if stage == "sleep" else 0.0
     settings = evolve(
-        settings, compile=share, steps=WARM + steps, held_out=0, certify_draws=10, certify_rows=1,
+        settings, sleep=share, steps=WARM + steps, held_out=0, certify_draws=10, certify_rows=1,
         checkpoint_every=WARM + steps + 1,
     )  # fmt: skip
     cuda = model._forward.device.type == "cuda"
@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, config in (SMALL if options.small else FULL).items():
         with tempfile.TemporaryDirectory() as folder:
             model = random_model(config, options.tokenizer, options.device, Path(folder))
-            for stage in ("compile", "balance"):
+            for stage in ("sleep", "balance"):
                 lines.append(speed(name, model, stage, steps, settings))
                 print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
             del model

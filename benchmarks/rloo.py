@@ -1,7 +1,7 @@
 """Reinforcement learning on the same task: TRL's RLOO with the KL in the reward (Ahmadian et al. 2024).
 
     python benchmarks/rloo.py [--target middle] [--evaluations 20000] [--rate 3e-4 1e-3 3e-3]
-        [--compile 0.87]
+        [--sleep 0.87]
 
 RLOO maximises E_q[reward] − β KL(q ‖ ref), with the base model after the guide's own
 prompt as ref. With β = 1 and the reward log R(z) − log ref(z) the maximum is the
@@ -170,9 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--batch-rows", type=int, default=16, help="rows of a step")
     parser.add_argument("--draws", type=int, default=16, help="draws of each row")
-    parser.add_argument(
-        "--compile", type=float, help="share of our steps without rewards (default: the fit's)"
-    )
+    parser.add_argument("--sleep", type=float, help="share of our steps without rewards (default: the fit's)")
     parser.add_argument("--rows", type=int, help="held-out rows to look at (default: all)")
     parser.add_argument("--cache", type=Path, help="keep the exact listings in this folder")
     parser.add_argument("--seed", type=int, default=0)
@@ -212,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         adapter.close()
         found.append(line)
     best = min(found, key=lambda line: float(str(line["forward_kl_mean"])))
-    mine = beside(known, held_out, float(str(best["seconds"])), options.rank, options.compile)
+    mine = beside(known, held_out, float(str(best["seconds"])), options.rank, options.sleep)
     mine["kl_over_rloo"] = float(str(mine["forward_kl_mean"])) / float(str(best["forward_kl_mean"]))
     print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in mine.items()}), flush=True)
     return 0
@@ -224,7 +222,7 @@ def beside(
     """Our recipe in no more seconds than the best of the runs above, on the same held-out rows."""
     from benchmarks.against_paper import ours
 
-    trainer, adapter = ours(known, held_out, {"rank": rank, "budget": seconds, "compile": compiling})
+    trainer, adapter = ours(known, held_out, {"rank": rank, "budget": seconds, "sleep": compiling})
     evaluations = 0.0
     while not trainer.finished:
         progress = trainer.step()

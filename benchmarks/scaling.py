@@ -57,7 +57,7 @@ def point(rows: int, draws: int, latent: int, suffix: int, steps: int) -> dict[s
     models = program.models
     settings = settings_of(
         {
-            "compile": 0.0,
+            "sleep": 0.0,
             "rows": rows,
             "draws": draws,
             "steps": 10_000,

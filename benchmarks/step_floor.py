@@ -74,7 +74,7 @@ def measure(name: str, stage: str, steps: int) -> dict[str, float]:
     program = known.query.prepared
     models = program.models
     data = [validate_data(graph, row) for row in known.train]
-    settings = settings_of({"compile": 1.0 if stage == "compile" else 0.0, "steps": 10_000, "seeds": 0})
+    settings = settings_of({"sleep": 1.0 if stage == "sleep" else 0.0, "steps": 10_000, "seeds": 0})
     rows = Rows(program, data)
     lm = next(iter(rows.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=0)
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = {stage: measure(args.target, stage, args.steps) for stage in ("compile", "balance")}
+    found = {stage: measure(args.target, stage, args.steps) for stage in ("sleep", "balance")}
     for stage, row in found.items():
         print(f"{stage:8s}  step {row['step_seconds']:.3f} s, bare passes {row['bare_seconds']:.3f} s, "
               f"ratio {row['ratio']:.2f} (aim {AIM}), {row['draws_per_second']:.0f} draws/s")  # fmt: skip

@@ -42,7 +42,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-_TRAINING = re.compile(r"^ *\d+%  (compile|balance) \d+, .*\n", re.MULTILINE)
+_TRAINING = re.compile(r"^ *\d+%  (sleep|balance) \d+, .*\n", re.MULTILINE)
 """A line of `plm fit` where nobody watches its bar."""
 
 

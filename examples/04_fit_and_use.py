@@ -31,7 +31,7 @@ def rows(seed: int, count: int) -> list[dict[str, object]]:
 story = plm.load(PROGRAMS / "story_infilling.plm")
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()) / "policy"
 fitted = story.fit(
-    rows(seed=1, count=48), folder, steps=32, compile=1.0, pairs=48, certify_draws=100, certify_rows=16
+    rows(seed=1, count=48), folder, steps=32, sleep=1.0, pairs=48, certify_draws=100, certify_rows=16
 )
 assert fitted.manifest.checked is not None
 print("\n".join(fitted.manifest.checked.lines()))

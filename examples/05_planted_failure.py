@@ -36,7 +36,15 @@ rows: list[dict[str, object]] = [{"opening": KITCHEN, "ending": story["ending"]}
 
 folder = Path(tempfile.mkdtemp()) / "policy"
 fitted = FORGETFUL.fit(
-    rows, folder, steps=60, compile=1.0, pairs=48, rate=0.003, certify_draws=200, certify_rows=24, seed=1
+    rows,
+    folder,
+    steps=60,
+    sleep=1.0,
+    pairs=48,
+    learning_rate=0.003,
+    certify_draws=200,
+    certify_rows=24,
+    seed=1,
 )
 assert fitted.manifest.checked is not None
 print("the certificate, of stories in the kitchen:")

@@ -41,7 +41,7 @@ def accuracy(query: Query, rows: list[dict[str, object]]) -> float:
 program = plm.load(PROGRAMS / "latent_rationale.plm")
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()) / "em"
 result = em(
-    program, reviews(seed=1, count=50), folder, rounds=3, e_steps=4, m_steps=12, rank=4, compile=0,
+    program, reviews(seed=1, count=50), folder, rounds=3, e_steps=4, m_steps=12, rank=4, sleep=0,
     seeds=0, rows=8, draws=4, bound_draws=12, m_draws=6, certify_draws=16, certify_rows=0,
 )  # fmt: skip
 print(str(result.query))

@@ -117,7 +117,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fol
     text.write_text(TEXT)
     number.write_text(NUMBER)
     data.write_text('{"x": 1}\n{"x": 4}\n')
-    settings = ["certify_rows=0", "certify_draws=10", "compile=0.5", "rank=1", "pairs=8", "seeds=0"]
+    settings = ["certify_rows=0", "certify_draws=10", "sleep=0.5", "rank=1", "pairs=8", "seeds=0"]
     more = [word for one in settings for word in ("--set", one)]
     yield {
         "plm run": follow("run", text, "--data", data, "-n", 20, "--row", 0),

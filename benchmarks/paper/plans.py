@@ -68,12 +68,12 @@ FULL = Plan(
         ),
         "subjectivity": Size(
             train=50, test=120, draws=16, steps=80, search=80,
-            fit={"certify_rows": 0, "certify_draws": 50, "compile": 0.0, "simulated": 0.0, "held_out": 0},
+            fit={"certify_rows": 0, "certify_draws": 50, "sleep": 0.0, "simulated": 0.0, "held_out": 0},
             more={"labels": [10, 20, 50], "rounds": 2},
         ),
         "arithmetic": Size(
             train=400, test=100, draws=10, steps=120, search=16,
-            fit={"certify_rows": 0, "certify_draws": 50, "compile": 0.0, "simulated": 0.0, "held_out": 0},
+            fit={"certify_rows": 0, "certify_draws": 50, "sleep": 0.0, "simulated": 0.0, "held_out": 0},
             more={"demos": 50, "shots": 2},
         ),
     },
@@ -100,13 +100,13 @@ QUICK = Plan(
         ),
         "subjectivity": Size(
             train=10, test=40, draws=16, steps=16, rates=(0.004,),
-            fit={"rows": 8, "draws": 8, "certify_rows": 0, "certify_draws": 10, "compile": 0.0,
+            fit={"rows": 8, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
             more={"labels": [10], "rounds": 1},
         ),
         "arithmetic": Size(
             train=40, test=20, draws=5, steps=10, rates=(0.004,),
-            fit={"rows": 8, "draws": 8, "certify_rows": 0, "certify_draws": 10, "compile": 0.0,
+            fit={"rows": 8, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
             more={"demos": 10, "shots": 1},
         ),

@@ -52,7 +52,7 @@ def train(
     }  # fmt: skip
     rate = best_rate(bench, cell, method, query, searched or rows, settings)
     if rate is not None:
-        settings["rate"] = rate
+        settings["learning_rate"] = rate
     if unfinished(folder):
         if folder.exists() and not _begun(folder):
             shutil.rmtree(folder)  # a training that was killed before its first checkpoint
@@ -80,10 +80,12 @@ def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings:
     if method != "gflownet":
         settings["objective"] = method
     if method == "ppo":
-        settings["balance_rate"] = settings.pop("rate", settings.get("balance_rate"))
-    elif method == "gflownet" and "rate" in settings:
+        settings["balance_learning_rate"] = settings.pop(
+            "learning_rate", settings.get("balance_learning_rate")
+        )
+    elif method == "gflownet" and "learning_rate" in settings:
         # As the defaults of a fit have it.
-        settings.setdefault("balance_rate", float(str(settings["rate"])) / 4)
+        settings.setdefault("balance_learning_rate", float(str(settings["learning_rate"])) / 4)
     made = fit(query.prepared, rows, folder, settings_of(settings), given=query.data, resume=_begun(folder))
     if made.interrupted:
         raise KeyboardInterrupt

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 PAPER: Mapping[str, Mapping[str, object]] = {
     "integers": {
-        "rank": 512, "alpha": 32.0, "targets": ["k_proj", "v_proj"], "rate": 5e-4, "balance_rate": 5e-4,
+        "rank": 512, "alpha": 32.0, "targets": ["k_proj", "v_proj"], "learning_rate": 5e-4, "balance_learning_rate": 5e-4,
         "warmup": 10, "rows": 1, "draws": 64, "steps": 2560, "tempered": 0.0, "replayed": 0.0,
     },
     "continuation": {
-        "rank": 64, "alpha": 16.0, "targets": ["c_attn", "c_proj", "c_fc"], "rate": 1e-4, "balance_rate": 1e-4,
+        "rank": 64, "alpha": 16.0, "targets": ["c_attn", "c_proj", "c_fc"], "learning_rate": 1e-4, "balance_learning_rate": 1e-4,
         "warmup": 20, "rows": 32, "draws": 8, "steps": 8900, "tempered": 0.5, "replayed": 0.25,
     },
     "infilling": {
-        "rank": 64, "alpha": 16.0, "targets": ["c_attn", "c_proj"], "rate": 1e-4, "balance_rate": 1e-4,
+        "rank": 64, "alpha": 16.0, "targets": ["c_attn", "c_proj"], "learning_rate": 1e-4, "balance_learning_rate": 1e-4,
         "warmup": 20, "rows": 16, "draws": 64, "steps": 2000, "tempered": 0.5, "replayed": 0.25,
         "reward_temperature": 1.1,
     },
     "subjectivity": {
-        "rank": 256, "alpha": 16.0, "targets": ["k_proj", "v_proj"], "rate": 5e-4, "balance_rate": 5e-4,
+        "rank": 256, "alpha": 16.0, "targets": ["k_proj", "v_proj"], "learning_rate": 5e-4, "balance_learning_rate": 5e-4,
         "warmup": 100, "rows": 8, "draws": 64, "steps": 1000, "tempered": 0.25, "replayed": 0.5,
         "reward_temperature": 1.2, "capacity": 100,
     },
     "arithmetic": {
-        "rank": 64, "alpha": 16.0, "targets": ["q_proj", "k_proj", "v_proj", "out_proj"], "rate": 1e-4,
-        "balance_rate": 1e-4, "warmup": 20, "rows": 32, "draws": 16, "steps": 2000, "tempered": 0.5,
+        "rank": 64, "alpha": 16.0, "targets": ["q_proj", "k_proj", "v_proj", "out_proj"], "learning_rate": 1e-4,
+        "balance_learning_rate": 1e-4, "warmup": 20, "rows": 32, "draws": 16, "steps": 2000, "tempered": 0.5,
         "replayed": 0.25, "reward_temperature": 1.1, "capacity": 50,
     },
 }  # fmt: skip

@@ -41,7 +41,7 @@ def best_rate(
     A list of one rate is taken as it is; None where the settings state a rate themselves.
     """
     size = bench.size(cell.task)
-    if "rate" in settings or not size.rates:
+    if "learning_rate" in settings or not size.rates:
         return None
     if not size.search or len(size.rates) < 2:
         return size.rates[0]

@@ -34,7 +34,7 @@ def after_em(bench: Bench, cell: Cell, query: Query, rows: Sequence[Row]) -> tup
     settings: dict[str, object] = {**size.fit, **bench.settings.get(cell.task, {}), "seed": cell.seed}
     rate = best_rate(bench, cell, "gflownet", query, rows, {**settings, "steps": size.steps})
     if rate is not None:
-        settings |= {"rate": rate, "balance_rate": rate / 4}
+        settings |= {"learning_rate": rate, "balance_learning_rate": rate / 4}
     settings.pop("steps", None)
     # As with a policy: what was interrupted leaves a result too, and a checkpoint beside it.
     begun = (folder / CHECKPOINTS).exists()

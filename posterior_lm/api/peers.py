@@ -22,7 +22,7 @@ from posterior_lm.target.prepared import in_row
 from posterior_lm.train.fit import Fitted, fit
 from posterior_lm.train.ppo import BELOW
 from posterior_lm.train.rows import Inputs, Rows, read_inputs
-from posterior_lm.train.settings import FitSettings, settings_of
+from posterior_lm.train.settings import FitSettings, settings_of, with_new_names
 
 Data = Sequence[Mapping[str, object]]
 Figure = Callable[[Query, Data], float]
@@ -48,7 +48,7 @@ def search_rate(
 ) -> Searched:  # fmt: skip
     """The rate with the best figure; of equal ones the lowest.
 
-    `fit(query, rows, folder, rate=…, seed=…, **settings)` is `sft`, `ppo`, or `gflownet` below.
+    `fit(query, rows, folder, learning_rate=…, seed=…, **settings)` is `sft`, `ppo`, or `gflownet` below.
     Every fourth row is held out, at least one. Raises DataError PLM773 for fewer than two rows or no
     rate, InferenceError PLM626 where no rate gave finite numbers.
     """
@@ -67,7 +67,7 @@ def search_rate(
         with tempfile.TemporaryDirectory(prefix="plm-rate-") as folder:
             where = Path(folder) / "policy"
             try:
-                fit(query, inside, where, rate=rate, **{**quick, **settings})
+                fit(query, inside, where, learning_rate=rate, **{**quick, **settings})
                 found.append((float(rate), figure(query.policy(where), outside)))
             except InferenceError as wrong:
                 if all(d.code != "PLM626" for d in wrong.diagnostics):
@@ -85,7 +85,7 @@ def sft(query: Query, rows: Data, out: str | Path, /, **settings: object) -> Fit
 
     A row holds them in columns named after the latents, one for each latent; rows without any are
     only held out and certified with. `settings` are those of a fit: of them `steps`, `budget`,
-    `pairs` (known values a step), `rate`, `warmup`, `rank`, `targets` and `seed` matter here.
+    `pairs` (known values a step), `learning_rate`, `warmup`, `rank`, `targets` and `seed` matter here.
     Raises DataError PLM772 where no row to train on holds a value, and what a fit raises.
     """
     return _fit(query, rows, out, {**settings, "objective": "sft"})
@@ -94,12 +94,13 @@ def sft(query: Query, rows: Data, out: str | Path, /, **settings: object) -> Fit
 def ppo(query: Query, rows: Data, out: str | Path, /, **settings: object) -> Fitted:
     """A policy that maximises the log reward, certified and saved in the folder `out`.
 
-    `settings` are those of a fit: of them `steps`, `budget`, `rows`, `draws`, `rate` (another name of
-    `balance_rate` here), `kl`, `epochs`, `ratio`, `warmup`, `rank`, `targets` and `seed` matter here.
+    `settings` are those of a fit: of them `steps`, `budget`, `rows`, `draws`, `learning_rate` (another name
+    of `balance_learning_rate` here), `kl`, `epochs`, `ratio`, `warmup`, `rank`, `targets` and `seed` matter here.
     A step asks for rows × draws rewards, as a step of balancing does. Raises what a fit raises.
     """
-    if "rate" in settings:
-        settings["balance_rate"] = settings.pop("rate")
+    settings = with_new_names(settings)
+    if "learning_rate" in settings:
+        settings["balance_learning_rate"] = settings.pop("learning_rate")
     return _fit(query, rows, out, {**settings, "objective": "ppo"})
 
 
@@ -109,10 +110,11 @@ def _fit(query: Query, rows: Data, out: str | Path, settings: Mapping[str, objec
 
 
 def gflownet(query: Query, rows: Data, out: str | Path, /, **settings: Any) -> Any:
-    """`query.fit`, with `rate` as the rate of both stages' beginnings: `balance_rate` is a quarter of it,
-    as the defaults have it."""
-    if "rate" in settings:
-        settings.setdefault("balance_rate", float(str(settings["rate"])) / 4)
+    """`query.fit`, with `learning_rate` as the one of both stages' beginnings: `balance_learning_rate` is a quarter
+    of it, as the defaults have it."""
+    settings = with_new_names(settings)
+    if "learning_rate" in settings:
+        settings.setdefault("balance_learning_rate", float(str(settings["learning_rate"])) / 4)
     return query.fit(rows, out, **settings)
 
 

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 )
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Data rows a step.  [default: 16]")
 @click.option("--draws", type=click.IntRange(min=2), metavar="N", help="Draws a row and step.  [default: 16]")
-@click.option("--rate", type=float, metavar="X", help="Highest learning rate.  [default: 0.004]")
+@click.option("--learning-rate", type=float, metavar="X", help="The highest one.  [default: 0.004]")
+@click.option("--rate", type=float, hidden=True)  # its name in the release before
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of a fit.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random.  [default: 0]")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
@@ -66,8 +67,8 @@ if TYPE_CHECKING:
 def command(
     file: str, data: str | None, out: str, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     steps: int | None, budget: float | None, objective: str | None, rank: int | None, targets: str | None,
-    rows: int | None, draws: int | None, rate: float | None, more: tuple[str, ...], seed: int | None,
-    resume: bool, curves: str | None, format: str,
+    rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
+    more: tuple[str, ...], seed: int | None, resume: bool, curves: str | None, format: str,
 ) -> int:  # fmt: skip
     """Train a policy that draws from the posterior of a program.
 
@@ -87,7 +88,7 @@ def command(
     ]
     flags = {
         "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
-        "rows": rows, "draws": draws, "rate": rate, "seed": seed,
+        "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
     }  # fmt: skip
     options: dict[str, object] = {
         **query.request.fit_settings(query.prepared),

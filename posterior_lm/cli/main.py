@@ -55,6 +55,8 @@ def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", ".* is now called ", DeprecationWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     prepare_streams()
     command(prog_name=name)
     raise SystemExit(0)

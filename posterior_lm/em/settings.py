@@ -10,7 +10,7 @@ from attrs import asdict, field, fields, frozen
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
 from posterior_lm.lang.values import is_number
-from posterior_lm.train.settings import FitSettings
+from posterior_lm.train.settings import FitSettings, with_new_names
 from posterior_lm.train.settings import settings_of as fit_settings_of
 
 OWN_OF_FIT = ("steps", "budget", "held_out", "seed", "checkpoint_every")
@@ -71,7 +71,7 @@ def settings_of(options: Mapping[str, object]) -> EmSettings:
     of_fit = {f.name for f in fields(FitSettings)} - set(OWN_OF_FIT)
     own: dict[str, Any] = {}
     fit: dict[str, object] = {}
-    for name, value in options.items():
+    for name, value in with_new_names(options).items():
         if name in known:
             own[name] = _checked(name, value, known[name])
         elif name in of_fit:

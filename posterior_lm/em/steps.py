@@ -74,16 +74,16 @@ def e_step(
     The first E-step is a whole fit: simulated pairs where the program can be simulated, then
     the rows. Later ones go on from a guide that is nearly right, on the rows alone.
     """
-    compiler = simulator = None
-    if first and settings.compile != 0:
+    sleep_phase = simulator = None
+    if first and settings.sleep != 0:
         simulator = stand.simulator()
-        compiler = _compiler(stand, simulator, numbers, settings)
-    exact = compiler is not None and simulator is not None and simulator.exact
+        sleep_phase = _sleep_phase(stand, simulator, numbers, settings)
+    exact = sleep_phase is not None and simulator is not None and simulator.exact
     # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
     settings = settings.resolved(exact=exact or not first)
     if not first:
-        settings = evolve(settings, compile=0.0, reward_temperature=1.0)
-    trainer = Trainer(stand.rows, numbers, stand.guide, settings, compiler, World(), simulator)
+        settings = evolve(settings, sleep=0.0, reward_temperature=1.0)
+    trainer = Trainer(stand.rows, numbers, stand.guide, settings, sleep_phase, World(), simulator)
     for row, known in stand.inputs.known:
         trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, known, pinned=True))
     while not trainer.finished:
@@ -93,15 +93,15 @@ def e_step(
     return True
 
 
-def _compiler(
+def _sleep_phase(
     stand: Stand, simulator: Simulator, numbers: Sequence[int], settings: FitSettings
 ) -> SleepPhase | None:
     """Simulated pairs as `fit` has them; None where they are not to be had or their weights are noise."""
     if simulator.unsimulated:
         return None
-    compiler = SleepPhase(stand.rows, numbers, simulator, settings.pairs, settings.seed)
-    sample = compiler.batch(0, range(compiler.groups))
-    return None if sample.rows < compiler.groups / 4 or sample.ess < LEAST_ESS else compiler
+    sleep_phase = SleepPhase(stand.rows, numbers, simulator, settings.pairs, settings.seed)
+    sample = sleep_phase.batch(0, range(sleep_phase.groups))
+    return None if sample.rows < sleep_phase.groups / 4 or sample.ess < LEAST_ESS else sleep_phase
 
 
 # ------------------------------------------------------------------------------- M-step

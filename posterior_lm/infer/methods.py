@@ -8,6 +8,7 @@ and imported when it is run, so that checking a program loads no algorithm.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -79,6 +80,8 @@ class Method(_Entry):
     """Whether it is nothing without a policy."""
     counts: str = "n"
     """The option that says how many draws there are."""
+    former: Mapping[str, str] = field(factory=dict)
+    """Options by the names of the release before, which still serve, and what they are called now."""
 
     def draws(self, options: Mapping[str, object]) -> int:
         """How many draws these options ask for; by default as many as the table says, else 1000."""
@@ -119,6 +122,16 @@ def register(entry: Method | Objective) -> None:
 def losses() -> tuple[str, ...]:
     """The objectives that are zero where a policy draws from the posterior: all but the peers."""
     return tuple(name for name, one in OBJECTIVES.items() if not one.peer)
+
+
+def renamed(options: Mapping[str, object], former: Mapping[str, str]) -> dict[str, object]:
+    """The options by the names that they have now, each old one with a DeprecationWarning; of two the later holds."""
+    found: dict[str, object] = {}
+    for name, value in options.items():
+        if name in former:
+            warnings.warn(f"`{name}` is now called `{former[name]}`", DeprecationWarning, stacklevel=3)
+        found[former.get(name, name)] = value
+    return found
 
 
 _BUDGET = OptionType(kind="number", low=0, about="seconds after which to stop")
@@ -171,7 +184,9 @@ for _entry in (
     }),
     Method(name=AMORTIZED, about="draws from a policy that `plm fit` trained",
            backend="posterior_lm.infer.importance:FROM_POLICY", auto=20, evidence=True, proposes=True,
-           needs_policy=True, options={
+           needs_policy=True,
+           former={"compile": "sleep", "rate": "learning_rate", "balance_rate": "balance_learning_rate"},
+           options={
         "n": _N,
         "objective": OptionType(kind="choice", default="vargrad", choices=losses),
         "lam": OptionType(kind="number", low=0, high=1, default=1.0, about="lambda of subtb"),
@@ -179,7 +194,7 @@ for _entry in (
         "targets": OptionType(kind="text", about="names of the layers to adapt; every linear one"),
         "steps": OptionType(kind="int", low=1, about="of training; 300, or 600 where rows are listed"),
         "budget": _BUDGET,
-        "compile": OptionType(kind="number", low=0, high=1,
+        "sleep": OptionType(kind="number", low=0, high=1,
                               about="share of the steps spent on simulated pairs; 0.5, or 0.9 where rows are listed"),
         "pairs": OptionType(kind="int", low=1, default=128, about="simulated pairs a step"),
         "rows": OptionType(kind="int", low=1, default=16, about="data rows a step of balancing"),
@@ -190,8 +205,8 @@ for _entry in (
                                about="share of the draws from the replay buffer"),
         "reward_temperature": OptionType(kind="number", low=1,
                                          about="where the reward's temperature begins"),
-        "rate": OptionType(kind="number", low=0, default=0.004, about="of learning, on pairs"),
-        "balance_rate": OptionType(kind="number", low=0, default=0.001, about="of learning, on rows"),
+        "learning_rate": OptionType(kind="number", low=0, default=0.004, about="on pairs"),
+        "balance_learning_rate": OptionType(kind="number", low=0, default=0.001, about="on rows"),
         "seed": OptionType(kind="int", low=0, default=0),
     }),
     Method(name="prompting", about="what the model says after what the guides read", decoder=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType
+from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType, renamed
 from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
 from posterior_lm.lang.values import is_number
 
@@ -48,7 +48,7 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
     """The options; raises InferenceError PLM802 for an unknown method, option or value."""
     if method not in METHODS:
         raise _unknown(f"there is no method `{method}`", method, METHODS, "the methods are")
-    known = METHODS[method].options
+    known, options = METHODS[method].options, renamed(options, METHODS[method].former)
     for name, value in options.items():
         if name not in known:
             raise _unknown(f"`{method}` has no option `{name}`", name, known, "its options are")
@@ -56,7 +56,7 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
             raise InferenceError(
                 error("PLM802", f"the option `{name}` of `{method}` {problem}, not {shown(value)}")
             )
-    return dict(options)
+    return options
 
 
 def _unknown(what: str, name: str, known: Iterable[str], listed: str) -> InferenceError:
@@ -94,7 +94,8 @@ def resolve(
     stated = {spec.method: dict(spec.options) for spec in infers}
     if method is None:
         method = next(iter(stated)) if len(stated) == 1 else AUTO
-    own, known = stated.get(method, {}), METHODS[method].options
+    known, former = METHODS[method].options, METHODS[method].former
+    own = renamed(stated.get(method, {}), former)
     if base_dir is not None:
         own = {k: str(Path(base_dir) / str(v)) if known[k].file else v for k, v in own.items()}
-    return method, {**own, **options}
+    return method, {**own, **renamed(options, former)}

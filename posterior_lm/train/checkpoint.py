@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError, error
 from posterior_lm.storage import read_bytes, refusing, sync_folder, writing_into
+from posterior_lm.train.settings import FORMER
 
 FORMAT = "plm-checkpoint-1"
 ROOM = "checkpoints"
@@ -265,6 +266,12 @@ def restore_rng(state: Mapping[str, object]) -> np.random.Generator:
     return np.random.Generator(bits)
 
 
+def _now(key: str) -> str:
+    """What is called `key` in a checkpoint, by the name that a setting has now."""
+    head, dot, name = key.rpartition(".")
+    return f"{head}{dot}{FORMER.get(name, name)}" if head.startswith("settings") else key
+
+
 def load_same(folder: Path, kind: str, what: str, identity: Mapping[str, object]) -> Checkpoint:
     """The newest checkpoint of the folder, whose state names the same `identity` under `kind`.
 
@@ -282,7 +289,7 @@ def load_same(folder: Path, kind: str, what: str, identity: Mapping[str, object]
             )
         )
     known = found.state.get(kind)
-    stored: Mapping[str, object] = known if isinstance(known, Mapping) else {}
+    stored = {_now(k): v for k, v in known.items()} if isinstance(known, Mapping) else {}
     odd = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
     if odd:
         said = ", ".join(f"{k} ({stored.get(k)!r}, now {identity.get(k)!r})" for k in odd[:4])

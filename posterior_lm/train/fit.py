@@ -81,7 +81,7 @@ def fit(
     world = join_world()
     folder = folder_named(out)
     inputs = read_inputs(program, rows, settings, given)
-    if not world.leads:
+    if not world.is_main:
         return _fit(inputs, folder, settings, world, resume, None, None)
     with Lock(folder):
         checkpoint.clean(folder)
@@ -119,10 +119,12 @@ def _fit(
     notes: list[str] = []
     entry = OBJECTIVES[settings.objective]
     peer = entry.peer
-    lister = None if peer else _lister(rows, numbers, settings, notes, world)
-    compiler = None if peer else _compiler(rows, numbers, simulator, settings, notes, alone=lister is None)
-    exact = compiler is not None and simulator.exact
-    settings = settings.resolved(exact=exact, listed=0 if lister is None else len(lister.numbers))
+    enumerated = None if peer else _enumerated(rows, numbers, settings, notes, world)
+    sleep_phase = (
+        None if peer else _sleep_phase(rows, numbers, simulator, settings, notes, alone=enumerated is None)
+    )
+    exact = sleep_phase is not None and simulator.exact
+    settings = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
     if not held_out:
         notes.append(
             f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out: the certificate is of the rows trained on"
@@ -135,7 +137,7 @@ def _fit(
         if peer:
             trainer = entry.load()(inputs, rows, numbers, adapter, settings, world)
         else:
-            trainer = Trainer(rows, numbers, adapter, settings, compiler, world, simulator, lister)
+            trainer = Trainer(rows, numbers, adapter, settings, sleep_phase, world, simulator, enumerated)
             for row, values in inputs.known:
                 trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         identity = _identity(inputs, settings, lm)
@@ -145,7 +147,7 @@ def _fit(
             tell(note)
         interrupted = _train(trainer, folder, settings, identity, watch, world)
         certificate = None
-        if not interrupted and world.leads:
+        if not interrupted and world.is_main:
             tell("certifying")
             found = certify(
                 program, inputs.data, held_out or numbers[: settings.held_out or 8],
@@ -161,50 +163,50 @@ def _fit(
             seconds=round(trainer.seconds, 3), certificate=certificate,
             note="; ".join(n for n in (note, *notes) if n),
         )  # fmt: skip
-        if world.leads:
+        if world.is_main:
             manifest = save_policy(folder, adapter, manifest)
             if not interrupted:
                 checkpoint.remove(folder)
         world.wait()
-        return Fitted(folder, manifest, interrupted, tuple(notes), world.leads)
+        return Fitted(folder, manifest, interrupted, tuple(notes), world.is_main)
     finally:
         adapter.close()
 
 
-def _lister(
+def _enumerated(
     rows: Rows, numbers: Sequence[int], settings: FitSettings, notes: list[str], world: World
 ) -> EnumeratedRows | None:
     """What lists the posteriors of rows, and a note of it; None where no short list holds the prior."""
-    if settings.compile == 0 or settings.listed == 0:
+    if settings.sleep == 0 or settings.listed == 0:
         return None
     seconds = None if settings.budget is None else settings.budget * LISTING
-    lister = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world, seconds)
-    if lister is not None:
+    enumerated = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world, seconds)
+    if enumerated is not None:
         notes.append(
-            f"{len(lister.values)} values hold {lister.mass:.1%} of the prior: rows are shown with them by their shares"
+            f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior: rows are shown with them by their shares"
         )
-    return lister
+    return enumerated
 
 
-def _compiler(
+def _sleep_phase(
     rows: Rows, numbers: Sequence[int], simulator: Simulator, settings: FitSettings, notes: list[str], *, alone: bool
 ) -> SleepPhase | None:  # fmt: skip
     """Simulated pairs of stage 1, or None and a note of why there are none; `alone` if the stage has nothing else."""
-    what = "the compile stage is skipped" if alone else "nothing is simulated"
-    if settings.compile == 0:
+    what = "the sleep phase is skipped" if alone else "nothing is simulated"
+    if settings.sleep == 0:
         return None
     if simulator.unsimulated:
         notes.append(f"{what}: `{simulator.unsimulated[0]}` cannot be simulated")
         return None
-    compiler = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed)
-    first = compiler.batch(0, range(compiler.groups))
-    if first.rows < compiler.groups / 4:
+    sleep_phase = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed)
+    first = sleep_phase.batch(0, range(sleep_phase.groups))
+    if first.rows < sleep_phase.groups / 4:
         notes.append(f"{what}: hardly any simulated observation looks like the rows'")
         return None
     if first.ess < LEAST_ESS:
         notes.append(f"{what}: the weights of simulated pairs have an effective share of {first.ess:.3f}")
         return None
-    return compiler
+    return sleep_phase
 
 
 def _train(
@@ -214,15 +216,15 @@ def _train(
     """Step until done. Returns whether it was interrupted; there is then a checkpoint of the last step."""
     path = folder / METRICS
     with Interrupt() as interrupt:
-        while not world.same(trainer.finished):
+        while not world.broadcast(trainer.finished):
             progress = trainer.step()
-            if world.leads:
+            if world.is_main:
                 metrics.append_metrics(
                     path, progress.step, {k: v for k, v in asdict(progress).items() if k != "step"}
                 )
                 if watch is not None:
                     watch(progress)
-            stop = world.total([float(interrupt.wanted)])[0] > 0
+            stop = world.all_reduce([float(interrupt.wanted)])[0] > 0
             if stop or trainer.steps_done % settings.checkpoint_every == 0:
                 _save(trainer, folder, identity, world)
             if stop:
@@ -233,7 +235,7 @@ def _train(
 def _save(trainer: Trainer, folder: Path, identity: Mapping[str, object], world: World) -> None:
     trainer.forget()
     # Every process keeps a buffer of its own; only the first one's is stored.
-    if world.leads:
+    if world.is_main:
         checkpoint.save(
             folder,
             step=trainer.steps_done,
@@ -254,7 +256,7 @@ def _resume(
         raise DataError(
             error("PLM622", f"{found.path} is no checkpoint of this fit ({problem})", where=str(found.path))
         ) from None
-    if world.leads:
+    if world.is_main:
         metrics.cut_metrics(folder / METRICS, trainer.steps_done)
     tell(f"resumed at step {trainer.steps_done}")
 

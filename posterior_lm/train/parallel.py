@@ -25,7 +25,7 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
 
@@ -44,7 +44,7 @@ class World:
             t.detach().copy_(flat[at : at + t.numel()].view_as(t))
             at += t.numel()
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce(self, numbers: Sequence[float]) -> list[float]:
         """The sum of each number over all processes."""
         if self.size == 1:
             return [float(n) for n in numbers]
@@ -61,7 +61,7 @@ class World:
         torch.distributed.all_reduce(sums)
         return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=1), before)
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The value that process 0 has; values are JSON."""
         return self.gather(value)[0]
 

@@ -44,7 +44,7 @@ class PpoTrainer(Trainer):
         behaved, _ = self._drawn(Replay(1, 1))
         log_q, log_ref = self._scored(behaved, adapted=True), self._scored(behaved, adapted=False)
         advantage = self._advantages(behaved, log_q, log_ref)
-        total = self.world.total([len(behaved.draws)])[0]
+        total = self.world.all_reduce([len(behaved.draws)])[0]
         loss = [0.0]
         for epoch in range(self.settings.epochs):
             if epoch:  # `step` makes the last move
@@ -53,7 +53,7 @@ class PpoTrainer(Trainer):
             loss[0] = 0.0
             self._backward(behaved, log_q, advantage, total, loss)
         numbers = measured(behaved, log_q, self.world)
-        return {**numbers, "loss": self.world.total([loss[0]])[0]}
+        return {**numbers, "loss": self.world.all_reduce([loss[0]])[0]}
 
     def _scored(self, behaved: Behaved, *, adapted: bool) -> np.ndarray:
         """(N,) log q of the draws under the policy as it is, or under the frozen model, nats."""

@@ -30,7 +30,7 @@ class Progress:
     """What a step did, for people and for `metrics.jsonl`. Nats; NaN where it does not apply."""
 
     step: int
-    stage: str  # "compile" | "balance"
+    stage: str  # "sleep" | "balance"
     seconds: float
     loss: float
     ess: float
@@ -63,7 +63,7 @@ def measured(behaved: Behaved, log_q: np.ndarray, world: World) -> dict[str, flo
             ess += weights.ess(log_w) / len(log_w)
             lower += float(log_w[alive].mean())
             upper += weights.log_evidence(log_w)
-    sums = world.total([ess, lower, upper, dead, rows, len(behaved.draws)])
+    sums = world.all_reduce([ess, lower, upper, dead, rows, len(behaved.draws)])
     n = max(1.0, sums[4])
     names = ("ess", "lower", "upper", "dead")
     return {name: sums[k] / n for k, name in enumerate(names)} | {"draws": sums[5]}

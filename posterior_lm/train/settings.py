@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import asdict, field, fields, frozen
 
-from posterior_lm.infer.methods import OBJECTIVES
+from posterior_lm.infer.methods import AMORTIZED, METHODS, OBJECTIVES, renamed
 from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
 from posterior_lm.lang.values import is_number
 
@@ -41,7 +41,7 @@ class FitSettings:
     """None: 300, or 600 where the posteriors of rows are listed, since such a step is cheap."""
     budget: float | None = field(default=None, metadata={"low": 0})
     """Seconds after which training ends; the schedules then end with it. None: no limit."""
-    compile: float | None = field(default=None, metadata={"low": 0, "high": 1})
+    sleep: float | None = field(default=None, metadata={"low": 0, "high": 1})
     """Share of the steps spent on simulated pairs, where the program can be simulated, and on listed rows.
     None: 0.5, or 0.9 where the posteriors of rows are listed."""
     listed: float | None = field(default=None, metadata={"low": 0, "high": 1})
@@ -60,16 +60,16 @@ class FitSettings:
     """Share of the draws taken from the replay buffer."""
     simulated: float | None = field(default=None, metadata={"low": 0, "high": 1})
     """Share of a balancing step's rows that are simulated anew, where the simulation is exact. None: 0.5, or 0
-    after a compile stage of nothing but listed rows."""
+    after a sleep phase of nothing but listed rows."""
     flattest: float = field(default=0.7, metadata={"low": 0.05, "high": 1})
     """Tempered draws have an exponent between this and 1."""
     reward_temperature: float | None = field(default=None, metadata={"low": 1})
     """Where the temperature of the reward begins; it reaches 1 after `anneal` of the balancing steps.
-    None: 1 after an exact compile stage, which it would undo, else 1.5."""
+    None: 1 after an exact sleep phase, which it would undo, else 1.5."""
     anneal: float = field(default=0.3, metadata={"low": 0, "high": 1})
-    rate: float = field(default=4e-3, metadata={"low": 0})
+    learning_rate: float = field(default=4e-3, metadata={"low": 0})
     """Highest learning rate on simulated pairs; AdamW."""
-    balance_rate: float = field(default=1e-3, metadata={"low": 0})
+    balance_learning_rate: float = field(default=1e-3, metadata={"low": 0})
     warmup: int = field(default=10, metadata={"low": 0})
     gradient_norm: float = field(default=1.0, metadata={"low": 0})
     """Gradients are scaled down to this norm."""
@@ -79,7 +79,7 @@ class FitSettings:
     capacity: int = field(default=64, metadata={"low": 1})
     """Draws that the replay buffer keeps of a row."""
     capacity_total: int = field(default=1 << 17, metadata={"low": 1})
-    columns: int = field(default=1 << 14, metadata={"low": 64})
+    max_batch_tokens: int = field(default=1 << 14, metadata={"low": 64})
     """Token columns of one forward pass; halved when memory runs out."""
     held_out: int = field(default=8, metadata={"low": 0})
     """Rows kept from training for the certificate, at most a fifth of all."""
@@ -96,14 +96,14 @@ class FitSettings:
     seed: int = field(default=0, metadata={"low": 0})
 
     def resolved(self, *, exact: bool, listed: int = 0) -> Resolved:
-        """With values for what is None: `exact` says whether an exact compile stage comes first, `listed` of
+        """With values for what is None: `exact` says whether an exact sleep phase comes first, `listed` of
         how many rows the posterior is listed."""
         exact = exact or listed > 0
         share = (1.0 if listed >= MANY else 0.5) if self.listed is None else self.listed
         alone = listed > 0 and share == 1.0
         found = {
             "steps": 600 if listed else 300,
-            "compile": 0.9 if listed else 0.5,
+            "sleep": 0.9 if listed else 0.5,
             "listed": share,
             "simulated": 0.0 if alone else 0.5,
             "seeds": 0 if exact else 32,
@@ -122,18 +122,27 @@ class Resolved(FitSettings):
     """Settings in which nothing is left open that depends on the program."""
 
     steps: int
-    compile: float
+    sleep: float
     listed: float
     simulated: float
     seeds: int
     reward_temperature: float
 
 
+FORMER = {**METHODS[AMORTIZED].former, "columns": "max_batch_tokens"}
+"""Settings by the names of the release before."""
+
+
+def with_new_names(options: Mapping[str, object]) -> dict[str, object]:
+    """Options of a fit by the names that they have now, each old one with a DeprecationWarning."""
+    return renamed(options, FORMER)
+
+
 def settings_of(options: Mapping[str, object]) -> FitSettings:
     """Settings from options by name. Raises InferenceError PLM802 naming the one that is wrong."""
     known = {f.name: f for f in fields(FitSettings)}
     found: dict[str, object] = {}
-    for name, value in options.items():
+    for name, value in with_new_names(options).items():
         if name not in known:
             close = nearest(name, known)
             raise _wrong(
@@ -170,7 +179,16 @@ def _checked(name: str, value: object, setting: Any) -> object:
     if not is_number(value) or (whole and not float(value).is_integer()):
         raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}", None)
     low, high = setting.metadata.get("low"), setting.metadata.get("high")
-    above = name in ("budget", "clip", "rate", "lam", "alpha", "gradient_norm", "balance_rate", "ratio")
+    above = name in (
+        "budget",
+        "clip",
+        "learning_rate",
+        "lam",
+        "alpha",
+        "gradient_norm",
+        "balance_learning_rate",
+        "ratio",
+    )
     if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]
         bound = f"above {low}" if above else f"at least {low}"
         raise _wrong(

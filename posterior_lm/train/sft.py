@@ -2,7 +2,7 @@
 
     minimise − Σ_i log q(z_i | what the guide reads of row i)
 
-It is the compile stage of `plm fit` with known values in place of simulated ones, so it has the
+It is the sleep phase of `plm fit` with known values in place of simulated ones, so it has the
 same supports, forced tokens, latents, optimiser and schedule, and leaves the same kind of policy.
 A trainer of another library would read the guides' prompts, and would know none of these.
 """
@@ -67,4 +67,4 @@ def trainer(
 ) -> Trainer:
     """The trainer of a fit whose every step is of known values. Raises DataError PLM772."""
     pairs = KnownPairs(inputs, rows, numbers, settings)
-    return Trainer(rows, numbers, adapter, evolve(settings, compile=1.0), pairs, world)
+    return Trainer(rows, numbers, adapter, evolve(settings, sleep=1.0), pairs, world)

@@ -37,11 +37,11 @@ class Trainer:
 
     def __init__(
         self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved,
-        compiler: SleepPhase | None, world: World, simulator: Simulator | None = None,
-        lister: EnumeratedRows | None = None,
+        sleep_phase: SleepPhase | None, world: World, simulator: Simulator | None = None,
+        enumerated: EnumeratedRows | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
-        self.compiler, self.lister = compiler, lister
+        self.sleep_phase, self.enumerated = sleep_phase, enumerated
         entry = OBJECTIVES[settings.objective]
         self.prefixes = entry.needs_prefixes
         if not entry.peer:  # which computes a loss of its own
@@ -51,14 +51,14 @@ class Trainer:
         self.names = list(adapter.parameters)
         self.parameters = list(adapter.parameters.values())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.0
+            self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         device = self.parameters[0].device
         self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
-        self.columns = settings.columns
+        self.columns = settings.max_batch_tokens
         self.steps_done = 0
         self.balanced = 0
-        self.seconds = 0.0 if lister is None else float(world.same(lister.seconds))
+        self.seconds = 0.0 if enumerated is None else float(world.broadcast(enumerated.seconds))
 
     # ------------------------------------------------------------- the schedule
 
@@ -74,18 +74,18 @@ class Trainer:
 
     def stage(self) -> str:
         """Which stage the next step belongs to."""
-        return "compile" if self._compiles and self.progress() < self.settings.compile else "balance"
+        return "sleep" if self._sleeps and self.progress() < self.settings.sleep else "balance"
 
     @property
-    def _compiles(self) -> bool:
-        return self.compiler is not None or self.lister is not None
+    def _sleeps(self) -> bool:
+        return self.sleep_phase is not None or self.enumerated is not None
 
     def rate(self, stage: str) -> float:
         """The learning rate: in each stage up during the warm-up, then down along a cosine."""
         s = self.settings
-        high, share, step = s.balance_rate, self._balanced_share(), self.balanced
-        if stage == "compile":
-            high, share, step = s.rate, self.progress() / s.compile, self.steps_done
+        high, share, step = s.balance_learning_rate, self._balanced_share(), self.balanced
+        if stage == "sleep":
+            high, share, step = s.learning_rate, self.progress() / s.sleep, self.steps_done
         warm = min(1.0, (step + 1) / (s.warmup + 1))
         return high * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
@@ -94,16 +94,16 @@ class Trainer:
     def step(self) -> Progress:
         """One step. Raises InferenceError PLM626 where a number is not finite, with row and statement."""
         began = time.monotonic()
-        stage = self.world.same(self.stage())
+        stage = self.world.broadcast(self.stage())
         rate = self.rate(stage)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        numbers = self._compile() if stage == "compile" else self._balance()
+        numbers = self._sleep() if stage == "sleep" else self._balance()
         norm = self._move()
         self.steps_done += 1
         self.balanced += stage == "balance"
-        seconds = self.world.same(time.monotonic() - began)
+        seconds = self.world.broadcast(time.monotonic() - began)
         self.seconds += seconds
         return Progress(
             step=self.steps_done,
@@ -137,9 +137,9 @@ class Trainer:
         """The statement of the latent that the guide draws, which is what its numbers are about."""
         return next(s.label for s in self.rows.target(0).statements if s.keyword == "latent")
 
-    def _compile(self) -> dict[str, float]:
+    def _sleep(self) -> dict[str, float]:
         batch = self._pairs()
-        draws, total = self.world.total([len(batch.draws), float(batch.weights.sum())])
+        draws, total = self.world.all_reduce([len(batch.draws), float(batch.weights.sum())])
         loss = [0.0]
 
         def backward(part: list[int], scored: Scored) -> None:
@@ -150,19 +150,19 @@ class Trainer:
             loss[0] += float(value.detach())
 
         self._in_parts(backward, batch.draws, range(len(batch.draws)), loss)
-        value, ess, rows = self.world.total([loss[0], batch.ess * batch.rows, batch.rows])
+        value, ess, rows = self.world.all_reduce([loss[0], batch.ess * batch.rows, batch.rows])
         return {"loss": value, "ess": ess / max(1.0, rows), "draws": draws}
 
     def _pairs(self) -> WeightedBatch:
         """Simulated pairs, or rows with their listed posteriors, in turn by the share of these."""
-        share = 0.0 if self.lister is None else 1.0 if self.compiler is None else self.settings.listed
+        share = 0.0 if self.enumerated is None else 1.0 if self.sleep_phase is None else self.settings.listed
         before, after = (math.floor(k * share) for k in (self.steps_done, self.steps_done + 1))
-        if self.compiler is not None and before == after:
-            return self.compiler.batch(self.steps_done, tuple(self.world.share(self.compiler.groups)))
-        assert self.lister is not None
-        slots = self.world.share(self.lister.groups)
-        self.replay = self.lister.learn(before, slots, self.replay, self.world, self.balancer.scored)
-        return self.lister.batch(before, slots, self.replay)
+        if self.sleep_phase is not None and before == after:
+            return self.sleep_phase.batch(self.steps_done, tuple(self.world.share(self.sleep_phase.groups)))
+        assert self.enumerated is not None
+        slots = self.world.share(self.enumerated.groups)
+        self.replay = self.enumerated.learn(before, slots, self.replay, self.world, self.balancer.scored)
+        return self.enumerated.batch(before, slots, self.replay)
 
     def _in_parts(
         self, run: Callable[[list[int], Scored], None], draws: Sequence[Walked],
@@ -214,10 +214,10 @@ class Trainer:
         self.log_z = self.world.merged(log_z, self.log_z)
         self.replay = replay
         numbers = measured(behaved, log_q, self.world)
-        return {**numbers, "loss": self.world.total([loss[0]])[0]}
+        return {**numbers, "loss": self.world.all_reduce([loss[0]])[0]}
 
     def _balanced_share(self) -> float:
-        start = self.settings.compile if self._compiles else 0.0
+        start = self.settings.sleep if self._sleeps else 0.0
         return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
 
     def _objective(
@@ -289,5 +289,5 @@ class Trainer:
         """Drop what is remembered, so that a resumed fit and this one go on alike."""
         self.rows.forget()
         self.balancer.forget()
-        if self.compiler is not None:
-            self.compiler.forget()
+        if self.sleep_phase is not None:
+            self.sleep_phase.forget()

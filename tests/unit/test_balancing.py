@@ -32,7 +32,7 @@ program counted(x: int(0..7)) {
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Any:
     def made(*args: Any, **more: Any) -> Trainer:
-        trainer = trainer_of(*args, **{"compile": 0, **more})
+        trainer = trainer_of(*args, **{"sleep": 0, **more})
         request.addfinalizer(trainer.adapter.close)
         return trainer
 
@@ -300,8 +300,8 @@ def test_the_reward_cools_to_one_and_stays() -> None:
 
 
 def test_the_temperature_counts_balancing_steps_alone(make: Any) -> None:
-    trainer = make(compile=0.5, steps=40, reward_temperature=2.0, anneal=0.5)
-    assert trainer.compiler is not None
+    trainer = make(sleep=0.5, steps=40, reward_temperature=2.0, anneal=0.5)
+    assert trainer.sleep_phase is not None
     shares = []
     for k in (0, 20, 25, 30, 40):
         trainer.steps_done = k

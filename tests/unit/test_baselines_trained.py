@@ -156,7 +156,7 @@ def test_the_price_of_leaving_the_frozen_model_is_in_the_reward() -> None:
 
 def test_ppo_raises_the_reward_and_leaves_the_posterior() -> None:
     trainer, bound, adapter = trainer_of(
-        ROWS, objective="ppo", steps=16, rows=8, draws=8, kl=0, balance_rate=1e-2, epochs=2
+        ROWS, objective="ppo", steps=16, rows=8, draws=8, kl=0, balance_learning_rate=1e-2, epochs=2
     )
     assert isinstance(trainer, PpoTrainer)
     before = [float(policy_of(bound, adapter, r) @ rewards_of(bound, r)) for r in range(8)]
@@ -175,7 +175,7 @@ def test_a_high_price_keeps_the_policy_at_the_frozen_model() -> None:
     shifts = []
     for kl in (0.0, 50.0):
         trainer, bound, adapter = trainer_of(
-            ROWS, objective="ppo", steps=5, rows=8, draws=8, kl=kl, balance_rate=1e-2, epochs=1
+            ROWS, objective="ppo", steps=5, rows=8, draws=8, kl=kl, balance_learning_rate=1e-2, epochs=1
         )
         base = [policy_of(bound, adapter, r) for r in range(8)]
         moved(trainer)
@@ -225,7 +225,7 @@ def test_known_values_come_once_in_every_pass() -> None:
 
 def test_sft_learns_what_the_rows_hold(tmp_path: Path) -> None:
     query = plm.loads(DIGIT)
-    fitted = sft(query, KNOWN, tmp_path / "p", steps=18, rate=1e-2, pairs=8, **QUICK)
+    fitted = sft(query, KNOWN, tmp_path / "p", steps=18, learning_rate=1e-2, pairs=8, **QUICK)
     assert fitted.manifest.settings["objective"] == "sft" and fitted.manifest.certificate is not None
     asked = query.policy(tmp_path / "p")
     found = {}
@@ -249,7 +249,7 @@ def test_sft_learns_what_the_rows_hold(tmp_path: Path) -> None:
 
 def test_figures_are_expectations_under_the_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     query = plm.loads(DIGIT.replace("factor", "factor log(min(1, abs(n - 6)))\n  factor"))
-    ppo(query, ROWS, tmp_path / "p", steps=2, rows=4, draws=4, rate=5e-3, **QUICK)
+    ppo(query, ROWS, tmp_path / "p", steps=2, rows=4, draws=4, learning_rate=5e-3, **QUICK)
     asked = query.policy(tmp_path / "p")
     monkeypatch.setattr(search, "DRAWS", 2500)
     rewards, log_q = [], []
@@ -279,13 +279,13 @@ def test_the_best_rate_wins_on_rows_that_were_held_out() -> None:
 
     def fit(query: plm.Query, rows: Any, out: Path, /, **settings: Any) -> None:
         asked.append((settings, [row["x"] for row in rows]))
-        if settings["rate"] == 0.5:
+        if settings["learning_rate"] == 0.5:
             raise InferenceError(error("PLM626", "not finite"))
 
     def figure(query: plm.Query, rows: Any) -> float:
         assert query.policy_folder is not None and not {r["x"] for r in rows} & set(asked[-1][1])
         assert len(rows) + len(asked[-1][1]) == 8 and len(rows) == 2
-        return {0.1: -3.0, 0.2: -1.0, 0.3: -1.0}[asked[-1][0]["rate"]]
+        return {0.1: -3.0, 0.2: -1.0, 0.3: -1.0}[asked[-1][0]["learning_rate"]]
 
     found = search_rate(fit, query, ROWS, [0.3, 0.1, 0.5, 0.2], figure=figure, steps=7, seed=3)
     assert found.rate == 0.2

@@ -278,7 +278,7 @@ def test_presets_are_settings_of_a_fit() -> None:
 
     for task, own in PAPER.items():
         made = settings_of({**QUICK.sizes[task].fit, **own})
-        assert (made.rank, made.rate) == (own["rank"], own["rate"])
+        assert (made.rank, made.learning_rate) == (own["rank"], own["learning_rate"])
     assert preset({}, quick=False) == preset({"base": "tiny"}, quick=False) == {}
     assert "steps" in preset({"base": "gpt2"}, quick=False)["integers"]
     assert "steps" not in preset({"base": "gpt2"}, quick=True)["integers"]

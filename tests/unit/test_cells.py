@@ -22,7 +22,7 @@ def bound(program: str = PLATE, data: list[Any] = TABLES) -> Rows:
     return Rows(query.prepared, [query.prepared.validate(row) for row in data])
 
 
-def lister_of(rows: Rows) -> EnumeratedRows:
+def listing_of(rows: Rows) -> EnumeratedRows:
     found = EnumeratedRows.of(rows, range(len(rows)), 30, 0)
     assert found is not None
     return found
@@ -34,14 +34,14 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def lister(rows: Rows) -> EnumeratedRows:
-    return lister_of(rows)
+def listing(rows: Rows) -> EnumeratedRows:
+    return listing_of(rows)
 
 
 @pytest.fixture(scope="module")
-def cells(lister: EnumeratedRows) -> ExchangeableRows:
-    assert lister.cells is not None
-    return lister.cells
+def cells(listing: EnumeratedRows) -> ExchangeableRows:
+    assert listing.cells is not None
+    return listing.cells
 
 
 def log_reward(rows: Rows, data: Any, values: Any) -> np.ndarray:
@@ -65,19 +65,19 @@ def log_reward(rows: Rows, data: Any, values: Any) -> np.ndarray:
     ],
 )
 def test_other_programs_have_no_cells(program: str, data: list[Any]) -> None:
-    assert lister_of(bound(program, data)).cells is None
+    assert listing_of(bound(program, data)).cells is None
 
 
 def cells_of(
-    rows: Rows, lister: EnumeratedRows, most: int = 10**6, seconds: float | None = None
+    rows: Rows, listing: EnumeratedRows, most: int = 10**6, seconds: float | None = None
 ) -> ExchangeableRows | None:
-    return ExchangeableRows.of(rows, lister.numbers, lister.values, World(), most=most, seconds=seconds)
+    return ExchangeableRows.of(rows, listing.numbers, listing.values, World(), most=most, seconds=seconds)
 
 
 def test_a_log_reward_that_is_no_sum_has_none(
-    rows: Rows, lister: EnumeratedRows, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, listing: EnumeratedRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cells_of(rows, lister) is not None
+    assert cells_of(rows, listing) is not None
     plain = module._log_reward
 
     def bent(rows: Rows, data: Any, values: Any) -> np.ndarray:
@@ -86,32 +86,34 @@ def test_a_log_reward_that_is_no_sum_has_none(
         return found + 0.01 * len(data["examples"]) ** 2
 
     monkeypatch.setattr(module, "_log_reward", bent)
-    assert cells_of(rows, lister) is None
+    assert cells_of(rows, listing) is None
 
 
-def test_scoring_them_has_a_limit(rows: Rows, lister: EnumeratedRows) -> None:
-    scores = 9 * len(lister.values)
-    assert cells_of(rows, lister, most=scores) is not None and cells_of(rows, lister, most=scores - 1) is None
-    assert cells_of(rows, lister, seconds=1e-9) is None and cells_of(rows, lister, seconds=1e9) is not None
+def test_scoring_them_has_a_limit(rows: Rows, listing: EnumeratedRows) -> None:
+    scores = 9 * len(listing.values)
+    assert (
+        cells_of(rows, listing, most=scores) is not None and cells_of(rows, listing, most=scores - 1) is None
+    )
+    assert cells_of(rows, listing, seconds=1e-9) is None and cells_of(rows, listing, seconds=1e9) is not None
 
 
 def test_a_table_that_means_nothing_has_none(
-    rows: Rows, lister: EnumeratedRows, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, listing: EnumeratedRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = module._log_reward
     monkeypatch.setattr(
         module, "_log_reward", lambda r, data, v: plain(r, data, v) if data["examples"] else None
     )
-    assert cells_of(rows, lister) is None
+    assert cells_of(rows, listing) is None
 
 
 # ------------------------------------------------------------------------------- what they say
 
 
-def test_rows_of_a_table_add_up(rows: Rows, lister: EnumeratedRows, cells: ExchangeableRows) -> None:
+def test_rows_of_a_table_add_up(rows: Rows, listing: EnumeratedRows, cells: ExchangeableRows) -> None:
     assert len(cells.cells) == 9, "two tables share a row, and it is kept once"
     for number in range(len(rows)):
-        wanted = log_reward(rows, rows.data[number], lister.values)
+        wanted = log_reward(rows, rows.data[number], listing.values)
         np.testing.assert_allclose(cells.log_reward(cells.of_row[number]), wanted, atol=1e-3)
     assert max(abs(cells.scores).max(axis=0)) > 3, "and they say something"
 
@@ -138,13 +140,13 @@ def test_tables_stay_as_they_are_where_none_is_exchanged(
 
 
 def test_what_is_shown_is_the_posterior_of_the_table_it_is_shown_with(
-    rows: Rows, lister: EnumeratedRows, cells: ExchangeableRows
+    rows: Rows, listing: EnumeratedRows, cells: ExchangeableRows
 ) -> None:
     tokenizer = rows.program.models["base"].tokenizer
     by_context: dict[tuple[int, ...], dict[tuple[int, ...], float]] = {}
     for step in range(6):
-        batch = lister.batch(step, range(lister.groups), Replay(8, 8))
-        assert batch.rows == lister.groups == 5 and batch.weights.sum() == pytest.approx(5)
+        batch = listing.batch(step, range(listing.groups), Replay(8, 8))
+        assert batch.rows == listing.groups == 5 and batch.weights.sum() == pytest.approx(5)
         for draw, weight in zip(batch.draws, batch.weights, strict=True):
             (path,) = draw.paths
             by_context.setdefault(path.context, {})[path.ids] = weight
@@ -159,9 +161,9 @@ def test_what_is_shown_is_the_posterior_of_the_table_it_is_shown_with(
         if len(named) != 2:
             continue
         anew += not any(set(named) == set(own) for own in cells.of_row.values())
-        wanted = log_reward(rows, cells.data(named), lister.values)
+        wanted = log_reward(rows, cells.data(named), listing.values)
         wanted = np.exp(wanted - np.logaddexp.reduce(wanted))
-        exact = dict(zip(lister.values, wanted, strict=True))
+        exact = dict(zip(listing.values, wanted, strict=True))
         assert all(w == pytest.approx(exact[v], abs=1e-3) for v, w in shown.items() if exact[v] > 0.02)
         assert sum(exact[v] for v in shown) > 0.8
     assert anew

@@ -130,8 +130,8 @@ def test_a_line_says_what_is_known() -> None:
     assert line(progress) == "balance 7, loss 1.250, ESS/N 0.50, log evidence -3.50 to -2.25, 310 draws/s"
     import attrs
 
-    nothing = attrs.evolve(progress, stage="compile", ess=math.nan, log_evidence_lower=math.nan)
-    assert line(nothing) == "compile 7, loss 1.250, 310 draws/s"
+    nothing = attrs.evolve(progress, stage="sleep", ess=math.nan, log_evidence_lower=math.nan)
+    assert line(nothing) == "sleep 7, loss 1.250, 310 draws/s"
 
 
 @pytest.mark.parametrize(("text", "value"), [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("q,v", "q,v")])

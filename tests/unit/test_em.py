@@ -31,7 +31,7 @@ from tests.unit.test_em_split_model import RATED
 
 ROWS = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(10)]
 QUICK: Mapping[str, Any] = {
-    "rounds": 2, "e_steps": 2, "m_steps": 2, "m_rank": 2, "m_rate": 3e-3, "bound_draws": 8, "compile": 0,
+    "rounds": 2, "e_steps": 2, "m_steps": 2, "m_rank": 2, "m_rate": 3e-3, "bound_draws": 8, "sleep": 0,
     "seeds": 0, "rank": 2, "rows": 4, "draws": 4, "certify_draws": 10, "certify_rows": 0,
 }  # fmt: skip
 

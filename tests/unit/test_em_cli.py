@@ -13,7 +13,7 @@ from tests.unit.test_em_split_model import RATED
 
 QUICK = (
     "--rounds", 1, "--e-steps", 2, "--m-steps", 2, "--m-rate", 0.003,
-    *(w for s in ("m_rank=2", "bound_draws=8", "compile=0", "seeds=0", "rank=2", "rows=4", "draws=4",
+    *(w for s in ("m_rank=2", "bound_draws=8", "sleep=0", "seeds=0", "rank=2", "rows=4", "draws=4",
                   "certify_draws=10", "certify_rows=0") for w in ("--set", s)),
 )  # fmt: skip
 

@@ -94,7 +94,7 @@ WORDS = [
 SMALL: Mapping[str, Any] = {
     "steps": 6, "pairs": 16, "rows": 4, "draws": 4, "rank": 2, "certify_draws": 20, "certify_rows": 4,
     "held_out": 2,
-    "compile": 0.6,
+    "sleep": 0.6,
 }  # fmt: skip
 WIDE: Mapping[str, Any] = {"rows": 8, "draws": 16, "pairs": 64}
 """Enough that 128 token columns do not hold a step."""
@@ -121,11 +121,11 @@ def trainer_of(
     program = PreparedProgram.of(graph, models)
     known, simulator = Rows(program, bound), Simulator(program, bound)
     numbers = range(len(data))
-    compiles = settings.compile != 0 and not simulator.unsimulated
-    compiler = SleepPhase(known, numbers, simulator, settings.pairs, settings.seed) if compiles else None
+    compiles = settings.sleep != 0 and not simulator.unsimulated
+    sleep_phase = SleepPhase(known, numbers, simulator, settings.pairs, settings.seed) if compiles else None
     lm = next(iter(known.readings(0).values())).lm
     adapter = Adapter.new(models[lm], rank=settings.rank, seed=settings.seed)
-    return Trainer(known, numbers, adapter, settings, compiler, world or World(), simulator)
+    return Trainer(known, numbers, adapter, settings, sleep_phase, world or World(), simulator)
 
 
 def codes(problem: PlmError) -> list[str]:
@@ -160,7 +160,7 @@ def test_a_fit_leaves_a_policy_and_no_checkpoint(tmp_path: Path) -> None:
     assert names == {"adapter_config.json", WEIGHTS, MANIFEST, METRICS}
     assert not done.interrupted and done.manifest.steps == 6 and done.manifest.settings["rank"] == 2
     assert done.manifest.checked is not None
-    assert [p.stage for p in shown] == ["compile"] * 4 + ["balance"] * 2
+    assert [p.stage for p in shown] == ["sleep"] * 4 + ["balance"] * 2
     lines = metrics.read_metrics(tmp_path / "p" / METRICS)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in lines] == [p.loss for p in shown]
@@ -185,7 +185,7 @@ def test_the_model_is_as_it_was_when_something_fails_inside(tmp_path: Path) -> N
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> bytes:
-        fitted(tmp_path / name, seed=seed, steps=3, compile=0.4)
+        fitted(tmp_path / name, seed=seed, steps=3, sleep=0.4)
         return (tmp_path / name / WEIGHTS).read_bytes()
 
     first = weights("a", 3)
@@ -209,7 +209,7 @@ def test_known_latents_begin_the_buffer_and_stay(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("posterior_lm.train.fit.Trainer", Watched)
     rows = [{"x": 1, "n": 3}, *DIGITS[1:]]
-    fitted(tmp_path / "p", data=rows, compile=0, capacity=4, seeds=0)
+    fitted(tmp_path / "p", data=rows, sleep=0, capacity=4, seeds=0)
     assert kept == [1] * 6
 
 
@@ -225,26 +225,26 @@ def test_a_budget_ends_training_near_it(tmp_path: Path) -> None:
     assert 0.4 <= done.manifest.seconds <= 0.4 + slowest + 1e-3
     assert done.manifest.steps < 10_000
     assert {line["stage"] for line in metrics.read_metrics(tmp_path / "p" / METRICS)} == {
-        "compile",
+        "sleep",
         "balance",
     }
 
 
 def test_the_rate_warms_up_and_falls_in_each_stage() -> None:
-    trainer = trainer_of(steps=40, compile=0.5, warmup=4, rate=0.01, balance_rate=0.002)
+    trainer = trainer_of(steps=40, sleep=0.5, warmup=4, learning_rate=0.01, balance_learning_rate=0.002)
     try:
-        stages: dict[str, list[float]] = {"compile": [], "balance": []}
+        stages: dict[str, list[float]] = {"sleep": [], "balance": []}
         for k in range(40):
             trainer.steps_done, trainer.balanced = k, max(0, k - 20)
             stages[trainer.stage()].append(trainer.rate(trainer.stage()))
-        for stage, high in (("compile", 0.01), ("balance", 0.002)):
+        for stage, high in (("sleep", 0.01), ("balance", 0.002)):
             rates = stages[stage]
             assert len(rates) == 20
             assert all(a < b for a, b in pairwise(rates[:5]))
             assert all(a > b for a, b in pairwise(rates[4:]))
             assert rates[0] == pytest.approx(high / 5, rel=1e-3)
             assert 0.8 * high < max(rates) < high and rates[-1] < 0.05 * high
-        assert stages["compile"] == pytest.approx([5 * r for r in stages["balance"]])
+        assert stages["sleep"] == pytest.approx([5 * r for r in stages["balance"]])
     finally:
         trainer.adapter.close()
 
@@ -253,7 +253,7 @@ def test_the_rate_warms_up_and_falls_in_each_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "objective", "compile"),
+    ("problem", "objective", "sleep"),
     [
         (torch.OutOfMemoryError, "vargrad", 0.34),
         (RuntimeError, "vargrad", 0),
@@ -261,7 +261,7 @@ def test_the_rate_warms_up_and_falls_in_each_stage() -> None:
     ],
 )
 def test_out_of_memory_halves_the_columns_and_gives_the_same_weights(
-    problem: type[Exception], objective: str, compile: float, monkeypatch: pytest.MonkeyPatch
+    problem: type[Exception], objective: str, sleep: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a run that began with the columns that fit; the first parts of a failed step leave no trace."""
     real, calls = train.score_draws, []
@@ -274,7 +274,7 @@ def test_out_of_memory_halves_the_columns_and_gives_the_same_weights(
         return real(model, draws, columns=columns, **options)
 
     def weights(columns: int) -> tuple[int, dict[str, torch.Tensor], torch.Tensor]:
-        trainer = trainer_of(columns=columns, steps=3, compile=compile, objective=objective, **WIDE)
+        trainer = trainer_of(max_batch_tokens=columns, steps=3, sleep=sleep, objective=objective, **WIDE)
         try:
             for _ in range(3):
                 assert math.isfinite(trainer.step().loss)
@@ -293,7 +293,7 @@ def test_out_of_memory_halves_the_columns_and_gives_the_same_weights(
 
 
 def test_parts_hold_whole_groups_and_no_more_columns_than_fit() -> None:
-    trainer = trainer_of(**WIDE, compile=0)
+    trainer = trainer_of(**WIDE, sleep=0)
     try:
         model = trainer.adapter.model()
         behaved, _ = trainer.balancer.draw(model, 0, range(8), trainer.replay)
@@ -322,7 +322,7 @@ def test_memory_that_never_suffices_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     def never(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    trainer = trainer_of(columns=500)
+    trainer = trainer_of(max_batch_tokens=500)
     before = copied(trainer)
     monkeypatch.setattr(train, "score_draws", never)
     try:
@@ -358,7 +358,7 @@ def test_a_reward_that_is_no_number_names_row_and_statement(factor: str, code: s
     """Only row 5 goes wrong, in the balancing that follows a checkpoint."""
     text = DIGIT.replace("factor 0", f"factor if x == 5 then {factor} else 0.0\n  factor 0")
     with pytest.raises(PlmError) as caught:
-        fitted(tmp_path / "p", text, compile=0, rows=1, steps=9, held_out=0, checkpoint_every=1, seeds=0)
+        fitted(tmp_path / "p", text, sleep=0, rows=1, steps=9, held_out=0, checkpoint_every=1, seeds=0)
     (found, *_) = caught.value.diagnostics
     assert found.code == code and found.where == "rows[5]"
     assert found.primary is not None and factor.split("(")[0].strip() in found.primary.span.text
@@ -370,9 +370,9 @@ def test_a_reward_that_is_no_number_names_row_and_statement(factor: str, code: s
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-@pytest.mark.parametrize("compile", [0, 1])
-def test_a_guide_that_is_no_number_stops_before_the_weights(compile: int, tmp_path: Path) -> None:
-    trainer = trainer_of(compile=compile)
+@pytest.mark.parametrize("sleep", [0, 1])
+def test_a_guide_that_is_no_number_stops_before_the_weights(sleep: int, tmp_path: Path) -> None:
+    trainer = trainer_of(sleep=sleep)
     try:
         trainer.step()
         with torch.no_grad():
@@ -389,11 +389,11 @@ def test_a_guide_that_is_no_number_stops_before_the_weights(compile: int, tmp_pa
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("compile", [0, 1])
+@pytest.mark.parametrize("sleep", [0, 1])
 def test_a_gradient_that_is_no_number_leaves_the_weights(
-    compile: int, bad: float, monkeypatch: pytest.MonkeyPatch
+    sleep: int, bad: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(compile=compile)
+    trainer = trainer_of(sleep=sleep)
     try:
         trainer.step()
         before = copied(trainer)
@@ -422,7 +422,7 @@ HALF_DEAD = DIGIT.replace("factor 0", "factor log(if n == 1 or n == 3 then 0 els
 
 
 def test_a_policy_learns_to_avoid_dead_draws() -> None:
-    trainer = trainer_of(HALF_DEAD, compile=0, steps=24, draws=8, rank=8, warmup=0, balance_rate=5e-3)
+    trainer = trainer_of(HALF_DEAD, sleep=0, steps=24, draws=8, rank=8, warmup=0, balance_learning_rate=5e-3)
     try:
         shown = [trainer.step() for _ in range(24)]
         assert all(math.isfinite(p.loss) for p in shown)
@@ -440,7 +440,7 @@ def test_a_policy_learns_to_avoid_dead_draws() -> None:
 @pytest.mark.parametrize("objective", ["vargrad", "tb"])
 def test_a_row_where_every_draw_is_dead_is_survived(objective: str) -> None:
     text = DIGIT.replace("factor 0", "condition x != 2\n  factor 0")
-    trainer = trainer_of(text, data=DIGITS[:3], compile=0, steps=4, objective=objective, seeds=4)
+    trainer = trainer_of(text, data=DIGITS[:3], sleep=0, steps=4, objective=objective, seeds=4)
     try:
         for _ in range(4):
             shown = trainer.step()
@@ -489,8 +489,8 @@ def _words(n: int) -> list[tuple[str, ...]]:
 
 def test_balancing_comes_close_to_a_skewed_posterior() -> None:
     trainer = trainer_of(
-        DIGIT, DIGITS[2:5], compile=0, steps=40, draws=8, rank=8, warmup=3,
-        balance_rate=5e-3, anneal=0.2,
+        DIGIT, DIGITS[2:5], sleep=0, steps=40, draws=8, rank=8, warmup=3,
+        balance_learning_rate=5e-3, anneal=0.2,
     )  # fmt: skip
     try:
         before = np.mean([distance(trainer, k) for k in range(3)])
@@ -506,8 +506,8 @@ def test_balancing_comes_close_to_a_skewed_posterior() -> None:
 def test_every_objective_comes_closer_on_texts(objective: str) -> None:
     rows = [{"x": k} for k in range(3)]
     trainer = trainer_of(
-        SHORT, rows, compile=0, objective=objective, steps=24, draws=8, rank=8, warmup=3,
-        balance_rate=5e-3, anneal=0.2,
+        SHORT, rows, sleep=0, objective=objective, steps=24, draws=8, rank=8, warmup=3,
+        balance_learning_rate=5e-3, anneal=0.2,
     )  # fmt: skip
     try:
         before = np.mean([distance(trainer, k) for k in range(3)])

@@ -293,7 +293,7 @@ def files(tmp_path: Path) -> Path:
         ("digit.plm --data rows.jsonl --set budget=0", 2, "PLM802", "`budget` is above 0"),
         ("digit.plm --data rows.jsonl --steps 0", 2, "", "--steps"),
         ("digit.plm --data rows.jsonl --draws 1", 2, "", "--draws"),
-        ("digit.plm --data rows.jsonl --rate -1", 2, "PLM802", "`rate` is above 0"),
+        ("digit.plm --data rows.jsonl --learning-rate -1", 2, "PLM802", "`learning_rate` is above 0"),
         ("digit.plm --data rows.jsonl --objective vargard", 2, "PLM802", "did you mean `vargrad`?"),
         ("digit.plm --data rows.jsonl --set warm=3", 2, "PLM802", "did you mean `warmup`?"),
         ("digit.plm --data rows.jsonl --set warmup", 2, "PLM802", "NAME=VALUE"),

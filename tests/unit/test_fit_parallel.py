@@ -51,23 +51,23 @@ for name, task in json.loads(Path(sys.argv[1]).read_text()).items():
 torch.distributed.destroy_process_group()
 """
 TASKS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
-    "compile": (DIGIT, DIGITS, {"compile": 1.0, "pairs": 96, "steps": 4, "replayed": 0.0}),
+    "sleep": (DIGIT, DIGITS, {"sleep": 1.0, "pairs": 96, "steps": 4, "replayed": 0.0}),
     "balance": (
         DIGIT,
         DIGITS,
-        {"compile": 0.0, "steps": 4, "replayed": 0.0, "rows": 5, "checkpoint_every": 2},
+        {"sleep": 0.0, "steps": 4, "replayed": 0.0, "rows": 5, "checkpoint_every": 2},
     ),
-    "learned": (DIGIT, DIGITS, {"compile": 0.0, "steps": 6, "replayed": 0.0, "rows": 3, "objective": "tb"}),
-    "simulated": (WORD, WORDS, {"compile": 0.5, "steps": 4, "replayed": 0.0, "certify_draws": 10}),
+    "learned": (DIGIT, DIGITS, {"sleep": 0.0, "steps": 6, "replayed": 0.0, "rows": 3, "objective": "tb"}),
+    "simulated": (WORD, WORDS, {"sleep": 0.5, "steps": 4, "replayed": 0.0, "certify_draws": 10}),
     "listed": (
         RULE,
         RULES,
-        {"compile": 1.0, "steps": 4, "replayed": 0.0, "listed": 1.0, "certify_draws": 10},
+        {"sleep": 1.0, "steps": 4, "replayed": 0.0, "listed": 1.0, "certify_draws": 10},
     ),
     "cells": (
         PLATE,
         TABLES,
-        {"compile": 1.0, "steps": 4, "replayed": 0.0, "listed": 1.0, "certify_draws": 10},
+        {"sleep": 1.0, "steps": 4, "replayed": 0.0, "listed": 1.0, "certify_draws": 10},
     ),
     "sft": (
         DIGIT,
@@ -75,7 +75,7 @@ TASKS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         {"objective": "sft", "steps": 4, "held_out": 1},
     ),
     "ppo": (DIGIT, DIGITS, {"objective": "ppo", "steps": 3, "rows": 5}),
-    "one_row": (COUNTED, DIGITS[2:3], {"compile": 0.0, "steps": 2, "replayed": 0.5}),
+    "one_row": (COUNTED, DIGITS[2:3], {"sleep": 0.0, "steps": 2, "replayed": 0.5}),
 }
 
 
@@ -131,8 +131,8 @@ def test_only_the_process_that_leads_speaks(name: str, together: Path) -> None:
 def test_alone_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     world = join_world()
-    assert world == World(0, 1) and world.leads
-    assert world.total([1, 2.5]) == [1.0, 2.5] and world.gather({"a": 1}) == [{"a": 1}]
+    assert world == World(0, 1) and world.is_main
+    assert world.all_reduce([1, 2.5]) == [1.0, 2.5] and world.gather({"a": 1}) == [{"a": 1}]
     tensor = torch.tensor([1.0, 2.0])
     world.sum_([tensor])
     assert tensor.tolist() == [1.0, 2.0]

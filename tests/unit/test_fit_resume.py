@@ -88,11 +88,11 @@ for name, task in tasks.items():
 print(json.dumps(found))
 """
 CASES = {
-    "vargrad": (DIGIT, DIGITS, {"objective": "vargrad", "replayed": 0.5, "compile": 0.25}),
-    "tb": (DIGIT, DIGITS, {"objective": "tb", "compile": 0.0}),
-    "simulated": (WORD, WORDS, {"objective": "vargrad", "compile": 0.5, "certify_draws": 10}),
-    "listed": (RULE, RULES, {"objective": "vargrad", "compile": 0.5, "certify_draws": 10, "listed": 0.5}),
-    "cells": (PLATE, TABLES, {"objective": "vargrad", "compile": 0.75, "certify_draws": 10, "listed": 1.0}),
+    "vargrad": (DIGIT, DIGITS, {"objective": "vargrad", "replayed": 0.5, "sleep": 0.25}),
+    "tb": (DIGIT, DIGITS, {"objective": "tb", "sleep": 0.0}),
+    "simulated": (WORD, WORDS, {"objective": "vargrad", "sleep": 0.5, "certify_draws": 10}),
+    "listed": (RULE, RULES, {"objective": "vargrad", "sleep": 0.5, "certify_draws": 10, "listed": 0.5}),
+    "cells": (PLATE, TABLES, {"objective": "vargrad", "sleep": 0.75, "certify_draws": 10, "listed": 1.0}),
 }
 
 

@@ -28,7 +28,7 @@ def bound(program: str = RULE, data: list[Any] = RULES) -> Rows:
     return Rows(query.prepared, [query.prepared.validate(row) for row in data])
 
 
-def lister_of(rows: Rows, pairs: int = 30) -> EnumeratedRows | None:
+def listing_of(rows: Rows, pairs: int = 30) -> EnumeratedRows | None:
     return EnumeratedRows.of(rows, range(len(rows)), pairs, 0)
 
 
@@ -38,35 +38,37 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def lister(rows: Rows) -> EnumeratedRows:
-    found = lister_of(rows)
+def listing(rows: Rows) -> EnumeratedRows:
+    found = listing_of(rows)
     assert found is not None
     return found
 
 
 @pytest.fixture
-def trainer(rows: Rows, lister: EnumeratedRows, request: pytest.FixtureRequest) -> Trainer:
-    settings = settings_of({**SMALL, "rank": 16, "steps": 60, "compile": 1.0, "pairs": 30})
+def trainer(rows: Rows, listing: EnumeratedRows, request: pytest.FixtureRequest) -> Trainer:
+    settings = settings_of({**SMALL, "rank": 16, "steps": 60, "sleep": 1.0, "pairs": 30})
     adapter = Adapter.new(rows.program.models["base"], rank=16, seed=0)
     request.addfinalizer(adapter.close)
     ready = settings.resolved(exact=False, listed=MANY)
-    return Trainer(rows, range(len(rows)), adapter, ready, None, World(), lister=lister)
+    return Trainer(rows, range(len(rows)), adapter, ready, None, World(), enumerated=listing)
 
 
-def learnt(lister: EnumeratedRows, trainer: Trainer, replay: Replay | None = None) -> Replay:
+def learnt(listing: EnumeratedRows, trainer: Trainer, replay: Replay | None = None) -> Replay:
     empty = Replay(64, 1000) if replay is None else replay
-    return lister.learn(0, range(lister.groups), empty, World(), trainer.balancer.scored)
+    return listing.learn(0, range(listing.groups), empty, World(), trainer.balancer.scored)
 
 
 # ------------------------------------------------------------------------------- which programs
 
 
-def test_a_list_holds_most_of_a_prior_that_all_rows_share(lister: EnumeratedRows, rows: Rows) -> None:
+def test_a_list_holds_most_of_a_prior_that_all_rows_share(listing: EnumeratedRows, rows: Rows) -> None:
     target = rows.target(3)
-    prior = np.exp(PriorGuide(target).log_prob({"rule": [target.value_of("rule", v) for v in lister.values]}))
-    assert len(set(lister.values)) == len(lister.values) <= enumerated.MOST
-    assert lister.mass == pytest.approx(prior.sum()) and enumerated.MASS < lister.mass < 1
-    assert sorted(lister.numbers) == list(range(6)) and lister.groups == 6
+    prior = np.exp(
+        PriorGuide(target).log_prob({"rule": [target.value_of("rule", v) for v in listing.values]})
+    )
+    assert len(set(listing.values)) == len(listing.values) <= enumerated.MOST
+    assert listing.mass == pytest.approx(prior.sum()) and enumerated.MASS < listing.mass < 1
+    assert sorted(listing.numbers) == list(range(6)) and listing.groups == 6
 
 
 @pytest.mark.parametrize(
@@ -86,19 +88,19 @@ def test_a_list_holds_most_of_a_prior_that_all_rows_share(lister: EnumeratedRows
     ],
 )
 def test_other_programs_have_none(program: str, data: list[Any]) -> None:
-    assert lister_of(bound(program, data)) is None
+    assert listing_of(bound(program, data)) is None
 
 
 def test_a_list_that_is_too_short_is_none(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enumerated, "MOST", 3)
-    assert lister_of(rows) is None
+    assert listing_of(rows) is None
 
 
 # ------------------------------------------------------------------------------- what is shown
 
 
-def test_a_row_is_shown_with_its_posterior(lister: EnumeratedRows, trainer: Trainer) -> None:
-    replay = learnt(lister, trainer)
+def test_a_row_is_shown_with_its_posterior(listing: EnumeratedRows, trainer: Trainer) -> None:
+    replay = learnt(listing, trainer)
     for number in (0, 2):
         entries = replay.entries(number)
         found = np.exp([e.log_reward for e in entries])
@@ -116,40 +118,40 @@ def test_a_row_is_shown_with_its_posterior(lister: EnumeratedRows, trainer: Trai
         assert max(wanted.values()) > 0.15, "it says something"
 
 
-def test_what_listing_took_is_counted(lister: EnumeratedRows, trainer: Trainer) -> None:
-    assert lister.seconds > 0 and trainer.seconds == lister.seconds
+def test_what_listing_took_is_counted(listing: EnumeratedRows, trainer: Trainer) -> None:
+    assert listing.seconds > 0 and trainer.seconds == listing.seconds
     trainer.step()
-    assert trainer.seconds > lister.seconds
+    assert trainer.seconds > listing.seconds
 
 
-def test_a_row_is_scored_once(lister: EnumeratedRows, trainer: Trainer) -> None:
+def test_a_row_is_scored_once(listing: EnumeratedRows, trainer: Trainer) -> None:
     asked: list[int] = []
 
     def scored(row: int, values: Any) -> list[Entry]:
         asked.append(row)
         return trainer.balancer.scored(row, values)
 
-    replay = lister.learn(0, [0, 2], Replay(64, 1000), World(), scored)
-    assert asked == sorted({lister.step_rows(0)[0], lister.step_rows(0)[2]})
-    again = lister.learn(0, range(lister.groups), replay, World(), scored)
+    replay = listing.learn(0, [0, 2], Replay(64, 1000), World(), scored)
+    assert asked == sorted({listing.step_rows(0)[0], listing.step_rows(0)[2]})
+    again = listing.learn(0, range(listing.groups), replay, World(), scored)
     assert sorted(asked) == list(range(6))
-    assert lister.learn(1, range(lister.groups), again, World(), scored) is again
+    assert listing.learn(1, range(listing.groups), again, World(), scored) is again
 
 
-def test_what_the_user_knew_has_its_share(lister: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
+def test_what_the_user_knew_has_its_share(listing: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
     target = rows.target(0)
-    known = target.value_of("rule", lister.values[0])
+    known = target.value_of("rule", listing.values[0])
     entries = trainer.balancer.scored(0, [{"rule": known}], pinned=True)
-    replay = learnt(lister, trainer, Replay(64, 1000).add(0, entries))
-    plain = learnt(lister, trainer)
+    replay = learnt(listing, trainer, Replay(64, 1000).add(0, entries))
+    plain = learnt(listing, trainer)
     assert {e.ids for e in replay.entries(0)} == {e.ids for e in plain.entries(0)} | {(known.ids,)}
     assert sum(e.pinned for e in replay.entries(0)) == 1
 
 
 def test_a_step_has_every_row_once_in_every_pass(rows: Rows) -> None:
-    lister = lister_of(rows, pairs=20)
-    assert lister is not None and lister.groups == 4
-    seen = [row for step in range(6) for row in lister.step_rows(step)]
+    listing = listing_of(rows, pairs=20)
+    assert listing is not None and listing.groups == 4
+    seen = [row for step in range(6) for row in listing.step_rows(step)]
     assert all(sorted(seen[k : k + 6]) == list(range(6)) for k in range(0, 24, 6))
     assert seen[:6] != seen[6:12]
 
@@ -169,22 +171,22 @@ def test_shares_are_unbiased_and_sum_to_one() -> None:
     ]
 
 
-def test_a_row_weighs_as_much_as_any_other(lister: EnumeratedRows, trainer: Trainer) -> None:
-    replay = learnt(lister, trainer)
-    batch = lister.batch(0, range(lister.groups), replay)
+def test_a_row_weighs_as_much_as_any_other(listing: EnumeratedRows, trainer: Trainer) -> None:
+    replay = learnt(listing, trainer)
+    batch = listing.batch(0, range(listing.groups), replay)
     assert batch.rows == 6 and batch.weights.sum() == pytest.approx(6)
-    alone = lister.batch(0, [1], replay)
+    alone = listing.batch(0, [1], replay)
     assert alone.rows == 1 and alone.weights.sum() == pytest.approx(1)
 
 
 # ------------------------------------------------------------------------------- training
 
 
-def test_the_policy_comes_near_the_posteriors(lister: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
+def test_the_policy_comes_near_the_posteriors(listing: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
     def forward_kl() -> float:
         found = []
         for number in range(len(rows)):
-            target, entries = rows.target(number), learnt(lister, trainer).entries(number)
+            target, entries = rows.target(number), learnt(listing, trainer).entries(number)
             log_p = np.array([e.log_reward for e in entries])
             log_p -= np.logaddexp.reduce(log_p)
             values = [target.value_of("rule", e.ids[0]) for e in entries]
@@ -194,13 +196,13 @@ def test_the_policy_comes_near_the_posteriors(lister: EnumeratedRows, trainer: T
 
     before = forward_kl()
     while not trainer.finished:
-        assert trainer.step().stage == "compile"
+        assert trainer.step().stage == "sleep"
     after = forward_kl()
     assert before > 1.5 and 0 <= after < 0.2, (before, after)
 
 
 def test_steps_take_turns_by_the_share_of_listed_ones(
-    rows: Rows, lister: EnumeratedRows, trainer: Trainer
+    rows: Rows, listing: EnumeratedRows, trainer: Trainer
 ) -> None:
     class Simulated:
         groups = 4
@@ -208,11 +210,11 @@ def test_steps_take_turns_by_the_share_of_listed_ones(
 
         def batch(self, step: int, slots: Any) -> Any:
             self.steps.append(step)
-            return lister.batch(0, [0], learnt(lister, trainer))
+            return listing.batch(0, [0], learnt(listing, trainer))
 
-    settings = settings_of({**SMALL, "steps": 10, "compile": 1.0, "pairs": 30, "listed": 0.75})
+    settings = settings_of({**SMALL, "steps": 10, "sleep": 1.0, "pairs": 30, "listed": 0.75})
     both = Trainer(
-        rows, range(6), trainer.adapter, settings.resolved(exact=False, listed=6), Simulated(), World(), lister=lister,  # type: ignore[arg-type]
+        rows, range(6), trainer.adapter, settings.resolved(exact=False, listed=6), Simulated(), World(), enumerated=listing,  # type: ignore[arg-type]
     )  # fmt: skip
     for _ in range(8):
         both.step()
@@ -220,7 +222,7 @@ def test_steps_take_turns_by_the_share_of_listed_ones(
 
 
 def test_a_fit_says_what_it_lists(tmp_path: Path) -> None:
-    notes = fitted(tmp_path / "a", RULE, RULES, steps=2, compile=1.0).notes
+    notes = fitted(tmp_path / "a", RULE, RULES, steps=2, sleep=1.0).notes
     assert any("values hold 97" in note for note in notes), notes
     assert not any(
         "of the prior" in n for n in fitted(tmp_path / "b", RULE, RULES, steps=2, listed=0.0).notes
@@ -229,19 +231,19 @@ def test_a_fit_says_what_it_lists(tmp_path: Path) -> None:
 
 def test_a_program_that_cannot_be_simulated_is_compiled_from_lists(tmp_path: Path) -> None:
     program = RULE.replace('[" ", output]', '" black"').replace(", output: text", "")
-    done = fitted(tmp_path / "a", program, [{"input": w} for w in ("coal", "cat", "1")], steps=2, compile=1.0)
+    done = fitted(tmp_path / "a", program, [{"input": w} for w in ("coal", "cat", "1")], steps=2, sleep=1.0)
     assert any("nothing is simulated" in note for note in done.notes), done.notes
     lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["stage"] for line in lines] == ["compile", "compile"]
+    assert [json.loads(line)["stage"] for line in lines] == ["sleep", "sleep"]
 
 
 def test_defaults_follow_from_what_is_listed() -> None:
     plain, few, many = (settings_of({}).resolved(exact=True, listed=n) for n in (0, MANY - 1, MANY))
-    assert (plain.steps, plain.compile, plain.simulated) == (300, 0.5, 0.5)
-    assert (few.steps, few.compile, few.listed, few.simulated) == (600, 0.9, 0.5, 0.5)
-    assert (many.steps, many.compile, many.listed, many.simulated) == (600, 0.9, 1.0, 0.0)
-    stated = settings_of({"steps": 7, "compile": 0.2, "listed": 0.3, "simulated": 0.1}).resolved(
+    assert (plain.steps, plain.sleep, plain.simulated) == (300, 0.5, 0.5)
+    assert (few.steps, few.sleep, few.listed, few.simulated) == (600, 0.9, 0.5, 0.5)
+    assert (many.steps, many.sleep, many.listed, many.simulated) == (600, 0.9, 1.0, 0.0)
+    stated = settings_of({"steps": 7, "sleep": 0.2, "listed": 0.3, "simulated": 0.1}).resolved(
         exact=True, listed=MANY
     )
-    assert (stated.steps, stated.compile, stated.listed, stated.simulated) == (7, 0.2, 0.3, 0.1)
+    assert (stated.steps, stated.sleep, stated.listed, stated.simulated) == (7, 0.2, 0.3, 0.1)
     assert settings_of({}).resolved(exact=False, listed=MANY).reward_temperature == 1.0

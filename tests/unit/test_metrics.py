@@ -22,7 +22,7 @@ from posterior_lm.train.progress import append_metrics, curves, cut_metrics, rea
 
 def fill(path: Path, steps: int = 5) -> None:
     for step in range(1, steps + 1):
-        append_metrics(path, step, {"loss": 1 / step, "stage": "compile" if step < 3 else "balance"})
+        append_metrics(path, step, {"loss": 1 / step, "stage": "sleep" if step < 3 else "balance"})
 
 
 # ------------------------------------------------------------------------------- lines
@@ -138,8 +138,8 @@ def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def log(path: Path) -> None:
     """Two stages; a value that was not finite; one measured at some steps only."""
-    append_metrics(path, 0, {"stage": "compile", "loss": 4.0})
-    append_metrics(path, 10, {"stage": "compile", "loss": math.nan, "ess": 0.2})
+    append_metrics(path, 0, {"stage": "sleep", "loss": 4.0})
+    append_metrics(path, 10, {"stage": "sleep", "loss": math.nan, "ess": 0.2})
     append_metrics(path, 20, {"stage": "balance", "loss": 90.0, "ess": 0.4, "log_evidence_lower": -30.5,
                       "log_evidence_upper": math.inf})  # fmt: skip
     append_metrics(path, 30, {"stage": "balance", "loss": 2.5, "ess": 0.9, "log_evidence_lower": -29.0})

@@ -170,7 +170,7 @@ def test_a_new_objective_is_fitted_by_name(toy_objective: None, tmp_path: Path) 
     (tmp_path / "digit.plm").write_text(DIGIT)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in DIGITS))
     where = ("fit", tmp_path / "digit.plm", "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "p")
-    quick = {"lam": 0.5, "compile": 0, "certify_draws": 20, "certify_rows": 4, "held_out": 2}
+    quick = {"lam": 0.5, "sleep": 0, "certify_draws": 20, "certify_rows": 4, "held_out": 2}
     more = ["--rank", 2, "--draws", 4, *(x for k, v in quick.items() for x in ("--set", f"{k}={v}"))]
     result = plm(*where, "--objective", "toy", "--steps", 2, *more)
     assert result.exit_code == 0, result.stderr

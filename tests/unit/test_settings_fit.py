@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import click
 import pytest
 from attrs import fields
@@ -11,7 +15,10 @@ from posterior_lm.cli.fit import command
 from posterior_lm.infer.methods import METHODS, losses
 from posterior_lm.infer.request import RUNNING
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.driver import compile_source
+from posterior_lm.lang.source import Source
 from posterior_lm.train.settings import FitSettings, settings_of
+from tests.conftest import ROOT
 
 DEFAULTS = FitSettings()
 STATED = {k: v for k, v in METHODS["gflownet"].options.items() if k not in RUNNING}
@@ -31,7 +38,7 @@ def test_the_language_states_the_defaults_and_bounds_of_the_fit(name: str) -> No
 def test_every_stated_option_is_a_setting_and_every_flag_too() -> None:
     names = {f.name for f in fields(FitSettings)}
     assert set(STATED) <= names
-    flags = {"steps", "budget", "objective", "rank", "targets", "rows", "draws", "rate", "seed"}
+    flags = {"steps", "budget", "objective", "rank", "targets", "rows", "draws", "learning_rate", "seed"}
     options = {p.name: p for p in command.params if isinstance(p, click.Option)}
     assert flags <= set(options) and flags <= names
     plain, listed = (DEFAULTS.resolved(exact=True, listed=n).steps for n in (0, 1))
@@ -47,14 +54,58 @@ def test_what_a_program_states_is_what_a_fit_gets() -> None:
 lm base = "tiny"
 program p() {
   latent z: text(tokens=1..3) ~ base()
-  infer gflownet(rank=3, objective="tb", n=50, rate=0.01)
+  infer gflownet(rank=3, objective="tb", n=50, learning_rate=0.01)
 }
 """
     found = settings_of(loads(text).request.fit_settings(loads(text).prepared))
-    assert (found.rank, found.objective, found.rate) == (3, "tb", 0.01)
+    assert (found.rank, found.objective, found.learning_rate) == (3, "tb", 0.01)
     asked = loads(text).using("gflownet", rank=5, seed=7)
     more = settings_of(asked.request.fit_settings(asked.prepared))
     assert (more.rank, more.seed, more.objective) == (5, 7, "tb")
+
+
+OLD = [("compile", "sleep"), ("rate", "learning_rate"), ("balance_rate", "balance_learning_rate")]
+
+
+@pytest.mark.parametrize(("old", "new"), [*OLD, ("columns", "max_batch_tokens")])
+def test_an_old_name_of_a_setting_serves_with_a_warning(old: str, new: str) -> None:
+    value = 0.25 if old != "columns" else 100
+    with pytest.warns(DeprecationWarning, match=f"`{old}` is now called `{new}`"):
+        found = settings_of({new: 0.5, old: value})
+    assert getattr(found, new) == value
+
+
+@pytest.mark.parametrize(("old", "new"), OLD)
+def test_an_old_name_of_an_option_serves_with_a_warning(old: str, new: str) -> None:
+    text = (
+        'lm base = "tiny"\nprogram p() {\n  latent z: text(tokens=1..3) ~ base()\n  infer gflownet(%s=%s)\n}'
+    )
+    query = loads(text % (old, 0.25))
+    with pytest.warns(DeprecationWarning, match=f"`{old}` is now called `{new}`"):
+        assert query.request.fit_settings(query.prepared) == {new: 0.25}
+    with pytest.warns(DeprecationWarning, match=f"`{old}` is now called `{new}`"):
+        asked = query.using("gflownet", **{old: 0.125})
+    assert asked.request.options == {new: 0.125}
+    source = Source("p.plm", text % (old, 0.25))
+    assert [d.code for d in compile_source(source, lint=True).warnings] == ["PLM908"]
+    twice = compile_source(Source("p.plm", text % (f"{new}=0.5, {old}", 0.25)))
+    assert [d.code for d in twice.diagnostics] == ["PLM207"]
+
+
+def test_an_old_flag_serves_with_a_line_on_stderr(tmp_path: Path) -> None:
+    program, rows = tmp_path / "p.plm", tmp_path / "rows.jsonl"
+    program.write_text('lm base = "tiny"\nprogram p(x: int(0..3)) {\n  latent n: int(0..3) ~ uniform(0, 3)\n'
+                       "  observe x ~ binomial(3, 0.1 + 0.2 * n)\n}\n")  # fmt: skip
+    rows.write_text('{"x": 1}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "posterior_lm", "fit", program, "--data", rows, "--out", tmp_path / "out",
+         "--rate", "-1", "--set", "compile=2"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "`sleep` is at least 0 and at most 1" in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("warning: ")] == [
+        "warning: `compile` is now called `sleep`", "warning: `rate` is now called `learning_rate`"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(FitSettings)])
@@ -75,24 +126,24 @@ def test_the_default_passes_its_own_check(name: str) -> None:
         ({"steps": "ten"}, "`steps` is a whole number, not 'ten'"),
         ({"steps": True}, "`steps` is a whole number, not True"),
         ({"steps": 10**400}, "`steps` is a whole number, not 1000"),
-        ({"rate": 10**5000}, "`rate` is a number, not a value of type int"),
+        ({"learning_rate": 10**5000}, "`learning_rate` is a number, not a value of type int"),
         ({"draws": 1}, "`draws` is at least 2"),
         ({"budget": 0}, "`budget` is above 0, not 0"),
         ({"budget": -3.0}, "`budget` is above 0"),
         ({"budget": float("inf")}, "`budget` is a number, not inf"),
-        ({"rate": float("nan")}, "`rate` is a number, not nan"),
-        ({"rate": 0}, "`rate` is above 0"),
-        ({"rate": None}, "`rate` is a number, not None"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is a number, not nan"),
+        ({"learning_rate": 0}, "`learning_rate` is above 0"),
+        ({"learning_rate": None}, "`learning_rate` is a number, not None"),
         ({"lam": 0}, "`lam` is above 0 and at most 1"),
         ({"lam": 1.01}, "at most 1, not 1.01"),
-        ({"compile": 1.5}, "`compile` is at least 0 and at most 1"),
+        ({"sleep": 1.5}, "`sleep` is at least 0 and at most 1"),
         ({"tempered": 0.6, "replayed": 0.5}, "0.6 and 0.5 are more than all"),
         ({"reward_temperature": 0.9}, "at least 1"),
         ({"targets": 5}, "`targets` is a list of names"),
         ({"targets": ["a", 1]}, "`targets` is a list of names"),
         ({"seeds": -1}, "`seeds` is at least 0"),
         ({"seed": -1}, "`seed` is at least 0"),
-        ({"columns": 8}, "`columns` is at least 64"),
+        ({"max_batch_tokens": 8}, "`max_batch_tokens` is at least 64"),
         ({"alpha": 0}, "`alpha` is above 0"),
     ],
 )
@@ -109,7 +160,7 @@ def test_wrong_settings_are_named(options: dict[str, object], said: str) -> None
         ({"targets": "q_proj, v_proj ,"}, "targets", ("q_proj", "v_proj")),
         ({"targets": ["down"]}, "targets", ("down",)),
         ({"steps": 7.0}, "steps", 7),
-        ({"rate": 1}, "rate", 1.0),
+        ({"learning_rate": 1}, "learning_rate", 1.0),
         ({"seeds": 4}, "seeds", 4),
         ({"budget": None}, "budget", None),
         ({"tempered": 0.5, "replayed": 0.5}, "replayed", 0.5),

@@ -121,7 +121,7 @@ def test_a_short_fit_replays_outputs(tmp_path: Path, output: str, objective: str
     rows = [{**row, "steps": text} for row, text in zip(ROWS, STEPS, strict=False)]
     query = loads(SHORT.format(output))
     fitted = query.fit(
-        rows, tmp_path / "policy", steps=4, compile=0.5, pairs=6, draws=4, rank=2, seed=1, objective=objective,
+        rows, tmp_path / "policy", steps=4, sleep=0.5, pairs=6, draws=4, rank=2, seed=1, objective=objective,
         replayed=0.5, simulated=0.25, certify_draws=10, certify_rows=0, seeds=4,
     )  # fmt: skip
     assert fitted.folder.exists()

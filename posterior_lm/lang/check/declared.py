@@ -7,6 +7,7 @@ a declaration needs, and what goes with them in the type of the text that they w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.fits import pattern
@@ -224,12 +225,14 @@ def int_range(
 
 
 def options(
-    scope: Scope, given: tuple[ast.Option, ...], known: Mapping[str, OptionType], owner: str, at: Span
-) -> None:
-    """Checks options by name, number and kind of value."""
+    scope: Scope, given: tuple[ast.Option, ...], known: Mapping[str, OptionType], owner: str, at: Span,
+    former: Mapping[str, str] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Checks options by name, number and kind of value; `former` are old names that still serve."""
     seen: dict[str, ast.Option] = {}
     for option in given:
-        if option.name not in known:
+        name = former.get(option.name, option.name)
+        if name not in known:
             inner(scope, option.value) if not isinstance(option.value, ast.Name) else None
             near = nearest(option.name, known)
             listed = f"its options are {', '.join(known)}" if known else "it has no options"
@@ -241,17 +244,17 @@ def options(
                 help=f"did you mean '{near}'?" if near else listed,
             )
             continue
-        if option.name in seen:
+        if name in seen:
             scope.error(
                 "PLM207",
                 f"the option '{option.name}' is given twice",
                 name_span(option),
                 "again here",
-                secondary=[(seen[option.name].span, "first given here")],
+                secondary=[(seen[name].span, "first given here")],
             )
             continue
-        seen[option.name] = option
-        _option(scope, option, known[option.name])
+        seen[name] = option
+        _option(scope, option, known[name])
 
 
 def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:

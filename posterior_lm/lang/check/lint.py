@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, nodes, statements
+from posterior_lm.lang.check.declared import name_span
 from posterior_lm.lang.diagnostics import Diagnostic, in_order, warning
 from posterior_lm.lang.signatures import value_type
 from posterior_lm.lang.source import Span
@@ -24,6 +26,7 @@ def warnings(checked: CheckedModule) -> list[Diagnostic]:
             *_peeking_guides(checked),
             *_idle_latents(program),
             *_boundaries(checked),
+            *_old_names(program),
         ]
     )
 
@@ -46,6 +49,16 @@ def _nothing_to_infer(program: ast.Program) -> Iterator[Diagnostic]:
         yield warning("PLM907", f"the program '{program.name.id}' has no latents", program.name.span,
                       "nothing to infer",
                       help="plm score still gives its log reward")  # fmt: skip
+
+
+def _old_names(program: ast.Program) -> Iterator[Diagnostic]:
+    for infer in (s for s in statements(program.body) if isinstance(s, ast.Infer)):
+        method = infer.method.function.id
+        former = METHODS[method].former if method in METHODS else {}
+        for option in infer.method.options:
+            if new := former.get(option.name):
+                yield warning("PLM908", f"the option '{option.name}' of {method} is now called '{new}'",
+                              name_span(option), "its old name", help=f"write {new}=…")  # fmt: skip
 
 
 def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:

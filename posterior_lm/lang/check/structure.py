@@ -381,4 +381,5 @@ class Structure:
             first = next(iter(METHODS[name].options), "n")
             scope.error("PLM307", f"{name} takes options, not plain arguments", call.args[0].span, "no name",
                         help=f"write {first}=…")  # fmt: skip
-        options(scope, call.options, METHODS[name].options, f"the method {name}", call.function.span)
+        known = METHODS[name]
+        options(scope, call.options, known.options, f"the method {name}", call.function.span, known.former)
