@@ -23,6 +23,7 @@ from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.train.checkpoint import (
     clean,
     load,
+    load_same,
     optimizer_tensors,
     remove,
     restore_optimizer,
@@ -106,6 +107,20 @@ def test_everything_comes_back_exactly(tmp_path: Path) -> None:
     assert written["format"] == "plm-checkpoint-1"
     for name, digest in written["sha256"].items():
         assert hashlib.sha256((path / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_state_of_old_names_is_of_the_same_work(tmp_path: Path) -> None:
+    then = {"settings.compile": 0.5, "settings.fit.rate": 1e-3, "settings.columns": 64, "compile": 1}
+    save(tmp_path, step=1, tensors={}, arrays={}, state={"fit": then})
+    now = {
+        "settings.sleep": 0.5,
+        "settings.fit.learning_rate": 1e-3,
+        "settings.max_batch_tokens": 64,
+        "compile": 1,
+    }
+    assert load_same(tmp_path, "fit", "fit", now).state == {"fit": then}
+    with pytest.raises(DataError, match=r"differs in settings\.sleep \(0\.5, now 0\.25\)"):
+        load_same(tmp_path, "fit", "fit", {**now, "settings.sleep": 0.25})
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_an_old_name_of_an_option_serves_with_a_warning(old: str, new: str) -> N
         asked = query.using("gflownet", **{old: 0.125})
     assert asked.request.options == {new: 0.125}
     source = Source("p.plm", text % (old, 0.25))
-    assert [d.code for d in compile_source(source, lint=True).warnings] == ["PLM908"]
+    assert "PLM908" in {d.code for d in compile_source(source, lint=True).warnings}
     twice = compile_source(Source("p.plm", text % (f"{new}=0.5, {old}", 0.25)))
     assert [d.code for d in twice.diagnostics] == ["PLM207"]
 
