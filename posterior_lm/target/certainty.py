@@ -19,6 +19,7 @@ from posterior_lm.lang.values import finite_spec
 from posterior_lm.target.prefix_values import Between, Certain, Text, apply, certain, joined
 from posterior_lm.target.values import Value
 
+Parts = Sequence[Conjunct]
 ANY_COUNT = Between(0, math.inf)
 
 
@@ -50,6 +51,13 @@ class Certainty:
         if i not in self._found:
             self._found[i] = self._find(i)
         return self._found[i]
+
+    def allows(self, parts: Parts) -> bool:
+        """Whether no part of a condition is certainly false.
+
+        What is not a number is let through: it is an error, which the evaluator reports.
+        """
+        return all(self.of(part.node) is not part.negated for part in parts)
 
     def _find(self, i: int) -> Certain:
         node = self.graph[i]
@@ -105,8 +113,6 @@ class Certainty:
 LISTED = 10_000
 """Values of a finite latent that are tried without a model: a tenth of a second."""
 
-Parts = Sequence[Conjunct]
-
 
 def blamed(latent: Latent, parts: Parts, leaves: Callable[[Parts], bool]) -> Diagnostic:
     """PLM340 at the first part with which nothing is left; `leaves` says whether parts leave a value."""
@@ -149,12 +155,8 @@ def impossible(graph: RewardGraph) -> list[Diagnostic]:
 
 
 def holds(graph: RewardGraph, name: str, text: str, datum: str | int, parts: Parts) -> bool:
-    """Whether a value of a finite latent satisfies the parts, as far as that is certain.
-
-    What is not a number is let through: it is an error, which the evaluator reports.
-    """
-    certainty = Certainty(graph, {name: Value((), text, datum)})
-    return all(certainty.of(part.node) is not part.negated for part in parts)
+    """Whether a value of a finite latent satisfies the parts, as far as that is certain."""
+    return Certainty(graph, {name: Value((), text, datum)}).allows(parts)
 
 
 def _values(graph: RewardGraph, latent: Latent) -> list[tuple[str, str | int]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from posterior_lm.lang.values import FiniteSpec, IntSpec
+from posterior_lm.graph.nodes import DistScore
+from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.values import FiniteSpec, IntSpec, finite_spec
 
 
 class ParameterError(ValueError):
@@ -101,3 +103,21 @@ DISTS: dict[str, LogPmf] = {
     "geometric": geometric,
     "binomial": binomial,
 }
+
+
+def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
+    """Log pmf of each draw's value. Raises InferenceError PLM705 for a bad parameter."""
+    value, *args = inputs
+    bounds: Sequence[list] = ()
+    if node.bounded:
+        args, bounds = args[:-2], args[-2:]
+    log_pmf = DISTS[node.dist]
+    listed = finite_spec(node.choices)
+    out = []
+    for d in range(n):
+        finite = finite_spec((), *(int(b[d]) for b in bounds)) if bounds else listed
+        try:
+            out.append(log_pmf(value[d], [a[d] for a in args], finite))
+        except ParameterError as problem:
+            raise InferenceError(error("PLM705", str(problem), node.span)) from None
+    return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,11 @@ from posterior_lm.lang.diagnostics import CompileError, InferenceError, Internal
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
-from posterior_lm.target.functions import add, apply, dist, is_nan, power
+from posterior_lm.target.distributions import dist
+from posterior_lm.target.functions import Column, add, apply, is_nan, power
 from posterior_lm.target.scores import Batch, ScorePlan, ask_choice, ask_group, hosts_and_riders
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, join
 from posterior_lm.target.values import Value, Values
-
-Column = list
-"""N values of one node: floats, integers, booleans or texts."""
 
 
 @define(eq=False)
@@ -219,9 +218,32 @@ class Evaluator:
             ends = node.bare and self.supports[text[0].latent].ending == "eos"  # type: ignore[union-attr]
             if text and isinstance(text[-1], Special) and text[-1].kind == "eos":
                 text, ends = text[:-1], True  # end-of-text may be several tokens, so it is read, not spelled
-            context, left_out = self.pieces(node.inputs[0]), uncounted_of(self, node, text)
+            context, left_out = self.pieces(node.inputs[0]), self._left_out(node, text)
             self.plans[i] = ScorePlan(i, node.lm, context, text, ends, node.rides, left_out)
         return self.plans[i]
+
+    def _left_out(
+        self, node: LmScore, text: Sequence[Segment]
+    ) -> Callable[[Sequence[int]], tuple[bool, ...]] | None:
+        """What says which tokens of a scored text do not count; None where all do.
+
+        Of a bare latent the outputs of tools with `output="intervene"` are left out. Such an output is
+        set from outside, as `do` sets a variable (Pearl 2009): nothing says how likely it was, but all
+        that follows is after it. Raises CompileError PLM346 where the model that scores it has other
+        tokens than the latent.
+        """
+        name = text[0].latent if node.bare and isinstance(text[0], Splice) else None
+        latent = next((n for _, n in self.graph.latents() if n.name == name), None)
+        if latent is None or all(tool.output == "observe" for tool in latent.tools):
+            return None
+        if latent.name not in self.spellers[node.lm].own:
+            message = (
+                f"`{node.lm}` has other tokens than `{name}`, so what its tools wrote cannot be left out"
+            )
+            help = 'give the tools output="observe", or score it with the model that it is drawn from'
+            raise CompileError(error("PLM346", message, node.span, "this model's tokens", help=help))
+        support: Any = self.supports[latent.name]
+        return support.left_out  # type: ignore[no-any-return]
 
     def _score(
         self, nodes: Sequence[int], columns: Mapping[int, Column], values: Values, n: int
@@ -275,7 +297,7 @@ class Evaluator:
             texts = [speller.text(listed.spelling(k), first=empty and not drawn) for k in range(listed.size)]
             picked = listed.number(self._at(columns, node.inputs[1], d))
             power = float(self._at(columns, node.inputs[-1], d)) if node.powered else 1.0
-            finish.append(ask_choice(batch, ids, texts, picked, power, lambda x, d=d: put(out[i], d, x)))  # type: ignore[misc]
+            finish.append(ask_choice(batch, ids, texts, picked, power, partial(out[i].__setitem__, d)))
         return finish
 
     def candidates(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> FiniteSpec:
@@ -284,10 +306,6 @@ class Evaluator:
         found = finite_spec(node.choices, *ends, lead=node.lead)
         assert found is not None
         return found
-
-
-def put(column: Column, d: int, value: float) -> None:
-    column[d] = value
 
 
 def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:
@@ -308,23 +326,3 @@ def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:
                     help="guard the expression, for example with `if … then … else …`",
                 )
             )
-
-
-def uncounted_of(
-    evaluator: Evaluator, node: LmScore, text: Sequence[Segment]
-) -> Callable[[Sequence[int]], tuple[bool, ...]] | None:
-    """What says which tokens of a scored text do not count; None where all do.
-
-    Only of a bare latent any are left out. Raises CompileError PLM346 where the model that
-    scores it has other tokens than the latent.
-    """
-    name = text[0].latent if node.bare and isinstance(text[0], Splice) else None
-    latent = next((n for _, n in evaluator.graph.latents() if n.name == name), None)
-    if latent is None or all(tool.output == "observe" for tool in latent.tools):
-        return None
-    if latent.name not in evaluator.spellers[node.lm].own:
-        message = f"`{node.lm}` has other tokens than `{name}`, so what its tools wrote cannot be left out"
-        help = 'give the tools output="observe", or score it with the model that it is drawn from'
-        raise CompileError(error("PLM346", message, node.span, "this model's tokens", help=help))
-    support: Any = evaluator.supports[latent.name]
-    return support.left_out  # type: ignore[no-any-return]

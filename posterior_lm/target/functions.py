@@ -1,4 +1,4 @@
-"""Nodes that need no language model: functions, other distributions, powers, sums."""
+"""Functions of values, powers and sums: nodes that need no language model and are no distribution."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from posterior_lm.graph.nodes import Apply, DistScore
+from posterior_lm.graph.nodes import Apply
 from posterior_lm.graph.ops import OPS
 from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
 from posterior_lm.lang.regex import mend
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.values import finite_spec
-from posterior_lm.target.distributions import DISTS, ParameterError
 
 Column = list
+"""N values of one node: floats, integers, booleans or texts."""
 
 
 def apply(node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Callable[..., object]]) -> Column:
@@ -86,24 +85,6 @@ def power(exponent: float, term: float, span: Span) -> float:
             error("PLM705", f"the power {exponent:g} of {term:g} nats is too large a number", span)
         )
     return result
-
-
-def dist(node: DistScore, inputs: Sequence[Column], n: int) -> Column:
-    """Log pmf of each draw's value. Raises InferenceError PLM705 for a bad parameter."""
-    value, *args = inputs
-    bounds: Sequence[Column] = ()
-    if node.bounded:
-        args, bounds = args[:-2], args[-2:]
-    log_pmf = DISTS[node.dist]
-    listed = finite_spec(node.choices)
-    out = []
-    for d in range(n):
-        finite = finite_spec((), *(int(b[d]) for b in bounds)) if bounds else listed
-        try:
-            out.append(log_pmf(value[d], [a[d] for a in args], finite))
-        except ParameterError as problem:
-            raise InferenceError(error("PLM705", str(problem), node.span)) from None
-    return out
 
 
 def add(parts: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ from posterior_lm.graph.nodes import LmScore
 from posterior_lm.lm.protocol import Branch, Request, Scores
 from posterior_lm.target.scores import Batch, ScorePlan, counted, hosts_and_riders
 from posterior_lm.target.segments import Speller, Splice
-from posterior_lm.target.values import Value, Values, count
+from posterior_lm.target.values import Value, Values, count, distinct, take
 
 if TYPE_CHECKING:
     from posterior_lm.target.target import LatentInfo, Target
@@ -54,23 +54,16 @@ def log_reward_prefixes(target: Target, values: Values, info: LatentInfo, *, pac
     out = np.full((count(values), longest + 1), -math.inf)
     if not found:
         return out
-    others = [column for name, column in values.items() if name != info.name]
-    places: dict[tuple, int] = {}
-    distinct: list[Cut] = []
-    for cut in found:
-        key = (cut.value.ids, *(column[cut.draw].ids for column in others))
-        if key not in places:
-            places[key] = len(distinct)
-            distinct.append(cut)
-    flat: dict[str, list[Value]] = {
-        name: [c.value if name == info.name else column[c.draw] for c in distinct]
+    every: dict[str, list[Value]] = {
+        name: [c.value if name == info.name else column[c.draw] for c in found]
         for name, column in values.items()
     }
-    given = _packed_columns(target, values, info, distinct) if packed else {}
-    log_reward = target.evaluator.terms(flat, len(distinct), given).sum(axis=1)
-    for cut in found:
-        key = (cut.value.ids, *(column[cut.draw].ids for column in others))
-        out[cut.draw, cut.after] = log_reward[places[key]]
+    first, where = distinct(every, range(len(found)))
+    scored = [found[place] for place in first]
+    given = _packed_columns(target, values, info, scored) if packed else {}
+    log_reward = target.evaluator.terms(take(every, first), len(first), given).sum(axis=1)
+    for cut, place in zip(found, where, strict=True):
+        out[cut.draw, cut.after] = log_reward[place]
     return out
 
 

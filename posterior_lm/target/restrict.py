@@ -27,7 +27,7 @@ from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.finite import FiniteSupport, kept_values
-from posterior_lm.support.spec import Kind, Regular, Spec, TextSpec
+from posterior_lm.support.spec import Regular, Spec, TextSpec
 from posterior_lm.target.certainty import Beginning, Certainty, Parts, blamed, holds
 from posterior_lm.target.prefix_values import Between, Text
 from posterior_lm.target.values import Value, Values
@@ -39,13 +39,6 @@ TRIED_FOR_MASKS = 100_000
 """Values of a finite latent that conditions are tried on: about a second. Above that they are tested as drawn."""
 EMPTY = {"PLM330", "PLM335"}
 """Codes that say that no value is left."""
-
-_KINDS: dict[str, Kind] = {
-    "contains": "contains",
-    "starts_with": "starts_with",
-    "ends_with": "ends_with",
-    "matches": "matches",
-}
 
 
 @frozen
@@ -115,7 +108,7 @@ def _regular(graph: RewardGraph, part: Conjunct) -> Regular | None:
     if test.op == "equals":
         regular = Regular("matches", re.escape(other), test.negated)
     else:
-        regular = Regular(_KINDS[test.op], other, test.negated)
+        regular = Regular(test.op, other, test.negated)  # type: ignore[arg-type]
     try:
         regular.dfa()
     except (PatternError, re.error):
@@ -220,8 +213,8 @@ class PrefixTests:
 
     def _alive(self, prefix: Ids, past: Mapping[str, Value]) -> bool:
         support = self.info.support
-        if hasattr(support, "ids_of"):
-            if support.size is None or support.size > TRIED_FOR_PREFIXES:
+        if isinstance(support, FiniteSupport):
+            if support.size > TRIED_FOR_PREFIXES:
                 return True
             values = (ids for ids in support.values() if ids[: len(prefix)] == prefix)
             return any(self._holds(past, self.target.value_of(self.info.name, ids)) for ids in values)
@@ -229,8 +222,7 @@ class PrefixTests:
 
     def _holds(self, past: Mapping[str, Value], own: Value | Beginning) -> bool:
         graph, fixed = self.target.graph, self.target.evaluator.fixed_value
-        certainty = Certainty(graph, {**past, self.info.name: own}, fixed)
-        return all(certainty.of(part.node) is not part.negated for part in self.parts)
+        return Certainty(graph, {**past, self.info.name: own}, fixed).allows(self.parts)
 
     def _beginning(self, prefix: Ids) -> Beginning:
         assert self.info.lm is not None

@@ -20,8 +20,6 @@ from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.target.rows_json import json_lines, json_list, parse
 
-__all__ = ["Row", "decode", "json_value", "read_bytes", "read_field", "read_rows", "typed_csv"]
-
 _LONGEST = 2**31 - 1
 """Characters of one field: the default of the csv module, 128 KiB, is less than a long document."""
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from attrs import define, field, frozen
 
-from posterior_lm.graph.nodes import LmScore
 from posterior_lm.lm.protocol import LanguageModel, Request, Scores
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice
 from posterior_lm.target.values import Value
@@ -161,10 +160,6 @@ def hosts_and_riders(
             riders.setdefault(plan.rides, []).append(plan)
     riding = {p.node for group in riders.values() for p in group}
     return [(p, riders.get(i, [])) for i, p in plans.items() if i not in riding]
-
-
-def is_score(node: object) -> bool:
-    return isinstance(node, LmScore)
 
 
 def ask_choice(

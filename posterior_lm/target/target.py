@@ -19,7 +19,7 @@ from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
-from posterior_lm.support.tools import Disagreement, read
+from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prefixes import log_reward_prefixes
 from posterior_lm.target.values import Value, Values, count, distinct, take
@@ -88,7 +88,8 @@ class Target:
     def terms(self, values: Values, scores: Mapping[int, np.ndarray] | None = None) -> np.ndarray:
         """(N, K) float64 nats: one term per statement; `log_reward` is their sum.
 
-        Equal draws are evaluated once. `scores` are columns (N,) of score nodes that are known. Raises InferenceError PLM701 or PLM704.
+        Equal draws are evaluated once. `scores` are columns (N,) of score nodes that are known.
+        Raises InferenceError PLM701 or PLM704.
         """
         first, where = distinct({name: values[name] for name in self.names}, range(count(values)))
         given = {i: column[first].tolist() for i, column in (scores or {}).items()}
@@ -153,9 +154,9 @@ class Target:
     def _read(self, info: LatentInfo, support: Support, text: str) -> tuple[int, ...]:
         """The tokens of a given text."""
         assert info.lm is not None
-        if not hasattr(support, "spliced"):
+        if not isinstance(support, ToolSupport):
             return tuple(self.models[info.lm].tokenizer.encode(text))
-        found = read(support, text)  # type: ignore[arg-type]
+        found = read(support, text)
         if isinstance(found, Disagreement):
             message = f"the tool `{found.tool}` writes {found.written!r} after {shown_end(found.text)}, and {shown_end(text)} goes on otherwise"
             help = "give the text with the outputs that the tool writes"

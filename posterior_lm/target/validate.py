@@ -26,15 +26,7 @@ def validate_data(
     names = [p.name for p in graph.params]
     for name in given:
         if name not in names:
-            close = nearest(name, names)
-            found.append(
-                error(
-                    "PLM602",
-                    f"`{graph.name}` has no parameter `{name}`",
-                    where=path + name,
-                    help=f"did you mean `{close}`?" if close else f"its parameters are {_listed(names)}",
-                )
-            )
+            found.append(_unknown(f"`{graph.name}` has no parameter", name, names, path + name))
     data: dict[str, object] = {}
     for param in graph.params:
         where = path + param.name
@@ -56,6 +48,12 @@ def validate_data(
     if found:
         raise DataError(found)
     return data
+
+
+def _unknown(what: str, name: str, names: Sequence[str], where: str) -> Diagnostic:
+    close, kind = nearest(name, names), what.rpartition(" ")[2]
+    help = f"did you mean `{close}`?" if close else f"its {kind}s are {_listed(names)}"
+    return error("PLM602", f"{what} `{name}`", where=where, help=help)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -84,15 +82,7 @@ def _table(param: ParamSpec, value: object, where: str, found: list[Diagnostic])
             continue
         for name in row:
             if name not in names:
-                close = nearest(str(name), names)
-                found.append(
-                    error(
-                        "PLM602",
-                        f"`{param.name}` has no column `{name}`",
-                        where=f"{at}.{name}",
-                        help=f"did you mean `{close}`?" if close else f"its columns are {_listed(names)}",
-                    )
-                )
+                found.append(_unknown(f"`{param.name}` has no column", str(name), names, f"{at}.{name}"))
         bound: dict[str, object] = {}
         for column in param.columns:
             if column.name in row:
