@@ -309,22 +309,16 @@ class Directions:
                 return a[1], a[0]
             case "+", [a, b]:
                 return _all(a[0], b[0]), _all(a[1], b[1])
-            case "min", [a, b]:
+            case "min" | "or", [a, b]:
                 return _all(a[0], b[0]), max(a[1], b[1])
-            case "max", [a, b]:
+            case "max" | "and", [a, b]:
                 return max(a[0], b[0]), _all(a[1], b[1])
-            case "-", [a, b]:
-                return _all(a[0], b[1]), _all(a[1], b[0])
-            case "*", [a, b]:
-                return self._times(node, a, b)
-            case "<" | "<=", [a, b]:
+            case "-" | "<" | "<=", [a, b]:
                 return _all(a[0], b[1]), _all(a[1], b[0])
             case ">" | ">=", [a, b]:
                 return _all(a[1], b[0]), _all(a[0], b[1])
-            case "and", [a, b]:
-                return max(a[0], b[0]), _all(a[1], b[1])
-            case "or", [a, b]:
-                return _all(a[0], b[0]), max(a[1], b[1])
+            case "*", [a, b]:
+                return self._times(node, a, b)
             case "==", [a, b]:
                 return self._unequal(a, b), NEVER
             case "!=", [a, b]:

@@ -410,7 +410,7 @@ def table_beside(path: ast.Literal, base: Path | None = None) -> Rows:
     except ValueError as problem:
         message = f"{str(path.value)!r} is no table: {problem}"
         help = 'two columns with a row of headings, {"key": "text"}, or lines of {"key": …, "text": …}'
-        raise CompileError(error("PLM344", message, path.span, "this file", help=help)) from None
+        raise CompileError.of("PLM344", message, path.span, "this file", help=help) from None
 
 
 def tools_of(declared: ast.TypeExpr, tools: Mapping[str, ToolSpec]) -> tuple[ToolSpec, ...]:

@@ -20,13 +20,14 @@ class Node:
     """What every node has: ordered input ids and the source text it came from."""
 
     KIND: ClassVar[str] = "node"
+    DETAIL: ClassVar[str] = ""
     inputs: tuple[int, ...] = ()
     span: Span = field(default=NOWHERE, eq=False, repr=False)
 
     @property
     def detail(self) -> str:
-        """What the dump prints besides kind and inputs."""
-        return ""
+        """What the dump prints besides kind and inputs: DETAIL with the node's fields."""
+        return self.DETAIL.format(self)
 
 
 # ------------------------------------------------------------------- values
@@ -37,21 +38,15 @@ class Input(Node):
     """A parameter of the program, known once data is bound."""
 
     KIND = "input"
+    DETAIL = "{0.name}"
     name: str
-
-    @property
-    def detail(self) -> str:
-        return self.name
 
 
 @frozen(kw_only=True)
 class Constant(Node):
     KIND = "constant"
+    DETAIL = "{0.value!r}"
     value: str | int | float | bool | tuple
-
-    @property
-    def detail(self) -> str:
-        return repr(self.value)
 
     def __eq__(self, other: object) -> bool:  # 1, 1.0 and True are different constants
         return (
@@ -69,11 +64,8 @@ class Marker(Node):
     """The segment `bos` or `eos`."""
 
     KIND = "marker"
+    DETAIL = "{0.kind}"
     kind: str
-
-    @property
-    def detail(self) -> str:
-        return self.kind
 
 
 @frozen(kw_only=True)
@@ -81,12 +73,9 @@ class RowField(Node):
     """A column of the current row of a plate."""
 
     KIND = "row"
+    DETAIL = "plate={0.plate} .{0.column}"
     plate: int
     column: str
-
-    @property
-    def detail(self) -> str:
-        return f"plate={self.plate} .{self.column}"
 
 
 @frozen(kw_only=True)
@@ -138,11 +127,8 @@ class Apply(Node):
     """A function or operator on values."""
 
     KIND = "apply"
+    DETAIL = "{0.op}"
     op: str
-
-    @property
-    def detail(self) -> str:
-        return self.op
 
 
 # ------------------------------------------------------------------- log scores
@@ -227,11 +213,8 @@ class PlateSum(Node):
     """The sum of a term over the rows of a table. Inputs (table, term)."""
 
     KIND = "plate"
+    DETAIL = "{0.plate}"
     plate: int
-
-    @property
-    def detail(self) -> str:
-        return str(self.plate)
 
 
 @frozen(kw_only=True)

@@ -168,14 +168,14 @@ class Condition(Node):
 @frozen
 class Temper(Node):
     exponent: Expr
-    body: tuple[Statement, ...]
+    body: tuple[Statement, ...] = ()
 
 
 @frozen
 class Plate(Node):
     row: Name
     table: Expr  # a Name in a legal program
-    body: tuple[Statement, ...]
+    body: tuple[Statement, ...] = ()
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""One function per grammar rule: from what the rule matched to a frozen node.
+"""From what a grammar rule matched to a frozen node: by the node's fields, or a function of the rule's own.
 
 The parser calls these as it reduces, bottom up, so building never recurses. They
 change nothing they are given: the parser may go back to an earlier state.
@@ -7,21 +7,39 @@ change nothing they are given: the parser may go back to an earlier state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
+import attrs
 from attrs import evolve, frozen
 from lark.grammar import Rule
 from lark.lexer import Token
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import Diagnostic, error
-from posterior_lm.lang.lexer import decode_number, decode_string, extent
+from posterior_lm.lang.lexer import DECLARATIONS, STATEMENTS, decode_number, decode_string, extent
 from posterior_lm.lang.source import Source, Span
 
-_PUNCTUATION = frozenset(
+_DROPPED = frozenset(
     ("EQUAL", "LPAR", "RPAR", "LBRACE", "RBRACE", "LSQB", "RSQB", "COMMA", "COLON", "TILDE",
-     "CIRCUMFLEX", "DOT", "RANGE")
+     "CIRCUMFLEX", "DOT", "RANGE", "IF", "THEN", "ELSE", "IN", "FROM", *STATEMENTS, *DECLARATIONS)
 )  # fmt: skip
+"""Tokens that say nothing beside the rule that they stand in."""
+
+_NODES: dict[str, type[ast.Node]] = {
+    "name": ast.Name, "marker": ast.Marker, "field": ast.Field, "power_expr": ast.PowerExpr,
+    "unary": ast.Unary, "if_expr": ast.IfExpr, "range": ast.Range, "option": ast.Option,
+    "column": ast.Column, "param": ast.Param, "latent": ast.Latent, "observe": ast.Observe,
+    "factor": ast.Factor, "condition": ast.Condition, "temper": ast.Temper, "plate": ast.Plate,
+    "let": ast.Let, "guide": ast.Guide,
+}  # fmt: skip
+"""Rules whose parts are the fields of a node, in order."""
+
+
+@cache
+def _kinds(node: type[ast.Node]) -> list[str]:
+    """The types of a node's fields as they are annotated."""
+    return [str(f.type) for f in attrs.fields(node) if f.name != "span"]
 
 
 @frozen(eq=False)
@@ -78,10 +96,10 @@ class Builder:
             return _sequence
         if rule.options.expand1 and rule.alias is None:
             return _only if len(rule.expansion) == 1 else self._parenthesised
-        make = getattr(self, f"_{name}")
+        make = partial(self._node, _NODES[name]) if name in _NODES else getattr(self, f"_{name}")
 
         def callback(parts: list[Any]) -> Any:
-            kept = [p for p in parts if not (isinstance(p, Token) and p.type in _PUNCTUATION)]
+            kept = [p for p in parts if not (isinstance(p, Token) and p.type in _DROPPED)]
             return make(self._span(parts), *kept)
 
         return callback
@@ -95,10 +113,16 @@ class Builder:
     def _named(self, token: Token) -> ast.Name:
         return ast.Name(str(token), span=self._span([token]))
 
+    def _node(self, node: type[ast.Node], span: Span, *parts: Any) -> ast.Node:
+        return node(*map(self._part, _kinds(node), parts), span=span)
+
+    def _part(self, kind: str, part: Any) -> Any:
+        if isinstance(part, Token):
+            return self._named(part) if kind == "Name" else str(part)
+        return tuple(part) if isinstance(part, Sequence) else part
+
     def _wrong(self, code: str, message: str, span: Span, label: str = "", **more: Any) -> None:
         self.found.append(error(code, message, span, label, **more))
-
-    # ------------------------------------------------------------ expressions
 
     def _literal(self, span: Span, token: Token) -> ast.Literal:
         value: str | int | float | bool
@@ -112,12 +136,6 @@ class Builder:
             value, wrong = decode_number(token, span)
         self.found += wrong
         return ast.Literal(value, span=span)
-
-    def _name(self, span: Span, token: Token) -> ast.Name:
-        return ast.Name(str(token), span=span)
-
-    def _marker(self, span: Span, token: Token) -> ast.Marker:
-        return ast.Marker(str(token), span=span)
 
     def _list_expr(self, span: Span, first: Any = None, more: Any = ()) -> ast.ListExpr:
         items = () if first is None else (first, *more)
@@ -145,30 +163,8 @@ class Builder:
             args.append(part)
         return tuple(args), tuple(options)
 
-    def _field(self, span: Span, row: Token, column: Token) -> ast.Field:
-        return ast.Field(self._named(row), str(column), span=span)
-
-    def _power_expr(self, span: Span, base: Any, exponent: Any) -> ast.PowerExpr:
-        return ast.PowerExpr(base, exponent, span=span)
-
-    def _unary(self, span: Span, op: Token, operand: Any) -> ast.Unary:
-        return ast.Unary(str(op), operand, span=span)
-
     def _binary(self, span: Span, left: Any, op: Token, right: Any) -> ast.Binary:
         return ast.Binary(str(op), left, right, span=span)
-
-    def _if_expr(
-        self, span: Span, _if: Token, test: Any, _t: Token, then: Any, _e: Token, orelse: Any
-    ) -> ast.IfExpr:
-        return ast.IfExpr(test, then, orelse, span=span)
-
-    def _range(self, span: Span, low: Any, high: Any) -> ast.Range:
-        return ast.Range(low, high, span=span)
-
-    def _option(self, span: Span, name: Token, value: Any) -> ast.Option:
-        return ast.Option(str(name), value, span=span)
-
-    # ------------------------------------------------------------ types
 
     def _type(self, span: Span, name: Token, items: Any = ()) -> ast.TypeExpr:
         plain = [item for item in items if not isinstance(item, ast.Column)]
@@ -176,43 +172,12 @@ class Builder:
         args, options = self._arguments(plain)
         return ast.TypeExpr(str(name), args, options, columns, span=span)
 
-    def _column(self, span: Span, name: Token, type_: ast.TypeExpr) -> ast.Column:
-        return ast.Column(self._named(name), type_, span=span)
-
-    # ------------------------------------------------------------ statements
-
-    def _latent(self, span: Span, _k: Token, name: Token, type_: ast.TypeExpr, dist: Any) -> ast.Latent:
-        return ast.Latent(self._named(name), type_, dist, span=span)
-
-    def _observe(self, span: Span, _k: Token, value: Any, dist: Any) -> ast.Observe:
-        return ast.Observe(value, dist, span=span)
-
-    def _factor(self, span: Span, _k: Token, value: Any) -> ast.Factor:
-        return ast.Factor(value, span=span)
-
-    def _condition(self, span: Span, _k: Token, value: Any) -> ast.Condition:
-        return ast.Condition(value, span=span)
-
-    def _temper(self, span: Span, _k: Token, exponent: Any, body: Any = ()) -> ast.Temper:
-        return ast.Temper(exponent, tuple(body), span=span)
-
-    def _plate(self, span: Span, _k: Token, row: Token, _in: Token, table: Any, body: Any = ()) -> ast.Plate:
-        return ast.Plate(self._named(row), table, tuple(body), span=span)
-
-    def _let(self, span: Span, _k: Token, name: Token, value: Any) -> ast.Let:
-        return ast.Let(self._named(name), value, span=span)
-
-    def _guide(self, span: Span, _k: Token, name: Token, dist: Any) -> ast.Guide:
-        return ast.Guide(self._named(name), dist, span=span)
-
-    def _infer(self, span: Span, _k: Token, name: Token, arguments: Any = ()) -> ast.Infer:
+    def _infer(self, span: Span, name: Token, arguments: Any = ()) -> ast.Infer:
         args, options = self._arguments(arguments)
         call = ast.Call(self._named(name), args, options, span=self._span([name]).to(span))
         return ast.Infer(call, span=span)
 
-    # ------------------------------------------------------------ declarations
-
-    def _lm_decl(self, span: Span, _k: Token, name: Token, model: Any) -> ast.LmDecl:
+    def _lm_decl(self, span: Span, name: Token, model: Any) -> ast.LmDecl:
         if not isinstance(model, ast.Call) and not (
             isinstance(model, ast.Literal) and isinstance(model.value, str)
         ):
@@ -225,21 +190,18 @@ class Builder:
             model = ast.Literal("", span=model.span)
         return ast.LmDecl(self._named(name), model, span=span)
 
-    def _tool_decl(self, span: Span, _k: Token, name: Token, tool: Any) -> ast.ToolDecl:
+    def _tool_decl(self, span: Span, name: Token, tool: Any) -> ast.ToolDecl:
         if not isinstance(tool, ast.Call):
             self._wrong("PLM116", "this does not make a tool", tool.span,
                         'expected a call such as calculator(trigger="=")')  # fmt: skip
             tool = ast.Call(ast.Name("", span=tool.span), span=tool.span)
         return ast.ToolDecl(self._named(name), tool, span=span)
 
-    def _use_decl(self, span: Span, _k: Token, name: Token, _f: Token, target: Token) -> ast.UseDecl:
+    def _use_decl(self, span: Span, name: Token, target: Token) -> ast.UseDecl:
         where = self._span([target])
         return ast.UseDecl(self._named(name), self._literal(where, target), span=span)
 
-    def _param(self, span: Span, name: Token, type_: ast.TypeExpr, default: Any = None) -> ast.Param:
-        return ast.Param(self._named(name), type_, default, span=span)
-
-    def _program(self, span: Span, _k: Token, name: Token, *parts: Any) -> ast.Program:
+    def _program(self, span: Span, name: Token, *parts: Any) -> ast.Program:
         params: tuple[ast.Param, ...] = ()
         body: tuple[ast.Statement, ...] = ()
         for part in parts:

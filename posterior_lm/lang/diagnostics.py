@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from unicodedata import combining, east_asian_width
 
 from attrs import evolve, field, frozen
@@ -105,6 +105,11 @@ class PlmError(Exception):
             diagnostics = (diagnostics,)
         self.diagnostics = tuple(diagnostics)
         super().__init__(self.diagnostics)
+
+    @classmethod
+    def of(cls, code: str, message: str, span: Span | None = None, label: str = "", **more: Any) -> Self:
+        """Of one error, with the arguments of `error`."""
+        return cls(error(code, message, span, label, **more))
 
     def __str__(self) -> str:
         return "\n\n".join(render_full(d) for d in self.diagnostics)
@@ -349,6 +354,12 @@ def shown(value: object, most: int = 60) -> str:
         return shortened(repr(value), most)
     except Exception:  # an int of more than 4300 digits, lists nested too deeply, a class of one's own
         return f"a value of type {type(value).__name__}"
+
+
+def meant(word: str, known: Iterable[str], otherwise: str, quote: str = "`") -> str:
+    """The help for a word that is not known: the one that was meant, or where none is close, `otherwise`."""
+    close = nearest(word, known)
+    return f"did you mean {quote}{close}{quote}?" if close else otherwise
 
 
 def _distance(a: str, b: str) -> int:

@@ -42,11 +42,11 @@ def read_source(path: str | Path) -> Source:
             return Source(name, file.read())
     except UnicodeDecodeError as wrong:
         message = f"{name} is not UTF-8 text: byte {wrong.start} is 0x{wrong.object[wrong.start]:02X}"
-        raise CompileError(error("PLM801", message, where=name, help="save it as UTF-8")) from wrong
+        raise CompileError.of("PLM801", message, where=name, help="save it as UTF-8") from wrong
     except (OSError, ValueError) as wrong:  # ValueError: a null byte or half of a character in the name
         reason = (getattr(wrong, "strerror", None) or str(wrong)).lower()
         message = f"cannot read {name}: {reason}"
-        raise CompileError(error("PLM801", message, where=name, help=readable(name, reason))) from wrong
+        raise CompileError.of("PLM801", message, where=name, help=readable(name, reason)) from wrong
 
 
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:

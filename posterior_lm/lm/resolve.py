@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.tiny import WEIGHTS
 
 if TYPE_CHECKING:
@@ -88,14 +88,12 @@ def find_folder(
 
 
 def _missing(spec: str, looked: str, help: str | None = None) -> ModelError:
-    return ModelError(
-        error(
-            "PLM510",
-            f"the model {spec!r} was not found: {looked}",
-            help=help
-            or f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
-            'a network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model "tiny"',
-        )
+    return ModelError.of(
+        "PLM510",
+        f"the model {spec!r} was not found: {looked}",
+        help=help
+        or f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
+        'a network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model "tiny"',
     )
 
 
@@ -154,9 +152,7 @@ def load_model(
 
         for option, value in (("revision", revision), ("dtype", dtype), ("device", device)):
             if value is not None:
-                raise ModelError(
-                    error("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
-                )
+                raise ModelError.of("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
         return TabularModel.from_json(location.path, name=spec)
     folder, found = find_folder(spec, base_dir=base_dir, revision=revision, kind=kind)
     # After the folder is found: a missing model is reported without waiting for torch.

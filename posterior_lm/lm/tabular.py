@@ -48,13 +48,11 @@ SUM_TOLERANCE = 1e-6  # what six printed decimals of a long row may be off by
 
 def wrong(name: str, where: str, what: str) -> ModelError:
     """PLM514 for one entry of a table."""
-    return ModelError(
-        error(
-            "PLM514",
-            f"the table {name} cannot be read: {what}",
-            where=where or None,
-            help="the format is described in posterior_lm/lm/tabular.py",
-        )
+    return ModelError.of(
+        "PLM514",
+        f"the table {name} cannot be read: {what}",
+        where=where or None,
+        help="the format is described in posterior_lm/lm/tabular.py",
     )
 
 
@@ -63,11 +61,11 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
     except FileNotFoundError:
-        raise ModelError(
-            error("PLM510", f"there is no table {path}", help="name an existing .json file")
+        raise ModelError.of(
+            "PLM510", f"there is no table {path}", help="name an existing .json file"
         ) from None
     except OSError as problem:
-        raise ModelError(error("PLM510", f"the table {path} cannot be opened: {problem.strerror}")) from None
+        raise ModelError.of("PLM510", f"the table {path} cannot be opened: {problem.strerror}") from None
     except ValueError as problem:
         raise wrong(str(path), "", str(problem)) from None
 

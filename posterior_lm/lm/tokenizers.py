@@ -40,12 +40,10 @@ class TokenizerFiles:
 
     def unusable(self, why: str) -> ModelError:
         """PLM513 for this folder."""
-        return ModelError(
-            error(
-                "PLM513",
-                f"the tokenizer in {self.folder} cannot be used: {why}",
-                help="use a model whose tokenizer.json is BPE or Unigram and keeps text as it is",
-            )
+        return ModelError.of(
+            "PLM513",
+            f"the tokenizer in {self.folder} cannot be used: {why}",
+            help="use a model whose tokenizer.json is BPE or Unigram and keeps text as it is",
         )
 
     def start_spec(self) -> dict[str, Any]:
@@ -99,12 +97,10 @@ class TokenizerFiles:
 def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """Read and check the files; PLM512 without `tokenizer.json`, PLM513 where it is not usable."""
     if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            error(
-                "PLM512",
-                f"the folder {folder} holds no tokenizer: tokenizer.json is missing",
-                help="save it there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
-            )
+        raise ModelError.of(
+            "PLM512",
+            f"the folder {folder} holds no tokenizer: tokenizer.json is missing",
+            help="save it there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
         )
     files = TokenizerFiles(
         folder,
@@ -139,7 +135,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         found, why = None, f": {problem}"
     if not isinstance(found, dict):
         message = f"the tokenizer in {folder} cannot be used: {name} is not a JSON object{why}"
-        raise ModelError(error("PLM513", message))
+        raise ModelError.of("PLM513", message)
     return found
 
 
@@ -392,12 +388,10 @@ def _checked_utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as problem:
         char = text[problem.start]
-        raise ModelError(
-            error(
-                "PLM531",
-                f"no tokenizer can spell {_name(char)}, half of a surrogate pair",
-                help="write the whole character, or remove it",
-            )
+        raise ModelError.of(
+            "PLM531",
+            f"no tokenizer can spell {_name(char)}, half of a surrogate pair",
+            help="write the whole character, or remove it",
         ) from None
 
 

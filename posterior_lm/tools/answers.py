@@ -24,7 +24,7 @@ from threading import RLock, Thread
 
 from attrs import define, field
 
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.tools import ToolSpec, shown_end
 from posterior_lm.tools.calculator import Calculator
 from posterior_lm.tools.lookup import Lookup
@@ -57,12 +57,10 @@ class Answers:
                 return self._kept[text]
             found = self._tool(text)
             if found is not None and not isinstance(found, str):
-                raise InferenceError(
-                    error(
-                        "PLM762",
-                        f"the tool `{self.spec.name}` answered {type(found).__name__} to {shown_end(text)}",
-                        help="a tool returns a text, or None where it has nothing to write",
-                    )
+                raise InferenceError.of(
+                    "PLM762",
+                    f"the tool `{self.spec.name}` answered {type(found).__name__} to {shown_end(text)}",
+                    help="a tool returns a text, or None where it has nothing to write",
                 )
             while len(self._kept) >= KEPT:
                 self._kept.popitem(last=False)
@@ -111,20 +109,16 @@ class Process:
             self._start()
         answer = self._ask(json.dumps(text), self.seconds, text)
         if "raised" in answer:
-            raise InferenceError(
-                error(
-                    "PLM760",
-                    f"the tool `{self.name}` raised {str(answer['raised']).rstrip('.')} on {shown_end(text)}",
-                    help="let it return None for a text that it cannot answer",
-                )
+            raise InferenceError.of(
+                "PLM760",
+                f"the tool `{self.name}` raised {str(answer['raised']).rstrip('.')} on {shown_end(text)}",
+                help="let it return None for a text that it cannot answer",
             )
         if "kind" in answer:
-            raise InferenceError(
-                error(
-                    "PLM762",
-                    f"the tool `{self.name}` answered {answer['kind']} to {shown_end(text)}",
-                    help="a tool returns a text, or None where it has nothing to write",
-                )
+            raise InferenceError.of(
+                "PLM762",
+                f"the tool `{self.name}` answered {answer['kind']} to {shown_end(text)}",
+                help="a tool returns a text, or None where it has nothing to write",
             )
         return answer.get("answer")
 
@@ -159,12 +153,10 @@ class Process:
         if ready is None or "ready" not in ready:
             self.close()
             why = "it ended at once" if ready is None else str(ready.get("failed", "it does not answer"))
-            raise InferenceError(
-                error(
-                    "PLM765",
-                    f"the process of the tool `{self.name}` cannot be started: {why}".rstrip("."),
-                    help="a tool is imported again, by its module's name, in a process of its own",
-                )
+            raise InferenceError.of(
+                "PLM765",
+                f"the process of the tool `{self.name}` cannot be started: {why}".rstrip("."),
+                help="a tool is imported again, by its module's name, in a process of its own",
             )
 
     def _ask(self, line: str, seconds: float, text: str) -> dict[str, object]:
@@ -177,21 +169,17 @@ class Process:
             answer = None
         if answer is None:
             self.close()
-            raise InferenceError(
-                error(
-                    "PLM765",
-                    f"the process of the tool `{self.name}` ended on {shown_end(text)}",
-                    help="let it return None for a text that it cannot answer",
-                )
+            raise InferenceError.of(
+                "PLM765",
+                f"the process of the tool `{self.name}` ended on {shown_end(text)}",
+                help="let it return None for a text that it cannot answer",
             )
         if "late" in answer:
             self.close()
-            raise InferenceError(
-                error(
-                    "PLM761",
-                    f"the tool `{self.name}` took more than {seconds:g} s on {shown_end(text)}",
-                    help="give it longer with seconds=, or let it return None",
-                )
+            raise InferenceError.of(
+                "PLM761",
+                f"the tool `{self.name}` took more than {seconds:g} s on {shown_end(text)}",
+                help="give it longer with seconds=, or let it return None",
             )
         return answer
 

@@ -334,42 +334,26 @@ def _report(
 
 
 def _circles(graph: dict[str, list[str]]) -> list[list[str]]:
-    """Strongly connected components with an edge inside (Tarjan 1972), without recursion."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    on_stack: set[str] = set()
-    stack: list[str] = []
-    found: list[list[str]] = []
-    for root in graph:
-        if root in index:
-            continue
-        work = [(root, iter(graph[root]))]
-        index[root] = low[root] = len(index)
-        stack.append(root)
-        on_stack.add(root)
-        while work:
-            node, edges = work[-1]
-            for other in edges:
-                if other not in index:
-                    index[other] = low[other] = len(index)
-                    stack.append(other)
-                    on_stack.add(other)
-                    work.append((other, iter(graph[other])))
-                    break
-                if other in on_stack:
-                    low[node] = min(low[node], index[other])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == index[node]:
-                    component = []
-                    while True:
-                        member = stack.pop()
-                        on_stack.discard(member)
-                        component.append(member)
-                        if member == node:
-                            break
-                    if len(component) > 1 or node in graph[node]:
-                        found.append(component)
+    """Strongly connected components with an edge inside (Sharir 1981)."""
+    back: dict[str, list[str]] = {node: [] for node in graph}
+    for node, edges in graph.items():
+        for other in edges:
+            back[other].append(node)
+    seen: set[str] = set()
+    order = [node for root in graph for node in _reached(root, graph, seen)]
+    seen = set()
+    parts = [_reached(root, back, seen) for root in reversed(order)]
+    return [part for part in parts if len(part) > 1 or (part and part[0] in graph[part[0]])]
+
+
+def _reached(root: str, graph: dict[str, list[str]], seen: set[str]) -> list[str]:
+    """What is not `seen` yet from a root on, every node after what it alone leads to; without recursion."""
+    stack, found = [(root, False)], []
+    while stack:
+        node, done = stack.pop()
+        if done:
+            found.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack += [(node, True), *((other, False) for other in graph[node])]
     return found

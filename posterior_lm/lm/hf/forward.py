@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError
 
 
 @frozen(eq=False)
@@ -82,12 +82,10 @@ class Forward:
         if self.max_length is not None and tokens > self.max_length:
             extra = tokens - self.max_length
             many = f"{extra} token{'s' * (extra > 1)}"
-            raise ModelError(
-                error(
-                    "PLM520",
-                    f"a sequence of {tokens} tokens is {many} longer than the model's window of {self.max_length}",
-                    help=f"shorten the context or the text by {many}, or use a model with a longer window",
-                )
+            raise ModelError.of(
+                "PLM520",
+                f"a sequence of {tokens} tokens is {many} longer than the model's window of {self.max_length}",
+                help=f"shorten the context or the text by {many}, or use a model with a longer window",
             )
 
     def tensor(self, values: object) -> Tensor:

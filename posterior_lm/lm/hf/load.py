@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.values import read_json
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.protocol import ModelIdentity
@@ -52,12 +52,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return found
     pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
     why = f"only {pickled[0]}, which is pickled and not read" if pickled else "no *.safetensors file"
-    raise ModelError(
-        error(
-            "PLM511",
-            f"the folder {folder} holds no weights: there is {why}",
-            help="save the model there with model.save_pretrained(folder), which writes model.safetensors",
-        )
+    raise ModelError.of(
+        "PLM511",
+        f"the folder {folder} holds no weights: there is {why}",
+        help="save the model there with model.save_pretrained(folder), which writes model.safetensors",
     )
 
 
@@ -118,9 +116,7 @@ def _window(config: PreTrainedConfig) -> int | None:
 
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
-        raise ModelError(
-            error("PLM514", f"there is no dtype {name!r}", help=f"use one of {', '.join(DTYPES)}")
-        )
+        raise ModelError.of("PLM514", f"there is no dtype {name!r}", help=f"use one of {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
@@ -131,8 +127,8 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ModelError(
-            error("PLM514", f"there is no device {name!r} here", help='use "cpu", or leave the device out')
+        raise ModelError.of(
+            "PLM514", f"there is no device {name!r} here", help='use "cpu", or leave the device out'
         ) from None
     return device
 
@@ -174,12 +170,10 @@ def quiet() -> Iterator[None]:
 
 
 def _failed(folder: Path, why: str) -> ModelError:
-    return ModelError(
-        error(
-            "PLM514",
-            f"the model in {folder} failed to load: {why.rstrip('.')}",
-            help="check that the folder loads with AutoModelForCausalLM.from_pretrained(folder)",
-        )
+    return ModelError.of(
+        "PLM514",
+        f"the model in {folder} failed to load: {why.rstrip('.')}",
+        help="check that the folder loads with AutoModelForCausalLM.from_pretrained(folder)",
     )
 
 
