@@ -20,7 +20,7 @@ from posterior_lm.infer.base import Backend, Info
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
 from posterior_lm.infer.methods import METHODS
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import LatentInfo, Target
@@ -74,13 +74,11 @@ class Decoder:
         if not self.masked:
             tooled = [i.name for i in target.latents if hasattr(i.support, "spliced")]
             if tooled:
-                raise InferenceError(
-                    error(
-                        "PLM775",
-                        f"a tool writes parts of `{tooled[0]}`, which decoding without the mask cannot do",
-                        target.latent(tooled[0]).span,
-                        help="leave out masked=false",
-                    )
+                raise InferenceError.of(
+                    "PLM775",
+                    f"a tool writes parts of `{tooled[0]}`, which decoding without the mask cannot do",
+                    target.latent(tooled[0]).span,
+                    help="leave out masked=false",
                 )
         return State(target, readings, policy)
 
@@ -142,12 +140,10 @@ class Decoder:
         """
         target, draws = state.target, state.draws[:n]
         if not draws:
-            raise InferenceError(
-                error(
-                    "PLM776",
-                    f"`{self.name}` found no value: every beam came to a dead end",
-                    help="use more `beams`, or a decoder that draws by chance",
-                )
+            raise InferenceError.of(
+                "PLM776",
+                f"`{self.name}` found no value: every beam came to a dead end",
+                help="use more `beams`, or a decoder that draws by chance",
             )
         log_reward = np.full(len(draws), -np.inf)
         alive = [d for d, (_, fits) in enumerate(draws) if fits]

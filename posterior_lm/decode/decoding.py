@@ -13,7 +13,7 @@ from attrs import frozen
 
 from posterior_lm.infer.choosers import Chooser, Sample
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.protocol import LanguageModel, eos_log_probs
 from posterior_lm.support.base import Ending, Support
 
@@ -143,7 +143,7 @@ def in_beams(options: Mapping[str, Any], n: int) -> Decoding:
         wrong = f"{number} beams cannot be divided into {groups} groups of equal size"
         help = "let `groups` divide `beams`"
     if wrong is not None:
-        raise InferenceError(error("PLM770", wrong, help=help))
+        raise InferenceError.of("PLM770", wrong, help=help)
     return Decoding(beams=number, groups=groups, penalty=float(penalty or 0.0))
 
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from posterior_lm.graph.nodes import ChoiceScore
 from posterior_lm.infer.guide import check_guide, contexts_of
 from posterior_lm.infer.schedule import prior_of
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.rows import read_rows
 from posterior_lm.target.segments import Known, Special, join
 from posterior_lm.target.target import Target
@@ -63,13 +63,11 @@ def with_examples(
     """
     rows = _solved(target, examples)
     if len(rows) < shots:
-        raise DataError(
-            error(
-                "PLM774",
-                f"{shots} example{'s' * (shots != 1)} are wanted, and {len(rows)} row{'s' * (len(rows) != 1)} "
-                "other than the one asked about hold a value of every latent",
-                help="add a column named after each latent, or ask for fewer `shots`",
-            )
+        raise DataError.of(
+            "PLM774",
+            f"{shots} example{'s' * (shots != 1)} are wanted, and {len(rows)} row{'s' * (len(rows) != 1)} "
+            "other than the one asked about hold a value of every latent",
+            help="add a column named after each latent, or ask for fewer `shots`",
         )
     solved = [_known(target, *rows[int(k)]) for k in rng.permutation(len(rows))[:shots]]
     return {
@@ -89,12 +87,10 @@ def _before(reading: Reading, shown: Sequence[str]) -> tuple:
 def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
     """(number, parameters, latents) of each row that holds every latent and is not the one asked about."""
     if examples is None:
-        raise InferenceError(
-            error(
-                "PLM771",
-                "few_shot has no examples to show",
-                help='give a file of rows that hold known latents, `examples="rows.jsonl"`',
-            )
+        raise InferenceError.of(
+            "PLM771",
+            "few_shot has no examples to show",
+            help='give a file of rows that hold known latents, `examples="rows.jsonl"`',
         )
     graph = target.program
     if isinstance(examples, str):
@@ -102,8 +98,8 @@ def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
     elif isinstance(examples, Sequence) and all(isinstance(row, Mapping) for row in examples):
         rows = examples
     else:
-        raise InferenceError(
-            error("PLM771", f"`examples` is a file or a list of rows, not a {type(examples).__name__}")
+        raise InferenceError.of(
+            "PLM771", f"`examples` is a file or a list of rows, not a {type(examples).__name__}"
         )
     names = {node.name for _, node in graph.latents() if graph.param(node.name) is None}
     found: list[tuple[int, Row, Row]] = []

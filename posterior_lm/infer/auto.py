@@ -13,7 +13,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, METHODS, Method
 from posterior_lm.infer.weights import ess, log_evidence
-from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
+from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.target.target import Target
 
 BUDGET_BATCH = 64
@@ -46,13 +46,11 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
     """
     named = METHODS[method]
     if named.needs_policy and policy is None:
-        raise InferenceError(
-            error(
-                "PLM627",
-                "no policy: run `plm fit` first",
-                help="then give its folder with `--policy DIR`, or `query.policy(DIR)`; "
-                "`auto` and `importance` need none",
-            )
+        raise InferenceError.of(
+            "PLM627",
+            "no policy: run `plm fit` first",
+            help="then give its folder with `--policy DIR`, or `query.policy(DIR)`; "
+            "`auto` and `importance` need none",
         )
     if named.proposes and policy is not None:
         reason = f"{method} was asked for, proposing with {policy.name}, {policy.state}"

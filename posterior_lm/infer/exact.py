@@ -31,7 +31,7 @@ from posterior_lm.infer.draws import Draws, EnumerationBound
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.prefix_expansion import SMALL, Branching, Family, Partial, support_size
 from posterior_lm.infer.weights import all_dead, logsumexp
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 
@@ -134,12 +134,10 @@ class Exact:
         if state.dead:
             return all_dead(target, np.concatenate(state.dead), listed=not open_ended)
         if open_ended:
-            return InferenceError(
-                error(
-                    "PLM706",
-                    "the budget ended before a single value was listed",
-                    help="give a larger --budget, or none",
-                )
+            return InferenceError.of(
+                "PLM706",
+                "the budget ended before a single value was listed",
+                help="give a larger --budget, or none",
             )
         if state.branching.pruned:  # every beginning was refused, so any completion of one shows why
             refused = state.branching.pruned[0]

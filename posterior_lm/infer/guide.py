@@ -24,7 +24,7 @@ from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Chooser, Follow, Sample
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished
 from posterior_lm.infer.schedule import Prior, prior_of
-from posterior_lm.lang.diagnostics import InferenceError, at, error
+from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.target.segments import Computed, Known, Segment, Special
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count, take
@@ -236,13 +236,11 @@ def check_guide(target: Target, info: LatentInfo) -> None:
     guide = target.graph.guides[info.name]
     own = target.models[info.lm or guide.lm].tokenizer.digest
     if target.models[guide.lm].tokenizer.digest != own:
-        raise InferenceError(
-            error(
-                "PLM540",
-                f"the guide of `{info.name}` has another tokenizer than its distribution",
-                guide.span,
-                help="let the guide read the model that the latent is drawn from",
-            )
+        raise InferenceError.of(
+            "PLM540",
+            f"the guide of `{info.name}` has another tokenizer than its distribution",
+            guide.span,
+            help="let the guide read the model that the latent is drawn from",
         )
 
 

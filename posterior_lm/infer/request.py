@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType, renamed
-from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, nearest, shown
 from posterior_lm.lang.values import is_number
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
         if name not in known:
             raise _unknown(f"`{method}` has no option `{name}`", name, known, "its options are")
         if problem := _wrong(known[name], value):
-            raise InferenceError(
-                error("PLM802", f"the option `{name}` of `{method}` {problem}, not {shown(value)}")
+            raise InferenceError.of(
+                "PLM802", f"the option `{name}` of `{method}` {problem}, not {shown(value)}"
             )
     return options
 
@@ -62,7 +62,7 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
 def _unknown(what: str, name: str, known: Iterable[str], listed: str) -> InferenceError:
     close = nearest(name, known)
     help = f"did you mean `{close}`?" if close else f"{listed} {', '.join(known) or 'none'}"
-    return InferenceError(error("PLM802", what, help=help))
+    return InferenceError.of("PLM802", what, help=help)
 
 
 def _wrong(option: OptionType, value: object) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from posterior_lm.infer.choosers import Chooser
-from posterior_lm.lang.diagnostics import InferenceError, at, error
+from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import LanguageModel, Rollout, eos_log_probs
 from posterior_lm.support.base import Ending, Support, tokens_left, uncounted
@@ -199,12 +199,10 @@ def step_log_probs(
             out[dead, size] = 0.0 if support.may_stop(state) and ending == "eos" else -np.inf
     top = out.max(axis=1, keepdims=True)
     if np.isnan(top).any():
-        raise InferenceError(
-            error(
-                "PLM701",
-                "the probabilities that the model gives its next token are not numbers",
-                help="check the model's weights, or use dtype float32",
-            )
+        raise InferenceError.of(
+            "PLM701",
+            "the probabilities that the model gives its next token are not numbers",
+            help="check the model's weights, or use dtype float32",
         )
     mass = top + np.log(np.exp(out - top).sum(axis=1, keepdims=True))
     out -= mass

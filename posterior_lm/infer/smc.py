@@ -32,7 +32,7 @@ from posterior_lm.infer.rollout import Walk
 from posterior_lm.infer.schedule import Atom, Stage, log_terms, on_the_way, stages
 from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
 from posterior_lm.infer.weights import all_dead, all_dead_on_the_way, log_evidence, logsumexp
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, distinct, take
 
@@ -91,12 +91,10 @@ class Smc:
         """Raises InferenceError PLM711 for a guide that cannot draw one latent after the other."""
         guide = guide or PriorGuide(target)
         if not isinstance(guide, StepGuide):
-            raise InferenceError(
-                error(
-                    "PLM711",
-                    f"the guide `{guide.name}` draws all latents at once, and smc weighs them one by one",
-                    help="use `importance` with this guide, or give it the methods of a `StepGuide`",
-                )
+            raise InferenceError.of(
+                "PLM711",
+                f"the guide `{guide.name}` draws all latents at once, and smc weighs them one by one",
+                help="use `importance` with this guide, or give it the methods of a `StepGuide`",
             )
         ahead = (LookAhead(target, self.look_ahead),) if self.look_ahead > 0 else ()
         return State(target, guide, stages(target), (ConditionTwist(target), *self.twists, *ahead))

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.restrict import built_in
 from posterior_lm.target.target import LatentInfo, Target
 
@@ -102,20 +102,18 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
         what = f"every draw has weight zero: `{info.label}` rules out {killed[blamed]} of {n} draws"
         code, label = "PLM702", "this statement killed most"
         help = "draw more with -n, loosen the statement, or make it part of the latent's type"
-    return InferenceError(error(code, what, info.span, label, notes=notes, help=help))
+    return InferenceError.of(code, what, info.span, label, notes=notes, help=help)
 
 
 def all_dead_on_the_way(target: Target, info: LatentInfo, n: int) -> InferenceError:
     """For particles that all died while a latent was drawn: nothing that begins as they do has a weight."""
     suspects = [one for one in target.statements if one.keyword in ("condition", "factor")]
-    return InferenceError(
-        error(
-            "PLM710",
-            f"all {n} particles died while `{info.name}` was drawn: no value that begins as they did "
-            "has a positive weight",
-            info.span,
-            "this latent",
-            notes=[f"`{one.label}` (line {one.span.line}) may have ruled them out" for one in suspects],
-            help="draw more with -n, loosen a condition, or make it part of the latent's type",
-        )
+    return InferenceError.of(
+        "PLM710",
+        f"all {n} particles died while `{info.name}` was drawn: no value that begins as they did "
+        "has a positive weight",
+        info.span,
+        "this latent",
+        notes=[f"`{one.label}` (line {one.span.line}) may have ruled them out" for one in suspects],
+        help="draw more with -n, loosen a condition, or make it part of the latent's type",
     )

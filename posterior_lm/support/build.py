@@ -149,14 +149,12 @@ def _finite(spec: FiniteSpec, tokenizer: Tokenizer | None, span: Span | None) ->
     twice = same_tokens(table, order)
     if twice is not None:
         first, second = (spec.spelling(number) for number in twice)
-        raise CompileError(
-            error(
-                "PLM332",
-                f"the tokenizer spells {first!r} and {second!r} with the same tokens",
-                span,
-                "these two cannot be told apart",
-                help="leave one of them out, or use a model whose tokenizer changes nothing",
-            )
+        raise CompileError.of(
+            "PLM332",
+            f"the tokenizer spells {first!r} and {second!r} with the same tokens",
+            span,
+            "these two cannot be told apart",
+            help="leave one of them out, or use a model whose tokenizer changes nothing",
         )
     table.flags.writeable = False
     return FiniteSupport(spec, tokenizer.vocabulary_size, table, order, tokenizer)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from attrs import define, field, frozen
 
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.support.base import Stepwise, follow, keep
 from posterior_lm.support.text import AroundText, TextSupport
 from posterior_lm.support.text import State as PlainState
@@ -54,12 +54,10 @@ class _Parsers:
             self.asked += 1
             found = self.first.deep_copy() if not ids else self.after(ids[:-1]).deep_copy()
             if ids and not found.consume_token(ids[-1]):
-                raise InferenceError(
-                    error(
-                        "PLM337",
-                        f"the grammar's parser gave up: {found.get_error().splitlines()[0]}",
-                        help="make the grammar simpler, such as one way only to read a text, or the text shorter",
-                    )
+                raise InferenceError.of(
+                    "PLM337",
+                    f"the grammar's parser gave up: {found.get_error().splitlines()[0]}",
+                    help="make the grammar simpler, such as one way only to read a text, or the text shorter",
                 )
             keep(self._kept, ids, found, _MATCHERS)  # type: ignore[arg-type]
         return found

@@ -47,28 +47,20 @@ def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
         failed, wrong = LLMatcher.validate_grammar_with_warnings(found)
         if failed:
             said = _sentence(wrong[0])
-            raise CompileError(
-                error(
-                    "PLM338",
-                    f"the schema is refused: {said}",
-                    span,
-                    "for this schema",
-                    help=schema_help(said),
-                )
+            raise CompileError.of(
+                "PLM338", f"the schema is refused: {said}", span, "for this schema", help=schema_help(said)
             )
         schema = "{}" if schema.strip() == "true" else schema
         return str(LLMatcher.grammar_from_lark(f"start: %json {schema}{_EVERY_SPELLING}"))
     assert spec.grammar is not None
     if spec.grammar.lstrip().startswith("{"):
         # llguidance would take it for a grammar of its own in JSON.
-        raise CompileError(
-            error(
-                "PLM337",
-                "the grammar is JSON",
-                span,
-                "for this grammar",
-                help="give a JSON schema with json=; a grammar is written as Lark writes it",
-            )
+        raise CompileError.of(
+            "PLM337",
+            "the grammar is JSON",
+            span,
+            "for this grammar",
+            help="give a JSON schema with json=; a grammar is written as Lark writes it",
         )
     found = LLMatcher.grammar_from_lark(spec.grammar + _EVERY_SPELLING)
     failed, wrong = LLMatcher.validate_grammar_with_warnings(found)
@@ -76,14 +68,12 @@ def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
         raise CompileError(_wrong_grammar(spec.grammar, wrong[0], span))
     endless = endless_rule(spec.grammar)
     if endless is not None:
-        raise CompileError(
-            error(
-                "PLM337",
-                f"the rule `{endless}` of the grammar has no finite text",
-                span,
-                "for this grammar",
-                help=f"give `{endless}` an alternative that ends without needing itself again",
-            )
+        raise CompileError.of(
+            "PLM337",
+            f"the rule `{endless}` of the grammar has no finite text",
+            span,
+            "for this grammar",
+            help=f"give `{endless}` an alternative that ends without needing itself again",
         )
     return str(found)
 
@@ -99,7 +89,7 @@ def matcher(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Any:
     if found.is_error():
         code = "PLM337" if spec.grammar is not None else "PLM338"
         message = f"the grammar cannot be used: {_sentence(found.get_error())}"
-        raise CompileError(error(code, message, span, help="make it smaller: fewer rules and repeats"))
+        raise CompileError.of(code, message, span, help="make it smaller: fewer rules and repeats")
     return found
 
 
@@ -107,14 +97,12 @@ def _schema(text: str, span: Span | None) -> str:
     try:
         read_json(text)
     except ValueError as wrong:
-        raise CompileError(
-            error(
-                "PLM338",
-                f"the schema is not JSON: {wrong}",
-                span,
-                "for this schema",
-                help="mend it there; `python -m json.tool FILE` reads JSON too",
-            )
+        raise CompileError.of(
+            "PLM338",
+            f"the schema is not JSON: {wrong}",
+            span,
+            "for this schema",
+            help="mend it there; `python -m json.tool FILE` reads JSON too",
         ) from None
     return text
 

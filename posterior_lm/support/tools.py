@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
+from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Stepwise, follow, keep
 from posterior_lm.support.byte_automata import DEAD
@@ -62,20 +62,16 @@ class Spliced:
         except (ModelError, UnicodeEncodeError):
             same = False
         if not same:
-            raise InferenceError(
-                error(
-                    "PLM763",
-                    f"the tokenizer cannot spell {shown_end(answer)}, which the tool `{self.spec.name}` writes after {shown_end(text)}",
-                    help="let the tool write plain characters, or choose a model whose tokens spell them",
-                )
+            raise InferenceError.of(
+                "PLM763",
+                f"the tokenizer cannot spell {shown_end(answer)}, which the tool `{self.spec.name}` writes after {shown_end(text)}",
+                help="let the tool write plain characters, or choose a model whose tokens spell them",
             )
         if len(ids) > MOST_TOKENS:
-            raise InferenceError(
-                error(
-                    "PLM764",
-                    f"the tool `{self.spec.name}` writes {len(ids)} tokens after {shown_end(text)}, more than {MOST_TOKENS}",
-                    help="let it write less",
-                )
+            raise InferenceError.of(
+                "PLM764",
+                f"the tool `{self.spec.name}` writes {len(ids)} tokens after {shown_end(text)}, more than {MOST_TOKENS}",
+                help="let it write less",
             )
         return ids
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from posterior_lm.graph.nodes import DistScore
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.values import FiniteSpec, IntSpec, finite_spec
 
 
@@ -119,5 +119,5 @@ def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
         try:
             out.append(log_pmf(value[d], [a[d] for a in args], finite))
         except ParameterError as problem:
-            raise InferenceError(error("PLM705", str(problem), node.span)) from None
+            raise InferenceError.of("PLM705", str(problem), node.span) from None
     return out

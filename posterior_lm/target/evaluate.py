@@ -34,7 +34,7 @@ from posterior_lm.graph.nodes import (
 )
 from posterior_lm.graph.ops import spelled
 from posterior_lm.graph.passes import mark
-from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, at, error
+from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, at
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
@@ -178,13 +178,11 @@ class Evaluator:
                 return [len(v.ids) for v in values[source.name]]
             speller = next(iter(self.spellers.values()), None)
             if speller is None:
-                raise InferenceError(
-                    error(
-                        "PLM540",
-                        "`tokens` counts a model's tokens, and the program declares no model",
-                        node.span,
-                        help="declare one with `lm`, or count with `words` or `chars`",
-                    )
+                raise InferenceError.of(
+                    "PLM540",
+                    "`tokens` counts a model's tokens, and the program declares no model",
+                    node.span,
+                    help="declare one with `lm`, or count with `words` or `chars`",
                 )
             return [len(speller.text(str(t), first=False)) for t in inputs[0]]
         return apply(node, inputs, n, self.uses)
@@ -241,7 +239,7 @@ class Evaluator:
                 f"`{node.lm}` has other tokens than `{name}`, so what its tools wrote cannot be left out"
             )
             help = 'give the tools output="observe", or score it with the model that it is drawn from'
-            raise CompileError(error("PLM346", message, node.span, "this model's tokens", help=help))
+            raise CompileError.of("PLM346", message, node.span, "this model's tokens", help=help)
         support: Any = self.supports[latent.name]
         return support.left_out  # type: ignore[no-any-return]
 
@@ -317,12 +315,10 @@ def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:
         if bad.any():
             info = statements[int(np.argmax(bad.any(axis=0)))]
             draws = int(bad.any(axis=1).sum())
-            raise InferenceError(
-                error(
-                    code,
-                    f"the term of `{info.label}` {what} for {draws} of {len(terms)} draws",
-                    info.span,
-                    "this statement",
-                    help="guard the expression, for example with `if … then … else …`",
-                )
+            raise InferenceError.of(
+                code,
+                f"the term of `{info.label}` {what} for {draws} of {len(terms)} draws",
+                info.span,
+                "this statement",
+                help="guard the expression, for example with `if … then … else …`",
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from posterior_lm.graph.nodes import Apply
 from posterior_lm.graph.ops import OPS
-from posterior_lm.lang.diagnostics import InferenceError, InternalError, error
+from posterior_lm.lang.diagnostics import InferenceError, InternalError
 from posterior_lm.lang.regex import mend
 from posterior_lm.lang.source import Span
 
@@ -51,38 +51,32 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
         return math.nan
     except re.error as problem:  # a pattern that came with the data
         message = f"the pattern is not a regular expression: {problem}"
-        raise InferenceError(error("PLM317", message, node.span, help=mend(problem.msg))) from None
+        raise InferenceError.of("PLM317", message, node.span, help=mend(problem.msg)) from None
     except Exception as problem:
         if not user:
             raise InternalError(f"{node.op}: {problem}") from problem
-        raise InferenceError(
-            error(
-                "PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}".rstrip("."), node.span
-            )
+        raise InferenceError.of(
+            "PLM542", f"`{node.op[4:]}` raised {type(problem).__name__}: {problem}".rstrip("."), node.span
         ) from problem
     if isinstance(result, str | bool | int | float) or (node.op == "list" and isinstance(result, tuple)):
         return result
     if hasattr(result, "item"):
         return result.item()  # a numpy or torch scalar
-    raise InferenceError(
-        error(
-            "PLM542",
-            f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean",
-            node.span,
-        )
+    raise InferenceError.of(
+        "PLM542", f"`{node.op[4:]}` gave a {type(result).__name__}, not a number, text or boolean", node.span
     )
 
 
 def power(exponent: float, term: float, span: Span) -> float:
     """exponent × term; a term of −inf stays. Raises InferenceError PLM705 where a number is too large."""
     if not math.isfinite(exponent):
-        raise InferenceError(error("PLM705", f"an exponent is {exponent}, not a finite number", span))
+        raise InferenceError.of("PLM705", f"an exponent is {exponent}, not a finite number", span)
     if term == -math.inf:
         return term
     result = exponent * term
     if math.isinf(result) and math.isfinite(term):  # −inf would pass for "outside the support"
-        raise InferenceError(
-            error("PLM705", f"the power {exponent:g} of {term:g} nats is too large a number", span)
+        raise InferenceError.of(
+            "PLM705", f"the power {exponent:g} of {term:g} nats is too large a number", span
         )
     return result
 

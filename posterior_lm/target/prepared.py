@@ -17,7 +17,7 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.ground import ground
 from posterior_lm.graph.nodes import Constant, Latent
 from posterior_lm.graph.passes import optimize
-from posterior_lm.lang.diagnostics import CompileError, InternalError, PlmError, error
+from posterior_lm.lang.diagnostics import CompileError, InternalError, PlmError
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.values import finite_spec
 from posterior_lm.lm.protocol import LanguageModel
@@ -189,9 +189,7 @@ def _check_used_tools(program: RewardGraph, functions: Mapping[str, object]) -> 
         for tool in latent.tools:
             if tool.kind == "use" and tool.where not in functions:
                 message = f"the tool `{tool.name}` is imported from Python, which is off unless you allow it"
-                raise CompileError(
-                    error("PLM541", message, latent.span, "it writes into this", help="pass --allow-use, or call `.allow_use()`")
-                )  # fmt: skip
+                raise CompileError.of("PLM541", message, latent.span, "it writes into this", help="pass --allow-use, or call `.allow_use()`")  # fmt: skip
 
 
 def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:

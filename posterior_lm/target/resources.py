@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
-from posterior_lm.lang.diagnostics import CompileError, ModelError, error, nearest
+from posterior_lm.lang.diagnostics import CompileError, ModelError, nearest
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.lm.resolve import load_model
 
@@ -48,15 +48,11 @@ def resolve(graph: RewardGraph, named: Named, base_dir: Path | None) -> Resource
     for alias in models:
         if alias not in declared:
             close = nearest(alias, declared)
-            raise ModelError(
-                error(
-                    "PLM515",
-                    f"the program declares no model `{alias}`",
-                    where=alias,
-                    help=f"did you mean `{close}`?"
-                    if close
-                    else f"it declares {', '.join(declared) or 'none'}",
-                )
+            raise ModelError.of(
+                "PLM515",
+                f"the program declares no model `{alias}`",
+                where=alias,
+                help=f"did you mean `{close}`?" if close else f"it declares {', '.join(declared) or 'none'}",
             )
     used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
     if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
@@ -96,22 +92,20 @@ def _load(
 def _imported(use: UseSpec, allowed: bool) -> Callable[..., object]:
     """What `use name from "module:function"` imports. Raises PLM541 where not allowed, PLM542."""
     if not allowed:
-        raise CompileError(
-            error(
-                "PLM541",
-                f"the program imports `{use.name}` from Python, which is off unless you allow it",
-                use.span,
-                "imported here",
-                help="pass --allow-use, or call `.allow_use()`, if you trust the program",
-            )
+        raise CompileError.of(
+            "PLM541",
+            f"the program imports `{use.name}` from Python, which is off unless you allow it",
+            use.span,
+            "imported here",
+            help="pass --allow-use, or call `.allow_use()`, if you trust the program",
         )
     module, _, attribute = use.where.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as problem:  # the module is the user's own: it may fail in any way
         said = f"{type(problem).__name__}: {problem}".rstrip(".")
-        raise CompileError(error("PLM542", f"cannot import `{use.where}` ({said})", use.span)) from None
+        raise CompileError.of("PLM542", f"cannot import `{use.where}` ({said})", use.span) from None
     if not callable(found):
         message = f"`{use.where}` is a {type(found).__name__}, not a function"
-        raise CompileError(error("PLM542", message, use.span))
+        raise CompileError.of("PLM542", message, use.span)
     return found

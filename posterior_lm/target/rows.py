@@ -129,14 +129,14 @@ def read_rows(path: str | Path, params: Sequence[ParamSpec] = ()) -> list[Row]:
     suffix = ".jsonl" if name == STDIN else Path(name).suffix.lower()
     if os.path.isdir(name):
         help = "name one file, such as rows.jsonl in it"
-        raise DataError(error("PLM801", f"cannot read {name}: it is a folder", where=name, help=help))
+        raise DataError.of("PLM801", f"cannot read {name}: it is a folder", where=name, help=help)
     if suffix not in READERS:
         raise DataError(_unknown_kind(name, suffix))
     source = Source(name, decode(read_bytes(path), name))
     rows = READERS[suffix](source)
     if not rows:
         what = "a header but no rows" if suffix == ".csv" and source.text.strip() else "no rows"
-        raise DataError(error("PLM604", f"the data file {name} holds {what}", where=name))
+        raise DataError.of("PLM604", f"the data file {name} holds {what}", where=name)
     return typed_csv(rows, params) if suffix == ".csv" else rows
 
 
@@ -149,7 +149,7 @@ def read_bytes(path: str | Path) -> bytes:
     except (OSError, ValueError) as problem:  # ValueError: a null byte in the name
         reason = (getattr(problem, "strerror", None) or str(problem)).lower()
         message = f"cannot read {path}: {reason}"
-        raise DataError(error("PLM801", message, where=str(path), help=readable(path, reason))) from None
+        raise DataError.of("PLM801", message, where=str(path), help=readable(path, reason)) from None
 
 
 def decode(data: bytes, name: str) -> str:
@@ -159,13 +159,11 @@ def decode(data: bytes, name: str) -> str:
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         byte = f"byte {problem.start} is 0x{data[problem.start]:02X},"
-        raise DataError(
-            error(
-                "PLM605",
-                f"{name} is not UTF-8 text: {byte} on line {line}",
-                where=f"{name}:{line}",
-                help="save it as UTF-8, for example with `iconv -t UTF-8`",
-            )
+        raise DataError.of(
+            "PLM605",
+            f"{name} is not UTF-8 text: {byte} on line {line}",
+            where=f"{name}:{line}",
+            help="save it as UTF-8, for example with `iconv -t UTF-8`",
         ) from None
 
 

@@ -40,7 +40,7 @@ def json_list(source: Source) -> list[dict[str, object]]:
     for number, row in enumerate(whole):
         if not isinstance(row, dict):
             message = f"rows[{number}] is {_KINDS[type(row)]}, not an object"
-            raise DataError(error("PLM606", message, where=f"{source.name}: rows[{number}]", help=_ROW))
+            raise DataError.of("PLM606", message, where=f"{source.name}: rows[{number}]", help=_ROW)
     return whole
 
 

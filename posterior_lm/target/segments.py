@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.target.values import Value
@@ -95,14 +95,12 @@ class Speller:
         tokenizer = self.tokenizer
         found = tokenizer.bos_id if piece.kind == "bos" else next(iter(tokenizer.eos_ids), None)
         if found is None:
-            raise ModelError(
-                error(
-                    "PLM513",
-                    f"this model's tokenizer has no `{piece.kind}` token",
-                    piece.span,
-                    "put in by hand here",
-                    help=f"leave `{piece.kind}` out, or choose a model that has one",
-                )
+            raise ModelError.of(
+                "PLM513",
+                f"this model's tokenizer has no `{piece.kind}` token",
+                piece.span,
+                "put in by hand here",
+                help=f"leave `{piece.kind}` out, or choose a model that has one",
             )
         return found
 
@@ -153,12 +151,10 @@ class Speller:
         )
         if not ids:
             if not self.tokenizer.eos_ids:
-                raise ModelError(
-                    error(
-                        "PLM513",
-                        "the context is empty and the tokenizer has neither a begin- nor an end-of-text token",
-                        help="give the context some text",
-                    )
+                raise ModelError.of(
+                    "PLM513",
+                    "the context is empty and the tokenizer has neither a begin- nor an end-of-text token",
+                    help="give the context some text",
                 )
             ids = self.tokenizer.eos_ids[:1]
         return ids, empty

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import TermInfo
-from posterior_lm.lang.diagnostics import DataError, error, shown
+from posterior_lm.lang.diagnostics import DataError, shown
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import LanguageModel
@@ -136,18 +136,16 @@ class Target:
         except ValueError:  # of the support, or a whole number that is too long to be spelled
             ids = None
         if ids is None or not support.accepts(ids):
-            raise DataError(
-                error(
-                    "PLM610",
-                    f"{shown(text)} is no value of `{latent}`",
-                    info.span,
-                    "this type",
-                    where=latent,
-                    help="give one of the values that its type lists"
-                    if isinstance(support, FiniteSupport)
-                    else "give a text with the tokens, characters and stop that its type asks for; "
-                    "most begin with a space",
-                )
+            raise DataError.of(
+                "PLM610",
+                f"{shown(text)} is no value of `{latent}`",
+                info.span,
+                "this type",
+                where=latent,
+                help="give one of the values that its type lists"
+                if isinstance(support, FiniteSupport)
+                else "give a text with the tokens, characters and stop that its type asks for; "
+                "most begin with a space",
             )
         return self.value_of(latent, ids)
 
@@ -160,7 +158,7 @@ class Target:
         if isinstance(found, Disagreement):
             message = f"the tool `{found.tool}` writes {found.written!r} after {shown_end(found.text)}, and {shown_end(text)} goes on otherwise"
             help = "give the text with the outputs that the tool writes"
-            raise DataError(error("PLM766", message, info.span, "this type", where=info.name, help=help))
+            raise DataError.of("PLM766", message, info.span, "this type", where=info.name, help=help)
         return found
 
     def value_of(self, latent: str, ids: Sequence[int]) -> Value:
