@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import attrs
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import DataError, PlmError, error, shown
+from posterior_lm.lang.diagnostics import DataError, PlmError, shown
 from posterior_lm.lang.values import read_json
 
 LOCK = ".lock"
@@ -59,7 +59,7 @@ def folder_named(name: str | Path) -> Path:
     if why := unnameable(name):
         help = "write . for the folder that the command runs in"
         message = f"no result can be written into {shown(str(name))}: {why}"
-        raise DataError(error("PLM612", message, help=None if str(name) else help))
+        raise DataError.of("PLM612", message, help=None if str(name) else help)
     return Path(name)
 
 
@@ -70,7 +70,7 @@ def writing_into(folder: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         message = f"cannot write into {folder}: {problem.strerror or problem}"
-        raise DataError(error("PLM612", message, where=str(folder))) from problem
+        raise DataError.of("PLM612", message, where=str(folder)) from problem
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -219,13 +219,11 @@ class Lock:
             if host == socket.gethostname() and not _alive(pid, started):
                 return
             who = f"process {pid}" + ("" if host == socket.gethostname() else f" on {host}")
-        raise DataError(
-            error(
-                "PLM621",
-                f"the folder {self.folder} is in use by {who}",
-                where=str(self.folder),
-                help=f"wait for it to end or choose another folder; if it runs no more, delete {self.path}",
-            )
+        raise DataError.of(
+            "PLM621",
+            f"the folder {self.folder} is in use by {who}",
+            where=str(self.folder),
+            help=f"wait for it to end or choose another folder; if it runs no more, delete {self.path}",
         )
 
 

@@ -17,7 +17,7 @@ from attrs import frozen
 
 from posterior_lm.api.engine import policy_offer
 from posterior_lm.api.query import Query
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.prepared import in_row
 from posterior_lm.train.fit import Fitted, fit
 from posterior_lm.train.ppo import BELOW
@@ -54,8 +54,8 @@ def search_rate(
     """
     if len(rows) < 2 or not rates:
         what = "no learning rates to choose from" if not rates else "one row, and a search holds one out"
-        raise DataError(
-            error("PLM773", f"there {'are' if not rates else 'is'} {what}", help="give at least two rows")
+        raise DataError.of(
+            "PLM773", f"there {'are' if not rates else 'is'} {what}", help="give at least two rows"
         )
     order = np.random.default_rng([seed, 9]).permutation(len(rows))
     kept = max(1, len(rows) // PARTS)

@@ -18,7 +18,7 @@ from attrs import field, frozen
 from posterior_lm.api.score import Score, score
 from posterior_lm.infer.request import Request, checked
 from posterior_lm.lang import ast, compose
-from posterior_lm.lang.diagnostics import CompileError, error
+from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.driver import check, compile_source, load_module
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parser import parse_fragment
@@ -386,14 +386,14 @@ class EmResult:
 def _name(text: str) -> ast.Name:
     found = _parse(text, "expression")
     if not isinstance(found, ast.Name):
-        raise CompileError(error("PLM101", f"{text!r} is no name", found.span))
+        raise CompileError.of("PLM101", f"{text!r} is no name", found.span)
     return found
 
 
 def _call(text: str) -> ast.Call:
     found = _parse(text, "expression")
     if not isinstance(found, ast.Call):
-        raise CompileError(error("PLM101", f"{text!r} makes no tool", found.span))
+        raise CompileError.of("PLM101", f"{text!r} makes no tool", found.span)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.infer.draws import Chains, Draws, EnumerationBound, SmcReport
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
 from posterior_lm.target.values import Value
@@ -113,7 +113,7 @@ def load(folder: Path) -> dict[str, Any]:
     path = folder / NAME if os.path.isdir(folder) else folder
 
     def refuse(why: str) -> DataError:
-        return DataError(error("PLM611", f"{path} is no saved posterior: {why}", where=str(path)))
+        return DataError.of("PLM611", f"{path} is no saved posterior: {why}", where=str(path))
 
     with refusing(refuse):
         found = read_object(path)

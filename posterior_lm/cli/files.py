@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from posterior_lm import storage
-from posterior_lm.lang.diagnostics import CompileError, DataError, error
+from posterior_lm.lang.diagnostics import CompileError, DataError
 from posterior_lm.lang.parser import read_source
 from posterior_lm.lang.source import Source
 from posterior_lm.storage import folder_named
@@ -28,7 +28,7 @@ def programs(names: Iterable[str]) -> list[str]:
                     f"the folder {name} holds no .plm file",
                     "name a program, or a folder that holds one",
                 )
-                raise CompileError(error("PLM801", message, where=name, help=help))
+                raise CompileError.of("PLM801", message, where=name, help=help)
             found += inside
         else:
             found.append(name)
@@ -44,7 +44,7 @@ def read(name: str) -> Source:
         return Source("<stdin>", data.decode("utf-8"))
     except UnicodeDecodeError as wrong:
         message = f"standard input is not UTF-8 text: byte {wrong.start} is 0x{data[wrong.start]:02X}"
-        raise CompileError(error("PLM801", message, where="<stdin>", help="send it as UTF-8")) from None
+        raise CompileError.of("PLM801", message, where="<stdin>", help="send it as UTF-8") from None
 
 
 def replace(name: str, text: str) -> None:
@@ -54,8 +54,8 @@ def replace(name: str, text: str) -> None:
             raise PermissionError(13, "permission denied")
         storage.replace(Path(name), text.encode())
     except OSError as problem:
-        raise CompileError(
-            error("PLM805", f"cannot write {name}: {(problem.strerror or str(problem)).lower()}", where=name)
+        raise CompileError.of(
+            "PLM805", f"cannot write {name}: {(problem.strerror or str(problem)).lower()}", where=name
         ) from None
 
 
@@ -69,7 +69,7 @@ def check_result(name: str, program: str, given: Iterable[str], data: str | None
     for read in (program, *named, *([] if data is None else [data])):
         if read != "-" and os.path.realpath(read) == os.path.realpath(name):
             problem = f"cannot write {name}: this command reads it"
-            raise DataError(error("PLM805", problem, where=name, help="name another file for the result"))
+            raise DataError.of("PLM805", problem, where=name, help="name another file for the result")
 
 
 def check_folder(name: str, file: str | None = None) -> None:
@@ -80,8 +80,8 @@ def check_folder(name: str, file: str | None = None) -> None:
     path = folder_named(name).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
-        raise DataError(error("PLM612", f"cannot write into {name}: {existing} is a file", where=name))
+        raise DataError.of("PLM612", f"cannot write into {name}: {existing} is a file", where=name)
     if not os.access(existing, os.W_OK):
-        raise DataError(error("PLM612", f"cannot write into {name}: permission denied", where=name))
+        raise DataError.of("PLM612", f"cannot write into {name}: permission denied", where=name)
     if file is not None and (path / file).is_dir():
-        raise DataError(error("PLM612", f"cannot write into {name}: {file} in it is a folder", where=name))
+        raise DataError.of("PLM612", f"cannot write into {name}: {file} in it is a folder", where=name)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OBJECTIVES, losses
-from posterior_lm.lang.diagnostics import PlmError, either, error
+from posterior_lm.lang.diagnostics import PlmError, either
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -143,7 +143,7 @@ def _png(ctx: click.Context, option: click.Parameter, value: str | None) -> str 
 
 def misuse(message: str, help: str | None = None) -> NoReturn:
     """Ends the command with PLM802, exit code 2."""
-    raise PlmError(error("PLM802", message, help=help))
+    raise PlmError.of("PLM802", message, help=help)
 
 
 def pairs(option: str, given: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:

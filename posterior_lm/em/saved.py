@@ -21,7 +21,7 @@ from torch import Tensor
 from posterior_lm.em.rounds import Round
 from posterior_lm.em.split_model import SplitModel, split_model
 from posterior_lm.lang.ast import Module
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.storage import plain, read_object, refusing, structured, together, write_whole
@@ -131,24 +131,20 @@ def on(split: SplitModel, base: LanguageModel, adapter: Adapter, folder: Path) -
 
 
 def _unreadable(folder: Path, why: str) -> DataError:
-    return DataError(
-        error(
-            "PLM795",
-            f"{folder} is no result of EM that can be read: {why}",
-            where=str(folder),
-            help="give the folder that `plm em --out` wrote",
-        )
+    return DataError.of(
+        "PLM795",
+        f"{folder} is no result of EM that can be read: {why}",
+        where=str(folder),
+        help="give the folder that `plm em --out` wrote",
     )
 
 
 def _foreign(folder: Path, own: str, here: str) -> DataError:
-    return DataError(
-        error(
-            "PLM796",
-            f"the result in {folder} is of {own}; here is {here}",
-            where=str(folder),
-            help="run `plm em` again, or ask with the program and model that it was run on",
-        )
+    return DataError.of(
+        "PLM796",
+        f"the result in {folder} is of {own}; here is {here}",
+        where=str(folder),
+        help="run `plm em` again, or ask with the program and model that it was run on",
     )
 
 
@@ -165,13 +161,11 @@ def check_folder(folder: Path, resume: bool) -> None:
         return
     if done or begun:
         what = "an unfinished run of EM" if begun else "a result of EM"
-        raise DataError(
-            error(
-                "PLM621",
-                f"the folder {folder} already holds {what}",
-                where=str(folder),
-                help="give another folder with --out" + (", or go on with --resume" if begun else ""),
-            )
+        raise DataError.of(
+            "PLM621",
+            f"the folder {folder} already holds {what}",
+            where=str(folder),
+            help="give another folder with --out" + (", or go on with --resume" if begun else ""),
         )
     (folder / METRICS).unlink(missing_ok=True)
 
@@ -212,8 +206,8 @@ def resume_from(
         if not rounds or {"model", "guide", "best model", "best guide"} - set(weights):
             raise ValueError("a part of it is missing")
     except (KeyError, ValueError, TypeError) as problem:
-        raise DataError(
-            error("PLM622", f"{found.path} is no checkpoint of EM ({problem})", where=str(found.path))
+        raise DataError.of(
+            "PLM622", f"{found.path} is no checkpoint of EM ({problem})", where=str(found.path)
         ) from None
     progress.cut_metrics(folder / METRICS, rounds[-1].number)
     return rounds, weights, seconds

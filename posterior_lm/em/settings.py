@@ -8,7 +8,7 @@ from typing import Any
 from attrs import asdict, field, fields, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, nearest, shown
 from posterior_lm.lang.values import is_number
 from posterior_lm.train.settings import FitSettings, with_new_names
 from posterior_lm.train.settings import settings_of as fit_settings_of
@@ -119,4 +119,4 @@ def _checked(name: str, value: object, setting: Any) -> object:
 
 
 def _wrong(message: str, help: str | None) -> InferenceError:
-    return InferenceError(error("PLM802", message, help=help))
+    return InferenceError.of("PLM802", message, help=help)

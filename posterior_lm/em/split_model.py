@@ -20,7 +20,7 @@ from posterior_lm.graph.ops import spelled
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes, statements
 from posterior_lm.lang.compose import rename
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.target.segments import Known
 from posterior_lm.target.target import Target
@@ -63,26 +63,22 @@ def split_model(checked: CheckedModule, alias: str | None = None, *, train_prior
     aliases = list(dict.fromkeys(who for _, who in found))
     if alias is None and len(aliases) > 1:
         named = " and ".join(f"`{a}`" for a in aliases)
-        raise InferenceError(
-            error(
-                "PLM792",
-                f"what `{module.program.name.id}` observes is scored by {len(aliases)} models, {named}",
-                found[-1][0].span,
-                help=f"say which one the M-step trains: --train {aliases[0]}",
-            )
+        raise InferenceError.of(
+            "PLM792",
+            f"what `{module.program.name.id}` observes is scored by {len(aliases)} models, {named}",
+            found[-1][0].span,
+            help=f"say which one the M-step trains: --train {aliases[0]}",
         )
     chosen = aliases[0] if alias is None and aliases else alias
     mine = [s for s, who in found if who == chosen]
     if not mine or chosen is None:
         which = "a language model" if alias is None else f"the model `{alias}`"
-        raise InferenceError(
-            error(
-                "PLM790",
-                f"`{module.program.name.id}` observes nothing that {which} scores, so there is nothing "
-                "for an M-step to train",
-                module.program.name.span,
-                help="observe a parameter, as in `observe label ~ base(question, reason)`",
-            )
+        raise InferenceError.of(
+            "PLM790",
+            f"`{module.program.name.id}` observes nothing that {which} scores, so there is nothing "
+            "for an M-step to train",
+            module.program.name.span,
+            help="observe a parameter, as in `observe label ~ base(question, reason)`",
         )
     taken = {n.id for n in nodes(module) if isinstance(n, ast.Name)}
     trained = chosen + SUFFIX
@@ -150,12 +146,10 @@ def labelled(
         return kept, None
     names = " or ".join(f"`{name}`" for name in missing)
     if not kept:
-        raise DataError(
-            error(
-                "PLM791",
-                f"none of the {len(rows)} rows has a value of {names}, and EM learns from nothing else",
-                help=f"add the column {names} to some rows; those without it are left out",
-            )
+        raise DataError.of(
+            "PLM791",
+            f"none of the {len(rows)} rows has a value of {names}, and EM learns from nothing else",
+            help=f"add the column {names} to some rows; those without it are left out",
         )
     few = len(rows) - len(kept)
     word = "row has" if few == 1 else "rows have"
@@ -181,12 +175,10 @@ def check_labels(rows: Rows, numbers: Sequence[int], alias: str) -> None:
         return
     said = next(iter(_texts(rows.target(numbers[0]), alias)), "").strip()
     who = f"all {len(numbers)} rows observe" if len(numbers) > 1 else "the only row observes"
-    raise DataError(
-        error(
-            "PLM794",
-            f"{who} {said!r}, so the M-step would learn to say it whatever the latents are",
-            help="give rows with at least two labels, or fit the guide alone with `plm fit`",
-        )
+    raise DataError.of(
+        "PLM794",
+        f"{who} {said!r}, so the M-step would learn to say it whatever the latents are",
+        help="give rows with at least two labels, or fit the guide alone with `plm fit`",
     )
 
 

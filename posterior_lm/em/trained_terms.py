@@ -18,7 +18,7 @@ from torch import Tensor
 from posterior_lm.em.split_model import trained_scores
 from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.graph.ops import spelled
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.packed import token_log_probs
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.target import Target
@@ -117,14 +117,12 @@ def _part(
 
 
 def _negative(target: Target, i: int, power: float) -> InferenceError:
-    return InferenceError(
-        error(
-            "PLM793",
-            f"a trained term has the power {power:g}, and the M-step would lower its probability without end",
-            target.graph[i].span,
-            "this score",
-            help="give the observed statement a positive power",
-        )
+    return InferenceError.of(
+        "PLM793",
+        f"a trained term has the power {power:g}, and the M-step would lower its probability without end",
+        target.graph[i].span,
+        "this score",
+        help="give the observed statement a positive power",
     )
 
 

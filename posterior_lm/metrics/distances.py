@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.metrics.inputs import numbers_of, wrong
 
 ROUNDING = 1e-4
@@ -158,4 +158,4 @@ def _log_sum(log_probs: Any) -> float:
 
 
 def _no_distribution(message: str, where: str, help: str) -> DataError:
-    return DataError(error("PLM782", message, where=where, help=help))
+    return DataError.of("PLM782", message, where=where, help=help)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError, error
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.values import read_json
 from posterior_lm.metrics.inputs import package, texts_of, wrong
 
@@ -263,13 +263,11 @@ def _longest(folder: Path, tokenizer: Any, config: Any) -> int:
 
 
 def _no_encoder(folder: Path, why: str) -> ModelError:
-    return ModelError(
-        error(
-            "PLM783",
-            f"the folder {folder} holds no text encoder that can be used: {why.rstrip('.')}",
-            where=str(folder),
-            help="save one there: model.save_pretrained(folder) and tokenizer.save_pretrained(folder)",
-        )
+    return ModelError.of(
+        "PLM783",
+        f"the folder {folder} holds no text encoder that can be used: {why.rstrip('.')}",
+        where=str(folder),
+        help="save one there: model.save_pretrained(folder) and tokenizer.save_pretrained(folder)",
     )
 
 

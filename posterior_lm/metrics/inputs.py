@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from posterior_lm.installed import need
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lang.source import is_text
 
 EXTRA = "metrics"
@@ -18,7 +18,7 @@ EXTRA = "metrics"
 
 def wrong(message: str, *, where: str | None = None, help: str | None = None) -> DataError:
     """A DataError PLM780: what was given has no value of this metric."""
-    return DataError(error("PLM780", message, where=where, help=help))
+    return DataError.of("PLM780", message, where=where, help=help)
 
 
 def package(module: str) -> ModuleType:
@@ -26,7 +26,7 @@ def package(module: str) -> ModuleType:
     try:
         return need(module, EXTRA)
     except ImportError as problem:
-        raise DataError(error("PLM781", str(problem), help="or leave this metric out")) from None
+        raise DataError.of("PLM781", str(problem), help="or leave this metric out") from None
 
 
 def texts_of(texts: Sequence[str], name: str = "texts", *, least: int = 1, metric: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import InferenceError, error, shown
+from posterior_lm.lang.diagnostics import InferenceError, shown
 from posterior_lm.metrics.inputs import texts_of, wrong
 
 SILENT = 3
@@ -172,13 +172,11 @@ class Judge:
 
     def _no_rating(self, server: Server, failures: Sequence[Failure]) -> InferenceError:
         sent = sum(f.tries for f in failures)
-        return InferenceError(
-            error(
-                "PLM786",
-                f"the judge at {server.shown} rated none of {len(failures)} texts: {failures[0].reason}",
-                notes=[f"sent {sent} times in all, each for at most {self.timeout:g} s"],
-                help=f"see that the server is up and knows the model {self.model!r}, or leave the judge out",
-            )
+        return InferenceError.of(
+            "PLM786",
+            f"the judge at {server.shown} rated none of {len(failures)} texts: {failures[0].reason}",
+            notes=[f"sent {sent} times in all, each for at most {self.timeout:g} s"],
+            help=f"see that the server is up and knows the model {self.model!r}, or leave the judge out",
         )
 
 
@@ -187,7 +185,7 @@ def _number(value: object) -> bool:
 
 
 def _setting(what: str, help: str) -> InferenceError:
-    return InferenceError(error("PLM784", f"a judge cannot have {what}", help=help))
+    return InferenceError.of("PLM784", f"a judge cannot have {what}", help=help)
 
 
 # ---- the server
@@ -311,30 +309,24 @@ def _key(name: str | None) -> str | None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:
-        raise InferenceError(
-            error(
-                "PLM785",
-                f"the environment variable {name} holds no key for the judge",
-                help=f"export {name}=..., or leave key_env out where the server needs no key",
-            )
+        raise InferenceError.of(
+            "PLM785",
+            f"the environment variable {name} holds no key for the judge",
+            help=f"export {name}=..., or leave key_env out where the server needs no key",
         )
     if re.search(r"[^!-~]", key):
-        raise InferenceError(
-            error(
-                "PLM785",
-                f"the key in the environment variable {name} has characters that no key has",
-                help="set it anew, without line breaks or spaces",
-            )
+        raise InferenceError.of(
+            "PLM785",
+            f"the key in the environment variable {name} has characters that no key has",
+            help="set it anew, without line breaks or spaces",
         )
     return key
 
 
 def _bad_url(why: str, url: str | None) -> InferenceError:
     shown = "" if not isinstance(url, str) else f" {url.partition('?')[0]!r}"
-    return InferenceError(
-        error(
-            "PLM784",
-            f"the judge's address{shown} cannot be used: {why}",
-            help="give a base URL such as http://127.0.0.1:8000/v1, and a key by key_env",
-        )
+    return InferenceError.of(
+        "PLM784",
+        f"the judge's address{shown} cannot be used: {why}",
+        help="give a base URL such as http://127.0.0.1:8000/v1, and a key by key_env",
     )

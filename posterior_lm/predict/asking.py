@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from posterior_lm.api.engine import draw
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error, nearest
+from posterior_lm.lang.diagnostics import DataError, InferenceError, nearest
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws, marginal
 from posterior_lm.predict.by_evidence import by_evidence
@@ -47,9 +47,7 @@ def predict(
 ) -> Prediction:
     """See `Query.predict`. Raises DataError or InferenceError PLM803, PLM804, PLM806–PLM809, PLM802 for a vote."""
     if vote not in get_args(Vote):
-        raise InferenceError(
-            error("PLM802", f"a vote is soft, hard or likeliest, not {vote!r}", where="vote")
-        )
+        raise InferenceError.of("PLM802", f"a vote is soft, hard or likeliest, not {vote!r}", where="vote")
     graph = program.graph
     ask: dict[str, Any] = {"seed": seed, "budget": budget, "progress": progress}
     param = graph.param(name)
@@ -58,14 +56,12 @@ def predict(
     values = _values(param)
     _check_guides(graph, param)
     if name in given:
-        raise DataError(
-            error(
-                "PLM803",
-                f"`{name}` is given, so there is nothing to predict",
-                param.span,
-                where=name,
-                help=f"leave out `{name}`, or name another parameter",
-            )
+        raise DataError.of(
+            "PLM803",
+            f"`{name}` is given, so there is nothing to predict",
+            param.span,
+            where=name,
+            help=f"leave out `{name}`, or name another parameter",
         )
     data = program.validate(given, missing=[name])  # a default is no observation: it is bound over
     if read_by_prior(graph, name):
@@ -97,13 +93,11 @@ def _of_latent(
 def _nothing(graph: RewardGraph, name: str, latents: tuple[str, ...]) -> InferenceError:
     names = [*(p.name for p in graph.params), *latents]
     close = nearest(name, names)
-    return InferenceError(
-        error(
-            "PLM803",
-            f"`{graph.name}` has no parameter or latent `{name}`",
-            where=name,
-            help=f"did you mean `{close}`?" if close else f"it has {', '.join(names) or 'none'}",
-        )
+    return InferenceError.of(
+        "PLM803",
+        f"`{graph.name}` has no parameter or latent `{name}`",
+        where=name,
+        help=f"did you mean `{close}`?" if close else f"it has {', '.join(names) or 'none'}",
     )
 
 
@@ -117,26 +111,22 @@ def _values(param: ParamSpec) -> tuple[Datum, ...] | None:
             return (False, True)
         case "int" | "text":
             return None
-    raise InferenceError(
-        error(
-            "PLM806",
-            f"`{param.name}` must be {VALUE_TYPES[param.type].meant}, which is nothing that can be predicted",
-            param.span,
-            help="predict a one_of, bool, int or text",
-        )
+    raise InferenceError.of(
+        "PLM806",
+        f"`{param.name}` must be {VALUE_TYPES[param.type].meant}, which is nothing that can be predicted",
+        param.span,
+        help="predict a one_of, bool, int or text",
     )
 
 
 def _unlisted(param: ParamSpec) -> InferenceError:
     """A value that a latent's distribution reads cannot be drawn after the latents."""
-    return InferenceError(
-        error(
-            "PLM501",
-            f"predicting `{param.name}` is not available yet: a latent's own distribution reads it, and its type "
-            + (f"has more than {MOST_VALUES:,} values" if param.high is not None else "is not finite"),
-            param.span,
-            help="give it a type such as one_of(…) or int(0..99)",
-        )
+    return InferenceError.of(
+        "PLM501",
+        f"predicting `{param.name}` is not available yet: a latent's own distribution reads it, and its type "
+        + (f"has more than {MOST_VALUES:,} values" if param.high is not None else "is not finite"),
+        param.span,
+        help="give it a type such as one_of(…) or int(0..99)",
     )
 
 
@@ -144,13 +134,11 @@ def _check_guides(graph: RewardGraph, param: ParamSpec) -> None:
     reading = readers(graph, param.name)
     for latent, guide in graph.guides.items():
         if guide.context in reading:
-            raise InferenceError(
-                error(
-                    "PLM804",
-                    f"the guide of `{latent}` reads `{param.name}`, which is to be predicted",
-                    guide.span,
-                    help=f"let the guide read only what is known when `{param.name}` is not",
-                )
+            raise InferenceError.of(
+                "PLM804",
+                f"the guide of `{latent}` reads `{param.name}`, which is to be predicted",
+                guide.span,
+                help=f"let the guide read only what is known when `{param.name}` is not",
             )
 
 
@@ -173,14 +161,12 @@ def _check_default_guides(
     one, other = (readings_of(program.bind_valid({**data, param.name: v})) for v in values[:2])
     for latent, reading in one.items():
         if not reading.stated and reading.pieces != other[latent].pieces:
-            raise InferenceError(
-                error(
-                    "PLM804",
-                    f"the policy reads `{param.name}`, which is to be predicted, to draw `{latent}`",
-                    _declared(program.graph, latent),
-                    help=f"write a `guide` statement for `{latent}` that reads only what is known when "
-                    f"`{param.name}` is not, and fit again; or predict without the policy",
-                )
+            raise InferenceError.of(
+                "PLM804",
+                f"the policy reads `{param.name}`, which is to be predicted, to draw `{latent}`",
+                _declared(program.graph, latent),
+                help=f"write a `guide` statement for `{latent}` that reads only what is known when "
+                f"`{param.name}` is not, and fit again; or predict without the policy",
             )
 
 

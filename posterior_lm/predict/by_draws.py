@@ -29,7 +29,7 @@ from posterior_lm.api.posterior import Z90, Estimate, Posterior
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import normalize
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import only, without
 from posterior_lm.target.prepared import Data, PreparedProgram
@@ -114,8 +114,8 @@ def averaged(
 
 def nothing_possible(name: str) -> InferenceError:
     """PLM703: no value of the parameter is possible with these data."""
-    return InferenceError(
-        error("PLM703", f"no value of `{name}` has positive probability with these data", where=name)
+    return InferenceError.of(
+        "PLM703", f"no value of `{name}` has positive probability with these data", where=name
     )
 
 

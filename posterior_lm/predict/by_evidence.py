@@ -17,7 +17,7 @@ from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.weights import logsumexp
-from posterior_lm.lang.diagnostics import InferenceError, either, error
+from posterior_lm.lang.diagnostics import InferenceError, either
 from posterior_lm.predict.by_draws import entropy, intervals, nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.target.prepared import Data, PreparedProgram
@@ -33,14 +33,12 @@ def by_evidence(
     """Each value with its share of the evidence. Raises PLM808 for a vote, PLM712 for a method without evidence."""
     name = param.name
     if vote != "soft":
-        raise InferenceError(
-            error(
-                "PLM808",
-                f"the vote `{vote}` needs draws that have not seen `{name}`, and a latent's distribution reads it",
-                param.span,
-                where=name,
-                help="use the vote soft: each value is then compared by its evidence",
-            )
+        raise InferenceError.of(
+            "PLM808",
+            f"the vote `{vote}` needs draws that have not seen `{name}`, and a latent's distribution reads it",
+            param.span,
+            where=name,
+            help="use the vote soft: each value is then compared by its evidence",
         )
     posteriors: dict[int, Posterior] = {}
     mass = np.full(len(values), -np.inf)
@@ -83,12 +81,10 @@ def _errors(probs: np.ndarray, posteriors: Sequence[Posterior | None]) -> np.nda
 def _evidence(posterior: Posterior, name: str) -> float:
     if posterior.log_evidence is None:
         giving = [one.name for one in METHODS.values() if one.evidence and not one.needs_policy]
-        raise InferenceError(
-            error(
-                "PLM712",
-                f"`{name}` is predicted by comparing evidence, and {posterior.method} has none",
-                where=name,
-                help=f"use the method {either(giving)}",
-            )
+        raise InferenceError.of(
+            "PLM712",
+            f"`{name}` is predicted by comparing evidence, and {posterior.method} has none",
+            where=name,
+            help=f"use the method {either(giving)}",
         )
     return posterior.log_evidence

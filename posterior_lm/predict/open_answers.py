@@ -40,7 +40,7 @@ from posterior_lm.infer.methods import DRAWS
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.weights import logsumexp, normalize
-from posterior_lm.lang.diagnostics import CompileError, InferenceError, at, error
+from posterior_lm.lang.diagnostics import CompileError, InferenceError, at
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.predict.by_draws import Kept, averaged, draw_without, gains, nothing_possible
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
@@ -93,15 +93,13 @@ def by_drawn_answers(
 
 
 def _endless(param: ParamSpec) -> InferenceError:
-    return InferenceError(
-        error(
-            "PLM807",
-            f"no language model writes `{param.name}` where its end is known, so it cannot be drawn",
-            param.span,
-            where=param.name,
-            help=f'observe it with what follows, as in observe [{param.name}, "."] ~ ..., or with eos; '
-            "or give it a type that lists its values, such as int(0..99)",
-        )
+    return InferenceError.of(
+        "PLM807",
+        f"no language model writes `{param.name}` where its end is known, so it cannot be drawn",
+        param.span,
+        where=param.name,
+        help=f'observe it with what follows, as in observe [{param.name}, "."] ~ ..., or with eos; '
+        "or give it a type that lists its values, such as int(0..99)",
     )
 
 
@@ -295,14 +293,12 @@ def support_of(param: ParamSpec, place: Place, back: str, tokenizer: Tokenizer) 
     except CompileError as problem:
         if any(d.code not in ("PLM330", "PLM335") for d in problem.diagnostics):
             raise
-        raise InferenceError(
-            error(
-                "PLM809",
-                f"no tokens of the model spell a value of `{param.name}`, so it cannot be drawn",
-                param.span,
-                where=param.name,
-                help="use a model that writes such values, or a type that lists them",
-            )
+        raise InferenceError.of(
+            "PLM809",
+            f"no tokens of the model spell a value of `{param.name}`, so it cannot be drawn",
+            param.span,
+            where=param.name,
+            help="use a model that writes such values, or a type that lists them",
         ) from None
 
 

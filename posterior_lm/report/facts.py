@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.tokens import Reading, read_tokens
 from posterior_lm.target.values import take
 
@@ -122,10 +122,8 @@ def _quantile(columns: np.ndarray, weights: np.ndarray, q: float) -> np.ndarray:
 
 
 def _other(what: str) -> DataError:
-    return DataError(
-        error(
-            "PLM740",
-            f"these draws are of {what}",
-            help="report a posterior with the query that it was drawn with",
-        )
+    return DataError.of(
+        "PLM740",
+        f"these draws are of {what}",
+        help="report a posterior with the query that it was drawn with",
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.diagnostics import diagnostics_view
 from posterior_lm.report.draws import draws_view, marginals_view, terms_view
 from posterior_lm.report.facts import Facts, gather
@@ -192,4 +192,4 @@ def write(path: str | Path, text: str) -> Path:
 
 
 def _cannot(path: str | Path, why: str, help: str | None) -> DataError:
-    return DataError(error("PLM805", f"cannot write {path}: {why}", where=str(path), help=help))
+    return DataError.of("PLM805", f"cannot write {path}: {why}", where=str(path), help=help)

@@ -18,7 +18,7 @@ from attrs import frozen
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.prefix_expansion import support_size
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
@@ -99,13 +99,11 @@ def simulator_of(program: PreparedProgram, rows: Sequence[Data], given: Data) ->
     texts = [o.spec.name for o in observed if o.table is None and o.spec.type == "text"]
     unknown = [name for name in texts if not all(name in row for row in data)]
     if unknown:
-        raise DataError(
-            error(
-                "PLM730",
-                f"nothing says how long the simulated `{unknown[0]}` should be",
-                where=unknown[0],
-                help="give rows with --data FILE: lengths are theirs, and their texts are replaced",
-            )
+        raise DataError.of(
+            "PLM730",
+            f"nothing says how long the simulated `{unknown[0]}` should be",
+            where=unknown[0],
+            help="give rows with --data FILE: lengths are theirs, and their texts are replaced",
         )
     return Simulator(program, data)
 
@@ -179,12 +177,10 @@ def _check_enough(found: Sequence[object], wanted: int, simulator: Simulator) ->
 
 def _too_few(found: int, simulator: Simulator) -> InferenceError:
     notes = [f"`{label}` cannot be simulated" for label in simulator.unsimulated]
-    return InferenceError(
-        error(
-            "PLM731",
-            f"only {found} exact posterior draw{'s' * (found != 1)} could be simulated, and fewer than {FEWEST} say little",
-            notes=notes,
-            help="simulate more with --rows, or test a smaller program of the same statements whose "
-            "posterior can be listed",
-        )
+    return InferenceError.of(
+        "PLM731",
+        f"only {found} exact posterior draw{'s' * (found != 1)} could be simulated, and fewer than {FEWEST} say little",
+        notes=notes,
+        help="simulate more with --rows, or test a smaller program of the same statements whose "
+        "posterior can be listed",
     )

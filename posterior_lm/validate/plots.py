@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from posterior_lm.installed import need
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.storage import unnameable, write_whole
 from posterior_lm.validate.calibration import Calibration
 from posterior_lm.validate.comparison import Comparison
@@ -26,7 +26,7 @@ def need_plots(png: str | Path) -> None:
     try:
         need("matplotlib.figure", "plots")
     except ImportError as problem:
-        raise DataError(error("PLM732", str(problem), help="or leave --plot out")) from None
+        raise DataError.of("PLM732", str(problem), help="or leave --plot out") from None
     if why := unnameable(png):
         raise _cannot(png, why, None)
     folder = Path(png).absolute().parent
@@ -39,7 +39,7 @@ def need_plots(png: str | Path) -> None:
 
 
 def _cannot(png: str | Path, why: str, help: str | None) -> DataError:
-    return DataError(error("PLM612", f"cannot write {png}: {why}", where=str(png), help=help))
+    return DataError.of("PLM612", f"cannot write {png}: {why}", where=str(png), help=help)
 
 
 def new_figure(width: float, height: float) -> Any:
