@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 import posterior_lm as plm
-from posterior_lm.api.em import em, load
 from posterior_lm.api.query import Query
 from training.tiny.world import sample_task
 from training.tiny.world.reviews import gold_label
@@ -40,8 +39,8 @@ def accuracy(query: Query, rows: list[dict[str, object]]) -> float:
 
 program = plm.load(PROGRAMS / "latent_rationale.plm")
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()) / "em"
-result = em(
-    program, reviews(seed=1, count=50), folder, rounds=3, e_steps=4, m_steps=12, rank=4, sleep=0,
+result = program.em(
+    reviews(seed=1, count=50), folder, rounds=3, e_steps=4, m_steps=12, rank=4, sleep=0,
     seeds=0, rows=8, draws=4, bound_draws=12, m_draws=6, certify_draws=16, certify_rows=0,
 )  # fmt: skip
 print(str(result.query))
@@ -55,6 +54,6 @@ for one in result.rounds:
 print(f"kept: round {result.best}, since {result.stopped}")
 
 # From here on only the folder is needed.
-trained = load(folder, program)
+trained = program.with_em(folder)
 test = reviews(seed=2, count=40)
 print(f"\naccuracy on new reviews: {accuracy(program, test):.0%} before, {accuracy(trained, test):.0%} after")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from benchmarks.paper.cells import Cell, slug
 from benchmarks.paper.policies import CHECKPOINTS, ROOM
 from benchmarks.paper.task import Bench, Row
-from posterior_lm.api.em import em, with_em
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,9 +41,9 @@ def after_em(bench: Bench, cell: Cell, query: Query, rows: Sequence[Row]) -> tup
         if folder.exists() and not begun:
             shutil.rmtree(folder)
         steps = max(1, size.steps // (rounds + 1))
-        made = em(query, rows, folder, resume=begun, rounds=rounds, e_steps=steps, **settings)  # type: ignore[arg-type]
+        made = query.em(rows, folder, resume=begun, rounds=rounds, e_steps=steps, **settings)  # type: ignore[arg-type]
         made.close()
         if made.interrupted:
             raise KeyboardInterrupt
     assert (folder / GUIDE / MANIFEST).exists()
-    return with_em(query, folder), folder / GUIDE
+    return query.with_em(folder), folder / GUIDE

@@ -28,7 +28,7 @@ from posterior_lm.train.settings import settings_of
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
     from posterior_lm.em.rounds import Round
-    from posterior_lm.em.run import Tick, Trained
+    from posterior_lm.em.run import Tick
     from posterior_lm.em.saved import Restored
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.infer.base import Info
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from posterior_lm.predict import Prediction, Vote
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
+    from posterior_lm.train.adapter import Adapter
     from posterior_lm.train.fit import Fitted
     from posterior_lm.train.progress import Progress as FitProgress
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
 
-__all__: Sequence[str] = ["EmResult", "Query", "load", "loads", "program"]
+__all__: Sequence[str] = ["EmResult", "Query", "load", "load_em", "loads", "program"]
 
 
 @frozen(slots=False, eq=False)
@@ -290,10 +291,14 @@ class Query:
             self.prepared, self.request, rows, out, given=self.data, resume=resume, watch=watch, tick=tick,
             say=say, **options,
         )  # fmt: skip
-        return EmResult(self._restored(trained.restored), trained)
+        found = attrs.asdict(trained, recurse=False)
+        return EmResult(self._restored(found.pop("restored")), **found)
 
     def with_em(self, folder: str | Path) -> Query:
-        """The program with the model and the guide that `em` left in a folder. Raises DataError PLM795, PLM796."""
+        """The program with the model and the guide that `em` left in a folder.
+
+        Raises DataError PLM795 for a folder that holds no result, PLM796 for one of another program or model.
+        """
         from posterior_lm.em.saved import read_record, restored
 
         folder = Path(folder)
@@ -346,41 +351,23 @@ class Query:
 
 @frozen(eq=False)
 class EmResult:
-    """What came of EM: `query` is the program with the best round's model and guide, the rest is of `Trained`."""
+    """What came of EM: `query` is the program with the best round's model and guide.
+
+    `best` is the number of the round that was kept; `stopped` says why EM ended, `notes` what was left out and why.
+    """
 
     query: Query
-    trained: Trained
-
-    @property
-    def folder(self) -> Path:
-        return self.trained.folder
-
-    @property
-    def rounds(self) -> tuple[Round, ...]:
-        return self.trained.rounds
-
-    @property
-    def best(self) -> int:
-        """The number of the round that was kept."""
-        return self.trained.best
-
-    @property
-    def stopped(self) -> str:
-        """Why EM ended."""
-        return self.trained.stopped
-
-    @property
-    def interrupted(self) -> bool:
-        return self.trained.interrupted
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was left out, and why."""
-        return self.trained.notes
+    folder: Path
+    rounds: tuple[Round, ...]
+    best: int
+    stopped: str
+    interrupted: bool
+    notes: tuple[str, ...]
+    adapter: Adapter = field(repr=False)
 
     def close(self) -> None:
         """Take the trained adapter out of the model's layers; `query` cannot be asked afterwards."""
-        self.trained.close()
+        self.adapter.close()
 
 
 def _name(text: str) -> ast.Name:
@@ -433,6 +420,14 @@ def load(path: str | Path) -> Query:
 def loads(text: str, name: str = "<text>") -> Query:
     """The program in a string."""
     return _of_checked(compile_source(Source(name, text)).without_errors(), None)
+
+
+def load_em(folder: str | Path) -> Query:
+    """The program whose text a result of EM holds, with its trained model and its guide; `with_em` is for another."""
+    from posterior_lm.em.saved import read_record
+
+    record = read_record(Path(folder))
+    return loads(record.program, record.name).with_em(folder)
 
 
 def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:

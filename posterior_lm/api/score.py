@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
-from posterior_lm.lang.diagnostics import DataError, error, nearest
+from posterior_lm.lang.diagnostics import DataError, error, meant
+from posterior_lm.storage import plain
 
 if TYPE_CHECKING:
     from posterior_lm.graph.nodes import TermInfo
@@ -26,49 +27,31 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm score --format json`; −inf becomes None."""
-
-        def number(x: float) -> float | None:
-            return None if x == float("-inf") else x
-
-        return {
-            "program": self.program,
-            "fingerprint": self.fingerprint,
-            "log_reward": number(self.log_reward),
-            "terms": [
-                {"statement": info.label, "line": info.span.line, "log_reward": number(x)}
-                for info, x in self.terms
-            ],
-        }
+        terms = [{"statement": info.label, "line": info.span.line, "log_reward": x} for info, x in self.terms]
+        found: dict[str, Any] = plain({**asdict(self, recurse=False), "terms": terms})
+        return found
 
 
 def score(target: Target, values: Mapping[str, str | int]) -> Score:
     """See `Query.score`. Raises DataError PLM601, PLM602 or PLM610 for the values."""
     names = target.names
-    found = []
-    for name in values:
-        if name not in names:
-            close = nearest(name, names)
-            found.append(
-                error(
-                    "PLM602",
-                    f"`{target.program.name}` has no latent `{name}`",
-                    where=name,
-                    help=f"did you mean `{close}`?"
-                    if close
-                    else f"its latents are {', '.join(names) or 'none'}",
-                )
-            )
-    for info in target.latents:
-        if info.name not in values:
-            found.append(
-                error(
-                    "PLM601",
-                    f"the latent `{info.name}` has no value to score",
-                    info.span,
-                    where=info.name,
-                    help=f"give it with `--value {info.name}=TEXT`",
-                )
-            )
+    listed = f"its latents are {', '.join(names) or 'none'}"
+    found = [
+        error(
+            "PLM602", f"`{target.program.name}` has no latent `{name}`", where=name,
+            help=meant(name, names, listed),
+        )
+        for name in values
+        if name not in names
+    ]  # fmt: skip
+    found += [
+        error(
+            "PLM601", f"the latent `{info.name}` has no value to score", info.span, where=info.name,
+            help=f"give it with `--value {info.name}=TEXT`",
+        )
+        for info in target.latents
+        if info.name not in values
+    ]  # fmt: skip
     if found:
         raise DataError(found)
     column = {name: [_value(target, name, values[name])] for name in names}

@@ -162,10 +162,9 @@ class LazyGroup(ExitCodes, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lines and not args[0].startswith("-"):
-            from posterior_lm.lang.diagnostics import nearest
+            from posterior_lm.lang.diagnostics import meant
 
-            close = nearest(args[0], self.lines)
-            hint = f"did you mean '{close}'?" if close else f"the commands are {', '.join(self.lines)}"
+            hint = meant(args[0], self.lines, f"the commands are {', '.join(self.lines)}", quote="'")
             hint = self.moved.get(args[0], hint)
             ctx.fail(f"no such command '{args[0]}'; {hint}")
         return super().resolve_command(ctx, args)

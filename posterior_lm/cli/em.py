@@ -94,9 +94,9 @@ def command(
                     "interrupted": found.interrupted,
                     "stopped": found.stopped,
                     "best": found.best,
-                    "notes": list(found.notes),
+                    "notes": found.notes,
                     "program": str(found.query),
-                    "rounds": [r.to_json() for r in found.rounds],
+                    "rounds": found.rounds,
                 }
             )
         )

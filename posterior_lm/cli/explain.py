@@ -9,7 +9,7 @@ import click
 from posterior_lm.cli.commands import Command
 from posterior_lm.cli.options import misuse
 from posterior_lm.lang.codes import CODES, GROUPS
-from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.diagnostics import meant
 
 
 @click.command(cls=Command)
@@ -27,11 +27,7 @@ def command(code: str | None) -> None:
     name = code.strip().upper()
     name = name if name.startswith("PLM") else f"PLM{name}"
     if name not in CODES:
-        close = nearest(name, CODES)
-        misuse(
-            f"there is no code {code!r}",
-            f"did you mean {close}?" if close else "`plm explain` lists all of them",
-        )
+        misuse(f"there is no code {code!r}", meant(name, CODES, "`plm explain` lists all of them", quote=""))
     entry = CODES[name]
     parts = [f"{entry.code}: {entry.title}", textwrap.fill(entry.explanation, 88)]
     for title, example in (("Wrong", entry.wrong), ("Right", entry.right)):
@@ -41,7 +37,6 @@ def command(code: str | None) -> None:
 
 
 def _all() -> list[str]:
-
     lines: list[str] = []
     group = ""
     for code in sorted(CODES):

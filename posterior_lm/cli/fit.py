@@ -95,7 +95,8 @@ def command(
         **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
         **{k: v for k, v in flags.items() if v is not None},
     }
-    from posterior_lm.train.fit import METRICS, fit  # imports torch
+    from posterior_lm.train.checkpoint import METRICS  # imports torch, as the next do
+    from posterior_lm.train.fit import fit
     from posterior_lm.train.progress import curves as draw_curves
 
     settings = settings_of(options)

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from posterior_lm.api.query import load, loads
 from posterior_lm.cli.files import read
 from posterior_lm.cli.options import misuse, pairs
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, nearest
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
 from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
 from posterior_lm.target.validate import validate_data
 
@@ -119,12 +119,11 @@ def check_predicted(graph: RewardGraph, name: str) -> None:
     """Raises DataError PLM803 for a name that is neither a parameter nor a latent."""
     known = [p.name for p in graph.params] + [latent.name for _, latent in graph.latents()]
     if name.split("[", 1)[0] not in known:
-        close = nearest(name, known)
         raise DataError.of(
             "PLM803",
             f"`{graph.name}` has no parameter or latent `{name}` to predict",
             where=name,
-            help=f"did you mean `{close}`?" if close else f"it has {', '.join(f'`{k}`' for k in known)}",
+            help=meant(name, known, f"it has {', '.join(f'`{k}`' for k in known)}"),
         )
 
 

@@ -9,7 +9,7 @@ from posterior_lm.cli.files import read
 from posterior_lm.cli.options import format_option, misuse
 from posterior_lm.graph import PASSES, lower, optimize, verify
 from posterior_lm.graph.dump import FORMATS
-from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.driver import compile_source
 
 
@@ -26,11 +26,7 @@ def command(file: str, format: str, after: str | None) -> None:
     """
     steps = ["lower", *(p.name for p in PASSES)]
     if after is not None and after not in steps:
-        close = nearest(after, steps)
-        misuse(
-            f"there is no pass {after!r}",
-            f"did you mean `{close}`?" if close else f"the steps are {', '.join(steps)}",
-        )
+        misuse(f"there is no pass {after!r}", meant(after, steps, f"the steps are {', '.join(steps)}"))
     graph = verify(lower(compile_source(read(file)).without_errors()))
     if after != "lower":
         graph = optimize(graph, until=after)

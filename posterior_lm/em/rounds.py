@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from attrs import frozen
 
 from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess, log_evidence
-from posterior_lm.storage import Stored, plain
+from posterior_lm.storage import Stored
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, take
 from posterior_lm.train.evaluate import weigh
@@ -123,11 +123,6 @@ class Round:
     def judged(self) -> float:
         """What rounds are compared by: the importance bound of the held-out rows, or without any of the others."""
         return (self.held_out or self.bound).log_evidence
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; −∞ is null."""
-        found: dict[str, Any] = plain(self)
-        return found
 
 
 def best_of(rounds: Sequence[Round]) -> Round:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import attrs
 import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
@@ -19,11 +18,10 @@ from torch import Tensor
 from posterior_lm.api.engine import prepare
 from posterior_lm.em.rounds import Raised, Round, Weighted, best_of, bound_of, why_done
 from posterior_lm.em.saved import (
-    METRICS,
+    RECORD,
     Record,
     Restored,
     adapted,
-    check_folder,
     on,
     resume_from,
     save,
@@ -35,10 +33,11 @@ from posterior_lm.em.steps import Stand, e_step, lessons, m_step
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.driver import check
 from posterior_lm.lm.hf.transformers import TransformersModel
-from posterior_lm.storage import Lock, folder_named
+from posterior_lm.storage import Lock, folder_named, plain
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint, progress
 from posterior_lm.train.adapter import Adapter, check_model
+from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.evaluate import FEWEST, certify
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.policy import Manifest, data_digest, guide_digest
@@ -60,11 +59,7 @@ class Trained:
     stopped: str
     interrupted: bool
     notes: tuple[str, ...]
-    _model: Adapter = attrs.field(repr=False)
-
-    def close(self) -> None:
-        """Take the trained adapter out of the model's layers; `restored` cannot be used afterwards."""
-        self._model.close()
+    adapter: Adapter
 
 
 def train(
@@ -98,7 +93,8 @@ def train(
     inputs = read_inputs(shown, kept, settings.fit, given)
     with Lock(folder), Interrupt() as interrupt:
         checkpoint.clean(folder)
-        check_folder(folder, resume)
+        held = {checkpoint.ROOM: "an unfinished run of EM", RECORD: "a result of EM"}
+        checkpoint.check_unused(folder, resume, held)
         run = Run(Asked(program, split, base, inputs, settings, folder), tell, tick or _silent)
         done = False
         try:
@@ -116,15 +112,9 @@ def train(
             if not done:
                 run.model.close()
     return Trained(
-        folder,
-        on(split, base, run.model, folder),
-        record.rounds,
-        record.best,
-        stopped or "it was interrupted",
-        stopped is None,
-        tuple(run.notes),
-        run.model,
-    )
+        folder, on(split, base, run.model, folder), record.rounds, record.best,
+        stopped or "it was interrupted", stopped is None, tuple(run.notes), run.model,
+    )  # fmt: skip
 
 
 def _silent(number: int, what: str, share: float) -> None:
@@ -232,7 +222,7 @@ class Run:
             self.rounds = (*self.rounds, found)
             if best_of(self.rounds) is found:
                 self.best = {"model": self.model.tensors(), "guide": self.guide.tensors()}
-            progress.append_metrics(self.asked.folder / METRICS, found.number, found.to_json())
+            progress.append_metrics(self.asked.folder / METRICS, found.number, plain(found))
             save_round(
                 self.asked.folder, self.rounds,
                 {

@@ -28,7 +28,7 @@ from posterior_lm.storage import plain, read_object, refusing, structured, toget
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.train import checkpoint, progress
 from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter, check_model
-from posterior_lm.train.checkpoint import load_same
+from posterior_lm.train.checkpoint import METRICS, load_same
 from posterior_lm.train.policy import MANIFEST, Manifest, digest_of, save_policy
 
 FORMAT = "plm-em-1"
@@ -59,10 +59,6 @@ class Record:
     files: Mapping[str, str]
     note: str = ""
 
-    def to_json(self) -> str:
-        whole = {"format": FORMAT, **plain(self)}
-        return json.dumps(whole, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-
 
 # ------------------------------------------------------------------------------- writing
 
@@ -73,7 +69,9 @@ def save(folder: Path, model: Adapter, guide: Adapter, manifest: Manifest, recor
         model.save(aside)
     save_policy(folder / GUIDE, guide, manifest)
     record = attrs.evolve(record, files={name: digest_of(folder / name) for name in _FILES})
-    write_whole(folder / RECORD, record.to_json().encode())
+    whole = {"format": FORMAT, **plain(record)}
+    text = json.dumps(whole, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_whole(folder / RECORD, text.encode())
     return record
 
 
@@ -150,24 +148,7 @@ def _foreign(folder: Path, own: str, here: str) -> DataError:
 
 # ------------------------------------------------------------------------------- while it trains
 
-METRICS = progress.METRICS
 Weights = Mapping[str, Tensor]
-
-
-def check_folder(folder: Path, resume: bool) -> None:
-    """Raises DataError PLM621 for a folder that holds a result or an unfinished run, unless that is resumed."""
-    done, begun = (folder / RECORD).exists(), (folder / checkpoint.ROOM).exists()
-    if resume:
-        return
-    if done or begun:
-        what = "an unfinished run of EM" if begun else "a result of EM"
-        raise DataError.of(
-            "PLM621",
-            f"the folder {folder} already holds {what}",
-            where=str(folder),
-            help="give another folder with --out" + (", or go on with --resume" if begun else ""),
-        )
-    (folder / METRICS).unlink(missing_ok=True)
 
 
 def save_round(
@@ -181,7 +162,7 @@ def save_round(
         tensors={f"{of}/{name}": t for of, tensors in weights.items() for name, t in tensors.items()},
         arrays={},
         state={
-            "rounds": [r.to_json() for r in rounds],
+            "rounds": plain(rounds),
             "em": plain(identity),
             "seconds": seconds,
         },

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import asdict, field, fields, frozen
+from attrs import field, fields, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import InferenceError, nearest, shown
-from posterior_lm.lang.values import is_number
-from posterior_lm.train.settings import FitSettings, with_new_names
+from posterior_lm.lang.diagnostics import meant
+from posterior_lm.storage import plain
+from posterior_lm.train.settings import FitSettings, checked, with_new_names, wrong
 from posterior_lm.train.settings import settings_of as fit_settings_of
 
 OWN_OF_FIT = ("steps", "budget", "held_out", "seed", "checkpoint_every")
@@ -28,13 +28,13 @@ class EmSettings:
     """M-steps at most; each is followed by an E-step. 0: an E-step alone, which fits the guide."""
     patience: int = field(default=2, metadata={"low": 1})
     """Rounds without a better held-out bound after which EM ends."""
-    budget: float | None = field(default=None, metadata={"above": 0})
+    budget: float | None = field(default=None, metadata={"low": 0, "above": True})
     """Seconds after which no new round begins. None: no limit."""
     e_steps: int = field(default=100, metadata={"low": 1})
     """Steps of each E-step; every one goes on from the guide of the last."""
     m_steps: int = field(default=20, metadata={"low": 1})
     """Gradient steps of each M-step."""
-    m_rate: float = field(default=1e-3, metadata={"above": 0})
+    m_rate: float = field(default=1e-3, metadata={"low": 0, "above": True})
     """Learning rate of an M-step; AdamW, without decay."""
     m_rank: int = field(default=8, metadata={"low": 1})
     """Of the adapter that the M-step trains."""
@@ -60,9 +60,8 @@ class EmSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Every setting by name, as JSON values; those of the E-step under `fit`."""
-        whole = asdict(self, recurse=False)
-        whole["fit"] = {k: v for k, v in self.fit.to_json().items() if k not in OWN_OF_FIT}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()}
+        whole: dict[str, Any] = plain(self)
+        return {**whole, "fit": {k: v for k, v in whole["fit"].items() if k not in OWN_OF_FIT}}
 
 
 def settings_of(options: Mapping[str, object]) -> EmSettings:
@@ -72,51 +71,19 @@ def settings_of(options: Mapping[str, object]) -> EmSettings:
     own: dict[str, Any] = {}
     fit: dict[str, object] = {}
     for name, value in with_new_names(options).items():
+        if name == "train" and not (value is None or isinstance(value, str)):
+            raise wrong(f"`train` is the alias of a model, not {value!r}")
+        if name == "train_prior" and not isinstance(value, bool):
+            raise wrong(f"`train_prior` is true or false, not {value!r}")
         if name in known:
-            own[name] = _checked(name, value, known[name])
+            own[name] = value if name in ("train", "train_prior") else checked(name, value, known[name])
         elif name in of_fit:
             fit[name] = value
         else:
-            close = nearest(name, {*known, *of_fit})
-            wanted = "e_steps" if name == "steps" else close
-            raise _wrong(
-                f"EM has no setting `{name}`",
-                f"did you mean `{wanted}`?" if wanted else f"its own settings are {', '.join(known)}",
-            )
+            hint = meant(name, {*known, *of_fit}, f"its own settings are {', '.join(known)}")
+            hint = "did you mean `e_steps`?" if name == "steps" else hint
+            raise wrong(f"EM has no setting `{name}`", hint)
     found = fit_settings_of(fit)
     if OBJECTIVES[found.objective].peer:
-        raise _wrong(f"`{found.objective}` does not draw from the posterior, as an E-step has to", None)
+        raise wrong(f"`{found.objective}` does not draw from the posterior, as an E-step has to")
     return EmSettings(**own, fit=found)
-
-
-def _checked(name: str, value: object, setting: Any) -> object:
-    default = setting.default
-    if name == "train":
-        if value is not None and not isinstance(value, str):
-            raise _wrong(f"`train` is the alias of a model, not {value!r}", None)
-        return value
-    if name == "train_prior":
-        if not isinstance(value, bool):
-            raise _wrong(f"`train_prior` is true or false, not {value!r}", None)
-        return value
-    if name == "m_targets":
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise _wrong("`m_targets` is a list of names of layers", None)
-        return tuple(value)
-    if value is None and default is None:
-        return None
-    whole = isinstance(default, int)
-    if not is_number(value) or (whole and not float(value).is_integer()):
-        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}", None)
-    low, above = setting.metadata.get("low"), setting.metadata.get("above")
-    if low is not None and value < low:  # type: ignore[operator]
-        raise _wrong(f"`{name}` is at least {low}, not {value}", None)
-    if above is not None and value <= above:  # type: ignore[operator]
-        raise _wrong(f"`{name}` is above {above}, not {value}", None)
-    return int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
-
-
-def _wrong(message: str, help: str | None) -> InferenceError:
-    return InferenceError.of("PLM802", message, help=help)

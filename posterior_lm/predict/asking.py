@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from posterior_lm.api.engine import draw
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.diagnostics import DataError, InferenceError, nearest
+from posterior_lm.lang.diagnostics import DataError, InferenceError, meant
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws, marginal
 from posterior_lm.predict.by_evidence import by_evidence
@@ -92,12 +92,11 @@ def _of_latent(
 
 def _nothing(graph: RewardGraph, name: str, latents: tuple[str, ...]) -> InferenceError:
     names = [*(p.name for p in graph.params), *latents]
-    close = nearest(name, names)
     return InferenceError.of(
         "PLM803",
         f"`{graph.name}` has no parameter or latent `{name}`",
         where=name,
-        help=f"did you mean `{close}`?" if close else f"it has {', '.join(names) or 'none'}",
+        help=meant(name, names, f"it has {', '.join(names) or 'none'}"),
     )
 
 

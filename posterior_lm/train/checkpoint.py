@@ -34,6 +34,8 @@ from posterior_lm.train.settings import FORMER
 
 FORMAT = "plm-checkpoint-1"
 ROOM = "checkpoints"
+METRICS = "metrics.jsonl"
+"""Beside the checkpoints: a line of measurements for each step."""
 TENSORS, ARRAYS, STATE = "tensors.safetensors", "arrays.npz", "state.json"
 _NAME = re.compile(r"step-(\d{6,})(?:\.(\d+))?")
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
@@ -114,6 +116,24 @@ def clean(folder: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     with suppress(OSError):  # a first save that was killed leaves nothing to go on from
         (folder / ROOM).rmdir()
+
+
+def check_unused(folder: Path, resume: bool, kinds: Mapping[str, str]) -> None:
+    """Raises DataError PLM621 for a folder that holds one of these, what it is by its name, unless that is resumed.
+
+    What was killed before it kept anything leaves only measurements, which are removed.
+    """
+    if resume:
+        return
+    if held := [what for name, what in kinds.items() if (folder / name).exists()]:
+        more = ", or go on with --resume" if (folder / ROOM).exists() else ""
+        raise DataError.of(
+            "PLM621",
+            f"the folder {folder} already holds {held[0]}",
+            where=str(folder),
+            help="give another folder with --out" + more,
+        )
+    (folder / METRICS).unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -25,7 +25,7 @@ from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
 from posterior_lm.train import progress as metrics
 from posterior_lm.train.adapter import Adapter, check_model
-from posterior_lm.train.checkpoint import load_same
+from posterior_lm.train.checkpoint import METRICS, load_same
 from posterior_lm.train.enumerated import EnumeratedRows
 from posterior_lm.train.evaluate import certify
 from posterior_lm.train.guide import PolicyGuide, readings_of
@@ -38,7 +38,6 @@ from posterior_lm.train.simulate import Simulator
 from posterior_lm.train.sleep_phase import SleepPhase
 from posterior_lm.train.trainer import Trainer
 
-METRICS = "metrics.jsonl"
 LISTING = 0.25
 """Share of the budget that may pass before the first step, in scoring the rows of tables."""
 LEAST_ESS = 0.02
@@ -85,25 +84,8 @@ def fit(
         return _fit(inputs, folder, settings, world, resume, None, None)
     with Lock(folder):
         checkpoint.clean(folder)
-        _check_folder(folder, resume)
+        checkpoint.check_unused(folder, resume, {MANIFEST: "a policy", checkpoint.ROOM: "an unfinished fit"})
         return _fit(inputs, folder, settings, world, resume, watch, say)
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds something; a killed fit that kept nothing leaves only measurements."""
-    has_policy, has_steps = (folder / MANIFEST).exists(), (folder / checkpoint.ROOM).exists()
-    if not resume and (has_policy or has_steps):
-        what = "a policy" if has_policy else "an unfinished fit"
-        raise DataError(
-            error(
-                "PLM621",
-                f"the folder {folder} already holds {what}",
-                where=str(folder),
-                help="give another folder with --out" + (", or go on with --resume" if has_steps else ""),
-            )
-        )
-    if not resume:
-        (folder / METRICS).unlink(missing_ok=True)
 
 
 def _fit(

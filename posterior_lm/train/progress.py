@@ -90,7 +90,6 @@ def not_finite(what: str, row: float | None, statement: str) -> InferenceError:
     )
 
 
-METRICS = "metrics.jsonl"
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss",)),
     ("ESS / N", ("ess",)),

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import asdict, field, fields, frozen
+from attrs import field, fields, frozen
 
 from posterior_lm.infer.methods import AMORTIZED, METHODS, OBJECTIVES, renamed
-from posterior_lm.lang.diagnostics import InferenceError, error, nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, meant, shown
 from posterior_lm.lang.values import is_number
+from posterior_lm.storage import plain
 
 MANY = 100
 """Listed rows that are enough to learn from by themselves."""
@@ -28,18 +29,18 @@ class FitSettings:
 
     rank: int = field(default=32, metadata={"low": 1})
     """Of the LoRA adapter."""
-    alpha: float | None = field(default=None, metadata={"low": 0})
+    alpha: float | None = field(default=None, metadata={"low": 0, "above": True})
     """Scale of the adapter; twice the rank where None."""
     targets: tuple[str, ...] = ()
     """Last names of the layers to adapt; () for every linear layer but the head."""
     objective: str = "vargrad"
-    lam: float = field(default=1.0, metadata={"low": 0, "high": 1})
+    lam: float = field(default=1.0, metadata={"low": 0, "above": True, "high": 1})
     """λ of `subtb`."""
-    clip: float = field(default=2.0, metadata={"low": 0})
+    clip: float = field(default=2.0, metadata={"low": 0, "above": True})
     """Nats at which the residual of one draw stops to count for more."""
     steps: int | None = field(default=None, metadata={"low": 1})
     """None: 300, or 600 where the posteriors of rows are listed, since such a step is cheap."""
-    budget: float | None = field(default=None, metadata={"low": 0})
+    budget: float | None = field(default=None, metadata={"low": 0, "above": True})
     """Seconds after which training ends; the schedules then end with it. None: no limit."""
     sleep: float | None = field(default=None, metadata={"low": 0, "high": 1})
     """Share of the steps spent on simulated pairs, where the program can be simulated, and on listed rows.
@@ -67,11 +68,11 @@ class FitSettings:
     """Where the temperature of the reward begins; it reaches 1 after `anneal` of the balancing steps.
     None: 1 after an exact sleep phase, which it would undo, else 1.5."""
     anneal: float = field(default=0.3, metadata={"low": 0, "high": 1})
-    learning_rate: float = field(default=4e-3, metadata={"low": 0})
+    learning_rate: float = field(default=4e-3, metadata={"low": 0, "above": True})
     """Highest learning rate on simulated pairs; AdamW."""
-    balance_learning_rate: float = field(default=1e-3, metadata={"low": 0})
+    balance_learning_rate: float = field(default=1e-3, metadata={"low": 0, "above": True})
     warmup: int = field(default=10, metadata={"low": 0})
-    gradient_norm: float = field(default=1.0, metadata={"low": 0})
+    gradient_norm: float = field(default=1.0, metadata={"low": 0, "above": True})
     """Gradients are scaled down to this norm."""
     seeds: int | None = field(default=None, metadata={"low": 0})
     """Draws of sequential Monte Carlo without a policy that a row's replay buffer begins with; None: 32 where the
@@ -91,7 +92,7 @@ class FitSettings:
     """Of `ppo`: the price in reward of a nat of log q above the frozen model's; 0 maximises the reward alone."""
     epochs: int = field(default=2, metadata={"low": 1})
     """Of `ppo`: how often the draws of a step are gone through."""
-    ratio: float = field(default=0.2, metadata={"low": 0, "high": 1})
+    ratio: float = field(default=0.2, metadata={"low": 0, "above": True, "high": 1})
     """Of `ppo`: how far from 1 a ratio of probabilities still counts."""
     seed: int = field(default=0, metadata={"low": 0})
 
@@ -114,7 +115,8 @@ class FitSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Every setting by name, as JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        found: dict[str, Any] = plain(self)
+        return found
 
 
 @frozen(kw_only=True)
@@ -144,15 +146,19 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
     found: dict[str, object] = {}
     for name, value in with_new_names(options).items():
         if name not in known:
-            close = nearest(name, known)
-            raise _wrong(
-                f"a fit has no setting `{name}`",
-                f"did you mean `{close}`?" if close else f"its settings are {', '.join(known)}",
+            raise wrong(
+                f"a fit has no setting `{name}`", meant(name, known, f"its settings are {', '.join(known)}")
             )
-        found[name] = _checked(name, value, known[name])
+        if name == "objective":
+            if not isinstance(value, str) or value not in OBJECTIVES:
+                hint = meant(str(value), OBJECTIVES, f"choose from {', '.join(OBJECTIVES)}")
+                raise wrong(f"there is no objective `{value}`", hint)
+            found[name] = value
+        else:
+            found[name] = checked(name, value, known[name])
     shares = FitSettings(**found)  # type: ignore[arg-type]
     if shares.tempered + shares.replayed > 1:
-        raise _wrong(
+        raise wrong(
             f"`tempered` and `replayed` are shares of the draws, and {shares.tempered:g} and "
             f"{shares.replayed:g} are more than all",
             "make them add up to at most 1; the rest is drawn from the policy as it is",
@@ -160,42 +166,30 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
     return shares
 
 
-def _checked(name: str, value: object, setting: Any) -> object:
-    if name == "objective":
-        if not isinstance(value, str) or value not in OBJECTIVES:
-            close = nearest(str(value), OBJECTIVES)
-            hint = f"did you mean `{close}`?" if close else f"choose from {', '.join(OBJECTIVES)}"
-            raise _wrong(f"there is no objective `{value}`", hint)
-        return value
-    if name == "targets":
+def checked(name: str, value: object, setting: Any) -> object:
+    """The value of a number or of names of layers, by the default and the metadata of its attrs field.
+
+    Numbers are at least `low`, more where they lie `above` it, and at most `high`. Raises InferenceError PLM802.
+    """
+    default, limits = setting.default, setting.metadata
+    if isinstance(default, tuple):
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise _wrong("`targets` is a list of names of layers", None)
+            raise wrong(f"`{name}` is a list of names of layers")
         return tuple(value)
-    if value is None and setting.default is None:
+    if value is None and default is None:
         return None
-    whole = isinstance(setting.default, int) or name in ("seeds", "steps")
+    whole = isinstance(default, int) or name in ("seeds", "steps")
     if not is_number(value) or (whole and not float(value).is_integer()):
-        raise _wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}", None)
-    low, high = setting.metadata.get("low"), setting.metadata.get("high")
-    above = name in (
-        "budget",
-        "clip",
-        "learning_rate",
-        "lam",
-        "alpha",
-        "gradient_norm",
-        "balance_learning_rate",
-        "ratio",
-    )
+        raise wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}")
+    low, above, high = limits["low"], limits.get("above", False), limits.get("high")
     if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]
         bound = f"above {low}" if above else f"at least {low}"
-        raise _wrong(
-            f"`{name}` is {bound}{f' and at most {high}' if high is not None else ''}, not {value}", None
-        )
+        raise wrong(f"`{name}` is {bound}{f' and at most {high}' if high is not None else ''}, not {value}")
     return int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
 
 
-def _wrong(message: str, help: str | None) -> InferenceError:
-    return InferenceError(error("PLM802", message, help=help))
+def wrong(message: str, help: str | None = None) -> InferenceError:
+    """InferenceError PLM802 for a setting."""
+    return InferenceError.of("PLM802", message, help=help)

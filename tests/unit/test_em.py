@@ -14,8 +14,7 @@ import pytest
 import torch
 from attrs import evolve
 
-from posterior_lm.api.em import EmResult, em, load, with_em
-from posterior_lm.api.query import Query, loads
+from posterior_lm.api.query import EmResult, Query, load_em, loads
 from posterior_lm.em import run as run_module
 from posterior_lm.em.rounds import Raised, bound_of
 from posterior_lm.em.saved import GUIDE, MODEL, RECORD, read_record
@@ -39,7 +38,7 @@ QUICK: Mapping[str, Any] = {
 def done(
     out: Path, program: str = RATED, rows: Sequence[Mapping[str, object]] = ROWS, **more: Any
 ) -> EmResult:
-    return em(loads(program), rows, out, **{**QUICK, **more})
+    return loads(program).em(rows, out, **{**QUICK, **more})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_rounds_are_told_as_they_were(result: EmResult) -> None:
     )
     assert result.best == 2 and result.stopped == "2 rounds are done" and not result.interrupted
     assert len({r.model for r in result.rounds}) == 3
-    lines = progress.read_metrics(result.folder / progress.METRICS)
+    lines = progress.read_metrics(result.folder / checkpoint.METRICS)
     assert [x["step"] for x in lines] == [0, 1, 2]
     assert lines[2]["bound"]["elbo"] == last.bound.elbo
 
@@ -97,7 +96,7 @@ def test_the_folder_holds_two_adapters_and_no_checkpoint(result: EmResult) -> No
 
 def test_the_kept_bound_comes_out_again(result: EmResult) -> None:
     """The bound of a round is of that round's model and guide, which are what was kept."""
-    query = load(result.folder)
+    query = load_em(result.folder)
     held = [r for k, r in enumerate(ROWS) if k in _held_out()]
     policy = load_policy(result.folder / GUIDE, query.prepared)
     try:
@@ -122,7 +121,7 @@ def _held_out() -> list[int]:
 def test_a_loaded_result_says_what_the_first_one_said(result: EmResult) -> None:
     row = {"x": 4, "label": "good"}
     plain = loads(RATED)
-    for query in (load(result.folder), with_em(plain.given(x=4), result.folder)):
+    for query in (load_em(result.folder), plain.given(x=4).with_em(result.folder)):
         mine, theirs, before = (
             np.array([q.given(row).score({"n": n}).log_reward for n in range(4)])
             for q in (query, result.query, plain)
@@ -142,7 +141,7 @@ def test_it_predicts(result: EmResult) -> None:
 
 
 def test_weights_are_shared_and_the_base_is_as_it_was(result: EmResult) -> None:
-    query = load(result.folder)
+    query = load_em(result.folder)
     base, trained = query.models["base"], query.models["base_em"]
     assert base._forward.module is trained._forward.module  # type: ignore[union-attr]
     assert trained.identity.digest == result.rounds[2].model != base.identity.digest  # type: ignore[union-attr]
@@ -191,7 +190,7 @@ def test_a_resumed_run_is_the_whole_run(
     whole.close()
     assert "resumed after round 1" in told and not (out / checkpoint.ROOM).exists()
     assert [evolve(r, seconds=0.0) for r in whole.rounds] == [evolve(r, seconds=0.0) for r in result.rounds]
-    assert [x["step"] for x in progress.read_metrics(out / progress.METRICS)] == [0, 1, 2]
+    assert [x["step"] for x in progress.read_metrics(out / checkpoint.METRICS)] == [0, 1, 2]
 
 
 def test_nothing_is_kept_of_a_first_round_that_was_stopped(
@@ -230,7 +229,7 @@ def test_the_best_round_is_kept_and_not_the_last(tmp_path: Path, monkeypatch: py
     found = done(tmp_path / "out", rounds=9, patience=2, m_steps=4)
     assert found.best == 1 and len(found.rounds) == 4 and "for 2 rounds" in found.stopped
     assert found.query.models["base_em"].identity.digest == found.rounds[1].model  # type: ignore[union-attr]
-    again = load(tmp_path / "out").models["base_em"]
+    again = load_em(tmp_path / "out").models["base_em"]
     assert again.identity.digest == found.rounds[1].model  # type: ignore[union-attr]
     found.close()
 
@@ -274,7 +273,7 @@ def test_rows_that_teach_nothing(rows: list, code: str, said: str, tmp_path: Pat
 
 def test_a_label_given_for_every_row_is_one_label(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        em(loads(RATED).given(label="good"), [{"x": 1}, {"x": 2}], tmp_path / "out", **QUICK)
+        loads(RATED).given(label="good").em([{"x": 1}, {"x": 2}], tmp_path / "out", **QUICK)
     assert code_of(caught) == "PLM794"
 
 
@@ -289,7 +288,7 @@ def test_a_program_without_anything_to_train(tmp_path: Path) -> None:
 def test_a_model_without_weights(tmp_path: Path) -> None:
     table = TabularModel.random([" ", "g", "o", "d", "b", "a", "W", "r", "S", "e", "n", ":", *"0123456789"])
     with pytest.raises(ModelError) as caught:
-        em(loads(RATED).lm(base=table), ROWS, tmp_path / "out", **QUICK)
+        loads(RATED).lm(base=table).em(ROWS, tmp_path / "out", **QUICK)
     assert code_of(caught) == "PLM516"
 
 
@@ -331,16 +330,16 @@ def test_a_damaged_result_is_refused(copy: Path, tmp_path: Path) -> None:
         good = path.read_bytes()
         path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         with pytest.raises(DataError) as caught:
-            load(copy)
+            load_em(copy)
         assert code_of(caught) == "PLM795" and name in caught.value.diagnostics[0].message
         path.write_bytes(good)
-    load(copy)
+    load_em(copy)
     (copy / MODEL / WEIGHTS).unlink()
     with pytest.raises(DataError) as caught:
-        load(copy)
+        load_em(copy)
     assert code_of(caught) == "PLM795"
     with pytest.raises(DataError) as caught:
-        load(tmp_path / "nowhere")
+        load_em(tmp_path / "nowhere")
     assert code_of(caught) == "PLM795" and RECORD in caught.value.diagnostics[0].message
 
 
@@ -352,14 +351,14 @@ def test_a_record_of_another_kind(copy: Path, change: str | None) -> None:
         change = json.dumps({**whole, "rounds": [1]})
     (copy / RECORD).write_text(change)
     with pytest.raises(DataError) as caught:
-        load(copy)
+        load_em(copy)
     assert code_of(caught) == "PLM795"
 
 
 def test_another_program_or_model_is_refused(result: EmResult, tmp_path: Path) -> None:
     other = loads(RATED.replace("0.05, 0.2", "0.15, 0.1"))
     with pytest.raises(DataError) as caught:
-        with_em(other, result.folder)
+        other.with_em(result.folder)
     assert code_of(caught) == "PLM796" and "program" in caught.value.diagnostics[0].message
     table = loads(RATED)
     base = table.prepared.models["base"]
@@ -367,7 +366,7 @@ def test_another_program_or_model_is_refused(result: EmResult, tmp_path: Path) -
 
     changed = TransformersModel(base._forward, base.tokenizer, evolve(base.identity, digest="0" * 64))  # type: ignore[attr-defined,arg-type]
     with pytest.raises(DataError) as caught:
-        with_em(loads(RATED).lm(base=changed), result.folder)
+        loads(RATED).lm(base=changed).with_em(result.folder)
     assert code_of(caught) == "PLM796" and "model" in caught.value.diagnostics[0].message
 
 
@@ -391,7 +390,7 @@ program story(opening: text, ending: text) {
     before = base.score([Request((1, 5, 7, 8), 1)])[0].tokens
     found = done(tmp_path / "out", program, rows, rounds=1, train_prior=True, held_out=0)
     assert "~ base_em(opening)" in str(found.query) and found.rounds[1].raised is not None
-    again: Query = load(tmp_path / "out")
+    again: Query = load_em(tmp_path / "out")
     posterior = again.given(rows[0]).using("gflownet").draw(8, seed=2)
     assert posterior.log_evidence == pytest.approx(
         found.query.given(rows[0]).using("gflownet").draw(8, seed=2).log_evidence, abs=1e-4

@@ -20,7 +20,7 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.protocol import Request
-from posterior_lm.storage import structured
+from posterior_lm.storage import plain, structured
 from posterior_lm.target.target import Target
 from posterior_lm.train.adapter import Adapter
 from tests.unit.test_em_split_model import RATED
@@ -187,4 +187,4 @@ def test_an_m_step_without_a_rise_ends_rounds() -> None:
 
 def test_a_round_comes_back_from_json() -> None:
     for one in rounds(-5, None, -math.inf):
-        assert structured(Round, one.to_json()) == one
+        assert structured(Round, plain(one)) == one

@@ -146,8 +146,8 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
         em_saved.save(tmp_path / "em", adapter, adapter, manifest, record)
         checkpoint.save(tmp_path / "run", step=1, tensors={}, arrays={"a": np.zeros(2)}, state={})
         for step in (1, 2):
-            progress.append_metrics(tmp_path / "run" / progress.METRICS, step, {})
-        progress.cut_metrics(tmp_path / "run" / progress.METRICS, 1)
+            progress.append_metrics(tmp_path / "run" / checkpoint.METRICS, step, {})
+        progress.cut_metrics(tmp_path / "run" / checkpoint.METRICS, 1)
         write(tmp_path / "page.html", "<p>")
     finally:
         os.umask(before)
