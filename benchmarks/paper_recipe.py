@@ -252,7 +252,7 @@ class Recipe:
             if len(target.latents) != 1 or len(target.latents[0].support.stop_ids) != 1:
                 raise SystemExit("the recipe needs one latent that ends with a stop token of its own")
             reading = readings_of(target)[target.names[0]]
-            self._bound[number] = target, contexts_of(target, reading.lm, reading.pieces, {}, 1)[0][0]
+            self._bound[number] = target, contexts_of(target, reading.lm, reading.segments, {}, 1)[0][0]
         return self._bound[number]
 
     def step(self) -> float:

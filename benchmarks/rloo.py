@@ -71,7 +71,7 @@ class Reward:
         for target in targets:
             (name,) = target.names
             reading = readings_of(target)[name]
-            contexts.append(contexts_of(target, reading.lm, reading.pieces, {}, 1)[0][0])
+            contexts.append(contexts_of(target, reading.lm, reading.segments, {}, 1)[0][0])
         return cls(targets, contexts, models["base"])
 
     def __call__(self, rows: Sequence[int], completions: Sequence[Sequence[int]]) -> list[float]:

@@ -116,7 +116,7 @@ class Decoder:
             scores = PriorGuide(target).prior_scores(info, candidates, columns, len(draws))
             places = pick(scores, self.how, keep=keep, rng=rng)
             return [[(candidates[place], True) for place in row] for row in places]
-        contexts, _ = contexts_of(target, reading.lm, reading.pieces, columns, len(draws))
+        contexts, _ = contexts_of(target, reading.lm, reading.segments, columns, len(draws))
         model = state.policy or target.models[reading.lm]
         support: Support = info.support
         if not self.masked:

@@ -30,11 +30,11 @@ def prior_readings(target: Target) -> dict[str, Reading]:
         prior = prior_of(target, info.name)
         node = target.graph[prior.node]
         if prior.lm is not None:
-            pieces = target.evaluator.plan(prior.node).context
-            found[info.name] = Reading(prior.lm, pieces, stated=False)
+            segments = target.evaluator.plan(prior.node).context
+            found[info.name] = Reading(prior.lm, segments, stated=False)
         elif isinstance(node, ChoiceScore) and info.lm is not None:
-            pieces = target.evaluator.pieces(node.inputs[0])
-            found[info.name] = Reading(node.lm, pieces, stated=False)
+            segments = target.evaluator.segments(node.inputs[0])
+            found[info.name] = Reading(node.lm, segments, stated=False)
     return found
 
 
@@ -48,7 +48,7 @@ def guide_readings(target: Target) -> dict[str, Reading]:
         guide = target.graph.guides.get(info.name)
         if guide is not None:
             check_guide(target, info)
-            found[info.name] = Reading(guide.lm, target.evaluator.pieces(guide.context), stated=True)
+            found[info.name] = Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
     return found
 
 
@@ -71,17 +71,17 @@ def with_examples(
         )
     solved = [_known(target, *rows[int(k)]) for k in rng.permutation(len(rows))[:shots]]
     return {
-        name: evolve(reading, pieces=_before(reading, [_shown(*one, name) for one in solved]))
+        name: evolve(reading, segments=_before(reading, [_shown(*one, name) for one in solved]))
         for name, reading in readings.items()
     }
 
 
 def _before(reading: Reading, shown: Sequence[str]) -> tuple:
     first = 0
-    while first < len(reading.pieces) and isinstance(reading.pieces[first], Special):
+    while first < len(reading.segments) and isinstance(reading.segments[first], Special):
         first += 1
     text = "".join(one + BETWEEN for one in shown)
-    return join((*reading.pieces[:first], Known(text), *reading.pieces[first:]))
+    return join((*reading.segments[:first], Known(text), *reading.segments[first:]))
 
 
 def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
@@ -120,5 +120,5 @@ def _shown(target: Target, values: Mapping[str, Value], name: str) -> str:
     """What the guide of a latent reads of a solved row, and the latent's value."""
     reading = guide_readings(target)[name]
     earlier = {k: (values[k],) for k in target.names[: target.names.index(name)]}
-    ids = contexts_of(target, reading.lm, reading.pieces, earlier, 1)[0][0]
+    ids = contexts_of(target, reading.lm, reading.segments, earlier, 1)[0][0]
     return target.models[reading.lm].tokenizer.decode(ids) + values[name].text

@@ -206,7 +206,7 @@ def _texts(target: Target, alias: str) -> set[str]:
             if node.inputs[1] in target.graph.fixed:
                 found.add(spelled(evaluator.fixed_value(node.inputs[1])))  # type: ignore[arg-type]
             continue
-        pieces = evaluator.plan(i).text
-        if all(isinstance(p, Known) or hasattr(p, "kind") for p in pieces):
-            found.add("".join(p.text for p in pieces if isinstance(p, Known)))
+        segments = evaluator.plan(i).text
+        if all(isinstance(p, Known) or hasattr(p, "kind") for p in segments):
+            found.add("".join(p.text for p in segments if isinstance(p, Known)))
     return found

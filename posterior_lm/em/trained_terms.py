@@ -73,7 +73,7 @@ def trained_terms(target: Target, values: Values, alias: str) -> list[Term]:
             wanted |= {*evaluator.plan(i).computed}
         else:
             wanted |= {*node.inputs[1:]}
-            wanted |= {p.node for p in evaluator.pieces(node.inputs[0]) if hasattr(p, "node")}
+            wanted |= {p.node for p in evaluator.segments(node.inputs[0]) if hasattr(p, "node")}
     columns = evaluator.some(tuple(sorted(wanted)), values, n)
     found = []
     for d in range(n):
@@ -106,7 +106,7 @@ def _part(
         return Part(power, (Line(tokens.context, tokens.text, plan.ends, tokens.left_out),))
     assert isinstance(node, ChoiceScore)
     speller = evaluator.spellers[node.lm]
-    ids, empty = speller.context(evaluator.pieces(node.inputs[0]), latent, computed)
+    ids, empty = speller.context(evaluator.segments(node.inputs[0]), latent, computed)
     listed = evaluator.candidates(node, columns, d)
     drawn = target.graph[node.inputs[1]].KIND == "latent"  # never has a dummy prefix
     texts = [speller.text(listed.spelling(k), first=empty and not drawn) for k in range(listed.size)]

@@ -183,11 +183,11 @@ class PriorGuide:
 
     def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
         prior = self.priors[info.name]
-        lm, pieces, exponent = self._reading(info, prior)
+        lm, segments, exponent = self._reading(info, prior)
         exponent = exponent if exponent > 0 else 1.0
         span = self.target.graph[prior.node].span
         with at(span, "the model reads this"):
-            contexts, shared = contexts_of(self.target, lm, pieces, drawn, n)
+            contexts, shared = contexts_of(self.target, lm, segments, drawn, n)
             return TextWalk.begin(
                 self.target.models[lm], contexts, info.support, exponent=exponent, shared=shared, span=span,
                 **options,
@@ -197,7 +197,7 @@ class PriorGuide:
         guide = self.target.graph.guides.get(info.name)
         if self.reads == "guide" and guide is not None:
             check_guide(self.target, info)
-            return guide.lm, self.target.evaluator.pieces(guide.context), 1.0
+            return guide.lm, self.target.evaluator.segments(guide.context), 1.0
         assert prior.lm is not None
         return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
 
@@ -245,18 +245,18 @@ def check_guide(target: Target, info: LatentInfo) -> None:
 
 
 def contexts_of(
-    target: Target, lm: str, pieces: Sequence[Segment], drawn: Values, n: int
+    target: Target, lm: str, segments: Sequence[Segment], drawn: Values, n: int
 ) -> tuple[list[tuple[int, ...]], int]:
     """Each draw's context tokens, and how many leading ones are the same known prompt."""
     speller = target.evaluator.spellers[lm]
-    columns = {p.node: target.evaluator.node(p.node, drawn, n) for p in pieces if isinstance(p, Computed)}
+    columns = {p.node: target.evaluator.node(p.node, drawn, n) for p in segments if isinstance(p, Computed)}
 
     def read(some: Sequence[Segment], d: int) -> tuple[int, ...]:
         return speller.context(some, lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
 
-    known = [*takewhile(lambda p: isinstance(p, Known | Special), pieces)]
-    if n and len(known) == len(pieces):
+    known = [*takewhile(lambda p: isinstance(p, Known | Special), segments)]
+    if n and len(known) == len(segments):
         ids = read(known, 0)
         return [ids] * n, len(ids)
     shared = read(known, 0) if n and known else speller.tokenizer.start_ids
-    return [read(pieces, d) for d in range(n)], len(shared)
+    return [read(segments, d) for d in range(n)], len(shared)

@@ -159,7 +159,7 @@ def _check_default_guides(
     # A default reading spells what was observed, so it differs between two values that it reads.
     one, other = (readings_of(program.bind_valid({**data, param.name: v})) for v in values[:2])
     for latent, reading in one.items():
-        if not reading.stated and reading.pieces != other[latent].pieces:
+        if not reading.stated and reading.segments != other[latent].segments:
             raise InferenceError.of(
                 "PLM804",
                 f"the policy reads `{param.name}`, which is to be predicted, to draw `{latent}`",

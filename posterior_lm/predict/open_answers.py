@@ -222,7 +222,7 @@ def _heads(bound: Target, place: Place, values: Values, rows: Sequence[int]) -> 
     plan = evaluator.plan(node)
     last = plan.text[-1] if plan.text else None
     known = last.text if isinstance(last, Known) else ""
-    pieces = plan.text[:-1] if isinstance(last, Known) else plan.text
+    segments = plan.text[:-1] if isinstance(last, Known) else plan.text
     few = take(values, rows)
     columns = evaluator.some(plan.computed, few, len(rows))
     found = {}
@@ -235,8 +235,8 @@ def _heads(bound: Target, place: Place, values: Values, rows: Sequence[int]) -> 
             return spelled(columns[i][d])
 
         context, empty = speller.context(plan.context, latent, computed)
-        start = context + speller.spell(pieces, latent, computed, first=empty)
-        spell = partial(_spelt, speller, known, empty and not pieces)
+        start = context + speller.spell(segments, latent, computed, first=empty)
+        spell = partial(_spelt, speller, known, empty and not segments)
         found[row] = _head(speller.tokenizer, start, known, spell, place.after)
     return found
 

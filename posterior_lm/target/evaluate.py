@@ -189,12 +189,11 @@ class Evaluator:
 
     # ------------------------------------------------------------- scores
 
-    def pieces(self, segments: int) -> tuple[Segment, ...]:
-        """A `Segments` node as pieces; what depends on no latent is known text."""
+    def segments(self, node: int) -> tuple[Segment, ...]:
+        """The segments of a `Segments` node; what depends on no latent is known text."""
         found: list[Segment] = []
-        for i in self.graph[segments].inputs:
-            node = self.graph[i]
-            match node:
+        for i in self.graph[node].inputs:
+            match self.graph[i]:
                 case Latent(name=name):
                     found.append(Splice(name))
                 case Marker(kind=kind, span=span):
@@ -212,11 +211,11 @@ class Evaluator:
         if i not in self.plans:
             node = self.graph[i]
             assert isinstance(node, LmScore)
-            text = self.pieces(node.inputs[1])
+            text = self.segments(node.inputs[1])
             ends = node.bare and self.supports[text[0].latent].ending == "eos"  # type: ignore[union-attr]
             if text and isinstance(text[-1], Special) and text[-1].kind == "eos":
                 text, ends = text[:-1], True  # end-of-text may be several tokens, so it is read, not spelled
-            context, left_out = self.pieces(node.inputs[0]), self._left_out(node, text)
+            context, left_out = self.segments(node.inputs[0]), self._left_out(node, text)
             self.plans[i] = ScorePlan(i, node.lm, context, text, ends, node.rides, left_out)
         return self.plans[i]
 
@@ -286,7 +285,7 @@ class Evaluator:
         out: dict[int, Column],
     ) -> list[Callable[[], None]]:  # fmt: skip
         """Ask for every candidate after each draw's context; what to do once the answers are in."""
-        speller, context = self.spellers[node.lm], self.pieces(node.inputs[0])
+        speller, context = self.spellers[node.lm], self.segments(node.inputs[0])
         drawn = isinstance(self.graph[node.inputs[1]], Latent)  # never has a dummy prefix
         finish = []
         for d in range(n):

@@ -127,11 +127,11 @@ def _lay_out(speller: Speller, plan: ScorePlan, latent: str, values: Values, d: 
     def computed(node: int) -> str:
         raise AssertionError(f"%{node} is not packed")
 
-    pieces = (*plan.context, *plan.text)
-    z = next(k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == latent)
+    segments = (*plan.context, *plan.text)
+    z = next(k for k, p in enumerate(segments) if isinstance(p, Splice) and p.latent == latent)
     in_text = z >= len(plan.context)
     scored = plan.spell(speller, value, computed)
-    behind = pieces[z + 1 :] if in_text else plan.context[z + 1 :]
+    behind = segments[z + 1 :] if in_text else plan.context[z + 1 :]
     after_z = speller.spell(behind, value, computed, first=False)
     whole = len(value(latent).ids)
     if in_text:

@@ -40,7 +40,7 @@ class Scored:
 
 @frozen(eq=False)
 class ScorePlan:
-    """A score node with its segments compiled to pieces."""
+    """A score node with its segments."""
 
     node: int
     lm: str
@@ -69,10 +69,10 @@ class ScorePlan:
     ) -> int:
         """How many leading tokens every draw has in common: those before the first unknown."""
         known: list[Segment] = []
-        for piece in self.context:
-            if not isinstance(piece, Known | Special):
+        for segment in self.context:
+            if not isinstance(segment, Known | Special):
                 break
-            known.append(piece)
+            known.append(segment)
         if len(known) == len(self.context):
             return len(context)
         if not known:

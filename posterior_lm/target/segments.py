@@ -50,23 +50,23 @@ class Special:
 Segment = Known | Splice | Computed | Special
 
 
-def join(pieces: Sequence[Segment]) -> tuple[Segment, ...]:
+def join(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """Known neighbours as one, empty texts left out."""
     joined: list[Segment] = []
-    for piece in pieces:
-        if isinstance(piece, Known):
-            if not piece.text:
+    for segment in segments:
+        if isinstance(segment, Known):
+            if not segment.text:
                 continue
             if joined and isinstance(joined[-1], Known):
-                joined[-1] = Known(joined[-1].text + piece.text)
+                joined[-1] = Known(joined[-1].text + segment.text)
                 continue
-        joined.append(piece)
+        joined.append(segment)
     return tuple(joined)
 
 
 @frozen(eq=False)
 class Speller:
-    """Tokens of pieces under one tokenizer, with its encodings remembered."""
+    """Tokens of segments under one tokenizer, with its encodings remembered."""
 
     tokenizer: Tokenizer
     own: frozenset[str]
@@ -91,31 +91,31 @@ class Speller:
         """A value's tokens: its own, or this tokenizer's spelling of its text; never with a dummy prefix."""
         return value.ids if latent in self.own else self.text(value.text, first=False)
 
-    def special(self, piece: Special) -> int:
+    def special(self, segment: Special) -> int:
         tokenizer = self.tokenizer
-        found = tokenizer.bos_id if piece.kind == "bos" else next(iter(tokenizer.eos_ids), None)
+        found = tokenizer.bos_id if segment.kind == "bos" else next(iter(tokenizer.eos_ids), None)
         if found is None:
             raise ModelError.of(
                 "PLM513",
-                f"this model's tokenizer has no `{piece.kind}` token",
-                piece.span,
+                f"this model's tokenizer has no `{segment.kind}` token",
+                segment.span,
                 "put in by hand here",
-                help=f"leave `{piece.kind}` out, or choose a model that has one",
+                help=f"leave `{segment.kind}` out, or choose a model that has one",
             )
         return found
 
     def spell(
         self,
-        pieces: Sequence[Segment],
+        segments: Sequence[Segment],
         latent: Callable[[str], Value],
         computed: Callable[[int], str],
         *,
         first: bool,
     ) -> tuple[int, ...]:
-        """The tokens of pieces for one draw; `first` where nothing stands before them."""
+        """The tokens of segments for one draw; `first` where nothing stands before them."""
         ids: tuple[int, ...] = ()
-        for piece in pieces:
-            match piece:
+        for segment in segments:
+            match segment:
                 case Known(text=text):
                     ids += self.text(text, first=first)
                 case Splice(latent=name):
@@ -126,14 +126,14 @@ class Speller:
                         continue
                     ids += self.text(text, first=first)
                 case Special():
-                    ids += (self.special(piece),)
-                    first = first and piece.kind == "bos"
+                    ids += (self.special(segment),)
+                    first = first and segment.kind == "bos"
                     continue
             first = False
         return ids
 
     def context(
-        self, pieces: Sequence[Segment], latent: Callable[[str], Value], computed: Callable[[int], str]
+        self, segments: Sequence[Segment], latent: Callable[[str], Value], computed: Callable[[int], str]
     ) -> tuple[tuple[int, ...], bool]:
         """A context's tokens from the start of the sequence, and whether the sequence is still empty.
 
@@ -141,13 +141,13 @@ class Speller:
         itself; an empty context is the start token, or end-of-text without one.
         """
         start = self.tokenizer.start_ids
-        if start and pieces and isinstance(pieces[0], Special) and pieces[0].kind == "bos":
+        if start and segments and isinstance(segments[0], Special) and segments[0].kind == "bos":
             start = ()
-        ids = start + self.spell(pieces, latent, computed, first=True)
+        ids = start + self.spell(segments, latent, computed, first=True)
         # A latent begins the sequence even where its value is empty: what follows it has no dummy prefix.
         empty = all(
             p.kind == "bos" if isinstance(p, Special) else isinstance(p, Computed) and not computed(p.node)
-            for p in pieces
+            for p in segments
         )
         if not ids:
             if not self.tokenizer.eos_ids:

@@ -45,7 +45,7 @@ def walk(target: Target, readings: Mapping[str, Reading], values: Mapping[str, V
         reading = readings.get(info.name)
         value = values[info.name]
         if reading is not None:
-            context = contexts_of(target, reading.lm, reading.pieces, drawn, 1)[0][0]
+            context = contexts_of(target, reading.lm, reading.segments, drawn, 1)[0][0]
             paths.append(_maker(info.support)(context, value.ids))
         else:
             rest += _prior_log_prob(target, info.name, drawn, value)
@@ -129,7 +129,7 @@ def propose(
                     if key not in known:
                         reading = readings[d][name]
                         columns = {n: (v,) for n, v in drawn[d].items()}
-                        known[key] = contexts_of(targets[d], reading.lm, reading.pieces, columns, 1)[0][0]
+                        known[key] = contexts_of(targets[d], reading.lm, reading.segments, columns, 1)[0][0]
                     contexts.append(known[key])
                 support = targets[mine[0]].latents[k].support
                 walked = roll_out(model, contexts, support, chooser, ending=ending_of(support))

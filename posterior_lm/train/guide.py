@@ -37,10 +37,10 @@ BREAK = "\n"
 
 @frozen
 class Reading:
-    """The model alias and the pieces of the context that a latent's guide reads."""
+    """The model alias and the segments of the context that a latent's guide reads."""
 
     lm: str
-    pieces: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     stated: bool
     """Whether a `guide` statement says so."""
 
@@ -83,7 +83,7 @@ def _stated(target: Target, info: LatentInfo) -> Reading | None:
     if guide is None:
         return None
     check_guide(target, info)
-    return Reading(guide.lm, target.evaluator.pieces(guide.context), stated=True)
+    return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
 
 
 def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Reading | None:
@@ -109,16 +109,16 @@ def _tail(target: Target, i: int, latent: str) -> tuple[Segment, ...] | None:
     node, evaluator = target.graph[i], target.evaluator
     if not isinstance(node, LmScore | ChoiceScore):
         return None
-    pieces = list(evaluator.pieces(node.inputs[0]))
+    segments = list(evaluator.segments(node.inputs[0]))
     value = node.inputs[1]
     if isinstance(node, LmScore):
-        pieces += evaluator.pieces(value)
+        segments += evaluator.segments(value)
     elif value in target.graph.fixed:
-        pieces.append(Known(node.lead + spelled(evaluator.fixed_value(value))))  # type: ignore[arg-type]
-    places = [k for k, p in enumerate(pieces) if isinstance(p, Splice) and p.latent == latent]
-    if not places or (isinstance(target.graph[value], Segments) and places[-1] == len(pieces) - 1):
+        segments.append(Known(node.lead + spelled(evaluator.fixed_value(value))))  # type: ignore[arg-type]
+    places = [k for k, p in enumerate(segments) if isinstance(p, Splice) and p.latent == latent]
+    if not places or (isinstance(target.graph[value], Segments) and places[-1] == len(segments) - 1):
         return None
-    return tuple(pieces[places[-1] + 1 :])
+    return tuple(segments[places[-1] + 1 :])
 
 
 def _known(target: Target, piece: Segment, earlier: frozenset[str]) -> bool:
@@ -131,9 +131,9 @@ def _known(target: Target, piece: Segment, earlier: frozenset[str]) -> bool:
     return True
 
 
-def _stripped(pieces: tuple[Segment, ...]) -> tuple[Segment, ...]:
+def _stripped(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """Without the white space at its beginning, which joined it to the latent."""
-    kept = [p for p in pieces if not isinstance(p, Special)]
+    kept = [p for p in segments if not isinstance(p, Special)]
     if kept and isinstance(kept[0], Known):
         kept[0] = Known(kept[0].text.lstrip())
     return tuple(kept)
@@ -166,7 +166,7 @@ class PolicyGuide(PriorGuide):
 
     def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
         reading = self.readings[info.name]
-        contexts, shared = contexts_of(self.target, reading.lm, reading.pieces, drawn, n)
+        contexts, shared = contexts_of(self.target, reading.lm, reading.segments, drawn, n)
         ending: Ending = "stop" if info.support.ending == "stop" else "eos"
         return TextWalk.begin(
             self.model, contexts, info.support, exponent=self.exponent, shared=shared, ending=ending,
@@ -212,7 +212,7 @@ def paths_of(
         if reading is None:
             found.append((info, None))
         else:
-            contexts, _ = contexts_of(target, reading.lm, reading.pieces, drawn, n)
+            contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, n)
             make = path_maker(info.support)
             found.append((info, [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]))
         drawn[info.name] = values[info.name]

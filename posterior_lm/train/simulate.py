@@ -285,6 +285,6 @@ class Simulator:
 
 
 def _contexts(
-    target: Target, lm: str, pieces: Sequence[Segment], drawn: Mapping[str, Value]
+    target: Target, lm: str, segments: Sequence[Segment], drawn: Mapping[str, Value]
 ) -> list[tuple[int, ...]]:
-    return contexts_of(target, lm, pieces, {k: (v,) for k, v in drawn.items()}, 1)[0]
+    return contexts_of(target, lm, segments, {k: (v,) for k, v in drawn.items()}, 1)[0]

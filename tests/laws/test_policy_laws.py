@@ -123,7 +123,7 @@ def by_hand(adapter: Adapter, context: Ids, support: Support, ids: Ids, exponent
 
 def context_of(target: Target, name: str = "z", drawn: dict | None = None) -> Ids:
     reading = readings_of(target)[name]
-    return contexts_of(target, reading.lm, reading.pieces, drawn or {}, 1)[0][0]
+    return contexts_of(target, reading.lm, reading.segments, drawn or {}, 1)[0][0]
 
 
 def values_in(target: Target, ids: Sequence[Ids], name: str = "z") -> dict[str, list[Value]]:

@@ -29,9 +29,9 @@ def read(body: str, params: str = "", **data: object) -> dict[str, str]:
 
 def spelled(reading: Reading) -> str:
     parts = []
-    for piece in reading.pieces:
-        assert isinstance(piece, Known | Splice)
-        parts.append(piece.text if isinstance(piece, Known) else f"<{piece.latent}>")
+    for segment in reading.segments:
+        assert isinstance(segment, Known | Splice)
+        parts.append(segment.text if isinstance(segment, Known) else f"<{segment.latent}>")
     return "".join(parts)
 
 
@@ -143,7 +143,7 @@ def test_computed_text_is_shown_once_what_it_needs_is_drawn() -> None:
     found = readings_of(target)
     assert spelled(found["x"]) == "c\nc\na"
     values = {"x": [target.value_of("x", target.models["base"].tokenizer.encode(t)) for t in ("d.", "a.")]}
-    contexts, _ = contexts_of(target, "base", found["z"].pieces, values, 2)
+    contexts, _ = contexts_of(target, "base", found["z"].segments, values, 2)
     assert [target.models["base"].tokenizer.decode(c).lstrip("\0") for c in contexts] == ["ec\nb", "ffc\nb"]
 
 
