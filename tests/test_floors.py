@@ -64,7 +64,7 @@ ROOMS: dict[str, Room] = {
         ("attrs", "huggingface_hub"),
     ),
     "supports": Room(2, ("support",), ("model protocol", "tools"), ("attrs", "numpy", "llguidance")),
-    "graph": Room(2, ("graph",), ("language", "tools"), ("attrs",)),
+    "graph": Room(2, ("graph",), ("language", "tools"), ("attrs", "networkx")),
     # The models and functions that a program names, found and loaded.
     "resources": Room(
         3, ("target.resources",), ("graph", "language", "model protocol", "door to models"), ("attrs",)

@@ -1,7 +1,7 @@
 """The log-reward graph: a frozen DAG whose one sink is the total, how it is built and what is legal.
 
-An edge runs from an input to the node that reads it. A graph hands out read methods
-only; passes build new graphs. `verify`
+The graph owns a frozen networkx DiGraph (an edge runs from an input to the node
+that reads it) and hands out read methods only. Passes build new graphs. `verify`
 runs after every pass; a failure there is our mistake, never the user's, so it is
 an `InternalError`.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Any
 
+import networkx as nx
 from attrs import evolve, field, frozen
 
 from posterior_lm.graph.fingerprint import fingerprint
@@ -119,6 +119,14 @@ class RewardGraph:
         object.__setattr__(self, "nodes", MappingProxyType(dict(self.nodes)))
         object.__setattr__(self, "guides", MappingProxyType(dict(self.guides)))
 
+    @cached_property
+    def _dag(self) -> nx.DiGraph:
+        # Made where it is asked for: thousands of graphs of rows are grounded and only walked in order.
+        dag = nx.DiGraph()
+        dag.add_nodes_from(sorted(self.nodes))
+        dag.add_edges_from((i, n) for n in sorted(self.nodes) for i in self.nodes[n].inputs)
+        return nx.freeze(dag)
+
     # ------------------------------------------------------------- reading
 
     def __getitem__(self, node: int) -> Node:
@@ -135,27 +143,18 @@ class RewardGraph:
         return list(self._order)
 
     @cached_property
+    def _built(self) -> bool:
+        """Whether ids respect dependency, as a builder hands them out."""
+        return all(i < n for n, node in self.nodes.items() for i in node.inputs)
+
+    @cached_property
     def _order(self) -> tuple[int, ...]:
-        """Of the nodes whose inputs are there the least id comes first; what lies on a cycle is left out."""
-        if all(i < n for n, node in self.nodes.items() for i in node.inputs):
-            return tuple(sorted(self.nodes))
-        inputs = {n: set(node.inputs) for n, node in self.nodes.items()}
-        readers: dict[int, list[int]] = {n: [] for n in self.nodes}
-        for n, those in inputs.items():
-            for i in those:
-                readers[i].append(n)
-        order: list[int] = []
-        ready = sorted(n for n, those in inputs.items() if not those)
-        while ready:
-            order.append(heappop(ready))
-            for reader in readers[order[-1]]:
-                inputs[reader].discard(order[-1])
-                if not inputs[reader]:
-                    heappush(ready, reader)
-        return tuple(order)
+        if self._built:
+            return tuple(sorted(self.nodes))  # what the search below finds
+        return tuple(nx.lexicographical_topological_sort(self._dag))
 
     def is_acyclic(self) -> bool:
-        return len(self._order) == len(self.nodes)
+        return self._built or nx.is_directed_acyclic_graph(self._dag)
 
     def ancestors(self, *roots: int) -> set[int]:
         """The roots and everything they read, directly or not."""
@@ -180,7 +179,7 @@ class RewardGraph:
         return ((i, n) for i, n in sorted(self.nodes.items()) if isinstance(n, Latent))
 
     def edges(self) -> Iterable[tuple[int, int]]:
-        return tuple(sorted({(i, n) for n, node in self.nodes.items() for i in node.inputs}))
+        return tuple(self._dag.edges)
 
     def param(self, name: str) -> ParamSpec | None:
         return next((p for p in self.params if p.name == name), None)
