@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 from attrs import evolve, field, frozen
 
 from posterior_lm.graph.fingerprint import fingerprint
@@ -39,6 +38,9 @@ from posterior_lm.graph.nodes import (
 from posterior_lm.lang.diagnostics import InternalError
 from posterior_lm.lang.source import NOWHERE, Span
 from posterior_lm.lang.values import FiniteSpec, finite_spec
+
+if TYPE_CHECKING:
+    from networkx import DiGraph
 
 
 @frozen
@@ -120,12 +122,17 @@ class RewardGraph:
         object.__setattr__(self, "guides", MappingProxyType(dict(self.guides)))
 
     @cached_property
-    def _dag(self) -> nx.DiGraph:
-        # Made where it is asked for: thousands of graphs of rows are grounded and only walked in order.
-        dag = nx.DiGraph()
+    def dag(self) -> DiGraph:
+        """For networkx, frozen: an edge runs from an input to the node that reads it.
+
+        Made where it is asked for: thousands of graphs of rows are grounded and only walked in order.
+        """
+        import networkx
+
+        dag = networkx.DiGraph()
         dag.add_nodes_from(sorted(self.nodes))
         dag.add_edges_from((i, n) for n in sorted(self.nodes) for i in self.nodes[n].inputs)
-        return nx.freeze(dag)
+        return networkx.freeze(dag)
 
     # ------------------------------------------------------------- reading
 
@@ -151,10 +158,16 @@ class RewardGraph:
     def _order(self) -> tuple[int, ...]:
         if self._built:
             return tuple(sorted(self.nodes))  # what the search below finds
-        return tuple(nx.lexicographical_topological_sort(self._dag))
+        from networkx import lexicographical_topological_sort
+
+        return tuple(lexicographical_topological_sort(self.dag))
 
     def is_acyclic(self) -> bool:
-        return self._built or nx.is_directed_acyclic_graph(self._dag)
+        if self._built:
+            return True
+        from networkx import is_directed_acyclic_graph
+
+        return is_directed_acyclic_graph(self.dag)
 
     def ancestors(self, *roots: int) -> set[int]:
         """The roots and everything they read, directly or not."""
@@ -179,7 +192,7 @@ class RewardGraph:
         return ((i, n) for i, n in sorted(self.nodes.items()) if isinstance(n, Latent))
 
     def edges(self) -> Iterable[tuple[int, int]]:
-        return tuple(self._dag.edges)
+        return tuple((i, n) for n in sorted(self.nodes) for i in dict.fromkeys(self.nodes[n].inputs))
 
     def param(self, name: str) -> ParamSpec | None:
         return next((p for p in self.params if p.name == name), None)

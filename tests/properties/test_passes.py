@@ -218,7 +218,7 @@ def test_graphs_are_frozen() -> None:
     with pytest.raises(TypeError):
         graph.nodes[0] = Constant(value=1)  # type: ignore[index]
     with pytest.raises(Exception, match=r"[Ff]rozen"):
-        graph._dag.add_edge(0, 1)
+        graph.dag.add_edge(0, 1)
     with pytest.raises(AttributeError):
         graph.sink.inputs = ()  # type: ignore[misc]
     assert graph.sink.terms[0] == TermInfo("latent", "z", NOWHERE)
@@ -238,10 +238,10 @@ def test_the_order_is_the_lexicographical_one_whatever_the_numbers_are() -> None
     top = max(graph.nodes)
     turned = {top - i: evolve(n, inputs=tuple(top - j for j in n.inputs)) for i, n in graph.nodes.items()}
     for one in (graph, evolve(graph, nodes=turned, total=top - graph.total, guides={})):
-        assert one.order() == list(nx.lexicographical_topological_sort(one._dag))
+        assert one.order() == list(nx.lexicographical_topological_sort(one.dag))
         for i in one.nodes:
-            assert one.ancestors(i) == nx.ancestors(one._dag, i) | {i}
-            assert one.dependents(i) == nx.descendants(one._dag, i) | {i}
+            assert one.ancestors(i) == nx.ancestors(one.dag, i) | {i}
+            assert one.dependents(i) == nx.descendants(one.dag, i) | {i}
 
 
 def test_a_cycle_is_one_whatever_the_numbers_are() -> None:
