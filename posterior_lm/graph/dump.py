@@ -41,6 +41,11 @@ def text(graph: RewardGraph) -> str:
     return f"graph {graph.name}\n" + "\n".join(rows) + "\n"
 
 
+_BOX = ("box", "[", "]")
+_SHAPES = {Latent: ("ellipse", "([", "])"), Total: ("doublecircle", "((", "))")}
+"""In DOT, and the brackets of Mermaid."""
+
+
 def _quoted(label: str) -> str:
     return label.replace("\\", "\\\\").replace('"', "'").replace("\n", " ")
 
@@ -49,11 +54,8 @@ def dot(graph: RewardGraph) -> str:
     """Graphviz: latents are ellipses, scores boxes, the total a double circle."""
     rows = [f'digraph "{_quoted(graph.name)}" {{', "  rankdir=LR;"]
     for i in sorted(graph.nodes):
-        node = graph[i]
-        shape = (
-            "ellipse" if isinstance(node, Latent) else "doublecircle" if isinstance(node, Total) else "box"
-        )
-        rows.append(f'  n{i} [shape={shape}, label="{_quoted(_label(node))}"];')
+        shape = _SHAPES.get(type(graph[i]), _BOX)[0]
+        rows.append(f'  n{i} [shape={shape}, label="{_quoted(_label(graph[i]))}"];')
     rows += [f"  n{a} -> n{b};" for a, b in sorted(graph.edges())]
     rows += [f"  n{n.rides} -> n{i} [style=dashed];" for i, n in _riders(graph)]
     return "\n".join([*rows, "}"]) + "\n"
@@ -63,15 +65,9 @@ def mermaid(graph: RewardGraph) -> str:
     """A Mermaid flowchart with the same shapes as `dot`."""
     rows = ["flowchart LR"]
     for i in sorted(graph.nodes):
-        node = graph[i]
-        left, right = (
-            ("([", "])")
-            if isinstance(node, Latent)
-            else ("((", "))")
-            if isinstance(node, Total)
-            else ("[", "]")
-        )
-        rows.append(f'  n{i}{left}"{_quoted(_label(node)).replace("<", "&lt;").replace(">", "&gt;")}"{right}')
+        _, left, right = _SHAPES.get(type(graph[i]), _BOX)
+        label = _quoted(_label(graph[i])).replace("<", "&lt;").replace(">", "&gt;")
+        rows.append(f'  n{i}{left}"{label}"{right}')
     rows += [f"  n{a} --> n{b}" for a, b in sorted(graph.edges())]
     rows += [f"  n{n.rides} -.-> n{i}" for i, n in _riders(graph)]
     return "\n".join(rows) + "\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from typing import Literal as OneOf
 
 from attrs import define, evolve, field
@@ -41,7 +42,7 @@ from posterior_lm.graph.nodes import (
 )
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
-from posterior_lm.lang.diagnostics import CompileError, Diagnostic, InternalError, error, shortened
+from posterior_lm.lang.diagnostics import CompileError, InternalError, shortened
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
@@ -382,23 +383,22 @@ def tool_spec(
 
     Raises CompileError (PLM344) for a table that cannot be read.
     """
-    known = USED_TOOL if call.function.id in uses else TOOLS[call.function.id]
-    options = {option: wanted.default for option, wanted in known.options.items()} | dict(given)
-    trigger, output = str(options["trigger"]), str(options["output"])
-    if call.function.id in uses:
-        where, seconds = uses[call.function.id].where, float(str(options["seconds"]))
-        return ToolSpec(
-            name=name, kind="use", trigger=trigger, output=output, where=where, seconds=seconds  # type: ignore[arg-type]
-        )  # fmt: skip
-    if call.function.id == "lookup":
+    kind = call.function.id
+    known = USED_TOOL if kind in uses else TOOLS[kind]
+    options: dict[str, Any] = {option: wanted.default for option, wanted in known.options.items()} | dict(
+        given
+    )
+    own: dict[str, Any]
+    if kind in uses:
+        own = {"where": uses[kind].where, "seconds": float(options["seconds"])}
+        kind = "use"
+    elif kind == "lookup":
         path = call.args[0]
         assert isinstance(path, ast.Literal)
-        table = table_beside(path, base)
-        return ToolSpec(name=name, kind="lookup", trigger=trigger, output=output, table=table)  # type: ignore[arg-type]
-    if call.function.id == "calculator":
-        operands = int(str(options["operands"]))
-        return ToolSpec(name=name, kind="calculator", trigger=trigger, output=output, operands=operands)  # type: ignore[arg-type]
-    raise InternalError(f"cannot lower the tool {call.function.id}")
+        own = {"table": table_beside(path, base)}
+    else:
+        own = {"operands": options["operands"]}
+    return ToolSpec(name=name, kind=kind, trigger=options["trigger"], output=options["output"], **own)  # type: ignore[arg-type]
 
 
 def table_beside(path: ast.Literal, base: Path | None = None) -> Rows:
@@ -437,21 +437,16 @@ def text_beside(path: ast.Literal, base: Path | None = None) -> ast.Literal:
     programs from several folders can be put together; where there is no such file at
     `base`, else at the working directory. Raises CompileError (PLM336).
     """
-    name = str(path.value)
-    file = _home(path, base) / Path(name).expanduser()
+    file = _home(path, base) / Path(str(path.value)).expanduser()
     try:
         if file.stat().st_size > LARGEST:
-            raise CompileError(
-                _cannot(path, name, f"it has more than {LARGEST:,} bytes", "name a smaller file")
-            )
+            raise _cannot(path, f"it has more than {LARGEST:,} bytes", "name a smaller file")
         text = file.read_text(encoding="utf-8")
     except OSError as problem:
         looked = f"looked for {file}; a path starts at the folder of the program"
-        raise CompileError(_cannot(path, name, (problem.strerror or str(problem)).lower(), looked)) from None
+        raise _cannot(path, (problem.strerror or str(problem)).lower(), looked) from None
     except UnicodeDecodeError as problem:
-        raise CompileError(
-            _cannot(path, name, f"byte {problem.start} is not UTF-8", "save it as UTF-8")
-        ) from None
+        raise _cannot(path, f"byte {problem.start} is not UTF-8", "save it as UTF-8") from None
     return ast.Literal(text, span=path.span)
 
 
@@ -465,11 +460,6 @@ def _home(path: ast.Literal, base: Path | None) -> Path:
     return base or Path()
 
 
-def _cannot(path: ast.Literal, name: str, reason: str, help: str) -> Diagnostic:
-    return error(
-        "PLM336",
-        f"cannot read {name!r}: {reason}",
-        path.span,
-        "this file",
-        help=help,
-    )
+def _cannot(path: ast.Literal, reason: str, help: str) -> CompileError:
+    message = f"cannot read {str(path.value)!r}: {reason}"
+    return CompileError.of("PLM336", message, path.span, "this file", help=help)

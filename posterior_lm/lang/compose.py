@@ -7,7 +7,7 @@ second one becomes an observation of it; whatever else shares a name is renamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import attrs
@@ -30,16 +30,6 @@ def rename(node: N, names: Mapping[str, str]) -> N:
         }
         return attrs.evolve(node, **changes)
     return node
-
-
-def walk(statements: tuple[ast.Statement, ...], plates: int = 0) -> Iterator[tuple[ast.Statement, int]]:
-    """Every statement with the number of plates around it."""
-    for statement in statements:
-        yield statement, plates
-        if isinstance(statement, ast.Temper):
-            yield from walk(statement.body, plates)
-        elif isinstance(statement, ast.Plate):
-            yield from walk(statement.body, plates + 1)
 
 
 def power(module: ast.Module, exponent: float) -> ast.Module:
@@ -99,10 +89,12 @@ def _kinds(module: ast.Module) -> dict[str, tuple[str, ast.Name, object]]:
     kinds: dict[str, tuple[str, ast.Name, object]] = {
         p.name.id: ("parameter", p.name, (p.type, p.default)) for p in module.program.params
     }
-    for statement, plates in walk(module.program.body):
+    plates = [s for s in ast.statements(module.program.body) if isinstance(s, ast.Plate)]
+    per_row = {id(s) for plate in plates for s in ast.statements(plate.body)}
+    for statement in ast.statements(module.program.body):
         match statement:
             case ast.Latent(name=name, type=declared):
-                kinds[name.id] = ("latent", name, declared if not plates else object())
+                kinds[name.id] = ("latent", name, object() if id(statement) in per_row else declared)
             case ast.Let(name=name) | ast.Plate(row=name):
                 kinds[name.id] = ("bound", name, None)
     return kinds
@@ -136,8 +128,8 @@ def _observed(
     statements: tuple[ast.Statement, ...], shared: set[str], a: ast.Module
 ) -> tuple[ast.Statement, ...]:
     """The second program's body, with the priors of shared latents turned into observations."""
-    guided = {s.name.id for s, _ in walk(a.program.body) if isinstance(s, ast.Guide)}
-    methods = {s.method.function.id for s, _ in walk(a.program.body) if isinstance(s, ast.Infer)}
+    guided = {s.name.id for s in ast.statements(a.program.body) if isinstance(s, ast.Guide)}
+    methods = {s.method.function.id for s in ast.statements(a.program.body) if isinstance(s, ast.Infer)}
     body: list[ast.Statement] = []
     for statement in statements:
         match statement:

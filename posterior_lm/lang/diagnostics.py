@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from unicodedata import combining, east_asian_width
 
 from attrs import evolve, field, frozen
@@ -20,6 +20,7 @@ from attrs import evolve, field, frozen
 from posterior_lm.lang.source import NOWHERE, Source, Span
 
 Severity = Literal["error", "warning"]
+Text = TypeVar("Text", str, None)
 
 WIDEST = 160
 """Characters of a source line that are shown; longer lines are cut around the caret."""
@@ -356,7 +357,7 @@ def shown(value: object, most: int = 60) -> str:
         return f"a value of type {type(value).__name__}"
 
 
-def meant(word: str, known: Iterable[str], otherwise: str, quote: str = "`") -> str:
+def meant(word: str, known: Iterable[str], otherwise: Text, quote: str = "`") -> str | Text:
     """The help for a word that is not known: the one that was meant, or where none is close, `otherwise`."""
     close = nearest(word, known)
     return f"did you mean {quote}{close}{quote}?" if close else otherwise

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.comments import Comments, Line, units
@@ -25,33 +25,8 @@ _LEVEL = {"or": _OR, "and": _AND, "+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRO
 
 def format_module(module: ast.Module) -> str:
     """The text of a module, ending in a newline. Modules built in Python, without spans, print too."""
-    comments = Comments(module)
-    program = module.program
-    items: list[ast.Node] = [*module.declarations, program]
-    brace = _program_brace(comments, program)
-    heads: list[int | None] = [*(None for _ in module.declarations), brace]
-    header = _header(comments, program, brace)
-    found, rest = units(comments, items, 0, len(comments.source.text) + 1, heads)
-    last = found[-1]
-    apart = len(items) == 1 or last.blank or any(line.blank for line in last.above)
-    lines: list[str] = []
-    for unit in found:
-        force = unit is last and not apart
-        for i, line in enumerate(unit.above):
-            _put(lines, line.text, 0, blank=line.blank or (force and i == 0))
-        blank = unit.blank or (force and not unit.above)
-        if isinstance(unit.item, ast.Program):
-            opening = [*header[:-1], _behind(header[-1], unit.head_after)]
-            lines += ["", *opening] if blank and lines else opening
-            end = program.span.end - 1 if comments.here(program.span) else 0
-            _body(lines, comments, program.body, INDENT, (brace or 0) + 1, end)
-            lines.append(_behind("}", unit.after))
-        else:
-            text = layout(_head(unit.item), 0)  # type: ignore[arg-type]
-            lines += ["", *text[:-1]] if blank and lines else text[:-1]
-            lines.append(_behind(text[-1], unit.after))
-    for line in rest:
-        _put(lines, line.text, 0, blank=line.blank)
+    comments, lines = Comments(module), list[str]()
+    _body(lines, comments, (*module.declarations, module.program), 0, 0, len(comments.source.text) + 1)
     return "\n".join(lines) + "\n"
 
 
@@ -63,21 +38,8 @@ def format_statement(statement: ast.Statement) -> str:
     return "\n".join(lines)
 
 
-def _put(lines: list[str], text: str, indent: int, *, blank: bool) -> None:
-    if blank and lines:
-        lines.append("")
-    lines.append(" " * indent + text)
-
-
 def _behind(line: str, comment: str | None) -> str:
     return line if comment is None else f"{line}  {comment}"
-
-
-def _program_brace(comments: Comments, program: ast.Program) -> int | None:
-    if not comments.here(program.span):
-        return None
-    ends = [p.span.end for p in program.params if comments.here(p.span)]
-    return comments.brace(max([program.name.span.end, *ends]))
 
 
 def _header(comments: Comments, program: ast.Program, brace: int | None) -> list[str]:
@@ -102,38 +64,50 @@ def _header(comments: Comments, program: ast.Program, brace: int | None) -> list
 
 def _lines(out: list[str], lines: Sequence[Line], indent: int) -> None:
     for line in lines:
-        _put(out, line.text, indent, blank=line.blank)
+        if line.blank and out:
+            out.append("")
+        out.append(" " * indent + line.text)
 
 
 def _body(
-    lines: list[str], comments: Comments, body: Sequence[ast.Statement], indent: int, start: int, end: int
+    lines: list[str], comments: Comments, items: Sequence[ast.Node], indent: int, start: int, end: int
 ) -> None:
-    """Appends the statements of a block whose text lies between two offsets."""
-    found, rest = units(comments, body, start, end, [_brace(comments, s) for s in body])
-    for unit in found:
-        statement = unit.item
-        _lines(lines, unit.above, indent)
-        if unit.blank:
+    """Appends the items of a block whose text lies between two offsets: statements, or a whole module."""
+    braces = [_brace(comments, item) for item in items]
+    heads = [
+        _header(comments, item, brace) if isinstance(item, ast.Program) else layout(_head(item), indent)
+        for item, brace in zip(items, braces, strict=True)
+    ]
+    found, rest = units(comments, items, start, end, braces)
+    for unit, head, brace in zip(found, heads, braces, strict=True):
+        item, above = unit.item, list(unit.above)
+        apart = isinstance(item, ast.Program)  # from the declarations, whatever stands there
+        if apart and above and not (unit.blank or any(line.blank for line in above)):
+            above[0] = evolve(above[0], blank=True)
+        _lines(lines, above, indent)
+        if lines and (unit.blank or (apart and not above)):
             lines.append("")
-        text = layout(_head(statement), indent)  # type: ignore[arg-type]
-        if isinstance(statement, (ast.Temper, ast.Plate)):
-            lines += [*text[:-1], _behind(text[-1], unit.head_after)]
-            here = comments.here(statement.span)
-            brace = _brace(comments, statement)
-            _body(lines, comments, statement.body, indent + INDENT,
-                  (brace or 0) + 1, statement.span.end - 1 if here else 0)  # fmt: skip
-            lines.append(_behind(" " * indent + "}", unit.after))
-        else:
-            lines += [*text[:-1], _behind(text[-1], unit.after)]
+        if isinstance(item, _Block):
+            lines += [*head[:-1], _behind(head[-1], unit.head_after)]
+            inside = item.span.end - 1 if comments.here(item.span) else 0
+            _body(lines, comments, item.body, indent + INDENT, (brace or 0) + 1, inside)
+            head = [" " * indent + "}"]
+        lines += [*head[:-1], _behind(head[-1], unit.after)]
     _lines(lines, rest, indent)
 
 
-def _brace(comments: Comments, statement: ast.Statement) -> int | None:
-    """Where the block of a statement begins, if it has one."""
-    if not isinstance(statement, (ast.Temper, ast.Plate)) or not comments.here(statement.span):
+_Block = ast.Program | ast.Temper | ast.Plate
+
+
+def _brace(comments: Comments, item: ast.Node) -> int | None:
+    """Where the block of an item begins, if it has one."""
+    if not isinstance(item, _Block) or not comments.here(item.span):
         return None
-    last = statement.exponent if isinstance(statement, ast.Temper) else statement.table
-    return comments.brace(last.span.end)
+    if isinstance(item, ast.Program):
+        before = [item.name, *(p for p in item.params if comments.here(p.span))]
+    else:
+        before = [item.exponent if isinstance(item, ast.Temper) else item.table]
+    return comments.brace(max(node.span.end for node in before))
 
 
 # ---------------------------------------------------------------- with the fewest parentheses
@@ -233,7 +207,7 @@ def _parameter(param: ast.Param) -> Pieces:
     return (f"{param.name.id}: ", *_type_(param.type), *default)
 
 
-def _head(item: ast.Statement | ast.Declaration) -> Pieces:
+def _head(item: ast.Node) -> Pieces:
     """A declaration or statement, up to the `{` of its block where it has one."""
     match item:
         case ast.LmDecl():

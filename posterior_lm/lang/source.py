@@ -66,6 +66,10 @@ class Span:
     def line(self) -> int:
         return self.source.position(self.start)[0]
 
+    def said(self, text: str) -> list[tuple[Span, str]]:
+        """A second label with this text; none where no source spells the span."""
+        return [(self, text)] if self.end > self.start else []
+
     def to(self, other: Span) -> Span:
         """The smallest span that covers both; `other` must come from the same source."""
         return Span(self.source, min(self.start, other.start), max(self.end, other.end))

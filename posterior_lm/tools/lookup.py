@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from functools import cached_property
 
-from attrs import field, frozen
+from attrs import frozen
 
 from posterior_lm.lang.values import read_json
 
@@ -26,15 +27,13 @@ class Lookup:
 
     trigger: str
     rows: Rows
-    _texts: dict[str, str] = field(init=False, eq=False, repr=False)
-    _lengths: tuple[int, ...] = field(init=False, eq=False, repr=False)
 
-    @_texts.default
-    def _by_key(self) -> dict[str, str]:
+    @cached_property
+    def _texts(self) -> dict[str, str]:
         return dict(self.rows)
 
-    @_lengths.default
-    def _longest_first(self) -> tuple[int, ...]:
+    @cached_property
+    def _lengths(self) -> tuple[int, ...]:
         return tuple(sorted({len(key) for key, _ in self.rows}, reverse=True))
 
     def __call__(self, text: str) -> str | None:

@@ -13,7 +13,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.check.fits import pattern
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import value, written
-from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.diagnostics import meant, nearest
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL, VALUE_TYPES, Constructor, OptionType, value_type
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Constant, Type, Value, joined
@@ -234,14 +234,13 @@ def options(
         name = former.get(option.name, option.name)
         if name not in known:
             inner(scope, option.value) if not isinstance(option.value, ast.Name) else None
-            near = nearest(option.name, known)
             listed = f"its options are {', '.join(known)}" if known else "it has no options"
             scope.error(
                 "PLM206",
                 f"{owner} has no option '{option.name}'",
                 name_span(option),
                 "unknown option",
-                help=f"did you mean '{near}'?" if near else listed,
+                help=meant(option.name, known, listed, "'"),
             )
             continue
         if name in seen:
@@ -310,10 +309,9 @@ def _literal(scope: Scope, name: str, span: Span, found: Constant, wanted: Optio
         shown = {str: "text", bool: "a truth value", int: "an int", float: "a real"}[type(found)]
         scope.error("PLM309", f"{name} takes {_wanted(wanted)}", span, f"this is {shown}")
     elif wanted.kind == "choice" and found not in wanted.choices:
-        near = nearest(str(found), wanted.choices)
         listed = ", ".join(f'"{c}"' for c in wanted.choices)
         scope.error("PLM309", f'{name} cannot be "{found}"', span, f"expected one of {listed}",
-                    help=f'did you mean "{near}"?' if near else None)  # fmt: skip
+                    help=meant(str(found), wanted.choices, None, '"'))  # fmt: skip
     elif wanted.kind == "nonempty" and found == "":
         scope.error("PLM309", f"{name} cannot be empty", span, "no character in it", help="drop the option")
     elif isinstance(found, (int, float)) and (

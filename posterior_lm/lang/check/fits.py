@@ -5,10 +5,9 @@ from __future__ import annotations
 from posterior_lm.lang import ast
 from posterior_lm.lang.automaton import automaton
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution, finite_forms
-from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
 
 
@@ -50,9 +49,8 @@ def comparison(scope: Scope, expr: ast.Binary, left: Value, right: Value) -> Non
         for one, other, side in ((left, right, expr.right), (right, left, expr.left)):
             text = other.constant
             if one.choices and isinstance(text, str) and text not in one.choices:
-                near = nearest(text, one.choices)
                 scope.error("PLM316", f'"{text}" is not one of the choices', side.span, "never equal",
-                            help=f'did you mean "{near}"?' if near else None)  # fmt: skip
+                            help=meant(text, one.choices, None, '"'))  # fmt: skip
 
 
 def count(
@@ -129,7 +127,7 @@ def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
         if type_.name == "text":
             help = "a text comes from a language model"
         scope.error("PLM311", f"{dist.sort} is over numbers, and {what} is {called}", call.span,
-                    "wrong distribution for this type", secondary=_at(type_.span, "the type"),
+                    "wrong distribution for this type", secondary=type_.span.said("the type"),
                     help=help)  # fmt: skip
     elif over == "finite" and not by_numbers and not type_.is_finite:
         scope.error(
@@ -137,18 +135,14 @@ def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
             f"{dist.sort} needs a type that lists its values, and {what} is {called}",
             call.span,
             "wrong distribution for this type",
-            secondary=_at(type_.span, "the type"),
+            secondary=type_.span.said("the type"),
             help=f"such types are {finite_forms()}",
         )
     elif dist.sort == "categorical" and call.args:
         items, values = call.args[0], type_.finite
         if values is not None and isinstance(items, ast.ListExpr) and len(items.items) != values.size:
             scope.error("PLM307", f"{len(items.items)} probabilities for {values.size} values", items.span,
-                        f"expected {values.size}", secondary=_at(type_.span, "the values"))  # fmt: skip
-
-
-def _at(span: Span, text: str) -> list[tuple[Span, str]]:
-    return [(span, text)] if span.end > span.start else []
+                        f"expected {values.size}", secondary=type_.span.said("the values"))  # fmt: skip
 
 
 def fits_value(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> None:

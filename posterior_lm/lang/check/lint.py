@@ -214,7 +214,7 @@ def _pair(checked: CheckedModule, before: ast.Expr, after: ast.Expr) -> Iterator
             f"the text before {what} ends in a lone space",
             _tail(before),
             "tokenised without the word that follows",
-            secondary=_second(after),
+            secondary=after.span.said("begins here"),
             notes=["models learn words with the space in front of them"],
             help=_fix(checked, after),
         )
@@ -224,7 +224,7 @@ def _pair(checked: CheckedModule, before: ast.Expr, after: ast.Expr) -> Iterator
             f"a word is cut in two before {what}",
             _tail(before),
             "ends inside a word",
-            secondary=_second(after),
+            secondary=after.span.said("begins here"),
             help=_fix(checked, after, add=True),
         )
 
@@ -265,7 +265,3 @@ def _tail(literal: ast.Literal) -> Span:
     if span.end - span.start < 3:
         return span
     return Span(span.source, span.end - 2, span.end - 1)
-
-
-def _second(after: ast.Expr) -> list[tuple[Span, str]]:
-    return [(after.span, "begins here")] if after.span.end > after.span.start else []

@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, statements
-from posterior_lm.lang.diagnostics import Diagnostic, error, nearest
+from posterior_lm.lang.diagnostics import Diagnostic, error, meant, nearest
 from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
@@ -202,8 +202,7 @@ class Scope:
                 column = word if word in binding.columns else nearest(word, binding.columns)
                 if column:
                     return f"did you mean '{binding.name}.{column}'?"
-        later = nearest(word, self.planned)
-        return f"did you mean '{later}'?" if later else None
+        return meant(word, self.planned, None, "'")
 
     def call(self, name: ast.Name, *, dist: bool) -> Binding | None:
         """The lm or `use` that a call names; None, once reported, where it is neither."""
@@ -255,14 +254,14 @@ class Scope:
         if expr.column not in binding.columns:
             if not binding.columns:
                 return UNKNOWN
-            near = nearest(expr.column, binding.columns)
+            listed = f"its columns are {', '.join(binding.columns)}"
             self.error(
                 "PLM204",
                 f"the table has no column '{expr.column}'",
                 Span(expr.span.source, max(expr.span.start, expr.span.end - len(expr.column)), expr.span.end),
                 "not a column",
                 secondary=[(binding.span, "a row of the table")],
-                help=f"did you mean '{near}'?" if near else f"its columns are {', '.join(binding.columns)}",
+                help=meant(expr.column, binding.columns, listed, "'"),
             )
             return UNKNOWN
         # What a row reads is its table.

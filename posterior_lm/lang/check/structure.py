@@ -17,7 +17,7 @@ from posterior_lm.lang.check.declared import constructor_of, needs_trigger, opti
 from posterior_lm.lang.check.fits import count, fits_type, fits_value
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import distribution, exponent, segments, value, written
-from posterior_lm.lang.diagnostics import nearest
+from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.signatures import LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value
@@ -65,14 +65,8 @@ def _constructor(scope: Scope, call: ast.Call, known: dict[str, Constructor], wh
     if not name:
         return
     if name not in known:
-        near = nearest(name, known)
-        scope.error(
-            "PLM211",
-            f"unknown {what} '{name}'",
-            call.function.span,
-            "not known",
-            help=f"did you mean '{near}'?" if near else f"known here: {', '.join(known)}",
-        )
+        scope.error("PLM211", f"unknown {what} '{name}'", call.function.span, "not known",
+                    help=meant(name, known, f"known here: {', '.join(known)}", "'"))  # fmt: skip
         return
     constructor = known[name]
     if count(scope, call, constructor.arguments, (len(constructor.arguments),)):
@@ -104,14 +98,13 @@ def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
                     f"this is {Value(kind).shown}",
                     secondary=[(type_.span, f"the type is {type_.name}")])  # fmt: skip
     elif wanted.choices and found not in wanted.choices:
-        near = nearest(str(found), wanted.choices)
         scope.error(
             "PLM315",
             f'"{found}" is not one of the choices',
             default.span,
             "not a choice",
             secondary=[(type_.span, "the choices")],
-            help=f'did you mean "{near}"?' if near else None,
+            help=meant(str(found), wanted.choices, None, '"'),
         )
     elif type_.range is not None:
         low, high = type_.range
@@ -347,8 +340,7 @@ class Structure:
                 secondary=[(binding.span, "declared here")],
             )
             return
-        near = nearest(name.id, self.latents)
-        help = f"did you mean '{near}'?" if near else None
+        help = meant(name.id, self.latents, None, "'")
         scope.error("PLM201", f"unknown latent '{name.id}'", name.span, "no such latent", help=help)
 
     def _infer(self, statement: ast.Infer) -> None:
@@ -358,13 +350,12 @@ class Structure:
             scope.error("PLM410", "infer stands in the program itself, not inside a block", statement.span,
                         "inside a block", help="move it to the end of the program")  # fmt: skip
         if name not in METHODS:
-            near = nearest(name, METHODS)
             scope.error(
                 "PLM210",
                 f"unknown method '{name}'",
                 call.function.span,
                 "not a method of inference",
-                help=f"did you mean '{near}'?" if near else f"the methods are {', '.join(METHODS)}",
+                help=meant(name, METHODS, f"the methods are {', '.join(METHODS)}", "'"),
             )
             return
         if name in self.methods:
