@@ -347,3 +347,15 @@ def test_modules_are_short() -> None:
     }
     long = {name for name, n in lengths.items() if n > 500}
     assert long == set(LONG), "split it, or say why in LONG"
+
+
+def test_the_page_shows_the_floors() -> None:
+    """The table of CONTRIBUTING is this one, from the top down."""
+    rows = [
+        f"| {room.floor} | {name} | {', '.join("`" + (m or "__init__") + "`" for m in room.modules)} | "
+        f"{', '.join(p for p in room.packages if p != 'attrs')} |"
+        for name, room in sorted(ROOMS.items(), key=lambda item: -item[1].floor)
+    ]
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("| floor | room |")[1].split("\n\n")[0].splitlines()[2:]
+    assert table == rows, "\n".join(rows)
