@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 
 from posterior_lm.lang.automaton import automaton
 from posterior_lm.lang.regex import PatternError
@@ -45,22 +44,16 @@ def count(text: str, part: str) -> int:
     return text.count(part) if part else 0
 
 
-@lru_cache(maxsize=256)
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    """What tells whether a whole text matches; raises `re.error` for what is not regular, or no pattern at all."""
-    try:
-        return automaton(pattern).matches
-    except PatternError as wrong:
-        raise re.error(wrong.message, pattern, wrong.position) from None
-
-
 def matches(text: str, pattern: str) -> bool:
     """Whether the whole text matches the regular expression: `re.fullmatch`, in linear time.
 
     Raises `re.error` for a pattern with a back reference, a look-around, an atomic group
     or a possessive repeat: there is no linear way to follow those.
     """
-    return _matcher(pattern)(text)
+    try:
+        return automaton(pattern).matches(text)
+    except PatternError as wrong:
+        raise re.error(wrong.message, pattern, wrong.position) from None
 
 
 _WORD = re.compile(r"\w+")

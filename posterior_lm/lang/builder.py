@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -95,7 +96,7 @@ class Builder:
         if name.startswith("__") or name in ("params", "type_items", "arguments"):
             return _sequence
         if rule.options.expand1 and rule.alias is None:
-            return _only if len(rule.expansion) == 1 else self._parenthesised
+            return itemgetter(0) if len(rule.expansion) == 1 else self._parenthesised
         make = partial(self._node, _NODES[name]) if name in _NODES else getattr(self, f"_{name}")
 
         def callback(parts: list[Any]) -> Any:
@@ -222,7 +223,3 @@ class Builder:
     def _module(self, span: Span, *parts: Any) -> ast.Module:
         declarations = tuple(parts[0]) if len(parts) == 2 else ()
         return ast.Module(declarations, parts[-1], span=span)
-
-
-def _only(parts: list[Any]) -> Any:
-    return parts[0]

@@ -188,20 +188,15 @@ class _Driver:
         self.reported = token.start_pos or 0
         accepted = self.parser.accepts()
         if end is not None and self.whole and "PROGRAM" in accepted:
-            self.found.append(self._no_program())
+            at = len(self.source.text.rstrip())
+            help = 'a smallest one: lm base = "tiny" program p() { latent z: text(tokens=1..20) ~ base() }'
+            self.found.append(
+                error("PLM115", "the file holds no program", Span(self.source, at, at), help=help)
+            )
             return
         before = self.tokens[index - 1] if index else None
         statement = end is None and begins_statement(self.tokens, index)
         self.found.append(unexpected(self.source, token, accepted, before, statement=statement))
-
-    def _no_program(self) -> Diagnostic:
-        at = len(self.source.text.rstrip())
-        return error(
-            "PLM115",
-            "the file holds no program",
-            Span(self.source, at, at),
-            help='a smallest one: lm base = "tiny" program p() { latent z: text(tokens=1..20) ~ base() }',
-        )
 
     # ------------------------------------------------------------ recovery
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from lark.lexer import Token
 
@@ -62,7 +63,7 @@ def balance(source: Source, tokens: list[Token]) -> tuple[list[Token], list[Diag
         if begins_statement(tokens, index):
             balancer.statement(token)
         elif token.type == "TILDE":
-            balancer.tilde(token)
+            balancer.close_to("LBRACE", token, "still open here")  # no other bracket holds a `~`
         if token.type in _CLOSERS:
             balancer.opener(token)
         elif token.type in _OPENERS:
@@ -85,19 +86,15 @@ class _Balancer:
 
     def statement(self, token: Token) -> None:
         """A statement begins: no ( or [ of an earlier one is open any more."""
-        self._close_to("LBRACE", token, "still open where this statement begins")
+        self.close_to("LBRACE", token, "still open where this statement begins")
         self.doubtful = False
         if token.type == "PROGRAM":
             while self.open:
                 self.close(token, "still open where this program begins")
 
-    def tilde(self, token: Token) -> None:
-        """No bracket but a block's holds a `~`."""
-        self._close_to("LBRACE", token, "still open here")
-
     def opener(self, token: Token) -> None:
         if token.type == "LBRACE":
-            self._close_to("LBRACE", token, "still open where this block begins")
+            self.close_to("LBRACE", token, "still open where this block begins")
             self.counts.append(Counter())
         else:
             self.counts[-1][token.type] += 1
@@ -108,16 +105,23 @@ class _Balancer:
         kind, wanted = token.type, _OPENERS[token.type]
         block = kind == "RBRACE"
         if len(self.counts) > 1 if block else self.counts[-1][wanted] > 0:
-            self._close_to(wanted, token, "still open here")
+            self.close_to(wanted, token, "still open here")
             self._pop()
             self.doubtful = self.doubtful and not block
         elif not block and self.open and self.open[-1].type != "LBRACE":
             opener = self._pop()
-            self._report(_mismatch(self.source, opener, token))
+            self._report(
+                "PLM103",
+                f"'{_TEXT[token.type]}' closes '{_TEXT[opener.type]}'",
+                span_of(self.source, token),
+                f"expected '{_TEXT[_CLOSERS[opener.type]]}'",
+                secondary=[(span_of(self.source, opener), "opened here")],
+            )
             token = Token(_CLOSERS[opener.type], "", start_pos=token.start_pos, end_pos=token.end_pos)
         else:
             if not self.doubtful:
-                self._report(_unopened(self.source, token))
+                self._report("PLM103", f"'{_TEXT[token.type]}' closes nothing", span_of(self.source, token),
+                             "no open bracket before it", help="drop it")  # fmt: skip
             return
         self.out.append(token)
 
@@ -126,21 +130,18 @@ class _Balancer:
         opener = self._pop()
         end = len(self.source.text.rstrip())
         at, until = extent(visible) if visible is not None else (end, end)
-        if not (self.doubtful and opener.type != "LBRACE") and len(self.found) <= MOST_ERRORS:
-            shown = Span(self.source, at, until)
-            self.found.append(
-                error(
-                    "PLM102",
-                    f"'{_TEXT[opener.type]}' is never closed",
-                    span_of(self.source, opener),
-                    "opened here",
-                    secondary=[(shown, why)],
-                    help=f"add '{_TEXT[_CLOSERS[opener.type]]}'",
-                )
+        if not (self.doubtful and opener.type != "LBRACE"):
+            self._report(
+                "PLM102",
+                f"'{_TEXT[opener.type]}' is never closed",
+                span_of(self.source, opener),
+                "opened here",
+                secondary=[(Span(self.source, at, until), why)],
+                help=f"add '{_TEXT[_CLOSERS[opener.type]]}'",
             )
         self.out.append(Token(_CLOSERS[opener.type], "", start_pos=at, end_pos=at))
 
-    def _close_to(self, kind: str, visible: Token, why: str) -> None:
+    def close_to(self, kind: str, visible: Token, why: str) -> None:
         while self.open and self.open[-1].type != kind:
             self.close(visible, why)
 
@@ -152,9 +153,9 @@ class _Balancer:
             self.counts[-1][opener.type] -= 1
         return opener
 
-    def _report(self, diagnostic: Diagnostic) -> None:
+    def _report(self, *parts: Any, **more: Any) -> None:
         if len(self.found) <= MOST_ERRORS:
-            self.found.append(diagnostic)
+            self.found.append(error(*parts, **more))
 
 
 def too_deep(source: Source, tokens: list[Token]) -> Diagnostic | None:
@@ -183,26 +184,6 @@ def too_deep(source: Source, tokens: list[Token]) -> Diagnostic | None:
                 help="name the inner parts with 'let'",
             )
     return None
-
-
-def _mismatch(source: Source, opener: Token, closer: Token) -> Diagnostic:
-    return error(
-        "PLM103",
-        f"'{_TEXT[closer.type]}' closes '{_TEXT[opener.type]}'",
-        span_of(source, closer),
-        f"expected '{_TEXT[_CLOSERS[opener.type]]}'",
-        secondary=[(span_of(source, opener), "opened here")],
-    )
-
-
-def _unopened(source: Source, closer: Token) -> Diagnostic:
-    return error(
-        "PLM103",
-        f"'{_TEXT[closer.type]}' closes nothing",
-        span_of(source, closer),
-        "no open bracket before it",
-        help="drop it",
-    )
 
 
 # ---------------------------------------------------------------- what the parser found, and what it expected

@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeGuard
 
-from attrs import field, frozen
+from attrs import frozen
 
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Span, is_text
@@ -122,10 +123,9 @@ class ChoiceSpec:
     """`one_of("…", "…")`: the strings in the order of declaration."""
 
     choices: tuple[str, ...]
-    _places: dict[str, int] = field(init=False, repr=False, eq=False)
 
-    @_places.default
-    def _find_places(self) -> dict[str, int]:
+    @cached_property
+    def _places(self) -> dict[str, int]:
         return {choice: place for place, choice in enumerate(self.choices)}
 
     @property

@@ -31,6 +31,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,11 @@ def parse_table(
         raise wrong(name, "bos", "'bos' is neither true nor false")
     rows: dict[tuple[str, ...], dict[str, float]] = {}
     for context, row, where in _contexts(table, name):
-        _check_context(context, tokens, order, bos, where, name)
+        if len(context) > order:
+            raise wrong(name, where, f"the context {list(context)} is longer than the order {order}")
+        for i, token in enumerate(context):
+            if not (token in tokens or (bos and i == 0 and token == BOS)):
+                raise wrong(name, where, f"{token!r} is not one of the tokens")
         if context in rows:
             raise wrong(name, where, f"the context {list(context)} has two rows")
         rows[context] = _row(row, tokens, where, name)
@@ -131,16 +136,6 @@ def _contexts(table: dict[str, Any], name: str) -> list[tuple[tuple[str, ...], A
     return found
 
 
-def _check_context(
-    context: tuple[Any, ...], tokens: tuple[str, ...], order: int, bos: bool, where: str, name: str
-) -> None:
-    if len(context) > order:
-        raise wrong(name, where, f"the context {list(context)} is longer than the order {order}")
-    for i, token in enumerate(context):
-        if not (token in tokens or (bos and i == 0 and token == BOS)):
-            raise wrong(name, where, f"{token!r} is not one of the tokens")
-
-
 def _row(row: Any, tokens: tuple[str, ...], where: str, name: str) -> dict[str, float]:
     if not isinstance(row, dict):
         raise wrong(name, where, "a row is not an object of probabilities")
@@ -161,16 +156,14 @@ class TabularTokenizer:
 
     tokens: tuple[str, ...]
     bos: bool = False
-    digest: str = field(init=False, repr=False)
-    token_bytes: tuple[bytes | None, ...] = field(init=False, repr=False)
 
-    @digest.default
-    def _digest(self) -> str:
+    @cached_property
+    def digest(self) -> str:
         canonical = json.dumps([list(self.tokens), self.bos], separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
-    @token_bytes.default
-    def _token_bytes(self) -> tuple[bytes | None, ...]:
+    @cached_property
+    def token_bytes(self) -> tuple[bytes | None, ...]:
         return (*(t.encode("utf-8") for t in self.tokens), *(None,) * (1 + self.bos))
 
     @property

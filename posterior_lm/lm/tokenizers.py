@@ -321,10 +321,7 @@ def load_tokenizer(folder: str | Path) -> HFTokenizer:
     Raises `ModelError`: PLM512 without `tokenizer.json`, PLM513 where it cannot be
     used (not JSON, a kind whose pieces do not spell text, more ids than the model).
     """
-    return _load(read_tokenizer_files(Path(folder)))
-
-
-def _load(files: TokenizerFiles) -> HFTokenizer:
+    files = read_tokenizer_files(Path(folder))
     start = _backend(files, files.start_spec())
     same = files.start_spec() == files.continuation_spec()
     continuation = start if same else _backend(files, files.continuation_spec())

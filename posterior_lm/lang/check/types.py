@@ -91,10 +91,6 @@ def _name(scope: Scope, expr: ast.Name) -> Value:
     return binding.read
 
 
-def _marker(scope: Scope, expr: ast.Marker) -> Value:
-    return Value("marker", special=True)
-
-
 def _list(scope: Scope, expr: ast.ListExpr) -> Value:
     items = [segments(scope, item) for item in expr.items]
     numeric = bool(items) and all(item.is_number for item in items)
@@ -257,7 +253,7 @@ _OF: dict[type[ast.Node], Callable[[Scope, Any], Value]] = {
     ast.Literal: _literal,
     ast.Name: _name,
     ast.Field: Scope.field,
-    ast.Marker: _marker,
+    ast.Marker: lambda scope, expr: Value("marker", special=True),
     ast.ListExpr: _list,
     ast.Call: _call,
     ast.PowerExpr: _power,

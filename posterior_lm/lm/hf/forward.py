@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,10 +23,9 @@ class Forward:
     module: PreTrainedModel = field(repr=False)
     vocabulary_size: int
     max_length: int | None
-    parameters: frozenset[str] = field(init=False, repr=False)
 
-    @parameters.default
-    def _parameters(self) -> frozenset[str]:
+    @cached_property
+    def parameters(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.module.forward).parameters)
 
     @property

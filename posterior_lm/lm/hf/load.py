@@ -35,9 +35,11 @@ def load_module(
     """The model of a folder, its tokenizer and its identity. Raises `ModelError` PLM511 to PLM514."""
     weights = _weight_files(folder)
     tokenizer = load_tokenizer(folder)
-    place, kind = _device(device), _dtype(dtype)
+    place = _device(device)
+    if dtype not in DTYPES:
+        raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
     config = _config(folder)
-    module = _module(folder, config, kind, place)
+    module = _module(folder, config, DTYPES[dtype], place)
     head = module.get_output_embeddings()
     size = tokenizer.vocabulary_size if head is None else head.weight.shape[0]
     if size != tokenizer.vocabulary_size:
@@ -112,12 +114,6 @@ def _window(config: PreTrainedConfig) -> int | None:
         short = rope.get("original_max_position_embeddings")
         found = min(x for x in (short, found) if x) if short or found else None
     return int(found) if isinstance(found, int) and found > 0 else None
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ModelError.of("PLM514", f"there is no dtype {name!r}", help=f"use one of {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def _device(name: str | None) -> torch.device:

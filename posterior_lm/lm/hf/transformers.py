@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.lm.hf.forward import Forward
@@ -191,7 +191,10 @@ class TransformersModel:
                 whole = not request.branches or self.packed
                 parts[request] = [request] if whole else unpack_branches(request)
         found = self._score_rows(dict.fromkeys(p for ps in parts.values() for p in ps))
-        return [_assembled(request, [found[p] for p in parts[request]]) for request in requests]
+        for request, (trunk, *branches) in parts.items():
+            if branches:
+                found[request] = evolve(found[trunk], branches=tuple(found[b] for b in branches))
+        return [found[request] for request in requests]
 
     def read(self, lines: Sequence[Line], *, columns: int) -> Iterator[tuple[list[int], Tensor]]:
         """Logits with gradients, pass by pass; see `packed.read_lines`."""
@@ -205,7 +208,7 @@ class TransformersModel:
         scored: dict[Request, Scores] = {}
         loose: list[Row] = []
         for prompt, group in groups.items():
-            if not self._is_worth_sharing(len(prompt), len(group)):
+            if not (self._share_prompts and len(prompt) * len(group) >= WORTH and self.abilities.cached):
                 loose += [lay_out(r, 0) for r in group]
                 continue
             rows = [lay_out(r, len(prompt)) for r in group]
@@ -215,9 +218,6 @@ class TransformersModel:
         for row, scores in score_rows(self._forward, loose, self.tokenizer.eos_ids, None, self._limits):
             scored[row.request] = scores
         return scored
-
-    def _is_worth_sharing(self, tokens: int, rows: int) -> bool:
-        return self._share_prompts and tokens * rows >= WORTH and self.abilities.cached
 
     def open(self, sequences: Sequence[Ids], *, shared: int = 0) -> Rollout:
         """A rollout that stands after each sequence (N,), each of at least one token."""
@@ -250,9 +250,3 @@ class TransformersModel:
             opened = self._open_equal(distinct, shared)
             groups.append(opened.pick(np.asarray([distinct.index(s) for s in mine])))
         return gather_groups(groups, group)
-
-
-def _assembled(request: Request, scores: list[Scores]) -> Scores:
-    if len(scores) == 1:
-        return scores[0]
-    return Scores(scores[0].tokens, scores[0].eos, tuple(scores[1:]))
