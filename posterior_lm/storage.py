@@ -63,6 +63,26 @@ def folder_named(name: str | Path) -> Path:
     return Path(name)
 
 
+def check_place(path: str | Path, code: str, such_as: str) -> None:
+    """Raises DataError of this code where no file of this name can be written. Call it before any work."""
+    file, why, help = Path(path), unnameable(path), None
+    folder = file if why else Path(os.path.realpath(file)).parent
+    if why:
+        pass
+    elif file.is_dir():
+        why, help = "it is a folder", f"name a file in it, such as {such_as}"
+    elif folder.exists() and not folder.is_dir():
+        why = "its folder is a file"
+    elif not folder.is_dir():
+        why, help = "its folder is missing", f"make it: mkdir -p {folder}"
+    elif file.exists() and not file.is_file():
+        why = "it is no regular file"
+    elif not os.access(file if file.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+        why = "permission denied"
+    if why:
+        raise DataError.of(code, f"cannot write {path}: {why}", where=str(path), help=help)
+
+
 @contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
     """Makes an OSError inside a DataError PLM612: a full disk, a folder that cannot be written."""

@@ -13,7 +13,7 @@ from attrs import field, fields, frozen
 from posterior_lm.api import saved
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import verdict
-from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.weights import Z90, logsumexp, wilson
 from posterior_lm.installed import need
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import folder_named, plain
@@ -144,10 +144,8 @@ class Posterior:
         if self.draws.certificate is not None:
             missing = self.draws.certificate.likely_missing_share
             return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
-        n, z = self.draws.independent or (self.n if self.draws.decoded else 1.0), Z90
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return Estimate(p, estimate.se, max(0.0, centre - half), min(1.0, centre + half))
+        n = self.draws.independent or (self.n if self.draws.decoded else 1.0)
+        return Estimate(p, estimate.se, *wilson(p, n))
 
     # ------------------------------------------------------------- views
 
@@ -263,10 +261,6 @@ class Posterior:
     def load(cls, folder: str | Path) -> Posterior:
         """Read what `save` wrote. Raises DataError PLM611 for anything else."""
         return cls(**saved.load(Path(folder)))
-
-
-Z90 = 1.6448536269514722
-"""The 95 % quantile of the normal: a two-sided 90 % interval."""
 
 
 def _apart(name: str, taken: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.draws import Chains, Draws, EnumerationBound, SmcReport
+from posterior_lm.infer.draws import AnyNats, Chains, Count, Draws, EnumerationBound, Nats, SmcReport, Spread
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
@@ -22,21 +22,7 @@ from posterior_lm.target.values import Value
 FORMAT = "plm-posterior-1"
 NAME = "posterior.json"
 
-Count = Annotated[int, Stored(low=0)]
 Size = Annotated[float, Stored(low=0.0)]
-Spread = Annotated[float, Stored(low=0.0, infinite=("inf",))]
-Nats = Annotated[float, Stored(infinite=("-inf",))]
-AnyNats = Annotated[float, Stored(infinite=("-inf", "inf"))]
-
-
-@frozen
-class _Certificate:
-    covered: Nats
-    rest: AnyNats
-    complete: bool
-    listed: Count
-    estimate: Spread | None
-    estimate_se: Spread | None
 
 
 @frozen
@@ -74,7 +60,7 @@ class _Whole:
     log_weights: tuple[Nats, ...]
     log_reward: tuple[Nats, ...]
     log_prob: tuple[Nats, ...] | None
-    certificate: _Certificate | None
+    certificate: EnumerationBound | None
     particles: _Particles | None
     chains: _Chains | None
     decoded: bool
@@ -123,15 +109,8 @@ def load(folder: Path) -> dict[str, Any]:
         found = {"particles": None, "chains": None, "decoded": False, **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
-        return {
-            "program": whole.program,
-            "fingerprint": whole.fingerprint,
-            "lm": whole.lm,
-            "draws": _draws(whole),
-            "seed": whole.seed,
-            "reason": whole.reason,
-            "types": whole.types,
-        }
+        kept = ("program", "fingerprint", "lm", "seed", "reason", "types")
+        return {"draws": _draws(whole), **{name: getattr(whole, name) for name in kept}}
 
 
 def _draws(whole: _Whole) -> Draws:
@@ -161,7 +140,7 @@ def _draws(whole: _Whole) -> Draws:
         log_reward=np.array(whole.log_reward),
         method=whole.method,
         log_prob=None if whole.log_prob is None else np.array(whole.log_prob),
-        certificate=whole.certificate and EnumerationBound(*attrs.astuple(whole.certificate)),
+        certificate=whole.certificate,
         reason=whole.reason,
         seconds=whole.seconds,
         particles=particles

@@ -11,7 +11,14 @@ import click
 from posterior_lm.cli.commands import ERRORS, FINE, Command
 from posterior_lm.cli.files import check_result
 from posterior_lm.cli.given import given_values, open_query, texts
-from posterior_lm.cli.options import format_option, method_option, plot_option, program_options, seed_option
+from posterior_lm.cli.options import (
+    data_option,
+    format_option,
+    method_option,
+    plot_option,
+    program_options,
+    seed_option,
+)
 from posterior_lm.cli.output import json_text, progress
 from posterior_lm.infer.methods import AMORTIZED
 from posterior_lm.target.rows import read_rows
@@ -24,12 +31,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("file")
-@click.option(
-    "--data",
-    metavar="FILE",
-    help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input. What they give "
-    "of observed parameters is replaced by what is simulated.",
-)
+@data_option("What they give of observed parameters is replaced by what is simulated.")
 @program_options
 @method_option("The method to test: ")
 @click.option("--policy", metavar="DIR", help="Test the policy that `plm fit` wrote there, as it proposes.")

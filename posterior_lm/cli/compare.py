@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from posterior_lm.cli.commands import Command
 from posterior_lm.cli.files import check_result
-from posterior_lm.cli.given import cases, open_query
+from posterior_lm.cli.given import Case, cases, open_query
 from posterior_lm.cli.options import (
     budget_option,
     data_options,
@@ -17,8 +18,8 @@ from posterior_lm.cli.options import (
     plot_option,
     seed_option,
 )
-from posterior_lm.cli.output import json_text, progress, table
-from posterior_lm.validate.comparison import DRAWS, compare
+from posterior_lm.cli.output import progress, show_each, table
+from posterior_lm.validate.comparison import DRAWS, Comparison, compare
 from posterior_lm.validate.plots import need_plots, plot_comparison
 
 
@@ -53,23 +54,22 @@ def command(
             misuse("--plot draws one comparison, and there are several rows", "pick one with --row")
         need_plots(plot)
         check_result(plot, file, given, data)
-    found = []
-    for case in asked:
+
+    def found(case: Case) -> tuple[object, Callable[[], None]]:
         with progress("comparing") as watch:
             one = compare(
                 query.prepared, query.request, case.data, draws=n or DRAWS, seed=seed, budget=budget,
                 progress=watch,
             )  # fmt: skip
-        found.append(one.to_json())
         if plot is not None:
             plot_comparison(one, Path(plot))
-        if format == "json":
-            continue
-        if case is not asked[0]:
-            click.echo()
-        where = "" if case.row is None else f"rows[{case.row}]  "
-        click.echo(f"{where}{one.program}  {one.draws} draws of each method  seed {one.seed}\n")
-        head, rows = one.cells()
-        click.echo("\n".join([*table(head, rows, [False] + [True] * 8), "", *one.notes()]))
-    if format == "json":
-        click.echo(json_text(found if len(asked) > 1 else found[0]))
+        return one.to_json(), lambda: _show(one, case.row)
+
+    show_each(asked, format, found)
+
+
+def _show(one: Comparison, row: int | None) -> None:
+    where = "" if row is None else f"rows[{row}]  "
+    click.echo(f"{where}{one.program}  {one.draws} draws of each method  seed {one.seed}\n")
+    head, rows = one.cells()
+    click.echo("\n".join([*table(head, rows, [False] + [True] * 8), "", *one.notes()]))

@@ -12,7 +12,7 @@ import click
 from posterior_lm.cli.commands import FINE, INTERRUPTED, Command
 from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import given_values, open_query, texts
-from posterior_lm.cli.options import budget_option, format_option, number_or_text, pairs, program_options
+from posterior_lm.cli.options import budget_option, data_option, program_options, stated, training_options
 from posterior_lm.cli.output import json_text, live_bar
 from posterior_lm.target.rows import read_rows
 
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("file")
-@click.option(
-    "--data",
-    metavar="FILE",
-    required=True,
-    help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input. Rows without "
-    "what is observed are left out.",
-)
+@data_option("Rows without what is observed are left out.", required=True)
 @click.option(
     "--out", metavar="DIR", required=True, help="Where both adapters go: a folder that holds none yet."
 )
@@ -49,12 +43,7 @@ if TYPE_CHECKING:
 @click.option("--m-rate", type=float, metavar="X", help="Learning rate of an M-step.  [default: 0.001]")
 @click.option("--train", metavar="ALIAS", help="The model to train, where what is observed uses several.")
 @click.option("--train-prior", is_flag=True, help="Train the latents' own terms too.")
-@click.option(
-    "--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of EM or of a fit."
-)
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random.  [default: 0]")
-@click.option("--resume", is_flag=True, help="Go on after the last whole round in --out.")
-@format_option("text", "json")
+@training_options("EM or of a fit", "after the last whole round")
 def command(
     file: str, data: str, out: str, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     rounds: int | None, patience: int | None, budget: float | None, e_steps: int | None,
@@ -79,27 +68,12 @@ def command(
         "rounds": rounds, "patience": patience, "budget": budget, "e_steps": e_steps, "m_steps": m_steps,
         "m_rate": m_rate, "train": train, "train_prior": train_prior or None, "seed": seed,
     }  # fmt: skip
-
-    options: dict[str, object] = {
-        **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
-        **{k: v for k, v in flags.items() if v is not None},
-    }
     with _watching(quiet=format == "json") as (watch, tick, say):
-        found = query.em(rows, out, resume=resume, watch=watch, tick=tick, say=say, **options)
+        found = query.em(rows, out, resume=resume, watch=watch, tick=tick, say=say, **stated(more, flags))
     if format == "json":
-        click.echo(
-            json_text(
-                {
-                    "folder": str(found.folder),
-                    "interrupted": found.interrupted,
-                    "stopped": found.stopped,
-                    "best": found.best,
-                    "notes": found.notes,
-                    "program": str(found.query),
-                    "rounds": found.rounds,
-                }
-            )
-        )
+        kept = ("interrupted", "stopped", "best", "notes", "rounds")
+        whole = {"folder": str(found.folder), "program": str(found.query)}
+        click.echo(json_text({**whole, **{name: getattr(found, name) for name in kept}}))
     else:
         _announce(found)
     return INTERRUPTED if found.interrupted else FINE

@@ -17,11 +17,11 @@ from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import (
     budget_option,
-    format_option,
-    number_or_text,
+    data_option,
     objective_option,
-    pairs,
     program_options,
+    stated,
+    training_options,
 )
 from posterior_lm.cli.output import json_text, live_bar
 from posterior_lm.train.settings import settings_of
@@ -33,12 +33,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("file")
-@click.option(
-    "--data",
-    metavar="FILE",
-    help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from "
-    "standard input. A column named after a latent holds a known good value of it.",
-)
+@data_option("A column named after a latent holds a known good value of it.")
 @click.option(
     "--out", metavar="DIR", required=True, help="Where the policy goes: a folder that holds none yet."
 )
@@ -59,11 +54,8 @@ if TYPE_CHECKING:
 @click.option("--draws", type=click.IntRange(min=2), metavar="N", help="Draws a row and step.  [default: 16]")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest one.  [default: 0.004]")
 @click.option("--rate", type=float, hidden=True)  # its name in the release before
-@click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of a fit.")
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random.  [default: 0]")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--curves", metavar="FILE.png", help="Also draw loss, ESS and log evidence over the steps.")
-@format_option("text", "json")
+@training_options("a fit", "from the checkpoint")
 def command(
     file: str, data: str | None, out: str, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     steps: int | None, budget: float | None, objective: str | None, rank: int | None, targets: str | None,
@@ -90,16 +82,11 @@ def command(
         "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
         "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
     }  # fmt: skip
-    options: dict[str, object] = {
-        **query.request.fit_settings(query.prepared),
-        **{k: number_or_text(v) for k, v in pairs("--set", more, "NAME=VALUE").items()},
-        **{k: v for k, v in flags.items() if v is not None},
-    }
     from posterior_lm.train.checkpoint import METRICS  # imports torch, as the next do
     from posterior_lm.train.fit import fit
     from posterior_lm.train.progress import curves as draw_curves
 
-    settings = settings_of(options)
+    settings = settings_of({**query.request.fit_settings(query.prepared), **stated(more, flags)})
     with watching() as (watch, say):
         fitted = fit(query.prepared, asked, out, settings, resume=resume, watch=watch, say=say)
     if not fitted.leads:
@@ -107,11 +94,8 @@ def command(
     if curves is not None:
         draw_curves(fitted.folder / METRICS, Path(curves))
     if format == "json":
-        click.echo(
-            json_text(
-                {"folder": str(fitted.folder), "interrupted": fitted.interrupted, **asdict(fitted.manifest)}
-            )
-        )
+        whole = {"folder": str(fitted.folder), "interrupted": fitted.interrupted, **asdict(fitted.manifest)}
+        click.echo(json_text(whole))
     else:
         announce(fitted)
     return INTERRUPTED if fitted.interrupted else FINE

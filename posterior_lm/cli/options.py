@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import click
@@ -27,6 +27,12 @@ def format_option(*choices: str) -> Decorator:
     )
 
 
+def data_option(more: str = "", *, required: bool = False) -> Decorator:
+    """`--data`; `more` is what the command does with the rows."""
+    told = "Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input."
+    return click.option("--data", metavar="FILE", required=required, help=f"{told} {more}".rstrip())
+
+
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--given`, `--data`, `--row`, `--lm`, `--allow-use`: what the program is asked about."""
     for option in (
@@ -34,8 +40,7 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
                      help="Another model for a declared one: a folder, a table or a hub name."),
         click.option("--row", type=click.IntRange(min=0), metavar="N", help="Only this row of the data."),
-        click.option("--data", metavar="FILE",
-                     help="Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input."),
+        data_option(),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
                      help="A parameter, before what the data says. VALUE is read by the declared type, a "
                      "table as JSON; @FILE reads it from a file, @@ stands for @."),
@@ -54,6 +59,23 @@ def program_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def training_options(what: str, resumed: str) -> Decorator:
+    """`--set`, `--seed`, `--resume` and `--format`: settings of `what`, and what `--resume` goes on from."""
+
+    def given(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            format_option("text", "json"),
+            click.option("--resume", is_flag=True, help=f"Go on {resumed} in --out."),
+            click.option("--seed", type=click.IntRange(min=0), metavar="N",
+                         help="Of everything random.  [default: 0]"),
+            click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help=f"Any other setting of {what}."),
+        ):  # fmt: skip
+            function = option(function)
+        return function
+
+    return given
 
 
 class Named(click.Option):
@@ -160,8 +182,13 @@ def pairs(option: str, given: Iterable[str], form: str = "NAME=VALUE") -> dict[s
     return found
 
 
-def number_or_text(text: str) -> object:
-    """The value of `--set NAME=VALUE`: a number where it reads as one."""
+def stated(more: Iterable[str], flags: Mapping[str, object]) -> dict[str, object]:
+    """The settings that `--set` and the other options give, the latter first."""
+    named = {name: _number_or_text(text) for name, text in pairs("--set", more).items()}
+    return named | {name: value for name, value in flags.items() if value is not None}
+
+
+def _number_or_text(text: str) -> object:
     for kind in (int, float):
         try:
             return kind(text)

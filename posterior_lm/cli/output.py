@@ -12,12 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from attrs import evolve
 
 from posterior_lm.lang.diagnostics import Diagnostic, render_concise, render_full, to_json
+from posterior_lm.lang.values import number_text as number
 from posterior_lm.storage import plain
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from posterior_lm.api.score import Score
     from posterior_lm.infer.base import Info
 
+C = TypeVar("C")
 BAR = 20
 """Characters of a bar that stands for weight 1."""
 
@@ -68,13 +70,6 @@ def quoted(text: object) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number of nats for people; `-` where there is none."""
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:.{digits}f}" if math.isfinite(value) else ("inf" if value > 0 else "-inf")
-
-
 def bar(share: float, mark: str) -> str:
     """A bar of at most `BAR` marks; anything above zero has at least one."""
     return mark * (max(1, round(share * BAR)) if share > 0 else 0)
@@ -88,6 +83,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bo
         cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         lines.append(("  " + "  ".join(cells)).rstrip())
     return lines
+
+
+def show_each(
+    cases: Sequence[C], format: str, found: Callable[[C], tuple[object, Callable[[], None]]]
+) -> None:
+    """The results of cases: text one after another, or JSON at the end, an object for one case and a list for more.
+
+    `found` gives a result as JSON values, and what shows it.
+    """
+    results = []
+    for case in cases:
+        result, show = found(case)
+        results.append(result)
+        if format != "json":
+            if case is not cases[0]:
+                click.echo()
+            show()
+    if format == "json":
+        click.echo(json_text(results if len(results) > 1 else results[0]))
 
 
 # ---- results for people

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,14 +14,14 @@ from posterior_lm.cli.output import (
     TOP,
     checks,
     heading,
-    json_text,
-    number,
     progress,
     quoted,
+    show_each,
     show_rest,
     show_table,
 )
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.lang.values import number_text as number
 from posterior_lm.target.rows import read_rows
 from posterior_lm.target.validate import validate_data
 
@@ -60,9 +60,9 @@ def command(
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
     answers = _answers(query.graph, data, name, asked)
-    found = []
     right: list[bool] = []
-    for case in asked:
+
+    def found(case: Case) -> tuple[object, Callable[[], None]]:
         with progress("drawing") as watch:
             prediction = query.given(case.data).predict(
                 name, n=n, seed=seed, budget=budget, progress=watch, vote=vote
@@ -70,15 +70,11 @@ def command(
         answer = answers.get(case.row)
         if answer is not None:
             right.append(prediction.best == answer)
-        if format == "json":
-            found.append({**prediction.to_json(), "row": case.row, "answer": answer})
-            continue
-        if case is not asked[0]:
-            click.echo()
-        show_prediction(prediction, case.row, answer)
-    if format == "json":
-        click.echo(json_text(found if len(asked) > 1 else found[0]))
-    elif len(asked) > 1:
+        whole = {**prediction.to_json(), "row": case.row, "answer": answer}
+        return whole, lambda: show_prediction(prediction, case.row, answer)
+
+    show_each(asked, format, found)
+    if format != "json" and len(asked) > 1:
         show_accuracy(name, right, len(asked))
 
 
@@ -91,14 +87,12 @@ def _answers(
     """
     if data is None or data == "-":
         return {}
-
     rows = read_rows(data, graph.params)
     found = {case.row: rows[case.row].get(name) for case in asked if case.row is not None}
     return {row: v for row, v in found.items() if isinstance(v, str | int) and _fits(graph, name, v)}
 
 
 def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
-
     if graph.param(name) is None:
         return True  # a latent's value is compared as it stands
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,9 @@ from posterior_lm.cli.commands import Command
 from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import data_options, draw_options, format_option
-from posterior_lm.cli.output import json_text, progress, show_posterior
+from posterior_lm.cli.output import progress, show_each, show_posterior
 
 if TYPE_CHECKING:
-    from posterior_lm.api.query import Query
     from posterior_lm.cli.given import Case
 
 
@@ -62,32 +61,19 @@ def command(
                     query.prepared, query.request, rows, budget, Path(folder), seed=seed, say=say
                 )
                 query, budget = query.policy(found), left / len(rows)
-        _draw(query, asked, n, seed, budget, save, format)
+        program, request = query.prepared, query.request
+
+        def found(case: Case) -> tuple[object, Callable[[], None]]:
+            target = program.bind_valid(case.valid)
+            with progress("drawing") as watch:
+                posterior = draw(program, target, request, n, seed=seed, budget=budget, progress=watch)
+            if save is not None:
+                posterior.save(_place(save, case, asked))
+            return posterior.to_json(), lambda: show_posterior(posterior, case.row)
+
+        show_each(asked, format, found)
 
 
 def _place(save: str, case: Case, asked: Sequence[Case]) -> Path:
     """The folder for the draws of a case."""
     return Path(save) if len(asked) == 1 else Path(save) / f"row-{case.row}"
-
-
-def _draw(
-    query: Query, asked: Sequence[Case], n: int | None, seed: int, budget: float | None, save: str | None,
-    format: str,
-) -> None:  # fmt: skip
-
-    found = []
-    program = query.prepared
-    for case in asked:
-        with progress("drawing") as watch:
-            target = program.bind_valid(case.valid)
-            posterior = draw(program, target, query.request, n, seed=seed, budget=budget, progress=watch)
-        if save is not None:
-            posterior.save(_place(save, case, asked))
-        if format == "json":
-            found.append(posterior.to_json())
-            continue
-        if case is not asked[0]:
-            click.echo()
-        show_posterior(posterior, case.row)
-    if format == "json":
-        click.echo(json_text(found if len(asked) > 1 else found[0]))

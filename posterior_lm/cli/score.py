@@ -8,7 +8,7 @@ from posterior_lm.api.score import score
 from posterior_lm.cli.commands import Command
 from posterior_lm.cli.given import cases, open_query, texts
 from posterior_lm.cli.options import data_options, format_option
-from posterior_lm.cli.output import json_text, show_score
+from posterior_lm.cli.output import show_each, show_score
 
 
 @click.command(cls=Command)
@@ -33,11 +33,4 @@ def command(
     scores = [
         (c, score(query.prepared.bind_valid(c.valid), values)) for c in cases(query.graph, given, data, row)
     ]
-    if format == "json":
-        shown = [found.to_json() for _, found in scores]
-        click.echo(json_text(shown if len(shown) > 1 else shown[0]))
-        return
-    for number, (case, found) in enumerate(scores):
-        if number:
-            click.echo()
-        show_score(found, case.row)
+    show_each(scores, format, lambda one: (one[1].to_json(), lambda: show_score(one[1], one[0].row)))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 from attrs import frozen
 
 from posterior_lm.infer import weights
+from posterior_lm.storage import Stored
 from posterior_lm.target.values import Value
+
+Count = Annotated[int, Stored(low=0)]
+Spread = Annotated[float, Stored(low=0.0, infinite=("inf",))]
+Nats = Annotated[float, Stored(infinite=("-inf",))]
+AnyNats = Annotated[float, Stored(infinite=("-inf", "inf"))]
 
 
 @frozen
@@ -23,12 +30,12 @@ class EnumerationBound:
     was opened, relative to exp(covered), with its standard error `estimate_se`.
     """
 
-    covered: float
-    rest: float
+    covered: Nats
+    rest: AnyNats
     complete: bool
-    listed: int
-    estimate: float | None = None
-    estimate_se: float | None = None
+    listed: Count
+    estimate: Spread | None = None
+    estimate_se: Spread | None = None
 
     @property
     def missing_share(self) -> float:
@@ -115,11 +122,15 @@ class Draws:
         return self.certificate is not None
 
     @property
+    def keys(self) -> list[tuple[tuple[int, ...], ...]]:
+        """N: the tokens of every latent; equal keys are equal draws."""
+        columns = list(self.values.values())
+        return [tuple(column[d].ids for column in columns) for d in range(len(self))]
+
+    @property
     def distinct(self) -> int:
         """How many different values there are among the draws with a positive weight."""
-        columns = list(self.values.values())
-        alive = np.flatnonzero(np.isfinite(self.log_weights))
-        return len({tuple(column[d].ids for column in columns) for d in alive})
+        return len({key for key, w in zip(self.keys, self.log_weights, strict=True) if np.isfinite(w)})
 
     @property
     def normalized_weights(self) -> np.ndarray:

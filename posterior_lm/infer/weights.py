@@ -52,6 +52,18 @@ def ess(log_weights: np.ndarray) -> float:
     return float(1.0 / np.sum(w * w))
 
 
+Z90 = 1.6448536269514722
+"""The 95 % quantile of the normal: a two-sided 90 % interval."""
+
+
+def wilson(p: float, n: float) -> tuple[float, float]:
+    """The 90 % interval of a share p seen in n independent draws (Wilson 1927)."""
+    z = Z90
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def khat(log_weights: np.ndarray) -> float | None:
     """Shape of the generalised Pareto tail of the weights (Vehtari et al. 2024), by arviz-stats.
 

@@ -227,3 +227,10 @@ def _too_many(size: int, what: str, span: Span | None) -> tuple[Diagnostic, ...]
             help='narrow the type, or draw the digits as text(chars="0123456789", …)',
         ),
     )
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number for people; `-` where there is none."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.{digits}f}" if math.isfinite(value) else ("inf" if value > 0 else "-inf")

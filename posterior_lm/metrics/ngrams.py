@@ -71,8 +71,7 @@ def distinct(texts: Sequence[str], n: int = 2) -> float:
     nothing; raises DataError PLM780 where no text has n.
     """
     listed = texts_of(texts, metric=f"distinct-{n}")
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise wrong(f"n-grams have a length of at least 1, not {n!r}", where="n", help="try n=2")
+    _check_length(n, "try n=2")
     found = [gram for text in listed for gram in ngrams(words(text), n)]
     if not found:
         raise wrong(f"no text has {n} words", where="texts", help="use a smaller n, or longer texts")
@@ -92,8 +91,7 @@ def self_bleu(texts: Sequence[str], n: int = 4) -> float:
     for fewer than two texts.
     """
     listed = texts_of(texts, least=2, metric="self-BLEU")
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise wrong(f"n-grams have a length of at least 1, not {n!r}", where="n", help="try n=4")
+    _check_length(n, "try n=4")
     tokens = [words(text) for text in listed]
     logs = np.zeros(len(tokens))
     for size in range(1, n + 1):
@@ -108,6 +106,11 @@ def self_bleu(texts: Sequence[str], n: int = 4) -> float:
     return float(
         np.mean([math.exp(x + _brevity(len(t), lengths)) for x, t in zip(logs, tokens, strict=True)])
     )
+
+
+def _check_length(n: object, help: str) -> None:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise wrong(f"n-grams have a length of at least 1, not {n!r}", where="n", help=help)
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[NGram]:

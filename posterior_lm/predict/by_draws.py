@@ -25,10 +25,10 @@ import numpy as np
 from attrs import evolve, frozen
 
 from posterior_lm.api.engine import draw
-from posterior_lm.api.posterior import Z90, Estimate, Posterior
+from posterior_lm.api.posterior import Estimate, Posterior
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.request import Request
-from posterior_lm.infer.weights import normalize
+from posterior_lm.infer.weights import normalize, wilson
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import only, without
@@ -169,12 +169,7 @@ def _marginal_errors(
     whole = np.bincount(origin, weights=weights)
     own = np.bincount(pairs[1], weights=share**2, minlength=len(values))
     crossed = np.bincount(pairs[1], weights=share * whole[pairs[0]], minlength=len(values))
-    squares = np.maximum(0.0, own - 2 * probs * crossed + probs**2 * np.sum(whole**2))
-    if draws.chains is not None:
-        squares *= len(weights) / max(1.0, draws.chains.bulk_ess or 1.0)
-    few = n / (n - 1) if n > 1 + 1e-9 else math.inf
-    with np.errstate(invalid="ignore"):
-        return np.where(squares > 0, np.sqrt(squares * few), 0.0)
+    return _spread(draws, np.maximum(0.0, own - 2 * probs * crossed + probs**2 * np.sum(whole**2)), n)
 
 
 # ------------------------------------------------------------------------------- weighted averages
@@ -268,8 +263,13 @@ def standard_errors(draws: Draws, weights: np.ndarray, columns: np.ndarray) -> n
         np.sum(_by_ancestor(draws, weights * (columns[:, v] - means[v])) ** 2)
         for v in range(columns.shape[1])
     ])  # fmt: skip
+    return _spread(draws, squares, n)
+
+
+def _spread(draws: Draws, squares: np.ndarray, n: float) -> np.ndarray:
+    """(V,) standard errors from sums of squares; the draws of Markov chains count as their bulk ESS."""
     if draws.chains is not None:
-        squares *= len(weights) / max(1.0, draws.chains.bulk_ess or 1.0)
+        squares = squares * (len(draws) / max(1.0, draws.chains.bulk_ess or 1.0))
     few = n / (n - 1) if n > 1 + 1e-9 else math.inf
     with np.errstate(invalid="ignore"):
         return np.where(squares > 0, np.sqrt(squares * few), 0.0)
@@ -309,7 +309,4 @@ def _wilson(p: float, se: float) -> tuple[float, float]:
         return p, p
     if not math.isfinite(se):
         return 0.0, 1.0
-    n, z = p * (1 - p) / se**2, Z90
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return wilson(p, p * (1 - p) / se**2)

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve, frozen
 
-from posterior_lm.api.posterior import Z90
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.graph.ops import spelled
@@ -39,7 +38,7 @@ from posterior_lm.infer.choosers import Sample
 from posterior_lm.infer.methods import DRAWS
 from posterior_lm.infer.request import Request
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.infer.weights import logsumexp, normalize
+from posterior_lm.infer.weights import Z90, logsumexp, normalize
 from posterior_lm.lang.diagnostics import CompileError, InferenceError, at
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.predict.by_draws import Kept, averaged, draw_without, gains, nothing_possible

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_lm.infer.draws import Chains, Draws
+from posterior_lm.infer.weights import Z90
 from posterior_lm.report.markup import Html, el, join, number, plural, share
 from posterior_lm.report.plots import Axes, band, bars, dots, line, plot, rule, span
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 MOST_BINS = 40
 MOST_DOTS = 400
-Z90 = 1.6448536269514722
-"""The 95 % quantile of the normal: a two-sided 90% interval."""
 
 
 def diagnostics_view(posterior: Posterior) -> Html:
@@ -41,63 +40,40 @@ def diagnostics_view(posterior: Posterior) -> Html:
 
 def figures(draws: Draws) -> list[tuple[str, str, str]]:
     """(name, value, what it means) of everything that was checked."""
-    n = len(draws)
+    n, certificate, particles, chains = len(draws), draws.certificate, draws.particles, draws.chains
     evidence, se = draws.log_evidence, draws.log_evidence_se
     found = []
-    if draws.certificate is not None:
-        certificate = draws.certificate
-        found.append(("values listed", f"{certificate.listed:,}", ""))
-        found.append(
-            ("left out, at most", share(certificate.missing_share), "a safe bound, often far too large")
-        )
+    if certificate is not None:
+        left = share(certificate.missing_share), "a safe bound, often far too large"
+        found = [("values listed", f"{certificate.listed:,}", ""), ("left out, at most", *left)]
         if certificate.estimate is not None and not certificate.complete:
-            found.append(
-                (
-                    "left out, likely at most",
-                    share(certificate.likely_missing_share),
-                    "an estimate from draws",
-                )
-            )
+            likely = share(certificate.likely_missing_share)
+            found.append(("left out, likely at most", likely, "an estimate from draws"))
     else:
-        found.append(
-            ("draws", f"{n:,}", f"{plural(draws.distinct, 'distinct value')} with a positive weight")
-        )
-        what = (
-            "the bulk ESS of the chains"
-            if draws.chains is not None
-            else "how many equal weights would be as good"
-        )
-        found.append(("ESS", number(draws.ess, 1), what))
+        distinct = f"{plural(draws.distinct, 'distinct value')} with a positive weight"
+        what = "how many equal weights would be as good" if chains is None else "the bulk ESS of the chains"
+        found = [("draws", f"{n:,}", distinct), ("ESS", number(draws.ess, 1), what)]
     if evidence is None:
         found.append(("log evidence", "\u2013", "Markov chains say nothing of it"))
     else:
         spread = "" if se is None or draws.exact else f" \u00b1 {number(se)}"
         least = "at least " if draws.exact and se is None else ""
         found.append(("log evidence", f"{least}{number(evidence)}{spread} nats", ""))
-    if not draws.exact and draws.chains is None:
-        found.append(
-            ("Pareto k-hat", number(draws.khat, 2), "above 0.5 errors shrink slowly, above 0.7 hardly at all")
-        )
+    if not draws.exact and chains is None:
         dead = n - int(np.isfinite(draws.log_weights).sum())
+        tail = "above 0.5 errors shrink slowly, above 0.7 hardly at all"
+        found.append(("Pareto k-hat", number(draws.khat, 2), tail))
         found.append(("dead draws", f"{dead:,}", "weight zero: outside the support or against a condition"))
-    if draws.particles is not None:
-        p = draws.particles
-        found.append(("least ESS over time", number(p.least_ess, 1), "the end included"))
-        found.append(
-            (
-                "surviving ancestors",
-                f"{p.ancestors:,} of {n:,}",
-                "particles of the beginning that left a draw",
-            )
-        )
-        found.append(("resampled", plural(p.resampled, "time"), ""))
-    if draws.chains is not None:
-        c = draws.chains
-        found.append(("chains", f"{c.number:,}", ""))
-        found.append(
-            ("R-hat", number(c.rhat, 3), "of the log reward; above 1.01 the chains do not agree yet")
-        )
-        found.append(("moves accepted", share(c.acceptance), ""))
+    if particles is not None:
+        origin = f"{particles.ancestors:,} of {n:,}", "particles of the beginning that left a draw"
+        found.append(("least ESS over time", number(particles.least_ess, 1), "the end included"))
+        found.append(("surviving ancestors", *origin))
+        found.append(("resampled", plural(particles.resampled, "time"), ""))
+    if chains is not None:
+        agree = "of the log reward; above 1.01 the chains do not agree yet"
+        found.append(("chains", f"{chains.number:,}", ""))
+        found.append(("R-hat", number(chains.rhat, 3), agree))
+        found.append(("moves accepted", share(chains.acceptance), ""))
     return found
 
 

@@ -92,12 +92,11 @@ def gather(target: Target, posterior: Posterior, row: int | None = None) -> Fact
 
 def heaviest(posterior: Posterior) -> tuple[Heavy, ...]:
     """The distinct token sequences with a positive weight, heaviest first."""
-    columns = list(posterior.draws.values.values())
     first: dict[tuple[tuple[int, ...], ...], int] = {}
     mass: dict[int, float] = {}
-    for d, weight in enumerate(posterior.weights):
+    for d, (key, weight) in enumerate(zip(posterior.draws.keys, posterior.weights, strict=True)):
         if weight > 0:
-            at = first.setdefault(tuple(column[d].ids for column in columns), d)
+            at = first.setdefault(key, d)
             mass[at] = mass.get(at, 0.0) + float(weight)
     return tuple(Heavy(d, w) for d, w in sorted(mass.items(), key=lambda item: (-item[1], item[0])))
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.diagnostics import diagnostics_view
 from posterior_lm.report.draws import draws_view, marginals_view, terms_view
@@ -20,7 +20,6 @@ from posterior_lm.report.graph_svg import graph_rule, graph_view
 from posterior_lm.report.markup import STYLE, Html, el, join, number, plural
 from posterior_lm.report.program import given_view, program_view, provenance_view, source_of
 from posterior_lm.report.tokens import tokens_view
-from posterior_lm.storage import replace, unnameable
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
@@ -165,31 +164,14 @@ def report_rows(facts: Sequence[Facts], path: str | Path, *, command: str | None
 
 def check_place(path: str | Path) -> None:
     """Raises DataError PLM805 where no file of this name can be written. Call it before any work."""
-    if why := unnameable(path):
-        raise _cannot(path, why, None)
-    target = Path(path)
-    folder = Path(os.path.realpath(target)).parent
-    if target.is_dir():
-        raise _cannot(path, "it is a folder", "name a file in it, such as report.html")
-    if not folder.is_dir():
-        kind = "a file" if folder.exists() else "missing"
-        raise _cannot(
-            path, f"its folder is {kind}", None if folder.exists() else f"make it: mkdir -p {folder}"
-        )
-    if target.exists() and not target.is_file():
-        raise _cannot(path, "it is no regular file", None)
-    if not os.access(target if target.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
-        raise _cannot(path, "permission denied", None)
+    storage.check_place(path, "PLM805", "report.html")
 
 
 def write(path: str | Path, text: str) -> Path:
     """Replaces the file at once, keeping the permissions that it had. Raises DataError PLM805."""
     try:
-        replace(Path(path), text.encode())
+        storage.replace(Path(path), text.encode())
     except OSError as problem:
-        raise _cannot(path, (problem.strerror or str(problem)).lower(), None) from None
+        why = (problem.strerror or str(problem)).lower()
+        raise DataError.of("PLM805", f"cannot write {path}: {why}", where=str(path)) from None
     return Path(path)
-
-
-def _cannot(path: str | Path, why: str, help: str | None) -> DataError:
-    return DataError.of("PLM805", f"cannot write {path}: {why}", where=str(path), help=help)

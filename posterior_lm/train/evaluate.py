@@ -311,7 +311,7 @@ def certify(
     if simulated < FEWEST:
         note = f"{simulated} were asked for, and fewer than {FEWEST} say little"
         return PolicyReport(draws, tuple(checks), note=note)
-    pairs = _exact_pairs(simulator, numbers, simulated, seed)
+    pairs, _ = equally_weighted(simulator, numbers, simulated, seed, 3, ROUNDS)
     if len(pairs) < FEWEST:
         note = f"{len(pairs)} could be simulated, and fewer than {FEWEST} say little"
         return PolicyReport(draws, tuple(checks), note=note)
@@ -374,26 +374,30 @@ class _Compared:
     rank: int
 
 
-def _exact_pairs(simulator: Simulator, numbers: Sequence[int], wanted: int, seed: int) -> list[Pair]:
-    """Exact joint draws, by rejection.
+def equally_weighted(
+    simulator: Simulator, numbers: Sequence[int], wanted: int, seed: int, stream: int, rounds: int
+) -> tuple[list[Pair], float]:
+    """Simulated pairs kept with probability exp(log weight − largest seen), and the range of their log weights, nats.
 
-    A simulated pair's weight is the mass of what its supports allow, at most 1. Accepting each with
-    its weight over the largest seen leaves equal weights, which ranks need.
+    A weight is the mass of what a pair's supports allow and the rest of its terms. Equal weights come of it, which
+    ranks need (rejection; von Neumann 1951), but for weights above the largest seen. `stream` and the next number
+    are those of its random numbers; at most `rounds` times `wanted` pairs are simulated.
     """
     pool: list[Pair] = []
     uniform: list[float] = []
     kept: list[Pair] = []
-    for part in range(ROUNDS):
+    for part in range(rounds):
         rows = [int(numbers[(part * wanted + k) % len(numbers)]) for k in range(wanted)]
-        rngs = [np.random.default_rng([seed, 3, part, k]) for k in range(wanted)]
+        rngs = [np.random.default_rng([seed, stream, part, k]) for k in range(wanted)]
         drawn = [p for p in simulator.draw(rngs, rows) if p.log_weight > -math.inf]
         pool += drawn
-        uniform += np.random.default_rng([seed, 4, part]).random(len(drawn)).tolist()
+        uniform += np.random.default_rng([seed, stream + 1, part]).random(len(drawn)).tolist()
         top = max((p.log_weight for p in pool), default=0.0)
         kept = [p for p, u in zip(pool, uniform, strict=True) if u < math.exp(p.log_weight - top)]
         if len(kept) >= wanted:
             break
-    return kept[:wanted]
+    weights = [p.log_weight for p in pool] or [0.0]
+    return kept[:wanted], max(weights) - min(weights)
 
 
 def _compare(target: Target, guide: Guide, pair: Pair, n: int, rng: np.random.Generator) -> _Compared:

@@ -21,6 +21,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.values import number_text
 from posterior_lm.lm.counting import Count, CountingModel
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import Data, PreparedProgram
@@ -199,8 +200,8 @@ class Comparison:
         head = ("method", "TV", "log evidence", "error", "ESS", "ancestors", "k-hat", "tokens", "seconds")
         rows: list[tuple[str, ...]] = [
             (
-                m.method, _number(m.tv, 3), _number(m.log_evidence, 3), _number(m.error, 3), _number(m.ess, 1),
-                "-" if m.ancestors is None else str(m.ancestors), _number(m.khat, 2), f"{m.tokens}",
+                m.method, number_text(m.tv, 3), number_text(m.log_evidence, 3), number_text(m.error, 3), number_text(m.ess, 1),
+                "-" if m.ancestors is None else str(m.ancestors), number_text(m.khat, 2), f"{m.tokens}",
                 f"{m.seconds:.2f}",
             )
             for m in self.methods
@@ -225,12 +226,6 @@ def _row(one: Measured) -> dict[str, Any]:
     return found
 
 
-def _number(x: float | None, digits: int) -> str:
-    if x is None or math.isnan(x):
-        return "-"
-    return f"{x:.{digits}f}" if math.isfinite(x) else ("inf" if x > 0 else "-inf")
-
-
 # ------------------------------------------------------------------------------- distance to a listed posterior
 
 ROUNDING = 1e-6
@@ -239,8 +234,6 @@ REPEATS = 200
 """Times that exact draws are drawn again to see how far they are off by chance alone."""
 LOOSE = 0.05
 """A list that may leave out more of the posterior than this is no yardstick."""
-
-Key = tuple[tuple[int, ...], ...]
 
 
 def total_variation(p: np.ndarray, q: np.ndarray, rest: float) -> float:
@@ -264,7 +257,7 @@ def cell_distances(log_p: np.ndarray, log_q: np.ndarray, rest: float) -> tuple[f
 class Listing:
     """A posterior by its listed values: (N,) their probabilities, and the share `rest` of all others."""
 
-    places: Mapping[Key, int]
+    places: Mapping[tuple[tuple[int, ...], ...], int]
     probs: np.ndarray
     rest: float
     log_evidence: float
@@ -280,7 +273,7 @@ class Listing:
         log_evidence = certificate.covered + math.log1p(outside)
         probs = np.exp(draws.log_reward - log_evidence)
         return cls(
-            {key: k for k, key in enumerate(_keys(draws))}, probs, outside / (1.0 + outside), log_evidence
+            {key: k for k, key in enumerate(draws.keys)}, probs, outside / (1.0 + outside), log_evidence
         )
 
     def distance(self, draws: Draws) -> float:
@@ -289,7 +282,7 @@ class Listing:
         Chance alone makes it positive, the more the fewer draws there are: see `noise`.
         """
         q = np.zeros(len(self.probs))
-        for key, weight in zip(_keys(draws), draws.normalized_weights, strict=True):
+        for key, weight in zip(draws.keys, draws.normalized_weights, strict=True):
             if key in self.places:
                 q[self.places[key]] += weight
         return total_variation(self.probs, q, self.rest)
@@ -299,8 +292,3 @@ class Listing:
         cells = np.append(self.probs, self.rest)
         counts = rng.multinomial(n, cells / cells.sum(), size=REPEATS)
         return float(np.mean([total_variation(self.probs, c[:-1] / n, self.rest) for c in counts]))
-
-
-def _keys(draws: Draws) -> list[Key]:
-    columns = list(draws.values.values())
-    return [tuple(column[d].ids for column in columns) for d in range(len(draws))]

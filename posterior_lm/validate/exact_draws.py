@@ -8,7 +8,6 @@ simulated draws are kept with a probability in proportion to their weight.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -22,6 +21,7 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.evaluate import equally_weighted
 from posterior_lm.train.observable import observables
 from posterior_lm.train.simulate import Pair, Simulator
 
@@ -64,17 +64,12 @@ def exact_draws(
     where too few exact draws can be had.
     """
     simulator = simulator_of(program, rows, given or {})
-    if simulator.exact:
-        kept, _ = _kept(simulator, wanted, seed)
-        _check_enough(kept, wanted, simulator)
-        return ExactDraws(_bound(simulator, kept), "simulated", SIMULATED)
-    listed = _listed(simulator, wanted, seed)
-    if listed is not None:
+    if not simulator.exact and (listed := _listed(simulator, wanted, seed)) is not None:
         _check_enough(listed, wanted, simulator)
         return ExactDraws(tuple(listed), "listed", LISTING)
-    kept, spread = _kept(simulator, wanted, seed)
+    kept, spread = equally_weighted(simulator, range(len(simulator.rows)), wanted, seed, 11, ROUNDS)
     _check_enough(kept, wanted, simulator)
-    exact = spread <= EQUAL
+    exact = simulator.exact or spread <= EQUAL
     return ExactDraws(
         _bound(simulator, kept), "simulated" if exact else "weighed", SIMULATED if exact else WEIGHED
     )
@@ -106,28 +101,6 @@ def simulator_of(program: PreparedProgram, rows: Sequence[Data], given: Data) ->
             help="give rows with --data FILE: lengths are theirs, and their texts are replaced",
         )
     return Simulator(program, data)
-
-
-def _kept(simulator: Simulator, wanted: int, seed: int) -> tuple[list[Pair], float]:
-    """Pairs kept with probability exp(log weight − largest seen), and the range of their log weights in nats.
-
-    Equal weights come of it (rejection; von Neumann 1951), but for weights above the largest seen.
-    """
-    pool: list[Pair] = []
-    uniform: list[float] = []
-    kept: list[Pair] = []
-    for part in range(ROUNDS):
-        numbers = [(part * wanted + k) % len(simulator.rows) for k in range(wanted)]
-        rngs = [np.random.default_rng([seed, 11, part, k]) for k in range(wanted)]
-        drawn = [p for p in simulator.draw(rngs, numbers) if p.log_weight > -math.inf]
-        pool += drawn
-        uniform += np.random.default_rng([seed, 12, part]).random(len(drawn)).tolist()
-        top = max((p.log_weight for p in pool), default=0.0)
-        kept = [p for p, u in zip(pool, uniform, strict=True) if u < math.exp(p.log_weight - top)]
-        if len(kept) >= wanted:
-            break
-    weights = [p.log_weight for p in pool] or [0.0]
-    return kept[:wanted], max(weights) - min(weights)
 
 
 def _listed(simulator: Simulator, wanted: int, seed: int) -> list[KnownRow] | None:

@@ -7,7 +7,6 @@ each row. Of a comparison: one bar a method and measurement.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from posterior_lm.installed import need
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.storage import unnameable, write_whole
+from posterior_lm.storage import check_place, write_whole
 from posterior_lm.validate.calibration import Calibration
 from posterior_lm.validate.comparison import Comparison
 from posterior_lm.validate.ranks import PLACES, band
@@ -27,19 +26,7 @@ def need_plots(png: str | Path) -> None:
         need("matplotlib.figure", "plots")
     except ImportError as problem:
         raise DataError.of("PLM732", str(problem), help="or leave --plot out") from None
-    if why := unnameable(png):
-        raise _cannot(png, why, None)
-    folder = Path(png).absolute().parent
-    if not folder.is_dir():
-        raise _cannot(png, "its folder is missing", f"make it: mkdir -p {folder}")
-    if Path(png).is_dir():
-        raise _cannot(png, "it is a folder", "name a file in it, such as plot.png")
-    if not os.access(folder, os.W_OK):
-        raise _cannot(png, "its folder takes no file", None)
-
-
-def _cannot(png: str | Path, why: str, help: str | None) -> DataError:
-    return DataError.of("PLM612", f"cannot write {png}: {why}", where=str(png), help=help)
+    check_place(png, "PLM612", "plot.png")
 
 
 def new_figure(width: float, height: float) -> Any:
