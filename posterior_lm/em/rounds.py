@@ -22,7 +22,7 @@ from posterior_lm.infer.guide import Guide
 from posterior_lm.infer.weights import ess, log_evidence
 from posterior_lm.storage import Stored
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import Value, take
+from posterior_lm.target.values import Value, distinct, take
 from posterior_lm.train.evaluate import weigh
 
 # ------------------------------------------------------------------------------- bounds
@@ -65,18 +65,11 @@ def weighted_values(target: Target, values, log_w: np.ndarray) -> Weighted:
     if not np.isfinite(log_w).any():
         return Weighted(target, {name: [] for name in target.names}, np.zeros(0), log_w)
     share = np.exp(log_w - log_w.max())
-    places: dict[tuple, int] = {}
-    first: list[int] = []
-    mass: list[float] = []
-    for d in np.flatnonzero(share > 0):
-        key = tuple(values[name][d].ids for name in target.names)
-        if key not in places:
-            places[key] = len(first)
-            first.append(int(d))
-            mass.append(0.0)
-        mass[places[key]] += float(share[d])
-    kept = {name: list(column) for name, column in take(values, first).items()}
-    return Weighted(target, kept, np.array(mass) / sum(mass), log_w)
+    alive = np.flatnonzero(share > 0)
+    own = {name: values[name] for name in target.names}
+    first, where = distinct(own, alive.tolist())
+    mass = np.bincount(where, weights=share[alive])
+    return Weighted(target, take(own, first), mass / sum(mass), log_w)
 
 
 def bound_of(rows: Sequence[np.ndarray]) -> Bound:

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from posterior_lm.infer import weights
 from posterior_lm.storage import Stored
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import Value, distinct
 
 Count = Annotated[int, Stored(low=0)]
 Spread = Annotated[float, Stored(low=0.0, infinite=("inf",))]
@@ -122,15 +122,9 @@ class Draws:
         return self.certificate is not None
 
     @property
-    def keys(self) -> list[tuple[tuple[int, ...], ...]]:
-        """N: the tokens of every latent; equal keys are equal draws."""
-        columns = list(self.values.values())
-        return [tuple(column[d].ids for column in columns) for d in range(len(self))]
-
-    @property
     def distinct(self) -> int:
         """How many different values there are among the draws with a positive weight."""
-        return len({key for key, w in zip(self.keys, self.log_weights, strict=True) if np.isfinite(w)})
+        return len(distinct(self.values, np.flatnonzero(np.isfinite(self.log_weights)))[0])
 
     @property
     def normalized_weights(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.tokens import Reading, read_tokens
-from posterior_lm.target.values import take
+from posterior_lm.target.values import distinct, take
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
@@ -92,13 +92,12 @@ def gather(target: Target, posterior: Posterior, row: int | None = None) -> Fact
 
 def heaviest(posterior: Posterior) -> tuple[Heavy, ...]:
     """The distinct token sequences with a positive weight, heaviest first."""
-    first: dict[tuple[tuple[int, ...], ...], int] = {}
-    mass: dict[int, float] = {}
-    for d, (key, weight) in enumerate(zip(posterior.draws.keys, posterior.weights, strict=True)):
-        if weight > 0:
-            at = first.setdefault(key, d)
-            mass[at] = mass.get(at, 0.0) + float(weight)
-    return tuple(Heavy(d, w) for d, w in sorted(mass.items(), key=lambda item: (-item[1], item[0])))
+    alive = np.flatnonzero(posterior.weights > 0)
+    first, where = distinct(posterior.draws.values, alive.tolist())
+    mass = np.bincount(where, weights=posterior.weights[alive]).tolist()
+    return tuple(
+        Heavy(d, w) for d, w in sorted(zip(first, mass, strict=True), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _terms(terms: np.ndarray, weights: np.ndarray) -> Terms:

@@ -257,7 +257,7 @@ def cell_distances(log_p: np.ndarray, log_q: np.ndarray, rest: float) -> tuple[f
 class Listing:
     """A posterior by its listed values: (N,) their probabilities, and the share `rest` of all others."""
 
-    places: Mapping[tuple[tuple[int, ...], ...], int]
+    places: Mapping[tuple, int]
     probs: np.ndarray
     rest: float
     log_evidence: float
@@ -273,7 +273,7 @@ class Listing:
         log_evidence = certificate.covered + math.log1p(outside)
         probs = np.exp(draws.log_reward - log_evidence)
         return cls(
-            {key: k for k, key in enumerate(draws.keys)}, probs, outside / (1.0 + outside), log_evidence
+            {key: k for k, key in enumerate(_keys(draws))}, probs, outside / (1.0 + outside), log_evidence
         )
 
     def distance(self, draws: Draws) -> float:
@@ -282,7 +282,7 @@ class Listing:
         Chance alone makes it positive, the more the fewer draws there are: see `noise`.
         """
         q = np.zeros(len(self.probs))
-        for key, weight in zip(draws.keys, draws.normalized_weights, strict=True):
+        for key, weight in zip(_keys(draws), draws.normalized_weights, strict=True):
             if key in self.places:
                 q[self.places[key]] += weight
         return total_variation(self.probs, q, self.rest)
@@ -292,3 +292,8 @@ class Listing:
         cells = np.append(self.probs, self.rest)
         counts = rng.multinomial(n, cells / cells.sum(), size=REPEATS)
         return float(np.mean([total_variation(self.probs, c[:-1] / n, self.rest) for c in counts]))
+
+
+def _keys(draws: Draws) -> list[tuple]:
+    columns = list(draws.values.values())
+    return [tuple(column[d].ids for column in columns) for d in range(len(draws))]
