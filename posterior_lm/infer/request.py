@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, field, frozen
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType, renamed
-from posterior_lm.lang.diagnostics import InferenceError, nearest, shown
+from posterior_lm.lang.diagnostics import InferenceError, meant, shown
 from posterior_lm.lang.values import is_number
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def checked(method: str, options: Mapping[str, object]) -> dict[str, object]:
 
 
 def _unknown(what: str, name: str, known: Iterable[str], listed: str) -> InferenceError:
-    close = nearest(name, known)
-    help = f"did you mean `{close}`?" if close else f"{listed} {', '.join(known) or 'none'}"
+    help = meant(name, known, f"{listed} {', '.join(known) or 'none'}")
     return InferenceError.of("PLM802", what, help=help)
 
 

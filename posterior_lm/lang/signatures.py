@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import frozen
 
@@ -184,6 +184,8 @@ class ValueType:
     """What a value looks like where it is given; None where the declaration says it."""
     elsewhere: tuple[str, ...] = ()
     """What other languages call it."""
+    instances: type | tuple[type, ...] = object
+    """What its values are in Python; true and false are no numbers."""
 
     def choices(self, args: Constants) -> tuple[str, ...]:
         """The strings that are its values, in order; () for a type of other values."""
@@ -199,6 +201,15 @@ class ValueType:
 
     def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
         """What is wrong with a value that is given for a parameter or a column: PLM603, PLM608."""
+        truth = isinstance(value, bool) and self.instances not in (bool, object)
+        if truth or not isinstance(value, self.instances):
+            yield mistyped(param, value, where)
+            return
+        for message, help in self.beyond(param, value):
+            yield error("PLM608", message, param.span, where=where, help=help)
+
+    def beyond(self, param: ParamSpec, value: Any) -> Iterator[tuple[str, str]]:
+        """What a value of the right kind is that its declaration does not allow, and what to do."""
         yield from ()
 
 
@@ -219,22 +230,20 @@ class Text(ValueType):
     }  # fmt: skip
     latent = True
     form, example = "text(…)", "text(tokens=1..20)"
+    instances = str
     meant, advice = "a text", "put the value in quotes"
     elsewhere = ("str", "string")
 
-    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
-        if not isinstance(value, str):
-            yield mistyped(param, value, where)
-            return
+    def beyond(self, param: ParamSpec, value: Any) -> Iterator[tuple[str, str]]:
         chars = dict(param.options).get("chars")
         stop = dict(param.options).get("stop")
         body = value.removesuffix(stop) if isinstance(stop, str) else value
         if isinstance(chars, str) and (bad := next((c for c in body if c not in chars), None)) is not None:
             message = f"`{param.name}` holds {bad!r}, which is not among its `chars`"
-            yield _outside(param, message, where, "take it out of the text, or add it to `chars`")
+            yield message, "take it out of the text, or add it to `chars`"
         if not is_text(value):
             message = f"`{param.name}` holds half of a surrogate pair, which is no text"
-            yield _outside(param, message, where, "write the whole character, or U+FFFD where it is lost")
+            yield message, "write the whole character, or U+FFFD where it is lost"
 
 
 class Int(ValueType):
@@ -245,6 +254,7 @@ class Int(ValueType):
     }
     latent = finite = True
     form, example = "int(a..b)", "int(0..9)"
+    instances = int
     meant, advice = "a whole number", "give a whole number, such as 3, without quotes"
     elsewhere = ("integer",)
 
@@ -258,19 +268,18 @@ class Int(ValueType):
         except ValueError:
             return text
 
-    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
-        if isinstance(value, bool) or not isinstance(value, int):
-            yield mistyped(param, value, where)
-        elif not is_number(value):
+    def beyond(self, param: ParamSpec, value: Any) -> Iterator[tuple[str, str]]:
+        if not is_number(value):
             message = f"`{param.name}` is {shown(value)}, beyond every number that can be computed with"
-            yield _outside(param, message, where, "give a number below 1e308")
+            yield message, "give a number below 1e308"
         elif (param.low is not None and value < param.low) or (param.high is not None and value > param.high):
             message = f"`{param.name}` is {shown(value)}, outside {param.low}..{param.high}"
-            yield _outside(param, message, where, "give a number in that range, or widen it in the program")
+            yield message, "give a number in that range, or widen it in the program"
 
 
 class Real(ValueType):
     name = kind = form = example = "real"
+    instances = (int, float)
     meant, advice = "a number", "give a number, such as 0.5, without quotes"
     elsewhere = ("float", "number")
 
@@ -282,25 +291,19 @@ class Real(ValueType):
             return text
         return number if math.isfinite(number) else text
 
-    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            yield mistyped(param, value, where)
-        elif not is_number(value):
-            message = f"`{param.name}` must be finite, not {shown(value)}"
-            yield _outside(param, message, where, "give a finite number, such as 1e9")
+    def beyond(self, param: ParamSpec, value: Any) -> Iterator[tuple[str, str]]:
+        if not is_number(value):
+            yield f"`{param.name}` must be finite, not {shown(value)}", "give a finite number, such as 1e9"
 
 
 class Bool(ValueType):
     name = kind = form = example = "bool"
+    instances = bool
     meant, advice = "true or false", "write true or false, without quotes"
     elsewhere = ("boolean",)
 
     def read(self, text: str) -> object:
         return {"true": True, "false": False}.get(text.strip().lower(), text)
-
-    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
-        if not isinstance(value, bool):
-            yield mistyped(param, value, where)
 
 
 class OneOf(ValueType):
@@ -308,23 +311,18 @@ class OneOf(ValueType):
     takes = "choices"
     latent = finite = True
     form, example = "one_of(…)", 'one_of("yes", "no")'
+    instances = str
     meant = "one of the declared choices"
     elsewhere = ("enum",)
 
     def choices(self, args: Constants) -> tuple[str, ...]:
         return tuple(arg for arg in args if isinstance(arg, str))
 
-    def check(self, param: ParamSpec, value: object, where: str) -> Iterator[Diagnostic]:
-        if not isinstance(value, str):
-            yield mistyped(param, value, where)
-        elif value not in param.choices:
+    def beyond(self, param: ParamSpec, value: Any) -> Iterator[tuple[str, str]]:
+        if value not in param.choices:
             close = nearest(value, param.choices)
-            yield _outside(
-                param,
-                f"`{param.name}` is {shown(value)}, which is not one of its choices",
-                where,
-                f"did you mean {close!r}?" if close else f"choose from {_quoted(param.choices)}",
-            )
+            help = f"did you mean {close!r}?" if close else f"choose from {_quoted(param.choices)}"
+            yield f"`{param.name}` is {shown(value)}, which is not one of its choices", help
 
 
 class Table(ValueType):
@@ -366,7 +364,3 @@ def mistyped(param: ParamSpec, value: object, where: str, *, help: str | None = 
 
 def _quoted(choices: tuple[str, ...]) -> str:
     return ", ".join(map(repr, choices))
-
-
-def _outside(param: ParamSpec, message: str, where: str, help: str) -> Diagnostic:
-    return error("PLM608", message, param.span, where=where, help=help)

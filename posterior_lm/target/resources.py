@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
-from posterior_lm.lang.diagnostics import CompileError, ModelError, nearest
+from posterior_lm.lang.diagnostics import CompileError, ModelError, meant
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.lm.resolve import load_model
 
@@ -47,12 +47,11 @@ def resolve(graph: RewardGraph, named: Named, base_dir: Path | None) -> Resource
     declared = {spec.alias: spec for spec in graph.lms}
     for alias in models:
         if alias not in declared:
-            close = nearest(alias, declared)
             raise ModelError.of(
                 "PLM515",
                 f"the program declares no model `{alias}`",
                 where=alias,
-                help=f"did you mean `{close}`?" if close else f"it declares {', '.join(declared) or 'none'}",
+                help=meant(alias, declared, f"it declares {', '.join(declared) or 'none'}"),
             )
     used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
     if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):

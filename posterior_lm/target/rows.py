@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from posterior_lm.graph.graph import ParamSpec
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest, readable
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, meant, readable
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.target.rows_json import json_lines, json_list, parse
@@ -201,10 +201,5 @@ def json_value(text: str, name: str = "the field") -> object:
 
 def _unknown_kind(name: str, suffix: str) -> Diagnostic:
     known = ", ".join(READERS)
-    close = nearest(suffix, READERS)
-    return error(
-        "PLM609",
-        f"{name} is no known kind of data file",
-        where=name,
-        help=f"did you mean `{close}`?" if close else f"data files end in {known}",
-    )
+    help = meant(suffix, READERS, f"data files end in {known}")
+    return error("PLM609", f"{name} is no known kind of data file", where=name, help=help)

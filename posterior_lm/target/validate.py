@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, nearest
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, meant
 from posterior_lm.lang.signatures import VALUE_TYPES, mistyped
 
 
@@ -51,8 +51,7 @@ def validate_data(
 
 
 def _unknown(what: str, name: str, names: Sequence[str], where: str) -> Diagnostic:
-    close, kind = nearest(name, names), what.rpartition(" ")[2]
-    help = f"did you mean `{close}`?" if close else f"its {kind}s are {_listed(names)}"
+    help = meant(name, names, f"its {what.rpartition(' ')[2]}s are {_listed(names)}")
     return error("PLM602", f"{what} `{name}`", where=where, help=help)
 
 

@@ -28,7 +28,7 @@ from attrs import frozen
 from safetensors import SafetensorError
 
 from posterior_lm import storage
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.storage import read_bytes, refusing, sync_folder, writing_into
 from posterior_lm.train.settings import FORMER
 
@@ -192,7 +192,7 @@ def load(folder: Path) -> Checkpoint | None:
     def refuse(why: str) -> DataError:
         then = f"go on from {found[-2][2].name}" if len(found) > 1 else "begin again"
         message = f"{path} is no checkpoint ({why})"
-        return DataError(error("PLM622", message, where=str(path), help=f"delete {path} to {then}"))
+        return DataError.of("PLM622", message, where=str(path), help=f"delete {path} to {then}")
 
     with refusing(refuse, SafetensorError, BadZipFile):
         if not path.is_dir() or not (found := _found(path)):
@@ -300,25 +300,21 @@ def load_same(folder: Path, kind: str, what: str, identity: Mapping[str, object]
     """
     found = load(folder)
     if found is None:
-        raise DataError(
-            error(
-                "PLM622",
-                f"{folder} holds no checkpoint to go on from",
-                where=str(folder),
-                help=f"leave out --resume to begin a new {what}",
-            )
+        raise DataError.of(
+            "PLM622",
+            f"{folder} holds no checkpoint to go on from",
+            where=str(folder),
+            help=f"leave out --resume to begin a new {what}",
         )
     known = found.state.get(kind)
     stored = {_now(k): v for k, v in known.items()} if isinstance(known, Mapping) else {}
     odd = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
     if odd:
         said = ", ".join(f"{k} ({stored.get(k)!r}, now {identity.get(k)!r})" for k in odd[:4])
-        raise DataError(
-            error(
-                "PLM625",
-                f"the checkpoint in {folder} is of another {what}: it differs in {said}",
-                where=str(folder),
-                help="resume with the same program, rows and settings, or begin anew in another folder",
-            )
+        raise DataError.of(
+            "PLM625",
+            f"the checkpoint in {folder} is of another {what}: it differs in {said}",
+            where=str(folder),
+            help="resume with the same program, rows and settings, or begin anew in another folder",
         )
     return found

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.gflownet_batch import Walked, walk
 from posterior_lm.train.parallel import World
@@ -32,12 +32,10 @@ class KnownPairs(SleepPhase):
         self.known = [(row, value) for row, values in inputs.known if row in own for value in values]
         if not self.known:
             latents = ", ".join(f"`{node.name}`" for _, node in inputs.program.graph.latents())
-            raise DataError(
-                error(
-                    "PLM772",
-                    f"no row to train on holds a known value of {latents}",
-                    help="add a column named after each latent, or train with another objective",
-                )
+            raise DataError.of(
+                "PLM772",
+                f"no row to train on holds a known value of {latents}",
+                help="add a column named after each latent, or train with another objective",
             )
         self.rows, self.seed = rows, settings.seed
         self.groups = min(settings.pairs, len(self.known))
