@@ -55,8 +55,8 @@ def trainer_of(
 ) -> Trainer:
     """A trainer for all rows, with the stages that `plm fit` would run."""
     numbers = range(len(rows))
-    compiles = settings.sleep != 0 and not simulator.unsimulated
-    sleep_phase = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed) if compiles else None
+    simulates = settings.sleep != 0 and not simulator.unsimulated
+    sleep_phase = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed) if simulates else None
     enumerated = None
     if settings.sleep != 0 and settings.listed != 0:
         enumerated = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world)
@@ -76,7 +76,7 @@ def run(
     models = program.models
     data = [validate_data(graph, row) for row in known.train]
     results: list[dict[str, object]] = []
-    compiled: dict[bool, tuple[dict, dict, dict]] = {}
+    slept: dict[bool, tuple[dict, dict, dict]] = {}
     for objective in objectives:
         settings = settings_of({**options, "objective": objective})
         rows = Rows(program, data)
@@ -90,13 +90,13 @@ def run(
         # What is listed of a row is stored with the rewards of its prefixes where the objective needs them.
         lists = trainer.enumerated is not None and trainer.enumerated.cells is None
         kind = lists and OBJECTIVES[objective].needs_prefixes
-        if kind in compiled:
-            trainer.restore(*compiled[kind])
+        if kind in slept:
+            trainer.restore(*slept[kind])
         progress = None
         while not trainer.finished:
-            if kind not in compiled and trainer.stage() == "balance":
+            if kind not in slept and trainer.stage() == "balance":
                 trainer.forget()
-                compiled[kind] = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
+                slept[kind] = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
             progress = trainer.step()
         if held_out is not None:
             report = held_out.measure(lambda target, adapter=adapter: PolicyGuide.of(target, adapter))

@@ -217,12 +217,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def beside(
-    known: KnownTarget, held_out: HeldOut, seconds: float, rank: int, compiling: float | None
+    known: KnownTarget, held_out: HeldOut, seconds: float, rank: int, sleep: float | None
 ) -> dict[str, object]:
     """Our recipe in no more seconds than the best of the runs above, on the same held-out rows."""
     from benchmarks.against_paper import ours
 
-    trainer, adapter = ours(known, held_out, {"rank": rank, "budget": seconds, "sleep": compiling})
+    trainer, adapter = ours(known, held_out, {"rank": rank, "budget": seconds, "sleep": sleep})
     evaluations = 0.0
     while not trainer.finished:
         progress = trainer.step()

@@ -35,9 +35,6 @@ from posterior_lm.train.trainer import Trainer
 
 # ------------------------------------------------------------------------------- E-step
 
-LEAST_ESS = 0.02
-"""As in a fit: below this effective share the weights of simulated pairs are noise."""
-
 
 @frozen(eq=False)
 class Stand:
@@ -77,7 +74,7 @@ def e_step(
     sleep_phase = simulator = None
     if first and settings.sleep != 0:
         simulator = stand.simulator()
-        sleep_phase = _sleep_phase(stand, simulator, numbers, settings)
+        sleep_phase, _ = SleepPhase.of(stand.rows, numbers, simulator, settings.pairs, settings.seed)
     exact = sleep_phase is not None and simulator is not None and simulator.exact
     # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
     settings = settings.resolved(exact=exact or not first)
@@ -91,17 +88,6 @@ def e_step(
         if stop() and not trainer.finished:
             return False
     return True
-
-
-def _sleep_phase(
-    stand: Stand, simulator: Simulator, numbers: Sequence[int], settings: FitSettings
-) -> SleepPhase | None:
-    """Simulated pairs as `fit` has them; None where they are not to be had or their weights are noise."""
-    if simulator.unsimulated:
-        return None
-    sleep_phase = SleepPhase(stand.rows, numbers, simulator, settings.pairs, settings.seed)
-    sample = sleep_phase.batch(0, range(sleep_phase.groups))
-    return None if sample.rows < sleep_phase.groups / 4 or sample.ess < LEAST_ESS else sleep_phase
 
 
 # ------------------------------------------------------------------------------- M-step

@@ -150,6 +150,9 @@ def _row(row: Any, tokens: tuple[str, ...], where: str, name: str) -> dict[str, 
     return {token: p / total for token, p in row.items()}
 
 
+# ------------------------------------------------------------------------------- its tokenizer
+
+
 @frozen(eq=False)
 class TabularTokenizer:
     """A `Tokenizer` over listed texts. Ids: the texts in order, then eos, then bos if there is one."""
@@ -229,6 +232,9 @@ class TabularTokenizer:
         return error(
             "PLM531", message, help=f"the tokens of the table are: {', '.join(map(repr, self.tokens[:20]))}"
         )
+
+
+# ------------------------------------------------------------------------------- the model
 
 
 @frozen(eq=False)

@@ -174,6 +174,8 @@ def _without_prefix_space(pre_tokenizer: Any) -> Any:
     return pre_tokenizer
 
 
+# ------------------------------------------------------------------------------- the bytes of every token
+
 _SPACE = "\u2581"  # SentencePiece writes a space as this character
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -257,6 +259,9 @@ def _utf8(piece: str) -> bytes | None:
         return piece.encode("utf-8")
     except UnicodeEncodeError:
         return None
+
+
+# ------------------------------------------------------------------------------- a tokenizer
 
 
 @frozen(eq=False)

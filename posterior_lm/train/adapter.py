@@ -293,6 +293,8 @@ def _foreign(folder: Path, why: str) -> DataError:
     )
 
 
+# ------------------------------------------------------------------------------- folded into the weights
+
 MOST = 2**29
 """Bytes of folded weights: for a larger model a second copy costs more than the products."""
 

@@ -226,6 +226,8 @@ def _reads(target: Target) -> tuple[int, tuple[int, ...]]:
     return id(info.support), context
 
 
+# ------------------------------------------------------------------------------- tables put together anew
+
 CLOSE = 1e-3
 """Nats by which a sum may differ from the log reward of the whole: rounding of float32."""
 

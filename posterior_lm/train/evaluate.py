@@ -273,6 +273,8 @@ def _mean_text(numbers: Any) -> str:
     return "−infinity" if mean == -math.inf else f"{mean:.2f}"
 
 
+# ------------------------------------------------------------------------------- measuring
+
 ROUNDS = 8
 """Times that pairs are simulated before it counts as too rarely that one can be kept."""
 PER_BIN = 8

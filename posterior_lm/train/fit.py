@@ -23,7 +23,6 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError,
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
-from posterior_lm.train import progress as metrics
 from posterior_lm.train.adapter import Adapter, check_model
 from posterior_lm.train.checkpoint import METRICS, load_same
 from posterior_lm.train.enumerated import EnumeratedRows
@@ -31,7 +30,7 @@ from posterior_lm.train.evaluate import certify
 from posterior_lm.train.guide import PolicyGuide, readings_of
 from posterior_lm.train.parallel import World, join_world
 from posterior_lm.train.policy import MANIFEST, Manifest, data_digest, guide_digest, save_policy
-from posterior_lm.train.progress import Interrupt, Progress
+from posterior_lm.train.progress import Interrupt, Progress, append_metrics, cut_metrics
 from posterior_lm.train.rows import Inputs, Rows, read_inputs, split
 from posterior_lm.train.settings import FitSettings, settings_of
 from posterior_lm.train.simulate import Simulator
@@ -40,8 +39,6 @@ from posterior_lm.train.trainer import Trainer
 
 LISTING = 0.25
 """Share of the budget that may pass before the first step, in scoring the rows of tables."""
-LEAST_ESS = 0.02
-"""Effective share of a row's simulated pairs below which their weights are noise and the stage is skipped."""
 
 
 @frozen(eq=False)
@@ -102,9 +99,12 @@ def _fit(
     entry = OBJECTIVES[settings.objective]
     peer = entry.peer
     enumerated = None if peer else _enumerated(rows, numbers, settings, notes, world)
-    sleep_phase = (
-        None if peer else _sleep_phase(rows, numbers, simulator, settings, notes, alone=enumerated is None)
-    )
+    sleep_phase = None
+    if not peer and settings.sleep != 0:
+        sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
+        if sleep_phase is None:
+            what = "the sleep phase is skipped" if enumerated is None else "nothing is simulated"
+            notes.append(f"{what}: {why}")
     exact = sleep_phase is not None and simulator.exact
     settings = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
     if not held_out:
@@ -170,27 +170,6 @@ def _enumerated(
     return enumerated
 
 
-def _sleep_phase(
-    rows: Rows, numbers: Sequence[int], simulator: Simulator, settings: FitSettings, notes: list[str], *, alone: bool
-) -> SleepPhase | None:  # fmt: skip
-    """Simulated pairs of stage 1, or None and a note of why there are none; `alone` if the stage has nothing else."""
-    what = "the sleep phase is skipped" if alone else "nothing is simulated"
-    if settings.sleep == 0:
-        return None
-    if simulator.unsimulated:
-        notes.append(f"{what}: `{simulator.unsimulated[0]}` cannot be simulated")
-        return None
-    sleep_phase = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed)
-    first = sleep_phase.batch(0, range(sleep_phase.groups))
-    if first.rows < sleep_phase.groups / 4:
-        notes.append(f"{what}: hardly any simulated observation looks like the rows'")
-        return None
-    if first.ess < LEAST_ESS:
-        notes.append(f"{what}: the weights of simulated pairs have an effective share of {first.ess:.3f}")
-        return None
-    return sleep_phase
-
-
 def _train(
     trainer: Trainer, folder: Path, settings: FitSettings, identity: Mapping[str, object],
     watch: Callable[[Progress], None] | None, world: World,
@@ -201,7 +180,7 @@ def _train(
         while not world.broadcast(trainer.finished):
             progress = trainer.step()
             if world.is_main:
-                metrics.append_metrics(
+                append_metrics(
                     path, progress.step, {k: v for k, v in asdict(progress).items() if k != "step"}
                 )
                 if watch is not None:
@@ -239,7 +218,7 @@ def _resume(
             error("PLM622", f"{found.path} is no checkpoint of this fit ({problem})", where=str(found.path))
         ) from None
     if world.is_main:
-        metrics.cut_metrics(folder / METRICS, trainer.steps_done)
+        cut_metrics(folder / METRICS, trainer.steps_done)
     tell(f"resumed at step {trainer.steps_done}")
 
 
@@ -257,6 +236,8 @@ def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, objec
         **{k: v if not (isinstance(v, float) and math.isinf(v)) else None for k, v in flat.items()},
     }
 
+
+# ------------------------------------------------------------------------------- whether auto trains first
 
 FEWEST_ROWS = 32
 """Rows from which the cost of training is shared widely enough."""

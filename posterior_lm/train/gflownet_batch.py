@@ -144,6 +144,8 @@ def propose(
     return drawn
 
 
+# ------------------------------------------------------------------------------- parts that fit in memory
+
 LEAST = 64
 """Columns below which halving is given up."""
 
@@ -208,6 +210,8 @@ def _is_memory(problem: BaseException) -> bool:
         problem
     )
 
+
+# ------------------------------------------------------------------------------- what the objectives see
 
 DEAD = 5.0
 """Nats: far above the residuals of a guide that is nearly right, and no −99 that drowns them."""

@@ -31,6 +31,8 @@ from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.observable import observed_scores
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
+# ------------------------------------------------------------------------------- what a guide reads
+
 BREAK = "\n"
 """Between what comes later and what comes before."""
 
@@ -137,6 +139,9 @@ def _stripped(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     if kept and isinstance(kept[0], Known):
         kept[0] = Known(kept[0].text.lstrip())
     return tuple(kept)
+
+
+# ------------------------------------------------------------------------------- how it draws
 
 
 @frozen(eq=False)

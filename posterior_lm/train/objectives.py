@@ -183,6 +183,8 @@ def objective_of(settings: FitSettings) -> Objective:
     return objective(settings.objective, **{k: v for k, v in asdict(settings).items() if k in known})
 
 
+# ------------------------------------------------------------------------------- within a draw
+
 LEAST = 1e-6
 """The weight of the most hopeless end point: above 0, so that no end point is free."""
 MOST = 0.5
@@ -328,6 +330,8 @@ class DetailedBalance(PrefixBalance):
             right.append(after)
         return torch.stack(left, dim=1) + torch.stack(right[::-1], dim=1)
 
+
+# ------------------------------------------------------------------------------- a learned log evidence
 
 STEP = 0.5
 """Share of the way to the mean residual's zero that a row's value goes each time it is seen."""

@@ -155,6 +155,9 @@ def _model(graph: RewardGraph, one: Observable) -> str | None:
     return None
 
 
+# ------------------------------------------------------------------------------- of a graph and of a bound program
+
+
 def observed_scores(graph: RewardGraph) -> set[int]:
     """The scores that observed statements add to the log reward, powers and plates seen through."""
     found: set[int] = set()

@@ -170,6 +170,8 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
+# ------------------------------------------------------------------------------- policies
+
 HELD = 4
 """Loaded policies that `held_policy` keeps: a program asked about many rows loads its own once."""
 

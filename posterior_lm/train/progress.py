@@ -34,7 +34,7 @@ class Progress:
     seconds: float
     loss: float
     ess: float
-    """Mean over rows of ESS/N of the draws from the policy itself; of a row's pairs while compiling."""
+    """Mean over rows of ESS/N of the draws from the policy itself; of a row's pairs in the sleep phase."""
     log_evidence_lower: float
     """Mean over rows of E_q[log w] of those draws, the dead ones left out."""
     log_evidence_upper: float
@@ -89,6 +89,8 @@ def not_finite(what: str, row: float | None, statement: str) -> InferenceError:
         )
     )
 
+
+# ------------------------------------------------------------------------------- metrics.jsonl
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss",)),
@@ -201,6 +203,9 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
             ) from None
         lines.append((record, line + b"\n"))
     return lines
+
+
+# ------------------------------------------------------------------------------- ending early
 
 
 class Interrupt:

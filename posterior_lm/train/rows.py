@@ -93,6 +93,8 @@ def check_rows(data: Sequence[Data], name: str) -> None:
         )
 
 
+# ------------------------------------------------------------------------------- what is checked
+
 MOST = 20
 """Mistakes shown of one set of rows."""
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
 
+# ------------------------------------------------------------------------------- paths
+
 STOP, FORCED, NEVER = -1, -2, -3
 """In place of a token: stopping is chosen; stopping is all that is left; stopping is not possible."""
 
@@ -100,6 +102,9 @@ def _walk(support: Support, ids: Sequence[int]) -> Path:
 def has_end_points(support: Support) -> bool:
     """Whether the log probability of stopping early is read off the same pass."""
     return support.ending != "stop" or len(support.stop_ids) == 1
+
+
+# ------------------------------------------------------------------------------- log q of paths
 
 
 @frozen(eq=False)

@@ -74,7 +74,7 @@ class Simulator:
         self.exact = not self.unsimulated and is_exact(first, {o.name for o in self.observed})
         self._seen: dict[str, list[Drawn]] | None = None
         self._latents: dict[tuple[str, int], list[tuple[int, tuple[int, ...]]]] | None = None
-        self._unlucky: dict[str, np.ndarray] = {}
+        self._low_yield: dict[str, np.ndarray] = {}
         self.yields = 1.0
         if not self.unsimulated:
             self._look(alike)
@@ -138,7 +138,7 @@ class Simulator:
         self._pairs(np.random.default_rng(1).spawn(LOOK), numbers)
         found, self._latents = self._latents, None
         self.yields = max(1, int(self._alive.sum())) / LOOK
-        self._unlucky = {
+        self._low_yield = {
             name: low_yield_tokens([ids for _, ids in drawn], [bool(self._alive[d]) for d, _ in drawn], size)
             for (name, size), drawn in found.items()
         }
@@ -158,7 +158,7 @@ class Simulator:
         drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
     ) -> None:  # fmt: skip
         groups: dict[tuple[int, str, float, bool], list[int]] = {}
-        marks = self._unlucky.get(name)
+        marks = self._low_yield.get(name)
         for d in mine:
             info = targets[d].latent(name)
             prior = prior_of(targets[d], name)

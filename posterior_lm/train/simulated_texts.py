@@ -31,6 +31,8 @@ from posterior_lm.support.spec import TextSpec
 from posterior_lm.support.text import raise_unlisted
 from posterior_lm.target.segments import Speller
 
+# ------------------------------------------------------------------------------- the filter
+
 TIMES = 10.0
 """How much more often a token has to occur in simulated texts to mark another kind. Counts have one added
 on both sides, so a token that no row has must be in more than a few texts of many to be one."""
@@ -126,6 +128,8 @@ class TruncatedSupport:
     def values(self) -> Iterator[tuple[int, ...]]:
         raise_unlisted()
 
+
+# ------------------------------------------------------------------------------- the shape of a text
 
 LINE = "\n"
 SELDOM = 0.25

@@ -1,4 +1,4 @@
-"""Stage 1, compile: batches of simulated pairs, to be fitted by maximum likelihood.
+"""Stage 1, the sleep phase: batches of simulated pairs, to be fitted by maximum likelihood.
 
     minimise − Σ_i w̄_i log q(z_i | what the guide reads of y_i, x_i)
 
@@ -34,6 +34,9 @@ TRIES = 12
 MOST = float(np.log(10))
 """Log of the most that a lone pair counts: a rare one of great weight must not rule a step."""
 
+LEAST_ESS = 0.02
+"""Effective share of a row's pairs below which their weights are noise and the phase is skipped."""
+
 LEAST = 1e-3
 """Weights below this share are left out: they cost a pass and move nothing."""
 
@@ -61,6 +64,21 @@ class SleepPhase:
         self.together = TOGETHER if simulator.exact else 1
         self.tries = min(TRIES, int(np.ceil(1.5 / simulator.yields))) if simulator.yields < 0.9 else 1
         self._block: tuple[int, tuple[int, ...], dict[int, WeightedBatch]] | None = None
+
+    @classmethod
+    def of(
+        cls, rows: Rows, numbers: Sequence[int], simulator: Simulator, pairs: int, seed: int
+    ) -> tuple[SleepPhase | None, str]:
+        """The phase, or None and why there is none: nothing can be simulated, or what is would teach nothing."""
+        if simulator.unsimulated:
+            return None, f"`{simulator.unsimulated[0]}` cannot be simulated"
+        found = cls(rows, numbers, simulator, pairs, seed)
+        first = found.batch(0, range(found.groups))
+        if first.rows < found.groups / 4:
+            return None, "hardly any simulated observation looks like the rows'"
+        if first.ess < LEAST_ESS:
+            return None, f"the weights of simulated pairs have an effective share of {first.ess:.3f}"
+        return found, ""
 
     def batch(self, step: int, slots: Sequence[int]) -> WeightedBatch:
         """The pairs of a step for these slots (of `groups`)."""

@@ -14,7 +14,7 @@ from posterior_lm.api.query import loads
 from posterior_lm.cli.fit import line
 from posterior_lm.cli.options import number_or_text
 from posterior_lm.train import progress as metrics
-from posterior_lm.train.fit import METRICS
+from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.policy import read_manifest
 from posterior_lm.train.progress import Progress
 from tests.cli import plm

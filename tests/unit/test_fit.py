@@ -22,7 +22,8 @@ from posterior_lm.train import checkpoint
 from posterior_lm.train import progress as metrics
 from posterior_lm.train import trainer as train
 from posterior_lm.train.adapter import WEIGHTS, Adapter
-from posterior_lm.train.fit import METRICS, Fitted, fit
+from posterior_lm.train.checkpoint import METRICS
+from posterior_lm.train.fit import Fitted, fit
 from posterior_lm.train.gflownet_batch import micro_batches, score_draws
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.parallel import World

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from posterior_lm.train import progress
 from posterior_lm.train.adapter import WEIGHTS
-from posterior_lm.train.fit import METRICS
+from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.parallel import World, join_world
 from posterior_lm.train.policy import read_manifest
 from tests.conftest import ROOT

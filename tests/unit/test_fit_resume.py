@@ -18,7 +18,7 @@ from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.train import checkpoint
 from posterior_lm.train import progress as metrics
 from posterior_lm.train.adapter import WEIGHTS
-from posterior_lm.train.fit import METRICS
+from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.policy import MANIFEST, read_manifest
 from posterior_lm.train.progress import Interrupt
 from tests.cli import plm
@@ -31,7 +31,8 @@ import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
 import accelerate, arviz_stats, peft
-from posterior_lm.train.fit import METRICS, fit
+from posterior_lm.train.checkpoint import METRICS
+from posterior_lm.train.fit import fit
 from posterior_lm.train.settings import settings_of
 from posterior_lm.api.query import loads
 

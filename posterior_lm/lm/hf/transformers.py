@@ -115,6 +115,8 @@ def _is_local(forward: Forward) -> bool:
     return kinds != {"full_attention"} or (declared and used) or attention not in ("sdpa", "eager")
 
 
+# ------------------------------------------------------------------------------- the model
+
 WORTH = 128
 """Saved columns from which a prompt gets its own prefill: below that the extra call costs more."""
 
