@@ -12,6 +12,7 @@ probability of the draw, and draws are resampled by them within their row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -288,3 +289,29 @@ def _contexts(
     target: Target, lm: str, segments: Sequence[Segment], drawn: Mapping[str, Value]
 ) -> list[tuple[int, ...]]:
     return contexts_of(target, lm, segments, {k: (v,) for k, v in drawn.items()}, 1)[0]
+
+
+def equally_weighted(
+    simulator: Simulator, numbers: Sequence[int], wanted: int, seed: int, stream: int, rounds: int
+) -> tuple[list[Pair], float]:
+    """Simulated pairs kept with probability exp(log weight − largest seen), and the range of their log weights, nats.
+
+    A weight is the mass of what a pair's supports allow and the rest of its terms. Equal weights come of it, which
+    ranks need (rejection; von Neumann 1951), but for weights above the largest seen. `stream` and the next number
+    are those of its random numbers; at most `rounds` times `wanted` pairs are simulated.
+    """
+    pool: list[Pair] = []
+    uniform: list[float] = []
+    kept: list[Pair] = []
+    for part in range(rounds):
+        rows = [int(numbers[(part * wanted + k) % len(numbers)]) for k in range(wanted)]
+        rngs = [np.random.default_rng([seed, stream, part, k]) for k in range(wanted)]
+        drawn = [p for p in simulator.draw(rngs, rows) if p.log_weight > -math.inf]
+        pool += drawn
+        uniform += np.random.default_rng([seed, stream + 1, part]).random(len(drawn)).tolist()
+        top = max((p.log_weight for p in pool), default=0.0)
+        kept = [p for p, u in zip(pool, uniform, strict=True) if u < math.exp(p.log_weight - top)]
+        if len(kept) >= wanted:
+            break
+    weights = [p.log_weight for p in pool] or [0.0]
+    return kept[:wanted], max(weights) - min(weights)

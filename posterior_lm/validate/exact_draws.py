@@ -21,9 +21,8 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-from posterior_lm.train.evaluate import equally_weighted
 from posterior_lm.train.observable import observables
-from posterior_lm.train.simulate import Pair, Simulator
+from posterior_lm.train.simulate import Pair, Simulator, equally_weighted
 
 ROUNDS = 16
 """Times as many pairs are simulated as rows are wanted, before it counts as too seldom that one is kept."""
