@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -103,11 +104,10 @@ class TextSupport(OfText, Stepwise):
     edges: Edges = field(repr=False)
     finish: np.ndarray = field(repr=False)
     size: None = field(init=False, default=None)
-    _phase: np.ndarray = field(init=False, repr=False)
     _masks: dict[tuple[int, int], np.ndarray] = field(init=False, factory=dict, repr=False)
 
-    @_phase.default
-    def _number_rows(self) -> np.ndarray:
+    @cached_property
+    def _phase(self) -> np.ndarray:
         """(R + 1,) equal numbers for counts with equal rows of `finish`, which share masks."""
         return np.unique(self.finish, axis=0, return_inverse=True)[1].reshape(-1)
 

@@ -108,9 +108,8 @@ def _table(scope: Scope, type_: ast.TypeExpr) -> None:
     seen: dict[str, Span] = {}
     for column in type_.columns:
         if column.name.id in seen:
-            scope.error("PLM202", f"the column '{column.name.id}' is declared twice", column.name.span,
-                        "declared again here",
-                        secondary=[(seen[column.name.id], "first declared here")])  # fmt: skip
+            message = f"the column '{column.name.id}' is declared twice"
+            scope.twice("PLM202", message, column.name.span, seen[column.name.id], "declared")
         seen.setdefault(column.name.id, column.name.span)
         check_type(scope, column.type, place="column")
 
@@ -128,14 +127,8 @@ def _choices(scope: Scope, type_: ast.TypeExpr) -> None:
         elif not found:
             scope.error("PLM316", "a choice cannot be empty", arg.span, "no text to score")
         elif found in seen:
-            scope.error(
-                "PLM316",
-                f'the choice "{found}" is listed twice',
-                arg.span,
-                "again here",
-                secondary=[(seen[found], "first listed here")],
-                help="drop one of them",
-            )
+            message = f'the choice "{found}" is listed twice'
+            scope.twice("PLM316", message, arg.span, seen[found], "listed", "drop one of them")
         else:
             seen[found] = arg.span
 
@@ -244,13 +237,8 @@ def options(
             )
             continue
         if name in seen:
-            scope.error(
-                "PLM207",
-                f"the option '{option.name}' is given twice",
-                name_span(option),
-                "again here",
-                secondary=[(seen[name].span, "first given here")],
-            )
+            message = f"the option '{option.name}' is given twice"
+            scope.twice("PLM207", message, name_span(option), seen[name].span, "given")
             continue
         seen[name] = option
         _option(scope, option, known[name])

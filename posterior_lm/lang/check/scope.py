@@ -73,6 +73,13 @@ class Scope:
     ) -> None:  # fmt: skip
         self.found.append(error(code, message, span, label, secondary=secondary, notes=notes, help=help))
 
+    def twice(
+        self, code: str, message: str, span: Span, first: Span, how: str, help: str | None = None
+    ) -> None:
+        """Reports what stands a second time where it may once: it is "declared", "listed" or "given"."""
+        label = "declared again here" if how == "declared" else "again here"
+        self.error(code, message, span, label, secondary=[(first, f"first {how} here")], help=help)
+
     # ------------------------------------------------------------ finding out
 
     def bind(self, name: ast.Name, binding: Binding) -> None:
@@ -125,14 +132,8 @@ class Scope:
                     help=f"to add a second term, write: observe {name} ~ …",
                 )
             else:
-                self.error(
-                    "PLM202",
-                    f"'{name}' is declared twice",
-                    binding.span,
-                    "declared again here",
-                    secondary=[(first.span, "first declared here")],
-                    help="rename one of them",
-                )
+                message, help = f"'{name}' is declared twice", "rename one of them"
+                self.twice("PLM202", message, binding.span, first.span, "declared", help)
             return
         self.levels[-1][name] = binding
 

@@ -181,14 +181,8 @@ class Structure:
             fits_type(scope, type_, found, f"'{name.id}'")
         earlier = self.latents.get(name.id)
         if earlier is not None and scope.get(name.id) is None:
-            scope.error(
-                "PLM202",
-                f"two plates hold a latent named '{name.id}'",
-                name.span,
-                "declared again here",
-                secondary=[(earlier.span, "first declared here")],
-                help="rename one of them",
-            )
+            message, help = f"two plates hold a latent named '{name.id}'", "rename one of them"
+            scope.twice("PLM202", message, name.span, earlier.span, "declared", help)
             return
         is_new = scope.get(name.id) is None
         binding = Binding(
@@ -359,14 +353,8 @@ class Structure:
             )
             return
         if name in self.methods:
-            scope.error(
-                "PLM410",
-                f"the defaults of {name} are given twice",
-                call.function.span,
-                "again here",
-                secondary=[(self.methods[name], "first given here")],
-                help="keep one of them",
-            )
+            message, help = f"the defaults of {name} are given twice", "keep one of them"
+            scope.twice("PLM410", message, call.function.span, self.methods[name], "given", help)
         self.methods.setdefault(name, call.function.span)
         if call.args:
             first = next(iter(METHODS[name].options), "n")
