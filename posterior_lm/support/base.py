@@ -8,7 +8,8 @@ caches but no other state, and a full cache forgets its oldest entry rather than
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -153,3 +154,22 @@ def keep(kept: dict[Key, Value], key: Key, value: Value, most: int) -> Value:
         kept.pop(next(iter(kept), key), None)
     kept[key] = value
     return value
+
+
+class Cache(Generic[Key, Value]):
+    """At most `most` values by key. Threads may share it; two of them may make the same value at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[Key, Value] = {}
+        self._lock = Lock()
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """The value of a key, made where it is not kept."""
+        with self._lock:
+            found = self._kept.get(key)
+        if found is None:
+            found = make()
+            with self._lock:
+                keep(self._kept, key, found, self._most)
+        return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from threading import Lock
 
 import numpy as np
 from attrs import evolve
@@ -13,7 +12,7 @@ from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import Support, keep
+from posterior_lm.support.base import Cache, Support
 from posterior_lm.support.byte_automata import fragment
 from posterior_lm.support.canonical import CanonicalSupport
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
@@ -35,11 +34,8 @@ from posterior_lm.support.token_automata import (
 from posterior_lm.support.tool_reach import can_finish_with_tools, drawn_columns, jumps_of
 from posterior_lm.support.tools import ToolSupport
 
-_KEPT = 64
-"""Supports kept: with GPT-2's vocabulary a stop string of 11 bytes takes 2.4 MB."""
-
-_supports: dict[tuple[object, ...], Support] = {}
-_lock = Lock()
+_supports = Cache[tuple[object, ...], Support](64)
+"""With GPT-2's vocabulary a stop string of 11 bytes takes 2.4 MB."""
 
 
 def build_support(
@@ -59,18 +55,15 @@ def build_support(
     if found := spec.checks(span):
         raise CompileError(found)
     key = (spec, None if tokenizer is None else tokenizer_key(tokenizer))
-    with _lock:
-        kept = _supports.get(key)
-    if kept is None:
-        if isinstance(spec, TextSpec):
-            if tokenizer is None:
-                raise TypeError("a text has no tokens without a tokenizer")
-            kept = _text(spec, tokenizer, span, spans or {})
-        else:
-            kept = _finite(spec, tokenizer, span)
-        with _lock:
-            keep(_supports, key, kept, _KEPT)
-    return kept
+    return _supports.get(key, lambda: _built(spec, tokenizer, span, spans or {}))
+
+
+def _built(spec: Spec, tokenizer: Tokenizer | None, span: Span | None, spans: Mapping[str, Span]) -> Support:
+    if not isinstance(spec, TextSpec):
+        return _finite(spec, tokenizer, span)
+    if tokenizer is None:
+        raise TypeError("a text has no tokens without a tokenizer")
+    return _text(spec, tokenizer, span, spans)
 
 
 def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mapping[str, Span]) -> Support:
@@ -167,6 +160,9 @@ def _encode(tokenizer: Tokenizer, text: str, span: Span | None) -> tuple[int, ..
     except ModelError as problem:
         label = None if span is None else Label(span, f"spells {text!r}")
         raise CompileError(evolve(d, primary=d.primary or label) for d in problem.diagnostics) from problem
+
+
+# -------------------------------------------------------------- why a text support holds nothing
 
 
 def why_empty(spec: TextSpec, edges: Edges, accepting: np.ndarray, span: Span | None) -> Diagnostic:

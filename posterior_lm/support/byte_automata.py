@@ -22,8 +22,29 @@ from attrs import frozen
 from posterior_lm.lang.automaton import CharacterDfa
 from posterior_lm.lang.regex import PatternError
 
+DEAD = -1
+
 _CONTINUATION = bytes(range(0x80, 0xC0))
 """The bytes that go on with a character in UTF-8."""
+
+
+@frozen(eq=False)
+class BytesDfa:
+    """`table` (S, 256) int32, `DEAD` where nothing follows; `accepting` (S,) bool; state 0 starts."""
+
+    table: np.ndarray
+    accepting: np.ndarray
+
+    def run(self, text: bytes, state: int = 0) -> int:
+        """The state after the bytes, or `DEAD`."""
+        for byte in text:
+            if state == DEAD:
+                return DEAD
+            state = int(self.table[state, byte])
+        return state
+
+
+# -------------------------------------------------------------------------- sets of characters
 
 
 def any_bytes() -> np.ndarray:
@@ -37,7 +58,7 @@ def any_characters() -> np.ndarray:
     Source: the table of well-formed byte sequences in the Unicode Standard (3-7).
     Overlong spellings, surrogates and what lies beyond U+10FFFF are dead.
     """
-    table = np.full((8, 256), -1, dtype=np.int32)
+    table = np.full((8, 256), DEAD, dtype=np.int32)
     one, two, three, after_e0, after_ed, after_f0, after_f4 = range(1, 8)
     for state, first, last, then in (
         (0, 0x00, 0x7F, 0),
@@ -71,7 +92,7 @@ def these_characters(chars: str) -> np.ndarray:
             here = states[spelled[: end - 1]]
             then = 0 if end == len(spelled) else states.setdefault(spelled[:end], len(states))
             edges[here, spelled[end - 1]] = then
-    table = np.full((len(states), 256), -1, dtype=np.int32)
+    table = np.full((len(states), 256), DEAD, dtype=np.int32)
     for (here, byte), then in edges.items():
         table[here, byte] = then
     return table
@@ -88,29 +109,13 @@ def fragment(spelled: bytes | None) -> tuple[bool, bool]:
     return (len(rest) < len(spelled), False)
 
 
-DEAD = -1
-
-
-@frozen(eq=False)
-class BytesDfa:
-    """`table` (S, 256) int32, `DEAD` where nothing follows; `accepting` (S,) bool; state 0 starts."""
-
-    table: np.ndarray
-    accepting: np.ndarray
-
-    def run(self, text: bytes, state: int = 0) -> int:
-        """The state after the bytes, or `DEAD`."""
-        for byte in text:
-            if state == DEAD:
-                return DEAD
-            state = int(self.table[state, byte])
-        return state
+# --------------------------------------------------------------------------- a body and its stop
 
 
 def text_dfa(stop: bytes | None, body: np.ndarray) -> BytesDfa:
     """The automaton of `body` texts, closed by the first occurrence of `stop`.
 
-    `body` is a table of `characters`. Without a stop every state in which no
+    `body` is a table of a set of characters. Without a stop every state in which no
     character is half-spelled accepts. With one, exactly the state after the stop
     accepts, and no byte leads out of it.
     """
@@ -168,6 +173,9 @@ def _match_table(stop: bytes) -> np.ndarray:
         table[matched, stop[matched]] = matched + 1
         fallback = int(table[fallback, stop[matched]])
     return table
+
+
+# -------------------------------------------------------------------------------------- patterns
 
 
 MOST_BYTES_STATES = 40_000
@@ -274,6 +282,9 @@ class _Halves:
         if uniform and whole:
             self._blocks[key] = found
         return found
+
+
+# ------------------------------------------------------- both of two, the opposite, the smallest
 
 
 MOST_STATES = 8_000

@@ -7,14 +7,13 @@ run of rows, so a state is (first row, row after the last, tokens so far).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock
 
 import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.lang.values import FiniteSpec
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import Ending, Stepwise, follow, keep
+from posterior_lm.support.base import Cache, Ending, Stepwise, follow, keep
 
 State = tuple[int, int, int]
 
@@ -23,13 +22,6 @@ _END = -1
 
 _MASKS = 256
 """Masks kept; with GPT-2's vocabulary each takes 50 kB."""
-
-_KEPT = 64
-"""Supports kept of those from which conditions took values, so that equal ones of many rows are one."""
-
-# An entry holds the support it is of, so no other one can take its id.
-_supports: dict[tuple[int, bytes], tuple[FiniteSupport, KeptSupport]] = {}
-_lock = Lock()
 
 
 @frozen(eq=False)
@@ -151,6 +143,11 @@ class KeptSupport(FiniteSupport):
         return ids
 
 
+_restricted = Cache[tuple[int, bytes], tuple[FiniteSupport, KeptSupport]](64)
+"""Supports from which conditions took values, so that equal ones of many rows are one. An entry holds the
+support it is of, so no other one can take its id."""
+
+
 def kept_values(support: FiniteSupport, holds: Callable[[int], bool]) -> FiniteSupport | None:
     """The support with the values whose place in the declaration `holds`; None for none, itself for all."""
     rows = np.array([holds(int(place)) for place in support.order], dtype=bool)
@@ -158,17 +155,14 @@ def kept_values(support: FiniteSupport, holds: Callable[[int], bool]) -> FiniteS
         return support
     if not rows.any():
         return None
-    key = (id(support), rows.tobytes())
-    with _lock:
-        known = _supports.get(key)
-    if known is not None:
-        return known[1]
-    table = np.asfortranarray(support.table[rows])
-    table.flags.writeable = False
-    found = KeptSupport(support.spec, support.vocabulary_size, table, support.order[rows], support.tokenizer)
-    with _lock:
-        keep(_supports, key, (support, found), _KEPT)
-    return found
+
+    def restricted() -> tuple[FiniteSupport, KeptSupport]:
+        table = np.asfortranarray(support.table[rows])
+        table.flags.writeable = False
+        order = support.order[rows]
+        return support, KeptSupport(support.spec, support.vocabulary_size, table, order, support.tokenizer)
+
+    return _restricted.get((id(support), rows.tobytes()), restricted)[1]
 
 
 def sorted_table(encoded: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,6 @@ syntax; where it meets something else it says nothing.
 from __future__ import annotations
 
 import re
-from threading import Lock
 from typing import Any
 
 from attrs import define
@@ -17,18 +16,15 @@ from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import read_json
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import keep
+from posterior_lm.support.base import Cache
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.support.token_automata import token_matrix, tokenizer_key
-
-_KEPT = 4
-"""Vocabularies kept for the parser; one takes a third of a second to build."""
 
 _EVERY_SPELLING = '\n%llguidance {"no_forcing": true}\n'
 """Without it, where the next bytes are certain, only the tokenizer's own spelling of them is allowed."""
 
-_vocabularies: dict[tuple[object, ...], Any] = {}
-_lock = Lock()
+_vocabularies = Cache[tuple[object, ...], Any](4)
+"""One takes a third of a second to build."""
 
 
 def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
@@ -141,14 +137,10 @@ def _vocabulary(tokenizer: Tokenizer) -> Any:
     """The tokens as llguidance wants them; what no text may hold is marked as special."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    key = tokenizer_key(tokenizer)
-    with _lock:
-        kept = _vocabularies.get(key)
-    if kept is None:
-        kept = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.vocabulary_size)
-        with _lock:
-            keep(_vocabularies, key, kept, _KEPT)
-    return kept
+    def build() -> Any:
+        return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.vocabulary_size)
+
+    return _vocabularies.get(tokenizer_key(tokenizer), build)
 
 
 class _Vocabulary:
@@ -166,6 +158,9 @@ class _Vocabulary:
 
     def __call__(self, text: str | bytes) -> list[int]:
         return []
+
+
+# ------------------------------------------------------- what to change, by what llguidance says
 
 
 _GRAMMAR = (
@@ -209,6 +204,9 @@ def schema_help(message: str) -> str:
 
 def _found(known: tuple[tuple[str, str], ...], message: str, otherwise: str) -> str:
     return next((help for pattern, help in known if re.search(pattern, message)), otherwise)
+
+
+# ------------------------------------------------------------------- rules without a finite text
 
 
 _TOKEN = re.compile(

@@ -7,22 +7,16 @@ found on these pairs, never on the vocabulary.
 
 from __future__ import annotations
 
-from threading import Lock
-
 import numpy as np
 from attrs import frozen
 
 from posterior_lm.lang.regex import PatternError
 from posterior_lm.lm.protocol import Tokenizer
-from posterior_lm.support.base import keep
+from posterior_lm.support.base import Cache
 from posterior_lm.support.byte_automata import DEAD, BytesDfa
-
-_KEPT = 8
-"""Byte matrices kept; GPT-2's (50,257 tokens, the longest of 128 bytes) takes 6 MB."""
 
 _CELLS = 1 << 18
 """States times tokens walked at once: 1 MB of int32, which stays in the processor's cache."""
-
 
 _MOST_CELLS = 1 << 27
 """States times columns of alike tokens: 268 MB of int16."""
@@ -41,20 +35,13 @@ class TokenMatrix:
     columns: tuple[np.ndarray, ...]
 
 
-_matrices: dict[tuple[object, ...], TokenMatrix] = {}
-_lock = Lock()
+_matrices = Cache[tuple[object, ...], TokenMatrix](8)
+"""GPT-2's (50,257 tokens, the longest of 128 bytes) takes 6 MB."""
 
 
 def token_matrix(tokenizer: Tokenizer) -> TokenMatrix:
     """The usable tokens of a tokenizer: with bytes, not special, neither begin nor end of text."""
-    key = tokenizer_key(tokenizer)
-    with _lock:
-        kept = _matrices.get(key)
-    if kept is None:
-        built = _build_matrix(tokenizer)
-        with _lock:
-            kept = keep(_matrices, key, built, _KEPT)
-    return kept
+    return _matrices.get(tokenizer_key(tokenizer), lambda: _build_matrix(tokenizer))
 
 
 def tokenizer_key(tokenizer: Tokenizer) -> tuple[object, ...]:
@@ -170,6 +157,9 @@ def _alike(dfa: BytesDfa, matrix: TokenMatrix) -> tuple[tuple[np.ndarray, ...], 
             break
         walked.append(column[running])
     return tuple(walked), columns
+
+
+# ----------------------------------------------------------------- which states can be completed
 
 
 @frozen(eq=False)

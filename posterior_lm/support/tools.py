@@ -287,6 +287,9 @@ class ToolSupport(AroundText, Stepwise):
         return count_paths(edges, plain.accepting, finish, plain.min_tokens, limit)
 
 
+# ----------------------------------------------------------------------------------- given texts
+
+
 @frozen
 class Disagreement:
     """A given text that goes on otherwise than the tool `tool` writes after `text`."""

@@ -155,6 +155,9 @@ class in_row:
             )
 
 
+# ----------------------------------------------------------------------------------- one binding
+
+
 def bind_program(prepared: PreparedProgram, data: Mapping[str, object]) -> Target:
     """The target of a program for one binding of its parameters.
 

@@ -152,6 +152,9 @@ def built_in(target: Target) -> list[TermInfo]:
     return [target.statements[term] for term in sorted(terms)]
 
 
+# -------------------------------------------------------- beginnings that no completion can save
+
+
 ANSWERS = 1 << 16
 """Answers kept before all are forgotten; a beginning of 20 tokens takes some 300 bytes."""
 TRIED_FOR_PREFIXES = 4096

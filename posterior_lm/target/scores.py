@@ -162,6 +162,9 @@ def hosts_and_riders(
     return [(p, riders.get(i, [])) for i, p in plans.items() if i not in riding]
 
 
+# ----------------------------------------------------------------------------------- `choice(d)`
+
+
 def ask_choice(
     batch: Batch,
     context: tuple[int, ...],
