@@ -34,7 +34,7 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from posterior_lm import storage
-from posterior_lm.lang.diagnostics import DataError, ModelError, error
+from posterior_lm.lang.diagnostics import DataError, ModelError
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel
@@ -94,13 +94,11 @@ class Adapter:
         known = linear_names(base)
         for target in targets:
             if target not in known:
-                raise ModelError(
-                    error(
-                        "PLM517",
-                        f"the model has no layer `{target}` to adapt",
-                        where=target,
-                        help=f"its linear layers are {', '.join(known)}",
-                    )
+                raise ModelError.of(
+                    "PLM517",
+                    f"the model has no layer `{target}` to adapt",
+                    where=target,
+                    help=f"its linear layers are {', '.join(known)}",
                 )
         config = LoraConfig(
             r=rank,
@@ -153,10 +151,8 @@ class Adapter:
                     if isinstance(layer, BaseTunerLayer):
                         layer._disable_adapters = before.get(layer, True)
                 said = str(problem).splitlines()[0][:200]
-                raise ModelError(
-                    error(
-                        "PLM517", f"the layers cannot be adapted ({said})", help="name others with `targets`"
-                    )
+                raise ModelError.of(
+                    "PLM517", f"the layers cannot be adapted ({said})", help="name others with `targets`"
                 ) from None
         assert isinstance(known, PeftModel)
         for layer in known.modules():
@@ -253,12 +249,10 @@ def check_model(model: LanguageModel) -> TransformersModel:
     """The model as one whose weights can be adapted. Raises ModelError PLM516."""
     if isinstance(model, TransformersModel):
         return model
-    raise ModelError(
-        error(
-            "PLM516",
-            f"{model.identity.name} has no weights to adapt: it is of the kind {model.identity.kind}",
-            help="fit a program whose guide reads a transformers model, or draw with importance sampling",
-        )
+    raise ModelError.of(
+        "PLM516",
+        f"{model.identity.name} has no weights to adapt: it is of the kind {model.identity.kind}",
+        help="fit a program whose guide reads a transformers model, or draw with importance sampling",
     )
 
 
@@ -283,13 +277,11 @@ def _cuda(base: TransformersModel) -> list[torch.device]:
 
 
 def _foreign(folder: Path, why: str) -> DataError:
-    return DataError(
-        error(
-            "PLM622",
-            f"{folder} holds no adapter that fits this model ({why})",
-            where=str(folder),
-            help="give the folder that `plm fit --out` wrote, with the model that it was fitted on",
-        )
+    return DataError.of(
+        "PLM622",
+        f"{folder} holds no adapter that fits this model ({why})",
+        where=str(folder),
+        help="give the folder that `plm fit --out` wrote, with the model that it was fitted on",
     )
 
 

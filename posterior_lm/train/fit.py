@@ -19,7 +19,7 @@ from attrs import asdict, frozen
 from posterior_lm.infer.auto import rather_than_a_policy
 from posterior_lm.infer.methods import AUTO, OBJECTIVES
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError, error
+from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
@@ -214,8 +214,8 @@ def _resume(
     try:
         trainer.restore(found.tensors, found.arrays, found.state)
     except (KeyError, ValueError) as problem:
-        raise DataError(
-            error("PLM622", f"{found.path} is no checkpoint of this fit ({problem})", where=str(found.path))
+        raise DataError.of(
+            "PLM622", f"{found.path} is no checkpoint of this fit ({problem})", where=str(found.path)
         ) from None
     if world.is_main:
         cut_metrics(folder / METRICS, trainer.steps_done)

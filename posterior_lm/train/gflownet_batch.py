@@ -12,7 +12,7 @@ from torch import Tensor
 from posterior_lm.infer.choosers import Chooser, SampleEach
 from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.rollout import finished, roll_out
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
@@ -192,12 +192,10 @@ def halving(
                 raise
         restart()
         if columns // 2 < LEAST:
-            raise InferenceError(
-                error(
-                    "PLM626",
-                    f"training stopped: {columns} token columns at a time do not fit in memory",
-                    help="take fewer draws a row, shorter rows, or a smaller model",
-                )
+            raise InferenceError.of(
+                "PLM626",
+                f"training stopped: {columns} token columns at a time do not fit in memory",
+                help="take fewer draws a row, shorter rows, or a smaller model",
             )
         columns //= 2
         if torch.cuda.is_available():

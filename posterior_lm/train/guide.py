@@ -21,7 +21,7 @@ from posterior_lm.infer.choosers import Follow
 from posterior_lm.infer.guide import PriorGuide, check_guide, contexts_of
 from posterior_lm.infer.rollout import TextWalk, Walk, finished
 from posterior_lm.infer.schedule import prior_of
-from posterior_lm.lang.diagnostics import InferenceError, error
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, join
@@ -61,21 +61,17 @@ def readings_of(target: Target) -> Mapping[str, Reading]:
             found[info.name] = reading
     models = sorted({r.lm for r in found.values()})
     if not models:
-        raise InferenceError(
-            error(
-                "PLM623",
-                f"`{target.program.name}` has no latent that a language model can draw",
-                help="name a model with a `guide` statement, or draw with exact or importance",
-            )
+        raise InferenceError.of(
+            "PLM623",
+            f"`{target.program.name}` has no latent that a language model can draw",
+            help="name a model with a `guide` statement, or draw with exact or importance",
         )
     if len(models) > 1:
-        raise InferenceError(
-            error(
-                "PLM623",
-                f"the guides read {len(models)} models, {' and '.join(f'`{m}`' for m in models)}, "
-                "and a policy adapts one",
-                help="let every `guide` statement read the same model",
-            )
+        raise InferenceError.of(
+            "PLM623",
+            f"the guides read {len(models)} models, {' and '.join(f'`{m}`' for m in models)}, "
+            "and a policy adapts one",
+            help="let every `guide` statement read the same model",
         )
     return found
 

@@ -17,7 +17,7 @@ from attrs import field, frozen
 from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.infer.base import Offer
-from posterior_lm.lang.diagnostics import DataError, error
+from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import LanguageModel, ModelIdentity
 from posterior_lm.storage import object_of, read_bytes, refusing, structured, together
 from posterior_lm.target.prepared import PreparedProgram
@@ -111,13 +111,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 def not_a_policy(where: str, why: str) -> DataError:
     """DataError PLM622 that says what is wrong there."""
-    return DataError(
-        error(
-            "PLM622",
-            f"{where} is no policy that can be read: {why}",
-            where=where,
-            help="give the folder that `plm fit --out` wrote",
-        )
+    return DataError.of(
+        "PLM622",
+        f"{where} is no policy that can be read: {why}",
+        where=where,
+        help="give the folder that `plm fit --out` wrote",
     )
 
 
@@ -302,14 +300,12 @@ def check_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> 
     if notes:
         what = ("program", "guide", "model")
         said = [w for w in what if any(n.startswith(("the " + w, f"what the {w}s")) for n in notes)]
-        raise DataError(
-            error(
-                "PLM625",
-                f"the policy in {folder} is of another {' and another '.join(said)}",
-                notes=notes,
-                where=str(folder),
-                help="fit again with `plm fit`, or ask with the program and model it was fitted on",
-            )
+        raise DataError.of(
+            "PLM625",
+            f"the policy in {folder} is of another {' and another '.join(said)}",
+            notes=notes,
+            where=str(folder),
+            help="fit again with `plm fit`, or ask with the program and model it was fitted on",
         )
     return chosen
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from posterior_lm.infer import weights
 from posterior_lm.installed import need
-from posterior_lm.lang.diagnostics import DataError, InferenceError, error
+from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.storage import plain, write_whole, writing_into
 from posterior_lm.train.balancing import Behaved
 from posterior_lm.train.parallel import World
@@ -80,13 +80,11 @@ def check_finite(value: Tensor, log_prob: Tensor, rows: Sequence[int] | None, st
 
 def not_finite(what: str, row: float | None, statement: str) -> InferenceError:
     where = "" if row is None else f" in rows[{int(row)}]"
-    return InferenceError(
-        error(
-            "PLM626",
-            f"training stopped: {what} is not finite{where}, at `{statement}`",
-            where=None if row is None else f"rows[{int(row)}]",
-            help="lower the learning rate, or look at this row's log reward with `plm score`",
-        )
+    return InferenceError.of(
+        "PLM626",
+        f"training stopped: {what} is not finite{where}, at `{statement}`",
+        where=None if row is None else f"rows[{int(row)}]",
+        help="lower the learning rate, or look at this row's log reward with `plm score`",
     )
 
 
@@ -151,7 +149,7 @@ def curves(path: Path, png: Path) -> None:
         if (lines := [x for key in keys for x in _curves(records, key)])
     ]
     if not panels:
-        raise DataError(error("PLM604", f"{path} holds no measurements to draw", where=str(path)))
+        raise DataError.of("PLM604", f"{path} holds no measurements to draw", where=str(path))
     figure = figure_of(figsize=(8, 2.6 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, lines) in zip(axes, panels, strict=True):
@@ -198,8 +196,8 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
                 raise ValueError("no object with a step")
         except (ValueError, LookupError, RecursionError):
             message = f"line {number} of {path} holds no measurements"
-            raise DataError(
-                error("PLM606", message, where=f"{path}:{number}", help=f"delete {path} to begin another")
+            raise DataError.of(
+                "PLM606", message, where=f"{path}:{number}", help=f"delete {path} to begin another"
             ) from None
         lines.append((record, line + b"\n"))
     return lines

@@ -11,7 +11,7 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.ground import ground
 from posterior_lm.graph.nodes import Input, Total
 from posterior_lm.infer.methods import OBJECTIVES
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError, error
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row
 from posterior_lm.target.target import Target
@@ -84,12 +84,10 @@ def split(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
 def check_rows(data: Sequence[Data], name: str) -> None:
     """Raises DataError PLM628 where there is nothing to train on."""
     if not data:
-        raise DataError(
-            error(
-                "PLM628",
-                f"there are no rows to fit `{name}` on",
-                help="give at least one row of parameters with --data; a program without parameters takes {}",
-            )
+        raise DataError.of(
+            "PLM628",
+            f"there are no rows to fit `{name}` on",
+            help="give at least one row of parameters with --data; a program without parameters takes {}",
         )
 
 
@@ -160,13 +158,11 @@ def _check_objective(target: Target, settings: FitSettings) -> None:
     elif not has_end_points(target.latents[0].support):
         why = f"the stop of `{target.names[0]}` is several tokens"
     if why is not None:
-        raise InferenceError(
-            error(
-                "PLM624",
-                f"`{settings.objective}` compares the rewards of stopping early, which do not exist here: {why}",
-                target.latents[0].span if target.latents else None,
-                help="use the objective `vargrad`, which compares whole draws",
-            )
+        raise InferenceError.of(
+            "PLM624",
+            f"`{settings.objective}` compares the rewards of stopping early, which do not exist here: {why}",
+            target.latents[0].span if target.latents else None,
+            help="use the objective `vargrad`, which compares whole draws",
         )
 
 
@@ -189,13 +185,11 @@ def _check_supports(rows: BoundRows) -> None:
 def _known(target: Target, number: int, hint: Mapping[str, object]) -> Mapping[str, Value]:
     missing = [n for n in target.names if n not in hint]
     if missing:
-        raise DataError(
-            error(
-                "PLM610",
-                f"rows[{number}] gives some latents and not `{missing[0]}`",
-                where=f"rows[{number}]",
-                help="give a value for every latent, or for none",
-            )
+        raise DataError.of(
+            "PLM610",
+            f"rows[{number}] gives some latents and not `{missing[0]}`",
+            where=f"rows[{number}]",
+            help="give a value for every latent, or for none",
         )
     with in_row(number):
         return {n: target.value(n, hint[n]) for n in target.names}  # type: ignore[arg-type]
