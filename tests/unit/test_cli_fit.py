@@ -12,7 +12,7 @@ import pytest
 
 from posterior_lm.api.query import loads
 from posterior_lm.cli.fit import line
-from posterior_lm.cli.options import number_or_text
+from posterior_lm.cli.options import stated
 from posterior_lm.train import progress as metrics
 from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.policy import read_manifest
@@ -136,5 +136,5 @@ def test_a_line_says_what_is_known() -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("q,v", "q,v")])
 def test_values_of_set_are_numbers_where_they_read_as_one(text: str, value: object) -> None:
-    found = number_or_text(text)
+    found = stated([f"seed={text}"], {})["seed"]
     assert found == value and type(found) is type(value) and not isinstance(found, np.generic)

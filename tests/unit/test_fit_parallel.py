@@ -29,7 +29,7 @@ import json, os, sys, time
 from pathlib import Path
 import torch
 import posterior_lm.train.fit as module
-from posterior_lm.train import checkpoint, metrics, policy
+from posterior_lm.train import checkpoint, policy
 from posterior_lm.train.settings import settings_of
 from posterior_lm.api.query import loads
 
@@ -37,8 +37,8 @@ torch.set_num_threads(1)
 rank = int(os.environ["RANK"])
 if rank != 0:
     def refuse(*_, **__):
-        raise AssertionError("only the process that leads writes")
-    module.save_policy = module.checkpoint.save = module.metrics.append = module.metrics.cut = refuse
+        raise AssertionError("only the main process writes")
+    module.save_policy = module.checkpoint.save = module.append_metrics = module.cut_metrics = refuse
 for name, task in json.loads(Path(sys.argv[1]).read_text()).items():
     shown = []
     done = module.fit(

@@ -187,11 +187,11 @@ def test_curves_show_every_stage_apart(tmp_path: Path, monkeypatch: pytest.Monke
     log(tmp_path / "metrics.jsonl")
     loss, ess, evidence = drawn(tmp_path / "metrics.jsonl", monkeypatch)
     assert (loss.title, ess.title, evidence.title) == ("loss", "ESS / N", "log evidence, nats")
-    assert list(loss.lines) == ["loss (compile)", "loss (balance)"]
-    steps, values = loss.lines["loss (compile)"]
+    assert list(loss.lines) == ["loss (sleep)", "loss (balance)"]
+    steps, values = loss.lines["loss (sleep)"]
     assert steps == [0, 10] and values[0] == 4.0 and math.isnan(values[1])
     assert loss.lines["loss (balance)"] == ([20, 30], [90.0, 2.5])
-    assert ess.lines == {"ess (compile)": ([10], [0.2]), "ess (balance)": ([20, 30], [0.4, 0.9])}
+    assert ess.lines == {"ess (sleep)": ([10], [0.2]), "ess (balance)": ([20, 30], [0.4, 0.9])}
     assert evidence.lines == {"log_evidence_lower (balance)": ([20, 30], [-30.5, -29.0])}, "no upper bound"
     assert (loss.scale, ess.scale, evidence.scale) == ("log", "linear", "linear")
 
