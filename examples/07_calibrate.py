@@ -20,7 +20,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.target.target import Target
 from posterior_lm.validate.calibration import calibration_of
 from posterior_lm.validate.exact_draws import exact_draws
-from posterior_lm.validate.methods_under_test import MethodUnderTest, method_under_test
+from posterior_lm.validate.measures import MethodUnderTest, method_under_test
 
 NUMBER = plm.loads("""
 program number(seen: int(0..9), again: int(0..9)) {

@@ -250,7 +250,7 @@ LATER: dict[str, tuple[str, str]] = {
     "cli.fit": ("torch", "options are refused before it is loaded"),
     "cli.output": ("rich", "a pipe gets plain text"),
     "cli.run": ("torch", "auto trains only where there is a budget for it"),
-    "cli.supports": ("numpy", "plm check builds the supports of texts alone"),
+    "cli.check": ("numpy", "plm check builds the supports of texts alone"),
     "graph.graph": ("networkx", "what is lowered is in order already, and plm check lowers it"),
     "infer.weights": ("arviz_stats", "only draws with diagnostics of their own need it"),
     "lm.resolve": ("huggingface_hub numpy tokenizers", "kinds of models need other libraries"),

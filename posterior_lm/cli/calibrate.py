@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.commands import ERRORS, FINE, Command
-from posterior_lm.cli.files import check_result
 from posterior_lm.cli.given import given_values, open_query, texts
 from posterior_lm.cli.options import (
+    check_result,
     data_option,
     format_option,
     method_option,

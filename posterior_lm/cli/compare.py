@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.files import check_result
 from posterior_lm.cli.given import Case, cases, open_query
 from posterior_lm.cli.options import (
     budget_option,
+    check_result,
     data_options,
     format_option,
     misuse,

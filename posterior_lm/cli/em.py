@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.commands import FINE, INTERRUPTED, Command
-from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import given_values, open_query, texts
-from posterior_lm.cli.options import budget_option, data_option, program_options, stated, training_options
+from posterior_lm.cli.options import (
+    budget_option,
+    check_folder,
+    data_option,
+    program_options,
+    stated,
+    training_options,
+)
 from posterior_lm.cli.output import json_text, live_bar
 from posterior_lm.target.rows import read_rows
 

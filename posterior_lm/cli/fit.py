@@ -13,10 +13,10 @@ import click
 from attrs import asdict
 
 from posterior_lm.cli.commands import FINE, INTERRUPTED, Command
-from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import (
     budget_option,
+    check_folder,
     data_option,
     objective_option,
     program_options,

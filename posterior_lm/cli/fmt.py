@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from posterior_lm.cli.commands import ERRORS, FINE, Command
-from posterior_lm.cli.files import programs, read, replace
+from posterior_lm.cli.options import programs, read, replace
 from posterior_lm.cli.output import report
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic
 from posterior_lm.lang.format import format_module

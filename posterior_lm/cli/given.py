@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from posterior_lm.api.query import load, loads
-from posterior_lm.cli.files import read
-from posterior_lm.cli.options import misuse, pairs
+from posterior_lm.cli.options import misuse, pairs, read
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
 from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
 from posterior_lm.target.validate import validate_data

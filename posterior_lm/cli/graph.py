@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.files import read
-from posterior_lm.cli.options import format_option, misuse
+from posterior_lm.cli.options import format_option, misuse, read
 from posterior_lm.graph import PASSES, lower, optimize, verify
 from posterior_lm.graph.dump import FORMATS
 from posterior_lm.lang.diagnostics import meant

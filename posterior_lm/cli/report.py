@@ -10,9 +10,8 @@ import click
 
 from posterior_lm.api.engine import draw
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.files import check_result
 from posterior_lm.cli.given import cases, open_query
-from posterior_lm.cli.options import data_options, draw_options, misuse
+from posterior_lm.cli.options import check_result, data_options, draw_options, misuse
 from posterior_lm.cli.output import progress
 from posterior_lm.report.facts import gather
 from posterior_lm.report.page import check_place, report_rows

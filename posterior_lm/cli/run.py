@@ -13,9 +13,8 @@ import click
 from posterior_lm.api.engine import draw
 from posterior_lm.api.saved import NAME
 from posterior_lm.cli.commands import Command
-from posterior_lm.cli.files import check_folder
 from posterior_lm.cli.given import cases, open_query
-from posterior_lm.cli.options import data_options, draw_options, format_option
+from posterior_lm.cli.options import check_folder, data_options, draw_options, format_option
 from posterior_lm.cli.output import progress, show_each, show_posterior
 
 if TYPE_CHECKING:

@@ -6,26 +6,24 @@ functions that need them; where one is absent, that function says so (PLM781).
 
 from __future__ import annotations
 
-from posterior_lm.metrics.distances import (
-    Divergence,
-    EvidenceError,
-    frequencies,
-    kl_to_target,
-    kl_to_target_exact,
-    log_evidence_error,
-    total_variation,
-)
 from posterior_lm.metrics.embeddings import BertScore, bert_score, semantic_diversity
 from posterior_lm.metrics.judge import Failure, Judge, Judgement
 from posterior_lm.metrics.ngrams import bleu4, distinct, gleu4, self_bleu
-from posterior_lm.metrics.summaries import (
+from posterior_lm.metrics.numbers import (
     Accuracy,
+    Divergence,
+    EvidenceError,
     Likelihood,
     Summary,
     accuracy,
+    frequencies,
+    kl_to_target,
+    kl_to_target_exact,
     likelihood,
+    log_evidence_error,
     share_valid,
     summarise,
+    total_variation,
 )
 
 __all__ = [

@@ -15,11 +15,10 @@ from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.diagnostics import diagnostics_view
 from posterior_lm.report.draws import draws_view, marginals_view, terms_view
-from posterior_lm.report.facts import Facts, gather
+from posterior_lm.report.facts import Facts, gather, tokens_view
 from posterior_lm.report.graph_svg import graph_rule, graph_view
 from posterior_lm.report.markup import STYLE, Html, el, join, number, plural
 from posterior_lm.report.program import given_view, program_view, provenance_view, source_of
-from posterior_lm.report.tokens import tokens_view
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior

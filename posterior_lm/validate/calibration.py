@@ -20,8 +20,15 @@ from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.validate.exact_draws import FEWEST, ExactDraws, KnownRow, exact_draws
-from posterior_lm.validate.methods_under_test import MethodUnderTest, bounds, method_under_test
-from posterior_lm.validate.ranks import coverage, p_value, quantities, rank
+from posterior_lm.validate.measures import (
+    MethodUnderTest,
+    bounds,
+    coverage,
+    method_under_test,
+    p_value,
+    quantities,
+    rank,
+)
 
 ROWS, DRAWS = 100, 200
 """Of a hundred rows a mode of three in a hundred is missed once in twenty times."""

@@ -17,7 +17,7 @@ from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.storage import check_place, write_whole
 from posterior_lm.validate.calibration import Calibration
 from posterior_lm.validate.comparison import Comparison
-from posterior_lm.validate.ranks import PLACES, band
+from posterior_lm.validate.measures import PLACES, band
 
 
 def need_plots(png: str | Path) -> None:

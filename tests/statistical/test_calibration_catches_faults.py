@@ -18,7 +18,7 @@ from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values, take
 from posterior_lm.validate.calibration import ALPHA, DRAWS, ROWS, calibration_of
 from posterior_lm.validate.exact_draws import ExactDraws, exact_draws
-from posterior_lm.validate.methods_under_test import MethodUnderTest, guided, method_under_test
+from posterior_lm.validate.measures import MethodUnderTest, guided, method_under_test
 
 MODEL = TabularModel.random(["a", "b", ".", "ab"], order=2, max_tokens=30, rng=31, concentration=0.5)
 PROGRAMS: Mapping[str, str] = {

@@ -22,8 +22,17 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.values import Value
 from posterior_lm.validate.calibration import ALPHA, Calibration, _frequency, _independent, calibration_of
 from posterior_lm.validate.exact_draws import exact_draws
-from posterior_lm.validate.methods_under_test import bounds, guided, method_under_test
-from posterior_lm.validate.ranks import PLACES, band, coverage, p_value, quantities, rank
+from posterior_lm.validate.measures import (
+    PLACES,
+    band,
+    bounds,
+    coverage,
+    guided,
+    method_under_test,
+    p_value,
+    quantities,
+    rank,
+)
 from tests.cli import plm
 from tests.statistical.test_calibration_catches_faults import MODEL, query
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posterior_lm.cli import supports
+from posterior_lm.cli import check
 from posterior_lm.cli.main import COMMANDS, cli
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.driver import compile_source, load_module
@@ -100,12 +100,12 @@ def test_check_finds_empty_supports_exactly_where_binding_would(type_: str) -> N
     assert not checked.diagnostics
     declared = checked.type(checked.module.program.body[0].type)
     try:
-        build_support(supports._spec(declared), peek_tokenizer("tiny"))
+        build_support(check._spec(declared), peek_tokenizer("tiny"))
         empty = False
     except Exception:
         empty = True
-    assert bool(supports.check_supports(checked, "-")) == empty
-    assert not (empty and supports.never_empty(declared))
+    assert bool(check.check_supports(checked, "-")) == empty
+    assert not (empty and check.never_empty(declared))
 
 
 def test_tiny_has_every_byte() -> None:

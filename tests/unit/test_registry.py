@@ -25,7 +25,7 @@ from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.target.target import Target
 from posterior_lm.train.gflownet_batch import Loss, Trajectories, log_ratio, mean_of
 from posterior_lm.train.policy import read_manifest
-from posterior_lm.validate.methods_under_test import method_under_test
+from posterior_lm.validate.measures import method_under_test
 from tests.cli import ROOT, WALK, plm
 from tests.unit.test_fit import DIGIT, DIGITS
 

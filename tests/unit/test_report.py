@@ -19,10 +19,9 @@ import pytest
 import posterior_lm as plm
 from posterior_lm.infer.draws import Chains, SmcReport
 from posterior_lm.report.diagnostics import running
-from posterior_lm.report.facts import Facts, gather
+from posterior_lm.report.facts import Facts, gather, shade
 from posterior_lm.report.markup import VOID, el, number, share, text_span
 from posterior_lm.report.page import check_place, page, report, write
-from posterior_lm.report.tokens import shade
 from tests.cli import ROWS, WALK
 from tests.cli import plm as run
 

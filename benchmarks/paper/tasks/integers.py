@@ -105,7 +105,7 @@ def _prompting(bench: Bench, cell: Cell, bound: Query) -> Outcome:
 
 
 def _of_draws(drawn: Sequence[str | int], values: Sequence[Value], log_p: np.ndarray) -> float:
-    from posterior_lm.metrics.distances import kl_to_target
+    from posterior_lm.metrics.numbers import kl_to_target
 
     found = kl_to_target(list(drawn), {v.datum: float(p) for v, p in zip(values, log_p, strict=True)})
     return math.inf if found.kl is None else found.kl
