@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -52,6 +51,7 @@ class CanonicalSupport(AroundText, Stepwise):
     plain: TextSupport
     tokenizer: Tokenizer = field(repr=False)
     size: None = field(init=False, default=None)
+    _whole: np.ndarray = field(init=False, repr=False)
     _masks: dict[State, np.ndarray] = field(init=False, factory=dict, repr=False)
     _rows: dict[Window, np.ndarray] = field(init=False, factory=dict, repr=False)
     _pairs: dict[Window, bool] = field(init=False, factory=dict, repr=False)
@@ -59,8 +59,8 @@ class CanonicalSupport(AroundText, Stepwise):
     _orders: dict[tuple[int, int], np.ndarray] = field(init=False, factory=dict, repr=False)
     _witness: dict[int, int] = field(init=False, factory=dict, repr=False)
 
-    @cached_property
-    def _whole(self) -> np.ndarray:
+    @_whole.default
+    def _find_whole(self) -> np.ndarray:
         pieces = self.tokenizer.token_bytes
         return np.array([fragment(spelled) == (False, False) for spelled in pieces])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -103,11 +102,13 @@ class TextSupport(OfText, Stepwise):
     accepting: np.ndarray = field(repr=False)
     edges: Edges = field(repr=False)
     finish: np.ndarray = field(repr=False)
+    # No cached_property: on a class with slots attrs makes one by `__getattr__`, and every look-up gets slower.
+    _phase: np.ndarray = field(init=False, repr=False)
     size: None = field(init=False, default=None)
     _masks: dict[tuple[int, int], np.ndarray] = field(init=False, factory=dict, repr=False)
 
-    @cached_property
-    def _phase(self) -> np.ndarray:
+    @_phase.default
+    def _number_rows(self) -> np.ndarray:
         """(R + 1,) equal numbers for counts with equal rows of `finish`, which share masks."""
         return np.unique(self.finish, axis=0, return_inverse=True)[1].reshape(-1)
 

@@ -9,7 +9,6 @@ them: drawn parts and outputs are tokenised apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -120,14 +119,16 @@ class ToolSupport(AroundText, Stepwise):
     hope: tuple[np.ndarray, ...] = field(repr=False)
     """For each tool (max_tokens + 1, S) bool as `finish`, of states in which it has yet to write."""
     pieces: Sequence[bytes | None] = field(repr=False)
+    # No cached_property: on a class with slots attrs makes one by `__getattr__`, and every look-up gets slower.
+    _phase: np.ndarray = field(init=False, repr=False)
     size: None = field(init=False, default=None)
     _masks: dict[object, np.ndarray] = field(init=False, factory=dict, repr=False)
     _ends: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = field(
         init=False, factory=dict, repr=False
     )
 
-    @cached_property
-    def _phase(self) -> np.ndarray:
+    @_phase.default
+    def _number_rows(self) -> np.ndarray:
         """(R + 1,) equal numbers for counts after which equal tokens are allowed: they share masks."""
         rows = np.concatenate([self.plain.finish, *self.hope], axis=1)
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
