@@ -98,7 +98,7 @@ def test_texts_of_another_kind_are_left_out_and_the_rest_stays_exact() -> None:
 
 def test_latents_that_lead_nowhere_are_given_up_and_the_spared_count_for_them() -> None:
     one = simulator()
-    one._unlucky = {"z": np.arange(len(TOKENS)) == B}
+    one._low_yield = {"z": np.arange(len(TOKENS)) == B}
     pairs = drawn(one, 12000)
     spared = [B in p.values["z"].ids for p in pairs]
     assert 0 < sum(spared) < 0.3 * len(pairs)
