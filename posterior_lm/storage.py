@@ -290,14 +290,22 @@ def _state(pid: int) -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def refusing(refuse: Callable[[str], PlmError], *more: type[Exception]) -> Iterator[None]:
+def refusing(refuse: Callable[[str], PlmError], *more: type[BaseException]) -> Iterator[None]:
     """Makes what a file does wrong inside the caller's error, which is given the reason in words.
 
     `more` are exceptions of a library that reads it.
     """
+    wrong: tuple[type[BaseException], ...] = (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+        *more,
+    )
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, *more) as problem:
+    except wrong as problem:
         why = (isinstance(problem, OSError) and problem.strerror) or str(problem) or type(problem).__name__
         raise refuse(why.splitlines()[0].rstrip(".")) from problem
 

@@ -112,7 +112,7 @@ def _fit(query: Query, rows: Data, out: str | Path, settings: Mapping[str, objec
 def gflownet(query: Query, rows: Data, out: str | Path, /, **settings: Any) -> Any:
     """`query.fit`, with `learning_rate` as the one of both stages' beginnings: `balance_learning_rate` is a quarter
     of it, as the defaults have it."""
-    settings = with_new_names(settings)
+    settings = dict(with_new_names(settings))
     if "learning_rate" in settings:
         settings.setdefault("balance_learning_rate", float(str(settings["learning_rate"])) / 4)
     return query.fit(rows, out, **settings)

@@ -186,7 +186,7 @@ class Query:
         found.__dict__["_preparation"] = attrs.evolve(self._preparation, **changes)
         return found
 
-    def _asking(self, **changes: object) -> Query:
+    def _asking(self, **changes: Any) -> Query:
         """Another question to the same program, which is prepared once for all of them."""
         found: Query = attrs.evolve(self, **changes)
         found.__dict__["_preparation"] = self._preparation

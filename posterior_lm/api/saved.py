@@ -143,10 +143,12 @@ def _draws(whole: _Whole) -> Draws:
         certificate=whole.certificate,
         reason=whole.reason,
         seconds=whole.seconds,
-        particles=particles
-        and SmcReport(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
-        chains=chains
-        and Chains(
+        particles=None
+        if particles is None
+        else SmcReport(**{**attrs.asdict(particles), "origin": origin and np.array(origin)}),
+        chains=None
+        if chains is None
+        else Chains(
             chains.number,
             np.array(chains.of_draw),
             None if chains.rhat is None else chains.rhat[0],

@@ -92,7 +92,7 @@ class Named(click.Option):
     """An option whose value is a name in a table; its help is written when it is asked for."""
 
     def __init__(self, *args: Any, told: Callable[[], str], **more: Any) -> None:
-        super().__init__(*args, help=told(), **more)
+        super().__init__(*args, **{**more, "help": told()})
         self.told = told
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:

@@ -62,7 +62,7 @@ def command(
                 query, budget = query.policy(found), left / len(rows)
         program, request = query.prepared, query.request
 
-        def found(case: Case) -> tuple[object, Callable[[], None]]:
+        def drawn(case: Case) -> tuple[object, Callable[[], None]]:
             target = program.bind_valid(case.valid)
             with progress("drawing") as watch:
                 posterior = draw(program, target, request, n, seed=seed, budget=budget, progress=watch)
@@ -70,7 +70,7 @@ def command(
                 posterior.save(_place(save, case, asked))
             return posterior.to_json(), lambda: show_posterior(posterior, case.row)
 
-        show_each(asked, format, found)
+        show_each(asked, format, drawn)
 
 
 def _place(save: str, case: Case, asked: Sequence[Case]) -> Path:

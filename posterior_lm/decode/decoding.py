@@ -197,7 +197,8 @@ def beams(
                     scores[b, stopping] = eos[beam.row]
                 scores[b] += beam.score
             scores -= penalty * taken[c]
-            ended, following = finished[c, g], []
+            ended = finished[c, g]
+            following: list[_Beam] = []
             for rank, place in enumerate(_best(scores, 2 * size)):
                 b, token = divmod(int(place), stopping + 1)
                 beam, score = group[b], float(scores[b, token])
@@ -229,7 +230,7 @@ def beams(
     for (c, _), ended in finished.items():
         for whole, score in sorted(ended.items(), key=lambda one: -one[1])[:size]:
             best[c][whole] = max(score, best[c].get(whole, -np.inf))
-    return [sorted(one, key=lambda whole, one=one: -one[whole]) for one in best]
+    return [[whole for whole, _ in sorted(one.items(), key=lambda item: -item[1])] for one in best]
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:

@@ -110,7 +110,8 @@ class Particles:
     @classmethod
     def begin(cls, n: int) -> Particles:
         """N particles that hold nothing."""
-        return cls(*(np.zeros(n) for _ in range(4)), np.arange(n), float(n))
+        log_ratio, twist, log_q, paid = (np.zeros(n) for _ in range(4))
+        return cls(log_ratio, twist, log_q, paid, np.arange(n), float(n))
 
     @property
     def n(self) -> int:

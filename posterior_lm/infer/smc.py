@@ -206,9 +206,11 @@ def _holding(
     alive = particles.alive
     # A dead particle holds another's values: its weight is zero, and they are whole.
     keep = np.where(alive, np.arange(particles.n), np.flatnonzero(alive)[0])
-    made = {one: target.value_of(info.name, one) for one in {walk.values[d] for d in np.flatnonzero(alive)}}
+    made = {
+        one: target.value_of(info.name, one) for one in {walk.values[int(d)] for d in np.flatnonzero(alive)}
+    }
     values = take(particles.values, keep.tolist())
-    values[info.name] = [made[walk.values[d]] for d in keep]
+    values[info.name] = [made[walk.values[int(d)]] for d in keep]
     scores = {node: column[keep] for node, column in particles.scores.items()}
     if prior is not None:
         scores[prior.node] = ((walk.log_q + walk.log_mass) / prior.exponent)[keep]

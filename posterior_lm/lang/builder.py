@@ -115,7 +115,7 @@ class Builder:
         return ast.Name(str(token), span=self._span([token]))
 
     def _node(self, node: type[ast.Node], span: Span, *parts: Any) -> ast.Node:
-        return node(*map(self._part, _kinds(node), parts), span=span)
+        return node(*map(self._part, _kinds(node), parts), span=span)  # type: ignore[arg-type]
 
     def _part(self, kind: str, part: Any) -> Any:
         if isinstance(part, Token):

@@ -146,7 +146,8 @@ class Type:
 
     @property
     def finite(self) -> FiniteSpec | None:
-        return finite_spec(self.choices, *(self.range or ()), lead=self.options.get("lead"))
+        low, high = self.range or (None, None)
+        return finite_spec(self.choices, low, high, self.options.get("lead"))
 
     @property
     def value(self) -> Value:

@@ -115,7 +115,7 @@ class TextSpec:
             end="stop" if "stop" in texts else str(options.get("end", "eos")),  # type: ignore[arg-type]
             canonical=bool(options.get("canonical", False)),
             tools=tools,
-            **texts,
+            **texts,  # type: ignore[arg-type]
         )
 
     @end.validator

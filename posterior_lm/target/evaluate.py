@@ -299,8 +299,9 @@ class Evaluator:
 
     def candidates(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> FiniteSpec:
         """The values that `choice` renormalises over in draw d."""
-        ends = () if node.choices else (int(self._at(columns, j, d)) for j in node.inputs[2:4])
-        found = finite_spec(node.choices, *ends, lead=node.lead)
+        ends = [] if node.choices else [int(self._at(columns, j, d)) for j in node.inputs[2:4]]
+        low, high = ends or (None, None)
+        found = finite_spec(node.choices, low, high, node.lead)
         assert found is not None
         return found
 

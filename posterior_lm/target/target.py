@@ -130,7 +130,7 @@ class Target:
         ids: tuple[int, ...] | None
         try:
             if isinstance(support, FiniteSupport):
-                ids = support.ids_of(VALUE_TYPES[info.type].read(text) if isinstance(text, str) else text)
+                ids = support.ids_of(VALUE_TYPES[info.type].read(text) if isinstance(text, str) else text)  # type: ignore[arg-type]
             else:
                 ids = self._read(info, support, str(text))
         except ValueError:  # of the support, or a whole number that is too long to be spelled

@@ -187,7 +187,8 @@ def load(folder: Path) -> Checkpoint | None:
     Raises DataError PLM622 where the newest is damaged or not ours, even if an older one is good: to
     go back is for the user to decide, who is told what to delete.
     """
-    path, found = folder / ROOM, []
+    path = folder / ROOM
+    found: list[tuple[int, int, Path]] = []
 
     def refuse(why: str) -> DataError:
         then = f"go on from {found[-2][2].name}" if len(found) > 1 else "begin again"

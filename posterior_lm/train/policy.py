@@ -62,7 +62,7 @@ class Manifest:
     certificate: Mapping[str, Any] | None = None
     note: str = ""
     files: Mapping[str, str] = field(factory=dict)
-    others: tuple[str, ...] = field(default=(), converter=tuple)
+    others: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
     format: str = FORMAT
 
     @classmethod

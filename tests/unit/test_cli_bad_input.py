@@ -145,7 +145,9 @@ def test_words_that_spell_no_number(value: str, tmp_path: Path) -> None:
             assert re.search(r"PLM60[38]", found) and value not in found.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["a" * 300, "x\0y", "\ud800", ""], ids=["long", "null", "surrogate", "empty"])
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "x\0y", "\ud800", ""], ids=["long", "null", "surrogate", "empty"]
+)
 def test_names_that_no_file_can_have(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -107,7 +107,7 @@ def _unary(scope: Scope, expr: ast.Unary) -> Value:
     if not found.is_number:
         operand(scope, "-", "a number", expr.operand, found)
         return Value("unknown", found.depends)
-    number = found.constant
+    number: Any = found.constant
     return Value(
         found.kind, found.depends, constant=None if number is None else -number, written=found.written
     )
@@ -140,7 +140,7 @@ def _sum(op: str, left: Value, right: Value) -> Constant | None:
     a, b = left.constant, right.constant
     if a is None or b is None or op == "/":
         return None
-    return a + b if op == "+" else a - b if op == "-" else a * b  # type: ignore[operator]
+    return a + b if op == "+" else a - b if op == "-" else a * b  # type: ignore[operator, return-value]
 
 
 def _if(scope: Scope, expr: ast.IfExpr) -> Value:
@@ -342,9 +342,8 @@ def arguments_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
     """Checks arguments as segments; returns what they read."""
     found = [segments(scope, arg) for arg in expr.args]
     for option in expr.options:
-        ends = (option.value,)
-        if isinstance(option.value, ast.Range):
-            ends = (option.value.low, option.value.high)
+        given = option.value
+        ends = (given.low, given.high) if isinstance(given, ast.Range) else (given,)
         found += [value(scope, end) for end in ends]
     return joined(*found)
 
