@@ -170,7 +170,9 @@ def logits_at(
     run = forward.logits if gradients else forward
     logits = run(ids, cache=past, keep=ids.shape[1] - first, **options)  # type: ignore[arg-type]
     row_of = np.repeat(np.arange(len(rows)), [len(c) for c in columns])
-    return logits[forward.tensor(row_of), forward.tensor(np.concatenate(columns) - first)]
+    places = forward.tensor(row_of * logits.shape[1] + np.concatenate(columns) - first)
+    # Places may be read twice, and the gradient of `logits[i, j]` adds those up in any order of the threads.
+    return logits.flatten(0, 1).index_select(0, places)
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor, eos_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
