@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow small models down
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from attrs import define, field
-from transformers import DynamicCache
 
+from benchmarks.calls import Recorder, bare_seconds
 from posterior_lm import load
 from posterior_lm.infer.base import run
 from posterior_lm.infer.importance import Importance
@@ -125,60 +125,21 @@ def _parts(model: TransformersModel) -> tuple:
     return model._forward, model.tokenizer, model.identity
 
 
-@define
-class Recorder:
-    """The shapes of every forward call a model makes."""
-
-    calls: list[tuple[tuple[int, int], int, bool, int]] = field(factory=list)
-
-    def hook(self, _module: object, args: tuple, options: dict) -> None:
-        ids = options["input_ids"]
-        cache = options.get("past_key_values")
-        past = cache.get_seq_length() if cache is not None else 0
-        masked = options.get("attention_mask") is not None
-        self.calls.append((tuple(ids.shape), past, masked, options.get("logits_to_keep", 0)))
-
-
-def replay(model: TransformersModel, calls: list) -> float:
-    """Seconds of the same forward calls with nothing around them."""
-    module, config = model._forward.module, model._forward.module.config
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    width = config.hidden_size // config.num_attention_heads
-    spent = 0.0
-    with torch.inference_mode():
-        for (rows, columns), past, masked, keep in calls:
-            ids = torch.randint(10, config.vocab_size, (rows, columns))
-            cache = DynamicCache(config=config)
-            if past:
-                for layer in range(config.num_hidden_layers):
-                    cache.update(
-                        torch.randn(rows, heads, past, width), torch.randn(rows, heads, past, width), layer
-                    )
-            options = {"attention_mask": torch.zeros(rows, 1, columns, past + columns)} if masked else {}
-            began = time.perf_counter()
-            module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep, **options)
-            spent += time.perf_counter() - began
-    return spent
-
-
 def importance_floor(target: Target, model: TransformersModel, draws: int, rounds: int) -> dict[str, float]:
     def sampler(seed: int = 0) -> object:
         return run(Importance(), target, n=draws, rng=np.random.default_rng(seed))
 
     sampler()
-    recorder = Recorder()
-    handle = model._forward.module.register_forward_pre_hook(recorder.hook, with_kwargs=True)
-    sampler()
-    handle.remove()
-    replay(model, recorder.calls)
-    pairs = [(seconds(sampler), replay(model, recorder.calls)) for _ in range(rounds)]
-    positions = sum(rows * columns for (rows, columns), *_ in recorder.calls)
+    with Recorder().watching(model) as recorder:
+        sampler()
+    bare_seconds(model, recorder.calls)
+    pairs = [(seconds(sampler), bare_seconds(model, recorder.calls)) for _ in range(rounds)]
     return {
         "sampler_over_floor": statistics.median(s / f for s, f in pairs),
         "sampler_seconds": statistics.median(s for s, _ in pairs),
         "floor_seconds": statistics.median(f for _, f in pairs),
         "calls": len(recorder.calls),
-        "positions": positions,
+        "positions": recorder.positions,
         "draws": draws,
     }
 

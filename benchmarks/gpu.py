@@ -27,9 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from attrs import define, evolve, field
-from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, PreTrainedConfig
+from attrs import define, evolve
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
+from benchmarks.calls import Recorder, bare_seconds
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, Row, known_target
 from posterior_lm.api.query import Query
@@ -72,28 +73,12 @@ def random_model(config: PreTrainedConfig, tokenizer: Path, device: str, folder:
 # ------------------------------------------------------------------ one fit, watched
 
 
-@define
-class Calls:
-    """Every forward call of a module while `on`: its shape, what was cached, and whether it had gradients."""
-
-    on: bool = False
-    found: list[tuple[tuple[int, int], int, bool, int, bool]] = field(factory=list)
-
-    def hook(self, _module: object, args: tuple, options: dict) -> None:
-        if self.on:
-            ids, cache = options["input_ids"], options.get("past_key_values")
-            past = cache.get_seq_length() if cache is not None else 0
-            masked = options.get("attention_mask") is not None
-            keep = options.get("logits_to_keep", 0)
-            self.found.append((tuple(ids.shape), past, masked, keep, torch.is_grad_enabled()))
-
-
 @define(eq=False)
 class Trained:
     """What `train_some` saw: a Progress per step, the forward calls of the steps after `WARM`, the policy."""
 
     steps: list[Progress]
-    calls: Calls
+    calls: Recorder
     policy: Policy
 
     @property
@@ -105,59 +90,17 @@ class Trained:
 def train_some(query: Query, rows: Sequence[Row], settings: FitSettings, model: TransformersModel) -> Trained:
     """Fit `query` on `rows` with `model` as its only one, as `plm fit` does, and keep what was seen."""
     query = query.lm(base=model)
-    calls, steps = Calls(), []
+    calls, steps = Recorder(on=False), []
 
     def watch(progress: Progress) -> None:
         steps.append(progress)
         # Certification comes after the last step and is no part of one.
         calls.on = len(steps) >= WARM and progress.done < 1.0
 
-    handle = model._forward.module.register_forward_pre_hook(calls.hook, with_kwargs=True)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            fit(query.prepared, rows, Path(folder) / "policy", settings, watch=watch)
-            policy = load_policy(Path(folder) / "policy", query.prepared.with_models({"base": model}))
-    finally:
-        handle.remove()
+    with calls.watching(model), tempfile.TemporaryDirectory() as folder:
+        fit(query.prepared, rows, Path(folder) / "policy", settings, watch=watch)
+        policy = load_policy(Path(folder) / "policy", query.prepared.with_models({"base": model}))
     return Trained(steps, calls, policy)
-
-
-def floor_seconds(trained: Trained, model: TransformersModel) -> float:
-    """Seconds per timed step of the same forward calls with nothing around them, and of their backward passes."""
-    module, config = model._forward.module, model._forward.module.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    like = {"device": model._forward.device, "dtype": model._forward.dtype}
-    spent = 0.0
-    for (rows, columns), past, masked, keep, grad in trained.calls.found:
-        ids = torch.randint(10, config.vocab_size, (rows, columns), device=like["device"])
-        options: dict[str, object] = {"logits_to_keep": keep}
-        if not grad or past:
-            cache = DynamicCache(config=config)
-            for layer in range(config.num_hidden_layers if past else 0):
-                pair = (torch.randn(rows, heads, past, width, **like) for _ in range(2))
-                cache.update(*pair, layer)
-            options |= {"past_key_values": cache, "use_cache": True}
-        else:
-            options["use_cache"] = False
-        if masked:
-            options["attention_mask"] = torch.zeros(rows, 1, columns, past + columns, **like)
-        synchronize(model)
-        began = time.perf_counter()
-        with torch.set_grad_enabled(grad), trained.policy.adapter.on():
-            logits = module(input_ids=ids, **options).logits
-            if grad:
-                logits.float().mean().backward()
-        synchronize(model)
-        spent += time.perf_counter() - began
-    for parameter in trained.policy.adapter.parameters.values():
-        parameter.grad = None
-    return spent / (len(trained.steps) - WARM)
-
-
-def synchronize(model: TransformersModel) -> None:
-    if model._forward.device.type == "cuda":
-        torch.cuda.synchronize(model._forward.device)
 
 
 # ------------------------------------------------------------------ the tables
@@ -183,8 +126,8 @@ def speed(
         p.draws_per_second * (p.seconds - q.seconds)
         for q, p in zip(trained.steps[WARM - 1 :], timed, strict=False)
     )
-    floor = floor_seconds(trained, model)
-    positions = sum(r * c for (r, c), *_ in trained.calls.found)
+    calls, positions = trained.calls.calls, trained.calls.positions
+    floor = bare_seconds(model, calls, trained.policy.adapter) / len(timed)
     found: dict[str, object] = {
         "model": name,
         "parameters": sum(p.numel() for n, p in model._forward.module.named_parameters() if "lora_" not in n),

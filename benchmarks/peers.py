@@ -36,7 +36,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow sma
 import numpy as np
 from attrs import define, frozen
 
-from benchmarks.floor import Recorder, replay, seconds
+from benchmarks.calls import Recorder, bare_seconds
+from benchmarks.floor import seconds
 from posterior_lm.api.query import loads
 from posterior_lm.infer.base import InferenceAlgorithm, run
 from posterior_lm.infer.draws import Draws
@@ -190,20 +191,19 @@ def make_environment(name: str, envs: Path) -> None:
 def ours(job: Job, method: str, particles: int, seed: int) -> dict[str, float]:
     """One run of ours, and of its forward calls alone."""
     algorithm: InferenceAlgorithm = Smc() if method == "smc" else Importance()
-    recorder, found = Recorder(), []
-    handle = job.model._forward.module.register_forward_pre_hook(recorder.hook, with_kwargs=True)
+    found = []
 
     def work() -> None:
         found.append(run(algorithm, job.target, n=particles, rng=np.random.default_rng(seed)))
 
-    spent = seconds(work)
-    handle.remove()
+    with Recorder().watching(job.model) as recorder:
+        spent = seconds(work)
     return {
         "log_evidence": found[0].log_evidence,
         "seconds": spent,
-        "tokens": sum(rows * columns for (rows, columns), *_ in recorder.calls),
+        "tokens": recorder.positions,
         "calls": len(recorder.calls),
-        "floor": replay(job.model, recorder.calls),
+        "floor": bare_seconds(job.model, recorder.calls),
     }
 
 

@@ -25,6 +25,7 @@ import torch
 from benchmarks.exactness import trainer_of
 from benchmarks.targets import known_target
 from posterior_lm.lm.hf.forward import Forward
+from posterior_lm.lm.hf.head import Places
 from posterior_lm.target.validate import validate_data
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.rows import Rows
@@ -58,13 +59,16 @@ class Clock:
 @contextmanager
 def timed_passes(clock: Clock) -> Iterator[None]:
     """Forward and backward passes are timed inside this block."""
-    logits, backward = Forward.logits, torch.Tensor.backward
+    logits, places, read, backward = Forward.logits, Forward.places, Places.read, torch.Tensor.backward
     Forward.logits = clock.timed(logits)  # type: ignore[method-assign]
+    Forward.places = clock.timed(places)  # type: ignore[method-assign]
+    Places.read = clock.timed(read)  # type: ignore[method-assign]
     torch.Tensor.backward = clock.timed(backward)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Forward.logits, torch.Tensor.backward = logits, backward  # type: ignore[method-assign]
+        Forward.logits, Forward.places, Places.read = logits, places, read  # type: ignore[method-assign]
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
 
 
 def measure(name: str, stage: str, steps: int) -> dict[str, float]:

@@ -158,7 +158,7 @@ def _line_scores(model: TransformersModel, lines: Sequence[Line], columns: int) 
     forward = model._forward
     out = torch.zeros(len(lines), dtype=torch.float64, device=forward.device)
     read = [(line.context, line.ids, len(line.ids) + line.ends) for line in lines]
-    for numbers, logits in model.read(read, columns=columns):
+    for numbers, places in model.read(read, columns=columns):
         token: list[int] = []
         ends: list[bool] = []
         counts: list[bool] = []
@@ -170,7 +170,7 @@ def _line_scores(model: TransformersModel, lines: Sequence[Line], columns: int) 
             ends += [*[False] * size, *[True] * line.ends]
             counts += [*(not out for out in line.left_out or [False] * size), *[True] * line.ends]
             owner += [n] * (size + line.ends)
-        found, stop = token_log_probs(logits, forward.tensor(token), model.tokenizer.eos_ids)
+        found, stop = token_log_probs(places, forward.tensor(token), model.tokenizer.eos_ids)
         found = torch.where(torch.as_tensor(ends, device=forward.device), stop, found)
         found = torch.where(torch.as_tensor(counts, device=forward.device), found.double(), 0.0)
         out = out.index_add(0, forward.tensor(owner), found)

@@ -53,9 +53,9 @@ class AdaptedForward(Forward):
 
     adapter: Adapter = field(kw_only=True, repr=False)
 
-    def logits(self, ids: Tensor, **options: object) -> Tensor:
+    def call(self, part: nn.Module, **options: object) -> Any:
         with self.adapter.on():
-            return Forward.logits(self, ids, **options)  # type: ignore[arg-type]
+            return part(**options)
 
 
 class Adapter:
@@ -304,9 +304,9 @@ class MergedForward(Forward):
 
     swaps: Sequence[Swap] = field(kw_only=True, repr=False)
 
-    def logits(self, ids: Tensor, **options: object) -> Tensor:
+    def call(self, part: nn.Module, **options: object) -> Any:
         with _swapped(self.swaps):
-            return Forward.logits(self, ids, **options)  # type: ignore[arg-type]
+            return part(**options)
 
 
 def drawing_model(adapter: Adapter) -> TransformersModel:
@@ -331,13 +331,14 @@ class TrainedForward(Forward):
     adapter: Adapter = field(kw_only=True, repr=False)
     layers: Mapping[str, tuple[Any, nn.Parameter]] = field(kw_only=True, repr=False)
 
-    def call(self, **options: object) -> Any:
+    def call(self, part: nn.Module, **options: object) -> Any:
         name = self.adapter._name
+        start = "" if part is self.module else f"{self.module.base_model_prefix}."
         folded = {
-            place: weight.detach() + layer.get_delta_weight(name)
+            place.removeprefix(start): weight.detach() + layer.get_delta_weight(name)
             for place, (layer, weight) in self.layers.items()
         }
-        return functional_call(self.module, folded, args=(), kwargs=options)
+        return functional_call(part, folded, args=(), kwargs=options)
 
 
 def training_model(adapter: Adapter) -> TransformersModel:

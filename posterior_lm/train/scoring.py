@@ -21,6 +21,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
 
@@ -132,9 +133,9 @@ def score_paths(
     device = model._forward.device
     log_prob = torch.zeros(len(paths), dtype=torch.float64, device=device)
     end = torch.zeros((len(paths), width), dtype=torch.float64, device=device) if ends else None
-    for numbers, logits in model.read([(p.context, p.ids, len(p.chosen)) for p in paths], columns=columns):
+    for numbers, places in model.read([(p.context, p.ids, len(p.chosen)) for p in paths], columns=columns):
         mine = [paths[n] for n in numbers]
-        found, stop = _choices(logits, mine, model.tokenizer.eos_ids, ends)
+        found, *stop = _choices(places, mine, model.tokenizer.eos_ids, ends)
         # (P, T + 1) log q of each choice of each path, 0 past its end; then the same of stopping where it may.
         sizes = [len(p.chosen) for p in mine]
         where = (
@@ -146,10 +147,9 @@ def score_paths(
         index = torch.as_tensor(numbers, device=device)
         log_prob = log_prob.index_add(0, index, steps.sum(dim=1))
         if end is not None:
-            assert stop is not None
             before = torch.cumsum(steps, dim=1) - steps
             place = (index[:, None], torch.arange(max(sizes), device=device)[None, :])
-            end = end.index_put(place, before + empty.index_put(where, stop))
+            end = end.index_put(place, before + empty.index_put(where, stop[0]))
     if end is None:
         return PathScores(log_prob)
     is_end = torch.zeros(end.shape, dtype=torch.bool)
@@ -159,50 +159,39 @@ def score_paths(
     return PathScores(log_prob, torch.where(is_end, end, 0.0), is_end)
 
 
-def _choices(
-    logits: Tensor, paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool
-) -> tuple[Tensor, Tensor | None]:
-    """(positions,) float64 log q of what was chosen, and of stopping where that is an end point."""
-    device = logits.device
-    distinct: dict[int, int] = {}
-    table: list[np.ndarray] = []
-    which: list[int] = []
-    stops: list[bool] = []
-    chosen: list[int] = []
-    enders: list[int] = []
-    for path in paths:
-        for mask in path.masks:
-            if id(mask) not in distinct:
-                distinct[id(mask)] = len(table)
-                table.append(mask)
-            which.append(distinct[id(mask)])
-        stops += path.may_stop
-        chosen += path.chosen
-        enders += path.ends
-    allowed = torch.as_tensor(np.stack(table), device=device)
-    masked = logits.masked_fill(~allowed[torch.as_tensor(which, device=device)], -torch.inf)
-    may_stop = torch.as_tensor(stops, device=device)
-    eos = (
-        torch.logsumexp(logits[:, list(eos_ids)], dim=-1)
-        if eos_ids
-        else torch.zeros(len(logits), dtype=logits.dtype, device=device)
+def _choices(places: Places, paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool) -> list[Tensor]:
+    """(P,) float64 log q of what was chosen, and of stopping where that is an end point."""
+    device = places.states.device
+    masks = [mask for path in paths for mask in path.masks]
+    may_stop = torch.tensor([stops for path in paths for stops in path.may_stop], device=device)
+    picks = [torch.tensor([t for path in paths for t in path.chosen], device=device)]
+    if ends:
+        picks.append(torch.tensor([t for path in paths for t in path.ends], device=device))
+
+    def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
+        """log q of each choice among the tokens that are allowed and, as one more, stopping."""
+        eos = torch.logsumexp(logits[:, list(eos_ids)], dim=1) if eos_ids else torch.zeros_like(logits[:, 0])
+        stop = torch.where(may_stop[part], eos, -torch.inf)
+        allowed, which = _distinct(masks[part], device)
+        masked = logits.masked_fill(~allowed[which], -torch.inf)
+        # Where nothing may follow, a row of −inf has no gradient: stopping stands in, and nobody reads it.
+        dead = ~(allowed.any(dim=1)[which] | may_stop[part])
+        choices = torch.cat([masked, torch.where(dead, 0.0, stop)[:, None]], dim=1)
+        log_q = torch.log_softmax(choices, dim=1)
+        stands = logits.shape[1]
+        return tuple(
+            torch.where(t[part] <= FORCED, 0.0, log_q.gather(1, torch.where(t[part] >= 0, t[part], stands)[:, None])[:, 0])
+            for t in picks
+        )  # fmt: skip
+
+    return [column.double() for column in places.read(read)]
+
+
+def _distinct(masks: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(D, V) the different ones among the masks, and (n,) which is whose."""
+    different = {id(mask): mask for mask in masks}
+    number = {key: k for k, key in enumerate(different)}
+    which = [number[id(mask)] for mask in masks]
+    return torch.as_tensor(np.stack(list(different.values())), device=device), torch.as_tensor(
+        which, device=device
     )
-    none = torch.full_like(eos, -torch.inf)
-    eos = torch.where(may_stop, eos, none)
-    picks = torch.as_tensor(chosen, device=device)
-    # Where nothing may follow, a row of −inf has no gradient: it is replaced before the sum.
-    dead = ~(allowed.any(dim=1)[torch.as_tensor(which, device=device)] | may_stop)
-    masked = torch.where(dead[:, None], torch.zeros_like(masked), masked)
-    norm = torch.logsumexp(torch.cat([masked, eos[:, None]], dim=1), dim=1)
-    forced = torch.zeros(len(logits), dtype=torch.float64, device=device)
-
-    def of(picks: Tensor) -> Tensor:
-        token = masked.gather(1, picks.clamp(min=0)[:, None])[:, 0]
-        value = (torch.where(picks >= 0, token, eos) - norm).double()
-        return torch.where(picks <= FORCED, forced, value)
-
-    found = of(picks)
-    if not ends:
-        return found, None
-    marks = torch.as_tensor(enders, device=device)
-    return found, of(marks)

@@ -377,13 +377,14 @@ def test_shared_contexts_are_shared(scratch, monkeypatch: pytest.MonkeyPatch) ->
     )
     paths = paths_in(target, listed(target.latents[0].support)[:20])
     columns = []
-    forward = adapter.base._forward.module.forward
+    trunk = adapter.base._forward.module.base_model
+    forward = trunk.forward
 
     def counted(input_ids: torch.Tensor, **options: object) -> object:
         columns.append(input_ids.numel())
         return forward(input_ids=input_ids, **options)
 
-    monkeypatch.setattr(adapter.base._forward.module, "forward", counted)
+    monkeypatch.setattr(trunk, "forward", counted)
     score_paths(adapter.model(), paths)
     shared = sum(columns)
     columns.clear()
@@ -407,13 +408,14 @@ def test_micro_batches_are_small(scratch, monkeypatch: pytest.MonkeyPatch) -> No
     adapter = stirred("gpt2", scratch)
     paths = mixed_paths(adapter)
     sizes = []
-    forward = adapter.base._forward.module.forward
+    trunk = adapter.base._forward.module.base_model
+    forward = trunk.forward
 
     def counted(input_ids: torch.Tensor, **options: object) -> object:
         sizes.append(input_ids.numel())
         return forward(input_ids=input_ids, **options)
 
-    monkeypatch.setattr(adapter.base._forward.module, "forward", counted)
+    monkeypatch.setattr(trunk, "forward", counted)
     score_paths(adapter.model(), paths, columns=60)
     assert len(sizes) > 1 and max(sizes) <= 60
 

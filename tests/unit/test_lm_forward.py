@@ -92,6 +92,10 @@ class Counting:
         self.columns += ids.numel()
         return self._forward(ids, **options)
 
+    def places(self, ids, at, **options):
+        self.columns += ids.numel()
+        return self._forward.places(ids, at, **options)
+
 
 def test_the_store_reuses_the_longest_beginning(scratch: Path) -> None:
     forward = Counting(build("llama", scratch)._forward)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from attrs import field, frozen
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from posterior_lm.lang.diagnostics import ModelError
+from posterior_lm.lm.hf.head import CHUNK, Places, Split, split
 
 
 @frozen(eq=False)
@@ -59,23 +60,49 @@ class Forward:
         `mask` attention is causal; `mask` (B, 1, L, P + L) is added to the scores.
         `positions` (B, L) where they are not simply those that follow the cache.
         """
-        options: dict[str, object] = {"use_cache": cache is not None}
-        if cache is not None:
-            options["past_key_values"] = cache
-        if mask is not None:
-            options["attention_mask"] = mask
-        if positions is not None:
-            options["position_ids"] = positions
+        options = _options(cache, mask, positions)
         if keep and "logits_to_keep" in self.parameters:
             options["logits_to_keep"] = keep
-        logits = self.call(input_ids=ids, **options).logits
+        logits = self.call(self.module, input_ids=ids, **options).logits
         if keep and logits.shape[1] > keep:
             logits = logits[:, -keep:]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return _precise(logits)
 
-    def call(self, **options: object) -> Any:
-        """What the module returns."""
-        return self.module(**options)
+    def places(
+        self,
+        ids: Tensor,
+        at: Tensor,
+        *,
+        cache: Cache | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Places:
+        """What is predicted at the places `at` (P,) of `ids` (B, L), numbered row by row; options as `logits`."""
+        parts = self.split
+        size = max(1, CHUNK // self.vocabulary_size)
+        # A place may be read twice; the gradient of an index by pairs would add those up in any order.
+        if parts is None:
+            keep = ids.shape[1] - int((at % ids.shape[1]).min())
+            logits = self.logits(ids, cache=cache, mask=mask, positions=positions, keep=keep)
+            row, column = at // ids.shape[1], at % ids.shape[1] - (ids.shape[1] - keep)
+            return Places(logits.flatten(0, 1).index_select(0, row * keep + column), _precise, size)
+        states = self.call(parts.trunk, input_ids=ids, **_options(cache, mask, positions)).last_hidden_state
+        last = parts.last
+        return Places(
+            states.flatten(0, 1).index_select(0, at),
+            lambda chosen: _precise(last(inputs_embeds=chosen[None], use_cache=False).logits[0]),
+            size,
+        )
+
+    @property
+    def split(self) -> Split | None:
+        """The module in front of its head and behind, where the two may be called apart."""
+        parts = split(self.module)
+        return parts if parts is not None and parts.is_frozen() else None
+
+    def call(self, part: nn.Module, **options: object) -> Any:
+        """What the module, or its trunk, returns."""
+        return part(**options)
 
     def check_window(self, tokens: int) -> None:
         """Raises `ModelError` (PLM520) where a sequence of that many tokens does not fit."""
@@ -102,3 +129,18 @@ class Forward:
         blocked = torch.finfo(self.dtype).min
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(~visible, blocked).unsqueeze(1)
+
+
+def _options(cache: Cache | None, mask: Tensor | None, positions: Tensor | None) -> dict[str, object]:
+    options: dict[str, object] = {"use_cache": cache is not None}
+    if cache is not None:
+        options["past_key_values"] = cache
+    if mask is not None:
+        options["attention_mask"] = mask
+    if positions is not None:
+        options["position_ids"] = positions
+    return options
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

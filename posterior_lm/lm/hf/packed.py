@@ -11,6 +11,7 @@ in the same way, behind one copy of that beginning.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from posterior_lm.lm.hf.forward import Forward
+from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.kv_cache import common_length, expanded
 from posterior_lm.lm.protocol import Branch, Request, Scores
 
@@ -38,7 +40,7 @@ Line = tuple[Ids, Ids, int]
 class Limits:
     """How large a micro-batch may be, so that memory does not grow with the number of requests."""
 
-    logits: int = 2**24  # kept columns x vocabulary: 64 MB in float32
+    logits: int = 2**24  # kept columns x vocabulary, where they are made whole: 64 MB in float32
     columns: int = 2**13  # new columns of all rows
     attention: int = 2**24  # new columns x (cached and new) columns of all rows
     padding: int = 2**9  # padded columns that cost less than another call
@@ -155,33 +157,33 @@ def micro_batches(rows: Sequence[Row], vocabulary: int, limits: Limits) -> Itera
         yield batch
 
 
-def logits_at(
-    forward: Forward, rows: Sequence[Row], columns: Sequence[np.ndarray], cache: Cache | None = None, *,
-    gradients: bool = False,
-) -> Tensor:  # fmt: skip
-    """(P, V) logits at the `columns` of each row, one row's after the other's: one pass over all rows."""
+def places_at(
+    forward: Forward, rows: Sequence[Row], columns: Sequence[np.ndarray], cache: Cache | None = None
+) -> Places:
+    """What is predicted at the `columns` of each row, one row's after the other's: one pass over all rows."""
     ids = forward.tensor(stacked(rows, "tokens", 0))
-    first = min(row.first for row in rows)
-    options: dict[str, Tensor] = {}
+    options: dict[str, Any] = {}
     if any(row.has_branches for row in rows):
         options["positions"] = forward.tensor(stacked(rows, "positions", rows[0].past))
         options["mask"] = forward.additive(visible(rows, forward.device))
-    past = None if cache is None else expanded(cache, len(rows))
-    run = forward.logits if gradients else forward
-    logits = run(ids, cache=past, keep=ids.shape[1] - first, **options)  # type: ignore[arg-type]
+    if cache is not None:
+        options["cache"] = expanded(cache, len(rows))
     row_of = np.repeat(np.arange(len(rows)), [len(c) for c in columns])
-    places = forward.tensor(row_of * logits.shape[1] + np.concatenate(columns) - first)
-    # Places may be read twice, and the gradient of `logits[i, j]` adds those up in any order of the threads.
-    return logits.flatten(0, 1).index_select(0, places)
+    return forward.places(ids, forward.tensor(row_of * ids.shape[1] + np.concatenate(columns)), **options)
 
 
-def token_log_probs(logits: Tensor, tokens: Tensor, eos_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(P,) log-prob of a token at each place of `logits` (P, V), and (P,) of end-of-text there; nats."""
-    log_probs = torch.log_softmax(logits, dim=-1)
-    found = log_probs.gather(1, tokens[:, None])[:, 0]
-    if not eos_ids:
-        return found, torch.full_like(found, -torch.inf)
-    return found, torch.logsumexp(log_probs[:, list(eos_ids)], dim=-1)
+def token_log_probs(places: Places, tokens: Tensor, eos_ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(P,) log-prob of a token at each place, and (P,) of end-of-text there; nats."""
+
+    def read(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        log_probs = torch.log_softmax(logits, dim=-1)
+        found = log_probs.gather(1, tokens[part, None])[:, 0]
+        if not eos_ids:
+            return found, torch.full_like(found, -torch.inf)
+        return found, torch.logsumexp(log_probs[:, list(eos_ids)], dim=-1)
+
+    found, eos = places.read(read)
+    return found, eos
 
 
 def score_rows(
@@ -190,7 +192,9 @@ def score_rows(
     """The scores of rows that all follow the same `cache` (one row; None: no prompt), in any order."""
     for plain in (True, False):
         chosen = [row for row in rows if row.has_branches != plain]
-        for batch in micro_batches(chosen, forward.vocabulary_size, limits):
+        # Behind a trunk of its own the head is bounded by itself, and only reads the places that are wanted.
+        vocabulary = forward.vocabulary_size if forward.split is None else 0
+        for batch in micro_batches(chosen, vocabulary, limits):
             yield from zip(batch, _score(forward, batch, eos_ids, cache), strict=True)
 
 
@@ -199,10 +203,11 @@ def _score(
     forward: Forward, rows: Sequence[Row], eos_ids: tuple[int, ...], cache: Cache | None
 ) -> list[Scores]:
     spans = [[columns for columns, _ in row.spans] for row in rows]
-    logits = logits_at(forward, rows, list(map(np.concatenate, spans)), cache)
+    places = places_at(forward, rows, list(map(np.concatenate, spans)), cache)
     # Place t of a span predicts its token t; after the last one only end-of-text is read.
     tokens = forward.tensor(np.concatenate([np.append(t, 0) for row in rows for _, t in row.spans]))
-    found, eos = (column.double().cpu().numpy() for column in token_log_probs(logits, tokens, eos_ids))
+    columns = token_log_probs(places, tokens, eos_ids)
+    found, eos = (column.double().cpu().numpy() for column in columns)
     at, scores = 0, []
     for row in rows:
         parts = []
@@ -216,8 +221,8 @@ def _score(
 
 def read_lines(
     forward: Forward, lines: Sequence[Line], *, packed: bool, columns: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Pass by pass, the numbers of the lines in it and (P, V) logits of their places, with gradients.
+) -> Iterator[tuple[list[int], Places]]:
+    """Pass by pass, the numbers of the lines in it and what is predicted at their places, with gradients.
 
     `columns` bounds one pass, padding included; `packed` says whether contexts may share their beginning.
     """
@@ -241,7 +246,7 @@ def read_lines(
             ])
             for mine, row in zip(numbers, batch, strict=True)
         ]  # fmt: skip
-        yield [n for mine in numbers for n in mine], logits_at(forward, batch, read, gradients=True)
+        yield [n for mine in numbers for n in mine], places_at(forward, batch, read)
 
 
 def shared_beginnings(lines: Sequence[Line]) -> Iterator[tuple[int, list[int]]]:

@@ -186,10 +186,10 @@ class RecomputedRollout:
         count = max(1, COLUMNS // max(map(len, distinct), default=1))
         for at in range(0, len(distinct), count):
             part = distinct[at : at + count]
-            keep = len(part[-1]) - len(part[0]) + 1
-            logits = self.forward(self.forward.padded(part), keep=keep)
-            last = self.forward.tensor([len(s) - 1 - (len(part[-1]) - logits.shape[1]) for s in part])
-            found |= zip(part, log_softmax(logits[torch.arange(len(part)), last]), strict=True)
+            last = [i * len(part[-1]) + len(s) - 1 for i, s in enumerate(part)]
+            with torch.inference_mode():
+                places = self.forward.places(self.forward.padded(part), self.forward.tensor(last))
+                found |= zip(part, log_softmax(places.logits()), strict=True)
         if not self.sequences:
             return np.empty((0, self.forward.vocabulary_size), dtype=np.float32)
         return np.stack([found[s] for s in self.sequences])

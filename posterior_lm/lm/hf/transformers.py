@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from attrs import evolve, frozen
-from torch import Tensor
 
 from posterior_lm.lm.hf.forward import Forward
+from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.kv_cache import PrefixStore, expanded, is_cuttable, is_expandable
 from posterior_lm.lm.hf.load import load_module
 from posterior_lm.lm.hf.packed import Limits, Line, Row, lay_out, read_lines, score_rows
@@ -198,8 +198,8 @@ class TransformersModel:
                 found[request] = evolve(found[trunk], branches=tuple(found[b] for b in branches))
         return [found[request] for request in requests]
 
-    def read(self, lines: Sequence[Line], *, columns: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Logits with gradients, pass by pass; see `packed.read_lines`."""
+    def read(self, lines: Sequence[Line], *, columns: int) -> Iterator[tuple[list[int], Places]]:
+        """What is predicted, with gradients, pass by pass; see `packed.read_lines`."""
         return read_lines(self._forward, lines, packed=self.packed, columns=columns)
 
     def _score_rows(self, requests: dict[Request, None]) -> dict[Request, Scores]:
