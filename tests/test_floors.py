@@ -53,7 +53,7 @@ ROOMS: dict[str, Room] = {
     "language": Room(1, ("lang",), ("installed", "method table"), ("attrs", "lark")),
     "model protocol": Room(1, ("lm.protocol",), (), ("attrs", "numpy")),
     # Tables and tokenizers: light, since plm check may need them.
-    "light models": Room(1, ("lm",), ("model protocol",), ("attrs", "numpy", "tokenizers")),
+    "light models": Room(1, ("lm",), ("model protocol",), ("attrs", "jinja2", "numpy", "tokenizers")),
     "heavy models": Room(
         1, ("lm.hf",), ("model protocol", "light models"), ("attrs", "numpy", "torch", "transformers")
     ),
@@ -253,6 +253,7 @@ LATER: dict[str, tuple[str, str]] = {
     "cli.check": ("numpy", "plm check builds the supports of texts alone"),
     "graph.graph": ("networkx", "what is lowered is in order already, and plm check lowers it"),
     "infer.weights": ("arviz_stats", "only draws with diagnostics of their own need it"),
+    "lm.chat": ("jinja2", "few programs have roles"),
     "lm.resolve": ("huggingface_hub numpy tokenizers", "kinds of models need other libraries"),
     "metrics.embeddings": ("torch transformers", "overlap of words is measured without an encoder"),
     "support.grammar_parser": ("llguidance", "few programs have a grammar"),

@@ -122,7 +122,8 @@ class Decoder:
         if not self.masked:
             support = UnmaskedSupport.of(support, model.tokenizer)  # type: ignore[assignment]
         ending: Ending = "stop" if support.ending == "stop" else "eos"
-        ids = decode(model, contexts, support, self.how, keep=keep, rng=rng, ending=ending)
+        turn = target.evaluator.spellers[reading.lm].turn_ids(reading.segments)
+        ids = decode(model, contexts, support, self.how, keep=keep, rng=rng, ending=ending, eos_ids=turn)
         return [[self._value(target, info, one) for one in row] for row in ids]
 
     def _value(self, target: Target, info: LatentInfo, ids: Ids) -> tuple[Value, bool]:

@@ -41,19 +41,24 @@ class Decoding:
 
 def decode(
     model: LanguageModel, contexts: Sequence[Ids], support: Support, how: Decoding, *,
-    keep: int, rng: np.random.Generator, ending: Ending,
+    keep: int, rng: np.random.Generator, ending: Ending, eos_ids: Ids = (),
 ) -> list[list[Ids]]:  # fmt: skip
-    """For each context its values: one, or with beams at most `keep`, best first; none where all beams died."""
+    """For each context its values: one, or with beams at most `keep`, best first; none where all beams died.
+
+    `eos_ids` as for a `TextWalk`.
+    """
     if not how.beams:
         choose = Likely(rng, how) if how.sampled else Likeliest()
-        return [[one] for one in roll_out(model, contexts, support, choose, ending=ending).values]
+        made = roll_out(model, contexts, support, choose, ending=ending, eos_ids=eos_ids)
+        return [[one] for one in made.values]
     found: dict[Ids, list[Ids]] = {}
     distinct, size = list(dict.fromkeys(contexts)), max(1, ROWS // how.beams)
     for begin in range(0, len(distinct), size):
         part = distinct[begin : begin + size]
         values = beams(
-            model, part, support, number=how.beams, groups=how.groups, penalty=how.penalty, ending=ending
-        )
+            model, part, support, number=how.beams, groups=how.groups, penalty=how.penalty, ending=ending,
+            eos_ids=eos_ids,
+        )  # fmt: skip
         found |= zip(part, values, strict=True)
     return [found[context][:keep] for context in contexts]
 
@@ -162,7 +167,7 @@ class _Beam:
 
 def beams(
     model: LanguageModel, contexts: Sequence[Ids], support: Support, *, number: int, groups: int = 1,
-    penalty: float = 0.0, ending: Ending,
+    penalty: float = 0.0, ending: Ending, eos_ids: Ids = (),
 ) -> list[list[Ids]]:  # fmt: skip
     """For each context at most `number` distinct values, best first, by `number` beams in `groups` of equal size.
 
@@ -183,7 +188,7 @@ def beams(
     finished: dict[tuple[int, int], dict[Ids, float]] = {key: {} for key in running}
     while running:
         log_probs = rollout.log_probs
-        eos = eos_log_probs(log_probs, model.tokenizer.eos_ids)
+        eos = eos_log_probs(log_probs, eos_ids or model.tokenizer.eos_ids)
         stopping = log_probs.shape[1]  # in place of a token
         taken = {c: np.zeros(stopping + 1) for c, _ in running}
         followed: dict[tuple[int, int], list[_Beam]] = {}

@@ -8,11 +8,12 @@ import numpy as np
 from attrs import evolve
 
 from posterior_lm.graph.nodes import ChoiceScore
+from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.guide import check_guide, contexts_of
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.rows import read_rows
-from posterior_lm.target.segments import Known, Special, join
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, Turn, is_chat, join
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.guide import Reading
@@ -30,7 +31,7 @@ def prior_readings(target: Target) -> dict[str, Reading]:
         prior = prior_of(target, info.name)
         node = target.graph[prior.node]
         if prior.lm is not None:
-            segments = target.evaluator.plan(prior.node).context
+            segments = target.evaluator.segments(node.inputs[0])
             found[info.name] = Reading(prior.lm, segments, stated=False)
         elif isinstance(node, ChoiceScore) and info.lm is not None:
             segments = target.evaluator.segments(node.inputs[0])
@@ -71,7 +72,12 @@ def with_examples(
         )
     solved = [_known(target, *rows[int(k)]) for k in rng.permutation(len(rows))[:shots]]
     return {
-        name: evolve(reading, segments=_before(reading, [_shown(*one, name) for one in solved]))
+        name: evolve(
+            reading,
+            segments=_conversation(reading.segments, [_turns(*one, name) for one in solved])
+            if is_chat(reading.segments)
+            else _before(reading, [_shown(*one, name) for one in solved]),
+        )
         for name, reading in readings.items()
     }
 
@@ -122,3 +128,34 @@ def _shown(target: Target, values: Mapping[str, Value], name: str) -> str:
     earlier = {k: (values[k],) for k in target.names[: target.names.index(name)]}
     ids = contexts_of(target, reading.lm, reading.segments, earlier, 1)[0][0]
     return target.models[reading.lm].tokenizer.decode(ids) + values[name].text
+
+
+def _conversation(own: Sequence[Segment], shown: Sequence[Sequence[Segment]]) -> tuple[Segment, ...]:
+    """Solved conversations, then the one that is asked about, all under its own system message."""
+    rest = [_without_system(one) for one in (*shown, own)]
+    system = own[: len(own) - len(rest[-1])]
+    return join((*system, *(segment for one in rest for segment in one)))
+
+
+def _without_system(segments: Sequence[Segment]) -> Sequence[Segment]:
+    turns = [k for k, p in enumerate(segments) if isinstance(p, Turn)]
+    if segments[0] != Turn("system"):
+        return segments
+    return segments[turns[1] :] if len(turns) > 1 else ()
+
+
+def _turns(target: Target, values: Mapping[str, Value], name: str) -> tuple[Segment, ...]:
+    """The conversation of a solved row, with the latent's value as the answer, or as what goes on with it."""
+    found: list[Segment] = []
+    for segment in guide_readings(target)[name].segments:
+        match segment:
+            case Splice(latent=other):
+                found.append(Known(values[other].text))
+            case Computed(node=node):
+                columns = {k: (v,) for k, v in values.items()}
+                found.append(Known(spelled(target.evaluator.node(node, columns, 1)[0])))
+            case _:
+                found.append(segment)
+    last = [p for p in found if isinstance(p, Turn)][-1]
+    answer = () if last == Turn("assistant") else (Turn("assistant"),)
+    return (*found, *answer, Known(values[name].text))

@@ -29,6 +29,7 @@ from posterior_lm.graph.nodes import (
     Node,
     PlateSum,
     Power,
+    Role,
     RowField,
     Segments,
     Sum,
@@ -242,7 +243,7 @@ class GraphBuilder:
 
 # ------------------------------------------------------------- what a legal graph looks like
 
-VALUES = (Input, Constant, Marker, RowField, Latent, Segments, Apply)
+VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Apply)
 LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum)
 TERMS = (*LOGS, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
 
@@ -251,9 +252,10 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     Input: (),
     Constant: (),
     Marker: (),
+    Role: (),
     RowField: (),
     Latent: (VALUES,),
-    Segments: ((Constant, Input, RowField, Latent, Marker, Apply, Segments),),
+    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, Segments),),
     Apply: (None,),
     LmScore: ((Segments,), (Segments,)),
     ChoiceScore: ((Segments,), VALUES),

@@ -34,6 +34,7 @@ from posterior_lm.graph.nodes import (
     Marker,
     PlateSum,
     Power,
+    Role,
     RowField,
     Segments,
     TermInfo,
@@ -242,7 +243,7 @@ class _Lowering:
         call = self.checked.dist(dist).lm
         if call is None or (lm := self.model(call.function.id)) is None:
             raise InternalError("a guide reads a language model")
-        context = self.build.segments([self.value(a) for a in call.args], call.span)
+        context = self.build.segments(self.context(call), call.span)
         reads = tuple(sorted({n.id for n in nodes(call) if isinstance(n, ast.Name)}))
         self.guides[name.id] = GuideSpec(lm, context, reads, statement.span)
 
@@ -265,7 +266,7 @@ class _Lowering:
         name, span = dist.function.id, dist.span
         if self.checked.dist(dist).lm is dist:
             self.model(name)
-            context = self.build.segments([self.value(a) for a in dist.args], span)
+            context = self.build.segments(self.context(dist), span)
             scored = self.value(value)
             bare = isinstance(self.build.nodes[scored], Latent)  # `[z]` and `["", z]` are lists, not a latent
             text = self.build.segments([scored], value.span)
@@ -296,7 +297,7 @@ class _Lowering:
             inner = inner.base
         if call is None or (lm := self.model(call.function.id)) is None:
             raise InternalError("choice(d) needs a language model")
-        context = self.build.segments([self.value(a) for a in call.args], span)
+        context = self.build.segments(self.context(call), span)
         inputs = (context, self.value(value), *bounds, *(() if power is None else (power,)))
         return self.build.add(
             ChoiceScore(
@@ -308,6 +309,17 @@ class _Lowering:
                 span=span,
             )
         )
+
+    def context(self, call: ast.Call) -> list[int]:
+        """The nodes of a model's context: each message is its role and what it holds."""
+        found: list[int] = []
+        for arg in call.args:
+            if isinstance(arg, ast.Role):
+                found.append(self.build.add(Role(role=arg.role, span=arg.span)))
+                found += map(self.value, arg.args)
+            else:
+                found.append(self.value(arg))
+        return found
 
     # ------------------------------------------------------------- expressions
 

@@ -69,6 +69,15 @@ class Marker(Node):
 
 
 @frozen(kw_only=True)
+class Role(Node):
+    """The beginning of a message in the context of a conversation: what follows is of this role."""
+
+    KIND = "role"
+    DETAIL = "{0.role}"
+    role: str
+
+
+@frozen(kw_only=True)
 class RowField(Node):
     """A column of the current row of a plate."""
 
@@ -246,6 +255,6 @@ class Total(Node):
 
 
 NODE_KINDS: tuple[type[Node], ...] = (
-    Input, Constant, Marker, RowField, Latent, Segments, Apply,
+    Input, Constant, Marker, Role, RowField, Latent, Segments, Apply,
     LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum, Total,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from posterior_lm.infer.choosers import Chooser, Follow, Sample
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished
 from posterior_lm.infer.schedule import Prior, prior_of
 from posterior_lm.lang.diagnostics import InferenceError, at
-from posterior_lm.target.segments import Computed, Known, Segment, Special
+from posterior_lm.target.segments import Computed, Segment, is_known
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count, take
 
@@ -188,9 +188,10 @@ class PriorGuide:
         span = self.target.graph[prior.node].span
         with at(span, "the model reads this"):
             contexts, shared = contexts_of(self.target, lm, segments, drawn, n)
+            turn = self.target.evaluator.spellers[lm].turn_ids(segments)
             return TextWalk.begin(
                 self.target.models[lm], contexts, info.support, exponent=exponent, shared=shared, span=span,
-                **options,
+                eos_ids=turn, **options,
             )  # fmt: skip
 
     def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Segment, ...], float]:
@@ -199,7 +200,8 @@ class PriorGuide:
             check_guide(self.target, info)
             return guide.lm, self.target.evaluator.segments(guide.context), 1.0
         assert prior.lm is not None
-        return prior.lm, self.target.evaluator.plan(prior.node).context, prior.exponent
+        context = self.target.graph[prior.node].inputs[0]
+        return prior.lm, self.target.evaluator.segments(context), prior.exponent
 
     def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
@@ -242,6 +244,8 @@ def check_guide(target: Target, info: LatentInfo) -> None:
             guide.span,
             help="let the guide read the model that the latent is drawn from",
         )
+    with at(guide.span, "this conversation"):
+        target.evaluator.spellers[guide.lm].laid_out(target.evaluator.segments(guide.context))
 
 
 def contexts_of(
@@ -254,7 +258,8 @@ def contexts_of(
     def read(some: Sequence[Segment], d: int) -> tuple[int, ...]:
         return speller.context(some, lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
 
-    known = [*takewhile(lambda p: isinstance(p, Known | Special), segments)]
+    segments = speller.laid_out(segments)
+    known = [*takewhile(is_known, segments)]
     if n and len(known) == len(segments):
         ids = read(known, 0)
         return [ids] * n, len(ids)

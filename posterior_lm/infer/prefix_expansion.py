@@ -164,17 +164,21 @@ class Branching:
         support, prior = info.support, self.guide.priors[info.name]
         assert prior.lm is not None
         model = self.target.models[prior.lm]
-        segments = self.target.evaluator.plan(prior.node).context
+        plan = self.target.evaluator.plan(prior.node)
         states = [support.start() if p.state is None else p.state for p in group]
         # Where only stopping is left, the model is still asked how likely that is.
         asked = [i for i, s in enumerate(states) if support.ending == "eos" or not support.must_stop(s)]
         with at(self.target.graph[prior.node].span, "the model reads this"):
-            contexts, shared = contexts_of(self.target, prior.lm, segments, self._past(group), len(group))
+            contexts, shared = contexts_of(self.target, prior.lm, plan.context, self._past(group), len(group))
             rollout = (
                 model.open([contexts[i] + group[i].ids for i in asked], shared=shared) if asked else None
             )
         row = {i: r for r, i in enumerate(asked)}
-        eos = eos_log_probs(rollout.log_probs, model.tokenizer.eos_ids) if rollout is not None else None
+        eos = (
+            eos_log_probs(rollout.log_probs, plan.turn or model.tokenizer.eos_ids)
+            if rollout is not None
+            else None
+        )
         families = []
         for i, (partial, state) in enumerate(zip(group, states, strict=True)):
             log_probs, stop = np.empty(0), 0.0

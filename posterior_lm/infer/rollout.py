@@ -232,6 +232,7 @@ class TextWalk(Walk):
     late: bool
     span: Span | None
     rollout: Rollout | None
+    eos_ids: tuple[int, ...]
     unread: bool = False
     looked_up: tuple[np.ndarray, np.ndarray] | None = None
     """What `step_log_probs` returns for all rows, where `ahead` has asked for it and it is no more than a block."""
@@ -240,14 +241,14 @@ class TextWalk(Walk):
     def begin(
         cls, model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, *,
         exponent: float = 1.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
-        ending: Ending | None = None, late: bool = False, span: Span | None = None,
-        alive: np.ndarray | None = None,
+        ending: Ending | None = None, eos_ids: tuple[int, ...] = (), late: bool = False,
+        span: Span | None = None, alive: np.ndarray | None = None,
     ) -> TextWalk:  # fmt: skip
         """N texts after N contexts.
 
         With a `Follow` chooser the tokens will be the given ones, and a value outside the support gets
         −inf. `begun` holds first tokens that the texts have already; log q is then that of the rest.
-        `ending` as in `step_log_probs`. Texts that are not `alive` (N,) are left out.
+        `ending` as in `step_log_probs`; `eos_ids` where others than the model's end a text. Texts that are not `alive` (N,) are left out.
         """
         n, ending = len(contexts), ending or support.ending
         late = late and ending == "eos"
@@ -263,7 +264,8 @@ class TextWalk(Walk):
         return cls(
             values=_filled([()] * n, stand), log_q=np.zeros(n), log_mass=np.zeros(n), last=np.zeros(n),
             stand=stand, rows=np.arange(len(starts)), model=model, support=support, exponent=exponent,
-            ending=ending, late=late, span=span, rollout=model.open(starts, shared=shared) if starts else None,
+            ending=ending, late=late, span=span, eos_ids=eos_ids or model.tokenizer.eos_ids,
+            rollout=model.open(starts, shared=shared) if starts else None,
         )  # fmt: skip
 
     def _read(self) -> TextWalk:
@@ -288,7 +290,7 @@ class TextWalk(Walk):
         for begin in range(0, len(points), block):
             part, rows = points[begin : begin + block], self.rows[begin : begin + block]
             log_probs = all_probs[rows]
-            eos = eos_log_probs(log_probs, self.model.tokenizer.eos_ids)
+            eos = eos_log_probs(log_probs, self.eos_ids)
             states, drawn = [p.state for p in part], [len(p.ids) for p in part]
             with self._placed():
                 q, mass = step_log_probs(

@@ -76,6 +76,14 @@ class Call(Node):
 
 
 @frozen
+class Role(Node):
+    """`user("…", x)`: a message in the context of a language model."""
+
+    role: str  # a name in `signatures.ROLES`
+    args: tuple[Expr, ...] = ()
+
+
+@frozen
 class PowerExpr(Node):
     """`d ^ b`."""
 
@@ -113,7 +121,7 @@ class Range(Node):
     high: Expr
 
 
-Expr = Literal | Name | Field | Marker | ListExpr | Call | PowerExpr | Unary | Binary | IfExpr
+Expr = Literal | Name | Field | Marker | ListExpr | Call | Role | PowerExpr | Unary | Binary | IfExpr
 
 
 # ---------------------------------------------------------------- types

@@ -19,6 +19,7 @@ from lark.lexer import Token
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.lexer import DECLARATIONS, STATEMENTS, decode_number, decode_string, extent
+from posterior_lm.lang.signatures import BUILT_IN, ROLES
 from posterior_lm.lang.source import Source, Span
 
 _DROPPED = frozenset(
@@ -79,6 +80,12 @@ def _sequence(parts: list[Any]) -> Sequence:
         elif not isinstance(part, Token):
             items.append(part)
     return Sequence(earlier, tuple(items), _ends(parts[0])[0], _ends(parts[-1])[1])
+
+
+def _role(arg: ast.Expr) -> ast.Expr:
+    if isinstance(arg, ast.Call) and arg.function.id in ROLES and not arg.options:
+        return ast.Role(arg.function.id, arg.args, span=arg.span)
+    return arg
 
 
 class Builder:
@@ -144,6 +151,10 @@ class Builder:
 
     def _call(self, span: Span, function: Token, arguments: Any = ()) -> ast.Call:
         args, options = self._arguments(arguments)
+        if (
+            str(function) not in BUILT_IN
+        ):  # log_prob and choice hold distributions, which may have such a name
+            args = tuple(_role(arg) for arg in args)
         return ast.Call(self._named(function), args, options, span=span)
 
     def _arguments(self, parts: Any) -> tuple[tuple[Any, ...], tuple[ast.Option, ...]]:

@@ -151,6 +151,8 @@ def _bare(expr: ast.Expr) -> Pieces:
             return (Group("[", tuple(_expression(item) for item in expr.items), "]"),)
         case ast.Call():
             return _call(expr)
+        case ast.Role():
+            return (expr.role, _arguments(expr.args, ()))
         case ast.PowerExpr():
             return (*_expression(expr.base, _POWER), " ^ ", *_exponent(expr.exponent))
         case ast.Unary(op="not"):

@@ -153,6 +153,9 @@ USED_TOOL = Constructor("use", (), {
     "seconds": OptionType(kind="number", low=0.01, high=3600, default=5, about="that one call may take"),
 }, "a Python function of the text so far, named by `use`")  # fmt: skip
 
+ROLES = ("system", "user", "assistant")
+"""Who says a message of a conversation. They are no reserved names: a role stands in a model's context alone."""
+
 BUILT_IN = frozenset(FUNCTIONS) | frozenset(DISTRIBUTIONS)
 """Names that no declaration may take, since calls look them up."""
 

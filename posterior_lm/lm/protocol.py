@@ -26,6 +26,37 @@ class ModelIdentity:
     dtype: str = "float32"
 
 
+@frozen
+class Message:
+    """A message of a conversation: text, and numbers for what is not known yet."""
+
+    role: str
+    content: tuple[str | int, ...]
+
+
+class Chat(Protocol):
+    """How a model's chat template writes a conversation."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the template and of the names that it reads."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The token that ends an answer; () where the template writes none. Raises as `render`."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> tuple[tuple[int, ...] | int, ...]:
+        """Tokens up to where the answer begins, and in between the numbers of what is not known, in order.
+
+        At least one message. An answer that is begun, as the last message, goes on. Raises `ModelError`:
+        PLM551 for a template that cannot be used, PLM552 for messages that it refuses, PLM553 where it
+        does not write a message as it is, PLM531.
+        """
+        ...
+
+
 class Tokenizer(Protocol):
     """Text to tokens and back, with the two ways a text can begin."""
 
@@ -52,6 +83,11 @@ class Tokenizer(Protocol):
 
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def chat(self) -> Chat | None:
+        """The model's chat template; None without one."""
+        ...
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a text that follows something: no special tokens, no dummy prefix.

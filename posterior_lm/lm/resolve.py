@@ -16,9 +16,10 @@ from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.tiny import WEIGHTS
 
 if TYPE_CHECKING:
+    from posterior_lm.lm.chat import ChatText
     from posterior_lm.lm.protocol import LanguageModel, Tokenizer
 
-__all__ = ["Location", "load_model", "peek_tokenizer", "resolve"]
+__all__ = ["Location", "load_model", "peek_chat", "peek_tokenizer", "resolve"]
 
 Kind = Literal["tiny", "folder", "tabular", "hub"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -28,7 +29,7 @@ _FORMS = (
     "name a folder with config.json, tokenizer.json and *.safetensors, a table (.json), a model of the hub "
     'such as "HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
 )
-_WANTED = ["*.json", "*.safetensors"]
+_WANTED = ["*.json", "*.safetensors", "chat_template.jinja"]
 
 
 @frozen
@@ -181,3 +182,16 @@ def peek_tokenizer(spec: str, base_dir: str | Path | None = None) -> Tokenizer |
     from posterior_lm.lm.tokenizers import load_tokenizer
 
     return load_tokenizer(location.path)
+
+
+def peek_chat(spec: str, base_dir: str | Path | None = None) -> ChatText | None:
+    """The chat template alone, without torch and without the vocabulary; None where there is none to read here.
+
+    Raises PLM510 to PLM514 as loading would, and PLM551 for a template that cannot be read.
+    """
+    location = resolve(spec, base_dir)
+    if location.path is None or location.kind == "tabular":
+        return None
+    from posterior_lm.lm.tokenizers import read_chat_text
+
+    return read_chat_text(location.path)

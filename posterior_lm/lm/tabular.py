@@ -189,6 +189,10 @@ class TabularTokenizer:
     def start_ids(self) -> tuple[int, ...]:
         return (len(self.tokens) + 1,) if self.bos else ()
 
+    @property
+    def chat(self) -> None:
+        return None
+
     def encode(self, text: str) -> tuple[int, ...]:
         """The fewest tokens that spell the text; among those, the one whose first tokens are longest.
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Backend
 
 from posterior_lm.lang.diagnostics import Diagnostic, ModelError, error, shown
 from posterior_lm.lang.values import read_json
+from posterior_lm.lm.chat import ChatTemplate, ChatText, is_special, mark, unusable
 
 LOSSY = ("Lowercase", "StripAccents", "BertNormalizer")
 """Normalizers that change ordinary text. Others, such as NFC, leave most texts as they
@@ -84,6 +85,33 @@ class TokenizerFiles:
         size = self.model.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
         return size if isinstance(size, int) and size > 0 else None
 
+    def chat_text(self) -> ChatText | None:
+        """The chat template, of chat_template.jinja before that of the configuration; None without one.
+
+        Of several named ones it is the one called "default". Raises ModelError PLM551 for a file that
+        cannot be read.
+        """
+        found = self.config.get("chat_template")
+        if isinstance(found, list):
+            found = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        if isinstance(found, dict):
+            found = found.get("default")
+        path = self.folder / "chat_template.jinja"
+        if path.is_file():
+            try:
+                if path.stat().st_size > LONGEST_TEMPLATE:
+                    raise ValueError(f"it has more than {LONGEST_TEMPLATE:,} bytes")
+                found = path.read_text(encoding="utf-8")
+            except (OSError, ValueError) as problem:
+                raise unusable(str(self.folder), str(problem).rstrip(".")) from None
+        if not isinstance(found, str):
+            return None
+        named = {k: _content(v) for k, v in self.config.items() if k.endswith("_token")}
+        variables = {k: v for k, v in named.items() if v is not None}
+        ids = special_ids(self.spec, self.config) if self.spec else set()
+        specials = {t["content"] for t in self.spec.get("added_tokens") or () if t["id"] in ids}
+        return ChatText(found, variables, tuple(sorted({*specials, *variables.values()} - {""})))
+
     def digest(self) -> str:
         """SHA-256 over the vocabulary, the merges and the added tokens, in one canonical form."""
         model = self.spec["model"]
@@ -92,6 +120,16 @@ class TokenizerFiles:
         canonical = [model.get("type", "BPE"), model["vocab"], merges, added]
         text = json.dumps(canonical, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+LONGEST_TEMPLATE = 2**20
+"""Bytes of a chat template."""
+
+
+def read_chat_text(folder: Path) -> ChatText | None:
+    """The chat template of a model's folder, without its vocabulary. Raises PLM513 and PLM551."""
+    config = {**_read(folder, "special_tokens_map.json"), **_read(folder, "tokenizer_config.json")}
+    return TokenizerFiles(folder, spec={}, config=config, model={}, generation={}).chat_text()
 
 
 def read_tokenizer_files(folder: Path) -> TokenizerFiles:
@@ -264,7 +302,7 @@ def _utf8(piece: str) -> bytes | None:
 # ------------------------------------------------------------------------------- a tokenizer
 
 
-@frozen(eq=False)
+@frozen(slots=False, eq=False)
 class HFTokenizer:
     """A `Tokenizer` over the `tokenizers` library; see `posterior_lm.lm.protocol.Tokenizer`."""
 
@@ -276,6 +314,13 @@ class HFTokenizer:
     eos_ids: tuple[int, ...]
     _start: Backend = field(repr=False)
     _continuation: Backend = field(repr=False)
+    _chat: ChatText | None = field(default=None, repr=False)
+    _where: str = field(default="", repr=False)
+
+    @cached_property
+    def chat(self) -> ChatTemplate | None:
+        """See `posterior_lm.lm.protocol.Tokenizer`; made when it is first asked for."""
+        return None if self._chat is None else _conversations(self, self._chat, self._start, self._where)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a text that follows something; PLM531 where the vocabulary cannot spell it."""
@@ -343,7 +388,52 @@ def load_tokenizer(folder: str | Path) -> HFTokenizer:
         eos_ids=eos_ids,
         start=start,
         continuation=continuation,
+        chat=files.chat_text(),
+        where=str(folder),
     )
+
+
+def _conversations(tokenizer: HFTokenizer, text: ChatText, start: Backend, where: str) -> ChatTemplate:
+    """The template with the tokens of what it writes.
+
+    A tokenizer in which every special token is spelled by one private character finds those that the
+    template wrote and no other, and treats the text between them as the tokenizer itself does.
+    """
+    spec = json.loads(start.to_str())
+    marks = {content: mark(k) for k, content in enumerate(text.specials)}
+    ids = {content: i for content in marks if (i := start.token_to_id(content)) is not None}
+    model, added = spec["model"], spec["added_tokens"]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    listed = {token["content"] for token in added}
+    added += [{"id": i, "content": c, "special": True, **plain} for c, i in ids.items() if c not in listed]
+    eats_space = {marks[t["content"]] for t in added if t["content"] in marks and t["lstrip"]}
+    for token in added:
+        token["content"] = marks.get(token["content"], token["content"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {marks.get(piece, piece): i for piece, i in model["vocab"].items()}
+    else:
+        model["vocab"] = [[marks.get(piece, piece), score] for piece, score in model["vocab"]]
+    model["unk_token"] = marks.get(model.get("unk_token"), model.get("unk_token"))
+    backend = Backend.from_str(json.dumps({**spec, "added_tokens": added, "post_processor": None}))
+
+    def encode(written: str) -> tuple[int, ...]:
+        ids = tuple(backend.encode(written, add_special_tokens=False).ids)
+        bare = "".join(c for c in written if not is_special(c))
+        read = b"".join(tokenizer.token_bytes[i] or b"" for i in ids)
+        # Tokens with `lstrip` or `rstrip` take the white space beside them, and a dummy prefix adds some.
+        if read.translate(None, _BLANK) != _checked_utf8(bare).translate(None, _BLANK):
+            raise ModelError(tokenizer._unspellable(bare, ids))
+        return ids
+
+    def follows(written: str) -> tuple[int, ...]:
+        first = next((k for k, c in enumerate(written) if is_special(c)), len(written))
+        head = written[:first].rstrip() if written[first : first + 1] in eats_space else written[:first]
+        return tokenizer.encode(head) + encode(written[first:])
+
+    return ChatTemplate(where, text, ids, encode, follows)
+
+
+_BLANK = b" \t\n\r\x0b\x0c"
 
 
 def _backend(files: TokenizerFiles, spec: dict[str, Any]) -> Backend:

@@ -202,7 +202,13 @@ def draw_answers(
         mine = [r for r, row in enumerate(rows) if heads[row].back == back]
         support, end = support_of(param, place, back, model.tokenizer)
         with at(place.span, "the model writes this"):
-            walk = roll_out(model, [heads[rows[r]].ids for r in mine], support, Sample(rng))
+            walk = roll_out(
+                model,
+                [heads[rows[r]].ids for r in mine],
+                support,
+                Sample(rng),
+                eos_ids=_turn(bound, place.lm),
+            )
         for r, path, log_q in zip(mine, walk.values, walk.log_q, strict=True):
             head = heads[rows[r]]
             text = model.tokenizer.decode(path)[len(back) :]
@@ -211,6 +217,12 @@ def draw_answers(
             direct = head.spell(text + (place.after or ""))[: len(drawn)] == drawn
             found[r] = Answer(_typed(param, text, model.tokenizer), float(log_q), direct)
     return [found[r] for r in range(len(rows))]
+
+
+def _turn(bound: Target, lm: str) -> tuple[int, ...]:
+    """What ends an answer to a conversation; () for one to a plain context."""
+    (score,) = (one for one in bound.graph.nodes.values() if isinstance(one, LmScore))
+    return bound.evaluator.spellers[lm].turn_ids(bound.evaluator.segments(score.inputs[0]))
 
 
 def _heads(bound: Target, place: Place, values: Values, rows: Sequence[int]) -> dict[int, _Head]:

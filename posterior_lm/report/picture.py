@@ -22,6 +22,7 @@ from posterior_lm.graph.nodes import (
     Node,
     PlateSum,
     Power,
+    Role,
     RowField,
     Segments,
     Sum,
@@ -171,6 +172,22 @@ def _options(graph: RewardGraph, node: Latent) -> str:
 # ---- expressions as text
 
 
+def _messages(graph: RewardGraph, node: Segments, inside: list[str]) -> list[str]:
+    """The parts of a text, those of a message in its role's brackets."""
+    found: list[str] = []
+    parts: dict[int, list[str]] = {}
+    for j, part in zip(node.inputs, inside, strict=True):
+        match graph[j]:
+            case Role(role=role):
+                parts[len(found)] = []
+                found.append(role)
+            case _ if parts:
+                parts[len(found) - 1].append(part)
+            case _:
+                found.append(part)
+    return [f"{one}({', '.join(parts[k])})" if k in parts else one for k, one in enumerate(found)]
+
+
 def spelled(graph: RewardGraph, i: int) -> str:
     """The expression of a node, close to how the language writes it."""
     node = graph[i]
@@ -182,10 +199,12 @@ def spelled(graph: RewardGraph, i: int) -> str:
             return literal(value)
         case Marker(kind=kind):
             return kind
+        case Role(role=role):
+            return role
         case RowField(column=column):
             return f"row.{column}"
         case Segments():
-            return ", ".join(inside)
+            return ", ".join(_messages(graph, node, inside))
         case LmScore(lm=lm) | ChoiceScore(lm=lm):
             return f"log {lm}({inside[1]} | {inside[0]})" if inside[0] else f"log {lm}({inside[1]})"
         case DistScore(dist=dist):

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from posterior_lm.graph.conditions import Conjunct, conjuncts
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import Apply, Constant, Latent, Marker, Segments
+from posterior_lm.graph.nodes import Apply, Constant, Latent, Marker, Role, Segments
 from posterior_lm.graph.ops import OPS, spelled
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.values import finite_spec
@@ -91,7 +91,7 @@ class Certainty:
         match node:
             case Latent():
                 return self._latent(node, segment=True)
-            case Marker():
+            case Marker() | Role():
                 return certain("")
         found = self.of(i)
         if isinstance(found, Between):

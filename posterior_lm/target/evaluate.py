@@ -26,6 +26,7 @@ from posterior_lm.graph.nodes import (
     Marker,
     Node,
     Power,
+    Role,
     Segments,
     Sum,
     TermInfo,
@@ -41,7 +42,7 @@ from posterior_lm.support.base import Support
 from posterior_lm.target.distributions import dist
 from posterior_lm.target.functions import Column, add, apply, is_nan, power
 from posterior_lm.target.scores import Batch, ScorePlan, ask_choice, ask_group, hosts_and_riders
-from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, join
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, Turn, join
 from posterior_lm.target.values import Value, Values
 
 
@@ -143,7 +144,7 @@ class Evaluator:
                 return [value] * n
             case Latent(name=name):
                 return [v.datum for v in values[name]]
-            case Marker():
+            case Marker() | Role():
                 return [""] * n
         inputs = [self._column(columns, i, n) for i in node.inputs]
         match node:
@@ -196,6 +197,8 @@ class Evaluator:
             match self.graph[i]:
                 case Latent(name=name):
                     found.append(Splice(name))
+                case Role(role=role):
+                    found.append(Turn(role))
                 case Marker(kind=kind, span=span):
                     found.append(Special(kind, span))
                 case Constant(value=value):
@@ -216,7 +219,12 @@ class Evaluator:
             if text and isinstance(text[-1], Special) and text[-1].kind == "eos":
                 text, ends = text[:-1], True  # end-of-text may be several tokens, so it is read, not spelled
             context, left_out = self.segments(node.inputs[0]), self._left_out(node, text)
-            self.plans[i] = ScorePlan(i, node.lm, context, text, ends, node.rides, left_out)
+            with at(node.span, "this conversation"):
+                laid_out = self.spellers[node.lm].laid_out(context)
+                turn = self.spellers[node.lm].turn_ids(context) if ends else ()
+            self.plans[i] = ScorePlan(
+                i, node.lm, laid_out, text, ends and not turn, node.rides, left_out, turn
+            )
         return self.plans[i]
 
     def _left_out(
@@ -285,7 +293,9 @@ class Evaluator:
         out: dict[int, Column],
     ) -> list[Callable[[], None]]:  # fmt: skip
         """Ask for every candidate after each draw's context; what to do once the answers are in."""
-        speller, context = self.spellers[node.lm], self.segments(node.inputs[0])
+        speller = self.spellers[node.lm]
+        with at(node.span, "this conversation"):
+            context = speller.laid_out(self.segments(node.inputs[0]))
         drawn = isinstance(self.graph[node.inputs[1]], Latent)  # never has a dummy prefix
         finish = []
         for d in range(n):

@@ -132,7 +132,7 @@ def _lay_out(speller: Speller, plan: ScorePlan, latent: str, values: Values, d: 
     in_text = z >= len(plan.context)
     scored = plan.spell(speller, value, computed)
     behind = segments[z + 1 :] if in_text else plan.context[z + 1 :]
-    after_z = speller.spell(behind, value, computed, first=False)
+    after_z = speller.spell(behind, value, computed, first=False) + (plan.turn if in_text else ())
     whole = len(value(latent).ids)
     if in_text:
         first = len(scored.ids) - len(after_z) - whole

@@ -19,7 +19,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lm.protocol import LanguageModel, Request, Scores
-from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice
+from posterior_lm.target.segments import Computed, Segment, Speller, Splice, is_known
 from posterior_lm.target.values import Value
 
 
@@ -51,14 +51,16 @@ class ScorePlan:
     rides: int | None = None
     left_out: Callable[[Sequence[int]], tuple[bool, ...]] | None = None
     """Of a bare latent's tokens, those that tools with `output="intervene"` wrote; None without such a tool."""
+    turn: tuple[int, ...] = ()
+    """The token that ends the text in place of end-of-text: that of an answer to a conversation."""
 
     def spell(
         self, speller: Speller, latent: Callable[[str], Value], computed: Callable[[int], str]
     ) -> Scored:
         context, empty = speller.context(self.context, latent, computed)
         text = speller.spell(self.text, latent, computed, first=empty)
-        left_out = () if self.left_out is None else self.left_out(text)
-        return Scored(context, text, self._shared(speller, context, latent, computed), left_out)
+        left_out = () if self.left_out is None else (*self.left_out(text), *(False for _ in self.turn))
+        return Scored(context, text + self.turn, self._shared(speller, context, latent, computed), left_out)
 
     def _shared(
         self,
@@ -70,7 +72,7 @@ class ScorePlan:
         """How many leading tokens every draw has in common: those before the first unknown."""
         known: list[Segment] = []
         for segment in self.context:
-            if not isinstance(segment, Known | Special):
+            if not is_known(segment):
                 break
             known.append(segment)
         if len(known) == len(self.context):

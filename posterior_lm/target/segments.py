@@ -2,19 +2,21 @@
 
 Known neighbours are joined as strings and tokenised together; a latent's tokens
 are spliced in as they are; what follows a latent is tokenised on its own. Only
-the first text of a sequence gets the tokenizer's own beginning.
+the first text of a sequence gets the tokenizer's own beginning. A conversation, whose
+segments begin with a `Turn`, becomes what the model's chat template writes: `Written` tokens
+between latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.source import Span
-from posterior_lm.lm.protocol import Tokenizer
+from posterior_lm.lm.protocol import Chat, Message, Tokenizer
 from posterior_lm.target.values import Value
 
 
@@ -47,7 +49,30 @@ class Special:
     span: Span
 
 
-Segment = Known | Splice | Computed | Special
+@frozen
+class Turn:
+    """The beginning of a message; what stands before the next one is its content."""
+
+    role: str
+
+
+@frozen
+class Written:
+    """Tokens that a chat template wrote, with the known text between them."""
+
+    ids: tuple[int, ...]
+
+
+Segment = Known | Splice | Computed | Special | Turn | Written
+
+
+def is_known(segment: Segment) -> bool:
+    """Whether its tokens are the same for every draw."""
+    return isinstance(segment, Known | Special | Written)
+
+
+def is_chat(segments: Sequence[Segment]) -> bool:
+    return bool(segments) and isinstance(segments[0], Turn)
 
 
 def join(segments: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -73,6 +98,7 @@ class Speller:
     """Latents whose values hold tokens of this very tokenizer."""
     _encode: Callable[[str], tuple[int, ...]]
     _encode_start: Callable[[str], tuple[int, ...]]
+    _conversation: Callable[[tuple[Segment, ...]], tuple[Segment, ...]]
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, own: frozenset[str]) -> Speller:
@@ -81,6 +107,7 @@ class Speller:
             own,
             lru_cache(maxsize=65536)(tokenizer.encode),
             lru_cache(maxsize=4096)(tokenizer.encode_start),
+            lru_cache(maxsize=4096)(partial(_conversation, tokenizer)),
         )
 
     def text(self, text: str, *, first: bool) -> tuple[int, ...]:
@@ -104,6 +131,17 @@ class Speller:
             )
         return found
 
+    def laid_out(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
+        """The segments themselves, or those of the conversation that they are.
+
+        Raises ModelError PLM550 for a model without a chat template, and what `Chat.render` raises.
+        """
+        return self._conversation(tuple(segments)) if is_chat(segments) else tuple(segments)
+
+    def turn_ids(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        """The token that ends an answer to a conversation; () where there is none, and of other contexts."""
+        return _chat_of(self.tokenizer).end_ids if is_chat(segments) else ()
+
     def spell(
         self,
         segments: Sequence[Segment],
@@ -125,6 +163,8 @@ class Speller:
                     if not text:
                         continue
                     ids += self.text(text, first=first)
+                case Written(ids=written):
+                    ids += written
                 case Special():
                     ids += (self.special(segment),)
                     first = first and segment.kind == "bos"
@@ -138,10 +178,14 @@ class Speller:
         """A context's tokens from the start of the sequence, and whether the sequence is still empty.
 
         A `bos` by hand at the front stands for the one that the tokenizer adds by
-        itself; an empty context is the start token, or end-of-text without one.
+        itself; an empty context is the start token, or end-of-text without one. How a conversation
+        begins is for its template to say.
         """
+        segments = self.laid_out(segments)
         start = self.tokenizer.start_ids
-        if start and segments and isinstance(segments[0], Special) and segments[0].kind == "bos":
+        if segments and isinstance(segments[0], Special) and segments[0].kind == "bos":
+            start = ()
+        if segments and isinstance(segments[0], Written):
             start = ()
         ids = start + self.spell(segments, latent, computed, first=True)
         # A latent begins the sequence even where its value is empty: what follows it has no dummy prefix.
@@ -158,3 +202,34 @@ class Speller:
                 )
             ids = self.tokenizer.eos_ids[:1]
         return ids, empty
+
+
+def _chat_of(tokenizer: Tokenizer) -> Chat:
+    # A tokenizer of a user's own may know nothing of templates.
+    found = getattr(tokenizer, "chat", None)
+    if found is None:
+        raise ModelError.of(
+            "PLM550",
+            "this model has no chat template, so it does not know roles",
+            help="write the context as plain text, or choose a model that was trained on conversations",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _conversation(tokenizer: Tokenizer, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """What the chat template writes of the messages, always with `Written` tokens in front."""
+    chat = _chat_of(tokenizer)
+    messages: list[tuple[str, list[str | int]]] = []
+    open_: list[Segment] = []
+    for segment in segments:
+        match segment:
+            case Turn(role=role):
+                messages.append((role, []))
+            case Known(text=text):
+                messages[-1][1].append(text)
+            case _:
+                messages[-1][1].append(len(open_))
+                open_.append(segment)
+    pieces = chat.render([Message(role, tuple(content)) for role, content in messages])
+    laid = [open_[p] if isinstance(p, int) else Written(p) for p in pieces]
+    return tuple(laid if isinstance(laid[0], Written) else [Written(()), *laid])

@@ -24,7 +24,7 @@ from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending
-from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, join
+from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, Turn, is_chat, join
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values, count
 from posterior_lm.train.adapter import Adapter
@@ -88,7 +88,8 @@ def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Readi
     if info.lm is None:
         return None
     prior = prior_of(target, info.name)
-    own = target.evaluator.plan(prior.node).context if prior.lm is not None else ()
+    context = target.graph[prior.node].inputs[0]
+    own = target.evaluator.segments(context) if prior.lm is not None else ()
     after: list[Segment] = []
     observed = observed_scores(target.graph)
     for i in target.graph.order():
@@ -99,6 +100,10 @@ def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Readi
             if join(known):
                 after += [*_stripped(known), Known(BREAK)]
     first = own[:1] if own and isinstance(own[0], Special) else ()
+    if is_chat(own):  # what comes later is shown at the front of what the user said last
+        turns = [k for k, p in enumerate(own) if isinstance(p, Turn)]
+        asked = [k for k in turns if own[k] == Turn("user")] or turns
+        first = own[: asked[-1] + 1]
     return Reading(info.lm, join((*first, *after, *own[len(first) :])), stated=False)
 
 
@@ -131,7 +136,7 @@ def _known(target: Target, piece: Segment, earlier: frozenset[str]) -> bool:
 
 def _stripped(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """Without the white space at its beginning, which joined it to the latent."""
-    kept = [p for p in segments if not isinstance(p, Special)]
+    kept = [Known(BREAK) if isinstance(p, Turn) else p for p in segments if not isinstance(p, Special)]
     if kept and isinstance(kept[0], Known):
         kept[0] = Known(kept[0].text.lstrip())
     return tuple(kept)

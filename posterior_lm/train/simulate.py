@@ -170,16 +170,20 @@ class Simulator:
                 spared = marks is None or bool(rngs[d].random() < SPARED)
                 groups.setdefault((id(info.support), prior.lm, prior.exponent, spared), []).append(d)
         for (_, lm, exponent, spared), draws in groups.items():
-            contexts = []
+            contexts: list[tuple[int, ...]] = []
+            turn: tuple[int, ...] = ()
             for d in draws:
                 plan = targets[d].evaluator.plan(prior_of(targets[d], name).node)
                 contexts += _contexts(targets[d], lm, plan.context, drawn[d])
+                turn = plan.turn  # the same for all: one statement draws them
             support = targets[draws[0]].latent(name).support
             if marks is not None and not spared:
                 support = TruncatedSupport(support, marks)
             power = exponent if exponent > 0 and not self.exact else 1.0
             chosen = SampleEach([rngs[d] for d in draws])
-            walk = roll_out(self.program.models[lm], contexts, support, chosen, exponent=power, late=True)
+            walk = roll_out(
+                self.program.models[lm], contexts, support, chosen, exponent=power, eos_ids=turn, late=True
+            )
             for d, one, q, m in zip(draws, walk.values, walk.log_q, walk.log_mass, strict=True):
                 drawn[d][name] = targets[d].value_of(name, one)
                 log_q[d] += q

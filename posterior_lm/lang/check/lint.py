@@ -178,9 +178,13 @@ def _meetings(checked: CheckedModule, value: ast.Expr, dist: ast.Expr) -> Iterat
     model = None if call is None else checked.binding(call.function)
     if call is None or model is None or model.sort != "lm":
         return
-    context = _segments(checked, ast.ListExpr(call.args))
-    yield from ((before, after) for before, after in pairwise(context) if _latent(checked, after) is not None)
-    if context:
+    messages = [arg for arg in call.args if isinstance(arg, ast.Role)]
+    for part in [m.args for m in messages] or [call.args]:
+        context = _segments(checked, ast.ListExpr(part))
+        found = pairwise(context)
+        yield from ((before, after) for before, after in found if _latent(checked, after) is not None)
+    # The text of an answer begins behind what the template writes, but where the answer is begun already.
+    if context and (not messages or messages[-1].role == "assistant"):
         yield from ((context[-1], first) for first in _segments(checked, value)[:1])
 
 

@@ -26,7 +26,8 @@ from posterior_lm.lang.check.fits import (
 )
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import nearest
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution, Function
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, ROLES, Distribution, Function
+from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)"}
@@ -180,6 +181,9 @@ def _call(scope: Scope, expr: ast.Call) -> Value:
         return _function(scope, FUNCTIONS[name], expr)
     if name in DISTRIBUTIONS and scope.get(name) is None:
         kind: str | None = "distribution"
+    elif name in ROLES and scope.get(name) is None:
+        role_outside(scope, name, expr.span)
+        kind = None
     else:
         binding = scope.call(expr.function, dist=False)
         kind = binding.value.kind if binding else None
@@ -261,6 +265,7 @@ _OF: dict[type[ast.Node], Callable[[Scope, Any], Value]] = {
     ast.Binary: _binary,
     ast.IfExpr: _if,
     ast.Range: _range,
+    ast.Role: lambda scope, expr: _role(scope, expr),
 }
 
 # ---------------------------------------------------------------- distributions
@@ -318,8 +323,11 @@ def _called(scope: Scope, expr: ast.Call) -> Dist:
         scope.error("PLM312", f"'{name}' is a function, not a distribution", expr.function.span,
                     "not a distribution", help=as_distribution(scope))  # fmt: skip
         return Dist("unknown", depends)
+    if name in ROLES and scope.get(name) is None:
+        role_outside(scope, name, expr.span)
+        return Dist("unknown", arguments_of(scope, expr))
     binding = scope.call(expr.function, dist=True)
-    depends = arguments_of(scope, expr)
+    depends = context_of(scope, expr)
     if binding is None or binding.sort not in ("lm", "use"):
         return Dist("unknown", depends)
     if binding.sort == "use":
@@ -336,6 +344,35 @@ def _called(scope: Scope, expr: ast.Call) -> Dist:
             else "limits of the text stand in its type",
         )  # fmt: skip
     return Dist("lm", depends, call=expr, lm=expr)
+
+
+def context_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
+    """Checks a model's context: text, or messages and nothing else; returns what it reads."""
+    roles = [arg for arg in expr.args if isinstance(arg, ast.Role)]
+    if not roles:
+        return arguments_of(scope, expr)
+    plain = tuple(arg for arg in expr.args if not isinstance(arg, ast.Role))
+    if plain:
+        scope.error("PLM323", "text stands beside the messages of a conversation", plain[0].span,
+                    "outside every role", secondary=[(roles[0].span, "a message")],
+                    help="put it into a message: system(…), user(…) or assistant(…)")  # fmt: skip
+    for part in (part for role in roles for part in role.args):
+        found = segments(scope, part)
+        if found.special:
+            scope.error("PLM325", "a message holds no bos or eos", part.span, "a special token",
+                        help="leave it out: the model's chat template writes them where they belong")  # fmt: skip
+    inside = (value(scope, part) for role in roles for part in role.args)
+    return arguments_of(scope, evolve(expr, args=plain)) | joined(*inside)
+
+
+def role_outside(scope: Scope, role: str, span: Span) -> None:
+    scope.error("PLM324", f"{role}(…) stands outside the context of a language model", span, "a message",
+                help=f"messages are arguments of a model: base({role}(…))")  # fmt: skip
+
+
+def _role(scope: Scope, expr: ast.Role) -> Value:
+    role_outside(scope, expr.role, expr.span)
+    return Value("unknown", joined(*(segments(scope, arg) for arg in expr.args)))
 
 
 def arguments_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
