@@ -9,11 +9,14 @@ a program needs them: few do, and it would double the time of `plm check`.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from posterior_lm.cli.commands import ERRORS, FINE, Command
 from posterior_lm.cli.options import format_option, programs, read
@@ -22,12 +25,20 @@ from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.conditions import conjuncts
 from posterior_lm.graph.lower import table_beside, text_beside
 from posterior_lm.lang import ast
-from posterior_lm.lang.ast import statements
+from posterior_lm.lang.ast import nodes, statements
 from posterior_lm.lang.automaton import surely_some_text
-from posterior_lm.lang.diagnostics import CompileError, Diagnostic, PlmError, shortened, to_json
+from posterior_lm.lang.diagnostics import (
+    CompileError,
+    Diagnostic,
+    Label,
+    PlmError,
+    shortened,
+    to_json,
+    warning,
+)
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.typed import CheckedModule, Type
-from posterior_lm.lm.resolve import peek_tokenizer, resolve
+from posterior_lm.lm.resolve import peek_conversation, peek_special_tokens, peek_tokenizer, resolve
 from posterior_lm.target.certainty import impossible
 
 if TYPE_CHECKING:
@@ -91,7 +102,9 @@ def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic
     found = list(checked.diagnostics)
     if checked.errors:
         return None, found
-    found += check_supports(checked, name)
+    found += check_supports(checked, name) + check_conversations(checked, name)
+    if lint:
+        found += typed_special_tokens(checked, name)
     if any(d.severity == "error" for d in found):
         return None, found
     return checked, found + check_conditions(checked)
@@ -168,7 +181,7 @@ _SPELT = {"pattern", "grammar", "json"}
 
 def check_supports(checked: CheckedModule, name: str) -> list[Diagnostic]:
     """PLM330 to PLM339 and PLM531 at the types of latents, PLM344 at tables, for a module without errors."""
-    models = {d.name.id: _spec_name(d) for d in checked.module.declarations if isinstance(d, ast.LmDecl)}
+    models = _models(checked.module)
     found: list[Diagnostic] = _tables(checked.module)
     tokenizers: dict[str, Tokenizer | None] = {}
     for latent in statements(checked.module.program.body):
@@ -258,6 +271,80 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+# ---- conversations: what a chat template says of them, and special tokens that are typed by hand
+
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]|<\|")
+"""What special tokens look like: only a text with such a thing is worth reading a vocabulary for."""
+
+
+def check_conversations(checked: CheckedModule, name: str) -> list[Diagnostic]:
+    """PLM550 to PLM553 at contexts with roles, for models whose template can be read here."""
+    models = _models(checked.module)
+    found: list[Diagnostic] = []
+    for call in nodes(checked.module.program.body):
+        if not isinstance(call, ast.Call):
+            continue
+        roles = [arg for arg in call.args if isinstance(arg, ast.Role)]
+        spec = models.get(call.function.id)
+        if not roles or spec is None:
+            continue
+        places = count()
+        messages = [(role.role, tuple(_said(checked, part, places) for part in role.args)) for role in roles]
+        try:
+            peek_conversation(spec, _home(name), messages)
+        except PlmError as problem:
+            refused = getattr(problem.__cause__, "message", None)
+            span = call.span if refused is None else roles[refused].span
+            label = "this conversation" if refused is None else "this message"
+            # A model that is not there is no mistake of the program's text.
+            told = [d for d in problem.diagnostics if d.code in ("PLM550", "PLM551", "PLM552", "PLM553")]
+            found += [evolve(d, primary=Label(span, label)) for d in told]
+    return found
+
+
+def _said(checked: CheckedModule, part: ast.Expr, places: Iterator[int]) -> str | int:
+    """A part of a message: its text, some text for what data decide, a number for what is drawn."""
+    if checked.value(part).latents:
+        return next(places)
+    known = checked.constant(part)
+    return str(known) if isinstance(known, str) else "x"
+
+
+def typed_special_tokens(checked: CheckedModule, name: str) -> list[Diagnostic]:
+    """PLM554 at texts that spell a special token of a model of the program, for models on this machine."""
+    texts = [
+        n for n in nodes(checked.module.program) if isinstance(n, ast.Literal) and isinstance(n.value, str)
+    ]
+    texts = [text for text in texts if _MARKUP.search(str(text.value))]
+    found: list[Diagnostic] = []
+    for spec in sorted({s for s in _models(checked.module).values() if s is not None}) if texts else ():
+        try:
+            tokens = peek_special_tokens(spec, _home(name))
+        except PlmError:
+            continue
+        for text in texts:
+            spelt = next((t for t in sorted(tokens, key=len, reverse=True) if t in str(text.value)), None)
+            if spelt is not None and all(text.span != d.primary.span for d in found if d.primary):
+                found.append(
+                    warning(
+                        "PLM554",
+                        f"'{spelt}' is a special token of {spec}, and ordinary characters in a text",
+                        text.span,
+                        "the model does not read the token here",
+                        help="write the context as a conversation: base(system(…), user(…), assistant(…))",
+                    )
+                )
+    return found
+
+
+def _models(module: ast.Module) -> dict[str, str | None]:
+    return {d.name.id: _spec_name(d) for d in module.declarations if isinstance(d, ast.LmDecl)}
+
+
+def _home(name: str) -> Path | None:
+    return None if name == "-" else Path(name).resolve().parent
+
+
 def _spec_name(declared: ast.LmDecl) -> str | None:
     model = declared.model
     first = model if isinstance(model, ast.Literal) else model.args[0]
@@ -268,8 +355,7 @@ def _tokenizer(spec: str | None, name: str) -> Tokenizer | None:
     """The tokenizer of a small local model; None where there is none that is cheap to read."""
     if spec is None:
         return None
-    base = None if name == "-" else Path(name).resolve().parent
-
+    base = _home(name)
     try:
         path = resolve(spec, base).path
         if path is None:

@@ -205,6 +205,15 @@ class RewardGraph:
         return evolve(self, nodes=nodes, **changes)
 
     @cached_property
+    def conversing(self) -> frozenset[str]:
+        """The models that read a conversation, whose chat template is a part of what the program means."""
+        scores = [(n.lm, n.inputs[0]) for n in self.nodes.values() if isinstance(n, LmScore | ChoiceScore)]
+        contexts = [*scores, *((guide.lm, guide.context) for guide in self.guides.values())]
+        return frozenset(
+            lm for lm, context in contexts if any(isinstance(self[i], Role) for i in self[context].inputs)
+        )
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the log reward is; see `graph.fingerprint`."""
         return fingerprint(self)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from attrs import evolve, frozen
 
 from posterior_lm.graph.graph import GraphBuilder, RewardGraph, verify
-from posterior_lm.graph.nodes import Apply, Constant, Latent, LmScore, Node, Power, Segments, Test
+from posterior_lm.graph.nodes import Apply, Constant, Latent, LmScore, Node, Power, Role, Segments, Test
 from posterior_lm.graph.ops import OPS, spelled
 
 Rule = Callable[[Node, GraphBuilder], Node | int]
@@ -132,7 +132,8 @@ def share(graph: RewardGraph) -> RewardGraph:
     and text, in order, are the first segments of B's context. One forward pass over
     B's tokens then gives both. That holds token by token only where no boundary of A
     is joined with a known neighbour in B, so both of A's boundaries must touch a
-    latent or be B's own; the evaluator still compares the tokens of every draw.
+    latent or be B's own; the evaluator still compares the tokens of every draw. In a
+    conversation the answer is one more message of B's context.
     """
     scores = {i: n for i, n in graph.nodes.items() if isinstance(n, LmScore)}
     if not scores:
@@ -164,6 +165,8 @@ def _text(graph: RewardGraph, score: LmScore) -> tuple[int, ...]:
 def _begins(graph: RewardGraph, a: LmScore, b: LmScore) -> bool:
     context, text, other = _context(graph, a), _text(graph, a), _context(graph, b)
     whole = context + text
+    if a.lm == b.lm and context and isinstance(graph[context[0]], Role):
+        return bool(text) and _is_answer(graph, context, text, other)
     if a.lm != b.lm or not text or other[: len(whole)] != whole:
         return False
 
@@ -173,6 +176,15 @@ def _begins(graph: RewardGraph, a: LmScore, b: LmScore) -> bool:
     starts_clean = not context or latent(context[-1]) or latent(text[0])
     ends_clean = latent(text[-1]) or other == whole or latent(other[len(whole)])
     return starts_clean and ends_clean
+
+
+def _is_answer(
+    graph: RewardGraph, context: tuple[int, ...], text: tuple[int, ...], other: tuple[int, ...]
+) -> bool:
+    """Whether a conversation goes on with a text as its answer."""
+    role, answer = other[len(context) : len(context) + 1], other[len(context) + 1 :]
+    says = [node.role for i in role if isinstance(node := graph[i], Role)]
+    return other[: len(context)] == context and says == ["assistant"] and answer[: len(text)] == text
 
 
 def mark(graph: RewardGraph) -> RewardGraph:

@@ -223,14 +223,7 @@ class ChatTemplate:
         return () if found is None else (self.ids[found],)
 
     def render(self, messages: Sequence[Message]) -> tuple[tuple[int, ...] | int, ...]:
-        try:
-            text = self.text.written(messages)
-        except Unusable as problem:
-            raise unusable(self.where, str(problem)) from None
-        except Refusal as refused:
-            raise refusal(self.where, messages, refused) from None
-        except Changed as problem:
-            raise changed(self.where, problem) from None
+        text = written(self.where, self.text, messages)
         pieces: list[tuple[int, ...] | int] = []
         for k, piece in enumerate(_PLACES.split(text)):
             if k % 2:
@@ -251,6 +244,18 @@ def is_special(character: str) -> bool:
 
 
 # ------------------------------------------------------------------------------- what is wrong
+
+
+def written(where: str, text: ChatText, messages: Sequence[Message]) -> str:
+    """What the template in `where` writes, as `ChatText.written`. Raises ModelError PLM551, PLM552, PLM553."""
+    try:
+        return text.written(messages)
+    except Unusable as problem:
+        raise unusable(where, str(problem)) from problem
+    except Refusal as refused:
+        raise refusal(where, messages, refused) from refused
+    except Changed as problem:
+        raise changed(where, problem) from problem
 
 
 def unusable(where: str, why: str) -> ModelError:

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.lang.diagnostics import ModelError
+
 
 @frozen
 class ModelIdentity:
@@ -55,6 +57,15 @@ class Chat(Protocol):
         does not write a message as it is, PLM531.
         """
         ...
+
+
+def no_template() -> ModelError:
+    """PLM550, for a context with roles."""
+    return ModelError.of(
+        "PLM550",
+        "this model has no chat template, so it does not know roles",
+        help="write the context as plain text, or choose a model that was trained on conversations",
+    )
 
 
 class Tokenizer(Protocol):

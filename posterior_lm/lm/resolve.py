@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,10 +17,9 @@ from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.tiny import WEIGHTS
 
 if TYPE_CHECKING:
-    from posterior_lm.lm.chat import ChatText
     from posterior_lm.lm.protocol import LanguageModel, Tokenizer
 
-__all__ = ["Location", "load_model", "peek_chat", "peek_tokenizer", "resolve"]
+__all__ = ["Location", "load_model", "peek_conversation", "peek_special_tokens", "peek_tokenizer", "resolve"]
 
 Kind = Literal["tiny", "folder", "tabular", "hub"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -184,14 +184,36 @@ def peek_tokenizer(spec: str, base_dir: str | Path | None = None) -> Tokenizer |
     return load_tokenizer(location.path)
 
 
-def peek_chat(spec: str, base_dir: str | Path | None = None) -> ChatText | None:
-    """The chat template alone, without torch and without the vocabulary; None where there is none to read here.
+def peek_conversation(
+    spec: str, base_dir: str | Path | None, messages: Sequence[tuple[str, tuple[str | int, ...]]]
+) -> None:
+    """Asks a model's chat template for a conversation, as `Message`s would, without torch and the vocabulary.
 
-    Raises PLM510 to PLM514 as loading would, and PLM551 for a template that cannot be read.
+    A hub name, which only loading may look up, is not asked. Raises PLM510 to PLM514 as loading would,
+    PLM550 for a model without a template, and PLM551 to PLM553 as `Chat.render`; the cause of PLM552 has
+    the number of the message that is refused.
+    """
+    location = resolve(spec, base_dir)
+    if location.path is None:
+        return
+    from posterior_lm.lm.chat import written
+    from posterior_lm.lm.protocol import Message, no_template
+    from posterior_lm.lm.tokenizers import read_chat_text
+
+    found = None if location.kind == "tabular" else read_chat_text(location.path)
+    if found is None:
+        raise no_template()
+    written(str(location.path), found, [Message(*one) for one in messages])
+
+
+def peek_special_tokens(spec: str, base_dir: str | Path | None = None) -> tuple[str, ...]:
+    """The special tokens of a model on this machine as they are spelled, without torch; () of a hub name and a table.
+
+    Raises PLM510 to PLM513 as loading would.
     """
     location = resolve(spec, base_dir)
     if location.path is None or location.kind == "tabular":
-        return None
-    from posterior_lm.lm.tokenizers import read_chat_text
+        return ()
+    from posterior_lm.lm.tokenizers import read_special_tokens
 
-    return read_chat_text(location.path)
+    return read_special_tokens(location.path)

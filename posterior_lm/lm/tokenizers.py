@@ -132,6 +132,13 @@ def read_chat_text(folder: Path) -> ChatText | None:
     return TokenizerFiles(folder, spec={}, config=config, model={}, generation={}).chat_text()
 
 
+def read_special_tokens(folder: Path) -> tuple[str, ...]:
+    """The special tokens of a model's folder as they are spelled, sorted. Raises PLM512, PLM513."""
+    files = read_tokenizer_files(folder)
+    ids = special_ids(files.spec, files.config)
+    return tuple(sorted(t["content"] for t in files.spec.get("added_tokens") or () if t["id"] in ids))
+
+
 def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """Read and check the files; PLM512 without `tokenizer.json`, PLM513 where it is not usable."""
     if not (folder / "tokenizer.json").is_file():

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.source import Span
-from posterior_lm.lm.protocol import Chat, Message, Tokenizer
+from posterior_lm.lm.protocol import Chat, Message, Tokenizer, no_template
 from posterior_lm.target.values import Value
 
 
@@ -208,11 +208,7 @@ def _chat_of(tokenizer: Tokenizer) -> Chat:
     # A tokenizer of a user's own may know nothing of templates.
     found = getattr(tokenizer, "chat", None)
     if found is None:
-        raise ModelError.of(
-            "PLM550",
-            "this model has no chat template, so it does not know roles",
-            help="write the context as plain text, or choose a model that was trained on conversations",
-        )
+        raise no_template()
     return found  # type: ignore[no-any-return]
 
 

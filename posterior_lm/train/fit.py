@@ -29,7 +29,14 @@ from posterior_lm.train.enumerated import EnumeratedRows
 from posterior_lm.train.evaluate import certify
 from posterior_lm.train.guide import PolicyGuide, readings_of
 from posterior_lm.train.parallel import World, join_world
-from posterior_lm.train.policy import MANIFEST, Manifest, data_digest, guide_digest, save_policy
+from posterior_lm.train.policy import (
+    MANIFEST,
+    Manifest,
+    data_digest,
+    guide_digest,
+    save_policy,
+    template_digests,
+)
 from posterior_lm.train.progress import Interrupt, Progress, append_metrics, cut_metrics
 from posterior_lm.train.rows import Inputs, Rows, read_inputs, split
 from posterior_lm.train.settings import FitSettings, settings_of
@@ -229,6 +236,7 @@ def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, objec
         "program": inputs.program.graph.fingerprint,
         "guide": guide_digest(inputs.program.graph),
         "model": inputs.program.models[lm].identity.digest,
+        **({"templates": " ".join(found)} if (found := template_digests(inputs.program)) else {}),
         "rows": data_digest(inputs.data),
         "known latents": data_digest(
             [{str(r): [{n: v.text for n, v in d.items()} for d in vs]} for r, vs in inputs.known]

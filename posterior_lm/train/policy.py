@@ -63,6 +63,8 @@ class Manifest:
     note: str = ""
     files: Mapping[str, str] = field(factory=dict)
     others: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
+    templates: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
+    """Digests of the chat templates that the program's conversations are written by, sorted."""
     format: str = FORMAT
 
     @classmethod
@@ -73,7 +75,8 @@ class Manifest:
         graph = program.graph
         return cls(
             program.text, graph.name, graph.fingerprint, guide_digest(graph), lm, program.models[lm].identity,
-            data_digest(rows), len(rows), versions=versions(), others=other_digests(program.models, lm), **more,
+            data_digest(rows), len(rows), versions=versions(), others=other_digests(program.models, lm),
+            templates=template_digests(program), **more,
         )  # fmt: skip
 
     @property
@@ -139,6 +142,12 @@ def guide_digest(graph: RewardGraph) -> str:
 def other_digests(models: Mapping[str, LanguageModel], lm: str) -> tuple[str, ...]:
     """Digests of all models but the adapted one, sorted: aliases do not matter."""
     return tuple(sorted(model.identity.digest for alias, model in models.items() if alias != lm))
+
+
+def template_digests(program: PreparedProgram) -> tuple[str, ...]:
+    """Digests of the chat templates of the models that read a conversation, sorted."""
+    chats = (program.models[alias].tokenizer.chat for alias in program.graph.conversing)
+    return tuple(sorted(chat.digest for chat in chats if chat is not None))
 
 
 def data_digest(rows: Sequence[Mapping[str, object]]) -> str:
@@ -297,6 +306,8 @@ def check_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> 
         notes.append(
             f"the models beside the adapted one: the policy is of {own or 'none'}; here is {here or 'none'}"
         )
+    if manifest.templates != template_digests(program):
+        notes.append("the model: its chat template is another one")
     if notes:
         what = ("program", "guide", "model")
         said = [w for w in what if any(n.startswith(("the " + w, f"what the {w}s")) for n in notes)]

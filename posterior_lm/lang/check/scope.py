@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, statements
 from posterior_lm.lang.diagnostics import Diagnostic, error, meant, nearest
-from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS
+from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, ROLES
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
@@ -222,7 +222,7 @@ class Scope:
             return None
         self._reported.add(name.id)
         lms = [b.name for b in self.levels[0].values() if b.sort in ("lm", "use")]
-        pools = [[*lms, *DISTRIBUTIONS], FUNCTIONS] if dist else [[*FUNCTIONS, *lms], DISTRIBUTIONS]
+        pools = [[*lms, *DISTRIBUTIONS], FUNCTIONS] if dist else [[*FUNCTIONS, *ROLES, *lms], DISTRIBUTIONS]
         near = None
         if len(self._reported) <= _SUGGESTIONS:
             near = nearest(name.id, pools[0]) or nearest(name.id, pools[1])

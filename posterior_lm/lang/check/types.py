@@ -356,13 +356,14 @@ def context_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
         scope.error("PLM323", "text stands beside the messages of a conversation", plain[0].span,
                     "outside every role", secondary=[(roles[0].span, "a message")],
                     help="put it into a message: system(…), user(…) or assistant(…)")  # fmt: skip
+    read = [arguments_of(scope, evolve(expr, args=plain))]
     for part in (part for role in roles for part in role.args):
         found = segments(scope, part)
+        read.append(found.depends)
         if found.special:
             scope.error("PLM325", "a message holds no bos or eos", part.span, "a special token",
                         help="leave it out: the model's chat template writes them where they belong")  # fmt: skip
-    inside = (value(scope, part) for role in roles for part in role.args)
-    return arguments_of(scope, evolve(expr, args=plain)) | joined(*inside)
+    return frozenset[Binding]().union(*read)
 
 
 def role_outside(scope: Scope, role: str, span: Span) -> None:
