@@ -289,4 +289,4 @@ def changed(where: str, problem: Changed) -> ModelError:
 
 
 def _article(role: str) -> str:
-    return f"{'an' if role[0] in 'aeiou' else 'a'} {role} message"
+    return f"{'an' if role == 'assistant' else 'a'} {role} message"

@@ -31,7 +31,9 @@ DATE = datetime(2024, 7, 26)
 """What `strftime_now` formats: the date that Llama 3's templates fall back on."""
 
 SIZE = 1 << 22
-"""Characters or items of one value, and of what a template writes."""
+"""Characters of one value, and of what a template writes."""
+ITEMS = 1 << 18
+"""Values inside one value."""
 STEPS = 200_000
 """Rounds of loops and calls of macros."""
 SECONDS = 10.0
@@ -50,10 +52,11 @@ class _Limit(SecurityError):
 
 
 def measured(*values: object) -> int:
-    """Characters and items in values, inside each other too. Raises `_Limit` above `SIZE`."""
-    total, stack = 0, list(values)
+    """Characters and items in values, inside each other too. Raises `_Limit` above `SIZE` and `ITEMS`."""
+    total, items, stack = 0, 0, list(values)
     while stack:
         value = stack.pop()
+        items += 1
         total += len(value) if isinstance(value, str) else 1
         if isinstance(value, Mapping):
             stack += [*value.keys(), *value.values()]
@@ -61,7 +64,7 @@ def measured(*values: object) -> int:
             stack += value
         elif isinstance(value, int) and value.bit_length() > _DIGITS:
             raise _Limit("it computes with numbers beyond every limit")
-        if total > SIZE or len(stack) > SIZE:
+        if total > SIZE or items + len(stack) > ITEMS:
             raise _Limit(f"it makes a value of more than {SIZE:,} characters")
     return total
 
