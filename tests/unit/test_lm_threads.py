@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.packed import read_lines
@@ -33,21 +34,21 @@ def test_a_place_that_many_lines_read_has_one_gradient(
     """400 continuations of one context read its last column: threads that add to it in turn must not race."""
     made: list[torch.Tensor] = []
 
-    def logits(self: Forward, ids: torch.Tensor, **options: object) -> torch.Tensor:
-        made.append(torch.zeros(*ids.shape, self.vocabulary_size, requires_grad=True))
-        return made[-1]
+    width = tiny._forward.module.config.hidden_size
 
-    monkeypatch.setattr(Forward, "logits", logits)
+    def call(self: Forward, part: object, *, input_ids: torch.Tensor, **options: object) -> object:
+        made.append(torch.zeros(*input_ids.shape, width, requires_grad=True))
+        return BaseModelOutputWithPast(last_hidden_state=made[-1])
+
+    monkeypatch.setattr(Forward, "call", call)
     context = tuple(int(i) for i in rng.integers(10, 400, 20))
     lines = [(context, (int(i),), 1) for i in rng.permutation(400)]
-    weights = torch.as_tensor(
-        rng.normal(size=(len(lines), tiny._forward.vocabulary_size)), dtype=torch.float32
-    )
+    weights = torch.as_tensor(rng.normal(size=(len(lines), width)), dtype=torch.float32)
     found = []
     for _ in range(8):
         ((numbers, read),) = read_lines(tiny._forward, lines, packed=True, columns=4096)
         assert len(numbers) == len(lines)
-        (read * weights).sum().backward()
+        (read.states * weights).sum().backward()
         found.append(made[-1].grad)
     assert torch.count_nonzero(found[0].abs().sum(dim=2)) == 1
     assert all(torch.equal(found[0], other) for other in found[1:])
