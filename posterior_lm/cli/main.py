@@ -11,6 +11,7 @@ import click
 
 from posterior_lm import __version__
 from posterior_lm.cli.commands import LazyGroup, prepare_streams
+from posterior_lm.lm.notices import ModelNotice
 
 COMMANDS = {
     "check": "Say what is wrong with programs.",
@@ -48,6 +49,10 @@ def cli() -> None:
     """
 
 
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    return f"{'note' if issubclass(category, ModelNotice) else 'warning'}: {message}\n"
+
+
 def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     """The entry point of `plm`, or of another command; exits with a code of `commands`."""
     # Before torch can be imported: OpenMP threads that spin while they wait make small
@@ -56,7 +61,8 @@ def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", ".* is now called ", DeprecationWarning)
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        warnings.filterwarnings("default", category=ModelNotice)
+        warnings.formatwarning = _one_line
     prepare_streams()
     command(prog_name=name)
     raise SystemExit(0)

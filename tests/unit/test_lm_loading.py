@@ -178,12 +178,12 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("spec", "said"),
     [
         ("http://host/model", "an address is no model"),
-        ("weights.gguf", "weights.gguf is one file"),
+        ("weights.bin", "weights.bin is one file"),
         ("./none.safetensors", "none.safetensors is not there"),
     ],
 )
 def test_what_is_no_name_of_the_hub_is_not_sent_there(spec: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "weights.gguf").write_bytes(b"")
+    (tmp_path / "weights.bin").write_bytes(b"")
     found = failure(lambda: load_model(spec, base_dir=tmp_path))
     assert found.code == "PLM510" and said in found.message
     assert "hf download" not in found.help and "*.safetensors" in found.help

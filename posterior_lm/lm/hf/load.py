@@ -18,33 +18,28 @@ from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.lm.tokenizers import HFTokenizer, load_tokenizer
 
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 WHOLE = 2**26
 """Weight files up to 64 MiB are hashed whole; of larger ones, see `digest_of`."""
 _BLOCK, _BLOCKS = 2**16, 64
 
 
 def load_module(
-    folder: Path, name: str, revision: str | None, dtype: str, device: str | None
+    folder: Path, name: str, revision: str | None, dtype: str, device: str | None, digest: str | None = None
 ) -> tuple[Forward, HFTokenizer, ModelIdentity]:
-    """The model of a folder, its tokenizer and its identity. Raises `ModelError` PLM511 to PLM514."""
+    """The model of a folder, its tokenizer and its identity. Raises `ModelError` PLM511 to PLM514.
+
+    `digest` is that of the file which the folder was made out of, if it was.
+    """
     weights = _weight_files(folder)
     tokenizer = load_tokenizer(folder)
     place = _device(device)
-    if dtype not in DTYPES:
-        raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
     config = _config(folder)
-    module = _module(folder, config, DTYPES[dtype], place)
+    module = _module(folder, config, getattr(torch, dtype), place)
     head = module.get_output_embeddings()
     size = tokenizer.vocabulary_size if head is None else head.weight.shape[0]
     if size != tokenizer.vocabulary_size:
         raise _failed(folder, f"it predicts {size} ids but the tokenizer has {tokenizer.vocabulary_size}")
-    identity = ModelIdentity(name, "transformers", digest_of(folder, weights), revision, dtype)
+    identity = ModelIdentity(name, "transformers", digest or digest_of(folder, weights), revision, dtype)
     return Forward(module, size, _window(config)), tokenizer, identity
 
 
@@ -74,7 +69,7 @@ def _config(folder: Path) -> PreTrainedConfig:
     except Exception as problem:
         if isinstance(problem, (ValueError, KeyError)):
             raise _failed(folder, f"its model_type {kind!r} is not one that transformers knows") from None
-        raise _failed(folder, _first_line(problem)) from None
+        raise _failed(folder, first_line(problem)) from None
 
 
 def _module(
@@ -93,7 +88,7 @@ def _module(
             )
             module = module.to(device)
     except Exception as problem:  # safetensors, shapes, memory: each library raises its own
-        raise _failed(folder, _first_line(problem)) from None
+        raise _failed(folder, first_line(problem)) from None
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers would fill these at random and go on.
@@ -173,6 +168,6 @@ def _failed(folder: Path, why: str) -> ModelError:
     )
 
 
-def _first_line(problem: Exception) -> str:
+def first_line(problem: Exception) -> str:
     text = str(problem).strip().splitlines()
     return (text[0] if text else type(problem).__name__)[:200]

@@ -158,13 +158,15 @@ class TransformersModel:
         revision: str | None = None,
         dtype: str = "float32",
         device: str | None = None,
+        digest: str | None = None,
     ) -> TransformersModel:
         """The model of an existing folder, under the name it was asked for; `ModelError` PLM510 to PLM514.
 
         `device` None takes the first GPU where there is one, else the CPU. Weights
         are read from safetensors only, and no code that comes with a model is run.
+        `digest` is that of the file which the folder was made out of, if it was.
         """
-        return cls(*load_module(Path(folder), name or str(folder), revision, dtype, device))
+        return cls(*load_module(Path(folder), name or str(folder), revision, dtype, device, digest))
 
     def __repr__(self) -> str:
         where = f"dtype={self.identity.dtype!r}, device={str(self._forward.device)!r}"
