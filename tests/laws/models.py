@@ -190,6 +190,19 @@ MODELS: dict[str, Callable[[Path], LanguageModel]] = {
         **TOY,
         **WIDE,
     ),
+    # A window that a short text fits in: packed there, and only there.
+    "windowed": _toy(
+        "gemma3_text",
+        _SP,
+        2,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        head_dim=8,
+        sliding_window=28,
+        sliding_window_pattern=2,
+        **TOY,
+        **WIDE,
+    ),
     # Recurrent: no key-value cache at all.
     "mamba": _toy(
         "mamba", byte_level_tokenizer, 0, hidden_size=32, num_hidden_layers=2, state_size=4, **WIDE

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from posterior_lm.lm.hf.abilities import Abilities
 from posterior_lm.lm.hf.kv_cache import PrefixStore, common_length, growing, picked, size_in_bytes
 from posterior_lm.lm.hf.packed import lay_out, visible
 from posterior_lm.lm.hf.rollout import CachedRollout, GroupedRollout, RecomputedRollout
-from posterior_lm.lm.hf.transformers import Abilities, TransformersModel, find_abilities
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import Branch, Request
 from tests.laws.models import build
 
@@ -36,19 +37,6 @@ def test_abilities_are_measured(name: str, cached: bool, packed: bool, scratch: 
     model = build(name, scratch)
     assert model.abilities == Abilities(cached, packed)
     assert model.packed == packed
-
-
-@pytest.mark.parametrize("ignored", ["positions", "mask"])
-def test_a_model_that_ignores_what_it_is_given_is_not_packed(ignored: str, scratch: Path) -> None:
-    """As code that takes any keyword and drops it would: no error, only other numbers."""
-    forward = build("llama", scratch)._forward
-
-    class Deaf(Counting):
-        def __call__(self, ids, **options):
-            options.pop(ignored, None)
-            return super().__call__(ids, **options)
-
-    assert find_abilities(Deaf(forward)) == Abilities(cached=True, packed=False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from attrs import field, frozen
@@ -15,6 +16,9 @@ from transformers.cache_utils import Cache
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.hf.head import CHUNK, Places, Split, split
+
+CACHE_NAMES = ("cache", "past_key_values")
+_cache_names: WeakKeyDictionary[type[PreTrainedModel], str | None] = WeakKeyDictionary()
 
 
 @frozen(eq=False)
@@ -28,6 +32,24 @@ class Forward:
     @cached_property
     def parameters(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.module.forward).parameters)
+
+    @cached_property
+    def cache_name(self) -> str | None:
+        """What the module's code calls its cache, which libraries rename: found by calling it; None: it fills none."""
+        kind = type(self.module)
+        if kind not in _cache_names:
+            likely = [n for n in self.parameters if "cache" in n or "past" in n]
+            _cache_names[kind] = next(filter(self._fills, dict.fromkeys([*likely, *CACHE_NAMES])), None)
+        return _cache_names[kind]
+
+    @torch.inference_mode()
+    def _fills(self, name: str) -> bool:
+        try:
+            cache = self.new_cache()
+            self.call(self.module, input_ids=self.tensor([[0]]), **{"use_cache": True, name: cache})
+        except Exception:  # code may refuse an argument in any way
+            return False
+        return any(getattr(layer, "keys", None) is not None for layer in cache.layers)
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +82,7 @@ class Forward:
         `mask` attention is causal; `mask` (B, 1, L, P + L) is added to the scores.
         `positions` (B, L) where they are not simply those that follow the cache.
         """
-        options = _options(cache, mask, positions)
+        options = self._options(cache, mask, positions)
         if keep and "logits_to_keep" in self.parameters:
             options["logits_to_keep"] = keep
         logits = self.call(self.module, input_ids=ids, **options).logits
@@ -86,7 +108,9 @@ class Forward:
             logits = self.logits(ids, cache=cache, mask=mask, positions=positions, keep=keep)
             row, column = at // ids.shape[1], at % ids.shape[1] - (ids.shape[1] - keep)
             return Places(logits.flatten(0, 1).index_select(0, row * keep + column), _precise, size)
-        states = self.call(parts.trunk, input_ids=ids, **_options(cache, mask, positions)).last_hidden_state
+        states = self.call(
+            parts.trunk, input_ids=ids, **self._options(cache, mask, positions)
+        ).last_hidden_state
         last = parts.last
         return Places(
             states.flatten(0, 1).index_select(0, at),
@@ -99,6 +123,20 @@ class Forward:
         """The module in front of its head and behind, where the two may be called apart."""
         parts = split(self.module)
         return parts if parts is not None and parts.is_frozen() else None
+
+    def _options(
+        self, cache: Cache | None, mask: Tensor | None, positions: Tensor | None
+    ) -> dict[str, object]:
+        options: dict[str, object] = {"use_cache": cache is not None}
+        if cache is not None:
+            if self.cache_name is None:
+                raise TypeError(f"{type(self.module).__name__} fills no cache")
+            options[self.cache_name] = cache
+        if mask is not None:
+            options["attention_mask"] = mask
+        if positions is not None:
+            options["position_ids"] = positions
+        return options
 
     def call(self, part: nn.Module, **options: object) -> Any:
         """What the module, or its trunk, returns."""
@@ -129,17 +167,6 @@ class Forward:
         blocked = torch.finfo(self.dtype).min
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(~visible, blocked).unsqueeze(1)
-
-
-def _options(cache: Cache | None, mask: Tensor | None, positions: Tensor | None) -> dict[str, object]:
-    options: dict[str, object] = {"use_cache": cache is not None}
-    if cache is not None:
-        options["past_key_values"] = cache
-    if mask is not None:
-        options["attention_mask"] = mask
-    if positions is not None:
-        options["position_ids"] = positions
-    return options
 
 
 def _precise(logits: Tensor) -> Tensor:
