@@ -315,7 +315,12 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):  # asked first: to open a pipe would wait for who writes
         raise ValueError("it is no regular file")
     with open(path, "rb") as file:
-        content = file.read(most + 1)
+        return read_most(file, most)
+
+
+def read_most(file: typing.BinaryIO, most: int = LARGEST) -> bytes:
+    """What stands in an open file, of any kind. Raises ValueError for more than so many bytes."""
+    content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return content

@@ -40,7 +40,7 @@ ROOMS: dict[str, Room] = {
     "words": Room(
         0,
         (
-            *("lang.source", "lang.diagnostics", "lang.values", "lang.regex", "lang.automaton"),
+            *("lang.source", "lang.diagnostics", "lang.values", "lang.files", "lang.regex", "lang.automaton"),
             *("storage", "lm.notices"),
         ),
         (),

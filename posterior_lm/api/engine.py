@@ -34,15 +34,16 @@ def prepare(
     checked: CheckedModule,
     *,
     base_dir: Path | None = None,
+    allowed: tuple[Path, ...] = (),
     models: Mapping[str, str | LanguageModel] | None = None,
     uses_allowed: bool = False,
 ) -> PreparedProgram:
     """The program lowered and optimised; its models are loaded when a row is first bound.
 
-    `models` replace declared ones, by alias.
+    `models` replace declared ones, by alias; `allowed` are folders, beside its own, that its files may lie in.
     """
-    graph = optimize(verify(lower(checked, base_dir)))
-    return PreparedProgram(graph, Named(models or {}, uses_allowed), checked, base_dir)
+    graph = optimize(verify(lower(checked, base_dir, allowed)))
+    return PreparedProgram(graph, Named(models or {}, uses_allowed), checked, base_dir, allowed)
 
 
 # ------------------------------------------------------------------------------- drawing

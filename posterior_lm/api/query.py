@@ -55,6 +55,7 @@ class _Preparation:
     base_dir: Path | None
     models: Mapping[str, str | LanguageModel]
     uses_allowed: bool
+    paths_allowed: tuple[Path, ...] = ()
     checked: CheckedModule | None = None
 
     @cached_property
@@ -65,7 +66,10 @@ class _Preparation:
     def program(self) -> PreparedProgram:
         from posterior_lm.api.engine import prepare
 
-        return prepare(self.whole, base_dir=self.base_dir, models=self.models, uses_allowed=self.uses_allowed)
+        return prepare(
+            self.whole, base_dir=self.base_dir, allowed=self.paths_allowed, models=self.models,
+            uses_allowed=self.uses_allowed,
+        )  # fmt: skip
 
 
 @frozen(slots=False, eq=False)
@@ -86,6 +90,8 @@ class Query:
     base_dir: Path | None = None
     """Where relative model paths of the program start: the folder of its file."""
     uses_allowed: bool = False
+    paths_allowed: tuple[Path, ...] = ()
+    """Folders, beside the program's own, that files which it names may lie in."""
     policy_folder: Path | None = None
 
     # ------------------------------------------------------------- the verbs of the language
@@ -149,6 +155,7 @@ class Query:
             data={**other.data, **self.data},
             models={**other.models, **self.models},
             uses_allowed=self.uses_allowed and other.uses_allowed,
+            paths_allowed=tuple(path for path in self.paths_allowed if path in other.paths_allowed),
         )
 
     def __pow__(self, exponent: float) -> Query:
@@ -180,6 +187,10 @@ class Query:
         """Let the program's `use` statements import Python objects."""
         return self._resolving(uses_allowed=True)
 
+    def allow_path(self, *folders: str | Path) -> Query:
+        """Let files that the program names lie below these folders too, and not in its own alone."""
+        return self._resolving(paths_allowed=(*self.paths_allowed, *map(Path, folders)))
+
     def _resolving(self, **changes: Any) -> Query:
         """The same module with other resources: what is checked already stays so."""
         found: Query = attrs.evolve(self, **changes)
@@ -200,7 +211,7 @@ class Query:
 
     @cached_property
     def _preparation(self) -> _Preparation:
-        return _Preparation(self.module, self.base_dir, self.models, self.uses_allowed)
+        return _Preparation(self.module, self.base_dir, self.models, self.uses_allowed, self.paths_allowed)
 
     @property
     def checked(self) -> CheckedModule:
@@ -433,5 +444,5 @@ def load_em(folder: str | Path) -> Query:
 def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
     """The query of a checked module, which is not checked again."""
     query = Query(checked.module, base_dir=base_dir)
-    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, checked)
+    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, (), checked)
     return query

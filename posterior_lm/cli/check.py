@@ -19,7 +19,7 @@ import click
 from attrs import asdict, evolve, frozen
 
 from posterior_lm.cli.commands import ERRORS, FINE, Command
-from posterior_lm.cli.options import format_option, programs, read
+from posterior_lm.cli.options import allow_path_option, allowed_paths, format_option, programs, read
 from posterior_lm.cli.output import json_text, report, table
 from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.conditions import conjuncts
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--lint", is_flag=True, help="Warn of what is legal and probably not meant.")
 @click.option("-v", "--verbose", is_flag=True, help="Say of each condition when it is tested.")
+@allow_path_option
 @format_option("full", "concise", "json")
 @click.pass_context
 def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: bool, format: str) -> None:
@@ -73,7 +74,7 @@ def command(ctx: click.Context, files: tuple[str, ...], lint: bool, verbose: boo
         checked, wrong = _check(name, lint)
         found += wrong
         if verbose and checked is not None:
-            sorted_.append((name, rows(checked)))
+            sorted_.append((name, rows(checked, allowed_paths())))
     errors = sum(d.severity == "error" for d in found)
     if format == "json":
         diagnostics = [to_json(d) for d in found]
@@ -102,12 +103,13 @@ def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic
     found = list(checked.diagnostics)
     if checked.errors:
         return None, found
-    found += check_supports(checked, name) + check_conversations(checked, name)
+    allowed = allowed_paths()
+    found += check_supports(checked, name, allowed) + check_conversations(checked, name)
     if lint:
         found += typed_special_tokens(checked, name)
     if any(d.severity == "error" for d in found):
         return None, found
-    return checked, found + check_conditions(checked)
+    return checked, found + check_conditions(checked, allowed)
 
 
 # ---- conditions: what no value satisfies, and when each is tested
@@ -130,21 +132,21 @@ class Row:
         return {"file": file, **asdict(self)}
 
 
-def check_conditions(checked: CheckedModule) -> list[Diagnostic]:
+def check_conditions(checked: CheckedModule, allowed: tuple[Path, ...] = ()) -> list[Diagnostic]:
     """PLM340 for finite latents, for a module without errors; texts need a tokenizer and wait for one."""
     body = list(statements(checked.module.program.body))
     finite = any(isinstance(s, ast.Latent) and checked.type(s.type).is_finite for s in body)
     if not finite or not any(isinstance(s, ast.Condition) for s in body):
         return []
-    return impossible(optimize(lower(checked)))
+    return impossible(optimize(lower(checked, allowed=allowed)))
 
 
-def rows(checked: CheckedModule) -> list[Row]:
+def rows(checked: CheckedModule, allowed: tuple[Path, ...] = ()) -> list[Row]:
     """One row per part of a condition and latent, for a module without errors.
 
     A part that reads no latent is `known`: it is settled when data is bound.
     """
-    graph = optimize(lower(checked))
+    graph = optimize(lower(checked, allowed=allowed))
     found = []
     for part in conjuncts(graph):
         line, text = part.statement.line, _condition_text(graph, part)
@@ -179,16 +181,16 @@ _SPELT = {"pattern", "grammar", "json"}
 """Options that can leave nothing over any vocabulary; the last two name files."""
 
 
-def check_supports(checked: CheckedModule, name: str) -> list[Diagnostic]:
-    """PLM330 to PLM339 and PLM531 at the types of latents, PLM344 at tables, for a module without errors."""
+def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] = ()) -> list[Diagnostic]:
+    """PLM330 to PLM339 and PLM531 at the types of latents, PLM344 at tables, PLM347 at files, for a module without errors."""
     models = _models(checked.module)
-    found: list[Diagnostic] = _tables(checked.module)
+    found: list[Diagnostic] = _tables(checked.module, allowed)
     tokenizers: dict[str, Tokenizer | None] = {}
     for latent in statements(checked.module.program.body):
         if not isinstance(latent, ast.Latent):
             continue
         type_ = checked.type(latent.type)
-        wrong = _language(type_)
+        wrong = _language(type_, allowed)
         found += wrong
         alias = checked.dist(latent.dist).model
         if wrong or alias not in models or not type_.is_written:
@@ -203,27 +205,27 @@ def check_supports(checked: CheckedModule, name: str) -> list[Diagnostic]:
         from posterior_lm.support.build import build_support
 
         try:
-            build_support(_spec(type_), tokenizer, span=type_.span)
+            build_support(_spec(type_, allowed), tokenizer, span=type_.span)
         except CompileError as wrong_type:
             found += wrong_type.diagnostics
     return found
 
 
-def _tables(module: ast.Module) -> list[Diagnostic]:
-    """What is wrong with the files of lookup tables: PLM344."""
+def _tables(module: ast.Module, allowed: tuple[Path, ...]) -> list[Diagnostic]:
+    """What is wrong with the files of lookup tables: PLM344, PLM347."""
     found: list[Diagnostic] = []
     for declared in module.declarations:
         if isinstance(declared, ast.ToolDecl) and declared.tool.function.id == "lookup":
             path = declared.tool.args[0]
             assert isinstance(path, ast.Literal)
             try:
-                table_beside(path)
+                table_beside(path, allowed=allowed)
             except CompileError as wrong_table:
                 found += wrong_table.diagnostics
     return found
 
 
-def _language(type_: Type) -> tuple[Diagnostic, ...]:
+def _language(type_: Type, allowed: tuple[Path, ...]) -> tuple[Diagnostic, ...]:
     """What is wrong with a pattern, grammar or schema whatever the model: PLM334 to PLM339."""
     asked = [o for o in type_.at.options if o.name in _SPELT]
     if not asked or never_empty(type_):
@@ -232,7 +234,7 @@ def _language(type_: Type) -> tuple[Diagnostic, ...]:
     from posterior_lm.support.spec import TextSpec, language
 
     try:
-        spec = _spec(type_)
+        spec = _spec(type_, allowed)
         assert isinstance(spec, TextSpec)
         if wrong := spec.checks(type_.span):
             return wrong
@@ -368,8 +370,8 @@ def _tokenizer(spec: str | None, name: str) -> Tokenizer | None:
         return None  # a model that is not there is no mistake of the program's text
 
 
-def _spec(type_: Type) -> Spec:
-    """The specification of a type of literals. Raises CompileError (PLM336) for a file that it names."""
+def _spec(type_: Type, allowed: tuple[Path, ...] = ()) -> Spec:
+    """The specification of a type of literals. Raises CompileError (PLM336, PLM347) for a file that it names."""
     from posterior_lm.support.spec import TextSpec
 
     if type_.finite is not None:
@@ -380,7 +382,7 @@ def _spec(type_: Type) -> Spec:
     for option in type_.at.options:
         if option.name in _SPELT - {"pattern"}:
             assert isinstance(option.value, ast.Literal)
-            options[option.name] = text_beside(option.value).value
+            options[option.name] = text_beside(option.value, allowed=allowed).value
     return TextSpec.of({**options, "tokens_low": low, "tokens_high": high})
 
 

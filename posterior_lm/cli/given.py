@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from posterior_lm.api.query import load, loads
-from posterior_lm.cli.options import misuse, pairs, read
+from posterior_lm.cli.options import allowed_paths, misuse, pairs, read
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
 from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
 from posterior_lm.target.validate import validate_data
@@ -67,6 +67,7 @@ def open_query(
     if method is not None:
         query = query.using(method)
     query = query.allow_use() if allow_use else query
+    query = query.allow_path(*allowed_paths())
     query = query if em is None else query.with_em(em)
     return query if policy is None else query.policy(policy)
 

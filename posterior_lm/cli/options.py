@@ -17,6 +17,7 @@ import click
 from posterior_lm import storage
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OBJECTIVES, losses
 from posterior_lm.lang.diagnostics import CompileError, DataError, PlmError, either
+from posterior_lm.lang.lexer import LARGEST_SOURCE
 from posterior_lm.lang.parser import read_source
 from posterior_lm.lang.source import Source
 from posterior_lm.storage import folder_named
@@ -43,9 +44,30 @@ def data_option(more: str = "", *, required: bool = False) -> Decorator:
     return click.option("--data", metavar="FILE", required=required, help=f"{told} {more}".rstrip())
 
 
+_PATHS = "posterior_lm.allowed paths"
+
+
+def _allow_path(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> None:
+    ctx.meta[_PATHS] = tuple(map(Path, values))
+
+
+allow_path_option = click.option(
+    "--allow-path", multiple=True, metavar="FOLDER", callback=_allow_path, expose_value=False,
+    help="Let files that the program names lie below this folder too, not below its own alone.",
+)  # fmt: skip
+"""`--allow-path`; kept with the command's context, for `allowed_paths`."""
+
+
+def allowed_paths() -> tuple[Path, ...]:
+    """The folders of `--allow-path` of the running command."""
+    found: tuple[Path, ...] = click.get_current_context().meta.get(_PATHS, ())
+    return found
+
+
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--given`, `--data`, `--row`, `--lm`, `--allow-use`: what the program is asked about."""
     for option in (
+        allow_path_option,
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
                      help="Another model for a declared one: a folder, a table or a hub name."),
@@ -62,6 +84,7 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def program_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--given`, `--lm`, `--allow-use`, for commands that ask about many rows at once."""
     for option in (
+        allow_path_option,
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one."),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
@@ -236,7 +259,7 @@ def read(name: str) -> Source:
     """The text of a program; `-` is standard input. Raises CompileError PLM801."""
     if name != "-":
         return read_source(name)
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read(4 * LARGEST_SOURCE + 4)  # every character has at most four bytes
     try:
         return Source("<stdin>", data.decode("utf-8"))
     except UnicodeDecodeError as wrong:

@@ -88,8 +88,9 @@ def train(
     models = {**program.models, split.alias: base, split.trained: base}
     # What the program imports was allowed, or it would have no models by now.
     shown = prepare(
-        check(split.module).without_errors(), base_dir=program.base_dir, models=models, uses_allowed=True
-    )
+        check(split.module).without_errors(), base_dir=program.base_dir, allowed=program.allowed,
+        models=models, uses_allowed=True,
+    )  # fmt: skip
     inputs = read_inputs(shown, kept, settings.fit, given)
     with Lock(folder), Interrupt() as interrupt:
         checkpoint.clean(folder)

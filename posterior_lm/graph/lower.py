@@ -44,6 +44,7 @@ from posterior_lm.graph.nodes import (
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.diagnostics import CompileError, InternalError, shortened
+from posterior_lm.lang.files import allowed_file, read_named
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
@@ -51,13 +52,14 @@ from posterior_lm.tools import ToolSpec
 from posterior_lm.tools.lookup import Rows, read_table
 
 
-def lower(checked: CheckedModule, base: Path | None = None) -> RewardGraph:
+def lower(checked: CheckedModule, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> RewardGraph:
     """The graph of a module without errors.
 
-    Paths of grammars and schemas start at the folder of the program's file, else at
-    `base`. Raises CompileError (PLM336) where one cannot be read.
+    Paths of grammars, schemas and tables start at the folder of the program's file, else at `base`, and
+    stay below it or below one of the `allowed` folders. Raises CompileError: PLM336 or PLM344 where one
+    cannot be read, PLM347 where it lies elsewhere.
     """
-    return _Lowering(checked, base).run()
+    return _Lowering(checked, base, allowed).run()
 
 
 @define
@@ -66,6 +68,7 @@ class _Lowering:
 
     checked: CheckedModule
     base: Path | None = None
+    allowed: tuple[Path, ...] = ()
     build: GraphBuilder = field(factory=GraphBuilder)
     names: dict[Binding, int] = field(factory=dict)
     """Parameters, latents and lets by node."""
@@ -96,7 +99,7 @@ class _Lowering:
                     self.uses[name] = UseSpec(name, str(target.value), span)
                 case ast.ToolDecl(tool=call):
                     options = dict(self.constants(call))
-                    self.tools[name] = tool_spec(name, call, options, self.uses, self.base)
+                    self.tools[name] = tool_spec(name, call, options, self.uses, self.base, self.allowed)
                 case _:
                     raise InternalError(f"cannot lower the declaration of {name}")
         program = self.checked.module.program
@@ -212,7 +215,7 @@ class _Lowering:
     def options(self, declared: ast.TypeExpr) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Names and input nodes of a latent's options, ranges split into their two ends, files read.
 
-        Raises CompileError (PLM336) for a file of a grammar or schema that cannot be read.
+        Raises CompileError as `text_beside` does.
         """
         parts: list[tuple[str, ast.Expr]] = []
         for arg in declared.args:
@@ -225,7 +228,7 @@ class _Lowering:
             if isinstance(value, ast.Range):
                 parts += [(f"{name}_low", value.low), (f"{name}_high", value.high)]
             elif name in FILE_OPTIONS and isinstance(value, ast.Literal):
-                parts.append((name, text_beside(value, self.base)))
+                parts.append((name, text_beside(value, self.base, self.allowed)))
             elif name != "tools":
                 parts.append((name, value))
         return tuple(name for name, _ in parts), tuple(self.value(part) for _, part in parts)
@@ -390,6 +393,7 @@ def tool_spec(
     given: Mapping[str, object],
     uses: Mapping[str, UseSpec],
     base: Path | None = None,
+    allowed: tuple[Path, ...] = (),
 ) -> ToolSpec:
     """The tool that a call makes with the options `given`.
 
@@ -407,18 +411,20 @@ def tool_spec(
     elif kind == "lookup":
         path = call.args[0]
         assert isinstance(path, ast.Literal)
-        own = {"table": table_beside(path, base)}
+        own = {"table": table_beside(path, base, allowed)}
     else:
         own = {"operands": options["operands"]}
     return ToolSpec(name=name, kind=kind, trigger=options["trigger"], output=options["output"], **own)  # type: ignore[arg-type]
 
 
-def table_beside(path: ast.Literal, base: Path | None = None) -> Rows:
+def table_beside(path: ast.Literal, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> Rows:
     """The rows of the table that a literal names, found as `text_beside` finds a grammar."""
     try:
-        return read_table(text_beside(path, base).value, str(path.value))  # type: ignore[arg-type]
+        return read_table(text_beside(path, base, allowed).value, str(path.value))  # type: ignore[arg-type]
     except CompileError as problem:
-        raise CompileError(evolve(d, code="PLM344") for d in problem.diagnostics) from None
+        raise CompileError(
+            evolve(d, code="PLM344") if d.code == "PLM336" else d for d in problem.diagnostics
+        ) from None
     except ValueError as problem:
         message = f"{str(path.value)!r} is no table: {problem}"
         help = 'two columns with a row of headings, {"key": "text"}, or lines of {"key": …, "text": …}'
@@ -442,23 +448,24 @@ LARGEST = 2**20
 """Bytes of such a file."""
 
 
-def text_beside(path: ast.Literal, base: Path | None = None) -> ast.Literal:
+def text_beside(path: ast.Literal, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> ast.Literal:
     """The text of the file that a literal names, as a literal in the same place.
 
     A relative path starts at the folder of the file that the literal stands in, so that
     programs from several folders can be put together; where there is no such file at
-    `base`, else at the working directory. Raises CompileError (PLM336).
+    `base`, else at the working directory. Raises CompileError PLM336, and PLM347 for one that lies
+    neither there nor in the `allowed` folders.
     """
-    file = _home(path, base) / Path(str(path.value)).expanduser()
+    file = allowed_file(str(path.value), _home(path, base), allowed, path.span)
     try:
-        if file.stat().st_size > LARGEST:
-            raise _cannot(path, f"it has more than {LARGEST:,} bytes", "name a smaller file")
-        text = file.read_text(encoding="utf-8")
+        text = read_named(file, LARGEST)
     except OSError as problem:
         looked = f"looked for {file}; a path starts at the folder of the program"
         raise _cannot(path, (problem.strerror or str(problem)).lower(), looked) from None
     except UnicodeDecodeError as problem:
         raise _cannot(path, f"byte {problem.start} is not UTF-8", "save it as UTF-8") from None
+    except ValueError as problem:
+        raise _cannot(path, str(problem), "name a text file of less than a megabyte") from None
     return ast.Literal(text, span=path.span)
 
 

@@ -11,6 +11,8 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer.methods import AMORTIZED, AUTO, METHODS, OptionType, renamed
 from posterior_lm.lang.diagnostics import InferenceError, meant, shown
+from posterior_lm.lang.files import allowed_file
+from posterior_lm.lang.source import NOWHERE
 from posterior_lm.lang.values import is_number
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Request:
 
     def of(self, program: PreparedProgram) -> tuple[str, dict[str, object]]:
         """The method that runs, and its options."""
-        return resolve(program.graph.infer, self.method, self.options, program.base_dir)
+        return resolve(program.graph.infer, self.method, self.options, program.base_dir, program.allowed)
 
     def named(self, method: str) -> Request:
         """The same for a method by name; what was asked of another method does not concern it."""
@@ -83,18 +85,23 @@ def resolve(
     infers: Iterable[InferSpec],
     method: str | None,
     options: Mapping[str, object],
-    base_dir: str | Path | None = None,
+    base_dir: Path | None = None,
+    allowed: tuple[Path, ...] = (),
 ) -> tuple[str, dict[str, object]]:
     """The method and its options: the caller's, else the program's only `infer`, else auto.
 
     The options that a program's `infer m(…)` states are defaults wherever m is used; files that
-    they name lie in the program's folder, `base_dir`, and those of `options` where the caller is.
+    they name lie in the program's folder, `base_dir`, or below one that is `allowed`, and those of
+    `options` where the caller is. Raises CompileError PLM347 for a file of the program's elsewhere.
     """
+    infers = tuple(infers)
     stated = {spec.method: dict(spec.options) for spec in infers}
     if method is None:
         method = next(iter(stated)) if len(stated) == 1 else AUTO
     known, former = METHODS[method].options, METHODS[method].former
     own = renamed(stated.get(method, {}), former)
-    if base_dir is not None:
-        own = {k: str(Path(base_dir) / str(v)) if known[k].file else v for k, v in own.items()}
+    span = next((spec.span for spec in infers if spec.method == method), NOWHERE)
+    own = {
+        k: str(allowed_file(str(v), base_dir, allowed, span)) if known[k].file else v for k, v in own.items()
+    }
     return method, {**own, **renamed(options, former)}

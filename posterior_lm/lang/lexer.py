@@ -127,11 +127,10 @@ def extent(token: Token) -> tuple[int, int]:
 
 def refuse(source: Source) -> Diagnostic | None:
     """Why a source is not read at all: too large, or not text."""
-    size = len(source.text)
-    if size > LARGEST_SOURCE:
+    if len(source.text) > LARGEST_SOURCE:
         return error(
             "PLM109",
-            f"the program is too large: {size:,} characters, and {LARGEST_SOURCE:,} are allowed",
+            f"the program is too large: it has more than {LARGEST_SOURCE:,} characters",
             Span(source, 0, 0),
             help="put data into a file and pass it with --data or --given",
         )

@@ -39,7 +39,7 @@ def read_source(path: str | Path) -> Source:
     name = str(path)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return Source(name, file.read())
+            return Source(name, file.read(lexer.LARGEST_SOURCE + 1))
     except UnicodeDecodeError as wrong:
         message = f"{name} is not UTF-8 text: byte {wrong.start} is 0x{wrong.object[wrong.start]:02X}"
         raise CompileError.of("PLM801", message, where=name, help="save it as UTF-8") from wrong

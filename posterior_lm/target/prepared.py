@@ -52,6 +52,8 @@ class PreparedProgram:
     checked: CheckedModule | None = field(default=None, repr=False)
     base_dir: Path | None = None
     """Where relative paths of the program start: the folder of its file."""
+    allowed: tuple[Path, ...] = ()
+    """Folders, beside its own, that files named by the program may lie in."""
 
     @classmethod
     def of(
@@ -67,7 +69,7 @@ class PreparedProgram:
         return (
             self.source
             if isinstance(self.source, Resources)
-            else resolve(self.graph, self.source, self.base_dir)
+            else resolve(self.graph, self.source, self.base_dir, self.allowed)
         )
 
     @property

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
 from posterior_lm.lang.diagnostics import CompileError, ModelError, meant
+from posterior_lm.lang.files import below
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.lm.resolve import load_model
 
@@ -38,7 +39,9 @@ class Named:
     uses_allowed: bool = False
 
 
-def resolve(graph: RewardGraph, named: Named, base_dir: Path | None) -> Resources:
+def resolve(
+    graph: RewardGraph, named: Named, base_dir: Path | None, allowed: tuple[Path, ...] = ()
+) -> Resources:
     """Every declared model that the log reward or a guide reads, and every function that it calls.
 
     Raises ModelError for a model that cannot be had, CompileError PLM541 or PLM542 for a function.
@@ -57,7 +60,7 @@ def resolve(graph: RewardGraph, named: Named, base_dir: Path | None) -> Resource
     if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
         used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
     found = {
-        alias: _model(spec, models.get(alias), base_dir, uses_allowed)
+        alias: _model(spec, models.get(alias), base_dir, uses_allowed, allowed)
         for alias, spec in declared.items()
         if alias in used
     }
@@ -68,8 +71,9 @@ def resolve(graph: RewardGraph, named: Named, base_dir: Path | None) -> Resource
 
 
 def _model(
-    spec: LmSpec, override: str | LanguageModel | None, base_dir: Path | None, uses_allowed: bool
-) -> LanguageModel:
+    spec: LmSpec, override: str | LanguageModel | None, base_dir: Path | None, uses_allowed: bool,
+    allowed: tuple[Path, ...],
+) -> LanguageModel:  # fmt: skip
     if override is not None and not isinstance(override, str):
         return override
     if override is None and spec.kind == "use":
@@ -77,7 +81,14 @@ def _model(
         return found() if not isinstance(found, LanguageModel) else found  # type: ignore[return-value]
     if override is not None:
         return _load(override, None, "auto", ())
-    return _load(spec.spec, None if base_dir is None else str(base_dir), spec.kind, spec.options)
+    try:
+        return _load(spec.spec, None if base_dir is None else str(base_dir), spec.kind, spec.options)
+    except ModelError as problem:
+        if problem.diagnostics[0].code == "PLM514" and not below(Path(spec.spec), base_dir, allowed):
+            # What stands in a file elsewhere is not for whoever wrote the program to read in our messages.
+            help = "what is wrong with it is said where it lies in the program's folder, or with --allow-path"
+            raise ModelError.of("PLM514", f"the table {spec.spec} cannot be used", help=help) from None
+        raise
 
 
 @lru_cache(maxsize=4)

@@ -18,6 +18,7 @@ from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, meant, readable
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Source, Span
+from posterior_lm.storage import read_most
 from posterior_lm.target.rows_json import json_lines, json_list, parse
 
 Row = dict[str, object]
@@ -53,9 +54,10 @@ def read_bytes(path: str | Path) -> bytes:
     """What stands in a file, or on standard input for `-`. Raises DataError PLM801."""
     try:
         if str(path) == "-":
-            return sys.stdin.buffer.read()
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as problem:  # ValueError: a null byte in the name
+            return read_most(sys.stdin.buffer)
+        with open(path, "rb") as file:  # which may be a pipe, since the caller named it
+            return read_most(file)
+    except (OSError, ValueError) as problem:  # ValueError: a null byte in the name, or too many in the file
         reason = (getattr(problem, "strerror", None) or str(problem)).lower()
         message = f"cannot read {path}: {reason}"
         raise DataError.of("PLM801", message, where=str(path), help=readable(path, reason)) from None
