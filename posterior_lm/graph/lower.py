@@ -465,7 +465,8 @@ def text_beside(path: ast.Literal, base: Path | None = None, allowed: tuple[Path
     except UnicodeDecodeError as problem:
         raise _cannot(path, f"byte {problem.start} is not UTF-8", "save it as UTF-8") from None
     except ValueError as problem:
-        raise _cannot(path, str(problem), "name a text file of less than a megabyte") from None
+        smaller = "name a smaller file" if "more than" in str(problem) else "name a text file"
+        raise _cannot(path, str(problem), smaller) from None
     return ast.Literal(text, span=path.span)
 
 

@@ -21,8 +21,7 @@ from attrs import frozen
 
 from posterior_lm.lang.automaton import CharacterDfa
 from posterior_lm.lang.regex import PatternError
-
-DEAD = -1
+from posterior_lm.support.smallest import DEAD, blocks, useful
 
 _CONTINUATION = bytes(range(0x80, 0xC0))
 """The bytes that go on with a character in UTF-8."""
@@ -191,13 +190,14 @@ def bytes_of(dfa: CharacterDfa, *, strict: bool) -> BytesDfa:
     """
     halves = _Halves(dfa.starts, dfa.classes)
     root, inner = halves.root, np.array(halves.nodes, dtype=np.int64).reshape(-1, 256)
-    states, nodes = len(dfa.table), 1 + len(inner)
-    if states * nodes > MOST_BYTES_STATES:
+    merged, accepted = _merged(np.array(dfa.table, dtype=np.int64), np.array(dfa.accepting))
+    states, nodes = len(merged), 1 + len(inner)
+    if states * nodes > MOST_BYTES_STATES or _least_states(merged, halves) > MOST_STATES:
         raise PatternError("too large", "the pattern needs too many states")
     # One more state, where the dead stay dead.
-    table = np.array([*dfa.table, [DEAD] * len(dfa.table[0])], dtype=np.int64)
+    table = np.vstack([merged, np.full((1, merged.shape[1]), DEAD)])
     table[table == DEAD] = states
-    accepting = np.array([*dfa.accepting, False])
+    accepting = np.append(accepted, False)
     classes = table.shape[1]
 
     def after(child: np.ndarray) -> np.ndarray:
@@ -227,6 +227,40 @@ def bytes_of(dfa: CharacterDfa, *, strict: bool) -> BytesDfa:
     if not strict:
         ends[:, 1:] = accepting[replaced[:states], None]
     return BytesDfa(rows[:states].reshape(-1, 256).astype(np.int32), ends.reshape(-1))
+
+
+def _merged(table: np.ndarray, accepting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest automaton, by characters: state 0 starts, and states that reach nothing are dead."""
+    keep = useful(table, accepting)
+    keep[0] = True
+    number = np.append(np.where(keep, np.cumsum(keep) - 1, DEAD), DEAD)
+    table, accepting = number[table[keep]], accepting[keep]
+    block = blocks(table, accepting)
+    _, members = np.unique(block, return_index=True)
+    order = np.argsort(members)  # the start is the first state of its block
+    named = np.argsort(order)
+    members = members[order]
+    then = table[members]
+    return np.where(then == DEAD, DEAD, named[block[then]]), accepting[members]
+
+
+def _least_states(table: np.ndarray, halves: _Halves) -> int:
+    """How many states the smallest automaton of whole characters has, found before it is built.
+
+    `table` is the smallest one by characters. What half of a character leads to tells two states apart exactly
+    where some way to complete it leads to different ones.
+    """
+    columns = [table[:, which] for which in range(table.shape[1])]
+    total = len(table)
+    for node in halves.nodes:  # those that a node leads to come before it
+        key = np.stack([columns[child] for child in sorted({*node} - {DEAD})], axis=1)
+        alive = (key != DEAD).any(axis=1)
+        found, numbers = np.unique(key[alive], axis=0, return_inverse=True)
+        column = np.full(len(table), DEAD)
+        column[alive] = numbers.reshape(-1)
+        columns.append(column)
+        total += len(found)
+    return total
 
 
 class _Halves:
@@ -330,20 +364,13 @@ def both(first: BytesDfa, second: BytesDfa) -> BytesDfa:
 def smallest(dfa: BytesDfa) -> BytesDfa:
     """The smallest automaton of the same strings, without states that lead nowhere.
 
-    Source: Moore (1956), refining until no byte tells two states of one class apart.
     Where nothing is accepted, one state without edges is left.
     """
     table, accepting = _trimmed(dfa)
     columns, place = _kinds(table)
     narrow = table[:, columns]
-    block = accepting.astype(np.int64)
-    number = len(np.unique(block))
-    while True:
-        keys = np.concatenate([block[:, None], np.where(narrow == DEAD, DEAD, block[narrow])], axis=1)
-        block = _rows(keys)
-        if (refined := int(block.max()) + 1) == number:
-            break
-        number = refined
+    block = blocks(narrow, accepting)
+    number = int(block.max()) + 1
     # The start's class becomes 0.
     first = np.full(number, -1, dtype=np.int64)
     order = np.argsort(block, kind="stable")
@@ -358,23 +385,7 @@ def smallest(dfa: BytesDfa) -> BytesDfa:
 
 def _trimmed(dfa: BytesDfa) -> tuple[np.ndarray, np.ndarray]:
     """Only states that the start reaches and that reach an accepting one; the start stays."""
-    size = len(dfa.table)
-    columns, _ = _kinds(dfa.table)
-    narrow = dfa.table[:, columns].astype(np.int64)
-    reached = np.zeros(size + 1, dtype=bool)
-    open_ = np.array([0])
-    reached[0] = True
-    while len(open_):
-        then = np.unique(narrow[open_])
-        open_ = then[(then != DEAD) & ~reached[then]]
-        reached[open_] = True
-    useful = np.append(dfa.accepting, False)
-    while True:
-        more = useful[:-1] | useful[narrow].any(axis=1)
-        if np.array_equal(more, useful[:-1]):
-            break
-        useful[:-1] = more
-    keep = reached[:-1] & useful[:-1]
+    keep = useful(dfa.table[:, _kinds(dfa.table)[0]], dfa.accepting)
     keep[0] = True
     number = np.append(np.where(keep, np.cumsum(keep) - 1, DEAD), DEAD)
     return number[dfa.table[keep]].astype(np.int32), dfa.accepting[keep]
@@ -384,9 +395,3 @@ def _kinds(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One column for each kind of byte, and for every byte the number of its kind."""
     _, columns, place = np.unique(table.T, axis=0, return_index=True, return_inverse=True)
     return columns, place.reshape(-1)
-
-
-def _rows(keys: np.ndarray) -> np.ndarray:
-    """(S,) equal numbers for equal rows."""
-    packed = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1])))
-    return np.unique(packed.reshape(-1), return_inverse=True)[1].reshape(-1)
