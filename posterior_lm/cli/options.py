@@ -33,6 +33,7 @@ def format_option(*choices: str) -> Decorator:
         default=choices[0],
         show_default=True,
         help="How results are written; with json, diagnostics on standard error are JSON too."
+        + (" jsonl writes each row's result as it is done, one a line." if "jsonl" in choices else "")
         if "json" in choices
         else "How results are written.",
     )

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
 
 C = TypeVar("C")
+TELL_EVERY = 2.0
+"""Seconds between two lines about how many rows are done."""
 BAR = 20
 """Characters of a bar that stands for weight 1."""
 
@@ -34,8 +37,8 @@ BAR = 20
 def report(diagnostics: Sequence[Diagnostic], format: str = "full") -> None:
     """Diagnostics on standard error, as text, as lines, or as a JSON list."""
     color = False
-    if format == "json":
-        text = json_text([to_json(_told(d)) for d in diagnostics])
+    if format in ("json", "jsonl"):
+        text = json_text([to_json(_told(d)) for d in diagnostics], lines=format == "jsonl")
     elif format == "concise":
         text = "\n".join(map(render_concise, diagnostics))
     else:
@@ -58,10 +61,15 @@ def has_color(stream: object) -> bool:
     return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def json_text(value: object) -> str:
-    """Pure JSON: what is not finite is null, and letters are escaped where the stream is not UTF-8."""
+def json_text(value: object, *, lines: bool = False) -> str:
+    """Pure JSON: what is not finite is null, and letters are escaped where the stream is not UTF-8.
+
+    With `lines` it is one line.
+    """
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    return json.dumps(plain(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
+    return json.dumps(
+        plain(value), indent=None if lines else 2, ensure_ascii=encoding != "utf8", allow_nan=False
+    )
 
 
 def quoted(text: object) -> str:
@@ -88,15 +96,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bo
 def show_each(
     cases: Sequence[C], format: str, found: Callable[[C], tuple[object, Callable[[], None]]]
 ) -> None:
-    """The results of cases: text one after another, or JSON at the end, an object for one case and a list for more.
+    """The results of cases: text one after another, JSON at the end, an object for one case and a list for more,
+    or lines of JSON as cases are done, with lines of JSON about how many are done on standard error.
 
     `found` gives a result as JSON values, and what shows it.
     """
-    results = []
-    for case in cases:
+    results, began = [], time.monotonic()
+    told = began
+    for done, case in enumerate(cases, start=1):
         result, show = found(case)
-        results.append(result)
-        if format != "json":
+        if format == "json":
+            results.append(result)
+        elif format == "jsonl":
+            click.echo(json_text(result, lines=True))
+            now = time.monotonic()
+            if now - told >= TELL_EVERY or (done == len(cases) > 1):
+                told = now
+                state = {"done": done, "rows": len(cases), "seconds": round(now - began, 1)}
+                click.echo(json_text(state, lines=True), err=True)
+        else:
             if case is not cases[0]:
                 click.echo()
             show()

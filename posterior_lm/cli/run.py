@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @data_options
 @draw_options
 @click.option("--save", metavar="DIR", help="Also write the draws there; several rows have a folder each.")
-@format_option("text", "json")
+@format_option("text", "json", "jsonl")
 def command(
     file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
     allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, em: str | None,
@@ -34,7 +34,8 @@ def command(
 ) -> None:  # fmt: skip
     """Draw from the posterior of a program.
 
-    With several rows of data there is one result for each. All are drawn with the same seed, so
+    With several rows of data there is one result for each; with --format jsonl each is a line of JSON,
+    written as soon as it is there. All are drawn with the same seed, so
     a row's draws do not depend on which other rows there are. --budget is for each row. With one of
     two minutes or more for at least 32 rows, auto first trains a policy on them where that can pay;
     then it is for training and all rows together.
@@ -68,7 +69,10 @@ def command(
                 posterior = draw(program, target, request, n, seed=seed, budget=budget, progress=watch)
             if save is not None:
                 posterior.save(_place(save, case, asked))
-            return posterior.to_json(), lambda: show_posterior(posterior, case.row)
+            found = posterior.to_json()
+            if format == "jsonl":
+                found = {"row": case.row, **found}
+            return found, lambda: show_posterior(posterior, case.row)
 
         show_each(asked, format, drawn)
 

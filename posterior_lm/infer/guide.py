@@ -205,7 +205,7 @@ class PriorGuide:
 
     def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
-        candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
+        candidates = self.target.listed(info.name)
         pasts: dict[tuple, list[int]] = {}
         for d in range(n) if alive is None else np.flatnonzero(alive).tolist():
             pasts.setdefault(tuple(drawn[name][d].ids for name in drawn), []).append(d)

@@ -20,6 +20,9 @@ State = tuple[int, int, int]
 _END = -1
 """Fills the table after a value's last token; sorts before every token."""
 
+_BLOCK = 1 << 16
+"""Rows that are turned into Python's numbers at once."""
+
 _MASKS = 256
 """Masks kept; with GPT-2's vocabulary each takes 50 kB."""
 
@@ -87,7 +90,8 @@ class FiniteSupport(Stepwise):
         if depth == self.max_tokens or not 0 <= token < self.vocabulary_size:
             return None
         column = self.table[first:last, depth]
-        low, high = np.searchsorted(column, (token, token + 1))
+        # In the column's own type, or all of it would be converted.
+        low, high = np.searchsorted(column, np.array((token, token + 1), dtype=column.dtype))
         return (first + int(low), first + int(high), depth + 1) if low < high else None
 
     def row(self, ids: Sequence[int]) -> int | None:
@@ -100,11 +104,11 @@ class FiniteSupport(Stepwise):
         return head if self.accepts(head) else None
 
     def values(self) -> Iterator[tuple[int, ...]]:
-        for row in np.argsort(self.order):
-            yield self._ids(int(row))
-
-    def _ids(self, row: int) -> tuple[int, ...]:
-        return tuple(int(token) for token in self.table[row] if token != _END)
+        rows, lengths = np.argsort(self.order), (self.table != _END).sum(axis=1)
+        for start in range(0, self.size, _BLOCK):
+            some = rows[start : start + _BLOCK]
+            for ids, length in zip(self.table[some].tolist(), lengths[some].tolist(), strict=True):
+                yield tuple(ids[:length])
 
     def datum(self, ids: Sequence[int]) -> int | str:
         """The integer or the string that the tokens stand for; ValueError for other tokens."""

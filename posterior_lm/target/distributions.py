@@ -113,11 +113,17 @@ def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
         args, bounds = args[:-2], args[-2:]
     log_pmf = DISTS[node.dist]
     listed = finite_spec(node.choices)
+    ranges: dict[tuple[int, ...], FiniteSpec | None] = {}
     out = []
     for d in range(n):
-        finite = finite_spec((), *(int(b[d]) for b in bounds)) if bounds else listed
+        finite = listed
+        if bounds:
+            ends = tuple(int(b[d]) for b in bounds)
+            if ends not in ranges:
+                ranges[ends] = finite_spec((), *ends)
+            finite = ranges[ends]
         try:
-            out.append(log_pmf(value[d], [a[d] for a in args], finite))
+            out.append(log_pmf(value[d], [a[d] for a in args] if args else (), finite))
         except ParameterError as problem:
             raise InferenceError.of("PLM705", str(problem), node.span) from None
     return out

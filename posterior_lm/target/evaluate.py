@@ -41,7 +41,7 @@ from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.distributions import dist
 from posterior_lm.target.functions import Column, add, apply, is_nan, power
-from posterior_lm.target.scores import Batch, ScorePlan, ask_choice, ask_group, hosts_and_riders
+from posterior_lm.target.scores import Batch, Picked, ScorePlan, ask_choice, ask_group, hosts_and_riders
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, Turn, join
 from posterior_lm.target.values import Value, Values
 
@@ -297,20 +297,31 @@ class Evaluator:
         with at(node.span, "this conversation"):
             context = speller.laid_out(self.segments(node.inputs[0]))
         drawn = isinstance(self.graph[node.inputs[1]], Latent)  # never has a dummy prefix
-        finish = []
+        lists: dict[tuple[int, ...], FiniteSpec] = {}
+        groups: dict[tuple[tuple[int, ...], bool, tuple[int, ...]], list[Picked]] = {}
         for d in range(n):
             ids, empty = speller.context(context, *self._readers(columns, values, d))
-            listed = self.candidates(node, columns, d)
-            texts = [speller.text(listed.spelling(k), first=empty and not drawn) for k in range(listed.size)]
-            picked = listed.number(self._at(columns, node.inputs[1], d))
-            power = float(self._at(columns, node.inputs[-1], d)) if node.powered else 1.0
-            finish.append(ask_choice(batch, ids, texts, picked, power, partial(out[i].__setitem__, d)))
+            ends = self._ends(node, columns, d)
+            if ends not in lists:
+                lists[ends] = self.candidates(node, columns, d)
+            picked = lists[ends].number(self._at(columns, node.inputs[1], d))
+            asked = (ids, empty and not drawn, ends)
+            groups.setdefault(asked, []).append((picked, partial(out[i].__setitem__, d)))
+        # It depends on no latent, so it is the same for all draws.
+        power = float(self._at(columns, node.inputs[-1], 0)) if node.powered else 1.0
+        finish = []
+        for (ids, first, ends), draws in groups.items():  # the values are asked for once after each context
+            listed = lists[ends]
+            texts = [speller.text(listed.spelling(k), first=first) for k in range(listed.size)]
+            finish.append(ask_choice(batch, ids, texts, power, draws))
         return finish
+
+    def _ends(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> tuple[int, ...]:
+        return () if node.choices else tuple(int(self._at(columns, j, d)) for j in node.inputs[2:4])
 
     def candidates(self, node: ChoiceScore, columns: Mapping[int, Column], d: int) -> FiniteSpec:
         """The values that `choice` renormalises over in draw d."""
-        ends = [] if node.choices else [int(self._at(columns, j, d)) for j in node.inputs[2:4]]
-        low, high = ends or (None, None)
+        low, high = self._ends(node, columns, d) or (None, None)
         found = finite_spec(node.choices, low, high, node.lead)
         assert found is not None
         return found

@@ -167,17 +167,20 @@ def hosts_and_riders(
 # ----------------------------------------------------------------------------------- `choice(d)`
 
 
+Picked = tuple[int | None, Callable[[float], None]]
+"""Of one draw of `choice`: the place of its value, None for none, and where the log probability goes."""
+
+
 def ask_choice(
     batch: Batch,
     context: tuple[int, ...],
     texts: Sequence[tuple[int, ...]],
-    picked: int | None,
     power: float,
-    put: Callable[[float], None],
+    draws: Sequence[Picked],
 ) -> Callable[[], None]:
     """Ask for the tokens `texts` of every value; the function to call once the batch has run.
 
-    It puts the log probability of the value in the place `picked`, −inf for None.
+    For each draw it puts the log probability of the value that was picked.
     """
     scores = np.zeros(len(texts))
     for place, text in enumerate(texts):
@@ -188,11 +191,10 @@ def ask_choice(
         batch.ask(Request(context + text, len(context), len(context)), read)
 
     def finish() -> None:
-        if picked is None:
-            put(-math.inf)
-        else:
-            with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
-                tempered = np.where(np.isneginf(scores), -np.inf, power * scores)
-                put(float(tempered[picked] - np.logaddexp.reduce(tempered)))
+        with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible
+            tempered = np.where(np.isneginf(scores), -np.inf, power * scores)
+            log_probs = tempered - np.logaddexp.reduce(tempered)
+        for picked, put in draws:
+            put(-math.inf if picked is None else float(log_probs[picked]))
 
     return finish

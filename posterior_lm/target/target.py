@@ -161,6 +161,16 @@ class Target:
             raise DataError.of("PLM766", message, info.span, "this type", where=info.name, help=help)
         return found
 
+    def listed(self, latent: str) -> list[Value]:
+        """Every value of a finite latent that its support holds, in the order of declaration."""
+        support = self.latent(latent).support
+        assert isinstance(support, FiniteSupport)
+        spec, places = support.spec, np.sort(support.order).tolist()
+        return [
+            Value(ids, spec.spelling(k), spec.datum(k))
+            for ids, k in zip(support.values(), places, strict=True)
+        ]
+
     def value_of(self, latent: str, ids: Sequence[int]) -> Value:
         """The value with these tokens; they must be in the declared type or be cut from one."""
         info = self.latent(latent)

@@ -5,7 +5,7 @@ holds the outputs that it was drawn with.
 
 A tool of the user's own has a process of its own that can be killed. A thread cannot be stopped
 and a signal reaches only the main thread, and not code that never returns to Python; a process
-can always be ended. It is started afresh rather than forked, since forking a program with running
+can always be ended, with all that it started: they are a process group. It is started afresh rather than forked, since forking a program with running
 threads may leave locks held for ever. Texts go to it and come back as lines of JSON, so nothing
 that it sends is ever run here.
 """
@@ -16,10 +16,12 @@ import atexit
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock, Thread
 
 from attrs import define, field
@@ -114,6 +116,12 @@ class Process:
                 f"the tool `{self.name}` raised {str(answer['raised']).rstrip('.')} on {shown_end(text)}",
                 help="let it return None for a text that it cannot answer",
             )
+        if "characters" in answer:
+            raise InferenceError.of(
+                "PLM764",
+                f"the tool `{self.name}` answered {answer['characters']:,} characters to {shown_end(text)}",
+                help=f"a call writes {MOST_TOKENS} tokens at most",
+            )
         if "kind" in answer:
             raise InferenceError.of(
                 "PLM762",
@@ -123,11 +131,12 @@ class Process:
         return answer.get("answer")
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process and what it started, whatever they are doing."""
         child, self._child = self._child, None
         if child is None:
             return
-        child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         for pipe in (child.stdin, child.stdout):
             try:
                 if pipe is not None:
@@ -146,6 +155,7 @@ class Process:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
         )
         atexit.register(self.close)
         Thread(target=_read, args=(self._child.stdout, self._lines), daemon=True).start()
@@ -196,10 +206,14 @@ class Process:
         return found if isinstance(found, dict) else None
 
 
+_LONGEST_LINE = 1 << 21
+"""Characters of a line, above any that the worker sends; what is longer is cut, and is then no JSON."""
+
+
 def _read(pipe, lines: queue.SimpleQueue[str]) -> None:
     """Hands lines on; an empty one says that the process has ended."""
     try:
-        for line in pipe:
+        while line := pipe.readline(_LONGEST_LINE):
             lines.put(line)
     except (OSError, ValueError):  # closed while it was read
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import attrs
@@ -88,3 +89,21 @@ def test_one_is_no_plural(count: int, capsys: pytest.CaptureFixture[str]) -> Non
     ):
         show_posterior(attrs.evolve(found, draws=attrs.evolve(found.draws, **more)), None)
         assert told in capsys.readouterr().out
+
+
+def test_rows_are_written_as_they_are_done(tmp_path: Path) -> None:
+    """As lines of JSON, with how many are done on standard error; a later row that fails takes none of them back."""
+    program = tmp_path / "p.plm"
+    body = "program p(a: int) {\n  latent n: int(0..3) ~ uniform()\n  factor log(a) * n - log(a)\n}\n"
+    program.write_text(body)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"a": a}) + "\n" for a in (1, 2, 3)))
+    result = run("run", program, "--data", data, "--format", "jsonl")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line.pop("row") for line in lines] == [0, 1, 2]
+    assert lines == json.loads(run("run", program, "--data", data, "--format", "json").stdout)
+    assert [json.loads(line)["done"] for line in result.stderr.splitlines()] == [3]
+    data.write_text("".join(json.dumps({"a": a}) + "\n" for a in (1, 2, 0, 3)))
+    result = run("run", program, "--data", data, "--format", "jsonl")
+    assert result.exit_code == 1 and len(result.stdout.splitlines()) == 2
+    assert json.loads(result.stderr.splitlines()[-1])[0]["code"].startswith("PLM70")

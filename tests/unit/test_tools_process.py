@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,16 @@ def behave(text: str) -> object:
         case "print":
             print('{"answer": "wrong"}')
             return "right\nin two lines ∑"
+        case "large":
+            return "x" * 50_000_000
+        case "memory":
+            return str(len(bytearray(3 << 30)))
+        case "child" | "child and loop":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            Path(os.environ["CHILD"]).write_text(str(child.pid))
+            while text.endswith("loop"):
+                pass
+            return "started"
         case "time":
             return str(time.time_ns())
     return f"{os.getpid()} {text}"
@@ -135,3 +147,47 @@ def test_a_program_whose_tool_fails_says_so(trigger: str, text: str, code: str) 
     (found,) = caught.value.diagnostics
     assert found.code == code and "`t`" in found.message and repr(text) in found.message
     assert found.help
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within some seconds; a dead one that nobody waits for has ended too."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("how", ["closed", "killed for its time", "left alone"])
+def test_what_a_tool_started_ends_with_it(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHILD", str(tmp_path / "pid"))
+    tool = Process("t", f"{HERE}:behave", 3.0)
+    if how == "killed for its time":
+        with pytest.raises(InferenceError, match="PLM761"):
+            tool("child and loop")
+    else:
+        assert tool("child") == "started"
+    pid = int((tmp_path / "pid").read_text())
+    if how == "left alone":  # as where whoever asked is killed: nobody writes to it any more
+        assert tool._child is not None and tool._child.stdin is not None
+        tool._child.stdin.close()
+        tool._child.wait(timeout=10)
+    tool.close()
+    assert gone(pid)
+
+
+def test_memory_and_answers_have_limits() -> None:
+    tool = Process("t", f"{HERE}:behave", 20.0)
+    try:
+        with pytest.raises(InferenceError, match=r"PLM760.*MemoryError"):
+            tool("memory")
+        began = time.monotonic()
+        with pytest.raises(InferenceError, match=r"PLM764.*50,000,000 characters"):
+            tool("large")
+        assert time.monotonic() - began < 15
+        assert str(tool("b")).endswith(" b")  # neither ends it
+    finally:
+        tool.close()
