@@ -118,6 +118,24 @@ def replace(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def kept_first(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What is in the file, which is made where it is absent: of several processes all get what the first wrote.
+
+    Raises OSError where it cannot be read or written.
+    """
+    with suppress(FileNotFoundError):
+        return read_bytes(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        write_new(aside, make())
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return read_bytes(path)
+
+
 @contextmanager
 def together(folder: Path, *names: str) -> Iterator[Path]:
     """A folder for files that belong together, which are moved into `folder` at the end, in this order.

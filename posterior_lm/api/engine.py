@@ -18,7 +18,7 @@ from posterior_lm.infer.base import Offer
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.typed import CheckedModule
-from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel, threads_of
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.resources import Named
 
@@ -96,4 +96,5 @@ def draw(
         seed=seed,
         reason=draws.reason,
         types={info.name: info.type for info in target.latents},
+        threads=threads_of(target.models),
     )

@@ -64,6 +64,8 @@ class Posterior:
     reason: str = ""
     types: Mapping[str, str] = field(factory=dict)
     """The declared type of each latent: text, int or one_of."""
+    threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
+    """By model, how many threads it was computed with, phase by phase; on a CPU other numbers round differently."""
 
     # ------------------------------------------------------------- numbers
 

@@ -64,6 +64,7 @@ class _Whole:
     particles: _Particles | None
     chains: _Chains | None
     decoded: bool
+    threads: Mapping[str, Mapping[str, Annotated[int, Stored(low=1)]]]
 
 
 def save(folder: Path, draws: Draws, **more: Any) -> Path:
@@ -87,6 +88,8 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
         "chains": chains and {**attrs.asdict(chains), "rhat": None if chains.rhat is None else [chains.rhat]},
         "decoded": draws.decoded,
     }
+    if not whole["threads"]:  # a table has none, and a posterior of before stated none
+        del whole["threads"]
     text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +108,11 @@ def load(folder: Path) -> dict[str, Any]:
         found = read_object(path)
         if found.get("format") != FORMAT:
             raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
-        # Posteriors saved by earlier versions have none of these three.
-        found = {"particles": None, "chains": None, "decoded": False, **found}
+        # Posteriors saved by earlier versions have none of these four.
+        found = {"particles": None, "chains": None, "decoded": False, "threads": {}, **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
-        kept = ("program", "fingerprint", "lm", "seed", "reason", "types")
+        kept = ("program", "fingerprint", "lm", "seed", "reason", "types", "threads")
         return {"draws": _draws(whole), **{name: getattr(whole, name) for name in kept}}
 
 

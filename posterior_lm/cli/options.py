@@ -65,10 +65,28 @@ def allowed_paths() -> tuple[Path, ...]:
     return found
 
 
+def threads_option() -> Decorator:
+    """`--threads`."""
+
+    def told(ctx: click.Context, option: click.Parameter, number: int | None) -> None:
+        if number is None:
+            return
+        # PyTorch reads this when it is imported, which no command does before its options are read.
+        os.environ["OMP_NUM_THREADS"] = str(number)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(number)
+
+    return click.option(
+        "--threads", type=click.IntRange(min=1), metavar="N", callback=told, expose_value=False,
+        help="Of models on the CPU.  [default: $OMP_NUM_THREADS, else measured]",
+    )  # fmt: skip
+
+
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--given`, `--data`, `--row`, `--lm`, `--allow-use`: what the program is asked about."""
+    """`--given`, `--data`, `--row`, `--lm`, `--threads`, `--allow-use`: what the program is asked about."""
     for option in (
         allow_path_option,
+        threads_option(),
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
                      help="Another model for a declared one: a folder, a table or a hub name."),
@@ -83,9 +101,10 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def program_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--given`, `--lm`, `--allow-use`, for commands that ask about many rows at once."""
+    """`--given`, `--lm`, `--threads`, `--allow-use`, for commands that ask about many rows at once."""
     for option in (
         allow_path_option,
+        threads_option(),
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one."),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from posterior_lm.em.rounds import Raised, Weighted, weighted
 from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
+from posterior_lm.lm.hf.threads import threads
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.train.adapter import Adapter
@@ -143,8 +144,9 @@ def m_step(
             order += rng.permutation(len(rows)).tolist()
         some, order = order[:batch], order[batch:]
         optimizer.zero_grad(set_to_none=True)
-        for value in _parts(adapter.model(), [_drawn(rows[k], draws, rng) for k in some]):
-            (-value / len(some)).backward()
+        with threads(adapter.base._forward, None):
+            for value in _parts(adapter.model(), [_drawn(rows[k], draws, rng) for k in some]):
+                (-value / len(some)).backward()
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM))
         if not math.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)

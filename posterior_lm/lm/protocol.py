@@ -8,7 +8,7 @@ be several ids (`eos_ids`); its log-prob is the log-sum-exp over them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -197,6 +197,12 @@ class LanguageModel(Protocol):
     def open(self, sequences: Sequence[tuple[int, ...]], *, shared: int = 0) -> Rollout:
         """A rollout that stands after each sequence (N,); the first `shared` tokens are one known prompt."""
         ...
+
+
+def threads_of(models: Mapping[str, LanguageModel]) -> dict[str, dict[str, int]]:
+    """By alias, how many threads a model was computed with, phase by phase; without those that state none."""
+    found = {alias: getattr(model, "threads", None) for alias, model in models.items()}
+    return {alias: numbers for alias, numbers in found.items() if numbers}
 
 
 def eos_log_probs(log_probs: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:

@@ -38,7 +38,8 @@ def cache_folder() -> Path:
 
 
 @cache
-def _cannot_write(folder: Path, why: str) -> None:
+def cannot_write(folder: Path, why: str) -> None:
+    """Say it, once."""
     notice(
         f"the cache folder {folder} cannot be written ({why}), so a start is slower; ${VARIABLE} names another"
     )
@@ -65,7 +66,7 @@ def file_digest(path: Path) -> str:
         kept.parent.mkdir(parents=True, exist_ok=True)
         storage.replace(kept, json.dumps({"stamp": stamp, "sha256": found}).encode())
     except OSError as problem:
-        _cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
+        cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
     return found
 
 
@@ -98,7 +99,7 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
         with _alone(home / f"{name}.lock"):
             return kept_folder(name) or _make(home, name, make)
     except OSError as problem:
-        _cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
+        cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
     folder = Path(_temporary().name) / name
     folder.mkdir()
     make(folder)

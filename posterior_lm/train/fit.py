@@ -219,6 +219,7 @@ def _resume(
 ) -> None:
     found = load_same(folder, "fit", "fit", identity)
     try:
+        alike = trainer.adapter.base.take_threads(found.state.get("threads", {}))
         trainer.restore(found.tensors, found.arrays, found.state)
     except (KeyError, ValueError) as problem:
         raise DataError.of(
@@ -227,6 +228,8 @@ def _resume(
     if world.is_main:
         cut_metrics(folder / METRICS, trainer.steps_done)
     tell(f"resumed at step {trainer.steps_done}")
+    if not alike:
+        tell("the number of threads is another than before, so the weights will differ by rounding")
 
 
 def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, object]:

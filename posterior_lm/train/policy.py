@@ -18,7 +18,7 @@ from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.infer.base import Offer
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.lm.protocol import LanguageModel, ModelIdentity
+from posterior_lm.lm.protocol import LanguageModel, ModelIdentity, threads_of
 from posterior_lm.storage import object_of, read_bytes, refusing, structured, together
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
@@ -43,6 +43,7 @@ class Manifest:
     `guide` identifies what the guides read (`guide_digest`), `data` the rows (`data_digest`);
     `files` holds the SHA-256 of each file of the adapter, which `save_policy` fills in.
     `others` holds the digests of the program's other models, sorted: they take part in the log reward.
+    `threads` are those that each model was computed with by phase: on a CPU other numbers round differently.
     `note` says what a reader should know, such as that training was interrupted.
     """
 
@@ -65,6 +66,7 @@ class Manifest:
     others: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
     templates: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
     """Digests of the chat templates that the program's conversations are written by, sorted."""
+    threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
     format: str = FORMAT
 
     @classmethod
@@ -76,7 +78,7 @@ class Manifest:
         return cls(
             program.text, graph.name, graph.fingerprint, guide_digest(graph), lm, program.models[lm].identity,
             data_digest(rows), len(rows), versions=versions(), others=other_digests(program.models, lm),
-            templates=template_digests(program), **more,
+            templates=template_digests(program), threads=threads_of(program.models), **more,
         )  # fmt: skip
 
     @property
@@ -87,6 +89,8 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `manifest.json`. ValueError for a number that is not finite."""
         whole = attrs.asdict(self)
+        if not self.threads:  # as manifests were before they stated any
+            del whole["threads"]
         ordered = {"format": whole.pop("format"), **whole}
         return json.dumps(ordered, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
@@ -97,7 +101,7 @@ class Manifest:
             whole = object_of(text)
             if whole.get("format") != FORMAT:
                 raise ValueError(f"its format is {whole.get('format')!r}, and {FORMAT!r} is read here")
-            found: Manifest = structured(cls, whole)
+            found: Manifest = structured(cls, {"threads": {}, **whole})  # which earlier ones lack
             _ = found.checked
         return found
 

@@ -1,8 +1,8 @@
 """One training step after another: what is drawn, the loss, the gradient, the weights.
 
 A step is a function of the weights, the seed and the step's number, so a fit that is
-resumed goes on bit for bit (on a CPU, with as many threads). Nothing here writes
-files; `fit` does.
+resumed goes on bit for bit (on a CPU, with as many threads, which the state holds). Nothing
+here writes files; `fit` does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lm.hf.threads import threads
 from posterior_lm.train.adapter import Adapter, drawing_model, training_model
 from posterior_lm.train.balancing import Balancer, Behaved, reward_temperature, tensors_of
 from posterior_lm.train.checkpoint import optimizer_tensors, restore_optimizer
@@ -181,9 +182,10 @@ class Trainer:
             self.log_z = log_z
             self.optimizer.zero_grad(set_to_none=True)
 
-        self.columns = halving(
-            scored, lambda columns: micro_batches(draws, groups, columns), self.columns, restart
-        )
+        with threads(self.adapter.base._forward, None):
+            self.columns = halving(
+                scored, lambda columns: micro_batches(draws, groups, columns), self.columns, restart
+            )
 
     def _drawn(self, replay: Replay) -> tuple[Behaved, Replay]:
         """The draws of a step, of this process's share of its rows, and the buffer with them."""
@@ -268,7 +270,7 @@ class Trainer:
     def state(self) -> dict[str, object]:
         return {
             "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
-            "columns": self.columns,
+            "columns": self.columns, "threads": self.adapter.base.threads,
         }  # fmt: skip
 
     def restore(

@@ -134,7 +134,7 @@ def test_without_a_cache_that_can_be_written_it_works_and_says_why(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file stands in its place")
-    user_cache._cannot_write.cache_clear()
+    user_cache.cannot_write.cache_clear()
     with pytest.warns(
         ModelNotice, match=r"cannot be written \(.*\), so a start is slower; \$POSTERIOR_LM_CACHE"
     ):

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.hf.head import CHUNK, Places, Split, split
+from posterior_lm.lm.hf.threads import threads
 
 CACHE_NAMES = ("cache", "past_key_values")
 _cache_names: WeakKeyDictionary[type[PreTrainedModel], str | None] = WeakKeyDictionary()
@@ -64,8 +65,9 @@ class Forward:
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, **options: Any) -> Tensor:
-        """`logits` without gradients."""
-        return self.logits(ids, **options)
+        """`logits` without gradients, by as many threads as suit such a call."""
+        with threads(self, ids.numel()):
+            return self.logits(ids, **options)
 
     def logits(
         self,

@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.kv_cache import common_length, expanded
+from posterior_lm.lm.hf.threads import threads
 from posterior_lm.lm.protocol import Branch, Request, Scores
 
 TRUNK, PADDING = 0, -1
@@ -195,7 +196,9 @@ def score_rows(
         # Behind a trunk of its own the head is bounded by itself, and only reads the places that are wanted.
         vocabulary = forward.vocabulary_size if forward.split is None else 0
         for batch in micro_batches(chosen, vocabulary, limits):
-            yield from zip(batch, _score(forward, batch, eos_ids, cache), strict=True)
+            with threads(forward, sum(row.width for row in batch)):
+                scores = _score(forward, batch, eos_ids, cache)
+            yield from zip(batch, scores, strict=True)
 
 
 @torch.inference_mode()

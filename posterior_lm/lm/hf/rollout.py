@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.kv_cache import copy_rows, expanded, growing, joined, picked
+from posterior_lm.lm.hf.threads import threads
 
 COLUMNS = 2**13
 """New columns of all rows in one prefill."""
@@ -102,12 +103,15 @@ class CachedRollout:
             # An idle row may be full already; it is given any place inside the window.
             at = np.minimum(self.lengths, self.lengths[self.row].max())
             options["positions"] = self.forward.tensor(at)[:, None]
-        logits = self.forward(self.forward.tensor(ids)[:, None], cache=self.cache, keep=1, **options)[:, -1]
         lengths = self.lengths.copy()
         lengths[self.row] += 1
-        if not np.array_equal(self.row, np.arange(len(ids))):
-            logits = logits.index_select(0, self.forward.tensor(self.row))
-        return CachedRollout(self.forward, self.cache, self.row, lengths, filled, log_softmax(logits))
+        with threads(self.forward, len(ids)):
+            logits = self.forward(self.forward.tensor(ids)[:, None], cache=self.cache, keep=1, **options)
+            logits = logits[:, -1]
+            if not np.array_equal(self.row, np.arange(len(ids))):
+                logits = logits.index_select(0, self.forward.tensor(self.row))
+            log_probs = log_softmax(logits)
+        return CachedRollout(self.forward, self.cache, self.row, lengths, filled, log_probs)
 
 
 def open_cached(forward: Forward, sequences: Sequence[Ids], prompt: Cache | None, past: int) -> CachedRollout:
@@ -187,7 +191,7 @@ class RecomputedRollout:
         for at in range(0, len(distinct), count):
             part = distinct[at : at + count]
             last = [i * len(part[-1]) + len(s) - 1 for i, s in enumerate(part)]
-            with torch.inference_mode():
+            with torch.inference_mode(), threads(self.forward, len(part) * len(part[-1])):
                 places = self.forward.places(self.forward.padded(part), self.forward.tensor(last))
                 found |= zip(part, log_softmax(places.logits()), strict=True)
         if not self.sequences:

@@ -17,6 +17,7 @@ from posterior_lm.lm.hf.kv_cache import PrefixStore
 from posterior_lm.lm.hf.load import load_module
 from posterior_lm.lm.hf.packed import Limits, Line, Row, lay_out, read_lines, score_rows
 from posterior_lm.lm.hf.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
+from posterior_lm.lm.hf.threads import threads_of
 from posterior_lm.lm.protocol import ModelIdentity, Request, Rollout, Scores, unpack_branches
 from posterior_lm.lm.tokenizers import HFTokenizer
 
@@ -51,6 +52,7 @@ class TransformersModel:
         self._share_prompts = share_prompts
         self._pack = pack
         self._store = PrefixStore(forward)
+        self._threads = threads_of(forward.module, identity)
 
     @classmethod
     def from_folder(
@@ -79,6 +81,18 @@ class TransformersModel:
     def abilities(self) -> Abilities:
         """What the model's code can do; measured at first need."""
         return find_abilities(self._forward)
+
+    @property
+    def threads(self) -> dict[str, int]:
+        """How many threads each phase was last computed with, of those there were; none on a GPU."""
+        return dict(self._threads.used)
+
+    def take_threads(self, numbers: object) -> bool:
+        """Compute with the numbers that `threads` was in another run; False where others are asked for now.
+
+        Raises ValueError for what are no such numbers.
+        """
+        return self._threads.take(numbers)
 
     @property
     def packed(self) -> bool:
