@@ -113,6 +113,8 @@ def _tail(target: Target, i: int, latent: str) -> tuple[Segment, ...] | None:
     if not isinstance(node, LmScore | ChoiceScore):
         return None
     segments = list(evaluator.segments(node.inputs[0]))
+    if is_chat(segments) and [p for p in segments if isinstance(p, Turn)][-1] != Turn("assistant"):
+        segments.append(Turn("assistant"))
     value = node.inputs[1]
     if isinstance(node, LmScore):
         segments += evaluator.segments(value)
