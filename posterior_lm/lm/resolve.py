@@ -284,12 +284,12 @@ def peek_conversation(
 ) -> None:
     """Asks a model's chat template for a conversation, as `Message`s would, without torch and the vocabulary.
 
-    A hub name, which only loading may look up, is not asked. Raises PLM510 to PLM514 as loading would,
+    A hub name and a GGUF file, which only loading looks up, are not asked. Raises PLM510 to PLM514 as loading would,
     PLM550 for a model without a template, and PLM551 to PLM553 as `Chat.render`; the cause of PLM552 has
     the number of the message that is refused.
     """
     location = resolve(spec, base_dir)
-    if location.path is None:
+    if location.path is None or location.kind == "gguf":
         return
     from posterior_lm.lm.chat import written
     from posterior_lm.lm.protocol import Message, no_template
@@ -302,12 +302,12 @@ def peek_conversation(
 
 
 def peek_special_tokens(spec: str, base_dir: str | Path | None = None) -> tuple[str, ...]:
-    """The special tokens of a model on this machine as they are spelled, without torch; () of a hub name and a table.
+    """The special tokens of a model on this machine as they are spelled, without torch; () of those that only loading reads.
 
     Raises PLM510 to PLM513 as loading would.
     """
     location = resolve(spec, base_dir)
-    if location.path is None or location.kind == "tabular":
+    if location.path is None or location.kind in ("gguf", "tabular"):
         return ()
     from posterior_lm.lm.tokenizers import read_special_tokens
 

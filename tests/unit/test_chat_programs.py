@@ -22,6 +22,7 @@ from posterior_lm.lang.diagnostics import DataError, ModelError, PlmError
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.source import Source
+from posterior_lm.lm.protocol import Message
 from posterior_lm.report.picture import spelled
 from posterior_lm.target.resources import _load
 from posterior_lm.target.target import Target
@@ -397,3 +398,34 @@ def test_a_page_shows_roles(folders: dict) -> None:
     graph = query(folders["smollm2"], ANSWER).given(question="why", reply="yes").target().program
     shown = " ".join(spelled(graph, i) for i in graph.nodes)
     assert 'log base(reply | user("Q: ", question), assistant(z), user("ok"))' in shown
+
+
+# ------------------------------------------------------------------------------- a real model
+
+
+@pytest.mark.real
+def test_smollm2_reads_and_answers_a_conversation(smollm2) -> None:
+    """The tokens of its own template, which begins with a system message; and it knows the answer."""
+    tokenizer = smollm2.tokenizer
+    messages = [
+        Message(
+            "user",
+            (
+                "What is the capital of ",
+                0,
+                "? <|im_end|>",
+            ),
+        )
+    ]
+    before, place, behind = tokenizer.chat.render(messages)
+    assert place == 0 and tokenizer.chat.end_ids == tokenizer.eos_ids
+    start, stop = tokenizer.bos_id, tokenizer.eos_ids[0]
+    assert [i for i in before if tokenizer.token_bytes[i] is None] == [start, stop, start]
+    assert [i for i in behind if tokenizer.token_bytes[i] is None] == [stop, start]
+    asking = plm.program("capital", "country: text", lm={"base": "smollm2"}).latent(
+        "city", 'one_of("The capital of France is Paris.", "The capital of France is Rome.")',
+        'choice(base(user("What is the capital of ", country, "?")))',
+    ).lm(base=smollm2)  # fmt: skip
+    found = asking.given(country="France").using("exact").draw(10)
+    best = max(zip(found.weights, found.draws.values["city"], strict=True), key=lambda pair: pair[0])
+    assert best[0] > 0.9 and "Paris" in best[1].text
