@@ -45,7 +45,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.diagnostics import CompileError, InternalError, shortened
 from posterior_lm.lang.files import allowed_file, read_named
-from posterior_lm.lang.signatures import TOOLS, USED_TOOL
+from posterior_lm.lang.signatures import FUNCTIONS, TOOLS, USED_TOOL
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
 from posterior_lm.tools import ToolSpec
@@ -357,7 +357,8 @@ class _Lowering:
                 if function.id == "log_prob":
                     return self.score(args[0], args[1])
                 op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
-                return add(Apply(op=op, inputs=tuple(self.value(a) for a in args), span=span))
+                lists = op in FUNCTIONS and FUNCTIONS[op].many
+                return add(Apply(op=op, inputs=tuple(self.value(a, listed=lists) for a in args), span=span))
         raise InternalError(f"cannot lower {type(expr).__name__}")
 
 

@@ -6,6 +6,7 @@ which the evaluator reports with the statement's name.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from posterior_lm.lang.automaton import automaton
 from posterior_lm.lang.regex import PatternError
+from posterior_lm.lang.values import read_json
 
 Value = str | int | float | bool | tuple
 
@@ -56,6 +58,65 @@ def matches(text: str, pattern: str) -> bool:
         raise re.error(wrong.message, pattern, wrong.position) from None
 
 
+def _numbers(values: tuple) -> list[float]:
+    """The numbers among the arguments and in the lists among them."""
+    return [x for value in values for x in (value if isinstance(value, tuple) else (value,))]
+
+
+def _undefined(numbers: list[float]) -> bool:
+    return not numbers or any(math.isnan(x) for x in numbers)
+
+
+def logsumexp(*values: Value) -> float:
+    """log Σ exp(x), for numbers of any size; −inf where all are."""
+    numbers = _numbers(values)
+    if _undefined(numbers):
+        return math.nan
+    top = max(numbers)
+    return top if math.isinf(top) else top + math.log(math.fsum(math.exp(x - top) for x in numbers))
+
+
+def mean(*values: Value) -> float:
+    """The mean of the numbers."""
+    numbers = _numbers(values)
+    opposite = {math.inf, -math.inf} <= {*numbers}
+    return math.nan if opposite or _undefined(numbers) else math.fsum(x / len(numbers) for x in numbers)
+
+
+def softplus(x: float) -> float:
+    """log(1 + exp(x)), without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(−x)), without overflow."""
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+
+
+def number(text: str) -> float:
+    """The decimal number that a text spells, white space around it aside; NaN where it spells none."""
+    word = text.strip()
+    return float(word) if _NUMBER.fullmatch(word) else math.nan
+
+
+def field(text: str, name: str) -> str:
+    """The field of the object that a JSON text spells, a text as it is and any other value as JSON.
+
+    Empty where the text spells no object, or one without such a field.
+    """
+    try:
+        found = read_json(text)
+    except ValueError:
+        return ""
+    if not isinstance(found, dict) or name not in found:
+        return ""
+    value = found[name]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 _WORD = re.compile(r"\w+")
 
 
@@ -96,6 +157,13 @@ OPS: dict[str, Callable[..., Value]] = {
     "max": max,
     "log": _log,
     "exp": _exp,
+    "logsumexp": logsumexp,
+    "sigmoid": sigmoid,
+    "log_sigmoid": lambda x: -softplus(-x),
+    "softplus": softplus,
+    "mean": mean,
+    "number": number,
+    "field": field,
 }
 """`tokens` is not here: it counts a latent's tokens, which only the evaluator knows."""
 

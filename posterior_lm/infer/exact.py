@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from attrs import define, evolve, field, frozen
@@ -26,11 +26,12 @@ from posterior_lm.graph.nodes import (
     Sum,
     Test,
 )  # fmt: skip
+from posterior_lm.graph.ops import OPS
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, EnumerationBound
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.prefix_expansion import SMALL, Branching, Family, Partial, support_size
-from posterior_lm.infer.weights import all_dead, logsumexp
+from posterior_lm.infer.weights import all_dead, logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
@@ -194,12 +195,12 @@ def estimated(rng: np.random.Generator, state: State, certificate: EnumerationBo
     if certificate.complete or not heap or not np.isfinite(certificate.covered):
         return certificate
     masses = np.array([family.tail(rank) for _, _, family, rank in heap])
-    total = logsumexp(masses)
+    total, chances = logsumexp(masses), normalize(masses)
     groups: dict[int, list[Partial]] = {}
-    for place in rng.choice(len(heap), size=REST_DRAWS, p=np.exp(masses - total)):
+    for place in rng.choice(len(heap), size=REST_DRAWS, p=chances):
         _, _, family, rank = heap[place]
-        shares = np.exp(family.bounds[rank:] - family.tail(rank))
-        child = family.child(rank + int(rng.choice(len(shares), p=shares / shares.sum())))
+        shares = normalize(family.bounds[rank:])
+        child = family.child(rank + int(rng.choice(len(shares), p=shares)))
         groups.setdefault(len(child.values), []).append(child)
     ratios: list[float] = []
     for partials in groups.values():
@@ -227,6 +228,7 @@ FUNCTIONS: Mapping[str, Interval] = {
     "chars": COUNT,
     "tokens": COUNT,
     "similarity": (0.0, 1.0),
+    "sigmoid": (0.0, 1.0),
 }
 
 
@@ -278,7 +280,15 @@ class _Bounds:
         if node.op in FUNCTIONS:
             return FUNCTIONS[node.op]
         args = [self.of(j) for j in node.inputs]
+        if node.op in ("logsumexp", "mean"):
+            items = [k for j in node.inputs for k in self._items(j)]
+            ends = [_computed(node.op, *(self.of(k)[end] for k in items)) for end in (0, 1)]
+            return ANY if any(map(math.isnan, ends)) else (ends[0], ends[1])
         match node.op:
+            case "exp" | "softplus" | "log_sigmoid":  # which grow with their argument
+                return (_computed(node.op, args[0][0]), _computed(node.op, args[0][1]))
+            case "log":
+                return (_computed("log", max(0.0, args[0][0])), _computed("log", max(0.0, args[0][1])))
             case "+":
                 return (args[0][0] + args[1][0], args[0][1] + args[1][1])
             case "-":
@@ -297,6 +307,15 @@ class _Bounds:
                 low, high = args[0]
                 return (0.0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high)))
         return ANY
+
+    def _items(self, i: int) -> Sequence[int]:
+        """The nodes of the numbers that an argument stands for, which may be a list."""
+        node = self.target.graph[i]
+        return node.inputs if isinstance(node, Apply) and node.op == "list" else (i,)
+
+
+def _computed(op: str, *numbers: float) -> float:
+    return OPS[op](*numbers)  # type: ignore[return-value]
 
 
 def _times(a: Interval, b: Interval) -> Interval:

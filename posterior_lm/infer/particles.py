@@ -186,7 +186,7 @@ class Particles:
 
 def together(reports: Sequence[SmcReport], masses: np.ndarray) -> SmcReport:
     """Independent swarms as one; `masses` (K,) are the log sums of their weights."""
-    shares = np.exp(masses - logsumexp(masses))
+    shares = normalize(masses)
     found = [np.zeros(0, dtype=np.int64) if r.origin is None else r.origin for r in reports]
     begin = np.cumsum([0, *(len(one) for one in found[:-1])])
     variance = float(sum(s**2 * r.variance for s, r in zip(shares, reports, strict=True)))

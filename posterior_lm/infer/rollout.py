@@ -19,6 +19,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from posterior_lm.infer.choosers import Chooser
+from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import LanguageModel, Rollout, eos_log_probs
@@ -143,7 +144,7 @@ class ValueWalk(Walk):
         for point, row in zip(self.points, self.scores[self.rows], strict=True):
             if np.all(np.isneginf(row)):
                 row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
-            log_probs = row - np.logaddexp.reduce(row)
+            log_probs = log_shares(row)
             picked = choose.values(point.draws, np.exp(log_probs), self.candidates)
             for d, place in zip(point.draws.tolist(), picked, strict=True):
                 values[d] = self.candidates[place] if place >= 0 else ()

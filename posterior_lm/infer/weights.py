@@ -21,15 +21,26 @@ def logsumexp(log_weights: np.ndarray) -> float:
     top = float(np.max(log_weights))
     if not math.isfinite(top):
         return top
-    return top + math.log(float(np.sum(np.exp(log_weights - top))))
+    with np.errstate(over="ignore"):  # 1e308 and its opposite are further apart than any number
+        return top + math.log(float(np.sum(np.exp(log_weights - top))))
 
 
 def normalize(log_weights: np.ndarray) -> np.ndarray:
     """(N,) weights that sum to 1. Raises ValueError where every weight is zero."""
-    total = logsumexp(log_weights)
-    if total == -math.inf:
+    if logsumexp(log_weights) == -math.inf:
         raise ValueError("every weight is zero")
-    return np.exp(log_weights - total)
+    return np.exp(log_shares(log_weights))
+
+
+def log_shares(log_weights: np.ndarray) -> np.ndarray:
+    """(N,) log of the weights that sum to 1, nats; one of them has to be positive.
+
+    The largest is taken off first: beside 1e17 the log of a sum is lost in rounding, and the shares would be 1 each.
+    """
+    with np.errstate(over="ignore"):  # as above
+        below = log_weights - np.max(log_weights)
+    shares: np.ndarray = below - math.log(float(np.sum(np.exp(below))))
+    return shares
 
 
 def log_evidence(log_weights: np.ndarray) -> float:

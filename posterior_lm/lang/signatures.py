@@ -35,12 +35,18 @@ if TYPE_CHECKING:
 
 @frozen
 class Function:
-    """A function of values: kinds of its arguments, kind of its result."""
+    """A function of values: kinds of its arguments, kind of its result.
+
+    One of `many` takes any number of its argument, which may be a list too. A name that is not `reserved` may be
+    declared, and then means what was declared.
+    """
 
     name: str
     arguments: tuple[tuple[str, str], ...]  # (name, kind)
     result: str
     about: str
+    many: bool = False
+    reserved: bool = True
 
 
 @frozen
@@ -94,6 +100,15 @@ FUNCTIONS: dict[str, Function] = {
         Function("max", (("a", "number"), ("b", "number")), "number", "the larger of two"),
         Function("log", (_NUMBER,), "real", "natural logarithm"),
         Function("exp", (_NUMBER,), "real", "e to the power of the number"),
+        Function("logsumexp", (("values", "some"),), "real", "log of the sum of the exponentials", many=True),
+        Function("sigmoid", (_NUMBER,), "real", "1 / (1 + exp(-x))"),
+        Function("log_sigmoid", (_NUMBER,), "real", "log of sigmoid(x)"),
+        Function("softplus", (_NUMBER,), "real", "log(1 + exp(x))"),
+        Function("mean", (("values", "some"),), "real", "the mean of numbers", many=True, reserved=False),
+        Function("number", (_TEXT,), "real", "the number that a text spells; not a number where it spells none",
+                 reserved=False),
+        Function("field", (_TEXT, ("name", "text")), "text",
+                 "a field of the object that a JSON text spells; empty where there is none", reserved=False),
     )
 }  # fmt: skip
 
@@ -156,8 +171,32 @@ USED_TOOL = Constructor("use", (), {
 ROLES = ("system", "user", "assistant")
 """Who says a message of a conversation. They are no reserved names: a role stands in a model's context alone."""
 
-BUILT_IN = frozenset(FUNCTIONS) | frozenset(DISTRIBUTIONS)
+BUILT_IN = frozenset(f.name for f in FUNCTIONS.values() if f.reserved) | frozenset(DISTRIBUTIONS)
 """Names that no declaration may take, since calls look them up."""
+
+_REAL = "latents are texts and whole numbers; score a number with a factor, such as: factor -0.5 * x * x"
+_POWER = "write exp(b * log(x)) for the power b of x"
+ELSEWHERE: dict[str, str] = {
+    **dict.fromkeys(("normal", "gaussian", "beta", "gamma", "exponential", "laplace", "student_t"), _REAL),
+    **dict.fromkeys(("len", "length", "strlen"), "count with chars(…), words(…) or tokens(…)"),
+    **dict.fromkeys(
+        ("int", "float", "real", "parse_int", "to_number"), "number(…) reads the number that a text spells"
+    ),
+    **dict.fromkeys(("sqrt", "pow", "power"), _POWER),
+    **dict.fromkeys(("log_sum_exp", "lse", "logaddexp"), "it is called logsumexp here"),
+    **dict.fromkeys(("expit", "logistic", "inv_logit"), "it is called sigmoid here"),
+    **dict.fromkeys(("avg", "average"), "it is called mean here"),
+    **dict.fromkeys(("sum", "prod", "product"), "write the terms out: a + b, a * b"),
+    **dict.fromkeys(("discrete_uniform", "randint", "uniform_int"), "write uniform()"),
+    **dict.fromkeys(("discrete", "multinomial"), "write categorical([…]), one probability for each value"),
+    **dict.fromkeys(
+        ("get", "getitem", "json", "json_field"), 'field(…, "name") reads a field of a JSON text'
+    ),
+    "bernoulli": 'write int(0..1) ~ binomial(1, p), or one_of("yes", "no") ~ categorical([p, 1 - p])',
+    "str": "numbers are spelled where they stand in a text",
+    "regex": 'write matches(text, r"pattern")',
+}
+"""What other languages have by these names, and what to write here."""
 
 # ---------------------------------------------------------------- types of values
 

@@ -269,8 +269,14 @@ def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:
             return "write '~' between a value and its distribution"
         if "COMPARE" in accepted:
             return "write '==' to compare"
+    if (kind == "IN" or (kind == "NOT" and before is not None)) and "COMPARE" in accepted:
+        return "write contains(text, part) for a part of a text"
     if kind == "TILDE" and "EQUAL" in accepted:
         return "write '=' here; '~' stands before a distribution"
+    if kind in ("RBRACE", *STATEMENTS) and accepted == {"TILDE"}:
+        return (
+            "observe names a distribution, observe value ~ base(…); what has to be true stands in a condition"
+        )
     if kind == "COMPARE" and token == "==" and "EQUAL" in accepted:
         return "write '=' to give a value"
     if kind == "COMPARE" and "AND" in accepted:

@@ -20,7 +20,7 @@ from posterior_lm.api.posterior import Estimate, Posterior
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
-from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import DataError, InferenceError, either, meant
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws, entropy, intervals, marginal, nothing_possible
@@ -213,7 +213,7 @@ def by_evidence(
                 raise
     if logsumexp(mass) == -np.inf:
         raise nothing_possible(name)
-    probs = np.exp(mass - logsumexp(mass))
+    probs = normalize(mass)
     errors = _errors(probs, [posteriors.get(v) for v in range(len(values))])
     n_least = min((p.draws.independent or np.inf for p in posteriors.values()), default=np.inf)
     missing = max(

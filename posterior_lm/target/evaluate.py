@@ -328,7 +328,7 @@ class Evaluator:
 
 
 def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:
-    """Raises InferenceError PLM701 (NaN) or PLM704 (+inf) for terms (N, K) of K statements."""
+    """Raises InferenceError PLM701 (NaN) or PLM704 (+inf, also of a sum) for terms (N, K) of K statements."""
     for code, bad, what in (
         ("PLM701", np.isnan(terms), "is not a number"),
         ("PLM704", terms == math.inf, "is +infinity"),
@@ -343,3 +343,11 @@ def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:
                 "this statement",
                 help="guard the expression, for example with `if … then … else …`",
             )
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost = ~np.isfinite(terms.sum(axis=1)) & np.isfinite(terms).all(axis=1)
+    if lost.any():  # −inf would pass for "outside the support"
+        row = np.abs(terms[int(np.argmax(lost))])
+        info = statements[int(np.argmax(row))]
+        message = f"the log reward is beyond every number for {int(lost.sum())} of {len(terms)} draws"
+        help = "let the statements add up to less than 1.8e308 nats"
+        raise InferenceError.of("PLM704", message, info.span, "the largest term", help=help)

@@ -84,7 +84,10 @@ def power(exponent: float, term: float, span: Span) -> float:
 def add(parts: Sequence[float]) -> float:
     """The sum; −inf where any part is −inf, so that NaN can only come from a statement itself."""
     if all(math.isfinite(p) for p in parts):
-        return math.fsum(parts)
+        try:
+            return math.fsum(parts)
+        except OverflowError:  # −inf would pass for "outside the support"
+            return math.inf if max(parts, key=abs) > 0 else math.nan
     if any(math.isnan(p) for p in parts):
         return math.nan
     return -math.inf if -math.inf in parts else math.inf

@@ -23,6 +23,7 @@ from attrs import field, frozen
 
 from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.schedule import prior_of
+from posterior_lm.infer.weights import log_shares, normalize
 from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
@@ -203,7 +204,7 @@ def shares(log_reward: np.ndarray, rng: np.random.Generator) -> list[tuple[int, 
     Values above `SEEN` have their own share. One of the others, drawn by its share, has that of
     all of them, so the mean of any function of a value is unbiased.
     """
-    share = np.exp(log_reward - np.logaddexp.reduce(log_reward))
+    share = normalize(log_reward)
     rare = np.flatnonzero(share < SEEN)
     found = [(int(k), float(share[k])) for k in np.flatnonzero(share >= SEEN)]
     rest = float(share[rare].sum())
@@ -363,4 +364,4 @@ def _log_reward(rows: Rows, data: Data, values: Sequence[tuple[int, ...]]) -> np
 
 
 def _normalised(log_reward: np.ndarray) -> np.ndarray:
-    return log_reward - np.logaddexp.reduce(log_reward)
+    return log_shares(log_reward)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.infer.weights import normalize
 from posterior_lm.train.gflownet_batch import Walked, walk
 from posterior_lm.train.guide import readings_of
 from posterior_lm.train.rows import Rows, in_row
@@ -126,7 +127,7 @@ class SleepPhase:
                 # The weight of a lone pair is that of its mask and of its end; a row's evidence is no reason to count it more.
                 chosen = [(group[0], float(np.exp(min(MOST, log_weights[0]))))]
             else:
-                share = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+                share = normalize(log_weights)
                 shares.append(float(1 / np.sum(share**2) / len(group)))
                 chosen = list(_merged(group, share))
             for pair, weight in chosen:

@@ -8,7 +8,7 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import nearest
 from posterior_lm.lang.driver import check, compile_source
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, VALUE_TYPES
+from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, VALUE_TYPES
 from posterior_lm.lang.source import Source
 
 PARAMS = (
@@ -128,7 +128,7 @@ def test_rules(body: str, expected: list[str]) -> None:
     assert codes(body) == expected
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *DISTRIBUTIONS])
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_built_in_names_are_taken(name: str) -> None:
     assert codes(f"let {name} = 1\nfactor 1") == ["PLM203"]
     assert codes("factor 1", f"{name}: text") == ["PLM203"]

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, statements
 from posterior_lm.lang.diagnostics import Diagnostic, error, meant, nearest
-from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, ROLES
+from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, ELSEWHERE, FUNCTIONS, ROLES
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
@@ -226,7 +226,11 @@ class Scope:
         near = None
         if len(self._reported) <= _SUGGESTIONS:
             near = nearest(name.id, pools[0]) or nearest(name.id, pools[1])
-        if near:
+        long = [] if near else [other for other in ELSEWHERE if len(other) > 5]
+        foreign = name.id if name.id in ELSEWHERE else nearest(name.id, long)
+        if foreign:
+            help = ELSEWHERE[foreign]
+        elif near:
             help = f"did you mean '{near}'?"
         elif dist and not self.has_lm:
             help = f'declare it above the program: lm {name.id} = "tiny"'

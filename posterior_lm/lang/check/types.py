@@ -30,7 +30,8 @@ from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, ROLES, Distri
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 
-_WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)"}
+_WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)",
+           "some": "a number or a list of numbers"}  # fmt: skip
 
 # ---------------------------------------------------------------- expressions
 
@@ -198,11 +199,12 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
     for option in expr.options:
         value(scope, option.value)
         scope.error("PLM206", f"{function.name} takes no option '{option.name}'", option.span, "drop it")
-    right_number = count(scope, expr, function.arguments, (len(function.arguments),))
+    arguments = function.arguments * (max(1, len(expr.args)) if function.many else 1)
+    right_number = count(scope, expr, arguments, (len(arguments),))
     found: list[Value | Dist] = []
     first = UNKNOWN
     for index, arg in enumerate(expr.args):
-        kind = function.arguments[index][1] if right_number else "any"
+        kind = arguments[index][1] if right_number else "any"
         if kind == "dist":
             dist = distribution(scope, arg)
             fits_value(scope, expr.args[0], first, dist)
@@ -230,6 +232,7 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
         "number": found.is_number,
         "int": found.kind == "int",
         "numbers": found.kind == "list" and found.numeric,
+        "some": found.is_number or (found.kind == "list" and found.numeric),
     }[kind]
     if not fits:
         wanted = "a list of numbers" if kind == "numbers" else _WANTED[kind]
