@@ -17,6 +17,7 @@ from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import read_json
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Cache
+from posterior_lm.support.lark import Refused, characterwise
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.support.token_automata import token_matrix, tokenizer_key
 
@@ -58,7 +59,16 @@ def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
             "for this grammar",
             help="give a JSON schema with json=; a grammar is written as Lark writes it",
         )
-    found = LLMatcher.grammar_from_lark(spec.grammar + _EVERY_SPELLING)
+    try:
+        written = characterwise(spec.grammar)
+    except Refused as refused:
+        # Where llguidance refuses it too, what that says points into the line.
+        failed, wrong = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(spec.grammar))
+        if failed and not refused.final:
+            raise CompileError(_wrong_grammar(spec.grammar, wrong[0], span)) from None
+        message = f"the grammar is refused in line {refused.line}: {refused.message}"
+        raise CompileError.of("PLM337", message, span, "for this grammar", help=refused.help) from None
+    found = LLMatcher.grammar_from_lark(written + _EVERY_SPELLING)
     failed, wrong = LLMatcher.validate_grammar_with_warnings(found)
     if failed:
         raise CompileError(_wrong_grammar(spec.grammar, wrong[0], span))
@@ -112,8 +122,10 @@ def _wrong_grammar(grammar: str, wrong: str, span: Span | None) -> Diagnostic:
         said = _sentence(wrong)
         message = f"the grammar is wrong: {said}"
         return error("PLM337", message, span, "for this grammar", help=grammar_help(said))
-    number, column = int(found[1]), int(found[2])
     lines = grammar.splitlines()
+    number, column = int(found[1]), int(found[2])
+    if number > len(lines):  # behind the end, where something is missing
+        number, column = max(1, len(lines)), len(lines[-1]) + 1 if lines else 1
     shown = lines[number - 1] if 0 < number <= len(lines) else ""
     return error(
         "PLM337",
