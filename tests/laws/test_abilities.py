@@ -6,6 +6,7 @@ on their context little, which makes a wrong computation hard to tell from noise
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from posterior_lm.lm.hf.abilities import LENGTH, Abilities, find_abilities
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Branch, Request, unpack_branches
 from posterior_lm.lm.tiny import WEIGHTS
 from tests.conftest import shared_model
@@ -46,6 +48,7 @@ FAMILIES = {
     # Recurrent: a state, and no keys and values.
     "mamba": ("mamba", {"hidden_size": 32, "state_size": 4}, NEITHER),
 }
+DEEP = ("llama", "qwen3", "gpt2", "gemma3", "bloom", "falcon with alibi", "mamba")
 DEPTH = {"gpt2": "n_layer", "bloom": "n_layer", "mpt": "n_layers"}
 
 
@@ -62,12 +65,13 @@ def family(name: str, layers: int, dtype: torch.dtype) -> Forward:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layers", [2, 30])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "layers"), [*((name, 2) for name in FAMILIES), *((name, 30) for name in DEEP)]
+)
 def test_a_family_has_exactly_its_abilities(name: str, layers: int, dtype: torch.dtype) -> None:
     found = find_abilities(family(name, layers, dtype))
     assert found == FAMILIES[name][2], found.lost
-    assert bool(found.lost) == (found != BOTH)
+    assert len(found.lost) == (not found.packed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -91,12 +95,30 @@ def test_texts_that_fit_in_a_window_are_packed_and_others_are_right_too(
         branches = (Branch(4, ids[: length - 4]), Branch(9, (7, 8)))
         request = Request(ids, 4, 0, branches)
         calls.clear()
-        (scores,) = model.score([request])
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            (scores,) = model.score([request])
+        assert [f"over {window} tokens" in str(w.message) for w in told] == [True] * (not packed)
         assert bool(calls) == packed
         plain = model.score(unpack_branches(request))
         for a, b in zip([scores, *scores.branches], plain, strict=True):
             assert a.tokens == pytest.approx(b.tokens, abs=1e-4)
             assert a.eos == pytest.approx(b.eos, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("mamba", "every token computes its whole sequence again"), ("bloom", "are computed one by one")],
+)
+def test_what_is_slow_is_said_once_with_its_reason(name: str, what: str, tmp_path: Path) -> None:
+    built = build(name, tmp_path)
+    model = TransformersModel(built._forward, built.tokenizer, built.identity)
+    with pytest.warns(
+        ModelNotice, match=rf"the model .*{name} is slower than it could be: .*{what}.*: ."
+    ) as told:
+        model.open([(3, 4), (5,)])
+        model.score([Request((3, 4), 1, 0, (Branch(1, (5,)),))])
+    assert len(told) == 1
 
 
 @frozen(eq=False)

@@ -17,15 +17,17 @@ nothing, and changing a visible token, or a position, changes something.
 
 from __future__ import annotations
 
+import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers.cache_utils import Cache
 
 from posterior_lm.lm.hf.forward import Forward
@@ -54,7 +56,7 @@ class Abilities:
     """`cached`: caches can be repeated, picked and continued. `packed`: masks and positions can be given too.
 
     A packed pass is right for sequences of up to `window` tokens (None: of any length): masks that are
-    given take the place of a layer's own window. `lost` says, one sentence each, what is slow and why.
+    given take the place of a layer's own window. `lost` says, one phrase each, what is slow and why.
     """
 
     cached: bool
@@ -75,19 +77,36 @@ class _Off(Exception):
 def find_abilities(forward: Forward) -> Abilities:
     """Try a cached and a packed computation on random tokens; what is not right, or fails, is off."""
     probe = Probe(forward)
-    why = _why_not(probe.try_cached)
+    why = _why_not(probe.try_cached, "a cache that is handed on")
     if why:
         return Abilities(False, False, None, (f"every token computes its whole sequence again: {why}",))
-    why = _why_not(lambda: probe.try_packed(_window(forward)))
+    why = _why_not(lambda: probe.try_packed(_window(forward)), "masks and positions of its caller")
     if why:
         return Abilities(True, False, None, (f"texts that begin alike are computed one by one: {why}",))
-    if window := _window(forward):
-        lost = f"texts of more than {window} tokens are computed one by one: its layers see only {window} tokens back"
-        return Abilities(True, True, window, (lost,))
-    return Abilities(True, True)
+    return Abilities(True, True, _window(forward))
 
 
-def _why_not(attempt: Callable[[], None]) -> str | None:
+@cache
+def slow_products(dtype: torch.dtype, device: str) -> str | None:
+    """What is said where a processor has no instructions for products in a low precision; timed once."""
+    if device != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    states, weights = torch.ones(64, 512), torch.ones(1024, 512)
+
+    def seconds(kind: torch.dtype) -> float:
+        x, w = states.to(kind), weights.to(kind)
+        return min(timeit.repeat(lambda: linear(x, w), number=1, repeat=4))
+
+    ratio = seconds(dtype) / seconds(torch.float32)
+    if ratio < 2:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"this processor multiplies {name} in software, {ratio:.0f} times slower than float32 (dtype=float32)"
+    )
+
+
+def _why_not(attempt: Callable[[], None], given: str) -> str | None:
     try:
         attempt()
     except _Off as off:
@@ -95,7 +114,7 @@ def _why_not(attempt: Callable[[], None]) -> str | None:
     except (
         Exception
     ) as problem:  # a model's code may refuse in any way; the plain computation never needs this
-        return f"its code does not take what that needs ({type(problem).__name__})"
+        return f"its code refuses {given} ({type(problem).__name__})"
     return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.lm.hf.abilities import Abilities, find_abilities
+from posterior_lm.lm.hf.abilities import Abilities, find_abilities, slow_products
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.kv_cache import PrefixStore
@@ -18,6 +18,7 @@ from posterior_lm.lm.hf.load import load_module
 from posterior_lm.lm.hf.packed import Limits, Line, Row, lay_out, read_lines, score_rows
 from posterior_lm.lm.hf.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
 from posterior_lm.lm.hf.threads import threads_of
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import ModelIdentity, Request, Rollout, Scores, unpack_branches
 from posterior_lm.lm.tokenizers import HFTokenizer
 
@@ -79,8 +80,15 @@ class TransformersModel:
 
     @cached_property
     def abilities(self) -> Abilities:
-        """What the model's code can do; measured at first need."""
-        return find_abilities(self._forward)
+        """What the model's code can do; measured at first need, and what it lacks is told."""
+        found = find_abilities(self._forward)
+        slow = slow_products(self._forward.dtype, self._forward.device.type)
+        for why in (*found.lost, *([slow] if slow else [])):
+            self._tell(why)
+        return found
+
+    def _tell(self, why: str) -> None:
+        notice(f"the model {self.identity.name} is slower than it could be: {why}")
 
     @property
     def threads(self) -> dict[str, int]:
@@ -99,6 +107,11 @@ class TransformersModel:
         return self._pack and self.abilities.packed
 
     def _packs(self, tokens: int) -> bool:
+        if self.packed and not self.abilities.packs(tokens):
+            window = self.abilities.window
+            self._tell(
+                f"texts of over {window} tokens that begin alike are computed one by one, as its layers see only so many back"
+            )
         return self._pack and self.abilities.packs(tokens)
 
     def forget(self) -> None:
