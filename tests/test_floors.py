@@ -55,7 +55,10 @@ ROOMS: dict[str, Room] = {
     # Tables and tokenizers: light, since plm check may need them.
     "light models": Room(1, ("lm",), ("model protocol",), ("attrs", "jinja2", "numpy", "tokenizers")),
     "heavy models": Room(
-        1, ("lm.hf",), ("model protocol", "light models"), ("attrs", "numpy", "torch", "transformers")
+        1,
+        ("lm.hf",),
+        ("model protocol", "light models"),
+        ("attrs", "numpy", "torch", "transformers", "safetensors", "peft", "torchao"),
     ),
     "door to models": Room(
         1,
@@ -254,6 +257,8 @@ LATER: dict[str, tuple[str, str]] = {
     "graph.graph": ("networkx", "what is lowered is in order already, and plm check lowers it"),
     "infer.weights": ("arviz_stats", "only draws with diagnostics of their own need it"),
     "lm.chat": ("jinja2", "few programs have roles"),
+    "lm.hf.load": ("peft", "few models have an adapter"),
+    "lm.hf.placement": ("torchao", "an optional package that few models need"),
     "lm.resolve": ("huggingface_hub numpy tokenizers", "kinds of models need other libraries"),
     "metrics.embeddings": ("torch transformers", "overlap of words is measured without an encoder"),
     "support.grammar_parser": ("llguidance", "few programs have a grammar"),

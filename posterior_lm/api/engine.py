@@ -18,7 +18,7 @@ from posterior_lm.infer.base import Offer
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.typed import CheckedModule
-from posterior_lm.lm.protocol import LanguageModel, threads_of
+from posterior_lm.lm.protocol import threads_of
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.resources import Named
 
@@ -35,15 +35,18 @@ def prepare(
     *,
     base_dir: Path | None = None,
     allowed: tuple[Path, ...] = (),
-    models: Mapping[str, str | LanguageModel] | None = None,
+    models: Mapping[str, object] | None = None,
     uses_allowed: bool = False,
+    loading: Mapping[str, object] | None = None,
 ) -> PreparedProgram:
     """The program lowered and optimised; its models are loaded when a row is first bound.
 
-    `models` replace declared ones, by alias; `allowed` are folders, beside its own, that its files may lie in.
+    `models` replace declared ones, by alias; `loading` are options for all that are loaded; `allowed` are
+    folders, beside its own, that its files may lie in.
     """
     graph = optimize(verify(lower(checked, base_dir, allowed)))
-    return PreparedProgram(graph, Named(models or {}, uses_allowed), checked, base_dir, allowed)
+    named = Named(models or {}, uses_allowed, loading or {})
+    return PreparedProgram(graph, named, checked, base_dir, allowed)
 
 
 # ------------------------------------------------------------------------------- drawing

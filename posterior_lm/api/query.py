@@ -53,9 +53,10 @@ class _Preparation:
 
     module: ast.Module
     base_dir: Path | None
-    models: Mapping[str, str | LanguageModel]
+    models: Mapping[str, object]
     uses_allowed: bool
     paths_allowed: tuple[Path, ...] = ()
+    loading_options: Mapping[str, object] = field(factory=dict)
     checked: CheckedModule | None = None
 
     @cached_property
@@ -68,7 +69,7 @@ class _Preparation:
 
         return prepare(
             self.whole, base_dir=self.base_dir, allowed=self.paths_allowed, models=self.models,
-            uses_allowed=self.uses_allowed,
+            uses_allowed=self.uses_allowed, loading=self.loading_options,
         )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ class Query:
 
     module: ast.Module
     data: Mapping[str, object] = field(factory=dict)
-    models: Mapping[str, str | LanguageModel] = field(factory=dict)
+    models: Mapping[str, object] = field(factory=dict)
     """Models that replace a declared one, by alias: a name, a path or an object."""
     method: str | None = None
     options: Mapping[str, object] = field(factory=dict)
@@ -93,6 +94,8 @@ class Query:
     paths_allowed: tuple[Path, ...] = ()
     """Folders, beside the program's own, that files which it names may lie in."""
     policy_folder: Path | None = None
+    loading_options: Mapping[str, object] = field(factory=dict)
+    """Options of every transformers model that is loaded."""
 
     # ------------------------------------------------------------- the verbs of the language
 
@@ -168,9 +171,15 @@ class Query:
         """Values for parameters; later ones replace earlier ones."""
         return self._asking(data={**self.data, **(values or {}), **more})
 
-    def lm(self, **models: str | LanguageModel) -> Query:
-        """Other models for declared ones, by alias: a name, a folder, or an object."""
+    def lm(self, **models: str | LanguageModel | tuple[object, object]) -> Query:
+        """Other models for declared ones, by alias: a name, a folder, an object, or a pair (model, tokenizer)
+        of transformers, whose weights are shared."""
         return self._resolving(models={**self.models, **models})
+
+    def loading(self, *, dtype: str | None = None, device: str | None = None) -> Query:
+        """The dtype and the device of every transformers model that is loaded, before what the program says."""
+        more = {name: value for name, value in (("dtype", dtype), ("device", device)) if value is not None}
+        return self._resolving(loading_options={**self.loading_options, **more})
 
     def using(self, method: str, **options: object) -> Query:
         """The method to infer with, and its options."""
@@ -211,7 +220,14 @@ class Query:
 
     @cached_property
     def _preparation(self) -> _Preparation:
-        return _Preparation(self.module, self.base_dir, self.models, self.uses_allowed, self.paths_allowed)
+        return _Preparation(
+            self.module,
+            self.base_dir,
+            self.models,
+            self.uses_allowed,
+            self.paths_allowed,
+            self.loading_options,
+        )
 
     @property
     def checked(self) -> CheckedModule:
@@ -444,5 +460,5 @@ def load_em(folder: str | Path) -> Query:
 def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
     """The query of a checked module, which is not checked again."""
     query = Query(checked.module, base_dir=base_dir)
-    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, (), checked)
+    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, checked=checked)
     return query

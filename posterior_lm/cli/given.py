@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
 from posterior_lm.api.query import load, loads
-from posterior_lm.cli.options import allowed_paths, misuse, pairs, read
+from posterior_lm.cli.options import allowed_paths, loading, misuse, pairs, read
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
+from posterior_lm.lang.signatures import LMS
+from posterior_lm.lm.resolve import Asked
 from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
 from posterior_lm.target.validate import validate_data
 
@@ -61,15 +64,38 @@ def open_query(
     """
     source = read(file) if file == "-" else None
     query = load(file) if source is None else loads(source.text, source.name)
-    models = pairs("--lm", lm, "ALIAS=MODEL")
+    models = {alias: _model(text) for alias, text in pairs("--lm", lm, "ALIAS=MODEL").items()}
     if models:
-        query = query.lm(**models)
+        query = query.lm(**models)  # type: ignore[arg-type]
+    if everywhere := loading():
+        query = query.loading(**everywhere)
     if method is not None:
         query = query.using(method)
     query = query.allow_use() if allow_use else query
     query = query.allow_path(*allowed_paths())
     query = query if em is None else query.with_em(em)
     return query if policy is None else query.policy(policy)
+
+
+def _model(text: str) -> str | Asked:
+    """`MODEL` or `MODEL,dtype=…,device=…`. A comma that no option follows is one of the name."""
+    if os.path.exists(os.path.expanduser(text)):
+        return text
+    spec, *parts = text.split(",")
+    known = LMS["transformers"].options
+    options: dict[str, object] = {}
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not equals and not options:
+            spec += f",{part}"
+        elif name not in known or not value:
+            misuse(
+                f"--lm {text}: {part!r} is no option of a model",
+                meant(name, known, f"the options are {', '.join(f'{one}=…' for one in known)}"),
+            )
+        else:
+            options[name] = value
+    return Asked(spec, tuple(options.items())) if options else spec
 
 
 def cases(

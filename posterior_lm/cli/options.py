@@ -82,34 +82,64 @@ def threads_option() -> Decorator:
     )  # fmt: skip
 
 
+_LOADING = "posterior_lm.loading"
+
+
+def loading() -> dict[str, str]:
+    """`--dtype` and `--device` of the command that runs, which only what opens the program reads."""
+    ctx = click.get_current_context(silent=True)
+    return {} if ctx is None else ctx.meta.get(_LOADING, {})
+
+
+def _loading_options() -> list[Decorator]:
+    """`--dtype` and `--device`."""
+
+    def kept(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta.setdefault(_LOADING, {})[option.name] = value
+
+    told = {"dtype": "Compute with every model in this dtype.  [default: what its weights are stored in]",
+            "device": "Put every model there.  [default: the first GPU, else the CPU]"}  # fmt: skip
+    return [
+        click.option(f"--{name}", metavar="NAME", expose_value=False, callback=kept, help=help)
+        for name, help in told.items()
+    ]
+
+
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--given`, `--data`, `--row`, `--lm`, `--threads`, `--allow-use`: what the program is asked about."""
-    for option in (
+    """`--given`, `--data`, `--row`, `--lm`, `--dtype`, `--device`, `--threads`, `--allow-use`: what the program is asked about."""
+    options: tuple[Decorator, ...] = (
         allow_path_option,
         threads_option(),
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
-                     help="Another model for a declared one: a folder, a table or a hub name."),
+                     help="Another model for a declared one: a folder, a GGUF file, a table or a hub name, and "
+                     "options after commas: base=PATH,dtype=bfloat16,device=cuda:0,quantize=8bit,revision=…"),
+        *_loading_options(),
         click.option("--row", type=click.IntRange(min=0), metavar="N", help="Only this row of the data."),
         data_option(),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
                      help="A parameter, before what the data says. VALUE is read by the declared type, a "
                      "table as JSON; @FILE reads it from a file, @@ stands for @."),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for option in options:
         function = option(function)
     return function
 
 
 def program_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--given`, `--lm`, `--threads`, `--allow-use`, for commands that ask about many rows at once."""
-    for option in (
+    """`--given`, `--lm`, `--dtype`, `--device`, `--threads`, `--allow-use`, for commands that ask about many rows at once."""
+    options: tuple[Decorator, ...] = (
         allow_path_option,
         threads_option(),
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
-        click.option("--lm", multiple=True, metavar="ALIAS=MODEL", help="Another model for a declared one."),
+        click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
+                     help="Another model for a declared one, as for plm run."),
+        *_loading_options(),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
                      help="A parameter of every row, as for plm run."),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for option in options:
         function = option(function)
     return function
 

@@ -11,7 +11,7 @@ import click
 from posterior_lm.api.engine import draw
 from posterior_lm.cli.commands import Command
 from posterior_lm.cli.given import cases, open_query
-from posterior_lm.cli.options import allowed_paths, check_result, data_options, draw_options, misuse
+from posterior_lm.cli.options import allowed_paths, check_result, data_options, draw_options, loading, misuse
 from posterior_lm.cli.output import progress
 from posterior_lm.report.facts import gather
 from posterior_lm.report.page import check_place, report_rows
@@ -69,7 +69,8 @@ def command(
             )
         facts.append(gather(target, posterior, case.row))
     options = {"--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use,
-               "--allow-path": allowed_paths(), "-n": n, "--seed": seed, "--method": method, "--policy": policy, "--em": em, "--budget": budget}  # fmt: skip
+               "--allow-path": allowed_paths(), "-n": n, "--seed": seed, "--method": method, "--policy": policy,
+               "--em": em, "--budget": budget, **{f"--{name}": value for name, value in loading().items()}}  # fmt: skip
     report_rows(facts, out, command=spelled(file, options, Path(out).name))
     click.echo(f"wrote {out}")
 

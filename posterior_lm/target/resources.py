@@ -16,7 +16,8 @@ from posterior_lm.graph.nodes import Apply
 from posterior_lm.lang.diagnostics import CompileError, ModelError, meant
 from posterior_lm.lang.files import below
 from posterior_lm.lm.protocol import LanguageModel
-from posterior_lm.lm.resolve import load_model
+from posterior_lm.lm.resolve import Asked, adopt, load_model
+from posterior_lm.lm.resolve import resolve as locate
 
 
 def _shut(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -33,10 +34,14 @@ class Resources:
 
 @frozen(eq=False)
 class Named:
-    """Where resources come from: models that replace declared ones, by alias, and whether functions may be imported."""
+    """Where resources come from: models that replace declared ones, by alias, and whether functions may be imported.
 
-    models: Mapping[str, str | LanguageModel] = field(factory=dict)
+    `loading` are options for every transformers model that is loaded, before what the program says.
+    """
+
+    models: Mapping[str, object] = field(factory=dict)
     uses_allowed: bool = False
+    loading: Mapping[str, object] = field(factory=dict)
 
 
 def resolve(
@@ -60,7 +65,7 @@ def resolve(
     if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
         used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
     found = {
-        alias: _model(spec, models.get(alias), base_dir, uses_allowed, allowed)
+        alias: _model(spec, models.get(alias), base_dir, named, allowed)
         for alias, spec in declared.items()
         if alias in used
     }
@@ -71,24 +76,38 @@ def resolve(
 
 
 def _model(
-    spec: LmSpec, override: str | LanguageModel | None, base_dir: Path | None, uses_allowed: bool,
-    allowed: tuple[Path, ...],
-) -> LanguageModel:  # fmt: skip
-    if override is not None and not isinstance(override, str):
-        return override
+    spec: LmSpec, override: object, base_dir: Path | None, named: Named, allowed: tuple[Path, ...]
+) -> LanguageModel:
+    if isinstance(override, str):
+        override = Asked(override)
+    if isinstance(override, Asked):
+        everywhere = _everywhere(override.spec, None, "auto", named)
+        return _load(override.spec, None, "auto", tuple({**everywhere, **dict(override.options)}.items()))
     if override is None and spec.kind == "use":
-        found = _imported(UseSpec(spec.alias, spec.spec, spec.span), uses_allowed)
-        return found() if not isinstance(found, LanguageModel) else found  # type: ignore[return-value]
+        found = _imported(UseSpec(spec.alias, spec.spec, spec.span), named.uses_allowed)
+        override = found if isinstance(found, LanguageModel) else found()
     if override is not None:
-        return _load(override, None, "auto", ())
+        return override if isinstance(override, LanguageModel) else adopt(override, spec.alias)
+    base = None if base_dir is None else str(base_dir)
+    everywhere = _everywhere(spec.spec, base, spec.kind, named)
     try:
-        return _load(spec.spec, None if base_dir is None else str(base_dir), spec.kind, spec.options)
+        return _load(spec.spec, base, spec.kind, tuple({**dict(spec.options), **everywhere}.items()))
     except ModelError as problem:
-        if problem.diagnostics[0].code == "PLM514" and not below(Path(spec.spec), base_dir, allowed):
+        table = locate(spec.spec, base, spec.kind).kind == "tabular"
+        if (
+            table
+            and problem.diagnostics[0].code == "PLM514"
+            and not below(Path(spec.spec), base_dir, allowed)
+        ):
             # What stands in a file elsewhere is not for whoever wrote the program to read in our messages.
             help = "what is wrong with it is said where it lies in the program's folder, or with --allow-path"
             raise ModelError.of("PLM514", f"the table {spec.spec} cannot be used", help=help) from None
         raise
+
+
+def _everywhere(spec: str, base_dir: str | None, kind: str, named: Named) -> dict[str, object]:
+    """The options for all models, none of which a table has."""
+    return {} if locate(spec, base_dir, kind).kind == "tabular" else dict(named.loading)
 
 
 @lru_cache(maxsize=4)

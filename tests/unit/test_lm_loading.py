@@ -8,15 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from posterior_lm.lang.diagnostics import ModelError
-from posterior_lm.lm.hf import load
+from posterior_lm.lm import weights
+from posterior_lm.lm.hf import load, placement
 from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.resolve import load_model, peek_tokenizer, resolve
+from posterior_lm.lm.weights import find_weights
 from tests.laws.models import byte_level_tokenizer, write_model
 
 TABLE = {"tokens": ["a"], "max_tokens": 2, "rows": {"": {"a": 0.25, "<eos>": 0.75}}}
@@ -77,19 +82,148 @@ def test_a_dtype_is_used_and_a_wider_one_agrees(folder: Path) -> None:
 
 
 def test_the_digest_follows_weights_and_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = [folder / "model.safetensors"]
-    digest = load.digest_of(folder, weights)
+    path = folder / "model.safetensors"
+    digest = find_weights(folder).digest
     assert load_model(str(folder)).identity.digest == digest
-    content = bytearray(weights[0].read_bytes())
+    found = {digest}
+    for whole in (weights.WHOLE, 0):  # large files enter by their own digest: every byte of them counts
+        monkeypatch.setattr(weights, "WHOLE", whole)
+        for at in (-1, -2000, -4000):
+            content = bytearray(path.read_bytes())
+            content[at] ^= 1
+            path.write_bytes(content)
+            found.add(find_weights(folder).digest)
+    assert len(found) == 7
+    _configure(folder, activation_function="relu")
+    assert find_weights(folder).digest not in found
+
+
+def test_the_dtype_is_the_one_that_most_numbers_are_stored_in(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors, key=lambda name: tensors[name].numel())
+    assert load_model(str(folder)).identity.dtype == "float32"
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        mixed = {name: tensors[name].to(kind if name == names[-1] else torch.float32) for name in names}
+        save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+        model = load_model(str(folder))
+        assert model._forward.dtype == kind and f"torch.{model.identity.dtype}" == str(kind)
+        assert {p.dtype for p in model._forward.module.parameters()} == {kind}
+        assert load_model(str(folder), dtype="float32").identity.digest == model.identity.digest
+
+
+# ------------------------------------------------------------------------------- which files are the weights
+
+
+def _shard(folder: Path, elsewhere: str = "model-2.safetensors") -> None:
+    """Two files and their index, the second of which names this file."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-1.safetensors": names[::2], elsewhere: names[1::2]}
+    for file, mine in parts.items():
+        save_file({n: tensors[n] for n in mine}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {n: file for file, mine in parts.items() for n in mine}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_several_files_are_read_and_hashed(folder: Path) -> None:
+    whole = load_model(str(folder))
+    _shard(folder)
+    (folder / "consolidated.safetensors").write_bytes(b"another form of the same, which is not read")
+    parts = load_model(str(folder))
+    request = [Request((3, 5, 8, 13), 1)]
+    np.testing.assert_array_equal(parts.score(request)[0].tokens, whole.score(request)[0].tokens)
+    first = parts.identity.digest
+    content = bytearray((folder / "model-2.safetensors").read_bytes())
     content[-1] ^= 1
-    weights[0].write_bytes(content)
-    assert load.digest_of(folder, weights) != digest
-    monkeypatch.setattr(load, "_BLOCK", 16)
-    monkeypatch.setattr(load, "WHOLE", 0)  # sampled: still the header, the size and the last block
-    sampled = load.digest_of(folder, weights)
-    content[-1] ^= 1
-    weights[0].write_bytes(content)
-    assert load.digest_of(folder, weights) != sampled
+    (folder / "model-2.safetensors").write_bytes(content)
+    assert load_model(str(folder)).identity.digest != first != whole.identity.digest
+
+
+def test_an_index_cannot_name_files_elsewhere(folder: Path) -> None:
+    (folder.parent / "other").mkdir()
+    _shard(folder, "../other/model-2.safetensors")
+    found = failure(lambda: load_model(str(folder)))
+    assert found.code == "PLM514" and "'../other/model-2.safetensors', which is no file" in found.message
+    index = folder / "model.safetensors.index.json"
+    for name in (str(folder.parent / "other" / "model-2.safetensors"), "..", "weights.bin", "", 7):
+        index.write_text(json.dumps({"weight_map": {"x": name}}))
+        assert failure(lambda: load_model(str(folder))).code == "PLM514"
+    for content in ("{}", "[]", '{"weight_map": 3}', '{"weight_map": {"x": "gone.safetensors"}}'):
+        index.write_text(content)
+        assert failure(lambda: load_model(str(folder))).code == "PLM514"
+
+
+PEFT = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")  # as it calls transformers
+
+
+def _adapter(folder: Path, seed: int = 0) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    module = AutoModelForCausalLM.from_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    get_peft_model(module, config).save_pretrained(folder.parent / f"adapter{seed}")
+    return folder.parent / f"adapter{seed}"
+
+
+@PEFT
+def test_an_adapter_is_applied_only_when_it_is_asked_for(folder: Path) -> None:
+    request = [Request((3, 5, 8, 13), 1)]
+    bare, adapter, another = load_model(str(folder)), _adapter(folder), _adapter(folder, seed=1)
+    for file in adapter.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    with pytest.warns(ModelNotice, match="is not applied to the model beside it"):
+        beside = load_model(str(folder))
+    assert beside.identity == attrs.evolve(bare.identity)
+    np.testing.assert_array_equal(beside.score(request)[0].tokens, bare.score(request)[0].tokens)
+    applied = load_model(str(folder), adapter=str(adapter))
+    assert np.abs(applied.score(request)[0].tokens - bare.score(request)[0].tokens).max() > 1e-4
+    relative = load_model(folder.name, base_dir=folder.parent, adapter="adapter0")
+    assert relative.identity.digest == applied.identity.digest
+    other = load_model(str(folder), adapter=another)
+    assert len({bare.identity.digest, applied.identity.digest, other.identity.digest}) == 3
+
+
+@PEFT
+def test_wrong_adapters(folder: Path) -> None:
+    found = failure(lambda: load_model(str(folder), adapter="none"))
+    assert found.code == "PLM514" and "adapter_config.json is missing" in found.message
+    adapter = _adapter(folder)
+    found = failure(lambda: load_model(str(adapter)))
+    assert found.code == "PLM511" and f"adapter={adapter}" in found.help
+    (adapter / "adapter_config.json").write_text("{}")
+    assert "cannot be applied" in failure(lambda: load_model(str(folder), adapter=adapter)).message
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    assert (
+        "adapter_model.safetensors is missing"
+        in failure(lambda: load_model(str(folder), adapter=adapter)).message
+    )
+
+
+# ------------------------------------------------------------------------------- memory, and fewer bits
+
+
+def test_memory_that_cannot_suffice_is_said_before_loading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "_free", lambda device: 10_000)
+    monkeypatch.setattr(load, "_tensors", lambda weights: pytest.fail("they are not read"))
+    found = failure(lambda: load_model(str(folder), dtype="float64"))
+    assert found.code == "PLM519" and "GiB in float64, and" in found.message and "bfloat16" in found.help
+    assert placement._free(torch.device("cpu")) == 10_000
+    monkeypatch.undo()
+    assert 2**20 < placement._free(torch.device("cpu")) < 2**50
+    assert load_model(str(folder), dtype="bfloat16").identity.dtype == "bfloat16"
+
+
+def test_quantized_weights_without_what_computes_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement.importlib.util, "find_spec", lambda name: None)
+    found = failure(lambda: load_model(str(folder), quantize="8bit", device="cpu"))
+    assert found.code == "PLM518" and "torchao" in found.message and "cpu-quantized" in found.help
+    found = failure(lambda: load_model(str(folder), quantize="3bit"))
+    assert found.code == "PLM514" and "use one of 8bit, 4bit" in found.help
 
 
 @pytest.mark.parametrize(
@@ -100,6 +234,11 @@ def test_the_digest_follows_weights_and_configuration(folder: Path, monkeypatch:
             lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
             "PLM511",
             "only pytorch_model.bin, which is pickled",
+        ),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "weights.safetensors"),
+            "PLM511",
+            "no model.safetensors, only weights.safetensors",
         ),
         (lambda f: (f / "tokenizer.json").unlink(), "PLM512", "holds no tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("nonsense"), "PLM513", "tokenizer.json"),
@@ -148,6 +287,9 @@ def test_code_that_comes_with_a_model_is_never_run(folder: Path) -> None:
 def test_wrong_options(folder: Path, tmp_path: Path) -> None:
     assert "no dtype 'float31'" in failure(lambda: load_model(str(folder), dtype="float31")).message
     assert "no device 'abacus'" in failure(lambda: load_model(str(folder), device="abacus")).message
+    found = failure(lambda: load_model(str(folder), dtype="int8"))
+    assert "no dtype 'int8'" in found.message and "quantize=8bit" in found.help
+    assert "no numbers" in failure(lambda: load_model(str(folder), device="meta")).message
     if not torch.cuda.is_available():
         assert "no device 'cuda'" in failure(lambda: load_model(str(folder), device="cuda")).message
     (tmp_path / "t.json").write_text(json.dumps(TABLE))

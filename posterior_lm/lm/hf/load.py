@@ -7,96 +7,163 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from safetensors import safe_open
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.values import read_json
 from posterior_lm.lm.hf.forward import Forward
+from posterior_lm.lm.hf.placement import check_memory, device_of, quantization
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.lm.tokenizers import HFTokenizer, load_tokenizer
-
-WHOLE = 2**26
-"""Weight files up to 64 MiB are hashed whole; of larger ones, see `digest_of`."""
-_BLOCK, _BLOCKS = 2**16, 64
+from posterior_lm.lm.weights import (
+    ADAPTER,
+    DTYPES,
+    Weights,
+    check_adapter,
+    failed,
+    find_weights,
+    with_adapter,
+)
 
 
 def load_module(
-    folder: Path, name: str, revision: str | None, dtype: str, device: str | None, digest: str | None = None
+    folder: Path,
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantize: str | None = None,
+    adapter: Path | None = None,
+    digest: str | None = None,
 ) -> tuple[Forward, HFTokenizer, ModelIdentity]:
-    """The model of a folder, its tokenizer and its identity. Raises `ModelError` PLM511 to PLM514.
+    """The model of a folder, its tokenizer and its identity; options as `TransformersModel.from_folder` has them.
 
-    `digest` is that of the file which the folder was made out of, if it was.
+    Raises `ModelError` PLM511 to PLM514, PLM518 and PLM519.
     """
-    weights = _weight_files(folder)
+    weights = find_weights(folder)
     tokenizer = load_tokenizer(folder)
-    place = _device(device)
+    place = device_of(device)
+    dtype = dtype or weights.dtype
+    if dtype not in DTYPES:
+        raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
     config = _config(folder)
-    module = _module(folder, config, getattr(torch, dtype), place)
+    bits = None if quantize is None else quantization(quantize, getattr(torch, dtype), place, name)
+    check_memory(name, weights.bytes_in(dtype, quantize), quantize or dtype, place)
+    module = _module(weights, config, getattr(torch, dtype), place, bits)
+    digest = digest or weights.digest
+    if adapter is not None:
+        if quantize is not None:
+            message = "an adapter cannot be added to quantized weights"
+            raise ModelError.of("PLM514", message, help="leave out quantize, or save the two merged")
+        module = _adapted(module, adapter)
+        digest = with_adapter(digest, adapter)
+    elif (folder / ADAPTER).is_file():
+        notice(f"the adapter in {folder} is not applied to the model beside it; adapter={folder} applies it")
+    if quantize is not None:
+        digest = hashlib.sha256(f"{digest} {quantize} {place.type}".encode()).hexdigest()
+        dtype = f"{dtype}, {quantize}"
+    identity = ModelIdentity(name, "transformers", digest, revision, dtype)
+    return forward_of(module, config, tokenizer, str(folder)), tokenizer, identity
+
+
+def forward_of(
+    module: PreTrainedModel, config: PreTrainedConfig, tokenizer: HFTokenizer, what: str
+) -> Forward:
+    """Raises `ModelError` PLM514 where model and tokenizer have not the same ids."""
     head = module.get_output_embeddings()
     size = tokenizer.vocabulary_size if head is None else head.weight.shape[0]
     if size != tokenizer.vocabulary_size:
-        raise _failed(folder, f"it predicts {size} ids but the tokenizer has {tokenizer.vocabulary_size}")
-    identity = ModelIdentity(name, "transformers", digest or digest_of(folder, weights), revision, dtype)
-    return Forward(module, size, _window(config)), tokenizer, identity
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.safetensors"))
-    if found:
-        return found
-    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-    why = f"only {pickled[0]}, which is pickled and not read" if pickled else "no *.safetensors file"
-    raise ModelError.of(
-        "PLM511",
-        f"the folder {folder} holds no weights: there is {why}",
-        help="save the model there with model.save_pretrained(folder), which writes model.safetensors",
-    )
+        raise failed(what, f"it predicts {size} ids but the tokenizer has {tokenizer.vocabulary_size}")
+    # Padding is on the right of causal attention here and carries no meaning;
+    # a pad id would only make some models warn about ids that equal it.
+    module.config.pad_token_id = None
+    return Forward(module.eval().requires_grad_(False), size, _window(config))
 
 
 def _config(folder: Path) -> PreTrainedConfig:
     try:
         kind = read_json((folder / "config.json").read_bytes(), finite=False).get("model_type")
     except FileNotFoundError:
-        raise _failed(folder, "config.json is missing") from None
+        raise failed(folder, "config.json is missing") from None
     except (OSError, ValueError, AttributeError):
-        raise _failed(folder, "config.json is not a JSON object") from None
+        raise failed(folder, "config.json is not a JSON object") from None
     try:
         with quiet():
             return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as problem:
         if isinstance(problem, (ValueError, KeyError)):
-            raise _failed(folder, f"its model_type {kind!r} is not one that transformers knows") from None
-        raise _failed(folder, first_line(problem)) from None
+            raise failed(folder, f"its model_type {kind!r} is not one that transformers knows") from None
+        raise failed(folder, first_line(problem)) from None
 
 
 def _module(
-    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+    weights: Weights, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, bits: Any
 ) -> PreTrainedModel:
+    """The module over the tensors of these files. transformers is given no folder: it would follow an index
+    out of it, and add an adapter that lies in it, without a word."""
+    folder = weights.folder
+    options = {} if bits is None else {"quantization_config": bits, "device_map": {"": device}}
     try:
         with quiet():
-            module, info = AutoModelForCausalLM.from_pretrained(
-                folder,
+            module, info = _class_of(config).from_pretrained(
+                None,
                 config=config,
+                state_dict=_tensors(weights),
                 dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
                 output_loading_info=True,
+                **options,
             )
-            module = module.to(device)
+            module = module if options else module.to(device)
+    except ImportError as problem:  # weights that are stored quantized need the package that made them
+        raise ModelError.of(
+            "PLM518", f"the model in {folder} needs a package: {first_line(problem)}"
+        ) from None
     except Exception as problem:  # safetensors, shapes, memory: each library raises its own
-        raise _failed(folder, first_line(problem)) from None
+        raise failed(folder, first_line(problem)) from None
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers would fill these at random and go on.
-        raise _failed(folder, f"the weights lack {len(missing)} tensors, {missing[0]} among them")
-    # Padding is on the right of causal attention here and carries no meaning;
-    # a pad id would only make some models warn about ids that equal it.
-    module.config.pad_token_id = None
-    return module.eval().requires_grad_(False)
+        raise failed(folder, f"the weights lack {len(missing)} tensors, {missing[0]} among them")
+    return module
+
+
+def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if found is None:
+        raise ValueError(f"its model_type {config.model_type!r} is no causal language model")
+    if isinstance(found, tuple):
+        return next((c for c in found if c.__name__ in (config.architectures or ())), found[0])
+    return found
+
+
+def _tensors(weights: Weights) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for path in weights.files:
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return found
+
+
+def _adapted(module: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The module with a LoRA adapter added to its weights."""
+    from peft import PeftModel
+
+    check_adapter(folder)
+    try:
+        with quiet():
+            return PeftModel.from_pretrained(module, folder).merge_and_unload()
+    except Exception as problem:
+        why = f"the adapter {folder} cannot be applied: {first_line(problem)}"
+        raise ModelError.of(
+            "PLM514", why, help="use the adapter with the model that it was trained on"
+        ) from None
 
 
 def _window(config: PreTrainedConfig) -> int | None:
@@ -109,39 +176,6 @@ def _window(config: PreTrainedConfig) -> int | None:
         short = rope.get("original_max_position_embeddings")
         found = min(x for x in (short, found) if x) if short or found else None
     return int(found) if isinstance(found, int) and found > 0 else None
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ModelError.of(
-            "PLM514", f"there is no device {name!r} here", help='use "cpu", or leave the device out'
-        ) from None
-    return device
-
-
-def digest_of(folder: Path, weights: list[Path]) -> str:
-    """SHA-256 over config.json and the weight files, by name.
-
-    Of a file over 64 MiB: its size, and 64 blocks of 64 KiB spread evenly from the
-    first byte (the header, which lists every tensor) to the last.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            if size <= WHOLE:
-                digest.update(file.read())
-                continue
-            for k in range(_BLOCKS):
-                file.seek((size - _BLOCK) * k // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -158,14 +192,6 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
-
-
-def _failed(folder: Path, why: str) -> ModelError:
-    return ModelError.of(
-        "PLM514",
-        f"the model in {folder} failed to load: {why.rstrip('.')}",
-        help="check that the folder loads with AutoModelForCausalLM.from_pretrained(folder)",
-    )
 
 
 def first_line(problem: Exception) -> str:

@@ -62,17 +62,23 @@ class TransformersModel:
         *,
         name: str | None = None,
         revision: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         device: str | None = None,
+        quantize: str | None = None,
+        adapter: str | Path | None = None,
         digest: str | None = None,
     ) -> TransformersModel:
-        """The model of an existing folder, under the name it was asked for; `ModelError` PLM510 to PLM514.
+        """The model of an existing folder, under the name it was asked for; `ModelError` PLM510 to PLM519.
 
-        `device` None takes the first GPU where there is one, else the CPU. Weights
-        are read from safetensors only, and no code that comes with a model is run.
-        `digest` is that of the file which the folder was made out of, if it was.
+        `dtype` None is what the weights are stored in; `device` None the first GPU where there is one, else the
+        CPU. `quantize` "8bit" or "4bit" keeps linear layers in so many bits. The LoRA adapter in the folder
+        `adapter` is added to the weights. Weights are read from safetensors only, and no code that comes with a
+        model is run. `digest` is that of the file which the folder was made out of, if it was.
         """
-        return cls(*load_module(Path(folder), name or str(folder), revision, dtype, device, digest))
+        options = {"dtype": dtype, "device": device, "quantize": quantize, "digest": digest}
+        beside = None if adapter is None else Path(adapter)
+        name = name or str(folder)
+        return cls(*load_module(Path(folder), name, revision=revision, adapter=beside, **options))
 
     def __repr__(self) -> str:
         where = f"dtype={self.identity.dtype!r}, device={str(self._forward.device)!r}"

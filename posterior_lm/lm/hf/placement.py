@@ -1,0 +1,98 @@
+"""Where a model's weights go and what they take: the device, the memory that is free there, fewer bits."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, TorchAoConfig
+
+from posterior_lm.lang.diagnostics import ModelError
+from posterior_lm.lm.weights import QUANTIZED
+
+PACKAGES = {"cuda": ("bitsandbytes", "cuda-quantized"), "cpu": ("torchao", "cpu-quantized")}
+"""Which package computes with quantised weights on a kind of device, and the extra that brings it."""
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of a name, the first GPU without one, else the CPU. Raises ModelError PLM514."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ModelError.of(
+            "PLM514", f"there is no device {name!r} here", help='use "cpu", or leave the device out'
+        ) from None
+    if device.type == "meta":
+        raise ModelError.of("PLM514", "the device 'meta' holds no numbers", help='use "cpu"')
+    return device
+
+
+def check_memory(what: str, needed: int, dtype: str, device: torch.device) -> None:
+    """Raises ModelError PLM519 where the weights alone take more than is free, before they are read."""
+    free = _free(device)
+    if free is not None and needed > free:
+        where = "memory" if device.type == "cpu" else f"memory of {device}"
+        raise ModelError.of(
+            "PLM519",
+            f"the weights of {what} take {needed / 2**30:.1f} GiB in {dtype}, and {free / 2**30:.1f} GiB of "
+            f"{where} are free",
+            help="use dtype=bfloat16 (half of float32) or quantize=8bit, another device, or a smaller model",
+        )
+
+
+def _free(device: torch.device) -> int | None:
+    """Free bytes; None where nobody says. In a container its own limit counts too."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
+
+
+def quantization(quantize: str, dtype: torch.dtype, device: torch.device, what: str) -> Any:
+    """What `from_pretrained` takes to keep linear layers in 8 or 4 bits.
+
+    bitsandbytes computes with them on CUDA, torchao on a CPU. Raises ModelError PLM514 for another word or
+    device, PLM518 without the package.
+    """
+    if quantize not in QUANTIZED:
+        message = f"there is no quantization {quantize!r}"
+        raise ModelError.of("PLM514", message, help=f"use one of {', '.join(QUANTIZED)}")
+    if device.type not in PACKAGES:
+        message = f"there is no quantization on the device {str(device)!r}"
+        raise ModelError.of("PLM514", message, help="use a CUDA device or the CPU, or leave quantize out")
+    package, extra = PACKAGES[device.type]
+    if importlib.util.find_spec(package) is None:
+        raise ModelError.of(
+            "PLM518",
+            f"the model {what} in {quantize} on {device.type} needs the package {package}, which is not installed",
+            help=f"pip install 'posterior_lm[{extra}]'",
+        )
+    if device.type == "cuda":
+        if quantize == "8bit":
+            return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4")
+    if quantize == "4bit":
+        raise ModelError.of(
+            "PLM514", "weights of 4 bits cannot be computed with on a CPU here", help="use quantize=8bit"
+        )
+    logging.disable(logging.WARNING)  # it complains of kernels for other hardware
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig
+    finally:
+        logging.disable(logging.NOTSET)
+    return TorchAoConfig(Int8WeightOnlyConfig())
