@@ -188,7 +188,7 @@ class Query:
     def policy(self, folder: str | Path) -> Query:
         """The policy in this folder to propose with; it is read when draws are asked for.
 
-        Auto uses it where it is certified and no worse than the prior here, `using("gflownet")` always.
+        Auto draws from it and from the prior together, `using("gflownet")` from it alone.
         """
         return self._asking(policy_folder=Path(folder))
 

@@ -13,7 +13,17 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.draws import AnyNats, Chains, Count, Draws, EnumerationBound, Nats, SmcReport, Spread
+from posterior_lm.infer.draws import (
+    AnyNats,
+    Chains,
+    Count,
+    Draws,
+    EnumerationBound,
+    MixtureReport,
+    Nats,
+    SmcReport,
+    Spread,
+)
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
@@ -63,6 +73,7 @@ class _Whole:
     certificate: EnumerationBound | None
     particles: _Particles | None
     chains: _Chains | None
+    mixture: MixtureReport | None
     decoded: bool
     threads: Mapping[str, Mapping[str, Annotated[int, Stored(low=1)]]]
 
@@ -90,6 +101,8 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
     }
     if not whole["threads"]:  # a table has none, and a posterior of before stated none
         del whole["threads"]
+    if draws.mixture is not None:  # what was saved before there were mixtures is saved again as it was
+        whole["mixture"] = draws.mixture
     text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,8 +121,8 @@ def load(folder: Path) -> dict[str, Any]:
         found = read_object(path)
         if found.get("format") != FORMAT:
             raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
-        # Posteriors saved by earlier versions have none of these four.
-        found = {"particles": None, "chains": None, "decoded": False, "threads": {}, **found}
+        # Posteriors saved by earlier versions have none of these five.
+        found = {"particles": None, "chains": None, "mixture": None, "decoded": False, "threads": {}, **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
         kept = ("program", "fingerprint", "lm", "seed", "reason", "types", "threads")
@@ -135,6 +148,9 @@ def _draws(whole: _Whole) -> Draws:
             raise ValueError(f"`values.{name}` has a token below 0")
     if origin is not None and max(origin) >= n:
         raise ValueError(f"`particles.origin` has {max(origin)}, and there are {n} particles")
+    mixture = whole.mixture
+    if mixture is not None and (len(mixture.names) != len(mixture.shares) or mixture.pilot >= n):
+        raise ValueError("`mixture` has a share too many or too few, or a pilot of all draws")
     if chains is not None and max(chains.of_draw) >= chains.number:
         raise ValueError(f"`chains.of_draw` has {max(chains.of_draw)}, and there are {chains.number} chains")
     return Draws(
@@ -158,5 +174,6 @@ def _draws(whole: _Whole) -> Draws:
             chains.bulk_ess,
             chains.acceptance,
         ),
+        mixture=whole.mixture,
         decoded=whole.decoded,
     )

@@ -11,8 +11,7 @@ from attrs import evolve
 from posterior_lm.infer.base import Backend, Info, Offer, run
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
-from posterior_lm.infer.methods import AUTO, METHODS, Method
-from posterior_lm.infer.weights import ess, log_evidence
+from posterior_lm.infer.methods import AUTO, METHODS, MIXTURE, Method
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.target.target import Target
 
@@ -20,9 +19,9 @@ BUDGET_BATCH = 64
 """Draws between two looks at the clock, where there is a budget."""
 
 CHECK = 64
-"""Draws of the policy and of the prior that are compared on the row itself before a policy is used."""
+"""Draws by each of two methods that are compared on the row itself, where both would do."""
 CLEARLY = 0.5
-"""The policy's ESS below this part of the prior's is worse by more than 64 draws can err."""
+"""An ESS below this part of the other's is worse by more than 64 draws can err."""
 UNSEEN = 3.0
 """Nats. An unbiased estimate of the evidence is above it by 3 nats in at most 5 % of the cases
 (Markov's inequality), so whose estimate is that far above the other's has seen mass that the other has not."""
@@ -64,62 +63,46 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
     chosen, why = next(
         (one, why) for one in asked() if (why := one.load().applies(target, policy)) is not None
     )
-    reason = f"{chosen.name}: {why}"
-    if policy is not None and chosen.proposes and not chosen.needs_policy:
-        beaten = policy.level == "usable"
-        why = "the prior is as good a proposal" if beaten else f"its verdict is {policy.level}"
-        why = "it is not certified" if policy.level == "uncertified" else why
-        reason += f"; {policy.name} is not used, since {why}"
-    return chosen.name, reason
+    return chosen.name, f"{chosen.name}: {why}"
 
 
 def rather_than_a_policy(target: Target) -> bool:
     """Whether `auto` takes something else here, however good a policy there is."""
-    first = next(one for one in asked() if one.needs_policy or one.load().applies(target, None) is not None)
-    return not first.needs_policy
+    before = (one for one in asked() if one.auto < METHODS[MIXTURE].auto)
+    return any(one.load().applies(target, None) is not None for one in before)
 
 
 def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHECK) -> str | None:
-    """Why the policy is a worse proposal for this row than the prior, by n draws of each; None if it is not."""
-    try:
-        own_ess, own_evidence = _trial(target, policy, rng, n)
-    except ModelError as problem:
-        if any(d.code != "PLM520" for d in problem.diagnostics):
-            raise
-        return "what it reads of this row does not fit into the model's window"
-    prior_ess, prior_evidence = _trial(target, PriorGuide(target), rng, n)
-    if prior_evidence == -np.inf or own_evidence > prior_evidence + UNSEEN:
-        return None  # the prior's draws have missed what the policy's have found
-    if own_evidence < prior_evidence - UNSEEN:
-        missed = "none" if own_evidence == -np.inf else f"e^-{prior_evidence - own_evidence:.1f}"
-        return f"on this row it finds {missed} of the evidence that the prior finds"
-    if own_ess < CLEARLY * prior_ess:
-        return f"on this row its ESS is {own_ess:.1f} of {n}, and the prior's {prior_ess:.1f}"
+    """Why the mixture with the policy is worse on this row than what `auto` takes without it; None if it is not.
+
+    By n draws of each. Importance sampling from the prior is a part of the mixture, and not tried.
+    """
+    rival = choose(target, AUTO)[0]
+    if rival == asked()[-1].name:
+        return None
+    own_ess, own_evidence = _trial(target, MIXTURE, policy, rng, n)
+    rival_ess, rival_evidence = _trial(target, rival, None, rng, n)
+    if rival_evidence == -np.inf or own_evidence > rival_evidence + UNSEEN:
+        return None  # the rival's draws have missed what the others have found
+    if own_evidence < rival_evidence - UNSEEN:
+        missed = "none" if own_evidence == -np.inf else f"e^-{rival_evidence - own_evidence:.1f}"
+        return f"with it draws of this row find {missed} of the evidence that {rival} finds"
+    if own_ess < CLEARLY * rival_ess:
+        return f"with it the ESS on this row is {own_ess:.1f} of {n}, and {rival_ess:.1f} by {rival}"
     return None
 
 
-def _trial(target: Target, guide: Guide, rng: np.random.Generator, n: int) -> tuple[float, float]:
-    """ESS and log evidence of n draws; 0 and −∞ where all are dead."""
-    proposal = guide.sample(rng, n)
-    weights = np.broadcast_to(target.log_reward(proposal.values), (n,)) - proposal.log_prob
-    if np.all(np.isneginf(weights)):
+def _trial(
+    target: Target, method: str, guide: Guide | None, rng: np.random.Generator, n: int
+) -> tuple[float, float]:
+    """The independent draws that n draws are worth, and their log evidence; 0 and −∞ where all are dead."""
+    try:
+        draws = run(backend_of(method).build(target, {}, n, None), target, n=n, rng=rng, guide=guide)
+    except InferenceError as problem:
+        if any(d.code not in ("PLM702", "PLM710") for d in problem.diagnostics):
+            raise
         return 0.0, -np.inf
-    return ess(weights), log_evidence(weights)
-
-
-def _proposal(
-    target: Target, method: str, name: str, reason: str, policy: Offer, rng: np.random.Generator
-) -> tuple[str, str, Guide | None]:
-    """The method, its reason and the policy's guide; the prior, and why, where auto finds a doubt."""
-    guide = policy.guide()
-    if method != AUTO:
-        return name, reason, guide
-    # A stream of its own: the draws that follow are those that would have come without a check.
-    doubts = doubt(target, guide, rng.spawn(1)[0])
-    if doubts is None:
-        return name, reason, guide
-    last = asked()[-1].name
-    return last, f"{last}: drawn from the prior; {policy.name} is not used, since {doubts}", None
+    return draws.independent or 0.0, -np.inf if draws.log_evidence is None else draws.log_evidence
 
 
 def infer(
@@ -136,8 +119,8 @@ def infer(
 ) -> Draws:
     """Draws by the named method; `options` are those of `METHODS[method]`.
 
-    An explicit `guide` stands before a `policy`. Under auto a policy is compared with the
-    prior on this target first.
+    An explicit `guide` stands before a `policy`. Under auto a policy proposes together with the
+    prior; where more is known to pay than importance sampling, both are tried on this target first.
     """
     began = time.monotonic()
     if guide is not None and METHODS[method].needs_policy:
@@ -149,13 +132,31 @@ def infer(
         if guide is not None:
             reason = f"{reason}, proposing with {guide.name}"
         elif policy is not None and (method != AUTO or chosen.needs_policy):
-            name, reason, guide = _proposal(target, method, name, reason, policy, rng)
+            guide = policy.guide()
         elif options.get("proposal") == "guide" and chosen.proposes:
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
-    algorithm = backend_of(name).build(target, options, n, None if budget is None else BUDGET_BATCH)
-    left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
-    draws = run(algorithm, target, n=n, rng=rng, guide=guide, budget=left, progress=progress)
+
+    def drawn(name: str, guide: Guide | None) -> Draws:
+        algorithm = backend_of(name).build(target, options, n, None if budget is None else BUDGET_BATCH)
+        left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
+        return run(algorithm, target, n=n, rng=rng, guide=guide, budget=left, progress=progress)
+
+    if method == AUTO and name == MIXTURE and policy is not None and guide is not None:
+        try:
+            # A stream of its own: the draws that follow are those that would have come without a check.
+            why = doubt(target, guide, rng.spawn(1)[0])
+            draws = None if why else drawn(name, guide)
+        except ModelError as problem:
+            if any(d.code != "PLM520" for d in problem.diagnostics):
+                raise
+            why, draws = "what it reads of this row does not fit into the model's window", None
+        if draws is None:
+            name, reason = choose(target, AUTO)
+            reason = f"{reason}; {policy.name} is not used, since {why}"
+            draws = drawn(name, None)
+    else:
+        draws = drawn(name, guide)
     if not draws.exact and budget is not None and len(draws) < n:
         reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
     return evolve(draws, reason=reason, method=name)

@@ -80,23 +80,16 @@ def run(
 class Offer:
     """A stored policy: where it lies, what its certificate says, and how to make its guide.
 
-    `level` is good, usable, poor or uncertified; `beats_prior` whether its mean ESS is above
-    the prior's.
+    `level` is good, usable, poor or uncertified.
     """
 
     where: str
     level: str
-    beats_prior: bool
     guide: Callable[[], Guide]
 
     @property
     def name(self) -> str:
         return f"the policy in {self.where}"
-
-    @property
-    def trusted(self) -> bool:
-        """Whether `auto` may use it."""
-        return self.level == "good" or (self.level == "usable" and self.beats_prior)
 
     @property
     def state(self) -> str:

@@ -14,6 +14,7 @@ from posterior_lm.storage import Stored
 from posterior_lm.target.values import Value, distinct
 
 Count = Annotated[int, Stored(low=0)]
+Share = Annotated[float, Stored(low=0.0, high=1.0)]
 Spread = Annotated[float, Stored(low=0.0, infinite=("inf",))]
 Nats = Annotated[float, Stored(infinite=("-inf",))]
 AnyNats = Annotated[float, Stored(infinite=("-inf", "inf"))]
@@ -74,6 +75,15 @@ class SmcReport:
     origin: np.ndarray | None = None
 
 
+@frozen
+class MixtureReport:
+    """What a mixture proposed with: guides by `names` with `shares` that sum to 1, after `pilot` draws with equal ones."""
+
+    names: tuple[str, ...]
+    shares: tuple[Share, ...]
+    pilot: Count
+
+
 @frozen(eq=False)
 class Chains:
     """Which Markov chain each draw is from, and how far the chains agree.
@@ -111,6 +121,7 @@ class Draws:
     seconds: float = 0.0
     particles: SmcReport | None = None
     chains: Chains | None = None
+    mixture: MixtureReport | None = None
     decoded: bool = False
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from itertools import takewhile
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Chooser, Follow, Sample
@@ -102,20 +102,29 @@ class PriorGuide:
 
     def sample(self, rng: np.random.Generator, n: int) -> Proposal:
         """Draws and their log probability; the same generator state gives the same draws."""
-        widest = max((m.tokenizer.vocabulary_size for m in self.target.models.values()), default=1)
-        chunk = max(1, CHUNK_ELEMENTS // widest)
-        parts = [self._walk(Sample(rng), min(chunk, n - start), None) for start in range(0, n, chunk)]
+        parts = [self._walk(Sample(rng), len(some), None) for some in self._chunks(n)]
         return joined(parts, self.target.names)
 
     def log_prob(self, values: Values) -> np.ndarray:
-        n = count(values)
-        log_q = self._walk(None, n, values).log_prob
-        for info in self.target.latents:
-            inside = np.fromiter(
-                (info.support.accepts(v.ids) for v in values[info.name]), dtype=bool, count=n
-            )
-            log_q = np.where(inside, log_q, -np.inf)
-        return log_q
+        return self.retraced(values, scored=False).log_prob
+
+    def retraced(self, values: Values, *, scored: bool = True) -> Proposal:
+        """The values as `sample` would have returned them: with what drawing them finds out, where `scored`."""
+        parts = []
+        for some in self._chunks(count(values)):
+            mine = take(values, some)
+            part = self._walk(None, len(some), mine, scored=scored)
+            inside = np.ones(len(some), dtype=bool)
+            for info in self.target.latents:
+                inside &= [info.support.accepts(v.ids) for v in mine[info.name]]
+            parts.append(evolve(part, log_prob=np.where(inside, part.log_prob, -np.inf)))
+        return joined(parts, self.target.names)
+
+    def _chunks(self, n: int) -> list[range]:
+        """The numbers of n draws, as many at a time as memory is meant for."""
+        widest = max((m.tokenizer.vocabulary_size for m in self.target.models.values()), default=1)
+        chunk = max(1, CHUNK_ELEMENTS // widest)
+        return [range(start, min(n, start + chunk)) for start in range(0, max(n, 1), chunk)]
 
     # ------------------------------------------------------------- one pass over the latents
 
@@ -142,6 +151,8 @@ class PriorGuide:
         values: Values | None,
         known: Values | None = None,
         begun: Sequence[tuple[int, ...]] | None = None,
+        *,
+        scored: bool = True,
     ) -> Proposal:
         drawn: dict[str, tuple[Value, ...]] = {k: tuple(v) for k, v in (known or {}).items()}
         log_q = np.zeros(n)
@@ -149,10 +160,10 @@ class PriorGuide:
         for info in self.target.latents[len(drawn) :]:
             choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
             # From its prior to a scored end, drawing a text adds up to its own term.
-            scored = begun is None and isinstance(choose, Sample) and self.is_prior(info)
-            scored = scored and info.support.ending in ("stop", "eos")
-            walk = finished(self.begin(info, drawn, n, begun=begun, late=scored), choose)
-            if scored:
+            adds_up = scored and begun is None and self.is_prior(info)
+            adds_up = adds_up and info.support.ending in ("stop", "eos")
+            walk = finished(self.begin(info, drawn, n, begun=begun, late=adds_up), choose)
+            if adds_up:
                 prior = self.priors[info.name]
                 scores[prior.node] = (walk.log_q + walk.log_mass) / prior.exponent
             begun = None

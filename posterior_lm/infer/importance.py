@@ -91,13 +91,4 @@ class _Importance(Backend):
         return f"{LARGE}, so they are drawn from the prior"
 
 
-class _FromPolicy(_Importance):
-    """Importance sampling that proposes with a policy, whatever else proposes."""
-
-    def applies(self, target: Target, policy: Offer | None) -> str | None:
-        if policy is None or not policy.trusted:
-            return None
-        return f"{LARGE}, and they are drawn from {policy.name}, {policy.state}"
-
-
-BACKEND, FROM_POLICY = _Importance(), _FromPolicy()
+BACKEND = _Importance()

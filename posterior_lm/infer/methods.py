@@ -19,6 +19,8 @@ AUTO = "auto"
 """The method that chooses one of the others."""
 EXACT = "exact"
 """The method that others are held against."""
+MIXTURE = "mixture"
+"""The method that draws from the prior and from a policy at once."""
 AMORTIZED = "gflownet"
 """The method that draws from what a fit trained; its options are settings of the fit too."""
 DRAWS = 1000
@@ -182,8 +184,11 @@ for _entry in (
                            about="redraw the end of a text, or everything, or either"),
         "budget": _BUDGET,
     }),
+    Method(name=MIXTURE, about="weighted draws from the prior and a policy together",
+           backend="posterior_lm.infer.mixture:BACKEND", auto=20, evidence=True, proposes=True, needs_policy=True,
+           options={"n": _N, "budget": _BUDGET}),
     Method(name=AMORTIZED, about="draws from a policy that `plm fit` trained",
-           backend="posterior_lm.infer.importance:FROM_POLICY", auto=20, evidence=True, proposes=True,
+           backend="posterior_lm.infer.importance:BACKEND", evidence=True, proposes=True,
            needs_policy=True,
            former={"compile": "sleep", "rate": "learning_rate", "balance_rate": "balance_learning_rate"},
            options={

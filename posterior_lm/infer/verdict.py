@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 
-from posterior_lm.infer.draws import Chains, Draws
+from posterior_lm.infer.draws import Chains, Draws, MixtureReport
 
 FEW, MANY = 10.0, 100.0
 """Below the first an average rests on a handful of draws; from the second on its error is 10 % of the spread."""
 KHAT_GOOD, KHAT_BAD = 0.5, 0.7
 """Vehtari et al. 2024: below 0.5 the error shrinks as usual, above 0.7 it hardly shrinks at all."""
+KHAT_NONE = 1.0
+"""Above it the weights have no mean, as far as their tail says."""
 RHAT_GOOD, RHAT_BAD = 1.01, 1.05
 CHAINS_GOOD, CHAINS_FEW = 400.0, 100.0
 """Bulk ESS. Vehtari et al. 2021: R-hat below 1.01 and an ESS above 400; 1.05 was the bound before."""
@@ -46,6 +48,8 @@ def verdict(draws: Draws) -> str:
         return _of_chains(draws, draws.chains)
     ess, khat, n, distinct = draws.independent or 0.0, draws.khat, len(draws), draws.distinct
     checked = f"ESS {draws.ess or 0.0:.0f} of {n}, {distinct} distinct value{'s' * (distinct != 1)}"
+    if draws.mixture is not None:
+        checked += f", drawn from {_shares(draws.mixture)}"
     if draws.particles is not None and draws.particles.resampled:
         checked += f", {draws.particles.ancestors} ancestor{'s' * (draws.particles.ancestors != 1)}"
     if np.isfinite(draws.log_weights).sum() == 1 and n > 1:
@@ -56,6 +60,11 @@ def verdict(draws: Draws) -> str:
     checked += "" if khat is None else f", Pareto k-hat {khat:.2f}"
     if ess < FEW:
         return f"Do not trust this yet: {checked}. Draw more with -n, or propose with a better guide."
+    if khat is not None and khat > KHAT_NONE:
+        return (
+            f"Do not trust this yet: {checked}; the weights have a tail without a mean, so the largest are still "
+            "to come. Draw more with -n, or propose with a better guide."
+        )
     if distinct == 1:
         return (
             f"Do not trust this yet: all {n} draws are one value, so nothing can be said of the others. "
@@ -77,6 +86,13 @@ def verdict(draws: Draws) -> str:
         error = 1 / math.sqrt(ess)
         return f"Usable: {checked}; averages are off by about {error:.0%} of their spread, and {UNSEEN}."
     return f"Good by what the draws can show: {checked}; {UNSEEN}."
+
+
+def _shares(mixture: MixtureReport) -> str:
+    """The guides with their shares, as "the prior (36 %) and the policy (64 %)"."""
+    names = [name if " " in name else f"the {name}" for name in mixture.names]
+    shown = [f"{name} ({share:.0%})" for name, share in zip(names, mixture.shares, strict=True)]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _of_a_decoder(draws: Draws) -> str:

@@ -26,6 +26,7 @@ from attrs import asdict, frozen
 
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.infer.importance import log_weights
+from posterior_lm.infer.verdict import KHAT_NONE
 from posterior_lm.infer.weights import ess, khat, log_evidence, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.storage import Stored, plain, structured
@@ -171,6 +172,10 @@ class PolicyReport:
         if self.worst_ess < POOR_WORST_ESS:
             worst = min(self.rows, key=lambda r: r.ess)
             found.append(f"ESS/N on row {worst.row} is {worst.ess:.3f}, below {POOR_WORST_ESS}")
+        if self.khat is not None and self.khat > KHAT_NONE:
+            found.append(
+                f"the largest k-hat is {self.khat:.2f}, above {KHAT_NONE:g}, so its weights have no mean"
+            )
         if self.simulated is None:
             return found
         # The high end: the low one rests on a bound that one exact draw of great weight makes loose.

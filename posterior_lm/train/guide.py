@@ -184,7 +184,8 @@ class PolicyGuide(PriorGuide):
     def log_prob(self, values: Values) -> np.ndarray:
         """(N,) float64 nats; −inf for a value outside the supports."""
         n = count(values)
-        if self.exponent != 1.0:
+        # One pass over whole values is for the model itself: another power, or who counts, walks along them.
+        if self.exponent != 1.0 or not isinstance(self.model, TransformersModel):
             return PriorGuide.log_prob(self, values)
         inside = np.ones(n, dtype=bool)
         for info in self.target.latents:

@@ -278,11 +278,9 @@ def offer_of(folder: Path, program: PreparedProgram, target: Target) -> Offer:
     """
     manifest = read_manifest(folder)
     check_policy(folder, manifest, program)
-    certificate = manifest.checked
     return Offer(
         where=str(folder),
         level=level_of(manifest),
-        beats_prior=certificate is not None and certificate.beats_prior,
         guide=lambda: held_policy(folder, manifest, program).guide(target),
     )
 
