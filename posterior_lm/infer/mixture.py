@@ -78,9 +78,9 @@ class MixtureGuide:
     def proposed(self, rng: np.random.Generator, n: int) -> tuple[Proposal, np.ndarray]:
         """n draws, one guide's after another's, and their log probability (n, K) under each; −∞ without a share."""
         counts = allocated(rng, self.shares, n)
-        parts = {k: self.guides[k].sample(rng, int(counts[k])) for k in np.flatnonzero(counts)}
+        parts = {k: self.guides[k].sample(rng, int(counts[k])) for k in np.flatnonzero(counts).tolist()}
         columns = np.full((n, len(counts)), -np.inf)
-        for k in np.flatnonzero(self.shares):
+        for k in np.flatnonzero(self.shares).tolist():
             columns[:, k] = np.concatenate([self._log_prob(k, i, parts) for i in sorted(parts)])
         whole = joined([parts[i] for i in sorted(parts)], self.prior.target.names)
         return evolve(whole, log_prob=mixed(columns, self.shares)), columns

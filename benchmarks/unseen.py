@@ -1,0 +1,246 @@
+"""Twelve programs that nothing is tuned to: what a fit at default settings is worth, beside its peers at equal seconds.
+
+    python -m benchmarks.unseen [--only NAME …] [--seconds 120] [--slow 600] [--models ../shared/models]
+        [--method fit prior rloo vargrad smc] [--seed 0 …] [--out FILE]
+
+The programs and their rows are in `unseen/`, whose README says how the reference of each is
+had. One JSON line per program, method, seed and seconds, appended to the file; what stands
+there is not run again. Programs whose model is absent are left out, with a line that says so.
+
+`ess` is the mean over the rows of ESS/N of the draws by their own weights, which a lost mode
+does not show in; `held` of 1 / E[w / Z] over draws of the reference, which is what ESS/N
+tends to with more and more draws, and 0 where a reference draw cannot be proposed (a swarm of smc
+has none); `error` of |log evidence − reference|, nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+from attrs import evolve, frozen
+
+from benchmarks.unseen_peers import KINDS, train_peer
+from posterior_lm.api.query import Query, load
+from posterior_lm.infer.draws import Draws
+from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.mixture import Mixture
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lang.diagnostics import PlmError
+from posterior_lm.target.target import Target
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.policy import load_policy
+
+FOLDER = Path(__file__).resolve().parent / "unseen"
+MODELS = FOLDER.parent.parent.parent / "shared" / "models"
+METHODS = ("fit", "prior", "smc", *KINDS)
+DRAWS = 1000
+SLOW = "smollm2"
+"""The model whose programs have the longer time."""
+LISTED = {"missing_words": 300_000}
+"""Values to list where enumeration gives the reference; the others have long runs of smc."""
+SWARMS, PARTICLES = 4, 16_384
+KEPT = 2_000
+"""Values of a reference that are kept, the heaviest."""
+
+
+@frozen(eq=False)
+class Reference:
+    """Of one row: token ids of M values of every latent, their log rewards (M,) and posterior shares (M,); nats."""
+
+    how: str
+    log_evidence: float
+    se: float
+    ids: tuple[tuple[tuple[int, ...], ...], ...]
+    log_reward: np.ndarray
+    share: np.ndarray
+
+
+# ------------------------------------------------------------------------------- programs and references
+
+
+def query_of(name: str, models: Path) -> Query:
+    """The program, with the model that it names taken from the folder of models where it is there."""
+    query = load(FOLDER / f"{name}.plm")
+    (spec,) = {lm.spec for lm in query.graph.lms}
+    here = models / str(spec)
+    return query.lm(base=str(here)) if here.is_dir() else query
+
+
+def rows_of(name: str) -> list[dict[str, object]]:
+    text = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def reference_of(name: str, query: Query, row: int, data: Mapping[str, object], cache: Path) -> Reference:
+    """By enumeration or by long runs; kept in the folder `cache`."""
+    file = cache / f"{name}-{row}.json"
+    if file.exists():
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        ids = tuple(tuple(tuple(one) for one in values) for values in saved["ids"])
+        numbers = (np.array(saved[k], dtype=np.float64) for k in ("log_reward", "share"))
+        return Reference(saved["how"], saved["log_evidence"], saved["se"], ids, *numbers)
+    asked = query.given(data)
+    if name in LISTED:
+        draws = [asked.using("exact", values=LISTED[name], mass=0.9999).draw().draws]
+        certificate = draws[0].certificate
+        assert certificate is not None
+        left = 0.0 if certificate.complete else certificate.likely_missing_share
+        how, se = f"enumerated, {left:.1g} left out", left
+    else:
+        draws = [asked.using("smc", particles=PARTICLES).draw(seed=1000 + k).draws for k in range(SWARMS)]
+        how = f"{SWARMS} swarms of {PARTICLES}"
+        each = np.array([one.log_evidence for one in draws])
+        ratio = np.exp(each - each.max())
+        se = float(ratio.std(ddof=1) / ratio.mean() / math.sqrt(SWARMS))
+    found = _merged(how, se, draws)
+    cache.mkdir(parents=True, exist_ok=True)
+    whole = {"how": how, "log_evidence": found.log_evidence, "se": se, "ids": found.ids,
+             "log_reward": found.log_reward.tolist(), "share": found.share.tolist()}  # fmt: skip
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    return found
+
+
+def _merged(how: str, se: float, draws: Sequence[Draws]) -> Reference:
+    """Distinct values with their shares of all runs together."""
+    mass: dict[tuple[tuple[int, ...], ...], float] = {}
+    reward: dict[tuple[tuple[int, ...], ...], float] = {}
+    weights = np.concatenate([one.log_weights for one in draws])
+    total = logsumexp(weights)
+    shares = iter(np.exp(weights - total).tolist())
+    for one in draws:
+        columns = list(one.values.values())
+        for d in range(len(one)):
+            key = tuple(column[d].ids for column in columns)
+            mass[key] = mass.get(key, 0.0) + next(shares)
+            reward[key] = float(one.log_reward[d])
+    kept = sorted(mass, key=lambda key: -mass[key])[:KEPT]
+    evidence = total if draws[0].exact else total - math.log(len(weights))
+    share = np.array([mass[key] for key in kept])
+    return Reference(how, evidence, se, tuple(kept), np.array([reward[k] for k in kept]), share / share.sum())
+
+
+# ------------------------------------------------------------------------------- what draws are worth
+
+
+def worth(target: Target, guide: Guide, reference: Reference) -> float:
+    """ESS/N of endlessly many draws of the guide: 1 / E[w / Z] over the reference's posterior draws."""
+    values = {
+        name: [target.value_of(name, ids[k]) for ids in reference.ids] for k, name in enumerate(target.names)
+    }
+    log_w = reference.log_reward - guide.log_prob(values) - reference.log_evidence
+    with np.errstate(divide="ignore"):
+        return min(1.0, math.exp(-logsumexp(np.log(reference.share) + log_w)))
+
+
+def held(target: Target, draws: Draws, guide: Guide | None, reference: Reference) -> float | None:
+    """`worth` of what the draws were proposed with; both stages of a mixture together. None for a swarm."""
+    if draws.exact:
+        return 1.0
+    if draws.particles is not None and draws.particles.resampled:
+        return None
+    if draws.mixture is None:
+        return worth(target, guide or PriorGuide(target), reference)
+    mixture = Mixture(1).init(np.random.default_rng(0), target, guide).guide
+    equal = worth(target, mixture, reference)
+    late = worth(target, evolve(mixture, shares=np.array(draws.mixture.shares)), reference)
+    early = draws.mixture.pilot / len(draws)
+    return 0.0 if 0.0 in (equal, late) else 1.0 / (early / equal + (1 - early) / late)
+
+
+def measured(
+    name: str, method: str, query: Query, rows: Sequence[Mapping[str, object]], seconds: float, seed: int,
+    cache: Path,
+) -> dict[str, object]:  # fmt: skip
+    """One line of the table."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="plm-unseen-") as top:
+        folder = Path(top) / "policy"
+        adapter = None
+        if method == "fit":
+            query.fit(rows, folder, budget=seconds, seed=seed)
+            adapter = load_policy(folder, query.prepared).adapter
+        elif method in KINDS:
+            adapter = train_peer(query, rows, method, seconds, seed)
+        spent, found = time.perf_counter() - began, []
+        for number, row in enumerate(rows):
+            asked = query.given(row)
+            target = asked.target()
+            guide = None if adapter is None else PolicyGuide.of(target, adapter)
+            if method == "fit":
+                draws = asked.policy(folder).draw(DRAWS, seed=seed).draws
+            elif method in KINDS:
+                draws = asked.using("importance").draw(DRAWS, seed=seed, guide=guide).draws
+            else:
+                draws = asked.using("smc" if method == "smc" else "importance").draw(DRAWS, seed=seed).draws
+            reference = reference_of(name, query, number, row, cache)
+            found.append((draws, held(target, draws, guide, reference), reference))
+        if adapter is not None:
+            adapter.close()
+    shown = [value for _, value, _ in found if value is not None]
+    return {
+        "program": name, "method": method, "seed": seed, "seconds": seconds, "trained": round(spent, 1),
+        "took": sorted({draws.method for draws, _, _ in found}),
+        "ess": float(np.mean([(draws.independent or 0.0) / len(draws) for draws, _, _ in found])),
+        "held": float(np.mean(shown)) if shown else None,
+        "error": float(np.mean([abs((d.log_evidence or -math.inf) - r.log_evidence) for d, _, r in found])),
+        "reference": sorted({r.how for _, _, r in found}), "reference_se": max(r.se for _, _, r in found),
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- the table
+
+
+def done(out: Path) -> Iterator[tuple[object, ...]]:
+    """What stands in the file already."""
+    for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
+        one = json.loads(line)
+        yield one["program"], one["method"], one["seed"], one["seconds"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = sorted(path.stem for path in FOLDER.glob("*.plm"))
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seconds", type=float, default=120, help="of training, small models")
+    parser.add_argument("--slow", type=float, default=600, help=f"of training, {SLOW}")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the other small models")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("unseen-references"), help="keep the references here"
+    )
+    parser.add_argument("--out", type=Path, default=Path("unseen.jsonl"))
+    options = parser.parse_args(argv)
+    known = set(done(options.out))
+    for name in options.only:
+        query, rows = query_of(name, options.models), rows_of(name)
+        seconds = options.slow if query.graph.lms[0].spec == SLOW else options.seconds
+        for method in options.method:
+            for seed in options.seed:
+                if (name, method, seed, seconds) in known:
+                    continue
+                try:
+                    line = measured(name, method, query, rows, seconds, seed, options.cache)
+                except PlmError as problem:
+                    print(f"{name}, {method}: {problem.diagnostics[0].message}", file=sys.stderr)
+                    continue
+                text = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()})
+                print(text, flush=True)
+                with options.out.open("a", encoding="utf-8") as file:
+                    file.write(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
