@@ -108,8 +108,10 @@ def mixed(log_probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def allocated(rng: np.random.Generator, shares: np.ndarray, n: int) -> np.ndarray:
     """(K,) whole numbers that sum to n, each share_k n on average and less than 1 from it."""
-    ends = np.minimum(np.cumsum(shares) * n, n)
-    ends[-1] = n
+    ends = np.cumsum(shares)
+    ends = (
+        ends / ends[-1] * n
+    )  # the last is n to the bit, and so are those before it that have no more to come
     return np.diff(np.floor(ends + rng.random()), prepend=0).astype(np.int64)
 
 

@@ -211,6 +211,7 @@ FINE = PolicyReport(
         ({"ess": 0.199}, "usable", "worst row is 0.20, below 0.2"),
         ({"ess": 0.21}, "good", "ESS/N is 0.51"),
         ({"khat": 0.71}, "usable", "k-hat is 0.71"),
+        ({"khat": 1.23}, "poor", "k-hat is 1.23, above 1, so its weights have no mean"),
         ({"khat": None}, "good", ""),
         ({"ess": 0.18}, "usable", "ESS/N is 0.49, below 0.5"),
         ({"prior_ess": 1.35}, "usable", "the prior is as good"),

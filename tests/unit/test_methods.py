@@ -290,6 +290,14 @@ def test_the_verdict_of_particles_with_a_heavy_tail() -> None:
     assert verdict(draws).startswith("Use with care") and "a few draws carry much" in verdict(draws)
 
 
+def test_the_verdict_of_weights_without_a_mean() -> None:
+    """Pareto weights with shape 1.07, at their quantiles: an ESS above 10 is no comfort."""
+    log_weights = -1.07 * np.log((np.arange(8000) + 0.5) / 8000)
+    draws = draws_of(list(range(8000)), log_weights.tolist())
+    assert draws.ess is not None and draws.ess > 10 and draws.khat is not None and draws.khat > 1
+    assert verdict(draws).startswith("Do not trust this yet") and "tail without a mean" in verdict(draws)
+
+
 def test_particles_that_were_never_resampled_are_draws_like_others() -> None:
     log_weights = [0.0, -1.0, 0.5, -0.2]
     particles = SmcReport(3.0, 2, 0, 0.9, np.array([0, 0, 1, 1]))
