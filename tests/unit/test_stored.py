@@ -17,6 +17,7 @@ import torch
 
 import posterior_lm as plm
 from posterior_lm.em import saved as em_saved
+from posterior_lm.infer.draws import MixtureReport
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.report.page import write
 from posterior_lm.train import checkpoint, progress
@@ -372,3 +373,16 @@ def test_what_is_no_file_of_json_is_refused(
         "large": "more than 1",
     }
     assert words[kind] in caught.value.diagnostics[0].message
+
+
+def test_a_mixture_is_stored_with_its_shares(tmp_path: Path) -> None:
+    found = plm.Posterior.load(STORED / "posterior" / "importance")
+    report = MixtureReport(("prior", "the policy"), (0.25, 0.75), 1)
+    mixed = attrs.evolve(found, draws=attrs.evolve(found.draws, method="mixture", mixture=report))
+    mixed.save(tmp_path)
+    again = plm.Posterior.load(tmp_path)
+    assert again.draws.mixture == report and "the prior (25%) and the policy (75%)" in again.verdict
+    text = (tmp_path / "posterior.json").read_text().replace("[0.25, 0.75]", "[0.25]")
+    (tmp_path / "posterior.json").write_text(text)
+    with pytest.raises(plm.DataError, match="PLM611"):
+        plm.Posterior.load(tmp_path)
