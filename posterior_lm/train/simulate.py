@@ -13,7 +13,8 @@ probability of the draw, and draws are resampled by them within their row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.observable import drawing_score, is_exact, observables, order, simulated, unsimulated
 from posterior_lm.train.simulated_texts import (
+    TIMES,
     Drawn,
     Shape,
     TruncatedSupport,
@@ -55,17 +57,35 @@ SPARED = 0.1
 LOOK = 512
 """Pairs that are simulated first, to see how the model ends texts and how they differ from the rows'."""
 
+ENOUGH = 128
+"""The same to see which pairs are kept, where at least half of them are."""
+
+ENDS = 64
+"""The same where the rows are too few for a difference to show, which leaves how texts end."""
+
+AT_A_TIME, SECONDS = 32, 2.0
+"""Pairs that are simulated before the clock is looked at, where there is one: so many at first, then by speed."""
+
+TOGETHER = 4096
+"""Values scored at a time when draws of a finite type are made."""
+
 
 class Simulator:
     """Simulates pairs for the rows of one program. `exact` where every term is simulated as it stands.
 
     With `alike`, pairs whose observation is of another kind than the rows' are left out.
-    `yields` is the share of pairs that is left.
+    `yields` is the share of pairs that is left. Once `late` says so no more pairs are simulated; those
+    that were are whole.
     """
 
-    def __init__(self, program: PreparedProgram, rows: Sequence[Data], *, alike: bool = False) -> None:
+    def __init__(
+        self, program: PreparedProgram, rows: Sequence[Data], *, alike: bool = False,
+        late: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
         graph = program.graph
-        self.program, self.rows = program, rows
+        self.program, self.rows, self.late = program, rows, late
+        self._speed: float | None = None
+        self._first = 0
         self.observed = observables(graph)
         self._simulated = BoundRows(program.part(simulated(graph, self.observed)), rows)
         self._shapes: dict[str, Shape] = {}
@@ -94,8 +114,27 @@ class Simulator:
         if not numbers:
             self._alive = np.zeros(0, dtype=bool)
             return []
-        pairs = self._pairs(rngs, numbers)
-        return pairs if self.exact else self._weighed(pairs)
+        alive = np.zeros(len(numbers), dtype=bool)
+        pairs: list[Pair] = []
+        for part in self._parts(len(numbers)):
+            drawn = self._pairs(rngs[part], numbers[part])
+            pairs += drawn if self.exact else self._weighed(drawn)
+            alive[part] = self._alive
+        self._alive = alive
+        return pairs
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Pairs that are simulated together: all, or where there is a clock so many that it can be looked at."""
+        at = 0
+        while at < count and not (at and self.late is not None and self.late()):
+            many = count - at
+            if self.late is not None:
+                some = AT_A_TIME if self._speed is None else max(1, int(self._speed * SECONDS))
+                many = many if many < 2 * some else some
+            began = time.monotonic()
+            yield slice(at, at + many)
+            self._speed = many / max(1e-6, time.monotonic() - began)
+            at += many
 
     def _pairs(self, rngs: Sequence[np.random.Generator], numbers: Sequence[int]) -> list[Pair]:
         """What `draw` returns, with log weights that do not hold the log reward yet."""
@@ -127,22 +166,37 @@ class Simulator:
         ]
 
     def _look(self, alike: bool) -> None:
-        """Simulate, always the same pairs, to learn what simulated texts are like and what leads to them."""
-        numbers = [k % len(self.rows) for k in range(LOOK)]
+        """Simulate, always the same pairs, to learn what simulated texts are like and what leads to them.
+
+        Observations that are no texts have nothing to learn of.
+        """
+        if not any(one.spec.type == "text" for one in self.observed):
+            return
         self._seen = {}
-        self._pairs(np.random.default_rng(0).spawn(LOOK), numbers)
+        self._show(0, range(LOOK if alike and len(self.rows) >= TIMES else ENDS))
         seen, self._seen = self._seen, None
         self._shapes = {base: self._shapes[base].learnt(found, alike=alike) for base, found in seen.items()}
-        if not self._shapes:
-            return
         self._latents = {}
-        self._pairs(np.random.default_rng(1).spawn(LOOK), numbers)
+        lives = self._show(1, range(ENOUGH))
+        if sum(lives) < len(lives) / 2:
+            lives += self._show(1, range(ENOUGH, LOOK))
         found, self._latents = self._latents, None
-        self.yields = max(1, int(self._alive.sum())) / LOOK
+        self.yields = max(1, sum(lives)) / len(lives)
         self._low_yield = {
-            name: low_yield_tokens([ids for _, ids in drawn], [bool(self._alive[d]) for d, _ in drawn], size)
+            name: low_yield_tokens([ids for _, ids in drawn], [lives[k] for k, _ in drawn], size)
             for (name, size), drawn in found.items()
         }
+
+    def _show(self, seed: int, numbers: range) -> list[bool]:
+        """Whether each of the pairs with these numbers, or of the first of them, comes out in shape."""
+        rngs = np.random.default_rng(seed).spawn(numbers.stop)
+        lives: list[bool] = []
+        for part in self._parts(len(numbers)):
+            self._first = numbers.start + part.start
+            mine = numbers[part]
+            self._pairs(rngs[mine.start : mine.stop], [k % len(self.rows) for k in mine])
+            lives += self._alive.tolist()
+        return lives
 
     def kept(self, tags: Sequence[Any]) -> list[Any]:
         """Of one tag for each row number of the last `draw`, those of the pairs that it returned."""
@@ -160,15 +214,19 @@ class Simulator:
     ) -> None:  # fmt: skip
         groups: dict[tuple[int, str, float, bool], list[int]] = {}
         marks = self._low_yield.get(name)
+        finite: list[int] = []
         for d in mine:
             info = targets[d].latent(name)
             prior = prior_of(targets[d], name)
             if hasattr(info.support, "ids_of"):
-                self._finite(rngs[d], info, prior.node, prior.exponent, targets[d], d, drawn, log_q, log_mass)
+                finite.append(d)
             else:
                 assert prior.lm is not None
                 spared = marks is None or bool(rngs[d].random() < SPARED)
                 groups.setdefault((id(info.support), prior.lm, prior.exponent, spared), []).append(d)
+        priors = [prior_of(targets[d], name) for d in finite]
+        nodes = [(p.node, p.exponent if p.exponent > 0 and not self.exact else 1.0) for p in priors]
+        self._finite(rngs, name, targets, finite, nodes, drawn, log_q, log_mass)
         for (_, lm, exponent, spared), draws in groups.items():
             contexts: list[tuple[int, ...]] = []
             turn: tuple[int, ...] = ()
@@ -195,35 +253,46 @@ class Simulator:
                     log_mass[d] -= np.log(SPARED)
             if self._latents is not None:
                 size = self.program.models[lm].tokenizer.vocabulary_size
-                self._latents.setdefault((name, size), []).extend(zip(draws, walk.values, strict=True))
+                pairs = [(self._first + d, ids) for d, ids in zip(draws, walk.values, strict=True)]
+                self._latents.setdefault((name, size), []).extend(pairs)
 
     def _finite(
-        self, rng: np.random.Generator, info: LatentInfo, node: int, exponent: float, target: Target, d: int,
-        drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray,
+        self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
+        nodes: Sequence[tuple[int, float]], drawn: list[dict[str, Value]], log_q: np.ndarray,
+        log_mass: np.ndarray,
     ) -> None:  # fmt: skip
-        """A value of a finite type, drawn in proportion to exp(score of `node`)."""
-        candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
-        grid: dict[str, Sequence[Value]] = {k: [v] * len(candidates) for k, v in drawn[d].items()}
-        grid[info.name] = candidates
-        scores = np.array(target.evaluator.node(node, grid, len(candidates)), dtype=np.float64)
-        scores = scores * (exponent if exponent > 0 and not self.exact else 1.0)
-        mass = float(np.logaddexp.reduce(scores))
-        share = np.exp(scores - mass) if np.isfinite(mass) else np.full(len(scores), 1 / len(scores))
-        place = int(np.searchsorted(np.cumsum(share), rng.random() * share.sum(), side="right"))
-        place = min(place, len(candidates) - 1)
-        drawn[d][info.name] = candidates[place]
-        log_q[d] += np.log(share[place]) if share[place] > 0 else -np.inf
-        log_mass[d] += mass
+        """Values of a finite type, drawn in proportion to exp(exponent × score); (score node, exponent) of each draw.
+
+        Draws of one row are scored together.
+        """
+        rows: dict[tuple[int, int, float], list[int]] = {}
+        for d, (node, exponent) in zip(mine, nodes, strict=True):
+            rows.setdefault((id(targets[d]), node, exponent), []).append(d)
+        for (_, node, exponent), draws in rows.items():
+            target = targets[draws[0]]
+            candidates = [target.value_of(name, ids) for ids in target.latent(name).support.values()]
+            size = max(1, TOGETHER // len(candidates))
+            for at in range(0, len(draws), size):
+                some = draws[at : at + size]
+                grid: dict[str, Sequence[Value]] = {
+                    k: [drawn[d][k] for d in some for _ in candidates] for k in drawn[some[0]]
+                }
+                grid[name] = candidates * len(some)
+                column = target.evaluator.node(node, grid, len(grid[name]))
+                scores = np.array(column, dtype=np.float64).reshape(len(some), -1)
+                for d, row in zip(some, scores * exponent, strict=True):
+                    place, log_share, mass = _picked(rngs[d], row)
+                    drawn[d][name] = candidates[place]
+                    log_q[d] += log_share
+                    log_mass[d] += mass
 
     def _observe(
         self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
         drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
     ) -> None:  # fmt: skip
         if targets[mine[0]].latent(name).type != "text":
-            for d in mine:
-                info = targets[d].latent(name)
-                node = drawing_score(targets[d], info)
-                self._finite(rngs[d], info, node, 1.0, targets[d], d, drawn, log_q, log_mass)
+            nodes = [(drawing_score(targets[d], targets[d].latent(name)), 1.0) for d in mine]
+            self._finite(rngs, name, targets, mine, nodes, drawn, log_q, log_mass)
             return
         score = targets[mine[0]].graph[drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
         assert isinstance(score, LmScore)
@@ -287,6 +356,15 @@ class Simulator:
             for k, r in zip(members, log_reward, strict=True):
                 out[k] = evolve(pairs[k], log_weight=float(r) + pairs[k].log_weight)
         return out
+
+
+def _picked(rng: np.random.Generator, scores: np.ndarray) -> tuple[int, float, float]:
+    """A place of (C,) scores drawn in proportion to their exp, the log of its share, and of their sum; nats."""
+    mass = float(np.logaddexp.reduce(scores))
+    share = np.exp(scores - mass) if np.isfinite(mass) else np.full(len(scores), 1 / len(scores))
+    place = int(np.searchsorted(np.cumsum(share), rng.random() * share.sum(), side="right"))
+    place = min(place, len(scores) - 1)
+    return place, float(np.log(share[place])) if share[place] > 0 else -math.inf, mass
 
 
 def _contexts(

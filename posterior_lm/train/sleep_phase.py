@@ -23,6 +23,9 @@ from posterior_lm.train.simulate import Pair, Simulator
 BLOCK = 4
 """Steps simulated at a time: a rollout's cost is mostly its number of tokens, not of draws."""
 
+TOGETHER_AT_MOST = 2048
+"""Pairs simulated at a time, but for those of one step: above it the cost is that of the draws."""
+
 PER_ROW = 32
 """Pairs of one row where they have to be weighed."""
 
@@ -64,7 +67,8 @@ class SleepPhase:
         self.groups = max(1, pairs // self.each)
         self.together = TOGETHER if simulator.exact else 1
         self.tries = min(TRIES, int(np.ceil(1.5 / simulator.yields))) if simulator.yields < 0.9 else 1
-        self._block: tuple[int, tuple[int, ...], dict[int, WeightedBatch]] | None = None
+        self.block = max(1, min(BLOCK, TOGETHER_AT_MOST // (self.groups * self.each * self.tries)))
+        self._batches: tuple[tuple[int, ...], dict[int, WeightedBatch]] = ((), {})
 
     @classmethod
     def of(
@@ -83,19 +87,28 @@ class SleepPhase:
 
     def batch(self, step: int, slots: Sequence[int]) -> WeightedBatch:
         """The pairs of a step for these slots (of `groups`)."""
-        block = step // BLOCK
         key = tuple(slots)
-        if self._block is None or self._block[:2] != (block, key):
-            self._block = (block, key, self._simulate(block, key))
-        return self._block[2][step]
+        if not self.ready(step, key):
+            self._batches = (key, self._simulate(self._steps(step), key))
+        return self._batches[1][step]
+
+    def ready(self, step: int, slots: Sequence[int]) -> bool:
+        """Whether the pairs of a step are simulated already."""
+        return self._batches[0] == tuple(slots) and step in self._batches[1]
+
+    def _steps(self, step: int) -> range:
+        """The steps that are simulated with this one. The first stands alone: it says whether the phase is worth it."""
+        if step == 0:
+            return range(1)
+        first = step // self.block * self.block
+        return range(max(1, first), first + self.block)
 
     def forget(self) -> None:
         """Simulate again from now on."""
-        self._block = None
+        self._batches = ((), {})
         self.simulator.forget()
 
-    def _simulate(self, block: int, slots: Sequence[int]) -> dict[int, WeightedBatch]:
-        steps = range(block * BLOCK, (block + 1) * BLOCK)
+    def _simulate(self, steps: range, slots: Sequence[int]) -> dict[int, WeightedBatch]:
         tags, rngs, rows = [], [], []
         for step in steps:
             for slot in slots:

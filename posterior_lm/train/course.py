@@ -1,0 +1,95 @@
+"""How far a fit is and what time it has: one object that its phases move and that whoever watches reads.
+
+The clock starts with the command, so a budget holds all of it: loading, looking, listing, training,
+certifying, saving. Nothing here writes or draws; a display asks `stand` as often as it likes, from
+another thread too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from attrs import evolve, frozen
+
+LOADING, LOOKING, LISTING = "loading", "looking at simulations", "listing"
+SLEEP, BALANCE, CERTIFYING, SAVING = "compiling", "balancing", "certifying", "saving"
+PHASES = (LOADING, LOOKING, LISTING, SLEEP, BALANCE, CERTIFYING, SAVING)
+"""What a fit goes through, in this order; some are skipped."""
+STAGES = {"sleep": SLEEP, "balance": BALANCE}
+"""The phase of a training step, by the step's `stage`."""
+
+
+@frozen
+class Stand:
+    """Where a fit is: the phase, its share that is done, and the seconds behind and ahead of the whole.
+
+    `share` is None where a phase cannot tell, `left` where nothing bounds or foretells the end.
+    """
+
+    phase: str
+    share: float | None = None
+    note: str = ""
+    seconds: float = 0.0
+    left: float | None = None
+
+    @property
+    def done(self) -> float | None:
+        """Share of the whole that is behind, by time."""
+        return None if self.left is None else self.seconds / max(1e-9, self.seconds + self.left)
+
+
+class Course:
+    """The phases of one fit on one clock. `tick` is told of every move; `budget` is in seconds from `began` on."""
+
+    def __init__(
+        self, budget: float | None = None, tick: Callable[[Stand], None] | None = None, *,
+        began: float | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.budget, self.tick, self.clock = budget, tick, clock
+        self.began = clock() if began is None else began
+        self._expected: float | None = None
+        self._stand = Stand(LOADING)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return self.clock() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left, below 0 where it is spent; +∞ without one."""
+        return math.inf if self.budget is None else self.budget - self.elapsed
+
+    def enter(self, phase: str, note: str = "") -> None:
+        """Begin a phase; to begin the one that runs changes nothing."""
+        if phase != self._stand.phase:
+            self._move(Stand(phase, note=note))
+
+    def move(self, share: float | None, note: str = "") -> None:
+        """Say what share of the phase is done, in 0..1."""
+        self._move(evolve(self._stand, share=share, note=note))
+
+    def expect(self, seconds: float) -> None:
+        """Say how many seconds from now on the fit should end, which no budget exceeds."""
+        self._expected = self.elapsed + seconds
+
+    def _move(self, stand: Stand) -> None:
+        self._stand = stand
+        if self.tick is not None:
+            self.tick(self.stand())
+
+    def stand(self) -> Stand:
+        """Where the fit is now."""
+        elapsed = self.elapsed
+        ends = [end for end in (self.budget, self._expected) if end is not None]
+        left = max(0.0, min(ends) - elapsed) if ends else None
+        return evolve(self._stand, seconds=elapsed, left=left)
+
+    def until(self, share: float) -> Callable[[], bool] | None:
+        """What says whether this share of the time that is left now has passed; None without a budget."""
+        if self.budget is None:
+            return None
+        end = self.clock() + share * max(0.0, self.left)
+        return lambda: self.clock() >= end
