@@ -42,8 +42,8 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-_TRAINING = re.compile(r"^ *\d+%  (sleep|balance) \d+, .*\n", re.MULTILINE)
-"""A line of `plm fit` where nobody watches its bar."""
+_TRAINING = re.compile(r"^ *(\d+%)?  [a-z ]+( \d+%)?(: .*)?, \d+ s(, \d+ s left)?\n", re.MULTILINE)
+"""A line of `plm fit` where nobody watches its bar: when one comes depends on the machine."""
 
 
 @frozen

@@ -40,7 +40,7 @@ program number(x: int(0..7)) {
 BOXES = 10
 STOPS = 18
 """Files on the way from the command to a posterior."""
-TOLD = {"cli/fit.py", "cli/output.py"}
+TOLD = {"cli/showing.py", "cli/output.py"}
 """Modules that are told how far the work is, and so are called from below."""
 
 Place = tuple[str, str]

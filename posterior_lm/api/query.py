@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
     from posterior_lm.train.adapter import Adapter
+    from posterior_lm.train.course import Course
     from posterior_lm.train.fit import Fitted
     from posterior_lm.train.progress import Progress as FitProgress
     from posterior_lm.validate.calibration import Calibration
@@ -289,18 +290,25 @@ class Query:
         *,
         resume: bool = False,
         watch: Callable[[FitProgress], None] | None = None,
+        say: Callable[[str], None] | None = None,
+        course: Course | None = None,
         **settings: object,
     ) -> Fitted:
         """Train a policy on rows of parameters and save it, certified, in the folder `out`.
 
-        `settings` are those of `train.settings.FitSettings`, over what `infer gflownet(…)`
+        `watch` is told of every step, `say` of what is skipped; a `train.course.Course` is where the
+        whole stands, phase by phase. A budget is counted from here on. `settings` are those of `train.settings.FitSettings`, over what `infer gflownet(…)`
         states. A column named after a latent holds a known good value of it.
         """
+        from posterior_lm.train.course import Course
         from posterior_lm.train.fit import fit
 
+        course = course or Course()
         program = self.prepared
         chosen = settings_of({**self.request.fit_settings(program), **settings})
-        return fit(program, rows, out, chosen, given=self.data, resume=resume, watch=watch)
+        return fit(
+            program, rows, out, chosen, given=self.data, resume=resume, watch=watch, say=say, course=course
+        )
 
     def em(
         self, rows: Sequence[Mapping[str, object]], out: str | Path, /, *, resume: bool = False,

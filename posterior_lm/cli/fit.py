@@ -1,11 +1,7 @@
-"""`plm fit`: a policy for a program, trained on rows, certified and saved; a bar while it trains."""
+"""`plm fit`: a policy for a program, trained on rows, certified and saved."""
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,19 +19,23 @@ from posterior_lm.cli.options import (
     stated,
     training_options,
 )
-from posterior_lm.cli.output import json_text, live_bar
+from posterior_lm.cli.output import json_text
+from posterior_lm.cli.showing import showing
+from posterior_lm.train.course import Course
 from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
     from posterior_lm.train.fit import Fitted
-    from posterior_lm.train.progress import Progress
 
 
 @click.command(cls=Command)
 @click.argument("file")
 @data_option("A column named after a latent holds a known good value of it.")
+@click.option("--out", metavar="DIR", help="Where the policy goes: a folder that holds none yet.")
 @click.option(
-    "--out", metavar="DIR", required=True, help="Where the policy goes: a folder that holds none yet."
+    "--dry-run",
+    is_flag=True,
+    help="Only say what each phase will take, by trying three steps; write nothing.",
 )
 @program_options
 @click.option(
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Training steps.  [default: 300; 600 where rows are listed]",
 )
-@budget_option("End training after so many seconds; the schedules end with it.")
+@budget_option("Be done after so many seconds, all told; the schedules end with the training.")
 @objective_option()
 @click.option("--rank", type=click.IntRange(min=1), metavar="N", help="Of the adapter.  [default: 32]")
 @click.option(
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 @click.option("--curves", metavar="FILE.png", help="Also draw loss, ESS and log evidence over the steps.")
 @training_options("a fit", "from the checkpoint")
 def command(
-    file: str, data: str | None, out: str, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
+    file: str, data: str | None, out: str | None, dry_run: bool, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     steps: int | None, budget: float | None, objective: str | None, rank: int | None, targets: str | None,
     rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
     more: tuple[str, ...], seed: int | None, resume: bool, curves: str | None, format: str,
@@ -72,23 +72,34 @@ def command(
       plm fit programs/story_infilling.plm --data rows.jsonl --out policy
       plm run programs/story_infilling.plm --data new.jsonl --policy policy
     """
-    check_folder(out)
-    query = open_query(file, lm, allow_use=allow_use, method=None)
-    asked = [
-        case.data
-        for case in cases(query.graph, given, data, None, extra=[n.name for _, n in query.graph.latents()])
-    ]
-    flags = {
-        "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
-        "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
-    }  # fmt: skip
-    from posterior_lm.train.checkpoint import METRICS  # imports torch, as the next do
-    from posterior_lm.train.fit import fit
-    from posterior_lm.train.progress import curves as draw_curves
+    if out is None and not dry_run:
+        raise click.MissingParameter(param_hint="'--out'", param_type="option")
+    course = Course(watched=True)
+    course.budget = budget
+    with showing(course) as say:
+        if out is not None:
+            check_folder(out)
+        query = open_query(file, lm, allow_use=allow_use, method=None)
+        latents = [n.name for _, n in query.graph.latents()]
+        asked = [case.data for case in cases(query.graph, given, data, None, extra=latents)]
+        flags = {
+            "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
+            "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
+        }  # fmt: skip
+        from posterior_lm.train.checkpoint import METRICS  # imports torch, as the next do
+        from posterior_lm.train.fit import fit
+        from posterior_lm.train.progress import curves as draw_curves
 
-    settings = settings_of({**query.request.fit_settings(query.prepared), **stated(more, flags)})
-    with watching() as (watch, say):
-        fitted = fit(query.prepared, asked, out, settings, resume=resume, watch=watch, say=say)
+        settings = settings_of({**query.request.fit_settings(query.prepared), **stated(more, flags)})
+        if out is None or dry_run:
+            from posterior_lm.train.rehearsal import rehearse
+
+            forecast = rehearse(query.prepared, asked, settings, course=course)
+        else:
+            fitted = fit(query.prepared, asked, out, settings, resume=resume, say=say, course=course)
+    if out is None or dry_run:
+        click.echo(json_text(forecast.to_json()) if format == "json" else "\n".join(forecast.lines()))
+        return FINE
     if not fitted.leads:
         return INTERRUPTED if fitted.interrupted else FINE
     if curves is not None:
@@ -102,38 +113,6 @@ def command(
 
 
 # ---- what it shows
-
-EVERY = 10.0
-"""Seconds between two lines where nobody watches a bar."""
-
-
-def line(progress: Progress) -> str:
-    """One step in one line, as the bar and the log show it."""
-    parts = [f"{progress.stage} {progress.step}", f"loss {progress.loss:.3f}"]
-    if not math.isnan(progress.ess):
-        parts.append(f"ESS/N {progress.ess:.2f}")
-    if not math.isnan(progress.log_evidence_lower):
-        parts.append(f"log evidence {progress.log_evidence_lower:.2f} to {progress.log_evidence_upper:.2f}")
-    parts.append(f"{progress.draws_per_second:.0f} draws/s")
-    return ", ".join(parts)
-
-
-@contextmanager
-def watching() -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
-    """A function for every step and one for remarks; both write to standard error."""
-    if not sys.stderr.isatty():
-        last = [0.0]
-
-        def log(progress: Progress) -> None:
-            if progress.seconds - last[0] >= EVERY or progress.done >= 1:
-                last[0] = progress.seconds
-                left = progress.seconds * (1 - progress.done) / max(progress.done, 1e-9)
-                click.echo(f"{progress.done:4.0%}  {line(progress)}, {left:.0f} s left", err=True)
-
-        yield log, lambda text: click.echo(text, err=True)
-        return
-    with live_bar("training", left=True) as (move, say):
-        yield lambda progress: move(progress.done, line(progress)), say
 
 
 def announce(fitted: Fitted) -> None:

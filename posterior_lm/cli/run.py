@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ from posterior_lm.cli.commands import Command
 from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import check_folder, data_options, draw_options, format_option
 from posterior_lm.cli.output import progress, show_each, show_posterior
+from posterior_lm.cli.showing import showing
+from posterior_lm.train.course import Course
 
 if TYPE_CHECKING:
     from posterior_lm.cli.given import Case
@@ -56,11 +57,13 @@ def command(
             from posterior_lm.train.fit import trained, worth_training
 
             if worth_training(query.prepared, query.request, rows, budget):
-                say = partial(click.echo, err=True)
-                found, left = trained(
-                    query.prepared, query.request, rows, budget, Path(folder), seed=seed, say=say
-                )
-                query, budget = query.policy(found), left / len(rows)
+                course = Course(watched=True)
+                with showing(course) as say:
+                    found, left = trained(
+                        query.prepared, query.request, rows, budget, Path(folder), seed=seed, say=say,
+                        course=course,
+                    )  # fmt: skip
+                query, budget = query if found is None else query.policy(found), left / len(rows)
         program, request = query.prepared, query.request
 
         def drawn(case: Case) -> tuple[object, Callable[[], None]]:

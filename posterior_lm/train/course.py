@@ -41,14 +41,20 @@ class Stand:
 
 
 class Course:
-    """The phases of one fit on one clock. `tick` is told of every move; `budget` is in seconds from `began` on."""
+    """The phases of one fit on one clock, which starts now; `budget` is in seconds from then on.
+
+    `tick` is told of every move. With `watched`, what comes after the training is foretold.
+    """
 
     def __init__(
-        self, budget: float | None = None, tick: Callable[[Stand], None] | None = None, *,
-        began: float | None = None, clock: Callable[[], float] = time.monotonic,
+        self, tick: Callable[[Stand], None] | None = None, *, watched: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self.budget, self.tick, self.clock = budget, tick, clock
-        self.began = clock() if began is None else began
+        self.budget: float | None = None
+        self.tick, self.clock, self.watched = tick, clock, watched or tick is not None
+        self.began = clock()
+        self.spent: dict[str, float] = {}
+        """Seconds of each phase that is over."""
         self._expected: float | None = None
         self._stand = Stand(LOADING)
 
@@ -62,9 +68,16 @@ class Course:
         """Seconds of the budget that are left, below 0 where it is spent; +∞ without one."""
         return math.inf if self.budget is None else self.budget - self.elapsed
 
+    @property
+    def phase(self) -> str:
+        return self._stand.phase
+
     def enter(self, phase: str, note: str = "") -> None:
         """Begin a phase; to begin the one that runs changes nothing."""
         if phase != self._stand.phase:
+            before = self._stand.phase
+            since = self.elapsed - sum(self.spent.values())
+            self.spent[before] = self.spent.get(before, 0.0) + since
             self._move(Stand(phase, note=note))
 
     def move(self, share: float | None, note: str = "") -> None:
@@ -93,3 +106,7 @@ class Course:
             return None
         end = self.clock() + share * max(0.0, self.left)
         return lambda: self.clock() >= end
+
+    def late_by(self, seconds: float) -> Callable[[], bool] | None:
+        """What says whether only so many seconds of the budget are left; None without a budget."""
+        return None if self.budget is None else lambda: self.left <= seconds

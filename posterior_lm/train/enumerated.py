@@ -34,8 +34,8 @@ from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Data, Rows, in_row
 from posterior_lm.train.sleep_phase import WeightedBatch, in_turn
 
-LOOK, DRAWS = 256, 2048
-"""Draws of the prior that show whether a list is worth the trouble, and that it is made of."""
+GLANCE, LOOK, DRAWS = 64, 256, 2048
+"""Draws of the prior that show that no list is worth the trouble, that one is, and that it is made of."""
 
 SHOWN = 64
 """Rows whose priors are compared."""
@@ -84,9 +84,9 @@ class EnumeratedRows:
         cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int, world: World | None = None,
         seconds: float | None = None,
     ) -> EnumeratedRows | None:  # fmt: skip
-        """A list that serves these rows; None where no short one does.
+        """A list that serves these rows; None where no short one does, or none is made in so many `seconds`.
 
-        `seconds` is how long the rows of tables may be scored before that is given up.
+        That is also how long the rows of tables may be scored before that is given up.
         """
         began = time.monotonic()
         target = rows.target(numbers[0])
@@ -99,8 +99,15 @@ class EnumeratedRows:
         first = _reads(target)
         if any(_reads(rows.target(n)) != first for n in numbers[:SHOWN]):
             return None
+        world = world or World()
         guide, rng = PriorGuide(target), np.random.default_rng([seed, 8])
+        if len(set(_drawn(guide, np.random.default_rng([seed, 12]), GLANCE))) > GLANCE * 7 // 8:
+            return None
+        looking = time.monotonic()
         if len(set(_drawn(guide, rng, LOOK))) > LOOK // 2:
+            return None
+        foretold = (time.monotonic() - looking) * DRAWS / LOOK
+        if world.broadcast(seconds is not None and foretold > seconds):
             return None
         drawn = _drawn(guide, rng, DRAWS)
         values = tuple(ids for ids, _ in Counter(drawn).most_common(MOST))
@@ -111,7 +118,7 @@ class EnumeratedRows:
         most = SCORED * pairs
         order = np.random.default_rng([seed, 9]).permutation(len(numbers))
         kept = tuple(numbers[int(k)] for k in order[: max(1, min(TRAINED, most // len(values)))])
-        cells = ExchangeableRows.of(rows, kept, values, world or World(), most=most, seconds=seconds)
+        cells = ExchangeableRows.of(rows, kept, values, world, most=most, seconds=seconds)
         groups = min(len(kept), max(1, pairs // EACH))
         return cls(rows, kept, values, mass, groups, seed, cells, time.monotonic() - began)
 

@@ -17,8 +17,9 @@ between two importance estimates (Zhao et al. 2024, bidirectional bounds):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.train.simulate import Pair, Simulator, equally_weighted
 
+T = TypeVar("T")
 Level = Literal["good", "usable", "poor", "uncertified"]
 Share = Annotated[float, Stored(low=0.0, high=1.0 + 1e-9)]
 Count = Annotated[int, Stored(low=1)]
@@ -297,20 +299,28 @@ def certify(
     draws: int = 200,
     simulated: int = 32,
     seed: int = 0,
+    move: Callable[[float], None] | None = None,
+    left: Callable[[], float] | None = None,
 ) -> PolicyReport:
     """What can be said of the guides that `guide_of` gives, as proposals for the rows with these `numbers`.
 
     `rows` are validated; `numbers` should not have been trained on. `simulator`
     is one over the same rows, None where the program cannot be simulated. Each row has its own
-    random numbers, from `seed` and its number. ValueError where there is no row or no draw.
+    random numbers, from `seed` and its number. `move` is told the share that is done. No row but the
+    first is begun that would take longer than `left` says there is time for, in seconds, by the rows
+    before it. ValueError where there is no row or no draw.
     """
     if not len(numbers) or draws < 1:
         raise ValueError("a certificate needs at least one row and one draw")
-    checks = []
-    for number in numbers:
+    shown = simulated if simulator is not None and simulator.exact and simulated >= FEWEST else 0
+    whole = len(numbers) + shown / 2
+    checks: list[RowCheck] = []
+    for number in _in_time(numbers, left):
         target = program.bind_valid(rows[number])
         rng = np.random.default_rng([seed, 1, number])
         checks.append(_check(target, guide_of(target), number, draws, rng))
+        if move is not None:
+            move(len(checks) / whole)
     if simulator is None:
         return PolicyReport(draws, tuple(checks), note="the program's observations cannot be simulated")
     if not simulator.exact:
@@ -322,11 +332,27 @@ def certify(
     if len(pairs) < FEWEST:
         note = f"{len(pairs)} could be simulated, and fewer than {FEWEST} say little"
         return PolicyReport(draws, tuple(checks), note=note)
-    found = []
-    for k, pair in enumerate(pairs):
+    found: list[_Compared] = []
+    for k, pair in enumerate(_in_time(pairs, left)):
         target = program.bind_valid(pair.data)
         found.append(_compare(target, guide_of(target), pair, draws, np.random.default_rng([seed, 2, k])))
+        if move is not None:
+            move((len(numbers) + len(found) / 2) / whole)
+    if len(found) < FEWEST:
+        note = f"there was time for {len(found)}, and fewer than {FEWEST} say little"
+        return PolicyReport(draws, tuple(checks), note=note)
     return PolicyReport(draws, tuple(checks), _summary(found, draws))
+
+
+def _in_time(items: Sequence[T], left: Callable[[], float] | None) -> Iterator[T]:
+    """The first, and the others as long as there is time for one that takes as long as the longest before it."""
+    longest = 0.0
+    for k, item in enumerate(items):
+        if k and left is not None and left() < longest:
+            return
+        began = time.monotonic()
+        yield item
+        longest = max(longest, time.monotonic() - began)
 
 
 # ------------------------------------------------------------------------------- held-out rows

@@ -17,16 +17,17 @@ from pathlib import Path
 from attrs import asdict, frozen
 
 from posterior_lm.infer.auto import rather_than_a_policy
-from posterior_lm.infer.methods import AUTO, OBJECTIVES
+from posterior_lm.infer.methods import AUTO
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
-from posterior_lm.train.adapter import Adapter, check_model
+from posterior_lm.train.adapter import check_model
 from posterior_lm.train.checkpoint import METRICS, load_same
-from posterior_lm.train.enumerated import EnumeratedRows
-from posterior_lm.train.evaluate import certify
+from posterior_lm.train.course import CERTIFYING, SAVING, STAGES, Course
+from posterior_lm.train.evaluate import PolicyReport, certify
+from posterior_lm.train.forecast import AGAIN, LEAST_DRAWS, SAVED, TIMING
 from posterior_lm.train.guide import PolicyGuide, readings_of
 from posterior_lm.train.parallel import World, join_world
 from posterior_lm.train.policy import (
@@ -37,15 +38,11 @@ from posterior_lm.train.policy import (
     save_policy,
     template_digests,
 )
-from posterior_lm.train.progress import Interrupt, Progress, append_metrics, cut_metrics
-from posterior_lm.train.rows import Inputs, Rows, read_inputs, split
+from posterior_lm.train.progress import Interrupt, Progress, append_metrics, cut_metrics, line
+from posterior_lm.train.rows import Inputs, read_inputs
 from posterior_lm.train.settings import FitSettings, settings_of
-from posterior_lm.train.simulate import Simulator
-from posterior_lm.train.sleep_phase import SleepPhase
+from posterior_lm.train.setup import Allotment, Setup, setting_up
 from posterior_lm.train.trainer import Trainer
-
-LISTING = 0.25
-"""Share of the budget that may pass before the first step, in scoring the rows of tables."""
 
 
 @frozen(eq=False)
@@ -71,121 +68,131 @@ def fit(
     resume: bool = False,
     watch: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
+    course: Course | None = None,
 ) -> Fitted:
     """Train a policy for the program on `rows`, certify it, and save it into `out`.
+
+    `watch` is told of every step, `say` of what is skipped and why. `course` says from another thread
+    too how far the whole is; it may have begun earlier, and the budget is counted from there.
 
     Raises DataError for rows that do not bind (PLM601–608), none at all (PLM628), a
     folder in use or holding a policy (PLM621) or that cannot be written (PLM612), and
     with `resume` for a checkpoint that is damaged (PLM622) or of another fit (PLM625);
     InferenceError PLM623 or PLM624 for programs that cannot be amortised so, PLM626
-    where a number is not finite. An interrupted fit leaves a checkpoint and the
-    policy as it stands, uncertified.
+    where a number is not finite, PLM628 for a budget that holds no step. An interrupted fit leaves a
+    checkpoint and the policy as it stands, uncertified.
     """
+    course = course or Course()
+    course.budget = settings.budget
     world = join_world()
     folder = folder_named(out)
     inputs = read_inputs(program, rows, settings, given)
     if not world.is_main:
-        return _fit(inputs, folder, settings, world, resume, None, None)
+        return _fit(inputs, folder, settings, world, resume, course, None, None)
     with Lock(folder):
         checkpoint.clean(folder)
         checkpoint.check_unused(folder, resume, {MANIFEST: "a policy", checkpoint.ROOM: "an unfinished fit"})
-        return _fit(inputs, folder, settings, world, resume, watch, say)
+        return _fit(inputs, folder, settings, world, resume, course, watch, say)
 
 
 def _fit(
-    inputs: Inputs, folder: Path, settings: FitSettings, world: World, resume: bool,
+    inputs: Inputs, folder: Path, settings: FitSettings, world: World, resume: bool, course: Course,
     watch: Callable[[Progress], None] | None, say: Callable[[str], None] | None,
 ) -> Fitted:  # fmt: skip
     tell = say or (lambda text: None)
-    program = inputs.program
-    rows = Rows(program, inputs.data)
-    numbers, held_out = split(len(rows), settings.held_out, settings.seed)
-    lm = next(iter(rows.readings(0).values())).lm
-    simulator = Simulator(program, inputs.data, alike=True)
-    notes: list[str] = []
-    entry = OBJECTIVES[settings.objective]
-    peer = entry.peer
-    enumerated = None if peer else _enumerated(rows, numbers, settings, notes, world)
-    sleep_phase = None
-    if not peer and settings.sleep != 0:
-        sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
-        if sleep_phase is None:
-            what = "the sleep phase is skipped" if enumerated is None else "nothing is simulated"
-            notes.append(f"{what}: {why}")
-    exact = sleep_phase is not None and simulator.exact
-    settings = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
-    if not held_out:
-        notes.append(
-            f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out: the certificate is of the rows trained on"
-        )
-    adapter = Adapter.new(
-        program.models[lm], rank=settings.rank, alpha=settings.alpha, targets=settings.targets,
-        seed=settings.seed,
-    )  # fmt: skip
-    try:
-        if peer:
-            trainer = entry.load()(inputs, rows, numbers, adapter, settings, world)
-        else:
-            trainer = Trainer(rows, numbers, adapter, settings, sleep_phase, world, simulator, enumerated)
-            for row, values in inputs.known:
-                trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
-        identity = _identity(inputs, settings, lm)
+    with setting_up(inputs, settings, world, course) as setup:
+        trainer, adapter, settings = setup.trainer, setup.adapter, setup.settings
+        identity = _identity(inputs, settings, setup.lm)
+        allotted = setup.allot(course, world)
         if resume:
             _resume(trainer, folder, identity, tell, world)
-        for note in notes:
+        for note in setup.notes:
             tell(note)
-        interrupted = _train(trainer, folder, settings, identity, watch, world)
-        certificate = None
+        interrupted = _train(trainer, folder, settings, identity, course, allotted.after, watch, world)
+        certificate, left_out = None, ""
         if not interrupted and world.is_main:
-            tell("certifying")
-            found = certify(
-                program, inputs.data, held_out or numbers[: settings.held_out or 8],
-                lambda target: PolicyGuide.of(target, adapter), simulator=simulator,
-                draws=settings.certify_draws, simulated=settings.certify_rows,
-                seed=settings.seed,
-            )  # fmt: skip
-            certificate = found.to_json()
+            certificate, left_out = _certificate(setup, course, allotted)
+            if left_out:
+                tell(left_out)
+        course.enter(SAVING)
         note = f"interrupted at step {trainer.steps_done}" if interrupted else ""
         manifest = Manifest.new(
-            program, lm, inputs.data,
+            inputs.program, setup.lm, inputs.data,
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
-            note="; ".join(n for n in (note, *notes) if n),
+            note="; ".join(n for n in (note, *setup.notes, left_out) if n),
         )  # fmt: skip
         if world.is_main:
             manifest = save_policy(folder, adapter, manifest)
             if not interrupted:
                 checkpoint.remove(folder)
         world.wait()
-        return Fitted(folder, manifest, interrupted, tuple(notes), world.is_main)
-    finally:
-        adapter.close()
+        return Fitted(folder, manifest, interrupted, tuple(setup.notes), world.is_main)
 
 
-def _enumerated(
-    rows: Rows, numbers: Sequence[int], settings: FitSettings, notes: list[str], world: World
-) -> EnumeratedRows | None:
-    """What lists the posteriors of rows, and a note of it; None where no short list holds the prior."""
-    if settings.sleep == 0 or settings.listed == 0:
-        return None
-    seconds = None if settings.budget is None else settings.budget * LISTING
-    enumerated = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world, seconds)
-    if enumerated is not None:
-        notes.append(
-            f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior: rows are shown with them by their shares"
-        )
-    return enumerated
+def _certificate(
+    setup: Setup, course: Course, allotted: Allotment
+) -> tuple[Mapping[str, object] | None, str]:
+    """The certificate as JSON values, None where there is no time for one; and what the budget left out.
+
+    One that took much less time than foretold is measured again with more draws.
+    """
+    settings, numbers = setup.settings, setup.certified
+    course.enter(CERTIFYING)
+    whole = (settings.certify_draws, len(numbers), setup.shown)
+    if course.budget is None:
+        course.expect(allotted.after)
+        report = _certified(setup, course, settings.certify_draws, len(numbers), settings.certify_rows)
+        return report.to_json(), ""
+    saving = SAVED * course.budget
+    setup.simulator.late = course.late_by(saving)
+    pace = allotted.pace
+    if pace is None or pace.row(LEAST_DRAWS) < TIMING * (course.left - saving):
+        pace = setup.pace_now(course.left - saving)  # the policy may draw longer texts by now
+    plan, before = setup.planned(pace, course.left - saving), 0.0
+    if plan is None:
+        return None, "the budget left no time to certify the policy"
+    while plan is not None and plan.draws >= AGAIN * before:
+        course.expect(plan.seconds + saving)
+        began, before = course.elapsed, plan.draws
+        report = _certified(setup, course, plan.draws, plan.rows, plan.simulated)
+        found = (plan.draws, len(report.rows), plan.simulated)
+        if found == whole:
+            return report.to_json(), ""
+        pace = pace.scaled((course.elapsed - began) / plan.seconds)
+        plan = setup.planned(pace, course.left - saving)
+    wanted = "{} draws, {} rows and {} simulated ones".format(*whole)
+    return report.to_json(), f"the budget cut the certificate, which was to be of {wanted}"
+
+
+def _certified(setup: Setup, course: Course, draws: int, rows: int, simulated: int) -> PolicyReport:
+    saving = None if course.budget is None else SAVED * course.budget
+    return certify(
+        setup.inputs.program, setup.inputs.data, setup.certified[:rows],
+        lambda target: PolicyGuide.of(target, setup.adapter), simulator=setup.simulator, draws=draws,
+        simulated=simulated, seed=setup.settings.seed, move=course.move,
+        left=None if saving is None else lambda: course.left - saving,
+    )  # fmt: skip
 
 
 def _train(
-    trainer: Trainer, folder: Path, settings: FitSettings, identity: Mapping[str, object],
-    watch: Callable[[Progress], None] | None, world: World,
+    trainer: Trainer, folder: Path, settings: FitSettings, identity: Mapping[str, object], course: Course,
+    ahead: float, watch: Callable[[Progress], None] | None, world: World,
 ) -> bool:  # fmt: skip
-    """Step until done. Returns whether it was interrupted; there is then a checkpoint of the last step."""
+    """Step until done. Returns whether it was interrupted; there is then a checkpoint of the last step.
+
+    `ahead` are the seconds that come after the training.
+    """
     path = folder / METRICS
     with Interrupt() as interrupt:
         while not world.broadcast(trainer.finished):
+            course.enter(STAGES[trainer.stage()])
             progress = trainer.step()
+            share = trainer.progress()
+            course.expect(trainer.seconds * (1 - share) / share + ahead)
+            course.move(
+                trainer.stage_share() if STAGES[trainer.stage()] == course.phase else 1.0, line(progress)
+            )
             if world.is_main:
                 append_metrics(
                     path, progress.step, {k: v for k, v in asdict(progress).items() if k != "step"}
@@ -278,13 +285,22 @@ def worth_training(
 
 def trained(
     program: PreparedProgram, request: Request, rows: Sequence[Data], budget: float, folder: Path, *,
-    seed: int, say: Callable[[str], None],
-) -> tuple[Path, float]:  # fmt: skip
-    """The folder of a policy trained on the rows, below `folder`, and the seconds of the budget that are left."""
+    seed: int, say: Callable[[str], None], course: Course | None = None,
+) -> tuple[Path | None, float]:  # fmt: skip
+    """The folder of a policy trained on the rows, below `folder`, and the seconds of the budget that are left.
+
+    No folder where the time for it holds no step.
+    """
     began = time.monotonic()
     say(
         f"auto: training a policy on the {len(rows)} rows for {SHARE * budget:.0f} s, since the budget allows it"
     )
     settings = settings_of({**request.fit_settings(program), "budget": SHARE * budget, "seed": seed})
-    fitted = fit(program, rows, folder, settings, say=say)
-    return fitted.folder, max(1.0, budget - (time.monotonic() - began))
+    found = None
+    try:
+        found = fit(program, rows, folder, settings, say=say, course=course).folder
+    except InferenceError as problem:
+        if problem.diagnostics[0].code != "PLM628":
+            raise
+        say(f"auto: no policy is trained: {problem.diagnostics[0].message}")
+    return found, max(1.0, budget - (time.monotonic() - began))

@@ -48,6 +48,17 @@ class Progress:
     """Share of the training that is behind it."""
 
 
+def line(progress: Progress) -> str:
+    """One step in one line, as displays show it beside the phase."""
+    parts = [f"step {progress.step}", f"loss {progress.loss:.3f}"]
+    if not math.isnan(progress.ess):
+        parts.append(f"ESS/N {progress.ess:.2f}")
+    if not math.isnan(progress.log_evidence_lower):
+        parts.append(f"log evidence {progress.log_evidence_lower:.2f} to {progress.log_evidence_upper:.2f}")
+    parts.append(f"{progress.draws_per_second:.0f} draws/s")
+    return ", ".join(parts)
+
+
 def measured(behaved: Behaved, log_q: np.ndarray, world: World) -> dict[str, float]:
     """Means over the rows of all processes, of the draws from the policy itself; `log_q` (N,) nats."""
     ess = lower = upper = dead = rows = 0.0

@@ -27,7 +27,7 @@ from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
 from posterior_lm.target.segments import Known, Segment
-from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.observable import drawing_score, is_exact, observables, order, simulated, unsimulated
 from posterior_lm.train.simulated_texts import (
@@ -197,6 +197,11 @@ class Simulator:
             self._pairs(rngs[mine.start : mine.stop], [k % len(self.rows) for k in mine])
             lives += self._alive.tolist()
         return lives
+
+    @property
+    def seconds(self) -> float:
+        """What a pair that is kept takes, by those simulated last; 0 before any was."""
+        return 0.0 if self._speed is None else 1.0 / (self._speed * self.yields)
 
     def kept(self, tags: Sequence[Any]) -> list[Any]:
         """Of one tag for each row number of the last `draw`, those of the pairs that it returned."""
@@ -393,7 +398,7 @@ def equally_weighted(
         uniform += np.random.default_rng([seed, stream + 1, part]).random(len(drawn)).tolist()
         top = max((p.log_weight for p in pool), default=0.0)
         kept = [p for p, u in zip(pool, uniform, strict=True) if u < math.exp(p.log_weight - top)]
-        if len(kept) >= wanted:
+        if len(kept) >= wanted or (simulator.late is not None and simulator.late()):
             break
     weights = [p.log_weight for p in pool] or [0.0]
     return kept[:wanted], max(weights) - min(weights)

@@ -60,25 +60,47 @@ class Trainer:
         self.steps_done = 0
         self.balanced = 0
         self.seconds = 0.0 if enumerated is None else float(world.broadcast(enumerated.seconds))
+        self.budget = settings.budget
+        """Seconds after which training ends."""
+        self._costs: dict[tuple[str, bool], float] = {}
+        self._last: float | None = None
 
     # ------------------------------------------------------------- the schedule
 
     def progress(self) -> float:
         """Share of the training that is behind, by steps or by the budget, whichever is further."""
         by_steps = self.steps_done / self.settings.steps
-        by_time = self.seconds / self.settings.budget if self.settings.budget else 0.0
+        by_time = self.seconds / self.budget if self.budget else 0.0
         return min(1.0, max(by_steps, by_time))
 
     @property
     def finished(self) -> bool:
-        return self.progress() >= 1.0
+        """Whether all steps are done, or the next one would end after the budget by what the last of its kind took."""
+        if self.progress() >= 1.0:
+            return True
+        if self.budget is None or not self._costs:
+            return False
+        cost = self._costs.get(self._kind(), max(self._costs.values()))
+        return self.seconds + cost > self.budget
+
+    def _kind(self) -> tuple[str, bool]:
+        """The stage of the next step, and whether it has to simulate first."""
+        stage, phase = self.stage(), self.sleep_phase
+        if stage == "balance" or phase is None:
+            return stage, False
+        return stage, not phase.ready(self.steps_done, tuple(self.world.share(phase.groups)))
+
+    def stage_share(self) -> float:
+        """Share of the stage of the next step that is behind."""
+        return self.progress() / self.settings.sleep if self.stage() == "sleep" else self._balanced_share()
 
     def stage(self) -> str:
         """Which stage the next step belongs to."""
-        return "sleep" if self._sleeps and self.progress() < self.settings.sleep else "balance"
+        return "sleep" if self.sleeps and self.progress() < self.settings.sleep else "balance"
 
     @property
-    def _sleeps(self) -> bool:
+    def sleeps(self) -> bool:
+        """Whether there is anything to show in a sleep phase."""
         return self.sleep_phase is not None or self.enumerated is not None
 
     def rate(self, stage: str) -> float:
@@ -92,10 +114,14 @@ class Trainer:
 
     # ------------------------------------------------------------- a step
 
-    def step(self) -> Progress:
-        """One step. Raises InferenceError PLM626 where a number is not finite, with row and statement."""
-        began = time.monotonic()
-        stage = self.world.broadcast(self.stage())
+    def step(self, stage: str | None = None) -> Progress:
+        """One step, of the stage that is due if none is named.
+
+        Raises InferenceError PLM626 where a number is not finite, with row and statement.
+        """
+        began = time.monotonic() if self._last is None else self._last  # what came between steps, too
+        kind = self._kind()
+        stage = self.world.broadcast(stage or self.stage())
         rate = self.rate(stage)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -104,8 +130,10 @@ class Trainer:
         norm = self._move()
         self.steps_done += 1
         self.balanced += stage == "balance"
-        seconds = self.world.broadcast(time.monotonic() - began)
+        self._last = time.monotonic()
+        seconds = self.world.broadcast(self._last - began)
         self.seconds += seconds
+        self._costs[kind] = seconds
         return Progress(
             step=self.steps_done,
             stage=stage,
@@ -219,7 +247,7 @@ class Trainer:
         return {**numbers, "loss": self.world.all_reduce([loss[0]])[0]}
 
     def _balanced_share(self) -> float:
-        start = self.settings.sleep if self._sleeps else 0.0
+        start = self.settings.sleep if self.sleeps else 0.0
         return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
 
     def _objective(

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from posterior_lm.api.query import loads
-from posterior_lm.cli.fit import line
 from posterior_lm.cli.options import stated
 from posterior_lm.train import progress as metrics
 from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.policy import read_manifest
-from posterior_lm.train.progress import Progress
+from posterior_lm.train.progress import Progress, line
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL
 
@@ -44,7 +43,11 @@ def test_a_fit_is_announced_and_the_policy_is_used(files: Path) -> None:
     certificate = manifest.checked
     assert certificate is not None
     assert all(text in result.stdout for text in certificate.lines())
-    assert "100%" in result.stderr and "balance 4, loss" in result.stderr and "certifying" in result.stderr
+    assert (
+        "100%" in result.stderr
+        and "balancing 100%: step 4, loss" in result.stderr
+        and "certifying" in result.stderr
+    )
     assert manifest.settings["rows"] == 3 and manifest.settings["held_out"] == 2
     run = plm("run", "digit.plm", "-g", "x=2", "--policy", "p", "--method", "gflownet", "-n", 40)
     assert run.exit_code == 0 and "gflownet" in run.stdout, run.stderr
@@ -127,11 +130,11 @@ def test_a_line_says_what_is_known() -> None:
         step=7, stage="balance", seconds=2.0, loss=1.25, ess=0.5, log_evidence_lower=-3.5,
         log_evidence_upper=-2.25, dead=0.0, gradient_norm=1.0, rate=1e-3, draws_per_second=310.4, done=0.7,
     )  # fmt: skip
-    assert line(progress) == "balance 7, loss 1.250, ESS/N 0.50, log evidence -3.50 to -2.25, 310 draws/s"
+    assert line(progress) == "step 7, loss 1.250, ESS/N 0.50, log evidence -3.50 to -2.25, 310 draws/s"
     import attrs
 
     nothing = attrs.evolve(progress, stage="sleep", ess=math.nan, log_evidence_lower=math.nan)
-    assert line(nothing) == "sleep 7, loss 1.250, 310 draws/s"
+    assert line(nothing) == "step 7, loss 1.250, 310 draws/s"
 
 
 @pytest.mark.parametrize(("text", "value"), [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("q,v", "q,v")])

@@ -23,6 +23,7 @@ from posterior_lm.train import progress as metrics
 from posterior_lm.train import trainer as train
 from posterior_lm.train.adapter import WEIGHTS, Adapter
 from posterior_lm.train.checkpoint import METRICS
+from posterior_lm.train.course import Course
 from posterior_lm.train.fit import Fitted, fit
 from posterior_lm.train.gflownet_batch import micro_batches, score_draws
 from posterior_lm.train.guide import PolicyGuide
@@ -104,10 +105,11 @@ Row = Mapping[str, object]
 
 def fitted(
     out: Path, program: str = DIGIT, data: Sequence[Row] = DIGITS, *, resume: bool = False,
-    watch: Callable[[Any], None] | None = None, **more: object,
+    watch: Callable[[Any], None] | None = None, course: Course | None = None, **more: object,
 ) -> Fitted:  # fmt: skip
     """A fit of a few small steps."""
-    return fit(loads(program).prepared, data, out, settings_of({**SMALL, **more}), resume=resume, watch=watch)
+    settings = settings_of({**SMALL, **more})
+    return fit(loads(program).prepared, data, out, settings, resume=resume, watch=watch, course=course)
 
 
 def trainer_of(
@@ -208,27 +210,13 @@ def test_known_latents_begin_the_buffer_and_stay(tmp_path: Path, monkeypatch: py
             assert target.log_reward({"n": [value]})[0] == pytest.approx(pinned[0].log_reward)
             return super().step()
 
-    monkeypatch.setattr("posterior_lm.train.fit.Trainer", Watched)
+    monkeypatch.setattr("posterior_lm.train.setup.Trainer", Watched)
     rows = [{"x": 1, "n": 3}, *DIGITS[1:]]
     fitted(tmp_path / "p", data=rows, sleep=0, capacity=4, seeds=0)
     assert kept == [1] * 6
 
 
 # ------------------------------------------------------------------------------- schedules
-
-
-def test_a_budget_ends_training_near_it(tmp_path: Path) -> None:
-    times: list[float] = []
-    done = fitted(
-        tmp_path / "p", steps=10_000, budget=0.4, rows=2, pairs=4, watch=lambda p: times.append(p.seconds)
-    )
-    slowest = max(np.diff([0.0, *times]))
-    assert 0.4 <= done.manifest.seconds <= 0.4 + slowest + 1e-3
-    assert done.manifest.steps < 10_000
-    assert {line["stage"] for line in metrics.read_metrics(tmp_path / "p" / METRICS)} == {
-        "sleep",
-        "balance",
-    }
 
 
 def test_the_rate_warms_up_and_falls_in_each_stage() -> None:

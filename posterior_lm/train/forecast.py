@@ -1,0 +1,178 @@
+"""What the end of a fit will cost, foretold from a few draws; a certificate cut to the time that there is.
+
+A certificate of R held-out rows and S simulated ones, N draws each, takes about
+
+    R · t(N) + S · (t(N) / 2 + s),    t(N) = a + b N,
+
+with t the time to weigh N draws of the policy and N of the prior, and s that of one simulated pair.
+a and b come of the last two of a few measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from attrs import frozen
+
+from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.target.target import Target
+from posterior_lm.train.evaluate import FEWEST, weigh
+
+TIMED = (8, 32, 128)
+"""Draws that are timed, one number after the other; texts that come again cost nothing, so more show more."""
+
+TIMING = 0.05
+"""Share of the time that is left which timing may take, but for the first number."""
+
+SLOW = 4.0
+"""Seconds that it may take without a budget."""
+
+CERTIFY = 0.25
+"""Share of what is left of a budget after looking and listing that a certificate may take."""
+
+AGAIN = 1.5
+"""How many times more draws are worth another certificate, where the first left the time for it."""
+
+SAVED = 0.02
+"""Share of a budget that is kept for writing the policy."""
+
+DRAWS, LEAST_DRAWS = 50, 10
+"""Draws a row below which rows are given up first; and below which there is no certificate."""
+
+
+@frozen
+class Pace:
+    """Seconds to weigh N draws of a policy and N of the prior, on one row; and those of one simulated pair."""
+
+    fixed: float
+    each: float
+    pair: float = 0.0
+
+    def row(self, draws: int) -> float:
+        return self.fixed + self.each * draws
+
+    def scaled(self, by: float) -> Pace:
+        """So many times as slow."""
+        return Pace(self.fixed * by, self.each * by, self.pair * by)
+
+    def certificate(self, draws: int, rows: int, simulated: int) -> float:
+        """Seconds that a certificate takes."""
+        return rows * self.row(draws) + simulated * (self.row(draws) / 2 + self.pair)
+
+    def draws(self, seconds: float, rows: int, simulated: int) -> int:
+        """How many draws a row such a certificate may have in this time."""
+        weight = rows + simulated / 2
+        spare = seconds - weight * self.fixed - simulated * self.pair
+        return math.floor(min(1e9, spare / max(1e-12, weight * self.each)))
+
+
+def pace_of(target: Target, guide: Guide, pair: float, most: float) -> Pace:
+    """How fast draws of the guide and of the prior are weighed on this row, by trying for at most so many seconds."""
+
+    def seconds(n: int) -> float:
+        began = time.monotonic()
+        for one in (guide, PriorGuide(target)):
+            weigh(target, one, n, np.random.default_rng(n))
+        return time.monotonic() - began
+
+    before, spent = (0, 0.0), (TIMED[0], seconds(TIMED[0]))
+    for n in TIMED[1:]:
+        if before[1] + spent[1] * (1 + n / spent[0]) > most:
+            break
+        before, spent = spent, (n, seconds(n))
+    each = max((spent[1] - before[1]) / (spent[0] - before[0]), 0.1 * spent[1] / spent[0])
+    return Pace(max(0.0, spent[1] - spent[0] * each), each, pair)
+
+
+@frozen
+class Plan:
+    """The size of a certificate and the seconds that it should take."""
+
+    draws: int
+    rows: int
+    simulated: int
+    seconds: float
+
+
+def planned(pace: Pace, *, draws: int, rows: int, simulated: int, seconds: float) -> Plan | None:
+    """The largest certificate, up to these sizes, that takes no longer; None where there is none.
+
+    Draws go first, down to `DRAWS`; then simulated rows to the fewest that say something, held-out
+    rows, and simulated ones altogether.
+    """
+    few = min(simulated, FEWEST)
+    ladder = [(rows, simulated, DRAWS), (rows, few, DRAWS), (min(rows, 2), few, DRAWS)]
+    ladder += [(rows, 0, DRAWS), (min(rows, 2), 0, DRAWS), (1, 0, LEAST_DRAWS)]
+    for some, shown, least in ladder:
+        fit = min(draws, pace.draws(seconds, some, shown))
+        if fit >= min(draws, least):
+            return Plan(fit, some, shown, pace.certificate(fit, some, shown))
+    return None
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+def peak_memory() -> int | None:
+    """Bytes: the most that the GPU held since the process began, or without one the process itself.
+
+    None where the system does not say.
+    """
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def free_memory() -> int | None:
+    """Bytes that can still be had on the GPU, or without one on the machine; None where the system does not say."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raises InferenceError PLM626 where `what` needs more bytes than there are."""
+    free = free_memory()
+    if free is not None and needed > free:
+        raise InferenceError.of(
+            "PLM626",
+            f"{what} needs {bytes_text(needed)} of memory, and {bytes_text(free)} are free",
+            help="take a smaller --rank, fewer --targets, or a smaller model",
+        )
+
+
+def bytes_text(number: int | None) -> str:
+    """A number of bytes for people."""
+    if number is None:
+        return "-"
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+# ------------------------------------------------------------------------------- a budget
+
+
+def too_small(budget: float, spent: float, needed: float) -> InferenceError:
+    """PLM628 for a budget that does not hold `needed` seconds, of which `spent` are gone before the first step."""
+    what = f"loading and looking took {spent:.1f} s"
+    if needed > spent:
+        what += f", and a step and the smallest certificate take about {needed - spent:.1f} s more"
+    return InferenceError.of(
+        "PLM628",
+        f"a budget of {budget:g} s is too small: {what}",
+        help=f"give at least {math.ceil(1.5 * needed)} s, or fewer --draws, --rows and --set pairs=N",
+    )

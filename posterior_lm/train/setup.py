@@ -1,0 +1,167 @@
+"""What a fit trains with, made before its first step: rows that are split, stages, an adapter; and its time, shared out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from attrs import frozen
+
+from posterior_lm.infer.methods import OBJECTIVES
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.course import LISTING, LOOKING, Course
+from posterior_lm.train.enumerated import EnumeratedRows
+from posterior_lm.train.evaluate import FEWEST
+from posterior_lm.train.forecast import (
+    CERTIFY,
+    LEAST_DRAWS,
+    SAVED,
+    SLOW,
+    TIMING,
+    Pace,
+    Plan,
+    pace_of,
+    planned,
+    too_small,
+)
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.parallel import World
+from posterior_lm.train.rows import Inputs, Rows, split
+from posterior_lm.train.settings import FitSettings, Resolved
+from posterior_lm.train.simulate import Simulator
+from posterior_lm.train.sleep_phase import SleepPhase
+from posterior_lm.train.trainer import Trainer
+
+LOOKED, LISTED = 0.15, 0.25
+"""Shares of what is left of the budget that may pass in looking at simulations, and in scoring the rows of tables."""
+
+
+@frozen
+class Allotment:
+    """The certificate that there is time for, the seconds of the training, and of all that follows it."""
+
+    pace: Pace | None
+    plan: Plan | None
+    training: float
+    after: float
+
+
+@frozen(eq=False)
+class Setup:
+    """The trainer of a fit and what it was made from; `notes` say what is skipped, and why."""
+
+    inputs: Inputs
+    lm: str
+    rows: Rows
+    certified: tuple[int, ...]
+    """The rows that the certificate is of."""
+    simulator: Simulator
+    settings: Resolved
+    adapter: Adapter
+    trainer: Trainer
+    notes: tuple[str, ...]
+
+    @property
+    def shown(self) -> int:
+        """How many simulated rows the certificate should have."""
+        many = self.settings.certify_rows
+        return many if self.simulator.exact and many >= FEWEST else 0
+
+    def pace_now(self, left: float) -> Pace:
+        """How fast the policy's draws are weighed as it stands; what the models remember of it is dropped."""
+        target = self.inputs.program.bind_valid(self.inputs.data[self.certified[0]])
+        pace = pace_of(
+            target, PolicyGuide.of(target, self.adapter), self.simulator.seconds, min(SLOW, TIMING * left)
+        )
+        self.rows.forget()
+        return pace
+
+    def planned(self, pace: Pace, seconds: float) -> Plan | None:
+        """The largest certificate that the settings ask for and this time holds."""
+        draws, rows = self.settings.certify_draws, len(self.certified)
+        return planned(pace, draws=draws, rows=rows, simulated=self.shown, seconds=seconds)
+
+    def allot(self, course: Course, world: World) -> Allotment:
+        """Share what is left of the budget between the training and what follows; without one, foretell the latter.
+
+        Nothing is timed where nobody asks. Raises InferenceError PLM628 where not even one step fits.
+        """
+        budget, s = course.budget, self.settings
+        if budget is None and not course.watched:
+            return Allotment(None, None, math.inf, 0.0)
+        plan, pace, step, least, spent = None, None, 0.0, 0.0, course.elapsed
+        if world.is_main and course.left > 0:
+            pace = self.pace_now(course.left)
+            step = pace.row(max(s.pairs, s.rows * s.draws // 2))
+            least = pace.certificate(LEAST_DRAWS, 1, 0)
+            plan = self.planned(pace, max(CERTIFY * course.left, least))
+        after = 0.0 if plan is None else plan.seconds
+        if budget is None:
+            return Allotment(pace, plan, math.inf, after)
+        after += SAVED * budget
+        needed = course.elapsed + step + least + SAVED * budget
+        needed, after, left = world.broadcast([needed, after, course.left])
+        if needed > budget:
+            raise too_small(budget, spent, needed)
+        self.trainer.budget = self.trainer.seconds + left - after
+        self.simulator.late = course.late_by(after)
+        return Allotment(pace, plan, left - after, after)
+
+
+@contextmanager
+def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Course) -> Iterator[Setup]:
+    """Everything before the first step, in the order of the phases; the adapter is taken off the model in the end."""
+    rows = Rows(inputs.program, inputs.data)
+    numbers, held_out = split(len(rows), settings.held_out, settings.seed)
+    lm = next(iter(rows.readings(0).values())).lm
+    entry = OBJECTIVES[settings.objective]
+    sleeps = not entry.peer and settings.sleep != 0
+    notes: list[str] = []
+    course.enter(LOOKING)
+    # Several processes look at the same pairs, so that they agree; their clocks would not.
+    if world.broadcast(course.left) <= 0:
+        raise too_small(course.budget or 0.0, course.elapsed, course.elapsed)
+    late = course.until(LOOKED) if world.size == 1 else None
+    simulator = Simulator(inputs.program, inputs.data, alike=True, late=late)
+    sleep_phase, why = None, ""
+    if sleeps:
+        sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
+    enumerated = None
+    if sleeps and settings.listed != 0:
+        course.enter(LISTING)
+        enumerated = _enumerated(rows, numbers, settings, course, world)
+    if enumerated is not None:
+        held = f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior"
+        notes.append(f"{held}: rows are shown with them by their shares")
+    if why:
+        what = "the sleep phase is skipped" if enumerated is None else "nothing is simulated"
+        notes.append(f"{what}: {why}")
+    exact = sleep_phase is not None and simulator.exact
+    chosen = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
+    if not held_out:
+        some = f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out"
+        notes.append(f"{some}: the certificate is of the rows trained on")
+    adapter = Adapter.new(
+        inputs.program.models[lm], rank=chosen.rank, alpha=chosen.alpha, targets=chosen.targets,
+        seed=chosen.seed,
+    )  # fmt: skip
+    try:
+        if entry.peer:
+            trainer = entry.load()(inputs, rows, numbers, adapter, chosen, world)
+        else:
+            trainer = Trainer(rows, numbers, adapter, chosen, sleep_phase, world, simulator, enumerated)
+            for row, values in inputs.known:
+                trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
+        certified = tuple(held_out or numbers[: settings.held_out or 8])
+        yield Setup(inputs, lm, rows, certified, simulator, chosen, adapter, trainer, tuple(notes))
+    finally:
+        adapter.close()
+
+
+def _enumerated(
+    rows: Rows, numbers: Sequence[int], settings: FitSettings, course: Course, world: World
+) -> EnumeratedRows | None:
+    """What lists the posteriors of rows; None where no short list holds the prior."""
+    seconds = None if course.budget is None else LISTED * max(0.0, course.left)
+    return EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world, seconds)

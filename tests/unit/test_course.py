@@ -1,0 +1,255 @@
+"""How far a fit is: the phases in their order, the time that is left, and no long silence."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from posterior_lm.api.query import loads
+from posterior_lm.cli import showing as display
+from posterior_lm.cli.showing import showing, told
+from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.train import setup
+from posterior_lm.train.course import BALANCE, PHASES, SLEEP, Course, Stand
+from posterior_lm.train.fit import fit
+from posterior_lm.train.forecast import Pace, planned
+from posterior_lm.train.rehearsal import rehearse
+from posterior_lm.train.settings import settings_of
+from tests.unit.test_fit import RULE, RULES, SMALL, WORD, WORDS, codes, fitted
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_time_left_is_that_of_the_budget_or_less() -> None:
+    clock = Clock()
+    course = Course(clock=clock)
+    assert course.stand() == Stand("loading", seconds=0.0, left=None) and course.stand().done is None
+    clock.now += 4
+    course.expect(6.0)
+    assert course.stand().left == 6.0 and course.stand().done == pytest.approx(0.4)
+    course.budget = 8.0
+    assert course.left == 4.0 and course.stand().left == 4.0
+    late, nearly = course.until(0.5), course.late_by(1.0)
+    assert late is not None and nearly is not None
+    clock.now += 1.9
+    assert not late() and not nearly()
+    clock.now += 0.2
+    assert late() and not nearly()
+    clock.now += 1.0
+    assert nearly()
+    clock.now += 10
+    assert course.stand().left == 0.0 and course.left < 0
+
+
+def test_the_phases_of_a_fit_come_in_order(tmp_path: Path) -> None:
+    seen: list[Stand] = []
+    fitted(tmp_path / "p", certify_rows=16, course=Course(seen.append))
+    names = list(dict.fromkeys(stand.phase for stand in seen))
+    assert names == [phase for phase in PHASES if phase != "loading"]
+    for phase in (SLEEP, BALANCE, "certifying"):
+        shares = [s.share for s in seen if s.phase == phase and s.share is not None]
+        assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert all(a.seconds <= b.seconds for a, b in pairwise(seen))
+    assert any(s.left is not None and "loss" in s.note for s in seen if s.phase == BALANCE)
+
+
+@pytest.mark.parametrize("slow", ["look", "step"])
+def test_no_silence_while_one_call_takes_long(
+    slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What blocks the only thread that works leaves the one that prints alone."""
+    monkeypatch.setattr(display, "EVERY", 0.2)
+    monkeypatch.setattr(display, "LOOKED", 0.02)
+    monkeypatch.setattr(display, "FIRST", 0.0)
+    owner, name = (setup, "Simulator") if slow == "look" else (setup.Trainer, "step")
+    real = getattr(owner, name)
+
+    def late(*args: Any, **more: Any) -> Any:
+        time.sleep(1.0)
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, name, late)
+    times: list[float] = []
+    echo = display.click.echo
+    monkeypatch.setattr(
+        display.click, "echo", lambda *a, **k: (times.append(time.monotonic()), echo(*a, **k))
+    )
+    course = Course(watched=True)
+    with showing(course) as say:
+        times.append(time.monotonic())
+        fitted(tmp_path / "p", steps=2, course=course)
+        say("done")
+    shown = capsys.readouterr().err
+    gaps = [b - a for a, b in pairwise(times)]
+    assert max(gaps) < 0.8, (gaps, shown)
+    assert re.search(
+        r"^ +looking at simulations, 0 s$" if slow == "look" else r"compiling, [12] s$", shown, re.M
+    )
+    assert shown.rstrip().splitlines()[-2].strip().startswith("100%") or "done" in shown
+
+
+def test_a_line_says_phase_share_and_time() -> None:
+    assert told(Stand("loading", seconds=3.2)) == "loading, 3 s"
+    stand = Stand("balancing", 0.25, "step 7, loss 1.5", seconds=30.0, left=90.0)
+    assert told(stand) == "balancing 25%: step 7, loss 1.5, 30 s, 90 s left" and stand.done == 0.25
+
+
+# ------------------------------------------------------------------------------- a budget
+
+EACH, TOKEN = 2e-2, 1e-3
+"""Seconds of a model's call, and of a token in it, on the clock of these tests."""
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """A clock that only moves while `tiny` computes, by how much it computes."""
+    clock = Clock()
+    embedding = loads(WORD).prepared.models["base"]._forward.module.get_input_embeddings()
+
+    def tick(module: Any, ids: Any) -> None:
+        clock.now += EACH + TOKEN * ids[0].numel()
+
+    hook = embedding.register_forward_pre_hook(tick)
+    monkeypatch.setattr(time, "monotonic", clock)
+    yield clock
+    hook.remove()
+
+
+NUMBER = """
+lm base = "tiny"
+program number(x: int(0..7)) {
+  latent n: int(0..7, lead=" ") ~ uniform(0, 7)
+  observe x ~ binomial(7, 0.1 + 0.1 * n)
+  guide n ~ base("Seen: ", x, "\\nDigit:")
+}
+"""
+NUMBERS = [{"x": k} for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "budget", "least", "more"),
+    [
+        (WORD, WORDS, 12.0, 0.88, {}),
+        (WORD, WORDS, 25.0, 0.65, {"certify_rows": 64, "pairs": 64}),
+        (RULE, RULES, 25.0, 0.88, {"certify_rows": 0}),
+    ],
+)
+def test_a_budget_is_that_of_the_whole(
+    program: str,
+    data: list[Any],
+    budget: float,
+    least: float,
+    more: dict[str, Any],
+    ticking: Clock,
+    tmp_path: Path,
+) -> None:
+    """Looking, listing, training and certifying; the certificate gives way, and says by how much.
+
+    Short texts come again, so that more draws cost less than was foretold, and time is left.
+    """
+    course = Course(clock=ticking)
+    asked = {"steps": 10_000, "certify_draws": 2000, **more}
+    done = fitted(tmp_path / "p", program, data, budget=budget, course=course, **asked)
+    assert least * budget <= course.elapsed <= 1.02 * budget, course.spent
+    assert 2 <= done.manifest.steps < 10_000
+    certificate = done.manifest.checked
+    assert certificate is not None and 10 <= certificate.draws < 2000
+    assert "the budget cut the certificate" in done.manifest.note
+    assert course.spent["certifying"] < 0.35 * budget
+
+
+def test_steps_that_end_before_the_budget_leave_a_whole_certificate(ticking: Clock, tmp_path: Path) -> None:
+    course = Course(clock=ticking)
+    done = fitted(tmp_path / "p", NUMBER, NUMBERS, budget=500.0, course=course, certify_rows=16)
+    assert course.elapsed < 250 and done.manifest.steps == 6 and "budget" not in done.manifest.note
+    certificate = done.manifest.checked
+    assert certificate is not None and certificate.draws == 20 and certificate.simulated is not None
+
+
+def test_a_budget_that_holds_no_step_is_refused(ticking: Clock, tmp_path: Path) -> None:
+    for budget, said in ((0.1, "loading and looking took"), (2.0, "a step and the smallest certificate")):
+        with pytest.raises(InferenceError) as caught:
+            fitted(tmp_path / "p", WORD, WORDS, budget=budget, pairs=64, course=Course(clock=ticking))
+        assert codes(caught.value) == ["PLM628"] and said in str(caught.value)
+        assert "give at least" in str(caught.value)
+    assert not list((tmp_path / "p").glob("*.json"))
+
+
+# ------------------------------------------------------------------------------- what it will take
+
+
+def test_a_forecast_is_what_happens(ticking: Clock, tmp_path: Path) -> None:
+    settings = settings_of({**SMALL, "steps": 20, "certify_draws": 100})
+    query = loads(WORD)
+    weights = {k: v.clone() for k, v in query.prepared.models["base"]._forward.module.state_dict().items()}
+    foretold = rehearse(query.prepared, WORDS, settings, course=Course(watched=True, clock=ticking))
+    for name, tensor in query.prepared.models["base"]._forward.module.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    course = Course(clock=ticking)
+    fit(query.prepared, WORDS, tmp_path / "p", settings, course=course)
+    for phase in foretold.phases:
+        if phase.name in (SLEEP, BALANCE, "certifying"):
+            assert 0.6 < phase.seconds / course.spent[phase.name] < 1.6, (phase, course.spent)
+            assert phase.memory is None or phase.memory > 1 << 24
+    assert foretold.steps == 20
+    text = "\n".join(foretold.lines())
+    assert ("12 steps of" in text and "8 steps of" in text and "MiB" in text) or "GiB" in text
+
+
+def test_a_forecast_says_what_a_budget_holds(ticking: Clock, tmp_path: Path) -> None:
+    settings = settings_of({**SMALL, "steps": 10_000, "certify_draws": 2000, "budget": 20.0})
+    foretold = rehearse(loads(WORD).prepared, WORDS, settings, course=Course(watched=True, clock=ticking))
+    done = fit(loads(WORD).prepared, WORDS, tmp_path / "p", settings, course=Course(clock=ticking))
+    assert foretold.seconds == pytest.approx(20.0, rel=0.15)
+    assert foretold.steps == pytest.approx(done.manifest.steps, rel=0.25)
+    assert f"A budget of 20 s holds {foretold.steps} steps" in foretold.lines()[-2 if foretold.notes else -1]
+
+
+# ------------------------------------------------------------------------------- what a certificate may take
+
+PACE = Pace(fixed=0.1, each=0.01, pair=0.05)
+
+
+def test_a_certificate_costs_what_its_draws_do() -> None:
+    assert PACE.row(200) == pytest.approx(2.1)
+    assert PACE.certificate(200, 8, 32) == pytest.approx(8 * 2.1 + 32 * (1.05 + 0.05))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [
+        (100.0, (200, 8, 32)),
+        (30.0, (108, 8, 32)),
+        (12.0, (60, 8, 16)),
+        (7.5, (57, 2, 16)),
+        (5.0, (52, 8, 0)),
+        (1.3, (55, 2, 0)),
+        (0.305, (20, 1, 0)),
+        (0.15, None),
+        (-1.0, None),
+    ],
+)
+def test_it_is_cut_to_the_time(seconds: float, size: tuple[int, int, int] | None) -> None:
+    plan = planned(PACE, draws=200, rows=8, simulated=32, seconds=seconds)
+    assert (None if plan is None else (plan.draws, plan.rows, plan.simulated)) == size
+    if plan is not None:
+        assert plan.seconds <= seconds
+        more = PACE.certificate(plan.draws + 1, plan.rows, plan.simulated)
+        assert more > seconds or plan.draws == 200
+
+
+def test_fewer_draws_than_the_least_are_asked_for() -> None:
+    plan = planned(PACE, draws=20, rows=2, simulated=0, seconds=10.0)
+    assert plan is not None and (plan.draws, plan.rows) == (20, 2)
