@@ -23,6 +23,7 @@ from posterior_lm.lang.driver import check, compile_source, load_module
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parser import parse_fragment
 from posterior_lm.lang.source import NOWHERE, Source
+from posterior_lm.train.course import Course
 from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
     from posterior_lm.train.adapter import Adapter
-    from posterior_lm.train.course import Course
     from posterior_lm.train.fit import Fitted
     from posterior_lm.train.progress import Progress as FitProgress
     from posterior_lm.validate.calibration import Calibration
@@ -300,7 +300,6 @@ class Query:
         whole stands, phase by phase. A budget is counted from here on. `settings` are those of `train.settings.FitSettings`, over what `infer gflownet(…)`
         states. A column named after a latent holds a known good value of it.
         """
-        from posterior_lm.train.course import Course
         from posterior_lm.train.fit import fit
 
         course = course or Course()
