@@ -24,6 +24,11 @@ from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
 from posterior_lm.train.evaluate import FEWEST, weigh
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
 TIMED = (8, 32, 128)
 """Draws that are timed, one number after the other; texts that come again cost nothing, so more show more."""
 
@@ -126,10 +131,8 @@ def peak_memory() -> int | None:
     """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
+    if resource is None:
         return None
-    import resource
-
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
