@@ -17,6 +17,7 @@ from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Offer
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
+from posterior_lm.lang.diagnostics import InferenceError, shown
 from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.lm.protocol import threads_of
 from posterior_lm.target.prepared import PreparedProgram
@@ -61,6 +62,22 @@ def policy_offer(program: PreparedProgram, request: Request, target: Target) -> 
     return offer_of(request.policy, program, target)
 
 
+MOST_DRAWS = 10**8
+"""Draws of one posterior: more would not fit into memory."""
+
+
+def _check_whole(name: str, value: object, low: int, high: int | None) -> None:
+    """Raises InferenceError PLM802 for what is no whole number between two others."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
+        wanted = f"of at least {low}" if high is None else f"from {low} to {high:,}"
+        raise InferenceError.of(
+            "PLM802",
+            f"`{name}` is a whole number {wanted}, not {shown(value)}",
+            help=f"give one: {name}={low + 1}",
+        )
+
+
 def draw(
     program: PreparedProgram,
     target: Target,
@@ -76,8 +93,8 @@ def draw(
     method, options = request.of(target.prepared)
     if n is None:
         n = METHODS[method].draws(options)
-    if n < 1:
-        raise ValueError(f"n is at least 1, not {n}")
+    _check_whole("n", n, 1, MOST_DRAWS)
+    _check_whole("seed", seed, 0, None)
     if budget is None and options.get("budget"):
         budget = float(str(options["budget"]))
     draws = infer(

@@ -461,7 +461,8 @@ def load_em(folder: str | Path) -> Query:
     from posterior_lm.em.saved import read_record
 
     record = read_record(Path(folder))
-    return loads(record.program, record.name).with_em(folder)
+    # The name alone: a path in it would say in which folder the program may read files.
+    return loads(record.program, Path(record.name).name).with_em(folder)
 
 
 def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:

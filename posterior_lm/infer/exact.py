@@ -64,6 +64,9 @@ class _Frontier:
         return logsumexp(np.array([family.tail(rank) for _, _, family, rank in self.heap] or [-math.inf]))
 
 
+IDLE = 10
+"""Beginnings that are opened for each of the `values` asked for, none of which leads to a value, before a search ends."""
+
 REST_DRAWS = 256
 """Draws that estimate what was not listed."""
 
@@ -82,6 +85,8 @@ class State:
     log_reward: tuple[float, ...] = ()
     dead: tuple[np.ndarray, ...] = ()
     n_dead: int = 0
+    idle: int = 0
+    """Beginnings opened since the last value was listed."""
 
 
 @frozen
@@ -103,11 +108,14 @@ class Exact:
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
         if not state.frontier.heap:
             return state, Info(done=True)
-        families, finished = state.branching.open(list(state.frontier.pop(BATCH)))
-        state = self._take(state, families, finished)
+        begun = list(state.frontier.pop(BATCH))
+        families, finished = state.branching.open(begun)
+        idle = 0 if finished else state.idle + len(begun)
+        state = evolve(self._take(state, families, finished), idle=idle)
         listed = len(state.values) + state.n_dead
         certificate = self._certificate(state)
-        done = not state.frontier.heap or listed >= self.values or certificate.missing_share <= 1 - self.mass
+        done = not state.frontier.heap or listed >= self.values or state.idle > IDLE * self.values
+        done = done or (listed > 0 and certificate.missing_share <= 1 - self.mass)
         return state, Info(done, f"{listed} values listed", min(1.0, listed / self.values))
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
@@ -134,6 +142,12 @@ class Exact:
             return all_dead(target, np.array([known], dtype=np.float64), listed=True)
         if state.dead:
             return all_dead(target, np.concatenate(state.dead), listed=not open_ended)
+        if state.idle > IDLE * self.values:
+            return InferenceError.of(
+                "PLM706",
+                f"none of the {state.idle:,} likeliest beginnings is one whole value",
+                help="allow fewer tokens, raise `values`, or draw with --method smc or importance",
+            )
         if open_ended:
             return InferenceError.of(
                 "PLM706",

@@ -19,6 +19,7 @@ sums, predictions and pages follow from `lang.values`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -395,9 +396,17 @@ def finite_forms() -> str:
     return " and ".join(t.form for t in VALUE_TYPES.values() if t.finite)
 
 
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}\.0*")
+
+
 def mistyped(param: ParamSpec, value: object, where: str, *, help: str | None = None) -> Diagnostic:
     """PLM603: a value of another type than the declared one."""
     type_ = VALUE_TYPES[param.type]
+    if isinstance(value, str) and type_.kind != "text":
+        if not value.strip():
+            help = f"give a value; only where `{param.name}` has a default may its field be empty"
+        elif type_.kind == "int" and _WHOLE.fullmatch(value.strip()):
+            help = f"write {value.strip().partition('.')[0]}"
     return error(
         "PLM603",
         f"`{param.name}` must be {type_.meant}, not {shown(value)}",

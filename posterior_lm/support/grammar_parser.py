@@ -7,6 +7,7 @@ syntax; where it meets something else it says nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -18,6 +19,7 @@ from posterior_lm.lang.values import read_json
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Cache
 from posterior_lm.support.lark import Refused, characterwise
+from posterior_lm.support.schema import refused, understood
 from posterior_lm.support.spec import TextSpec
 from posterior_lm.support.token_automata import token_matrix, tokenizer_key
 
@@ -42,8 +44,10 @@ def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
         schema = _schema(spec.json, span)
         found = LLMatcher.grammar_from_json_schema(schema)
         failed, wrong = LLMatcher.validate_grammar_with_warnings(found)
-        if failed:
-            said = _sentence(wrong[0])
+        if failed or wrong:  # a warning says that less is held to than is written
+            said = _sentence(wrong[0]).replace(
+                ". Enable 'coerce_one_of' option to approximate oneOf with anyOf", ""
+            )
             raise CompileError.of(
                 "PLM338", f"the schema is refused: {said}", span, "for this schema", help=schema_help(said)
             )
@@ -61,13 +65,13 @@ def check_grammar(spec: TextSpec, span: Span | None) -> str | None:
         )
     try:
         written = characterwise(spec.grammar)
-    except Refused as refused:
+    except Refused as problem:
         # Where llguidance refuses it too, what that says points into the line.
         failed, wrong = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(spec.grammar))
-        if failed and not refused.final:
+        if failed and not problem.final:
             raise CompileError(_wrong_grammar(spec.grammar, wrong[0], span)) from None
-        message = f"the grammar is refused in line {refused.line}: {refused.message}"
-        raise CompileError.of("PLM337", message, span, "for this grammar", help=refused.help) from None
+        message = f"the grammar is refused in line {problem.line}: {problem.message}"
+        raise CompileError.of("PLM337", message, span, "for this grammar", help=problem.help) from None
     found = LLMatcher.grammar_from_lark(written + _EVERY_SPELLING)
     failed, wrong = LLMatcher.validate_grammar_with_warnings(found)
     if failed:
@@ -101,7 +105,7 @@ def matcher(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Any:
 
 def _schema(text: str, span: Span | None) -> str:
     try:
-        read_json(text)
+        schema = read_json(text)
     except ValueError as wrong:
         raise CompileError.of(
             "PLM338",
@@ -110,7 +114,13 @@ def _schema(text: str, span: Span | None) -> str:
             "for this schema",
             help="mend it there; `python -m json.tool FILE` reads JSON too",
         ) from None
-    return text
+    if problem := refused(schema):
+        message, help = problem
+        raise CompileError.of(
+            "PLM338", f"the schema is refused: {message}", span, "for this schema", help=help
+        )
+    plain = understood(schema)
+    return text if plain == schema else json.dumps(plain)
 
 
 _PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): *")
@@ -196,6 +206,7 @@ _GRAMMAR = (
 _SCHEMA = (
     (r"Unimplemented keys", "take it out: what it demands can be said as a condition"),
     (r"Unsatisfiable", "loosen it so that at least one value fits"),
+    (r"oneOf", "write anyOf, which a value may fit in several ways, or alternatives of which no value fits two"),
     (r"Unknown format", "take the format out, or say it as a `pattern`"),
     (r"Invalid type", 'write one of "string", "number", "integer", "boolean", "object", "array" and "null"'),
     (r"Pointer", "put what `$ref` points at under `$defs`, or write it out in place"),

@@ -81,6 +81,7 @@ def decode(data: bytes, name: str) -> str:
 def typed_csv(rows: Iterable[Row], params: Sequence[ParamSpec]) -> list[Row]:
     """CSV rows with their fields read by the declared types; what cannot be read stays a string.
 
+    An empty field of a parameter that is no text and has a default is left out.
     Columns that no parameter declares stay as they are: binding reports both.
     """
     declared = {p.name: p for p in params}
@@ -88,9 +89,14 @@ def typed_csv(rows: Iterable[Row], params: Sequence[ParamSpec]) -> list[Row]:
         {
             name: read_field(declared[name], field) if name in declared else field
             for name, field in row.items()
+            if not (name in declared and _is_left_out(declared[name], field))
         }
         for row in rows
     ]
+
+
+def _is_left_out(param: ParamSpec, field: object) -> bool:
+    return field == "" and not param.required and VALUE_TYPES[param.type].kind != "text"
 
 
 def read_field(param: ParamSpec, text: object) -> object:
@@ -171,6 +177,10 @@ def _said(problem: str) -> str:
 
 def _header(source: Source, line: int, fields: list[str]) -> list[str]:
     names = [field.strip() for field in fields]
+    if len(names) == 1 and (sign := next((s for s in (";", "\t") if s in fields[0]), None)):
+        shown = "semicolons" if sign == ";" else "tabs"
+        message, help = f"{source.name} has one column", "separate columns by commas"
+        raise DataError(_wrong(source, message, line, line, f"separated by {shown}", help))
     for number, name in enumerate(names):
         if not name:
             message = f"column {number + 1} of {source.name} has no name"

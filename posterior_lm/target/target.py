@@ -19,6 +19,7 @@ from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
+from posterior_lm.support.grammar import GrammarSupport
 from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prefixes import log_reward_prefixes
@@ -144,6 +145,9 @@ class Target:
                 where=latent,
                 help="give one of the values that its type lists"
                 if isinstance(support, FiniteSupport)
+                else "give a text that its grammar or schema derives; JSON is written with the characters themselves, "
+                "as by json.dumps(…, ensure_ascii=False)"
+                if isinstance(support, GrammarSupport)
                 else "give a text with the tokens, characters and stop that its type asks for; "
                 "most begin with a space",
             )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.lang.diagnostics import DataError, Diagnostic
 from posterior_lm.target.rows import read_field, read_rows, typed_csv
+from tests.cli import plm
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES = (
@@ -177,3 +178,32 @@ def test_csv_fields_are_read_by_the_declared_types() -> None:
 ])  # fmt: skip
 def test_what_a_field_does_not_spell_stays_a_string_for_the_binder_to_refuse(type_: str, field: str) -> None:
     assert read_field(ParamSpec("p", type_), field) == field
+
+
+def test_an_empty_field_is_the_default_of_what_is_no_text(tmp_path: Path) -> None:
+    params = (
+        ParamSpec("n", "int", default=3, required=False),
+        ParamSpec("m", "int"),
+        ParamSpec("t", "text", default="x", required=False),
+    )
+    path = tmp_path / "r.csv"
+    path.write_text("n,m,t\n,,\n1,2,a\n")
+    assert read_rows(path, params) == [{"m": "", "t": ""}, {"n": 1, "m": 2, "t": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "help"), [("", "default"), ("3.0", "write 3"), ("-7.", "write -7"), ("x", "whole number")]
+)
+def test_a_field_that_is_no_int_gets_advice_for_csv(cell: str, help: str, tmp_path: Path) -> None:
+    (tmp_path / "p.plm").write_text("program p(m: int) { latent n: int(0..1) ~ uniform() factor m * n }")
+    (tmp_path / "r.csv").write_text(
+        f"m,k\n{cell},1\n".replace(",k", "").replace(",1", "") if cell else 'm\n""\n'
+    )
+    result = plm("run", tmp_path / "p.plm", "--data", tmp_path / "r.csv")
+    assert result.exit_code == 1 and help in result.stderr.partition("help: ")[2], result.stderr
+
+
+def test_columns_are_separated_by_commas(tmp_path: Path) -> None:
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        found = wrong(tmp_path, "r.csv", f"a{sign}b\n1{sign}2\n")
+        assert found.code == "PLM607" and name in found.primary.text and "commas" in (found.help or "")

@@ -189,3 +189,80 @@ def test_what_is_not_of_the_notation_is_refused() -> None:
     for text in ("start = 1", "start: ;", "start: a..b", "%", "start: x\nx: \ny", "start: ~3", "\x00"):
         with pytest.raises(Refused):
             characterwise(text)
+
+
+# ------------------------------------------------------------------------------- schemas
+
+
+BYTES = TabularTokenizer(tuple(dict.fromkeys('"\\/{}[]:,.+-0123456789abcdefnutrl é😀 ')))
+
+
+def spells(schema: object, text: str) -> bool:
+    support = build_support(TextSpec(0, 40, json=json.dumps(schema)), BYTES)
+    return support.accepts(BYTES.encode(text))
+
+
+WRONG_SCHEMAS = [
+    ({"type": "integer", "maxmum": 3}, '"maxmum" at # is no keyword', "`maximum`"),
+    ({"type": "string", "minlength": 2}, '"minlength"', "`minLength`"),
+    ({"type": "object", "additionalproperties": False}, '"additionalproperties"', "`additionalProperties`"),
+    ({"divisibleBy": 2}, "divisibleBy", "multipleOf"),
+    ({"disallow": "string"}, "disallow", "anyOf"),
+    ({"extends": {}}, "extends", "allOf"),
+    ({"type": "string", "contentEncoding": "base64"}, "contentEncoding", "pattern"),
+    ({"type": "integer", "nullable": True}, "nullable", "null"),
+    ({"type": "integer", "format": "int32"}, "the format at #", "take the format out"),
+    ({"type": "object", "properties": {"maxmum": {"colour": 1}}}, '"colour" at #/properties/maxmum', "x-"),
+    ({"anyOf": [{}, {"items": {"maxmum": 1}}]}, "#/anyOf/1/items", "`maximum`"),
+    ({"$defs": {"a": {"minItem": 1}}, "$ref": "#/$defs/a"}, "#/$defs/a", "`minItems`"),
+    ({"items": [{"exlusiveMaximum": 1}]}, "#/items/0", "`exclusiveMaximum`"),
+    ({"x-guidance": {"lenient": True}, "type": "integer"}, "lenient", "whitespace_flexible"),
+    ({"x-guidance": {"coerce_one_of": True}, "type": "integer"}, "coerce_one_of", "anyOf"),
+    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf", "write anyOf"),
+    ({"$reff": "#/$defs/a"}, '"$reff"', "`$ref`"),
+    ({"type": "array", "uniqueItems": True}, "uniqueItems", "condition"),
+]
+
+
+@pytest.mark.parametrize(("schema", "message", "help"), WRONG_SCHEMAS, ids=[m for _, m, _ in WRONG_SCHEMAS])
+def test_keywords_that_are_not_understood_are_refused(schema: object, message: str, help: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        build_support(TextSpec(0, 4, json=json.dumps(schema)), BYTES)
+    (found,) = caught.value.diagnostics
+    assert found.code == "PLM338" and message in found.message, found.message
+    assert help in (found.help or "") and "option" not in found.message.replace("no option", "")
+
+
+def test_remarks_and_what_says_nothing_are_let_through() -> None:
+    remarks = {"title": "t", "x-note": 1, "_old": {"maxmum": 1}, "$comment": "c", "default": {"maxmum": 1}}
+    remarks |= {"readonly": True, "$async": True}
+    assert spells({"type": "array", "uniqueItems": False, "items": {"type": "integer"}, **remarks}, "[1,1]")
+    # A property, or a value that is listed, may be called as it likes.
+    named = {"type": "object", "properties": {"ab": {"const": {"maxmum": 1}}, "uniqueItems": {}}}
+    assert build_support(TextSpec(0, 40, json=json.dumps(named)), BYTES) is not None
+    kept = {"type": "object", "properties": {"f": {"enum": [{"uniqueItems": False}]}}, "required": ["f"]}
+    from posterior_lm.support.schema import understood
+
+    assert understood(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "inside"),
+    [
+        ({"const": "é"}, '"é"', True),
+        ({"const": "é"}, '"\\u00e9"', False),
+        ({"type": "string"}, '"😀"', True),
+        ({"type": "string"}, '"\\ud83d\\ude00"', False),
+        ({"type": "string"}, '"\\/"', False),
+        ({"type": "string"}, '"\\n"', True),
+        ({"type": "string"}, '"\\\\"', True),
+        ({"type": "integer"}, "1", True),
+        ({"type": "integer"}, "1.0", False),
+        ({"enum": [1]}, "1.0", False),
+    ],
+)
+def test_json_is_written_with_its_characters_themselves(schema: object, text: str, inside: bool) -> None:
+    """As `json.dumps(…, ensure_ascii=False)` writes it, which the how-to says."""
+    assert spells(schema, text) is inside
+    if inside:
+        assert json.dumps(json.loads(text), ensure_ascii=False) == text
