@@ -138,8 +138,17 @@ def test_examples_are_short() -> None:
         assert len(script.read_text(encoding="utf-8").splitlines()) < 80, script.name
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=relative)
-def test_a_program_runs_on_its_data(program: Path) -> None:
+def needs_smollm2(program: Path) -> bool:
+    return 'lm base = "smollm2"' in program.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(p, marks=[pytest.mark.real] if needs_smollm2(p) else [], id=relative(p)) for p in PROGRAMS],
+)
+def test_a_program_runs_on_its_data(program: Path, request: pytest.FixtureRequest) -> None:
+    if needs_smollm2(program):
+        request.getfixturevalue("smollm2")  # skips without it
     data = program.parent / "data" / f"{program.stem}.jsonl"
     arguments = ["run", str(program), "--data", str(data), "--row", "0", "-n", "20", "--format", "json"]
     result = CliRunner().invoke(cli, arguments, prog_name="plm")
