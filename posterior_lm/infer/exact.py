@@ -64,7 +64,7 @@ class _Frontier:
         return logsumexp(np.array([family.tail(rank) for _, _, family, rank in self.heap] or [-math.inf]))
 
 
-IDLE = 10
+IDLE = 3
 """Beginnings that are opened for each of the `values` asked for, none of which leads to a value, before a search ends."""
 
 REST_DRAWS = 256
