@@ -140,6 +140,7 @@ def test_what_is_drawn_stands_among_the_tokens_of_transformers(
     assert begun == first
     holed = mine.chat.render([Message("user", ("Who is ", 0, "?" + behind))])
     assert [p for p in holed if isinstance(p, int)] == [0]
+    assert mine.decode(holed[2]).startswith("?"), "no dummy prefix behind what is drawn"  # type: ignore[arg-type]
     filled = [{"role": "user", "content": f"Who is {value}?{behind}"}]
     assert squeezed(mine, [*holed[0], *drawn, *holed[2]]) == squeezed(mine, theirs(other, filled))  # type: ignore[misc]
 
