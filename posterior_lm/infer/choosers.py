@@ -59,18 +59,16 @@ class SampleEach:
 
 BLOCK = 1 << 20
 """Draws × choices compared at a time."""
-CROWD = 8
-"""Draws at one point from which a search per point is cheaper than comparing every column."""
+CROWD = 1 << 12
+"""Draws at one point × choices from which a search per point is cheaper than comparing every column."""
 
 
 def _invert(at: np.ndarray, point: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """(M,) the column whose cumulative share of its row first exceeds `at`; never one of probability zero."""
     cumulative = np.cumsum(probs, axis=1)
-    # Rounding at the far end is caught by the last column that has any probability.
-    last = probs.shape[1] - 1 - np.argmax(probs[:, ::-1] > 0, axis=1)
     share = at * cumulative[point, -1]
     picked = np.empty(len(at), dtype=np.int64)
-    crowd = np.bincount(point, minlength=len(probs))
+    crowd = np.bincount(point, minlength=len(probs)) * probs.shape[1]
     for row in np.flatnonzero(crowd >= CROWD):
         mine = point == row
         # side="right" steps over columns of probability zero, at the front too.
@@ -80,7 +78,10 @@ def _invert(at: np.ndarray, point: np.ndarray, probs: np.ndarray) -> np.ndarray:
     for begin in range(0, len(alone), size):
         mine = alone[begin : begin + size]
         picked[mine] = (cumulative[point[mine]] <= share[mine, None]).sum(axis=1)
-    return np.minimum(picked, last[point])
+    # Rounding at the far end is caught by the last column that has any probability.
+    for k in np.flatnonzero(picked == probs.shape[1]):
+        picked[k] = np.flatnonzero(probs[point[k]])[-1]
+    return picked
 
 
 @frozen
