@@ -46,9 +46,9 @@ GAIN = 1.1
 TURNS = 6
 ENOUGH = 0.4
 """Seconds after which a phase is measured no further. Where warming up took longer, it has to do."""
-LARGE = 3e10
-"""Operations of a call from which every thread is used, unmeasured: each of its products lasts many times
-longer than any waking."""
+LARGE = 2.5e9
+"""Operations a thread of a call from which every thread is used, unmeasured: they last a twentieth of a second and
+more, so that each of a few hundred products lasts several times longer than it takes to wake a thread."""
 
 
 class Threads:
@@ -92,7 +92,7 @@ class Threads:
 
     def _find(self, forward: Forward, phase: str, most: int) -> int:
         size = sum(weight.numel() for weight in forward.module.parameters())
-        if 2 * COLUMNS[phase] * size > LARGE:
+        if 2 * COLUMNS[phase] * size > LARGE * most:
             return most
         key = {"model": self._model, "phase": phase, "most": most, **machine()}
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
