@@ -120,7 +120,7 @@ def _fit(
             inputs.program, setup.lm, inputs.data,
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
-            note="; ".join(n for n in (note, *setup.notes, left_out) if n),
+            note="; ".join(n for n in (note, *setup.notes, *trainer.notes, left_out) if n),
         )  # fmt: skip
         if world.is_main:
             manifest = save_policy(folder, adapter, manifest)

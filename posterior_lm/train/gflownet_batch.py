@@ -18,6 +18,7 @@ from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.guide import Reading
+from posterior_lm.train.memory import LEAST
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
 _makers: dict[int, tuple[Support, object]] = {}
@@ -146,9 +147,6 @@ def propose(
 
 # ------------------------------------------------------------------------------- parts that fit in memory
 
-LEAST = 64
-"""Columns below which halving is given up."""
-
 
 def micro_batches(
     draws: Sequence[Walked], groups: Iterable[int | Sequence[int]], columns: int
@@ -163,8 +161,7 @@ def micro_batches(
         members = [group] if isinstance(group, int) else [int(k) for k in group]
         if not members:
             continue
-        paths = {(p.context, p.ids) for k in members for p in draws[k].paths}
-        width = sum(len(c) for c in {c for c, _ in paths}) + sum(len(ids) for _, ids in paths)
+        width = columns_of(draws, members)
         if parts and filled + width <= columns:
             parts[-1] += members
             filled += width
@@ -172,6 +169,12 @@ def micro_batches(
             parts.append(members)
             filled = width
     return parts
+
+
+def columns_of(draws: Sequence[Walked], members: Sequence[int]) -> int:
+    """Token columns of some draws; a context that several of them share counts once."""
+    paths = {(p.context, p.ids) for k in members for p in draws[k].paths}
+    return sum(len(c) for c in {c for c, _ in paths}) + sum(len(ids) for _, ids in paths)
 
 
 def halving(
@@ -188,7 +191,7 @@ def halving(
                 run(part, columns)
             return columns
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
-            if not _is_memory(problem):
+            if not is_memory(problem):
                 raise
         restart()
         if columns // 2 < LEAST:
@@ -202,7 +205,8 @@ def halving(
             torch.cuda.empty_cache()
 
 
-def _is_memory(problem: BaseException) -> bool:
+def is_memory(problem: BaseException) -> bool:
+    """Whether memory was all that was missing."""
     # The CPU allocator raises a plain RuntimeError.
     return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
         problem

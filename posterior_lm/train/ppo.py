@@ -67,10 +67,9 @@ class PpoTrainer(Trainer):
                 draws = [behaved.draws[k] for k in part]
                 found[list(part)] = score_draws(model, draws, columns=columns).log_prob.cpu().numpy()
 
-        self.columns = halving(
-            score, lambda columns: micro_batches(behaved.draws, range(len(behaved.draws)), columns),
-            self.columns, lambda: None,
-        )  # fmt: skip
+        numbers = range(len(behaved.draws))
+        most = self.settings.max_batch_tokens  # nothing is kept for a backward pass
+        halving(score, lambda columns: micro_batches(behaved.draws, numbers, columns), most, lambda: None)
         return found
 
     def _advantages(self, behaved: Behaved, log_q: np.ndarray, log_ref: np.ndarray) -> Tensor:

@@ -22,7 +22,16 @@ from posterior_lm.train.adapter import Adapter, drawing_model, training_model
 from posterior_lm.train.balancing import Balancer, Behaved, reward_temperature, tensors_of
 from posterior_lm.train.checkpoint import optimizer_tensors, restore_optimizer
 from posterior_lm.train.enumerated import EnumeratedRows
-from posterior_lm.train.gflownet_batch import Scored, Walked, halving, micro_batches, score_draws
+from posterior_lm.train.gflownet_batch import (
+    Scored,
+    Walked,
+    columns_of,
+    halving,
+    is_memory,
+    micro_batches,
+    score_draws,
+)
+from posterior_lm.train.memory import Fit, fitting, free_memory, recomputing
 from posterior_lm.train.objectives import Objective, Trajectories, moved, objective_of, row_log_z
 from posterior_lm.train.parallel import World
 from posterior_lm.train.progress import Progress, check_finite, measured, not_finite
@@ -31,6 +40,9 @@ from posterior_lm.train.rows import Rows
 from posterior_lm.train.settings import Resolved
 from posterior_lm.train.simulate import Simulator
 from posterior_lm.train.sleep_phase import SleepPhase, WeightedBatch
+
+FEW = 4
+"""Draws that are tried to see what a column keeps."""
 
 
 class Trainer:
@@ -56,7 +68,7 @@ class Trainer:
         )
         device = self.parameters[0].device
         self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
-        self.columns = settings.max_batch_tokens
+        self.fit: Fit | None = None
         self.steps_done = 0
         self.balanced = 0
         self.seconds = 0.0 if enumerated is None else float(world.broadcast(enumerated.seconds))
@@ -199,11 +211,14 @@ class Trainer:
     ) -> None:  # fmt: skip
         """`run` on parts of the draws that fit in memory; the `loss` that it adds to begins anew with smaller ones."""
         log_z = self.log_z
+        if self.fit is None:
+            self.fit = self._fitting(draws, groups, ends)
+        recomputed = self.fit.recomputed
 
         def scored(part: Sequence[int], columns: int) -> None:
             mine = list(part)
             some = [draws[k] for k in mine]
-            run(mine, score_draws(training_model(self.adapter), some, ends=ends, columns=columns))
+            run(mine, self._score(some, recomputed, ends=ends, columns=columns))
 
         def restart() -> None:
             loss[:] = [0.0]
@@ -211,9 +226,42 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
 
         with threads(self.adapter.base._forward, None):
-            self.columns = halving(
-                scored, lambda columns: micro_batches(draws, groups, columns), self.columns, restart
+            fits = halving(
+                scored, lambda columns: micro_batches(draws, groups, columns), self.fit.columns, restart
             )
+        self.fit = Fit(fits, recomputed)
+
+    def _score(self, draws: Sequence[Walked], recomputed: bool, *, ends: bool, columns: int) -> Scored:
+        if not recomputed:
+            return score_draws(training_model(self.adapter), draws, ends=ends, columns=columns)
+        with recomputing(self.adapter):  # of what is folded into the weights nothing could be computed again
+            return score_draws(self.adapter.model(), draws, ends=ends, columns=columns)
+
+    def _fitting(self, draws: Sequence[Walked], groups: Sequence[int | Sequence[int]], ends: bool) -> Fit:
+        """What fits in memory, tried on a few draws of the first step."""
+        most, free = self.settings.max_batch_tokens, free_memory(self.parameters[0].device)
+        parts = micro_batches(draws, groups, 1)
+        if free is not None and self.parameters[0].device.type == "cpu":
+            free //= self.world.size  # all processes are on this machine
+
+        def score(some: Sequence[int], recomputed: bool) -> Tensor:
+            return self._score([draws[k] for k in some], recomputed, ends=ends, columns=most).log_prob
+
+        some = [k for part in parts for k in part][:FEW]
+        widest = max((columns_of(draws, part) for part in parts), default=0)
+        try:
+            return fitting(score, some[:1], some, lambda k: columns_of(draws, k), widest, most, free)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+            if not is_memory(problem):
+                raise
+            return Fit(most)  # what the step makes of it is `halving`'s to say
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the memory made of the fit."""
+        if self.fit is None or not self.fit.recomputed:
+            return ()
+        return ("memory is short: every layer is computed again in the backward pass",)
 
     def _drawn(self, replay: Replay) -> tuple[Behaved, Replay]:
         """The draws of a step, of this process's share of its rows, and the buffer with them."""
@@ -298,7 +346,9 @@ class Trainer:
     def state(self) -> dict[str, object]:
         return {
             "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
-            "columns": self.columns, "threads": self.adapter.base.threads,
+            "columns": None if self.fit is None else self.fit.columns,
+            "recomputed": self.fit is not None and self.fit.recomputed,
+            "threads": self.adapter.base.threads,
         }  # fmt: skip
 
     def restore(
@@ -313,7 +363,9 @@ class Trainer:
         self.log_z = tensors["log_z"].to(self.log_z.device)
         self.replay = Replay.from_arrays(dict(arrays)) if arrays else self.replay
         self.steps_done, self.balanced = int(str(state["steps_done"])), int(str(state["balanced"]))
-        self.seconds, self.columns = float(str(state["seconds"])), int(str(state["columns"]))
+        self.seconds = float(str(state["seconds"]))
+        if state["columns"] is not None:
+            self.fit = Fit(int(str(state["columns"])), bool(state.get("recomputed")))
 
     def forget(self) -> None:
         """Drop what is remembered, so that a resumed fit and this one go on alike."""
