@@ -26,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +34,7 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow small models down
 
 import numpy as np
+import torch
 from attrs import define, frozen
 
 from benchmarks.calls import Recorder, bare_seconds
@@ -67,6 +68,25 @@ program pattern(opening: text, ending: text) {{
 }}
 """,
 }
+CLOSED = (
+    r" (He|She|They|It) (was|went|ran|got|felt|came) (home|away|back|late|lost|wet|tired|cold|early|hurt)"
+)
+REAL = {
+    "infilling": f"""
+lm base = "tiny"
+program infilling(opening: text, ending: text) {{
+  latent z: text(tokens=2..8, stop=".", pattern=r"{CLOSED}\\.") ~ base(opening)
+  observe [" ", ending] ~ base(opening, z)
+}}
+""",
+    "pattern": f"""
+lm base = "tiny"
+program pattern(opening: text, ending: text) {{
+  latent z: text(tokens=2..8, stop=".", pattern=r"{CLOSED}\\.") ~ base(opening)
+}}
+""",
+}
+"""The same with few enough values that a model of many words can list their evidence."""
 SIDES = {
     "infilling": [("importance", "direct")],
     "pattern": [("importance", "direct"), ("smc", "direct"), ("importance", "awrs")],
@@ -91,21 +111,22 @@ class Job:
         return listed + math.log1p(certificate.estimate or 0.0)
 
     @classmethod
-    def of(cls, name: str, folder: Path, batch: int) -> Job:
-        target = loads(PROGRAMS[name], f"<{name}>").given(ROW).target()
-        model = target.models["base"]
-        assert isinstance(model, TransformersModel)
+    def of(
+        cls, name: str, text: str, model: TransformersModel, weights: Path, folder: Path, batch: int
+    ) -> Job:
+        """A program `text` with the model out of the folder `weights`; `folder` has what is written for peers."""
+        target = loads(text, f"<{name}>").lm(base=model).given(ROW).target()
         exact = run(Exact(values=1_500, mass=1 - 1e-4), target, n=1, rng=np.random.default_rng(0))
         spell = model.tokenizer.encode
         path = folder / f"{name}.npz"
         np.savez(path, next=table_of(target))
         (stop,) = target.latents[0].support.stop_ids
         spec = {
-            "model": str(WEIGHTS),
+            "model": str(weights),
             "prompt": [*model.tokenizer.start_ids, *spell(ROW["opening"])],
             "prompt_text": ROW["opening"],
             "observed": list(spell(" " + ROW["ending"])) if name == "infilling" else [],
-            "body": BODY if name == "pattern" else "",
+            "body": (CLOSED if CLOSED in text else BODY) if name == "pattern" else "",
             "stop": stop,
             "max_tokens": target.latents[0].support.max_tokens,
             "table": str(path),
@@ -245,6 +266,60 @@ def compare(job: Job, method: str, sampler: str, peers: dict[str, Peer], rounds:
     return figures
 
 
+def figures(
+    weights: Path,
+    programs: Mapping[str, str],
+    envs: Path,
+    *,
+    rounds: int,
+    particles: int,
+    peers: tuple[str, ...],
+) -> dict[str, object]:
+    """Every program with the model of a folder, against each peer; they load it in the dtype that it is stored in."""
+    model = TransformersModel.from_folder(weights, device="cpu", dtype=stored_dtype(weights))
+    found: dict[str, object] = {
+        "packages": PACKAGES, "rounds": rounds, "particles": particles,
+        "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    for name in peers:
+        make_environment(name, envs)
+    for title, text in programs.items():
+        with TemporaryDirectory(prefix="plm-peers-") as folder:
+            job = Job.of(title, text, model, weights, Path(folder), 2 * particles)
+            spec = Path(folder) / "spec.json"
+            spec.write_text(json.dumps(job.spec), encoding="utf-8")
+            certificate = job.exact.certificate
+            assert certificate is not None
+            error = 0.0 if certificate.complete else certificate.estimate_se or math.inf
+            print(f"{title}: log evidence {job.log_evidence:.4f} ± {error:.4f}", flush=True)
+            started: dict[str, Peer] = {}
+            results: dict[str, object] = {
+                "log_evidence": job.log_evidence,
+                "standard_error": error,
+                "listed": len(job.exact),
+            }
+            try:
+                for name in peers:
+                    started[name] = Peer.start(name, envs, spec)
+                for method, sampler in SIDES[title]:
+                    sides = compare(job, method, sampler, started, rounds, particles)
+                    results[method if sampler == "direct" else f"{method}-{sampler}"] = sides
+                    print(f"  {method} {sampler}")
+                    for side, row in sides.items():
+                        print(f"    {side:8}", "  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+            finally:
+                for peer in started.values():
+                    peer.close()
+            found[title] = results
+    return found
+
+
+def stored_dtype(weights: Path) -> str:
+    """What the peers, told nothing, load a folder's weights in."""
+    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--envs", type=Path, default=HERE / ".envs", help="where the peers' environments are")
@@ -253,42 +328,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=list(PACKAGES), action="append", help="leave the other peers out")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(argv)
-    import torch
-
-    figures: dict[str, object] = {
-        "packages": PACKAGES, "rounds": options.rounds, "particles": options.particles,
-        "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    for name in options.only or PACKAGES:
-        make_environment(name, options.envs)
-    for title in PROGRAMS:
-        with TemporaryDirectory(prefix="plm-peers-") as folder:
-            job = Job.of(title, Path(folder), 2 * options.particles)
-            spec = Path(folder) / "spec.json"
-            spec.write_text(json.dumps(job.spec), encoding="utf-8")
-            certificate = job.exact.certificate
-            assert certificate is not None
-            error = 0.0 if certificate.complete else certificate.estimate_se or math.inf
-            print(f"{title}: log evidence {job.log_evidence:.4f} ± {error:.4f}", flush=True)
-            peers = {name: Peer.start(name, options.envs, spec) for name in options.only or PACKAGES}
-            results: dict[str, object] = {
-                "log_evidence": job.log_evidence,
-                "standard_error": error,
-                "listed": len(job.exact),
-            }
-            try:
-                for method, sampler in SIDES[title]:
-                    found = compare(job, method, sampler, peers, options.rounds, options.particles)
-                    results[method if sampler == "direct" else f"{method}-{sampler}"] = found
-                    print(f"  {method} {sampler}")
-                    for side, row in found.items():
-                        print(f"    {side:8}", "  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-            finally:
-                for peer in peers.values():
-                    peer.close()
-            figures[title] = results
+    found = figures(
+        Path(WEIGHTS), PROGRAMS, options.envs, rounds=options.rounds, particles=options.particles,
+        peers=tuple(options.only or PACKAGES),
+    )  # fmt: skip
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -30,11 +30,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from attrs import define, field
+from attrs import define, evolve, field
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
 from posterior_lm.infer.guide import contexts_of
+from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel, Request
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.target.prepared import PreparedProgram
@@ -60,6 +61,10 @@ class Reward:
     evaluations: int = field(init=False, default=0)
     outside: int = field(init=False, default=0)
     seconds: float = field(init=False, default=0.0)
+
+    @property
+    def dtype(self) -> str:
+        return self.reference.identity.dtype
 
     @classmethod
     def of(cls, known: KnownTarget, models: dict[str, LanguageModel]) -> Reward:
@@ -98,7 +103,7 @@ class Reward:
 
 def train(
     known: KnownTarget, reward: Reward, adapter: Adapter, *, evaluations: int, rows: int, draws: int,
-    rate: float, seed: int,
+    rate: float, seed: int, weights: Path = Path(WEIGHTS),
 ) -> float:  # fmt: skip
     """RLOO from a fresh adapter, its weights put into `adapter`; returns the seconds of training."""
     from datasets import Dataset
@@ -106,13 +111,13 @@ def train(
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import RLOOConfig, RLOOTrainer
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS, padding_side="left")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(weights, padding_side="left")
     prompts = [reward.reference.tokenizer.decode(c) for c in reward.contexts]
     for prompt, context in zip(prompts, reward.contexts, strict=True):
         # The trainer spells its prompts itself: they must be what the guide reads, token for token.
         assert tuple(tokenizer(prompt)["input_ids"]) == context, (prompt, context)
     support = reward.targets[0].latents[0].support
-    module = AutoModelForCausalLM.from_pretrained(WEIGHTS)
+    module = AutoModelForCausalLM.from_pretrained(weights, dtype=reward.dtype)
     module.generation_config.eos_token_id = list(support.stop_ids) or None
     config = LoraConfig(
         r=adapter.config.r,
@@ -160,6 +165,49 @@ def train(
             {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(trainer.model).items()}
         )
     return spent
+
+
+def speeds(weights: Path, *, rows: int, draws: int, steps: int) -> dict[str, object]:
+    """Rewarded trajectories a second of RLOO and of balancing with the model of a folder, of equal batches."""
+    import trl
+
+    from benchmarks.exactness import trainer_of
+    from benchmarks.peers import stored_dtype
+    from posterior_lm.train.rows import Rows
+    from posterior_lm.train.settings import settings_of
+    from posterior_lm.train.simulate import Simulator
+
+    model = TransformersModel.from_folder(weights, dtype=stored_dtype(weights), device="cpu")
+    known = known_target("middle", train=32, held_out=1)
+    query = known.query.lm(base=model)
+    known = evolve(known, query=query)
+    reward = Reward.of(known, {"base": model})
+    adapter = Adapter.new(model, rank=32, seed=0)
+    theirs = train(
+        known, reward, adapter, evaluations=rows * draws * steps, rows=rows, draws=draws, rate=1e-4, seed=0,
+        weights=weights,
+    )  # fmt: skip
+    adapter.close()
+    settings = settings_of({
+        "sleep": 0.0, "rows": rows, "draws": draws, "seeds": 0, "simulated": 0.0, "replayed": 0.0, "steps": 10_000,
+    })  # fmt: skip
+    data = [validate_data(query.graph, row) for row in known.train]
+    adapter = Adapter.new(model, rank=32, seed=0)
+    trainer = trainer_of(
+        Rows(query.prepared, data), adapter, settings, Simulator(query.prepared, data, alike=True)
+    )
+    trainer.step()
+    began = time.perf_counter()
+    for _ in range(steps):
+        trainer.step()
+    mine = time.perf_counter() - began
+    adapter.close()
+    each = rows * draws * steps
+    return {
+        "trl": trl.__version__, "trajectories": each, "ours_per_second": each / mine,
+        "rloo_per_second": reward.evaluations / theirs, "times_faster": theirs / mine * each / reward.evaluations,
+        "outside": reward.outside,
+    }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

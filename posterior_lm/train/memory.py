@@ -62,7 +62,7 @@ def _need(
     width: Callable[[Sequence[int]], int], *, recomputed: bool,
 ) -> Callable[[int], float]:  # fmt: skip
     """Bytes by columns: a line through two passes, since some of it is there once."""
-    first, second = (kept_bytes(lambda some=some: score(some, recomputed)) for some in (few, more))
+    first, second = (kept_bytes(partial(score, some, recomputed)) for some in (few, more))
     apart = width(more) - width(few)
     slope = (second - first) / apart if apart > 0 else first / width(few)
     once = max(0.0, first - slope * width(few))
@@ -122,13 +122,15 @@ def recomputing(adapter: Adapter) -> Iterator[None]:
     layers = [m for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
     again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), adapter.on()))
     for layer in layers:
-        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
-        layer.training = True  # of this layer alone: its dropout and all else below stays as it is
+        # `training` of this layer alone: its dropout and all else below stays as it is.
+        layer.__dict__.update(gradient_checkpointing=True, _gradient_checkpointing_func=again, training=True)
     try:
         yield
     finally:
         for layer in layers:
-            layer.gradient_checkpointing, layer.training = False, False
+            layer.__dict__.update(training=False)
+            for name in ("gradient_checkpointing", "_gradient_checkpointing_func"):
+                del layer.__dict__[name]
 
 
 def free_memory(device: torch.device) -> int | None:
