@@ -6,6 +6,9 @@ The choice is measured anew in a cache folder of its own. Then rounds in turn: a
 with the choice as the package makes it, the same call with one thread, and with all. The ratio is of the
 medians, the choice's over the smaller of the others; and likewise for a scoring and a training pass. Run it without
 OMP_NUM_THREADS, which would settle the choice.
+
+`--data-rows N` measures instead `plm run --data` of so many rows: one process of one thread, one of all, and
+two of one thread with half of the rows each, starts included; and whether the answers are the same.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +29,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
-from posterior_lm.lm.hf.threads import COLUMNS, PHASES, WORK, giving, is_fixed, threads, threads_of
+from posterior_lm.lm.hf.threads import COLUMNS, FIXED_BY, PHASES, WORK, giving, is_fixed, threads, threads_of
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.resolve import load_model
 
+ROOT = Path(__file__).resolve().parent.parent
 AIM = 1.15
 
 
@@ -85,13 +90,50 @@ def chosen_over_best(model: TransformersModel, rounds: int = 15) -> dict[str, di
     return found
 
 
+def processes(rows: int, draws: int = 200) -> dict[str, object]:
+    """Seconds of story infilling over so many rows by one process and by two, and whether they answer alike."""
+    known = (ROOT / "programs/data/story_infilling.jsonl").read_text().splitlines()
+    lines = [known[k % len(known)] for k in range(rows)]
+    env = {name: value for name, value in os.environ.items() if name not in FIXED_BY}
+    env |= {"PYTHONPATH": str(ROOT)}
+    command = [
+        *(sys.executable, "-m", "posterior_lm", "run", str(ROOT / "programs/story_infilling.plm")),
+        *("-n", str(draws), "--format", "json", "--data"),
+    ]
+
+    def asked(parts: list[list[str]], number: int) -> tuple[float, list[object]]:
+        with tempfile.TemporaryDirectory() as folder:
+            running = []
+            began = time.perf_counter()
+            for k, part in enumerate(parts):
+                path = Path(folder) / f"{k}.jsonl"
+                path.write_text("\n".join(part) + "\n")
+                own = [*command, str(path), "--threads", str(number)]
+                running.append(subprocess.Popen(own, env=env, stdout=subprocess.PIPE))
+            answers = [json.loads(one.communicate()[0]) for one in running]
+            return time.perf_counter() - began, [answer for some in answers for answer in some]
+
+    half = rows // 2
+    one, answers = asked([lines], 1)
+    two, again = asked([lines[:half], lines[half:]], 1)
+    every, _ = asked([lines], os.cpu_count() or 1)
+    return {
+        "rows": rows, "one_of_one": one, "one_of_all": every, "two_of_one": two,
+        "ratio": min(one, every) / two, "same": answers == again, "load": os.getloadavg()[0],
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["tiny"], help="names or folders")
     parser.add_argument("--dtype")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--data-rows", type=int, metavar="N")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.data_rows:
+        print(json.dumps(processes(args.data_rows)))
+        return
     if is_fixed() or torch.get_num_threads() == 1:
         sys.exit("threads: there is nothing to choose, with one core or with OMP_NUM_THREADS set")
     whole: dict[str, object] = {
