@@ -241,15 +241,14 @@ def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
     """The model of a GGUF file, which is made into an ordinary folder the first time. Its digest is the file's."""
     file, header = _gguf_file(location)
     digest = file_digest(file)
-    dtype = options["dtype"] or header.dtype
-    name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', file.stem)[:60]}-{digest[:16]}-{dtype}-{_FORMAT}"
+    name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', file.stem)[:60]}-{digest[:16]}-{header.dtype}-{_FORMAT}"
 
     def make(folder: Path) -> None:
         _need_gguf(location.spec)
         notice(f"the model {location.spec} is read out of its GGUF file and kept in {folder.parent}: once")
         from posterior_lm.lm.hf.gguf import convert
 
-        convert(file, header, dtype, folder)
+        convert(file, header, header.dtype, folder)
 
     try:
         folder = made_once(name, make)
@@ -258,8 +257,7 @@ def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
         raise _unreadable(file, why) from None
     from posterior_lm.lm.hf.transformers import TransformersModel
 
-    options = {**options, "dtype": dtype, "digest": digest}
-    return TransformersModel.from_folder(folder, name=location.spec, **options)
+    return TransformersModel.from_folder(folder, name=location.spec, digest=digest, **options)
 
 
 def _gguf_file(location: Location) -> tuple[Path, GgufHeader]:

@@ -31,6 +31,7 @@ TEXT = (3, 70, 105, 42, 99, 17, 17)
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("POSTERIOR_LM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("posterior_lm.lm.hf.placement.slow_products", lambda dtype, device: None)
     return tmp_path / "cache"
 
 

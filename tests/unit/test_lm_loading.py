@@ -98,7 +98,10 @@ def test_the_digest_follows_weights_and_configuration(folder: Path, monkeypatch:
     assert find_weights(folder).digest not in found
 
 
-def test_the_dtype_is_the_one_that_most_numbers_are_stored_in(folder: Path) -> None:
+def test_the_dtype_is_the_one_that_most_numbers_are_stored_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "slow_products", lambda dtype, device: None)
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors, key=lambda name: tensors[name].numel())
     assert load_model(str(folder)).identity.dtype == "float32"
@@ -109,6 +112,45 @@ def test_the_dtype_is_the_one_that_most_numbers_are_stored_in(folder: Path) -> N
         assert model._forward.dtype == kind and f"torch.{model.identity.dtype}" == str(kind)
         assert {p.dtype for p in model._forward.module.parameters()} == {kind}
         assert load_model(str(folder), dtype="float32").identity.digest == model.identity.digest
+
+
+def test_a_precision_without_instructions_is_widened_where_nobody_asks_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {name: one.to(torch.bfloat16) for name, one in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(placement, "slow_products", lambda dtype, device: 6.2 if dtype == "bfloat16" else None)
+    with pytest.warns(ModelNotice, match="in float32, as this processor multiplies bfloat16 in software, 6 times"):
+        wide = load_model(str(folder))
+    asked = load_model(str(folder), dtype="bfloat16")
+    assert (wide.identity.dtype, asked.identity.dtype) == ("float32", "bfloat16")
+    assert wide.identity.digest == asked.identity.digest
+    for found, stored in zip(
+        wide._forward.module.parameters(), asked._forward.module.parameters(), strict=True
+    ):
+        assert torch.equal(found, stored.float())
+    monkeypatch.setattr(placement, "_free", lambda device: find_weights(folder).bytes_in("float32") - 1)
+    assert load_model(str(folder)).identity.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("seconds", "slower"), [((1.0, 6.0), 6.0), ((1.0, 1.9), None), ((1.0, 0.4), None)])
+def test_products_are_timed_once_on_a_machine(
+    seconds: tuple[float, float], slower: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTERIOR_LM_CACHE", str(tmp_path))
+    timed = []
+
+    def ratio(dtype: torch.dtype) -> float:
+        timed.append(dtype)
+        return seconds[1] / seconds[0]
+
+    monkeypatch.setattr(placement, "_slower", ratio)
+    for _ in range(2):
+        placement.slow_products.cache_clear()
+        assert placement.slow_products("bfloat16", "cpu") == slower
+        assert placement.slow_products("float32", "cpu") is placement.slow_products("bfloat16", "cuda") is None
+    assert timed == [torch.bfloat16]
+    placement.slow_products.cache_clear()
 
 
 # ------------------------------------------------------------------------------- which files are the weights

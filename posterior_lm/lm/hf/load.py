@@ -17,7 +17,7 @@ from transformers.utils import logging
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.values import read_json
 from posterior_lm.lm.hf.forward import Forward
-from posterior_lm.lm.hf.placement import check_memory, device_of, quantization
+from posterior_lm.lm.hf.placement import check_memory, device_of, dtype_of, quantization
 from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.lm.tokenizers import HFTokenizer, load_tokenizer
@@ -50,7 +50,7 @@ def load_module(
     weights = find_weights(folder)
     tokenizer = load_tokenizer(folder)
     place = device_of(device)
-    dtype = dtype or weights.dtype
+    dtype = dtype or (weights.dtype if quantize else dtype_of(weights, name, place))
     if dtype not in DTYPES:
         raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
     config = _config(folder)

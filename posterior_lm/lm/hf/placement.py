@@ -1,17 +1,27 @@
-"""Where a model's weights go and what they take: the device, the memory that is free there, fewer bits."""
+"""Where a model's weights go and what they take: the device, the memory that is free there, a precision, fewer bits."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import logging
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from posterior_lm.lang.diagnostics import ModelError
-from posterior_lm.lm.weights import QUANTIZED
+from posterior_lm.lm.hf.threads import machine
+from posterior_lm.lm.notices import notice
+from posterior_lm.lm.user_cache import cache_folder
+from posterior_lm.lm.weights import QUANTIZED, Weights
+from posterior_lm.storage import kept_first
 
 PACKAGES = {"cuda": ("bitsandbytes", "cuda-quantized"), "cpu": ("torchao", "cpu-quantized")}
 """Which package computes with quantised weights on a kind of device, and the extra that brings it."""
@@ -61,6 +71,62 @@ def _free(device: torch.device) -> int | None:
         return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
     except (OSError, ValueError):
         return free
+
+
+# ------------------------------------------------------------------------------- a precision
+
+SLOW = 2.0
+"""Times that products of a low precision take longer than float32's where a processor has no instructions for them:
+6 and more were seen without, 0.3 to 0.5 with them."""
+
+
+def dtype_of(weights: Weights, name: str, device: torch.device) -> str:
+    """What a model is computed in where its user does not say: as it is stored, or float32 where the
+    processor multiplies the stored precision in software and there is memory for it. Widening changes no weight."""
+    stored = weights.dtype
+    slower = slow_products(stored, device.type)
+    free = _free(device)
+    if slower is None or (free is not None and weights.bytes_in("float32", None) > free):
+        return stored
+    notice(
+        f"the model {name} is computed in float32, as this processor multiplies {stored} in software, "
+        f"{slower:.0f} times slower (dtype={stored})"
+    )
+    return "float32"
+
+
+@cache
+def slow_products(dtype: str, device: str) -> float | None:
+    """How many times slower than float32 the products of a low precision are on a processor without
+    instructions for them; else None. Timed once on a machine, and kept: answers hang on the precision."""
+    if device != "cpu" or dtype not in ("bfloat16", "float16"):
+        return None
+    key = {"dtype": dtype, **machine()}
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    path = cache_folder() / "precisions" / f"{name}.json"
+
+    def measured() -> bytes:
+        return json.dumps({"slower": _slower(getattr(torch, dtype)), **key}, indent=1).encode()
+
+    slower = None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        slower = float(json.loads(kept_first(path, measured))["slower"])
+    slower = _slower(getattr(torch, dtype)) if slower is None else slower
+    return slower if slower >= SLOW else None
+
+
+def _slower(dtype: torch.dtype) -> float:
+    best = dict.fromkeys((torch.float32, dtype), float("inf"))
+    for _ in range(5):  # in turn, so that other work on the machine meets both
+        for kind in best:
+            states, weights = torch.ones(64, 512, dtype=kind), torch.ones(1024, 512, dtype=kind)
+            start = perf_counter()
+            linear(states, weights)
+            best[kind] = min(best[kind], perf_counter() - start)
+    return best[dtype] / best[torch.float32]
+
+
+# ------------------------------------------------------------------------------- fewer bits
 
 
 def quantization(quantize: str, dtype: torch.dtype, device: torch.device, what: str) -> Any:
