@@ -119,8 +119,12 @@ def test_a_precision_without_instructions_is_widened_where_nobody_asks_for_it(
 ) -> None:
     tensors = {name: one.to(torch.bfloat16) for name, one in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.setattr(placement, "slow_products", lambda dtype, device: 6.2 if dtype == "bfloat16" else None)
-    with pytest.warns(ModelNotice, match="in float32, as this processor multiplies bfloat16 in software, 6 times"):
+    monkeypatch.setattr(
+        placement, "slow_products", lambda dtype, device: 6.2 if dtype == "bfloat16" else None
+    )
+    with pytest.warns(
+        ModelNotice, match="in float32, as this processor multiplies bfloat16 in software, 6 times"
+    ):
         wide = load_model(str(folder))
     asked = load_model(str(folder), dtype="bfloat16")
     assert (wide.identity.dtype, asked.identity.dtype) == ("float32", "bfloat16")
@@ -148,7 +152,9 @@ def test_products_are_timed_once_on_a_machine(
     for _ in range(2):
         placement.slow_products.cache_clear()
         assert placement.slow_products("bfloat16", "cpu") == slower
-        assert placement.slow_products("float32", "cpu") is placement.slow_products("bfloat16", "cuda") is None
+        assert (
+            placement.slow_products("float32", "cpu") is placement.slow_products("bfloat16", "cuda") is None
+        )
     assert timed == [torch.bfloat16]
     placement.slow_products.cache_clear()
 
