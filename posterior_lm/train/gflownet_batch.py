@@ -17,11 +17,11 @@ from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-from posterior_lm.train.guide import Reading
+from posterior_lm.train.guide import Reading, turn_ids
 from posterior_lm.train.memory import LEAST
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
-_makers: dict[int, tuple[Support, object]] = {}
+_makers: dict[tuple[int, tuple[int, ...]], tuple[Support, object]] = {}
 
 
 @frozen(eq=False)
@@ -47,19 +47,19 @@ def walk(target: Target, readings: Mapping[str, Reading], values: Mapping[str, V
         value = values[info.name]
         if reading is not None:
             context = contexts_of(target, reading.lm, reading.segments, drawn, 1)[0][0]
-            paths.append(_maker(info.support)(context, value.ids))
+            paths.append(_maker(info.support, turn_ids(target, reading))(context, value.ids))
         else:
             rest += _prior_log_prob(target, info.name, drawn, value)
         drawn[info.name] = (value,)
     return Walked(tuple(paths), rest)
 
 
-def _maker(support: Support):
-    known = _makers.get(id(support))
+def _maker(support: Support, eos_ids: tuple[int, ...]):
+    known = _makers.get((id(support), eos_ids))
     if known is None or known[0] is not support:
         if len(_makers) >= 256:
             _makers.clear()
-        known = _makers[id(support)] = (support, path_maker(support))
+        known = _makers[id(support), eos_ids] = (support, path_maker(support, eos_ids))
     return known[1]
 
 
@@ -133,7 +133,8 @@ def propose(
                         known[key] = contexts_of(targets[d], reading.lm, reading.segments, columns, 1)[0][0]
                     contexts.append(known[key])
                 support = targets[mine[0]].latents[k].support
-                walked = roll_out(model, contexts, support, chooser, ending=ending_of(support))
+                ends = turn_ids(targets[mine[0]], readings[mine[0]][name])
+                walked = roll_out(model, contexts, support, chooser, ending=ending_of(support), eos_ids=ends)
                 for d, one in zip(mine, walked.values, strict=True):
                     drawn[d][name] = targets[d].value_of(name, one)
                 continue

@@ -47,6 +47,11 @@ class Reading:
     """Whether a `guide` statement says so."""
 
 
+def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
+    """The token that ends an answer where the guide reads a conversation; () elsewhere: the model's own."""
+    return target.evaluator.spellers[reading.lm].turn_ids(reading.segments)
+
+
 def readings_of(target: Target) -> Mapping[str, Reading]:
     """The reading of every latent that a language model can draw; the others keep their prior.
 
@@ -178,7 +183,7 @@ class PolicyGuide(PriorGuide):
         ending: Ending = "stop" if info.support.ending == "stop" else "eos"
         return TextWalk.begin(
             self.model, contexts, info.support, exponent=self.exponent, shared=shared, ending=ending,
-            **options,
+            eos_ids=turn_ids(self.target, reading), **options,
         )  # fmt: skip
 
     def log_prob(self, values: Values) -> np.ndarray:
@@ -222,7 +227,7 @@ def paths_of(
             found.append((info, None))
         else:
             contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, n)
-            make = path_maker(info.support)
+            make = path_maker(info.support, turn_ids(target, reading))
             found.append((info, [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]))
         drawn[info.name] = values[info.name]
     return found

@@ -21,14 +21,14 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from posterior_lm.lm.hf.head import Places
+from posterior_lm.lm.hf.choices import STOP, Choices, log_probs_of
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
 
 # ------------------------------------------------------------------------------- paths
 
-STOP, FORCED, NEVER = -1, -2, -3
-"""In place of a token: stopping is chosen; stopping is all that is left; stopping is not possible."""
+FORCED, NEVER = -2, -3
+"""In place of a token: stopping is all that is left; stopping is not possible. Neither is a choice."""
 
 
 @frozen(eq=False)
@@ -40,6 +40,7 @@ class Path:
     `chosen` (T + 1,) the token taken, and at the end `STOP` or `FORCED`;
     `ends` (T + 1,) how the value that stops after t tokens does so: the token of
     the stop string, `STOP`, `FORCED`, or `NEVER` where t is no end point.
+    `eos_ids` are what ends a text there; (): the model's own.
     """
 
     context: tuple[int, ...]
@@ -48,10 +49,13 @@ class Path:
     may_stop: tuple[bool, ...] = field(repr=False)
     chosen: tuple[int, ...] = field(repr=False)
     ends: tuple[int, ...] = field(repr=False)
+    eos_ids: tuple[int, ...] = ()
 
 
-def path_maker(support: Support) -> Callable[[tuple[int, ...], tuple[int, ...]], Path]:
-    """A function (context, value) -> Path that remembers the values it has walked."""
+def path_maker(
+    support: Support, eos_ids: tuple[int, ...] = ()
+) -> Callable[[tuple[int, ...], tuple[int, ...]], Path]:
+    """A function (context, value) -> Path that remembers the values it has walked; `eos_ids` as a Path has them."""
     walked: dict[tuple[int, ...], Path] = {}
 
     def make(context: tuple[int, ...], ids: tuple[int, ...]) -> Path:
@@ -60,7 +64,7 @@ def path_maker(support: Support) -> Callable[[tuple[int, ...], tuple[int, ...]],
             if len(walked) >= 1 << 14:
                 walked.clear()
             known = walked[ids] = _walk(support, ids)
-        return Path(context, ids, known.masks, known.may_stop, known.chosen, known.ends)
+        return Path(context, ids, known.masks, known.may_stop, known.chosen, known.ends, eos_ids)
 
     return make
 
@@ -135,7 +139,7 @@ def score_paths(
     end = torch.zeros((len(paths), width), dtype=torch.float64, device=device) if ends else None
     for numbers, places in model.read([(p.context, p.ids, len(p.chosen)) for p in paths], columns=columns):
         mine = [paths[n] for n in numbers]
-        found, *stop = _choices(places, mine, model.tokenizer.eos_ids, ends)
+        found, *stop = log_probs_of(places, _choices(mine, model.tokenizer.eos_ids, ends))
         # (P, T + 1) log q of each choice of each path, 0 past its end; then the same of stopping where it may.
         sizes = [len(p.chosen) for p in mine]
         where = (
@@ -159,39 +163,14 @@ def score_paths(
     return PathScores(log_prob, torch.where(is_end, end, 0.0), is_end)
 
 
-def _choices(places: Places, paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool) -> list[Tensor]:
-    """(P,) float64 log q of what was chosen, and of stopping where that is an end point."""
-    device = places.states.device
-    masks = [mask for path in paths for mask in path.masks]
-    may_stop = torch.tensor([stops for path in paths for stops in path.may_stop], device=device)
-    picks = [torch.tensor([t for path in paths for t in path.chosen], device=device)]
-    if ends:
-        picks.append(torch.tensor([t for path in paths for t in path.ends], device=device))
-
-    def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
-        """log q of each choice among the tokens that are allowed and, as one more, stopping."""
-        eos = torch.logsumexp(logits[:, list(eos_ids)], dim=1) if eos_ids else torch.zeros_like(logits[:, 0])
-        stop = torch.where(may_stop[part], eos, -torch.inf)
-        allowed, which = _distinct(masks[part], device)
-        masked = logits.masked_fill(~allowed[which], -torch.inf)
-        # Where nothing may follow, a row of −inf has no gradient: stopping stands in, and nobody reads it.
-        dead = ~(allowed.any(dim=1)[which] | may_stop[part])
-        choices = torch.cat([masked, torch.where(dead, 0.0, stop)[:, None]], dim=1)
-        log_q = torch.log_softmax(choices, dim=1)
-        stands = logits.shape[1]
-        return tuple(
-            torch.where(t[part] <= FORCED, 0.0, log_q.gather(1, torch.where(t[part] >= 0, t[part], stands)[:, None])[:, 0])
-            for t in picks
-        )  # fmt: skip
-
-    return [column.double() for column in places.read(read)]
-
-
-def _distinct(masks: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(D, V) the different ones among the masks, and (n,) which is whose."""
-    different = {id(mask): mask for mask in masks}
-    number = {key: k for k, key in enumerate(different)}
-    which = [number[id(mask)] for mask in masks]
-    return torch.as_tensor(np.stack(list(different.values())), device=device), torch.as_tensor(
-        which, device=device
+def _choices(paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool) -> Choices:
+    """At every place of these paths: what was chosen, and with `ends` what stopping there would be."""
+    return Choices(
+        masks=tuple(mask for path in paths for mask in path.masks),
+        may_stop=tuple(stops for path in paths for stops in path.may_stop),
+        eos_ids=tuple(path.eos_ids or eos_ids for path in paths for _ in path.masks),
+        picks=(
+            tuple(t for path in paths for t in path.chosen),
+            *([tuple(t for path in paths for t in path.ends)] if ends else []),
+        ),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from posterior_lm.lm.hf.choices import STOP
 from posterior_lm.support.base import Support
-from posterior_lm.train.scoring import FORCED, NEVER, STOP, Path, has_end_points, path_maker
+from posterior_lm.train.scoring import FORCED, NEVER, Path, has_end_points, path_maker
 from tests.laws.supports import SUPPORTS
 
 MOST = 150

@@ -26,7 +26,9 @@ from posterior_lm.lm.protocol import Message
 from posterior_lm.report.picture import spelled
 from posterior_lm.target.resources import _load
 from posterior_lm.target.target import Target
-from posterior_lm.train.guide import readings_of
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.gflownet_batch import score_draws, walk
+from posterior_lm.train.guide import PolicyGuide, readings_of
 from tests.chats import FAMILIES, write_chat_model, write_family
 from tests.cli import ROOT
 from tests.cli import plm as command
@@ -277,6 +279,26 @@ def test_a_policy_belongs_to_a_template(program: str, folders: dict, tmp_path: P
         query(folder, program).given(**ROWS[0]).policy(tmp_path / "policy").draw(10)
     (problem,) = caught.value.diagnostics
     assert problem.code == "PLM625" and "chat template is another one" in " ".join(problem.notes)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "llama3"])
+def test_a_policy_ends_an_answer_as_the_conversation_does(name: str, folders: dict) -> None:
+    """An adapter that changes nothing yet is the model that reads the guide, the end of the turn included."""
+    target = query(folders[name], GUIDED).given(question="why", reply="yes").target()
+    model, guide = target.models["base"], PriorGuide(target, reads="guide")
+    assert model.tokenizer.chat.end_ids != model.tokenizer.eos_ids
+    adapter = Adapter.new(model, rank=2)
+    try:
+        policy = PolicyGuide.of(target, adapter)
+        drawn = guide.sample(np.random.default_rng(0), 40)
+        np.testing.assert_allclose(policy.log_prob(drawn.values), drawn.log_prob, atol=CLOSE)
+        own = policy.sample(np.random.default_rng(1), 40)
+        np.testing.assert_allclose(guide.log_prob(own.values), own.log_prob, atol=CLOSE)
+        walked = [walk(target, policy.readings, {"z": value}) for value in drawn.values["z"]]
+        scores = score_draws(adapter.model(), walked, columns=512).log_prob.detach().numpy()
+        np.testing.assert_allclose(scores, drawn.log_prob, atol=CLOSE)
+    finally:
+        adapter.close()
 
 
 def test_a_default_guide_shows_what_comes_later_inside_the_conversation(folders: dict) -> None:
