@@ -28,6 +28,8 @@ from posterior_lm.train.guide import PolicyGuide
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
+LATER: Mapping[str, object] = {"templates": [], "threads": {}}
+"""What earlier manifests lack, as it is where there is nothing to state."""
 _LIBRARIES = {
     "posterior_lm": "posterior-lm",
     "torch": "torch",
@@ -89,8 +91,9 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `manifest.json`. ValueError for a number that is not finite."""
         whole = attrs.asdict(self)
-        if not self.threads:  # as manifests were before they stated any
-            del whole["threads"]
+        for name in LATER:
+            if not whole[name]:  # as manifests were before they stated any
+                del whole[name]
         ordered = {"format": whole.pop("format"), **whole}
         return json.dumps(ordered, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
@@ -101,7 +104,7 @@ class Manifest:
             whole = object_of(text)
             if whole.get("format") != FORMAT:
                 raise ValueError(f"its format is {whole.get('format')!r}, and {FORMAT!r} is read here")
-            found: Manifest = structured(cls, {"threads": {}, **whole})  # which earlier ones lack
+            found: Manifest = structured(cls, {**LATER, **whole})
             _ = found.checked
         return found
 
