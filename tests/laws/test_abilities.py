@@ -7,7 +7,7 @@ on their context little, which makes a wrong computation hard to tell from noise
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import torch
 from attrs import frozen
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from posterior_lm.lm.hf import abilities
 from posterior_lm.lm.hf.abilities import LENGTH, Abilities, find_abilities
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.transformers import TransformersModel
@@ -119,6 +120,22 @@ def test_what_is_slow_is_said_once_with_its_reason(name: str, what: str, tmp_pat
         model.open([(3, 4), (5,)])
         model.score([Request((3, 4), 1, 0, (Branch(1, (5,)),))])
     assert len(told) == 1
+
+
+def test_what_took_long_to_find_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTERIOR_LM_CACHE", str(tmp_path / "kept"))
+    model = build("bloom", tmp_path)
+    known = partial(abilities.known_abilities, model._forward, model.identity)
+    monkeypatch.setattr(abilities, "LONG", 100.0)
+    assert known() == CACHED and not (tmp_path / "kept").exists()
+    monkeypatch.setattr(abilities, "LONG", 0.0)
+    lost = known().lost
+    monkeypatch.setattr(abilities, "find_abilities", lambda _: pytest.fail("it is known"))
+    assert known() == CACHED and known().lost == lost
+    (kept,) = (tmp_path / "kept" / "abilities").iterdir()
+    kept.write_text("{}", "utf-8")  # damaged: found again
+    monkeypatch.setattr(abilities, "find_abilities", lambda _: NEITHER)
+    assert known() == NEITHER
 
 
 @frozen(eq=False)

@@ -17,26 +17,34 @@ nothing, and changing a visible token, or a position, changes something.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
+import time
 import timeit
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attrs import evolve, field, frozen
+import transformers
+from attrs import asdict, evolve, field, frozen
 from torch import Tensor
 from torch.nn.functional import linear
 from transformers.cache_utils import Cache
 
+from posterior_lm import storage
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.kv_cache import expanded, is_cuttable, is_expandable
 from posterior_lm.lm.hf.packed import TRUNK, Row, lay_out, places_at
 from posterior_lm.lm.hf.rollout import open_cached
-from posterior_lm.lm.protocol import Branch, Request
+from posterior_lm.lm.protocol import Branch, ModelIdentity, Request
+from posterior_lm.lm.user_cache import cache_folder, cannot_write
 
-LENGTH = 24
+LENGTH = 16
 PAST = 4
 """Tokens of the prompt that packed rows are tried on."""
 
@@ -47,6 +55,9 @@ dtypes came to 0.1 to 0.8 of it; wrong ones of a trained model to 5 and more."""
 SHARE = 0.1
 """Of the influence of a visible token, what a hidden one may have: layers of experts sort tokens
 into products of other sizes, which round differently."""
+
+LONG = 0.5
+"""Seconds from which what was found is kept for the next start."""
 
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention", "attention_window")
 
@@ -86,6 +97,31 @@ def find_abilities(forward: Forward) -> Abilities:
     return Abilities(True, True, _window(forward))
 
 
+def known_abilities(forward: Forward, identity: ModelIdentity) -> Abilities:
+    """As `find_abilities`; what took long is kept in the user's cache folder, for the same weights and libraries."""
+    kind = type(forward.module)
+    versions = (
+        torch.__version__,
+        transformers.__version__,
+        hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+    )
+    model = (identity.digest, identity.dtype, str(forward.device), f"{kind.__module__}.{kind.__qualname__}")
+    name = hashlib.sha256(json.dumps([model, platform.processor(), *versions]).encode()).hexdigest()[:32]
+    path = cache_folder() / "abilities" / f"{name}.json"
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        kept = storage.read_object(path)
+        return Abilities(bool(kept["cached"]), bool(kept["packed"]), kept["window"], tuple(kept["lost"]))
+    begun = time.monotonic()
+    found = find_abilities(forward)
+    if time.monotonic() - begun > LONG:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            storage.replace(path, json.dumps(asdict(found)).encode())
+        except OSError as problem:
+            cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
+    return found
+
+
 @cache
 def slow_products(dtype: torch.dtype, device: str) -> str | None:
     """What is said where a processor has no instructions for products in a low precision; timed once."""
@@ -111,9 +147,7 @@ def _why_not(attempt: Callable[[], None], given: str) -> str | None:
         attempt()
     except _Off as off:
         return str(off)
-    except (
-        Exception
-    ) as problem:  # a model's code may refuse in any way; the plain computation never needs this
+    except Exception as problem:  # a model's code may refuse in any way; what is plain never needs this
         return f"its code refuses {given} ({type(problem).__name__})"
     return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.lm.hf.abilities import Abilities, find_abilities, slow_products
+from posterior_lm.lm.hf.abilities import Abilities, known_abilities, slow_products
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.kv_cache import PrefixStore
@@ -87,7 +87,7 @@ class TransformersModel:
     @cached_property
     def abilities(self) -> Abilities:
         """What the model's code can do; measured at first need, and what it lacks is told."""
-        found = find_abilities(self._forward)
+        found = known_abilities(self._forward, self.identity)
         slow = slow_products(self._forward.dtype, self._forward.device.type)
         for why in (*found.lost, *([slow] if slow else [])):
             self._tell(why)
