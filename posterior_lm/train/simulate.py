@@ -64,7 +64,7 @@ ENDS = 64
 """The same where the rows are too few for a difference to show, which leaves how texts end."""
 
 AT_A_TIME, SECONDS = 32, 2.0
-"""Pairs that are simulated before the clock is looked at, where there is one: so many at first, then by speed."""
+"""Pairs that are simulated before the clock is looked at, where there is one: so many, or what takes so long."""
 
 TOGETHER = 4096
 """Values scored at a time when draws of a finite type are made."""
@@ -129,7 +129,7 @@ class Simulator:
         while at < count and not (at and self.late is not None and self.late()):
             many = count - at
             if self.late is not None:
-                some = AT_A_TIME if self._speed is None else max(1, int(self._speed * SECONDS))
+                some = max(AT_A_TIME, int(SECONDS * (self._speed or 0.0)))
                 many = many if many < 2 * some else some
             began = time.monotonic()
             yield slice(at, at + many)
