@@ -26,6 +26,9 @@ BLOCK = 4
 TOGETHER_AT_MOST = 2048
 """Pairs simulated at a time, but for those of one step: above it the cost is that of the draws."""
 
+LONG = 1.0
+"""Seconds of a step's pairs from which a model is too slow to simulate several steps ahead under a budget."""
+
 PER_ROW = 32
 """Pairs of one row where they have to be weighed."""
 
@@ -97,9 +100,14 @@ class SleepPhase:
         return self._batches[0] == tuple(slots) and step in self._batches[1]
 
     def _steps(self, step: int) -> range:
-        """The steps that are simulated with this one. The first stands alone: it says whether the phase is worth it."""
-        if step == 0:
-            return range(1)
+        """The steps that are simulated with this one.
+
+        The first stands alone, since it says whether the phase is worth it; so does each where there is a
+        clock and a step's pairs take long, since a budget may end before the others.
+        """
+        slow = self.simulator.late is not None and self.groups * self.each * self.simulator.seconds > LONG
+        if step == 0 or slow:
+            return range(step, step + 1)
         first = step // self.block * self.block
         return range(max(1, first), first + self.block)
 
