@@ -21,10 +21,9 @@ import hashlib
 import json
 import platform
 import time
-import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ import torch
 import transformers
 from attrs import asdict, evolve, field, frozen
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers.cache_utils import Cache
 
 from posterior_lm import storage
@@ -120,26 +118,6 @@ def known_abilities(forward: Forward, identity: ModelIdentity) -> Abilities:
         except OSError as problem:
             cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
     return found
-
-
-@cache
-def slow_products(dtype: torch.dtype, device: str) -> str | None:
-    """What is said where a processor has no instructions for products in a low precision; timed once."""
-    if device != "cpu" or dtype not in (torch.bfloat16, torch.float16):
-        return None
-    states, weights = torch.ones(64, 512), torch.ones(1024, 512)
-
-    def seconds(kind: torch.dtype) -> float:
-        x, w = states.to(kind), weights.to(kind)
-        return min(timeit.repeat(lambda: linear(x, w), number=1, repeat=4))
-
-    ratio = seconds(dtype) / seconds(torch.float32)
-    if ratio < 2:
-        return None
-    name = str(dtype).removeprefix("torch.")
-    return (
-        f"this processor multiplies {name} in software, {ratio:.0f} times slower than float32 (dtype=float32)"
-    )
 
 
 def _why_not(attempt: Callable[[], None], given: str) -> str | None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.lm.hf.abilities import Abilities, known_abilities, slow_products
+from posterior_lm.lm.hf.abilities import Abilities, known_abilities
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.head import Places
 from posterior_lm.lm.hf.kv_cache import PrefixStore
 from posterior_lm.lm.hf.load import load_module
 from posterior_lm.lm.hf.packed import Limits, Line, Row, lay_out, read_lines, score_rows
+from posterior_lm.lm.hf.placement import slow_products
 from posterior_lm.lm.hf.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
 from posterior_lm.lm.hf.threads import threads_of
 from posterior_lm.lm.notices import notice
@@ -88,9 +89,13 @@ class TransformersModel:
     def abilities(self) -> Abilities:
         """What the model's code can do; measured at first need, and what it lacks is told."""
         found = known_abilities(self._forward, self.identity)
-        slow = slow_products(self._forward.dtype, self._forward.device.type)
-        for why in (*found.lost, *([slow] if slow else [])):
+        for why in found.lost:
             self._tell(why)
+        dtype = str(self._forward.dtype).removeprefix("torch.")
+        if slower := slow_products(dtype, self._forward.device.type):
+            self._tell(
+                f"this processor multiplies {dtype} in software, {slower:.0f} times slower than float32 (dtype=float32)"
+            )
         return found
 
     def _tell(self, why: str) -> None:
