@@ -143,7 +143,7 @@ NUMBERS = [{"x": k} for k in range(8)]
     [
         (WORD, WORDS, 12.0, 0.88, {}),
         (WORD, WORDS, 25.0, 0.65, {"certify_rows": 64, "pairs": 64}),
-        (RULE, RULES, 25.0, 0.88, {"certify_rows": 0}),
+        (RULE, RULES, 25.0, 0.7, {"certify_rows": 0}),
     ],
 )
 def test_a_budget_is_that_of_the_whole(
