@@ -372,18 +372,14 @@ def test_a_query_draws_with_its_policy(tmp_path: Path) -> None:
     assert logsumexp(named.draws.log_weights) > -np.inf
 
 
-def test_auto_does_not_use_a_poor_policy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verdict", ["poor", "good"])
+def test_auto_draws_from_the_prior_and_the_policy_whatever_the_verdict(verdict: str, tmp_path: Path) -> None:
     query = loads(PROGRAM).given(ROW)
-    auto = query.policy(saved(tmp_path, query, POOR)).draw(20, seed=1)
-    assert auto.method == "importance" and "its verdict is poor" in auto.reason
-    assert np.array_equal(auto.draws.log_weights, query.draw(20, seed=1).draws.log_weights)
-    assert not policies._held, "what is not used is not loaded"
-
-
-def test_auto_uses_a_good_policy_that_holds_on_the_row(tmp_path: Path) -> None:
-    query = loads(PROGRAM).given(ROW)
-    auto = query.policy(saved(tmp_path, query, noise=0.0)).draw(20, seed=1)  # reads more, changes nothing
-    assert auto.method in ("gflownet", "importance") and f"the policy in {tmp_path}" in auto.reason
+    folder = saved(tmp_path, query, **{} if verdict == "good" else {"certificate": POOR})
+    auto = query.policy(folder).draw(20, seed=1)
+    assert auto.method == "mixture" and auto.draws.mixture is not None
+    assert f"the policy in {tmp_path}, whose verdict is {verdict}" in auto.reason
+    assert auto.draws.mixture.names == ("prior", "the policy") and min(auto.draws.mixture.shares) >= 0.1
     assert len(policies._held) == 1
     query.policy(tmp_path).draw(20, seed=2)
     assert len(policies._held) == 1, "loaded once"
