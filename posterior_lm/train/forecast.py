@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -135,28 +134,6 @@ def peak_memory() -> int | None:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
-
-
-def free_memory() -> int | None:
-    """Bytes that can still be had on the GPU, or without one on the machine; None where the system does not say."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
-
-
-def check_memory(needed: int, what: str) -> None:
-    """Raises InferenceError PLM626 where `what` needs more bytes than there are."""
-    free = free_memory()
-    if free is not None and needed > free:
-        raise InferenceError.of(
-            "PLM626",
-            f"{what} needs {bytes_text(needed)} of memory, and {bytes_text(free)} are free",
-            help="take a smaller --rank, fewer --targets, or a smaller model",
-        )
 
 
 def bytes_text(number: int | None) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from weakref import WeakSet
 
 import torch
@@ -131,22 +130,3 @@ def recomputing(adapter: Adapter) -> Iterator[None]:
             layer.__dict__.update(training=False)
             for name in ("gradient_checkpointing", "_gradient_checkpointing_func"):
                 del layer.__dict__[name]
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on the device; None where the system does not say."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
-    try:  # a container may be allowed less
-        limit, used = (
-            Path(f"/sys/fs/cgroup/memory.{name}").read_text("ascii").strip() for name in ("max", "current")
-        )
-        return free if limit == "max" else min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        return free

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lm.hf.placement import free_memory
 from posterior_lm.lm.hf.threads import threads
 from posterior_lm.train.adapter import Adapter, drawing_model, training_model
 from posterior_lm.train.balancing import Balancer, Behaved, reward_temperature, tensors_of
@@ -31,7 +32,7 @@ from posterior_lm.train.gflownet_batch import (
     micro_batches,
     score_draws,
 )
-from posterior_lm.train.memory import Fit, fitting, free_memory, recomputing
+from posterior_lm.train.memory import Fit, fitting, recomputing
 from posterior_lm.train.objectives import Objective, Trajectories, moved, objective_of, row_log_z
 from posterior_lm.train.parallel import World
 from posterior_lm.train.progress import Progress, check_finite, measured, not_finite

@@ -133,7 +133,7 @@ def test_a_precision_without_instructions_is_widened_where_nobody_asks_for_it(
         wide._forward.module.parameters(), asked._forward.module.parameters(), strict=True
     ):
         assert torch.equal(found, stored.float())
-    monkeypatch.setattr(placement, "_free", lambda device: find_weights(folder).bytes_in("float32") - 1)
+    monkeypatch.setattr(placement, "free_memory", lambda device: find_weights(folder).bytes_in("float32") - 1)
     assert load_model(str(folder)).identity.dtype == "bfloat16"
 
 
@@ -256,13 +256,13 @@ def test_wrong_adapters(folder: Path) -> None:
 def test_memory_that_cannot_suffice_is_said_before_loading(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "_free", lambda device: 10_000)
+    monkeypatch.setattr(placement, "free_memory", lambda device: 10_000)
     monkeypatch.setattr(load, "_tensors", lambda weights: pytest.fail("they are not read"))
     found = failure(lambda: load_model(str(folder), dtype="float64"))
     assert found.code == "PLM519" and "GiB in float64, and" in found.message and "bfloat16" in found.help
-    assert placement._free(torch.device("cpu")) == 10_000
+    assert placement.free_memory(torch.device("cpu")) == 10_000
     monkeypatch.undo()
-    assert 2**20 < placement._free(torch.device("cpu")) < 2**50
+    assert 2**20 < placement.free_memory(torch.device("cpu")) < 2**50
     assert load_model(str(folder), dtype="bfloat16").identity.dtype == "bfloat16"
 
 

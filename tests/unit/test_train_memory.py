@@ -10,9 +10,10 @@ from torch import Tensor
 
 import posterior_lm as plm
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lm.hf.placement import free_memory
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.train.adapter import Adapter
-from posterior_lm.train.memory import Fit, fitting, free_memory, kept_bytes, recomputing
+from posterior_lm.train.memory import Fit, fitting, kept_bytes, recomputing
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 from tests.conftest import ROOT
 

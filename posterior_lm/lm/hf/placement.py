@@ -45,7 +45,7 @@ def device_of(name: str | None) -> torch.device:
 
 def check_memory(what: str, needed: int, dtype: str, device: torch.device) -> None:
     """Raises ModelError PLM519 where the weights alone take more than is free, before they are read."""
-    free = _free(device)
+    free = free_memory(device)
     if free is not None and needed > free:
         where = "memory" if device.type == "cpu" else f"memory of {device}"
         raise ModelError.of(
@@ -56,19 +56,21 @@ def check_memory(what: str, needed: int, dtype: str, device: torch.device) -> No
         )
 
 
-def _free(device: torch.device) -> int | None:
-    """Free bytes; None where nobody says. In a container its own limit counts too."""
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on the device; None where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
         return None
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    try:  # a container may be allowed less
+        limit, used = (
+            Path(f"/sys/fs/cgroup/memory.{name}").read_text("ascii").strip() for name in ("max", "current")
+        )
+        return free if limit == "max" else min(free, int(limit) - int(used))
     except (OSError, ValueError):
         return free
 
@@ -85,7 +87,7 @@ def dtype_of(weights: Weights, name: str, device: torch.device) -> str:
     processor multiplies the stored precision in software and there is memory for it. Widening changes no weight."""
     stored = weights.dtype
     slower = slow_products(stored, device.type)
-    free = _free(device)
+    free = free_memory(device)
     if slower is None or (free is not None and weights.bytes_in("float32", None) > free):
         return stored
     notice(
