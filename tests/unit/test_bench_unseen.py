@@ -12,7 +12,7 @@ import torch
 from benchmarks import unseen
 from benchmarks.unseen import Reference, held, worth
 from benchmarks.unseen_peers import rloo
-from posterior_lm.api.query import load, loads
+from posterior_lm.api.query import Query, load, loads
 from posterior_lm.infer.guide import PriorGuide
 
 TOY = """lm base = "tiny"
@@ -50,13 +50,21 @@ def test_the_table_has_a_line_for_each_method_once(
     (tmp_path / "toy.jsonl").write_text('{"place": "One day, Tom was"}\n')
     for name, value in {"FOLDER": tmp_path, "SWARMS": 2, "PARTICLES": 100, "DRAWS": 40}.items():
         monkeypatch.setattr(unseen, name, value)
+    whole = Query.fit
+
+    def short(self: Query, rows: object, out: Path, *, budget: float, seed: int) -> object:
+        """A budget of a second holds no step, and one that does would take that long for every method."""
+        assert budget == 1
+        return whole(self, rows, out, steps=4, pairs=8, draws=4, certify_draws=10, certify_rows=0, seed=seed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Query, "fit", short)
     asked = ["--seconds", "1", "--cache", str(tmp_path / "kept"), "--out", str(tmp_path / "out.jsonl")]
     assert unseen.main(asked) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["method"] for line in lines] == list(unseen.METHODS)
     assert lines[0]["took"] == ["mixture"] and lines[1]["took"] == ["importance"]
     for line in lines:
-        assert line["program"] == "toy" and 0 < line["ess"] <= 1 and line["error"] < 3
+        assert line["program"] == "toy" and 0 < line["ess"] <= 1 and line["error"] < 8
         assert line["held"] is None or 0 <= line["held"] <= 1
     assert unseen.main(asked) == 0 and not capsys.readouterr().out, "what stands in the file is not run again"
 

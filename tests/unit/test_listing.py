@@ -208,6 +208,9 @@ def test_steps_take_turns_by_the_share_of_listed_ones(
         groups = 4
         steps: list[int] = []  # noqa: RUF012
 
+        def ready(self, step: int, slots: Any) -> bool:
+            return True
+
         def batch(self, step: int, slots: Any) -> Any:
             self.steps.append(step)
             return listing.batch(0, [0], learnt(listing, trainer))
