@@ -113,10 +113,11 @@ def test_what_is_never_imported(args: tuple[object, ...], banned: str) -> None:
 
 @pytest.mark.parametrize(
     ("args", "most"),
-    [(("--help",), 0.3), (("check", STORY), 0.5), (("check", "programs"), 0.5), (("run", "--help"), 1.0)],
+    [(("--help",), 0.4), (("check", STORY), 0.75), (("check", "programs"), 0.75), (("run", "--help"), 1.5)],
 )
 def test_answers_in_time(args: tuple[str, ...], most: float) -> None:
-    """Processor time of the whole process: the wall clock of a busy machine says little."""
+    """Processor time of the whole process, as the wall clock of a busy machine says little; that of cores which
+    others share is up to twice what it is on idle ones."""
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -64,7 +64,7 @@ def test_a_table_has_nothing_to_train(small: None, tmp_path: Path) -> None:
 def test_run_trains_once_for_all_rows(small: None, tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(r) + "\n" for r in ROWS[:6]), encoding="utf-8")
-    arguments = ["run", str(PROGRAM), "--data", str(data), "--budget", "6", "-n", "20", "--format", "json"]
+    arguments = ["run", str(PROGRAM), "--data", str(data), "--budget", "20", "-n", "20", "--format", "json"]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
     assert done.stderr.count("training a policy on the 6 rows") == 1
