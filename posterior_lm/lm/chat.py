@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from posterior_lm.lang.diagnostics import ModelError, shortened
-from posterior_lm.lm.protocol import Message
+from posterior_lm.lm.protocol import Message, Refused, Unusable
 
 if TYPE_CHECKING:
     from posterior_lm.lm.chat_sandbox import Compiled
@@ -30,14 +30,6 @@ _MARKS = re.compile("[\U00100000-\U0010fffd]")
 _PLACES = re.compile("([\U00108000-\U0010bfff])")
 _FILLER = " Words, and 12 more.\n\n«So» 'it' \"is\"?" * 6
 """What fills a place the second time, to see that the template treats it as it treats the mark alone."""
-
-
-class Unusable(Exception):
-    """A template that is no template, fails, reaches outside its sandbox or beyond a limit; says why."""
-
-
-class Refused(Exception):
-    """What a template says of messages that it does not write (`raise_exception`)."""
 
 
 class Refusal(Exception):

@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from posterior_lm.lm.chat import Refused, Unusable
+from posterior_lm.lm.protocol import Refused, Unusable
 
 DATE = datetime(2024, 7, 26)
 """What `strftime_now` formats: the date that Llama 3's templates fall back on."""

@@ -36,6 +36,14 @@ class Message:
     content: tuple[str | int, ...]
 
 
+class Unusable(Exception):
+    """A chat template that is no template, fails, reaches outside its sandbox or beyond a limit; says why."""
+
+
+class Refused(Exception):
+    """What a template says of messages that it does not write (`raise_exception`)."""
+
+
 class Chat(Protocol):
     """How a model's chat template writes a conversation."""
 
