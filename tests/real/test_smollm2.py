@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from posterior_lm.lm.hf.placement import slow_products
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import Request
 
@@ -12,7 +13,9 @@ pytestmark = pytest.mark.real
 
 
 def test_it_is_loaded_as_it_is_stored(smollm2: TransformersModel) -> None:
-    assert (smollm2.identity.name, smollm2.identity.dtype) == ("smollm2", "bfloat16")
+    assert smollm2.identity.name == "smollm2"
+    # A processor that multiplies bfloat16 in software computes in float32, and a note says so.
+    assert smollm2.identity.dtype == ("float32" if slow_products("bfloat16", "cpu") else "bfloat16")
     assert smollm2.identity.digest.startswith("b179c9523d0e6a0f")
     assert smollm2.max_length == 8192 and smollm2.tokenizer.vocabulary_size == 49152
     parameters = {id(p): p.numel() for p in smollm2._forward.module.parameters()}
