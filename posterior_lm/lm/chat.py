@@ -60,6 +60,11 @@ class ChatText:
     specials: tuple[str, ...] = field(default=(), repr=False)
     """The special tokens of the vocabulary as they are spelled."""
 
+    @property
+    def tokens_read(self) -> set[str]:
+        """The names of special tokens that the source reads, such as `bos_token`."""
+        return set(re.findall(r"\b[a-z]+_token\b", self.source))
+
     @cached_property
     def _template(self) -> Compiled:
         from posterior_lm.lm.chat_sandbox import Compiled  # loads jinja2, which few programs need
@@ -255,7 +260,7 @@ def unusable(where: str, why: str) -> ModelError:
     return ModelError.of(
         "PLM551",
         f"the chat template of {where} cannot be used: {why}",
-        help="replace chat_template.jinja in the model's folder, or write the context without roles",
+        help="mend the template, chat_template.jinja of a model's folder, or write the context without roles",
     )
 
 

@@ -1,7 +1,7 @@
 """What stands at the head of a GGUF file: metadata and the table of tensors, read without any library.
 
 The `gguf` package makes an array of every string, which takes seconds for a vocabulary; and a file that was cut
-short is only found out here. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+short is only found out here. Of the vocabulary the special tokens are read, which a chat template needs. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from posterior_lm.lm.chat import ChatText
+
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _PLAIN = {0: "float32", 1: "float16", 28: "float64", 30: "bfloat16"}
@@ -23,14 +25,22 @@ _BYTES = {0: (1, 4), 1: (1, 2), 28: (1, 8), 30: (1, 2), 2: (32, 18), 3: (32, 20)
           8: (32, 34), 9: (32, 36), 10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176),
           14: (256, 210), 15: (256, 292)}  # fmt: skip
 """Numbers in a block and its bytes, of the types that most files hold."""
+_TOKENS, _KINDS, _CONTROL = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", 3
+_NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+"""What a template calls the tokens that the metadata name."""
+_LENGTH = struct.Struct("<Q").unpack_from
 
 
 @frozen(eq=False)
 class GgufHeader:
-    """Metadata by key, an array as its length alone, and (numbers, type) of every tensor."""
+    """Metadata by key, an array as its length alone, and (numbers, type) of every tensor.
+
+    `special` are the tokens of the vocabulary that are marked as control tokens, or named in the metadata, by id.
+    """
 
     metadata: Mapping[str, Any] = field(repr=False)
     tensors: tuple[tuple[int, int], ...] = field(repr=False)
+    special: Mapping[int, str] = field(repr=False)
 
     @property
     def architecture(self) -> str:
@@ -49,6 +59,16 @@ class GgufHeader:
             share[name] = share.get(name, 0) + numbers
         return max(share, key=lambda name: share[name])
 
+    @property
+    def chat_text(self) -> ChatText | None:
+        """The chat template; None without one. A token that the metadata do not name is no variable of it."""
+        source = self.metadata.get("tokenizer.chat_template")
+        if not isinstance(source, str):
+            return None
+        ids = {name: self.metadata.get(f"tokenizer.ggml.{token}_token_id") for name, token in _NAMED.items()}
+        variables = {name: self.special[i] for name, i in ids.items() if i in self.special}
+        return ChatText(source, variables, tuple(sorted({*self.special.values()} - {""})))
+
 
 def read_header(path: Path) -> GgufHeader:
     """The head of a file. Raises OSError, and ValueError for what is no whole GGUF file of version 2 or 3."""
@@ -56,7 +76,7 @@ def read_header(path: Path) -> GgufHeader:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _Reader(content).header()
-        except (struct.error, UnicodeDecodeError, MemoryError, OverflowError):
+        except (struct.error, UnicodeDecodeError, MemoryError, OverflowError, RecursionError):
             raise ValueError("it is cut short or damaged in its head") from None
 
 
@@ -64,6 +84,7 @@ class _Reader:
     def __init__(self, content: mmap.mmap) -> None:
         self.content = content
         self.at = 0
+        self.arrays: dict[str, int] = {}  # where each begins
 
     def header(self) -> GgufHeader:
         if self.content[:4] != b"GGUF":
@@ -76,13 +97,18 @@ class _Reader:
         metadata = {}
         for _ in range(pairs):
             key = self.string()
-            metadata[key] = self.value(*self.numbers("I"))
+            (kind,) = self.numbers("I")
+            if kind == _ARRAY:
+                self.arrays[key] = self.at
+            metadata[key] = self.value(kind)
         if not isinstance(metadata.get("general.architecture"), str):
             raise ValueError("it names no architecture")
         table = [self.tensor() for _ in range(tensors)]
         if not table:
             raise ValueError("it holds no tensor")
         step = metadata.get("general.alignment", 32)
+        if not isinstance(step, int) or step < 1:
+            raise ValueError(f"its tensors are aligned by {step!r}")
         start = -(-self.at // step) * step
         for name, numbers, kind, offset in table:
             block, size = _BYTES.get(kind, (1, 0))
@@ -90,7 +116,30 @@ class _Reader:
                 raise ValueError(
                     f"it is cut short: the tensor {name} ends beyond its {len(self.content):,} bytes"
                 )
-        return GgufHeader(metadata, tuple((numbers, kind) for _, numbers, kind, _ in table))
+        return GgufHeader(
+            metadata, tuple((numbers, kind) for _, numbers, kind, _ in table), self.special(metadata)
+        )
+
+    def special(self, metadata: Mapping[str, Any]) -> dict[int, str]:
+        if _TOKENS not in self.arrays:
+            return {}
+        wanted = {metadata.get(f"tokenizer.ggml.{token}_token_id") for token in _NAMED.values()}
+        if _KINDS in self.arrays:
+            self.at = self.arrays[_KINDS]
+            inner, length = self.numbers("IQ")
+            if inner in _NUMBERS:
+                wanted |= {i for i, kind in enumerate(self.numbers(f"{length}{_NUMBERS[inner]}")) if kind == _CONTROL}
+        self.at = self.arrays[_TOKENS]
+        inner, length = self.numbers("IQ")
+        if inner != _STRING:
+            return {}
+        starts = self.strings(length)
+        found = {}
+        for i in wanted:
+            if isinstance(i, int) and 0 <= i < length:
+                self.at = starts[i]
+                found[i] = self.string()
+        return found
 
     def tensor(self) -> tuple[str, int, int, int]:
         name = self.string()
@@ -122,14 +171,20 @@ class _Reader:
         inner, length = self.numbers("IQ")
         if inner in _NUMBERS:
             self.at += length * struct.calcsize("<" + _NUMBERS[inner])
+        elif inner == _STRING:
+            self.strings(length)
         else:
             for _ in range(length):
-                self.skip(inner)
+                self.value(inner)
         return length
 
-    def skip(self, kind: int) -> None:
-        if kind == _STRING:
-            (length,) = self.numbers("Q")
-            self.at += length
-        else:
-            self.value(kind)
+    def strings(self, length: int) -> list[int]:
+        """Where each of so many strings begins."""
+        content, at, starts = self.content, self.at, []
+        if 8 * length > len(content) - at:
+            raise struct.error
+        for _ in range(length):
+            starts.append(at)
+            at += 8 + _LENGTH(content, at)[0]
+        self.at = at
+        return starts

@@ -9,12 +9,14 @@ be several ids (`eos_ids`); its log-prob is the log-sum-exp over them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @frozen
@@ -215,6 +217,8 @@ def threads_of(models: Mapping[str, LanguageModel]) -> dict[str, dict[str, int]]
 
 def eos_log_probs(log_probs: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
     """(N,) float64 log-prob of end-of-text: log-sum-exp over `eos_ids` of (N, V) log-probs."""
+    import numpy as np
+
     if not eos_ids:
         return np.full(len(log_probs), -np.inf)
     picked = log_probs[:, list(eos_ids)].astype(np.float64)

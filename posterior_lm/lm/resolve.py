@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -273,9 +274,16 @@ def _gguf_file(location: Location) -> tuple[Path, GgufHeader]:
     if not file.is_file():
         raise _missing(location.spec, f"{file} is {'a folder' if file.is_dir() else 'not there'}", _FORMS)
     try:
-        return file, read_header(file)
+        status = file.stat()
+        return file, _header(file, status.st_size, status.st_mtime_ns)
     except (OSError, ValueError) as problem:
         raise _unreadable(file, (isinstance(problem, OSError) and problem.strerror) or str(problem)) from None
+
+
+@lru_cache(maxsize=4)
+def _header(file: Path, size: int, changed: int) -> GgufHeader:
+    """Read once, though check asks for each conversation."""
+    return read_header(file)
 
 
 def _need_gguf(spec: str) -> None:
@@ -317,31 +325,41 @@ def peek_conversation(
 ) -> None:
     """Asks a model's chat template for a conversation, as `Message`s would, without torch and the vocabulary.
 
-    A hub name and a GGUF file, which only loading looks up, are not asked. Raises PLM510 to PLM514 as loading would,
-    PLM550 for a model without a template, and PLM551 to PLM553 as `Chat.render`; the cause of PLM552 has
-    the number of the message that is refused.
+    A hub name, which only loading looks up, is not asked, nor a GGUF file whose template reads a token that its
+    head does not name. Raises PLM510 to PLM514 as loading would, PLM550 for a model without a template, and PLM551
+    to PLM553 as `Chat.render`; the cause of PLM552 has the number of the message that is refused.
     """
     location = resolve(spec, base_dir)
-    if location.path is None or location.kind == "gguf":
+    if location.path is None:
         return
     from posterior_lm.lm.chat import written
     from posterior_lm.lm.protocol import Message, no_template
-    from posterior_lm.lm.tokenizers import read_chat_text
 
-    found = None if location.kind == "tabular" else read_chat_text(location.path)
+    if location.kind == "gguf":
+        found = _gguf_file(location)[1].chat_text
+        if found is not None and not found.tokens_read <= set(found.variables):
+            return
+    elif location.kind == "tabular":
+        found = None
+    else:
+        from posterior_lm.lm.tokenizers import read_chat_text
+
+        found = read_chat_text(location.path)
     if found is None:
         raise no_template()
-    written(str(location.path), found, [Message(*one) for one in messages])
+    written(spec, found, [Message(*one) for one in messages])
 
 
 def peek_special_tokens(spec: str, base_dir: str | Path | None = None) -> tuple[str, ...]:
-    """The special tokens of a model on this machine as they are spelled, without torch; () of those that only loading reads.
+    """The special tokens of a model on this machine as they are spelled, without torch; () of a hub name and a table.
 
-    Raises PLM510 to PLM513 as loading would.
+    Raises PLM510 to PLM514 as loading would.
     """
     location = resolve(spec, base_dir)
-    if location.path is None or location.kind in ("gguf", "tabular"):
+    if location.path is None or location.kind == "tabular":
         return ()
+    if location.kind == "gguf":
+        return tuple(_gguf_file(location)[1].special.values())
     from posterior_lm.lm.tokenizers import read_special_tokens
 
     return read_special_tokens(location.path)

@@ -372,8 +372,10 @@ class HFTokenizer:
         )
 
 
-def load_tokenizer(folder: str | Path) -> HFTokenizer:
+def load_tokenizer(folder: str | Path, name: str | None = None) -> HFTokenizer:
     """The tokenizer of a model folder, from `tokenizer.json` and the configuration files beside it.
+
+    `name` is what its chat template is called by where it is wrong; by default the folder.
 
     Raises `ModelError`: PLM512 without `tokenizer.json`, PLM513 where it cannot be
     used (not JSON, a kind whose pieces do not spell text, more ids than the model).
@@ -396,7 +398,7 @@ def load_tokenizer(folder: str | Path) -> HFTokenizer:
         start=start,
         continuation=continuation,
         chat=files.chat_text(),
-        where=str(folder),
+        where=name or str(folder),
     )
 
 

@@ -48,6 +48,7 @@ def write_gguf(
     split: str | None = "gpt-2",
     architecture: str = "llama",
     without: str | None = None,
+    template: str | None = TEMPLATE,
 ) -> LlamaForCausalLM:
     """Write a file whose matrices have this GGUF type, and give back the model that it holds.
 
@@ -78,7 +79,8 @@ def write_gguf(
         writer.add_token_merges([" ".join(merge) for merge in spec["model"]["merges"]])
         writer.add_eos_token_id(0)
         writer.add_add_bos_token(False)
-        writer.add_chat_template(TEMPLATE)
+        if template is not None:
+            writer.add_chat_template(template)
     for name, tensor in module.state_dict().items():
         if name == "lm_head.weight":
             continue

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import posterior_lm as plm
 from posterior_lm.api.query import Query, loads
 from posterior_lm.decode.prompts import guide_readings, with_examples
+from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.prefix_expansion import Branching, Partial
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import DataError, ModelError, PlmError
 from posterior_lm.lang.driver import compile_source
@@ -127,6 +129,29 @@ def test_exact_enumeration_is_the_sum_over_transformers_sequences(name: str, fol
         assert cut[:, 1:] == pytest.approx(
             np.array([[want["a"], want["ab"]], [want["b"], want["ba"]]]), abs=CLOSE
         )
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma2"])
+def test_what_is_not_listed_is_bounded_by_the_end_of_the_turn(name: str, folders: dict) -> None:
+    """Of a program that is its prior alone the bound of a whole answer is its log reward, and nothing is missed."""
+    program = ANSWER.replace("1..2", "1..3").replace("\n  observe reply", "\n  # observe reply")
+    asking = query(folders[name], program).given(question="why", reply="yes")
+    target = asking.target()
+    branching = Branching(target, PriorGuide(target))
+    root, _ = branching.open([Partial()])
+    families, _ = branching.open([root[0].child(rank) for rank in range(len(root[0]))])
+    stopped = [c for f in families for c in map(f.child, range(len(f))) if c.values]
+    assert sorted(c.values[0].text for c in stopped) == ["a", "b"]
+    rewards = target.log_reward({"z": [c.values[0] for c in stopped]})
+    assert [c.bound for c in stopped] == pytest.approx(rewards.tolist(), abs=CLOSE)
+    some = Exact(values=10**6, mass=0.3)
+    state, rng = some.init(np.random.default_rng(0), target, None), np.random.default_rng(0)
+    for _ in range(2):
+        state, _ = some.step(rng, state)
+    bound = some._certificate(state)
+    whole = asking.using("exact").draw(100).log_evidence
+    assert not bound.complete and whole is not None
+    assert bound.covered < whole <= np.logaddexp(bound.covered, bound.rest) + CLOSE
 
 
 def test_the_end_of_a_turn_is_no_end_of_text(folders: dict) -> None:

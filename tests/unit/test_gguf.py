@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,8 @@ from posterior_lm.lm.gguf_header import read_header
 from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.resolve import load_model
+from posterior_lm.lm.tokenizers import read_chat_text, read_special_tokens
+from tests.cli import plm as command
 from tests.laws.gguf_files import TEMPLATE, llama, write_gguf
 
 pytest.importorskip("gguf")
@@ -235,6 +238,71 @@ def test_other_mistakes(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.code == "PLM518" and "posterior_lm[gguf]" in found.help
     found = failure(lambda: load_model("smollm2"))
     assert found.code == "PLM518" and "posterior_lm[smollm2]" in found.help
+
+
+# ------------------------------------------------------------------------------- plm check
+
+END = "<|endoftext|>"
+REFUSES = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('No system.') }}{% endif %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+TALK = """
+lm base = "m.gguf"
+
+program p(q: text) {
+  latent z: text(tokens=1..9) ~ base(system("Be brief."), user(q, "END"))
+}
+"""
+
+
+def test_the_head_has_the_template_and_the_special_tokens_that_the_folder_has(file: Path) -> None:
+    header = read_header(file)
+    load_model(str(file))
+    (folder,) = (p for p in (user_cache.cache_folder() / "models").iterdir() if p.is_dir())
+    assert header.chat_text is not None and header.chat_text.source == read_chat_text(folder).source
+    assert header.chat_text.variables == {"eos_token": END}
+    assert header.special == {0: END} and read_special_tokens(folder) == (END,)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (REFUSES, "error[PLM552]: the chat template of m.gguf refuses message 1, a system message: No system."),
+        (None, "error[PLM550]"),
+        ("{% for", "error[PLM551]: the chat template of m.gguf cannot be used"),
+        (REFUSES.replace("eos", "bos"), None),  # the file names no such token: only loading can tell
+    ],
+)
+def test_check_asks_the_head_alone(template: str | None, said: str | None, tmp_path: Path, cache: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", template=template)
+    (tmp_path / "p.plm").write_text(TALK.replace("END", END))
+    found = command("check", "--lint", "--format", "concise", tmp_path / "p.plm")
+    assert (said or "") in found.stderr and found.exit_code == (said is not None)
+    assert f"warning[PLM554] '{END}' is a special token of m.gguf" in found.stderr
+    assert not cache.exists()
+
+
+def test_check_reads_a_head_without_the_libraries_of_models(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    (tmp_path / "p.plm").write_text(TALK)
+    code = (
+        "import sys\nfrom posterior_lm.cli.main import cli\n"
+        f"try:\n    cli(['check', '--lint', {str(tmp_path / 'p.plm')!r}])\nexcept SystemExit as done:\n    assert not done.code\n"
+        "print(sorted({'torch', 'numpy', 'tokenizers', 'gguf'} & sys.modules.keys()))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and run.stdout.endswith("no errors\n[]\n"), run.stderr
+
+
+def test_a_head_that_never_ends_or_is_aligned_by_nothing_is_said(file: Path) -> None:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    key = struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9)
+    file.write_bytes(head + key + struct.pack("<IQ", 9, 1) * 100_000)
+    assert "damaged in its head" in failure(lambda: load_model(str(file))).message
+    write_gguf(file)
+    content = file.read_bytes()
+    key = struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 0)
+    pairs = struct.unpack_from("<Q", content, 16)[0]
+    file.write_bytes(content[:16] + struct.pack("<Q", pairs + 1) + key + content[24:])
+    assert "aligned by 0" in failure(lambda: load_model(str(file))).message
 
 
 def test_the_head_is_read_without_its_strings(file: Path) -> None:

@@ -60,7 +60,7 @@ def _tokenizer(model: PreTrainedModel, tokenizer: object, name: str) -> HFTokeni
         if not (folder / "tokenizer.json").is_file():
             message = f"the tokenizer of {name}, a {type(tokenizer).__name__}, has no fast form"
             raise ModelError.of("PLM512", message, help="use AutoTokenizer, which makes a tokenizer.json")
-        return load_tokenizer(folder)
+        return load_tokenizer(folder, name)
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:

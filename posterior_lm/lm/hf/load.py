@@ -48,7 +48,7 @@ def load_module(
     Raises `ModelError` PLM511 to PLM514, PLM518 and PLM519.
     """
     weights = find_weights(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, name)
     place = device_of(device)
     dtype = dtype or (weights.dtype if quantize else dtype_of(weights, name, place))
     if dtype not in DTYPES:
