@@ -215,7 +215,7 @@ class Lock:
         ).encode()
         with writing_into(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _alone(self.folder):
+            with alone(self.folder):
                 self._remove_dead()
                 try:
                     handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -266,13 +266,13 @@ class Lock:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: of two that find the same dead mark, the second must find the first's.
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time, the others wait: of two that find the same dead mark, the second must find the first's.
 
-    By a lock of the kernel on the folder itself, which ends with its process at the latest. Some
-    network file systems have none; there two that take over in the same instant may both get it.
+    By a lock of the kernel on a folder, or on a file that is made, which ends with its process at the latest.
+    Some network file systems have none; there two that come in the same instant may both go on.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -41,7 +41,7 @@ ROOMS: dict[str, Room] = {
         0,
         (
             *("lang.source", "lang.diagnostics", "lang.values", "lang.files", "lang.regex", "lang.automaton"),
-            *("storage", "lm.notices"),
+            "storage",
         ),
         (),
         ("attrs",),
@@ -119,7 +119,7 @@ ROOMS: dict[str, Room] = {
     # From a program to draws.
     "answers": Room(
         7,
-        ("api.engine", "api.posterior", "api.saved", "api.score"),
+        ("api.engine", "api.posterior", "api.saved"),
         (
             "installed",
             "method table",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
-from posterior_lm.api.score import Score, score
+from posterior_lm.api.engine import Score, score
 from posterior_lm.infer.request import Request, checked
 from posterior_lm.lang import ast, compose
 from posterior_lm.lang.diagnostics import CompileError

@@ -23,8 +23,8 @@ from posterior_lm.lang.values import number_text as number
 from posterior_lm.storage import plain
 
 if TYPE_CHECKING:
+    from posterior_lm.api.engine import Score
     from posterior_lm.api.posterior import Posterior
-    from posterior_lm.api.score import Score
     from posterior_lm.infer.base import Info
 
 C = TypeVar("C")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from posterior_lm.api.score import score
+from posterior_lm.api.engine import score
 from posterior_lm.cli.commands import Command
 from posterior_lm.cli.given import cases, open_query, texts
 from posterior_lm.cli.options import data_options, format_option

@@ -128,7 +128,9 @@ class _Reader:
             self.at = self.arrays[_KINDS]
             inner, length = self.numbers("IQ")
             if inner in _NUMBERS:
-                wanted |= {i for i, kind in enumerate(self.numbers(f"{length}{_NUMBERS[inner]}")) if kind == _CONTROL}
+                wanted |= {
+                    i for i, kind in enumerate(self.numbers(f"{length}{_NUMBERS[inner]}")) if kind == _CONTROL
+                }
         self.at = self.arrays[_TOKENS]
         inner, length = self.numbers("IQ")
         if inner != _STRING:

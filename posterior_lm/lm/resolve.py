@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError
+from posterior_lm.lang.diagnostics import ModelError, notice
 from posterior_lm.lm.gguf_header import GgufHeader, read_header
-from posterior_lm.lm.notices import notice
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.user_cache import file_digest, made_once
 from posterior_lm.lm.weights import DTYPES, QUANTIZED, check_adapter
@@ -233,9 +232,10 @@ def adopt(given: object, alias: str) -> LanguageModel:
             help=f".lm({alias}=(model, tokenizer)) takes the two of transformers; any other object has to "
             "follow plm.LanguageModel",
         )
-    from posterior_lm.lm.hf.in_memory import from_objects
+    from posterior_lm.lm.hf.load import from_objects
+    from posterior_lm.lm.hf.transformers import TransformersModel
 
-    return from_objects(*given)
+    return TransformersModel(*from_objects(*given))
 
 
 def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
@@ -342,7 +342,7 @@ def peek_conversation(
     elif location.kind == "tabular":
         found = None
     else:
-        from posterior_lm.lm.tokenizers import read_chat_text
+        from posterior_lm.lm.tokenizer_files import read_chat_text
 
         found = read_chat_text(location.path)
     if found is None:
@@ -360,6 +360,6 @@ def peek_special_tokens(spec: str, base_dir: str | Path | None = None) -> tuple[
         return ()
     if location.kind == "gguf":
         return tuple(_gguf_file(location)[1].special.values())
-    from posterior_lm.lm.tokenizers import read_special_tokens
+    from posterior_lm.lm.tokenizer_files import read_special_tokens
 
     return read_special_tokens(location.path)

@@ -6,20 +6,19 @@ notice and everything is made anew. Processes that make the same folder at once 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from posterior_lm import storage
-from posterior_lm.lm.notices import notice
+from posterior_lm.lang.diagnostics import notice
 
 VARIABLE = "POSTERIOR_LM_CACHE"
 MANIFEST = "copy.json"
@@ -96,7 +95,7 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
     home = cache_folder() / "models"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _alone(home / f"{name}.lock"):
+        with storage.alone(home / f"{name}.lock"):
             return kept_folder(name) or _make(home, name, make)
     except OSError as problem:
         cannot_write(cache_folder(), (problem.strerror or str(problem)).lower())
@@ -137,15 +136,3 @@ def _is_whole(folder: Path) -> bool:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the others wait. Without locks of the kernel the last to finish stays."""
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

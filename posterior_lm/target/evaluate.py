@@ -39,8 +39,7 @@ from posterior_lm.lang.diagnostics import CompileError, InferenceError, Internal
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
-from posterior_lm.target.distributions import dist
-from posterior_lm.target.functions import Column, add, apply, is_nan, power
+from posterior_lm.target.functions import Column, add, apply, dist, is_nan, power
 from posterior_lm.target.scores import Batch, Picked, ScorePlan, ask_choice, ask_group, hosts_and_riders
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, Turn, join
 from posterior_lm.target.values import Value, Values

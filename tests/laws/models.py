@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.lm.resolve import load_model
 from posterior_lm.lm.tabular import TabularModel
-from posterior_lm.lm.tokenizers import byte_alphabet
+from posterior_lm.lm.tokenizer_files import byte_alphabet
 
 SHARED = Path(os.environ.get("PLM_SHARED", Path(__file__).parents[3] / "shared")) / "models"
 TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}

@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.lang.diagnostics import ModelError
+from posterior_lm.lang.diagnostics import ModelError, ModelNotice
 from posterior_lm.lm import resolve, user_cache
 from posterior_lm.lm.gguf_header import read_header
-from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.resolve import load_model
-from posterior_lm.lm.tokenizers import read_chat_text, read_special_tokens
+from posterior_lm.lm.tokenizer_files import read_chat_text, read_special_tokens
 from tests.cli import plm as command
 from tests.laws.gguf_files import TEMPLATE, llama, write_gguf
 
 pytest.importorskip("gguf")
-ONCE = "ignore:the model .* is read out of its GGUF file:posterior_lm.lm.notices.ModelNotice"
+ONCE = "ignore:the model .* is read out of its GGUF file:posterior_lm.lang.diagnostics.ModelNotice"
 pytestmark = pytest.mark.filterwarnings(ONCE)
 TEXT = (3, 70, 105, 42, 99, 17, 17)
 
@@ -265,13 +264,18 @@ def test_the_head_has_the_template_and_the_special_tokens_that_the_folder_has(fi
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        (REFUSES, "error[PLM552]: the chat template of m.gguf refuses message 1, a system message: No system."),
+        (
+            REFUSES,
+            "error[PLM552]: the chat template of m.gguf refuses message 1, a system message: No system.",
+        ),
         (None, "error[PLM550]"),
         ("{% for", "error[PLM551]: the chat template of m.gguf cannot be used"),
         (REFUSES.replace("eos", "bos"), None),  # the file names no such token: only loading can tell
     ],
 )
-def test_check_asks_the_head_alone(template: str | None, said: str | None, tmp_path: Path, cache: Path) -> None:
+def test_check_asks_the_head_alone(
+    template: str | None, said: str | None, tmp_path: Path, cache: Path
+) -> None:
     write_gguf(tmp_path / "m.gguf", template=template)
     (tmp_path / "p.plm").write_text(TALK.replace("END", END))
     found = command("check", "--lint", "--format", "concise", tmp_path / "p.plm")
