@@ -259,6 +259,7 @@ LATER: dict[str, tuple[str, str]] = {
     "lm.chat": ("jinja2", "few programs have roles"),
     "lm.hf.load": ("peft", "few models have an adapter"),
     "lm.hf.placement": ("torchao", "an optional package that few models need"),
+    "lm.protocol": ("numpy", "plm check asks chat templates without it"),
     "lm.resolve": ("huggingface_hub numpy tokenizers", "kinds of models need other libraries"),
     "metrics.embeddings": ("torch transformers", "overlap of words is measured without an encoder"),
     "support.grammar_parser": ("llguidance", "few programs have a grammar"),

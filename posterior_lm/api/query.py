@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
-from posterior_lm.api.engine import Score, score
 from posterior_lm.infer.request import Request, checked
 from posterior_lm.lang import ast, compose
 from posterior_lm.lang.diagnostics import CompileError
@@ -27,6 +26,7 @@ from posterior_lm.train.course import Course
 from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
+    from posterior_lm.api.engine import Score
     from posterior_lm.api.posterior import Posterior
     from posterior_lm.em.rounds import Round
     from posterior_lm.em.run import Tick
@@ -263,6 +263,8 @@ class Query:
 
     def score(self, values: Mapping[str, str | int]) -> Score:
         """The log reward of given values of the latents, term by term."""
+        from posterior_lm.api.engine import score
+
         return score(self.target(), values)
 
     def draw(

@@ -65,7 +65,9 @@ class GgufHeader:
         source = self.metadata.get("tokenizer.chat_template")
         if not isinstance(source, str):
             return None
-        ids = {name: self.metadata.get(f"tokenizer.ggml.{token}_token_id") for name, token in _NAMED.items()}
+        ids: dict[str, Any] = {
+            name: self.metadata.get(f"tokenizer.ggml.{token}_token_id") for name, token in _NAMED.items()
+        }
         variables = {name: self.special[i] for name, i in ids.items() if i in self.special}
         return ChatText(source, variables, tuple(sorted({*self.special.values()} - {""})))
 

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import frozen
 
 from posterior_lm.lang.diagnostics import ModelError, notice
+from posterior_lm.lm.chat import written
 from posterior_lm.lm.gguf_header import GgufHeader, read_header
+from posterior_lm.lm.protocol import Message, no_template
 from posterior_lm.lm.tiny import WEIGHTS
+from posterior_lm.lm.tokenizer_files import read_chat_text, read_special_tokens
 from posterior_lm.lm.user_cache import file_digest, made_once
 from posterior_lm.lm.weights import DTYPES, QUANTIZED, check_adapter
 
@@ -332,9 +335,6 @@ def peek_conversation(
     location = resolve(spec, base_dir)
     if location.path is None:
         return
-    from posterior_lm.lm.chat import written
-    from posterior_lm.lm.protocol import Message, no_template
-
     if location.kind == "gguf":
         found = _gguf_file(location)[1].chat_text
         if found is not None and not found.tokens_read <= set(found.variables):
@@ -342,8 +342,6 @@ def peek_conversation(
     elif location.kind == "tabular":
         found = None
     else:
-        from posterior_lm.lm.tokenizer_files import read_chat_text
-
         found = read_chat_text(location.path)
     if found is None:
         raise no_template()
@@ -360,6 +358,4 @@ def peek_special_tokens(spec: str, base_dir: str | Path | None = None) -> tuple[
         return ()
     if location.kind == "gguf":
         return tuple(_gguf_file(location)[1].special.values())
-    from posterior_lm.lm.tokenizer_files import read_special_tokens
-
     return read_special_tokens(location.path)

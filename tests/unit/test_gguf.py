@@ -266,10 +266,10 @@ def test_the_head_has_the_template_and_the_special_tokens_that_the_folder_has(fi
     [
         (
             REFUSES,
-            "error[PLM552]: the chat template of m.gguf refuses message 1, a system message: No system.",
+            "error[PLM552] the chat template of m.gguf refuses message 1, a system message: No system.",
         ),
         (None, "error[PLM550]"),
-        ("{% for", "error[PLM551]: the chat template of m.gguf cannot be used"),
+        ("{% for", "error[PLM551] the chat template of m.gguf cannot be used"),
         (REFUSES.replace("eos", "bos"), None),  # the file names no such token: only loading can tell
     ],
 )
