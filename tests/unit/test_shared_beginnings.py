@@ -55,6 +55,18 @@ def test_a_shared_beginning_changes_no_number(target: Target) -> None:
         adapter.close()
 
 
+def test_lines_with_a_long_beginning_share_it_more_widely() -> None:
+    def widest(shared: int) -> int:
+        lines = [(tuple(range(shared)), (k,) * 12, 13) for k in range(256)]
+        found = [(together, len(members)) for together, members in shared_beginnings(lines)]
+        assert sum(members for _, members in found) == 256 and {together for together, _ in found} == {shared}
+        return max(together + 12 * members for together, members in found)
+
+    assert 170 < widest(20) <= 192
+    assert 550 < widest(200) <= 600
+    assert 740 < widest(400) <= 768
+
+
 def test_simulated_texts_have_as_many_sentences_as_the_rows(target: Target) -> None:
     speller, model = target.evaluator.spellers["base"], target.models["base"]
     shape = Shape.of(["She fell. It hurt.", "He ran. It was late."], speller)

@@ -29,8 +29,9 @@ TRUNK, PADDING = 0, -1
 ENDLESS = 2**62
 WORTH = 6
 """Tokens that a shared beginning has to save: masks cost a little too."""
-WIDEST = 768
-"""Columns of texts that share a beginning: their attention grows with the square."""
+WIDE, WIDEST = 192, 768
+"""Columns of texts that share a beginning: their attention grows with the square, which a small model feels
+from a few hundred on, so that only a long beginning, which would be read again and again, is worth more."""
 
 Ids = tuple[int, ...]
 Line = tuple[Ids, Ids, int]
@@ -266,7 +267,7 @@ def shared_beginnings(lines: Sequence[Line]) -> Iterator[tuple[int, list[int]]]:
             alike = common_length(lines[members[0]][0][:shared], context)
             gain = alike - (len(members) - 1) * (shared - alike)
             grown = width + (len(members) - 1) * (shared - alike) + length - alike
-            if alike and gain >= WORTH and grown <= WIDEST:
+            if alike and gain >= WORTH and grown <= max(WIDE, min(WIDEST, 3 * alike)):
                 members, shared, width = [*members, n], alike, grown
                 continue
             yield shared, members
