@@ -42,8 +42,8 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-_TRAINING = re.compile(r"^ *(\d+%)?  [a-z ]+( \d+%)?(: .*)?, \d+ s(, \d+ s left)?\n", re.MULTILINE)
-"""A line of `plm fit` where nobody watches its bar: when one comes depends on the machine."""
+_TRAINING = re.compile(r"^ *(\d+%)?  [a-z_/, ]+( \d+%)?(: .*)?, \d+ s(, \d+ s left)?\n", re.MULTILINE)
+"""A line of `plm fit` or `plm compare --db` where nobody watches its bar: when one comes depends on the machine."""
 
 
 @frozen
@@ -84,7 +84,7 @@ def blocks(page: str) -> list[Block]:
 def pages() -> list[Path]:
     """Every page whose blocks are run; the examples of the codes are wrong on purpose, and tested beside them."""
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    found += [ROOT / "programs" / "README.md", ROOT / "grammar" / "README.md"]
+    found += [ROOT / folder / "README.md" for folder in ("grammar", "posteriors", "programs")]
     found += (ROOT / "posterior_lm").rglob("*.md")
     return sorted(page for page in found if page.is_file() and page.parent.name != "codes")
 

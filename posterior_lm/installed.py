@@ -1,6 +1,6 @@
 """What an installation holds: the files that ship beside the code, and optional packages.
 
-The grammar and the example programs lie inside the package in a wheel, beside it in a
+The grammar, the example programs and the known posteriors lie inside the package in a wheel, beside it in a
 checkout. Optional packages are imported where they are used, and named where they are absent.
 """
 
@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def find(kind: str, name: str = "") -> Path:
-    """The path of a shipped file or folder; `kind` is "grammar" or "programs".
+    """The path of a shipped file or folder; `kind` is "grammar", "programs" or "posteriors".
 
     Raises FileNotFoundError naming both places that were looked at.
     """

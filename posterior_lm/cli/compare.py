@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -14,18 +14,47 @@ from posterior_lm.cli.options import (
     check_result,
     data_options,
     format_option,
+    loading,
     misuse,
     plot_option,
     seed_option,
 )
-from posterior_lm.cli.output import progress, show_each, table
+from posterior_lm.cli.output import json_text, progress, show_each, table
+from posterior_lm.infer.methods import METHODS
+from posterior_lm.infer.request import checked
 from posterior_lm.validate.comparison import DRAWS, Comparison, compare
+from posterior_lm.validate.database import entries
 from posterior_lm.validate.plots import need_plots, plot_comparison
+from posterior_lm.validate.trials import HEAD, SEEDS, Trials, trials
 
 
 @click.command(cls=Command)
-@click.argument("file")
+@click.argument("file", required=False)
 @data_options
+@click.option("--models", metavar="FOLDER", help="With --db: where models lie that its targets name.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"With --db: so many seeds, from --seed on.  [default: {SEEDS}]",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="With --db: only this one.  [default: auto, exact, importance, smc]",
+)
+@click.option(
+    "--class", "kinds", multiple=True, metavar="NAME", help="With --db: only targets of this class."
+)
+@click.option(
+    "--db",
+    is_flag=False,
+    flag_value="",
+    metavar="[FOLDER]",
+    help="In place of a program: methods on the database of known posteriors that ships, or on another.",
+)
 @click.option("-n", type=click.IntRange(min=2), metavar="N", help="Draws of each method.  [default: 1000]")
 @seed_option()
 @click.option("--policy", metavar="DIR", help="Compare the policy that `plm fit` wrote there, too.")
@@ -33,7 +62,8 @@ from posterior_lm.validate.plots import need_plots, plot_comparison
 @plot_option("Also draw the table; for one row of data.")
 @format_option("text", "json")
 def command(
-    file: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...], allow_use: bool,
+    file: str | None, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...], allow_use: bool,
+    models: str | None, seeds: int | None, methods: tuple[str, ...], kinds: tuple[str, ...], db: str | None,
     n: int | None, seed: int, policy: str | None, budget: float | None, plot: str | None, format: str,
 ) -> None:  # fmt: skip
     """Run every method beside the exact posterior.
@@ -46,7 +76,27 @@ def command(
     \b
     Example:
       plm compare programs/latent_rationale.plm --data programs/data/latent_rationale.jsonl --row 0
+      plm compare --db --class rare_modes --method auto --method smc --seeds 5
     """
+    ours = {"FILE": file, "--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use,
+            "--policy": policy, "--plot": plot, "--dtype": loading().get("dtype"), "--device": loading().get("device")}  # fmt: skip
+    if db is not None:
+        _alone(ours, "goes with a program, not with --db")
+        _check_methods(methods)
+        asked_of = entries(Path(db) if db else None, kinds)
+        with progress("comparing", lines=True) as watch:
+            whole = trials(
+                asked_of, models=None if models is None else Path(models), methods=methods, seeds=seeds or SEEDS, seed=seed,
+                n=n, budget=budget, progress=watch,
+            )  # fmt: skip
+        if format == "json":
+            click.echo(json_text(whole.to_json()))
+        else:
+            _show_trials(whole)
+        return
+    _alone({"--models": models, "--seeds": seeds, "--method": methods, "--class": kinds}, "goes with --db")
+    if file is None:
+        raise click.MissingParameter(param_hint="'FILE' or '--db'", param_type="argument")
     query = open_query(file, lm, allow_use=allow_use, policy=policy)
     asked = cases(query.graph, given, data, row)
     if plot is not None:
@@ -73,3 +123,36 @@ def _show(one: Comparison, row: int | None) -> None:
     click.echo(f"{where}{one.program}  {one.draws} draws of each method  seed {one.seed}\n")
     head, rows = one.cells()
     click.echo("\n".join([*table(head, rows, [False] + [True] * 8), "", *one.notes()]))
+
+
+def _show_trials(found: Trials) -> None:
+    right = [False] + [True] * (len(HEAD) - 1)
+    shown = [
+        [
+            f"{method}  {found.seeds} seed{'s' * (found.seeds != 1)} of each target",
+            "",
+            *table(HEAD, rows, right),
+            "",
+        ]
+        for method, rows in found.tables().items()
+    ]
+    left_out = [f"left out: {name}: {why}" for name, why in found.absent.items()]
+    click.echo("\n".join([line for lines in shown for line in lines][: None if left_out else -1] + left_out))
+
+
+def _alone(options: Mapping[str, object], why: str) -> None:
+    """Raises PLM802 for the first of the options that was given."""
+    for name, value in options.items():
+        if value is not None and value is not False and value != ():
+            misuse(f"{name} {why}", "see plm compare --help")
+
+
+def _check_methods(names: tuple[str, ...]) -> None:
+    """Raises PLM802 for what is no method, or none that a program alone suffices for."""
+    for name in names:
+        checked(name, {})
+        if METHODS[name].needs_policy or METHODS[name].decoder:
+            misuse(
+                f"--method {name} draws from no posterior without a policy",
+                "name auto, exact, importance, smc or mcmc",
+            )

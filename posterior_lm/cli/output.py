@@ -246,13 +246,24 @@ def _counted(count: int, what: str) -> str:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[Info], None] | None]:
-    """The callback that `Query.draw` takes, or None where nobody is watching."""
-    if not sys.stderr.isatty():
-        yield None
+def progress(what: str, *, lines: bool = False) -> Iterator[Callable[[Info], None] | None]:
+    """The callback that `Query.draw` takes, or None where nobody is watching; with `lines` a pipe gets a line now and then."""
+    if sys.stderr.isatty():
+        with live_bar(what) as (move, _):
+            yield lambda info: move(info.fraction, info.note or what)
         return
-    with live_bar(what) as (move, _):
-        yield lambda info: move(info.fraction, info.note or what)
+    began = time.monotonic()
+    told = began - TELL_EVERY
+
+    def tell(info: Info) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= TELL_EVERY:
+            told = now
+            share = "" if info.fraction is None else f"{info.fraction:.0%}  "
+            click.echo(f"{share}{info.note or what}, {now - began:.0f} s", err=True)
+
+    yield tell if lines else None
 
 
 @contextmanager

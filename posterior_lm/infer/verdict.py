@@ -18,6 +18,16 @@ RHAT_GOOD, RHAT_BAD = 1.01, 1.05
 CHAINS_GOOD, CHAINS_FEW = 400.0, 100.0
 """Bulk ESS. Vehtari et al. 2021: R-hat below 1.01 and an ESS above 400; 1.05 was the bound before."""
 
+LEVELS = {
+    "Exact": "exact",
+    "Good": "good",
+    "Usable": "usable",
+    "Use with care": "care",
+    "Do not trust": "bad",
+    "Not draws": "decoded",
+}
+"""What a verdict begins with, and what that is for programs that read verdicts."""
+
 UNSEEN = "a mode that no draw visited would not show in these numbers"
 
 
@@ -86,6 +96,12 @@ def verdict(draws: Draws) -> str:
         error = 1 / math.sqrt(ess)
         return f"Usable: {checked}; averages are off by about {error:.0%} of their spread, and {UNSEEN}."
     return f"Good by what the draws can show: {checked}; {UNSEEN}."
+
+
+def level(draws: Draws) -> str:
+    """The verdict in a word of `LEVELS`; a list that is not whole, and may be far from it, is "listed"."""
+    sentence = verdict(draws)
+    return next((word for begin, word in LEVELS.items() if sentence.startswith(begin)), "listed")
 
 
 def _shares(mixture: MixtureReport) -> str:

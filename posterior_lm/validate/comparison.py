@@ -54,7 +54,7 @@ def compare(
     tell(Info(False, EXACT))
     # First, so that what a process does only once is in no method's time.
     listing, words = exact_posterior(
-        _bound(program, data, Count()), request.named(EXACT).of(program)[1], seed, budget
+        bound_counting(program, data, Count()), request.named(EXACT).of(program)[1], seed, budget
     )
     found = []
     names = [
@@ -103,7 +103,7 @@ def exact_posterior(
     return listing, f"exact log evidence {listing.log_evidence:.3f} nats: {certificate.listed} values, {left}"
 
 
-def _bound(program: PreparedProgram, data: Data, count: Count) -> Target:
+def bound_counting(program: PreparedProgram, data: Data, count: Count) -> Target:
     """The target, with models that count."""
     models: dict[str, Any] = {alias: CountingModel(model, count) for alias, model in program.models.items()}
     return program.with_models(models).bind_valid(data)
@@ -117,7 +117,7 @@ def _measured(
     name, options = request.of(program)
     rng = np.random.default_rng(seed)
     try:
-        bound = _bound(program, data, count)
+        bound = bound_counting(program, data, count)
         guide = _policy(program, request, bound, count) if METHODS[name].needs_policy else None
         draws = infer(bound, method=name, options=options, n=n, rng=rng, guide=guide, budget=budget)
     except InferenceError as problem:
