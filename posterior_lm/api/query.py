@@ -172,7 +172,7 @@ class Query:
         """Values for parameters; later ones replace earlier ones."""
         return self._asking(data={**self.data, **(values or {}), **more})
 
-    def lm(self, **models: str | LanguageModel | tuple[object, object]) -> Query:
+    def lm(self, **models: str | Path | LanguageModel | tuple[object, object]) -> Query:
         """Other models for declared ones, by alias: a name, a folder, an object, or a pair (model, tokenizer)
         of transformers, whose weights are shared."""
         return self._resolving(models={**self.models, **models})

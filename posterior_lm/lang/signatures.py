@@ -191,6 +191,8 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("expit", "logistic", "inv_logit"), "it is called sigmoid here"),
     **dict.fromkeys(("avg", "average"), "it is called mean here"),
     **dict.fromkeys(("sum", "prod", "product"), "write the terms out: a + b, a * b"),
+    "bot": "what the model says is assistant(…)",
+    "human": "what the user says is user(…)",
     **dict.fromkeys(("discrete_uniform", "randint", "uniform_int"), "write uniform()"),
     **dict.fromkeys(("discrete", "multinomial"), "write categorical([…]), one probability for each value"),
     **dict.fromkeys(

@@ -74,6 +74,8 @@ class GgufHeader:
 
 def read_header(path: Path) -> GgufHeader:
     """The head of a file. Raises OSError, and ValueError for what is no whole GGUF file of version 2 or 3."""
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")
     with path.open("rb") as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

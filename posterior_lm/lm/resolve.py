@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError, notice
+from posterior_lm.lang.diagnostics import ModelError, nearest, notice
 from posterior_lm.lm.chat import written
 from posterior_lm.lm.gguf_header import GgufHeader, read_header
 from posterior_lm.lm.protocol import Message, no_template
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.tokenizer_files import read_chat_text, read_special_tokens
-from posterior_lm.lm.user_cache import file_digest, made_once
+from posterior_lm.lm.user_cache import cache_folder, file_digest, made_once
 from posterior_lm.lm.weights import DTYPES, QUANTIZED, check_adapter
 
 if TYPE_CHECKING:
@@ -134,10 +134,12 @@ def find_folder(
 
 
 def _missing(spec: str, looked: str, help: str | None = None) -> ModelError:
+    near = nearest(spec, ("tiny", *PACKAGED))
     return ModelError.of(
         "PLM510",
         f"the model {spec!r} was not found: {looked}",
         help=help
+        or (f"did you mean the packaged model {near!r}?" if near else None)
         or f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
         'a network, copy FOLDER here and pass `--lm NAME=FOLDER`; or use the packaged model "tiny"',
     )
@@ -249,7 +251,8 @@ def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
 
     def make(folder: Path) -> None:
         _need_gguf(location.spec)
-        notice(f"the model {location.spec} is read out of its GGUF file and kept in {folder.parent}: once")
+        kept = f" and kept in {folder.parent}: once" if folder.is_relative_to(cache_folder()) else ""
+        notice(f"the model {location.spec} is read out of its GGUF file{kept}")
         from posterior_lm.lm.hf.gguf import convert
 
         convert(file, header, header.dtype, folder)

@@ -90,7 +90,11 @@ def _files(folder: Path) -> tuple[Path, ...]:
         raise failed(folder, f"{_INDEX} is no index of weights") from None
     for name in sorted(map(str, names)):
         if not re.fullmatch(r"[^/\\]+\.safetensors", name):
-            raise failed(folder, f"{_INDEX} names {name!r}, which is no file of safetensors in the folder")
+            raise failed(
+                folder,
+                f"{_INDEX} names {name!r}, which is no file of safetensors in the folder",
+                "put the weights into the folder: files elsewhere are not read",
+            )
         if not (folder / name).is_file():
             raise failed(folder, f"{name} is missing, which {_INDEX} names")
     if not names:
@@ -149,10 +153,10 @@ def with_adapter(digest: str, folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def failed(folder: Path | str, why: str) -> ModelError:
+def failed(folder: Path | str, why: str, help: str | None = None) -> ModelError:
     """PLM514: a folder whose files were found, and loading them failed."""
     return ModelError.of(
         "PLM514",
         f"the model in {folder} failed to load: {why.rstrip('.')}",
-        help="check that the folder loads with AutoModelForCausalLM.from_pretrained(folder)",
+        help=help or "check that the folder loads with AutoModelForCausalLM.from_pretrained(folder)",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +66,9 @@ def resolve(
     if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
         used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
     found = {
-        alias: _model(spec, models.get(alias), base_dir, named, allowed)
+        alias: _replaced(models[alias], alias, named)
+        if alias in models
+        else _model(spec, base_dir, named, allowed)
         for alias, spec in declared.items()
         if alias in used
     }
@@ -75,19 +78,21 @@ def resolve(
     return Resources(found, {use.where: _imported(use, uses_allowed) for use in wanted})
 
 
-def _model(
-    spec: LmSpec, override: object, base_dir: Path | None, named: Named, allowed: tuple[Path, ...]
-) -> LanguageModel:
-    if isinstance(override, str):
-        override = Asked(override)
-    if isinstance(override, Asked):
-        everywhere = _everywhere(override.spec, None, "auto", named)
-        return _load(override.spec, None, "auto", tuple({**everywhere, **dict(override.options)}.items()))
-    if override is None and spec.kind == "use":
-        found = _imported(UseSpec(spec.alias, spec.spec, spec.span), named.uses_allowed)
-        override = found if isinstance(found, LanguageModel) else found()
-    if override is not None:
-        return override if isinstance(override, LanguageModel) else adopt(override, spec.alias)
+def _replaced(given: object, alias: str, named: Named) -> LanguageModel:
+    """The model that was given in place of the one declared."""
+    if isinstance(given, str | os.PathLike):
+        given = Asked(os.fspath(given))
+    if isinstance(given, Asked):
+        everywhere = _everywhere(given.spec, None, "auto", named)
+        return _load(given.spec, None, "auto", tuple({**everywhere, **dict(given.options)}.items()))
+    return given if isinstance(given, LanguageModel) else adopt(given, alias)
+
+
+def _model(spec: LmSpec, base_dir: Path | None, named: Named, allowed: tuple[Path, ...]) -> LanguageModel:
+    if spec.kind == "use":
+        used = _imported(UseSpec(spec.alias, spec.spec, spec.span), named.uses_allowed)
+        made = used if isinstance(used, LanguageModel) else used()
+        return made if isinstance(made, LanguageModel) else adopt(made, spec.alias)
     base = None if base_dir is None else str(base_dir)
     everywhere = _everywhere(spec.spec, base, spec.kind, named)
     try:

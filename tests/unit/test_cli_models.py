@@ -67,6 +67,8 @@ def test_a_dtype_is_the_models_own_then_that_of_all(options: list[str], dtype: s
         (["--device", "abacus"], "PLM514", "no device 'abacus'"),
         (["--lm", "base=tiny,device=cuda:77"], "PLM514", "no device 'cuda:77'"),
         (["--lm", "base=tiny,quantize=2bit"], "PLM514", "8bit, 4bit"),
+        (["--lm", "base=tiny,quantize=4bit"], "PLM514", "4 bits cannot be computed with on a CPU"),
+        (["--lm", "base=smolm2"], "PLM510", "did you mean the packaged model 'smollm2'?"),
         (["--lm", "base=http://host/model"], "PLM510", "an address is no model"),
         (["--lm", "base=none.gguf"], "PLM510", "none.gguf is not there"),
         (["--lm", "coin=coin.json,dtype=float32"], "PLM514", "has no dtype"),

@@ -227,6 +227,8 @@ def test_a_damaged_head_is_said(at: int, byte: int, file: Path) -> None:
 
 def test_other_mistakes(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure(lambda: load_model("none.gguf", base_dir=tmp_path)).code == "PLM510"
+    (tmp_path / "text.gguf").write_text("")
+    assert "it is empty" in failure(lambda: load_model("text.gguf", base_dir=tmp_path)).message
     (tmp_path / "text.gguf").write_text("not one")
     assert "does not begin" in failure(lambda: load_model("text.gguf", base_dir=tmp_path)).message
     assert "no revision" in failure(lambda: load_model(str(file), revision="main")).message

@@ -69,7 +69,7 @@ def test_the_identity_follows_the_weights(folder: Path) -> None:
 def test_a_program_takes_it() -> None:
     query = plm.loads(PROGRAM)
     found = query.lm(base=pair(WEIGHTS)).draw()
-    assert found.marginal("z") == query.draw().marginal("z")
+    assert found.marginal("z") == query.draw().marginal("z") == query.lm(base=WEIGHTS).draw().marginal("z")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ def test_a_program_takes_it() -> None:
         (lambda m, t: (m.transformer, t), "PLM514", "a GPT2Model is no causal", "(model, tokenizer)"),
         (lambda m, t: (m.to("meta"), t), "PLM514", "without numbers", "whole"),
         (lambda m, t: ("gpt2", t), "PLM514", "a str is no causal", "(model, tokenizer)"),
+        (lambda m, t: None, "PLM512", "a NoneType, has no tokenizer", "(model, tokenizer)"),
     ],
 )
 def test_what_is_no_pair_is_said(folder: Path, spoil, code: str, said: str, help: str) -> None:

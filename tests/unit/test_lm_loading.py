@@ -192,6 +192,7 @@ def test_an_index_cannot_name_files_elsewhere(folder: Path) -> None:
     _shard(folder, "../other/model-2.safetensors")
     found = failure(lambda: load_model(str(folder)))
     assert found.code == "PLM514" and "'../other/model-2.safetensors', which is no file" in found.message
+    assert "put the weights into the folder" in found.help
     index = folder / "model.safetensors.index.json"
     for name in (str(folder.parent / "other" / "model-2.safetensors"), "..", "weights.bin", "", 7):
         index.write_text(json.dumps({"weight_map": {"x": name}}))

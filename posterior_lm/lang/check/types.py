@@ -354,12 +354,13 @@ def context_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
     roles = [arg for arg in expr.args if isinstance(arg, ast.Role)]
     if not roles:
         return arguments_of(scope, expr)
-    plain = tuple(arg for arg in expr.args if not isinstance(arg, ast.Role))
-    if plain:
-        scope.error("PLM323", "text stands beside the messages of a conversation", plain[0].span,
+    plain = [(arg, segments(scope, arg)) for arg in expr.args if not isinstance(arg, ast.Role)]
+    texts = [arg for arg, found in plain if found.kind != "unknown"]
+    if texts:
+        scope.error("PLM323", "text stands beside the messages of a conversation", texts[0].span,
                     "outside every role", secondary=[(roles[0].span, "a message")],
                     help="put it into a message: system(…), user(…) or assistant(…)")  # fmt: skip
-    read = [arguments_of(scope, evolve(expr, args=plain))]
+    read = [arguments_of(scope, evolve(expr, args=())), *(found.depends for _, found in plain)]
     for part in (part for role in roles for part in role.args):
         found = segments(scope, part)
         read.append(found.depends)

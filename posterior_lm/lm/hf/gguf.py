@@ -116,5 +116,5 @@ def failed(file: Path, why: str) -> ModelError:
     return ModelError.of(
         "PLM514",
         f"the model in {file} failed to load: {why.rstrip('.')}",
-        help="download the file again, or use the model's own folder in place of the GGUF file",
+        help="use the model's own folder in place of the GGUF file",
     )

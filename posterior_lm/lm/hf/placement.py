@@ -139,6 +139,9 @@ def quantization(quantize: str, dtype: torch.dtype, device: torch.device, what: 
     if quantize not in QUANTIZED:
         message = f"there is no quantization {quantize!r}"
         raise ModelError.of("PLM514", message, help=f"use one of {', '.join(QUANTIZED)}")
+    if device.type == "cpu" and quantize == "4bit":
+        message = "weights of 4 bits cannot be computed with on a CPU here"
+        raise ModelError.of("PLM514", message, help="use quantize=8bit")
     if device.type not in PACKAGES:
         message = f"there is no quantization on the device {str(device)!r}"
         raise ModelError.of("PLM514", message, help="use a CUDA device or the CPU, or leave quantize out")
@@ -153,10 +156,6 @@ def quantization(quantize: str, dtype: torch.dtype, device: torch.device, what: 
         if quantize == "8bit":
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4")
-    if quantize == "4bit":
-        raise ModelError.of(
-            "PLM514", "weights of 4 bits cannot be computed with on a CPU here", help="use quantize=8bit"
-        )
     logging.disable(logging.WARNING)  # it complains of kernels for other hardware
     try:
         from torchao.quantization import Int8WeightOnlyConfig
