@@ -1,7 +1,7 @@
 """Twelve programs that nothing is tuned to: what a fit at default settings is worth, beside its peers at equal seconds.
 
     python -m benchmarks.unseen [--only NAME …] [--seconds 120] [--slow 600] [--models ../shared/models]
-        [--method fit prior rloo vargrad smc] [--seed 0 …] [--out FILE]
+        [--method fit prior rloo vargrad smc] [--seed 0 …] [--particles 16384] [--out FILE]
 
 The programs and their rows are in `unseen/`, whose README says how the reference of each is
 had. One JSON line per program, method, seed and seconds, appended to the file; what stands
@@ -82,7 +82,9 @@ def rows_of(name: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def reference_of(name: str, query: Query, row: int, data: Mapping[str, object], cache: Path) -> Reference:
+def reference_of(
+    name: str, query: Query, row: int, data: Mapping[str, object], cache: Path, particles: int
+) -> Reference:
     """By enumeration or by long runs; kept in the folder `cache`."""
     file = cache / f"{name}-{row}.json"
     if file.exists():
@@ -98,8 +100,8 @@ def reference_of(name: str, query: Query, row: int, data: Mapping[str, object], 
         left = 0.0 if certificate.complete else certificate.likely_missing_share
         how, se = f"enumerated, {left:.1g} left out", left
     else:
-        draws = [asked.using("smc", particles=PARTICLES).draw(seed=1000 + k).draws for k in range(SWARMS)]
-        how = f"{SWARMS} swarms of {PARTICLES}"
+        draws = [asked.using("smc", particles=particles).draw(seed=1000 + k).draws for k in range(SWARMS)]
+        how = f"{SWARMS} swarms of {particles}"
         each = np.array([one.log_evidence for one in draws])
         ratio = np.exp(each - each.max())
         se = float(ratio.std(ddof=1) / ratio.mean() / math.sqrt(SWARMS))
@@ -160,7 +162,7 @@ def held(target: Target, draws: Draws, guide: Guide | None, reference: Reference
 
 def measured(
     name: str, method: str, query: Query, rows: Sequence[Mapping[str, object]], seconds: float, seed: int,
-    cache: Path,
+    cache: Path, particles: int,
 ) -> dict[str, object]:  # fmt: skip
     """One line of the table."""
     began = time.perf_counter()
@@ -183,7 +185,7 @@ def measured(
                 draws = asked.using("importance").draw(DRAWS, seed=seed, guide=guide).draws
             else:
                 draws = asked.using("smc" if method == "smc" else "importance").draw(DRAWS, seed=seed).draws
-            reference = reference_of(name, query, number, row, cache)
+            reference = reference_of(name, query, number, row, cache, particles)
             found.append((draws, held(target, draws, guide, reference), reference))
         if adapter is not None:
             adapter.close()
@@ -220,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=Path("unseen-references"), help="keep the references here"
     )
+    parser.add_argument("--particles", type=int, default=PARTICLES, help="of each swarm of a reference")
     parser.add_argument("--out", type=Path, default=Path("unseen.jsonl"))
     options = parser.parse_args(argv)
     known = set(done(options.out))
@@ -231,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
                 if (name, method, seed, seconds) in known:
                     continue
                 try:
-                    line = measured(name, method, query, rows, seconds, seed, options.cache)
+                    line = measured(name, method, query, rows, seconds, seed, options.cache, options.particles)
                 except PlmError as problem:
                     print(f"{name}, {method}: {problem.diagnostics[0].message}", file=sys.stderr)
                     continue

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--steps",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Training steps.  [default: 300; 600 where rows are listed]",
+    help="Training steps.  [default: what a budget holds; without one 300; 600 where rows are listed]",
 )
 @budget_option("Be done after so many seconds, all told; the schedules end with the training.")
 @objective_option()
@@ -50,8 +50,28 @@ if TYPE_CHECKING:
 @click.option(
     "--targets", metavar="NAMES", help="Layers to adapt, with commas.  [default: every linear layer]"
 )
-@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Data rows a step.  [default: 16]")
-@click.option("--draws", type=click.IntRange(min=2), metavar="N", help="Draws a row and step.  [default: 16]")
+@click.option(
+    "--for",
+    "scope",
+    metavar="WHAT",
+    help="rows: the policy is for these rows, certified on them; program: for any row.  "
+    "[default: rows where they are fewer than 32]",
+)
+@click.option(
+    "--from", "start", metavar="DIR", help="Begin with the weights of this policy, of the same model."
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Data rows a step.  [default: 16; 4 for a policy of its rows]",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Draws a row and step.  [default: 16; 256 of a step for a policy of its rows]",
+)
 @click.option("--learning-rate", type=float, metavar="X", help="The highest one.  [default: 0.004]")
 @click.option("--rate", type=float, hidden=True)  # its name in the release before
 @click.option("--curves", metavar="FILE.png", help="Also draw loss, ESS and log evidence over the steps.")
@@ -59,13 +79,13 @@ if TYPE_CHECKING:
 def command(
     file: str, data: str | None, out: str | None, dry_run: bool, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     steps: int | None, budget: float | None, objective: str | None, rank: int | None, targets: str | None,
-    rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
+    scope: str | None, start: str | None, rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
     more: tuple[str, ...], seed: int | None, resume: bool, curves: str | None, format: str,
 ) -> int:  # fmt: skip
     """Train a policy that draws from the posterior of a program.
 
-    It answers any row of the program's parameters. Rows that are held out, and rows simulated from the program itself, say how far
-    to trust it; the verdict is stored with the policy.
+    Of many rows it answers any row of the program's parameters; rows that are held out, and rows simulated from the program
+    itself, say how far to trust it. Of few it is for them. The verdict is stored with the policy.
 
     \b
     Example:
@@ -84,6 +104,7 @@ def command(
         asked = [case.data for case in cases(query.graph, given, data, None, extra=latents)]
         flags = {
             "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
+            "scope": scope, "start": start,
             "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
         }  # fmt: skip
         from posterior_lm.train.checkpoint import METRICS  # imports torch, as the next do

@@ -64,6 +64,8 @@ class Adapter:
     def __init__(self, base: TransformersModel, wrapped: PeftModel, name: str, config: LoraConfig) -> None:
         self.base = base
         self.config = config
+        self.own_contexts = False
+        """Whether its guides read what `readings_of` calls own."""
         self._wrapped = wrapped
         self._name = name
         layers = (m for m in wrapped.modules() if isinstance(m, BaseTunerLayer))

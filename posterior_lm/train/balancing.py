@@ -70,7 +70,7 @@ class Balancer:
         simulator: Simulator | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
-        self.seeds = settings.seeds or 0
+        self.seeds, self.draws = settings.seeds, settings.draws
         self._block: tuple[int, tuple[int, ...], dict[tuple[int, int], Pair]] | None = None
         self.simulator = (
             simulator if simulator is not None and simulator.exact and simulator.observed else None
@@ -91,16 +91,16 @@ class Balancer:
         for rng, slot in zip(rngs, mine, strict=True):
             if self.seeds and slot.exact is None and not replay.entries(slot.row):
                 replay = replay.add(slot.row, self._seeds(rng, slot.row))
-        again = round(s.replayed * s.draws)
+        again = round(s.replayed * self.draws)
         old = [
             replay.draw(rng, slot.row, again) if slot.exact is None else []
             for rng, slot in zip(rngs, mine, strict=True)
         ]
-        flat = round(s.tempered * s.draws)
+        flat = round(s.tempered * self.draws)
         values: list[list[dict[str, Value]]] = [[] for _ in mine]
         exponent = float(np.random.default_rng([s.seed, 4, step]).uniform(s.flattest, 1.0))
         counts = [
-            s.draws - flat - len(kept) - (slot.exact is not None)
+            self.draws - flat - len(kept) - (slot.exact is not None)
             for kept, slot in zip(old, mine, strict=True)
         ]
         # One rollout for both kinds: its cost is mostly its number of steps. A row's own draws come first.

@@ -301,11 +301,12 @@ def certify(
     seed: int = 0,
     move: Callable[[float], None] | None = None,
     left: Callable[[], float] | None = None,
+    note: str = "",
 ) -> PolicyReport:
     """What can be said of the guides that `guide_of` gives, as proposals for the rows with these `numbers`.
 
     `rows` are validated; `numbers` should not have been trained on. `simulator`
-    is one over the same rows, None where the program cannot be simulated. Each row has its own
+    is one over the same rows, None where none should be simulated, for which `note` gives the reason. Each row has its own
     random numbers, from `seed` and its number. `move` is told the share that is done. No row but the
     first is begun that would take longer than `left` says there is time for, in seconds, by the rows
     before it. ValueError where there is no row or no draw.
@@ -322,7 +323,9 @@ def certify(
         if move is not None:
             move(len(checks) / whole)
     if simulator is None:
-        return PolicyReport(draws, tuple(checks), note="the program's observations cannot be simulated")
+        return PolicyReport(
+            draws, tuple(checks), note=note or "the program's observations cannot be simulated"
+        )
     if not simulator.exact:
         return PolicyReport(draws, tuple(checks), note="simulated draws of this program need weights")
     if simulated < FEWEST:

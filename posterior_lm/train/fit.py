@@ -17,7 +17,7 @@ from pathlib import Path
 from attrs import asdict, frozen
 
 from posterior_lm.infer.auto import rather_than_a_policy
-from posterior_lm.infer.methods import AUTO
+from posterior_lm.infer.methods import AUTO, OBJECTIVES
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
 from posterior_lm.storage import Lock, folder_named
@@ -109,7 +109,11 @@ def _fit(
         for note in setup.notes:
             tell(note)
         interrupted = _train(trainer, folder, settings, identity, course, allotted.after, watch, world)
-        certificate, left_out = None, ""
+        certificate, left_out, settled = None, "", ""
+        if not interrupted and not OBJECTIVES[settings.objective].peer:
+            settled = trainer.settle()
+            if settled:
+                tell(settled)
         if not interrupted and world.is_main:
             certificate, left_out = _certificate(setup, course, allotted)
             if left_out:
@@ -120,7 +124,8 @@ def _fit(
             inputs.program, setup.lm, inputs.data,
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
-            note="; ".join(n for n in (note, *setup.notes, *trainer.notes, left_out) if n),
+            own_contexts=adapter.own_contexts,
+            note="; ".join(n for n in (note, *setup.notes, *trainer.notes, settled, left_out) if n),
         )  # fmt: skip
         if world.is_main:
             manifest = save_policy(folder, adapter, manifest)
@@ -145,7 +150,7 @@ def _certificate(
         report = _certified(setup, course, settings.certify_draws, len(numbers), settings.certify_rows)
         return report.to_json(), ""
     saving = SAVED * course.budget
-    setup.simulator.late = course.late_by(saving)
+    setup.late(course, saving)
     pace = allotted.pace
     if pace is None or pace.row(LEAST_DRAWS) < TIMING * (course.left - saving):
         pace = setup.pace_now(course.left - saving)  # the policy may draw longer texts by now
@@ -171,6 +176,7 @@ def _certified(setup: Setup, course: Course, draws: int, rows: int, simulated: i
         setup.inputs.program, setup.inputs.data, setup.certified[:rows],
         lambda target: PolicyGuide.of(target, setup.adapter), simulator=setup.simulator, draws=draws,
         simulated=simulated, seed=setup.settings.seed, move=course.move,
+        note="it is of the rows trained on" if setup.settings.scope == "rows" else "",
         left=None if saving is None else lambda: course.left - saving,
     )  # fmt: skip
 

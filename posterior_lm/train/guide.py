@@ -52,8 +52,11 @@ def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
     return target.evaluator.spellers[reading.lm].turn_ids(reading.segments)
 
 
-def readings_of(target: Target) -> Mapping[str, Reading]:
+def readings_of(target: Target, own: bool = False) -> Mapping[str, Reading]:
     """The reading of every latent that a language model can draw; the others keep their prior.
+
+    With `own` a latent without a `guide` statement is read after the context of its own distribution alone,
+    so that a policy that has learnt nothing is the prior; it cannot see what was observed.
 
     Raises InferenceError PLM540 for a guide over another tokenizer, PLM623 where no
     latent can be drawn by a model or the guides read several models.
@@ -61,7 +64,7 @@ def readings_of(target: Target) -> Mapping[str, Reading]:
     found: dict[str, Reading] = {}
     for k, info in enumerate(target.latents):
         earlier = frozenset(target.names[:k])
-        reading = _stated(target, info) or _default(target, info, earlier)
+        reading = _stated(target, info) or _default(target, info, earlier, own)
         if reading is not None:
             found[info.name] = reading
     models = sorted({r.lm for r in found.values()})
@@ -89,12 +92,14 @@ def _stated(target: Target, info: LatentInfo) -> Reading | None:
     return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
 
 
-def _default(target: Target, info: LatentInfo, earlier: frozenset[str]) -> Reading | None:
+def _default(target: Target, info: LatentInfo, earlier: frozenset[str], alone: bool) -> Reading | None:
     if info.lm is None:
         return None
     prior = prior_of(target, info.name)
     context = target.graph[prior.node].inputs[0]
     own = target.evaluator.segments(context) if prior.lm is not None else ()
+    if alone and prior.lm is not None:
+        return Reading(info.lm, own, stated=False)
     after: list[Segment] = []
     observed = observed_scores(target.graph)
     for i in target.graph.order():
@@ -166,7 +171,8 @@ class PolicyGuide(PriorGuide):
 
     @classmethod
     def of(cls, target: Target, adapter: Adapter, *, exponent: float = 1.0) -> PolicyGuide:
-        return cls(target, model=adapter.model(), readings=readings_of(target), exponent=exponent)
+        readings = readings_of(target, adapter.own_contexts)
+        return cls(target, model=adapter.model(), readings=readings, exponent=exponent)
 
     @property
     def name(self) -> str:

@@ -28,7 +28,7 @@ from posterior_lm.train.guide import PolicyGuide
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
-LATER: Mapping[str, object] = {"templates": [], "threads": {}}
+LATER: Mapping[str, object] = {"templates": [], "threads": {}, "own_contexts": False}
 """What earlier manifests lack, as it is where there is nothing to state."""
 _LIBRARIES = {
     "posterior_lm": "posterior-lm",
@@ -69,6 +69,8 @@ class Manifest:
     templates: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
     """Digests of the chat templates that the program's conversations are written by, sorted."""
     threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
+    own_contexts: bool = False
+    """Whether its guides read what `readings_of` calls own."""
     format: str = FORMAT
 
     @classmethod
@@ -256,7 +258,29 @@ def load_policy(folder: Path, program: PreparedProgram) -> Policy:
     manifest = read_manifest(folder)
     alias = check_policy(folder, manifest, program)
     check_files(folder, manifest)
-    return Policy(folder, manifest, Adapter.load(program.models[alias], folder))
+    return _loaded(folder, manifest, program.models[alias])
+
+
+def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
+    adapter = Adapter.load(model, folder)
+    adapter.own_contexts = manifest.own_contexts
+    return Policy(folder, manifest, adapter)
+
+
+def begun_from(folder: Path, model: LanguageModel) -> tuple[Adapter, Manifest]:
+    """The weights of a policy of whatever program, to train on. Raises DataError PLM622, or PLM625 for another model."""
+    manifest = read_manifest(folder)
+    if manifest.identity.digest != model.identity.digest:
+        own, here = (f"{one.name} ({one.digest[:12]})" for one in (manifest.identity, model.identity))
+        raise DataError.of(
+            "PLM625",
+            f"the policy in {folder} is of another model",
+            notes=[f"the model: the policy adapts {own}; here is {here}"],
+            where=str(folder),
+            help="begin from a policy of the model that is adapted here",
+        )
+    check_files(folder, manifest)
+    return Adapter.load(model, folder), manifest
 
 
 def held_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> Policy:
@@ -270,7 +294,7 @@ def held_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> P
         check_files(folder, manifest)
         while len(_held) >= HELD:
             _held.pop(next(iter(_held))).adapter.close()
-        found = _held[key] = Policy(folder, manifest, Adapter.load(model, folder))
+        found = _held[key] = _loaded(folder, manifest, model)
     return found
 
 

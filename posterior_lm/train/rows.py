@@ -26,6 +26,8 @@ class Rows(BoundRows):
 
     def __init__(self, program: PreparedProgram, data: Sequence[Data]) -> None:
         super().__init__(program, data)
+        self.own_contexts = False
+        """Whether guides read what `readings_of` calls own."""
         self._readings: dict[int, tuple[Target, Mapping[str, Reading]]] = {}
         self._guides: RewardGraph | None = None
 
@@ -37,8 +39,25 @@ class Rows(BoundRows):
             if len(self._readings) >= self.HELD:
                 self._readings.clear()
             with in_row(number):
-                found = self._readings[number] = (target, readings_of(target))
+                found = self._readings[number] = (target, readings_of(target, self.own_contexts))
         return found[1]
+
+    def read_own(self) -> None:
+        """Let guides read what `readings_of` calls own from now on."""
+        self.own_contexts = True
+        self._readings.clear()
+
+    def told_apart(self) -> bool:
+        """Whether the first latent's own context differs from row to row, so that a guide can know them by it."""
+        seen = set()
+        for number in range(len(self)):
+            target = self.target(number)
+            with in_row(number):
+                reading = readings_of(target, own=True).get(target.names[0])
+            if reading is None or reading.segments in seen:
+                return False
+            seen.add(reading.segments)
+        return True
 
     def reader(self, number: int, data: Data) -> Target:
         """A target that can only be read by guides: that of `data`, which differs from the row in what is observed.

@@ -18,6 +18,16 @@ from posterior_lm.storage import plain
 
 MANY = 100
 """Listed rows that are enough to learn from by themselves."""
+FEW = 32
+"""Rows below which a policy is for them, not for the program: too few to learn, or to show, how others are answered."""
+TOGETHER, AT_ONCE = 256, 4
+"""Draws of a balancing step, and the rows that share them where a policy is for its rows: with fewer draws a row
+its evidence is guessed, and the gradient is noise."""
+SEEDS = 256
+"""Draws of a row without a policy that its replay buffer begins with, where a policy is for its rows."""
+ENDLESS = 1_000_000
+"""Steps where a budget ends the training."""
+SCOPES = ("rows", "program")
 
 
 @frozen(kw_only=True)
@@ -33,13 +43,18 @@ class FitSettings:
     """Scale of the adapter; twice the rank where None."""
     targets: tuple[str, ...] = ()
     """Last names of the layers to adapt; () for every linear layer but the head."""
+    scope: str | None = None
+    """What the policy is for: these `rows`, or any row of the `program`. None: the rows where they are fewer than `FEW`."""
+    start: str | None = None
+    """Folder of a policy of the same model whose weights the training begins with."""
     objective: str = "vargrad"
     lam: float = field(default=1.0, metadata={"low": 0, "above": True, "high": 1})
     """λ of `subtb`."""
     clip: float = field(default=2.0, metadata={"low": 0, "above": True})
     """Nats at which the residual of one draw stops to count for more."""
     steps: int | None = field(default=None, metadata={"low": 1})
-    """None: 300, or 600 where the posteriors of rows are listed, since such a step is cheap."""
+    """None: as many as a budget holds; without one 300, or 600 where the posteriors of rows are listed, since such a
+    step is cheap."""
     budget: float | None = field(default=None, metadata={"low": 0, "above": True})
     """Seconds after which training ends; the schedules then end with it. None: no limit."""
     sleep: float | None = field(default=None, metadata={"low": 0, "high": 1})
@@ -51,10 +66,11 @@ class FitSettings:
     alone would be learnt by heart."""
     pairs: int = field(default=128, metadata={"low": 1})
     """Simulated pairs a step."""
-    rows: int = field(default=16, metadata={"low": 1})
-    """Data rows a step of balancing."""
-    draws: int = field(default=16, metadata={"low": 2})
-    """Draws of each of these rows."""
+    rows: int | None = field(default=None, metadata={"low": 1})
+    """Data rows a step of balancing. None: 16, or `AT_ONCE` for a policy of its rows."""
+    draws: int | None = field(default=None, metadata={"low": 2})
+    """Draws of each of these rows. None: 16, or for a policy of its rows so many that a step has `TOGETHER`, fewer
+    where a budget would not hold enough steps."""
     tempered: float = field(default=0.25, metadata={"low": 0, "high": 1})
     """Share of the draws made from a flattened policy."""
     replayed: float = field(default=0.25, metadata={"low": 0, "high": 1})
@@ -76,9 +92,9 @@ class FitSettings:
     """Gradients are scaled down to this norm."""
     seeds: int | None = field(default=None, metadata={"low": 0})
     """Draws of sequential Monte Carlo without a policy that a row's replay buffer begins with; None: 32 where the
-    program cannot be simulated as it stands, else 0."""
-    capacity: int = field(default=64, metadata={"low": 1})
-    """Draws that the replay buffer keeps of a row."""
+    program cannot be simulated as it stands, up to `SEEDS` for a policy of its rows, else 0."""
+    capacity: int | None = field(default=None, metadata={"low": 1})
+    """Draws that the replay buffer keeps of a row. None: 64, or four times `SEEDS` for a policy of its rows."""
     capacity_total: int = field(default=1 << 17, metadata={"low": 1})
     max_batch_tokens: int = field(default=1 << 14, metadata={"low": 64})
     """Token columns of one forward pass; halved when memory runs out."""
@@ -96,19 +112,30 @@ class FitSettings:
     """Of `ppo`: how far from 1 a ratio of probabilities still counts."""
     seed: int = field(default=0, metadata={"low": 0})
 
-    def resolved(self, *, exact: bool, listed: int = 0) -> Resolved:
+    def scope_of(self, count: int) -> str:
+        """What a policy of so many rows is for: the program, too, where simulated pairs are asked for."""
+        if self.scope is not None:
+            return self.scope
+        general = count >= FEW or OBJECTIVES[self.objective].peer or self.sleep or self.simulated
+        return "program" if general else "rows"
+
+    def resolved(self, *, exact: bool, listed: int = 0, rows: int = 0) -> Resolved:
         """With values for what is None: `exact` says whether an exact sleep phase comes first, `listed` of
-        how many rows the posterior is listed."""
+        how many rows the posterior is listed, `rows` how many a policy is for, 0 where it is for a program."""
         exact = exact or listed > 0
         share = (1.0 if listed >= MANY else 0.5) if self.listed is None else self.listed
         alone = listed > 0 and share == 1.0
         found = {
-            "steps": 600 if listed else 300,
-            "sleep": 0.9 if listed else 0.5,
+            "steps": ENDLESS if self.budget else 600 if listed else 300,
+            "sleep": 0.9 if listed else 0.0 if rows else 0.5,
             "listed": share,
-            "simulated": 0.0 if alone else 0.5,
-            "seeds": 0 if exact else 32,
-            "reward_temperature": 1.0 if exact else 1.5,
+            "simulated": 0.0 if alone or rows else 0.5,
+            "seeds": SEEDS if rows else 0 if exact else 32,
+            "reward_temperature": 1.0 if exact or rows else 1.5,
+            "scope": "rows" if rows else "program",
+            "rows": (some := min(rows, AT_ONCE)) or 16,
+            "draws": max(2, TOGETHER // min(rows, self.rows or some)) if rows else 16,
+            "capacity": 4 * SEEDS if rows else 64,
         }
         stated = {f.name: getattr(self, f.name) for f in fields(FitSettings)}
         return Resolved(**stated | {name: value for name, value in found.items() if stated[name] is None})
@@ -123,14 +150,20 @@ class FitSettings:
 class Resolved(FitSettings):
     """Settings in which nothing is left open that depends on the program."""
 
+    scope: str
     steps: int
     sleep: float
     listed: float
     simulated: float
     seeds: int
     reward_temperature: float
+    rows: int
+    draws: int
+    capacity: int
 
 
+WHOLE = ("seeds", "steps", "rows", "draws", "capacity")
+"""Whole numbers whose default is None."""
 FORMER = {**METHODS[AMORTIZED].former, "columns": "max_batch_tokens"}
 """Settings by the names of the release before."""
 
@@ -153,6 +186,14 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
             if not isinstance(value, str) or value not in OBJECTIVES:
                 hint = meant(str(value), OBJECTIVES, f"choose from {', '.join(OBJECTIVES)}")
                 raise wrong(f"there is no objective `{value}`", hint)
+            found[name] = value
+        elif name == "scope":
+            if value is not None and value not in SCOPES:
+                raise wrong(f"a policy is for {' or '.join(f'`{s}`' for s in SCOPES)}, not {shown(value)}")
+            found[name] = value
+        elif name == "start":
+            if value is not None and not (isinstance(value, str) and value):
+                raise wrong(f"`start` is the folder of a policy, not {shown(value)}")
             found[name] = value
         else:
             found[name] = checked(name, value, known[name])
@@ -180,7 +221,7 @@ def checked(name: str, value: object, setting: Any) -> object:
         return tuple(value)
     if value is None and default is None:
         return None
-    whole = isinstance(default, int) or name in ("seeds", "steps")
+    whole = isinstance(default, int) or name in WHOLE
     if not is_number(value) or (whole and not float(value).is_integer()):
         raise wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}")
     low, above, high = limits["low"], limits.get("above", False), limits.get("high")

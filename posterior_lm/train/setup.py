@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.train.adapter import Adapter
@@ -27,6 +28,7 @@ from posterior_lm.train.forecast import (
 )
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.parallel import World
+from posterior_lm.train.policy import begun_from
 from posterior_lm.train.rows import Inputs, Rows, split
 from posterior_lm.train.settings import FitSettings, Resolved
 from posterior_lm.train.simulate import Simulator
@@ -35,6 +37,10 @@ from posterior_lm.train.trainer import Trainer
 
 LOOKED, LISTED = 0.15, 0.25
 """Shares of what is left of the budget that may pass in looking at simulations, and in scoring the rows of tables."""
+SEEDED = 0.1
+"""Share of the training's seconds that draws without a policy may take, for a policy of its rows."""
+FULL, FEWEST_DRAWS = 60, 16
+"""Steps that a budget should hold before a step has all of its draws, and the fewest of a step."""
 
 
 @frozen
@@ -52,11 +58,12 @@ class Setup:
     """The trainer of a fit and what it was made from; `notes` say what is skipped, and why."""
 
     inputs: Inputs
+    stated: FitSettings
     lm: str
     rows: Rows
     certified: tuple[int, ...]
     """The rows that the certificate is of."""
-    simulator: Simulator
+    simulator: Simulator | None
     settings: Resolved
     adapter: Adapter
     trainer: Trainer
@@ -66,14 +73,13 @@ class Setup:
     def shown(self) -> int:
         """How many simulated rows the certificate should have."""
         many = self.settings.certify_rows
-        return many if self.simulator.exact and many >= FEWEST else 0
+        return many if self.simulator is not None and self.simulator.exact and many >= FEWEST else 0
 
     def pace_now(self, left: float) -> Pace:
         """How fast the policy's draws are weighed as it stands; what the models remember of it is dropped."""
         target = self.inputs.program.bind_valid(self.inputs.data[self.certified[0]])
-        pace = pace_of(
-            target, PolicyGuide.of(target, self.adapter), self.simulator.seconds, min(SLOW, TIMING * left)
-        )
+        pair = 0.0 if self.simulator is None else self.simulator.seconds
+        pace = pace_of(target, PolicyGuide.of(target, self.adapter), pair, min(SLOW, TIMING * left))
         self.rows.forget()
         return pace
 
@@ -93,7 +99,7 @@ class Setup:
         plan, pace, step, least, spent = None, None, 0.0, 0.0, course.elapsed
         if world.is_main and course.left > 0:
             pace = self.pace_now(course.left)
-            step = pace.row(max(s.pairs, s.rows * s.draws // 2))
+            step = pace.row(FEWEST_DRAWS if s.scope == "rows" else max(s.pairs, s.rows * s.draws // 2))
             least = pace.certificate(LEAST_DRAWS, 1, 0)
             plan = self.planned(pace, max(CERTIFY * course.left, least))
         after = 0.0 if plan is None else plan.seconds
@@ -105,47 +111,87 @@ class Setup:
         if needed > budget:
             raise too_small(budget, spent, needed)
         self.trainer.budget = self.trainer.seconds + left - after
-        self.simulator.late = course.late_by(after)
+        self.late(course, after)
+        if s.scope == "rows":
+            each = world.broadcast(
+                0.0 if pace is None else pace.each / 2
+            )  # of the policy's draws or the prior's
+            self._sized(each, left - after)
         return Allotment(pace, plan, left - after, after)
+
+    def late(self, course: Course, seconds: float) -> None:
+        """Simulate no more once only so many seconds of the budget are left."""
+        if self.simulator is not None:
+            self.simulator.late = course.late_by(seconds)
+
+    def _sized(self, each: float, seconds: float) -> None:
+        """So many draws a step that there are enough steps, and so many without a policy as there is time for.
+
+        `each` are the seconds of one draw, weighed; what a step does with it takes about as long again.
+        """
+        stated, balancer = self.stated, self.trainer.balancer
+        if stated.draws is None:
+            most = seconds / (FULL * 2 * max(each, 1e-9) * min(self.settings.rows, len(balancer.numbers)))
+            least = max(2, FEWEST_DRAWS // min(self.settings.rows, len(balancer.numbers)))
+            balancer.draws = int(min(self.settings.draws, max(least, most)))
+        if stated.seeds is None:
+            most = SEEDED * seconds / (max(each, 1e-9) * len(balancer.numbers))
+            balancer.seeds = int(min(self.settings.seeds, most))
 
 
 @contextmanager
 def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Course) -> Iterator[Setup]:
     """Everything before the first step, in the order of the phases; the adapter is taken off the model in the end."""
     rows = Rows(inputs.program, inputs.data)
-    numbers, held_out = split(len(rows), settings.held_out, settings.seed)
+    scope = settings.scope_of(len(rows))
+    numbers, held_out = split(len(rows), settings.held_out if scope == "program" else 0, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
     entry = OBJECTIVES[settings.objective]
     sleeps = not entry.peer and settings.sleep != 0
+    simulates = scope == "program" or bool(settings.sleep)
     notes: list[str] = []
     course.enter(LOOKING)
     # Several processes look at the same pairs, so that they agree; their clocks would not.
     if world.broadcast(course.left) <= 0:
         raise too_small(course.budget or 0.0, course.elapsed, course.elapsed)
-    late = course.until(LOOKED) if world.size == 1 else None
-    simulator = Simulator(inputs.program, inputs.data, alike=True, late=late)
-    sleep_phase, why = None, ""
-    if sleeps:
+    simulator, sleep_phase, why = None, None, ""
+    if simulates:
+        late = course.until(LOOKED) if world.size == 1 else None
+        simulator = Simulator(inputs.program, inputs.data, alike=True, late=late)
+    if sleeps and simulator is not None:
         sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
     enumerated = None
     if sleeps and settings.listed != 0:
         course.enter(LISTING)
         enumerated = _enumerated(rows, numbers, settings, course, world)
+    if scope == "rows" and enumerated is None and not entry.peer and rows.told_apart():
+        rows.read_own()
     if enumerated is not None:
         held = f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior"
         notes.append(f"{held}: rows are shown with them by their shares")
     if why:
         what = "the sleep phase is skipped" if enumerated is None else "nothing is simulated"
         notes.append(f"{what}: {why}")
-    exact = sleep_phase is not None and simulator.exact
-    chosen = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
-    if not held_out:
+    exact = sleep_phase is not None and simulator is not None and simulator.exact
+    chosen = settings.resolved(
+        exact=exact, listed=0 if enumerated is None else len(enumerated.numbers),
+        rows=len(rows) if scope == "rows" else 0,
+    )  # fmt: skip
+    if scope == "rows":
+        notes.append(f"the policy is for {'this row' if len(rows) == 1 else f'these {len(rows)} rows'}")
+    elif not held_out:
         some = f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out"
         notes.append(f"{some}: the certificate is of the rows trained on")
-    adapter = Adapter.new(
-        inputs.program.models[lm], rank=chosen.rank, alpha=chosen.alpha, targets=chosen.targets,
-        seed=chosen.seed,
-    )  # fmt: skip
+    model = inputs.program.models[lm]
+    if settings.start is not None:
+        adapter, before = begun_from(Path(settings.start), model)
+        chosen = evolve(chosen, rank=adapter.config.r)
+        notes.append(f"it began from a policy of `{before.name}`, fingerprint {before.fingerprint[:12]}")
+    else:
+        adapter = Adapter.new(
+            model, rank=chosen.rank, alpha=chosen.alpha, targets=chosen.targets, seed=chosen.seed
+        )
+    adapter.own_contexts = rows.own_contexts
     try:
         if entry.peer:
             trainer = entry.load()(inputs, rows, numbers, adapter, chosen, world)
@@ -154,7 +200,7 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
             for row, values in inputs.known:
                 trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         certified = tuple(held_out or numbers[: settings.held_out or 8])
-        yield Setup(inputs, lm, rows, certified, simulator, chosen, adapter, trainer, tuple(notes))
+        yield Setup(inputs, settings, lm, rows, certified, simulator, chosen, adapter, trainer, tuple(notes))
     finally:
         adapter.close()
 

@@ -32,6 +32,7 @@ from posterior_lm.train.gflownet_batch import (
     micro_batches,
     score_draws,
 )
+from posterior_lm.train.kept import KEEP, best_of
 from posterior_lm.train.memory import Fit, fitting, recomputing
 from posterior_lm.train.objectives import Objective, Trajectories, moved, objective_of, row_log_z
 from posterior_lm.train.parallel import World
@@ -75,6 +76,8 @@ class Trainer:
         self.seconds = 0.0 if enumerated is None else float(world.broadcast(enumerated.seconds))
         self.budget = settings.budget
         """Seconds after which training ends."""
+        self.kept: dict[int, dict[str, Tensor]] = {0: adapter.tensors()}
+        """Weights of earlier steps, on the CPU, by the number of steps before them; the best of all is saved."""
         self._costs: dict[tuple[str, bool], float] = {}
         self._last: float | None = None
 
@@ -143,10 +146,13 @@ class Trainer:
         norm = self._move()
         self.steps_done += 1
         self.balanced += stage == "balance"
+        before = self.progress()
         self._last = time.monotonic()
         seconds = self.world.broadcast(self._last - began)
         self.seconds += seconds
         self._costs[kind] = seconds
+        if any(before < share <= self.progress() < 1 for share in KEEP):
+            self.kept[self.steps_done] = self.adapter.tensors()
         return Progress(
             step=self.steps_done,
             stage=stage,
@@ -161,6 +167,25 @@ class Trainer:
             draws_per_second=numbers["draws"] / max(seconds, 1e-9),
             done=self.progress(),
         )
+
+    def settle(self) -> str:
+        """Take the best of the weights that were kept and those of now; what to say of it, where that matters."""
+        self.kept[self.steps_done] = self.adapter.tensors()
+        columns = self.fit.columns if self.fit is not None else self.settings.max_batch_tokens
+        best = best_of(
+            self.kept,
+            self.adapter,
+            self.rows,
+            self.replay,
+            self._rows() * self.balancer.draws,
+            columns,
+            self.world,
+        )
+        if best is None or best == self.steps_done:
+            return ""
+        if best == 0:
+            return "no step made the policy better than it began, so it is saved as it began"
+        return f"the weights after step {best} are saved, which were better than those after step {self.steps_done}"
 
     def _move(self) -> float:
         """One move of the optimiser by the gradient of all processes; the norm of that."""
@@ -342,6 +367,7 @@ class Trainer:
         """Weights, optimiser state and log evidences, by name."""
         found = {f"adapter.{k}": v for k, v in self.adapter.tensors().items()}
         found |= optimizer_tensors(self.optimizer, self.names)
+        found |= {f"kept.{step}.{k}": v for step, some in self.kept.items() for k, v in some.items()}
         return found | {"log_z": self.log_z.detach().cpu().clone()}
 
     def state(self) -> dict[str, object]:
@@ -359,6 +385,11 @@ class Trainer:
         adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
         self.adapter.restore(adapter)
         restore_optimizer(self.optimizer, tensors, self.names)
+        self.kept = {}
+        for name, value in tensors.items():
+            if name.startswith("kept."):
+                _, step, key = name.split(".", 2)
+                self.kept.setdefault(int(step), {})[key] = value
         if tensors["log_z"].shape != self.log_z.shape:
             raise ValueError("it was trained on another number of rows")
         self.log_z = tensors["log_z"].to(self.log_z.device)

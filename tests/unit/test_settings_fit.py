@@ -17,7 +17,7 @@ from posterior_lm.infer.request import RUNNING
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
-from posterior_lm.train.settings import FitSettings, settings_of
+from posterior_lm.train.settings import FEW, SCOPES, FitSettings, settings_of
 from tests.conftest import ROOT
 
 DEFAULTS = FitSettings()
@@ -31,7 +31,9 @@ def test_the_language_states_the_defaults_and_bounds_of_the_fit(name: str) -> No
     assert option.default == (None if default == () else default)
     if option.kind in ("int", "number") and name != "budget":
         assert option.low == setting.metadata.get("low") and option.high == setting.metadata.get("high")
-    if option.kind == "choice":
+    if name == "scope":
+        assert option.choices == SCOPES and DEFAULTS.scope_of(FEW) == "program" != DEFAULTS.scope_of(FEW - 1)
+    elif option.kind == "choice":
         assert option.choices == losses() == ("vargrad", "tb", "subtb", "db")
 
 
@@ -42,9 +44,14 @@ def test_every_stated_option_is_a_setting_and_every_flag_too() -> None:
     options = {p.name: p for p in command.params if isinstance(p, click.Option)}
     assert flags <= set(options) and flags <= names
     plain, listed = (DEFAULTS.resolved(exact=True, listed=n).steps for n in (0, 1))
-    assert f"[default: {plain}; {listed} where rows are listed]" in (options["steps"].help or "")
-    for name in flags - {"budget", "targets", "steps"}:
+    assert f"without one {plain}; {listed} where rows are listed]" in (options["steps"].help or "")
+    general, own = DEFAULTS.resolved(exact=True), DEFAULTS.resolved(exact=False, rows=8)
+    assert f"[default: 16; {own.rows} for a policy of its rows]" in (options["rows"].help or "")
+    assert f"[default: 16; {own.rows * own.draws} of a step for" in (options["draws"].help or "")
+    assert (general.rows, general.draws) == (16, 16)
+    for name in flags - {"budget", "targets", "steps", "rows", "draws"}:
         assert f"[default: {getattr(DEFAULTS, name)}]" in (options[name].help or ""), name
+    for name in flags - {"budget", "targets", "steps"}:
         # A flag that is not given leaves what the program states.
         assert not isinstance(options[name].default, int | float | str), name
 

@@ -1,0 +1,238 @@
+"""A policy for the rows at hand: what it reads, what it begins with, which of its weights are kept, its peers."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from posterior_lm.api.query import loads
+from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.lang.diagnostics import DataError, InferenceError
+from posterior_lm.target.validate import validate_data
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.fit import fit
+from posterior_lm.train.forecast import Pace
+from posterior_lm.train.gflownet_batch import Trajectories
+from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.kept import best_of
+from posterior_lm.train.own_draws import Rloo, Wake
+from posterior_lm.train.parallel import World
+from posterior_lm.train.policy import load_policy
+from posterior_lm.train.replay import Entry, Replay
+from posterior_lm.train.rows import Rows
+from posterior_lm.train.settings import settings_of
+from posterior_lm.train.setup import Setup
+from tests.cli import plm as command
+
+WORD = """
+lm base = "tiny"
+program word(opening: text, ending: text) {
+  latent z: text(tokens=1..3, stop=".") ~ base(opening)
+  observe [" ", ending] ~ base(opening, z)
+}
+"""
+TWO = """
+lm base = "tiny"
+program two(ending: text) {
+  latent who: one_of(" Tom", " Anna") ~ base("Then")
+  latent z: text(tokens=1..3, stop=".") ~ base("Then", who)
+  observe [" ", ending] ~ base("Then", who, z)
+}
+"""
+ROWS = [
+    {"opening": "Mia saw a cat", "ending": "She ran."},
+    {"opening": "Tom was sad", "ending": "He went home."},
+]
+SMALL = {"steps": 3, "rank": 2, "draws": 8, "seeds": 8, "certify_draws": 20, "held_out": 2}
+
+
+def test_a_policy_of_its_rows_begins_as_the_prior_and_keeps_to_them(tmp_path: Path) -> None:
+    query = loads(WORD)
+    said: list[str] = []
+    fitted = fit(query.prepared, ROWS, tmp_path / "p", settings_of(SMALL), say=said.append)
+    assert fitted.manifest.own_contexts and "the policy is for these 2 rows" in said
+    certificate = fitted.manifest.checked
+    assert certificate is not None and [r.row for r in certificate.rows] == [0, 1]
+    assert certificate.simulated is None and "rows trained on" in certificate.verdict.words
+    held = load_policy(tmp_path / "p", query.prepared)
+    target = query.given(ROWS[0]).target()
+    fresh = Adapter.new(query.prepared.models["base"], rank=2, seed=0)
+    try:
+        drawn = PriorGuide(target).sample(np.random.default_rng(0), 20)
+        fresh.own_contexts = True
+        assert PolicyGuide.of(target, fresh).log_prob(drawn.values) == pytest.approx(drawn.log_prob, abs=1e-4)
+        fresh.own_contexts = False
+        assert abs(PolicyGuide.of(target, fresh).log_prob(drawn.values) - drawn.log_prob).max() > 0.5
+        assert (
+            held.guide(target).readings["z"].segments != PolicyGuide.of(target, fresh).readings["z"].segments
+        )
+    finally:
+        fresh.close()
+        held.adapter.close()
+
+
+def test_rows_that_look_alike_to_the_prior_are_told_apart_by_what_follows(tmp_path: Path) -> None:
+    query = loads(TWO)
+    rows = [{"ending": "She ran."}, {"ending": "He went home."}]
+    bound = Rows(query.prepared, [validate_data(query.graph, row) for row in rows])
+    assert not bound.told_apart()
+    settings = settings_of({**SMALL, "steps": 1})
+    assert not fit(query.prepared, rows, tmp_path / "two", settings).manifest.own_contexts
+    assert Rows(query.prepared, bound.data[:1]).told_apart()
+
+
+def test_the_scope_follows_the_rows_and_what_is_asked_for() -> None:
+    assert settings_of({}).scope_of(31) == "rows" and settings_of({}).scope_of(32) == "program"
+    for other in ({"sleep": 0.5}, {"simulated": 0.5}, {"objective": "sft"}, {"scope": "program"}):
+        assert settings_of(other).scope_of(1) == "program"
+    assert settings_of({"scope": "rows"}).scope_of(500) == "rows"
+    with pytest.raises(InferenceError) as problem:
+        settings_of({"scope": "all"})
+    assert (
+        problem.value.diagnostics[0].code == "PLM802" and "`program`" in problem.value.diagnostics[0].message
+    )
+
+
+@pytest.mark.parametrize(("seconds", "draws", "seeds"), [(1e6, 128, 256), (480.0, 8, 48), (1.0, 8, 0)])
+def test_a_slow_model_has_fewer_draws_a_step(seconds: float, draws: int, seeds: int) -> None:
+    """Half a second a draw: 480 s hold 60 steps of four draws of either row, fewer than are worth a step."""
+    stated = settings_of({})
+    balancer = SimpleNamespace(draws=0, seeds=0, numbers=[0, 1])
+    fake = SimpleNamespace(
+        stated=stated,
+        settings=stated.resolved(exact=False, rows=2),
+        trainer=SimpleNamespace(balancer=balancer),
+    )
+    Setup._sized(fake, Pace(0.0, 1.0).each / 2, seconds)  # type: ignore[arg-type]
+    assert balancer.draws == draws and balancer.seeds == seeds
+
+
+# ------------------------------------------------------------------------------- which weights are kept
+
+
+def test_the_best_weights_are_taken_by_the_draws_of_the_buffer() -> None:
+    query = loads(WORD.replace("1..3", "3..12"))
+    rows = Rows(query.prepared, [validate_data(query.graph, row) for row in ROWS])
+    rows.read_own()
+    target = rows.target(0)
+    values = PriorGuide(target).sample(np.random.default_rng(0), 40).values["z"]
+    rewards = target.log_reward({"z": values})
+    replay = Replay(64, 64).add(0, [Entry((v.ids,), float(r)) for v, r in zip(values, rewards, strict=True)])
+    assert len(replay) >= 4
+    adapter = Adapter.new(query.prepared.models["base"], rank=2, seed=0)
+    adapter.own_contexts = True
+    try:
+        start = adapter.tensors()
+        random = torch.Generator().manual_seed(3)
+        worse = {k: v + 0.5 * torch.randn(v.shape, generator=random) for k, v in start.items()}
+        adapter.restore(worse)
+        assert best_of({0: start, 5: worse}, adapter, rows, replay, 64, 4096, World()) == 0
+        now = adapter.tensors()
+        assert all(torch.equal(now[k], start[k]) for k in start)
+        assert best_of({0: worse, 5: start}, adapter, rows, replay, 64, 4096, World()) == 5
+        assert best_of({0: start}, adapter, rows, Replay(64, 64), 64, 4096, World()) is None
+    finally:
+        adapter.close()
+
+
+def test_a_fit_that_is_ruined_is_saved_as_it_began(tmp_path: Path) -> None:
+    query = loads(WORD)
+    settings = settings_of(
+        {**SMALL, "steps": 4, "balance_learning_rate": 30.0, "warmup": 0, "gradient_norm": 1e3}
+    )
+    fitted = fit(query.prepared, ROWS, tmp_path / "ruined", settings)
+    assert "saved as it began" in fitted.manifest.note
+    policy = load_policy(tmp_path / "ruined", query.prepared)
+    try:
+        assert all(not v.any() for k, v in policy.adapter.tensors().items() if "lora_B" in k)
+    finally:
+        policy.adapter.close()
+
+
+# ------------------------------------------------------------------------------- another policy's weights
+
+
+def test_a_fit_begins_from_a_policy_of_another_program(tmp_path: Path) -> None:
+    first = fit(loads(WORD).prepared, ROWS, tmp_path / "first", settings_of(SMALL))
+    other = loads(WORD.replace("program word", "program other").replace("1..3", "1..4"))
+    settings = settings_of({**SMALL, "start": str(first.folder), "rank": 8, "balance_learning_rate": 1e-9})
+    second = fit(other.prepared, ROWS, tmp_path / "second", settings)
+    assert "it began from a policy of `word`" in second.manifest.note
+    one = load_policy(first.folder, loads(WORD).prepared).adapter
+    two = load_policy(second.folder, other.prepared).adapter
+    try:
+        assert two.config.r == 2
+        assert all(torch.allclose(v, two.tensors()[k], atol=1e-6) for k, v in one.tensors().items())
+        assert any(v.any() for k, v in one.tensors().items() if "lora_B" in k)
+    finally:
+        one.close()
+        two.close()
+
+
+def test_a_policy_of_another_model_is_no_beginning(tmp_path: Path) -> None:
+    first = fit(loads(WORD).prepared, ROWS, tmp_path / "first", settings_of({**SMALL, "steps": 1}))
+    path = first.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["identity"]["digest"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    for start, code in ((first.folder, "PLM625"), (tmp_path / "none", "PLM622")):
+        with pytest.raises(DataError) as problem:
+            fit(loads(WORD).prepared, ROWS, tmp_path / "x", settings_of({**SMALL, "start": str(start)}))
+        assert problem.value.diagnostics[0].code == code
+    (tmp_path / "word.plm").write_text(WORD)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    asked = ("fit", tmp_path / "word.plm", "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "y")
+    found = command(*asked, "--for", "both")
+    assert (
+        found.exit_code == 2 and "PLM802" in found.stderr and not (tmp_path / "y" / "manifest.json").exists()
+    )
+
+
+# ------------------------------------------------------------------------------- peers
+
+
+LOGITS = torch.tensor([0.3, -0.4, 1.1], dtype=torch.float64)
+REWARD = torch.tensor([-1.0, -3.5, -0.2], dtype=torch.float64)
+
+
+def test_rloo_has_the_gradient_of_the_evidence_bound_on_average() -> None:
+    theta = LOGITS.clone().requires_grad_()
+    q = torch.log_softmax(theta, 0)
+    (bound,) = torch.autograd.grad((q.exp() * (REWARD - q)).sum(), theta)
+    found = torch.zeros(3, dtype=torch.float64)
+    for pair in product(range(3), repeat=2):
+        theta = LOGITS.clone().requires_grad_()
+        q = torch.log_softmax(theta, 0)
+        index = torch.tensor(pair)
+        loss = Rloo().loss(Trajectories(q[index], REWARD[index], torch.zeros(2, dtype=torch.int64))).value
+        (gradient,) = torch.autograd.grad(loss, theta)
+        found -= float(q.detach()[index].sum().exp()) * gradient
+    assert found.tolist() == pytest.approx(bound.tolist(), abs=1e-12)
+
+
+def test_wake_has_the_gradient_of_the_forward_divergence_when_every_value_is_drawn() -> None:
+    uniform = torch.zeros(3, dtype=torch.float64, requires_grad=True)  # so that once each is what q draws
+    q = torch.log_softmax(uniform, 0)
+    reward = torch.cat([REWARD, torch.tensor([-torch.inf], dtype=torch.float64)])
+    log_prob = torch.cat([q, torch.tensor([-2.0], dtype=torch.float64)])
+    loss = Wake().loss(Trajectories(log_prob, reward, torch.zeros(4, dtype=torch.int64))).value
+    posterior = torch.softmax(REWARD, 0)
+    assert float(loss.detach()) == pytest.approx(-float((posterior * q.detach()).sum()))
+    (gradient,) = torch.autograd.grad(loss, uniform)
+    assert gradient.tolist() == pytest.approx((torch.softmax(uniform.detach(), 0) - posterior).tolist())
+
+
+@pytest.mark.parametrize("objective", ["rloo", "wake"])
+def test_peers_of_their_own_draws_train(tmp_path: Path, objective: str) -> None:
+    settings = settings_of({**SMALL, "objective": objective, "scope": "rows", "certify_rows": 0})
+    fitted = fit(loads(WORD).prepared, ROWS, tmp_path / objective, settings)
+    assert fitted.manifest.steps == 3
+    losses = [json.loads(line)["loss"] for line in (fitted.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3 and all(map(math.isfinite, losses))
