@@ -1,7 +1,7 @@
 """Stage 2, balance: draws of the rows that matter, with their true log rewards.
 
-Each row of a step has draws of three kinds: from the policy, from the policy
-flattened, and from the row's replay buffer. All of them count alike in the
+Each row of a step has draws of four kinds: from the policy, from the policy
+flattened, from the frozen model, and from the row's replay buffer. All of them count alike in the
 objective, which compares log q with log reward wherever the draws came from.
 """
 
@@ -19,8 +19,9 @@ from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
+from posterior_lm.train.adapter import check_model
 from posterior_lm.train.gflownet_batch import Walked, propose, walk
-from posterior_lm.train.guide import Reading, readings_of
+from posterior_lm.train.guide import Reading, own_readings, readings_of
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows, in_row
 from posterior_lm.train.settings import Resolved
@@ -43,6 +44,8 @@ class Behaved:
     end_log_reward: np.ndarray | None
     rows: tuple[int, ...]
     """The data row of each slot."""
+    replayed: np.ndarray | None = None
+    """(N,) bool: whether it comes from the row's buffer."""
     simulated: tuple[bool, ...] = ()
     """Whether its observation was simulated, so that its evidence is not the row's."""
 
@@ -72,6 +75,7 @@ class Balancer:
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
         self.seeds, self.draws = settings.seeds, settings.draws
         self._block: tuple[int, tuple[int, ...], dict[tuple[int, int], Pair]] | None = None
+        self._unguided: dict[int, list[dict[str, Value]]] = {}
         self.simulator = (
             simulator if simulator is not None and simulator.exact and simulator.observed else None
         )
@@ -99,9 +103,10 @@ class Balancer:
         flat = round(s.tempered * self.draws)
         values: list[list[dict[str, Value]]] = [[] for _ in mine]
         exponent = float(np.random.default_rng([s.seed, 4, step]).uniform(s.flattest, 1.0))
+        free = self._from_model(step, mine)
         counts = [
-            self.draws - flat - len(kept) - (slot.exact is not None)
-            for kept, slot in zip(old, mine, strict=True)
+            self.draws - flat - len(kept) - len(own) - (slot.exact is not None)
+            for kept, own, slot in zip(old, free, mine, strict=True)
         ]
         # One rollout for both kinds: its cost is mostly its number of steps. A row's own draws come first.
         owner = [
@@ -119,12 +124,37 @@ class Balancer:
             owner, propose(model, targets, readings, each, [p for _, p in owner]), strict=True
         ):
             values[k].append(drawn)
+        values = [[*some, *own] for some, own in zip(values, free, strict=True)]
         parts = [self._row(slot, values[k], counts[k], old[k]) for k, slot in enumerate(mine)]
         for slot, part in zip(mine, parts, strict=True):
             if slot.exact is None:
                 replay = replay.add(slot.row, part[4])
         joined = self._joined([slot.row for slot in mine], parts)
         return evolve(joined, simulated=tuple(slot.exact is not None for slot in mine)), replay
+
+    def _from_model(self, step: int, mine: Sequence[_Slot]) -> list[list[dict[str, Value]]]:
+        """Draws of the frozen model for each slot, made for several steps in one rollout: its cost is mostly its length."""
+        each = round(self.settings.unguided * self.draws)
+        if not each:
+            return [[] for _ in mine]
+        short = [k for k, slot in enumerate(mine) if len(self._unguided.get(slot.row, ())) < each]
+        if short:
+            many = each * BLOCK
+            owner = [k for k in short for _ in range(many)]
+            seed = self.settings.seed
+            rngs = [g for k in short for g in np.random.default_rng([seed, 9, step, mine[k].row]).spawn(many)]
+            targets = [mine[k].target for k in owner]
+            own = {k: own_readings(mine[k].target) for k in short}
+            lm = next(iter(mine[short[0]].readings.values())).lm
+            frozen = check_model(targets[0].models[lm])
+            found = propose(frozen, targets, [own[k] for k in owner], rngs, [1.0] * len(owner))
+            for place, k in enumerate(short):
+                self._unguided[mine[k].row] = found[place * many : (place + 1) * many]
+        taken = []
+        for slot in mine:
+            taken.append(self._unguided[slot.row][:each])
+            self._unguided[slot.row] = self._unguided[slot.row][each:]
+        return taken
 
     def _slots(self, step: int, slots: Sequence[int]) -> list[_Slot]:
         rows = self.rows_of(step)
@@ -151,12 +181,13 @@ class Balancer:
         return {k: self._block[2][step, k] for k in slots if (step, k) in self._block[2]}
 
     def forget(self) -> None:
-        """Simulate again from now on."""
+        """Simulate and draw ahead again from now on."""
         self._block = None
+        self._unguided.clear()
 
     def _row(
         self, slot: _Slot, fresh: Sequence[dict[str, Value]], on_policy: int, old: Sequence[Entry]
-    ) -> tuple[list[Walked], np.ndarray, np.ndarray, list[np.ndarray], list[Entry]]:
+    ) -> tuple[list[Walked], np.ndarray, np.ndarray, list[np.ndarray], list[Entry], np.ndarray]:
         target, names = slot.target, slot.target.names
         fresh = [*fresh, *([slot.exact] if slot.exact is not None else [])]
         kept = [{n: target.value_of(n, ids) for n, ids in zip(names, e.ids, strict=True)} for e in old]
@@ -172,7 +203,7 @@ class Balancer:
         draws = [walk(target, slot.readings, v) for v in (*fresh, *kept)]
         rewards = np.concatenate([log_reward, [e.log_reward for e in old]])
         flags = np.arange(len(draws)) < on_policy
-        return draws, rewards, flags, ends, entries
+        return draws, rewards, flags, ends, entries, np.arange(len(draws)) >= len(fresh)
 
     def _entries(
         self, values: Sequence[Mapping[str, Value]], names: Sequence[str], log_reward: np.ndarray,
@@ -229,6 +260,7 @@ class Balancer:
             np.concatenate([p[2] for p in parts]) if parts else np.zeros(0, dtype=bool),
             ends,
             tuple(rows),
+            np.concatenate([p[5] for p in parts]) if parts else np.zeros(0, dtype=bool),
         )
 
 

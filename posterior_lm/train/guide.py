@@ -92,14 +92,26 @@ def _stated(target: Target, info: LatentInfo) -> Reading | None:
     return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
 
 
+def own_readings(target: Target) -> Mapping[str, Reading]:
+    """For every latent that a language model draws the context of its own distribution, whatever `guide` statements say."""
+    found = ((info.name, _own(target, info)) for info in target.latents)
+    return {name: reading for name, reading in found if reading is not None}
+
+
+def _own(target: Target, info: LatentInfo) -> Reading | None:
+    prior = prior_of(target, info.name)
+    if info.lm is None or prior.lm is None:
+        return None
+    return Reading(info.lm, target.evaluator.segments(target.graph[prior.node].inputs[0]), stated=False)
+
+
 def _default(target: Target, info: LatentInfo, earlier: frozenset[str], alone: bool) -> Reading | None:
     if info.lm is None:
         return None
-    prior = prior_of(target, info.name)
-    context = target.graph[prior.node].inputs[0]
-    own = target.evaluator.segments(context) if prior.lm is not None else ()
-    if alone and prior.lm is not None:
-        return Reading(info.lm, own, stated=False)
+    whole = _own(target, info)
+    if alone and whole is not None:
+        return whole
+    own = () if whole is None else whole.segments
     after: list[Segment] = []
     observed = observed_scores(target.graph)
     for i in target.graph.order():

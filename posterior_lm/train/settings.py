@@ -75,6 +75,12 @@ class FitSettings:
     """Share of the draws made from a flattened policy."""
     replayed: float = field(default=0.25, metadata={"low": 0, "high": 1})
     """Share of the draws taken from the replay buffer."""
+    unguided: float | None = field(default=None, metadata={"low": 0, "high": 1})
+    """Share of the draws that the frozen model makes after the latents' own contexts, so that a mode which the policy
+    has left comes back. None: 0.25 for a policy of its rows, else 0."""
+    forward: float | None = field(default=None, metadata={"low": 0})
+    """Weight, at the beginning, of the likelihood of replayed draws by their rewards; it falls to 0 at the end of the training.
+    None: 1 for a policy of its rows, else 0."""
     simulated: float | None = field(default=None, metadata={"low": 0, "high": 1})
     """Share of a balancing step's rows that are simulated anew, where the simulation is exact. None: 0.5, or 0
     after a sleep phase of nothing but listed rows."""
@@ -136,6 +142,8 @@ class FitSettings:
             "rows": (some := min(rows, AT_ONCE)) or 16,
             "draws": max(2, TOGETHER // min(rows, self.rows or some)) if rows else 16,
             "capacity": 4 * SEEDS if rows else 64,
+            "forward": 1.0 if rows else 0.0,
+            "unguided": min(0.25, 1 - self.tempered - self.replayed) if rows else 0.0,
         }
         stated = {f.name: getattr(self, f.name) for f in fields(FitSettings)}
         return Resolved(**stated | {name: value for name, value in found.items() if stated[name] is None})
@@ -160,6 +168,8 @@ class Resolved(FitSettings):
     rows: int
     draws: int
     capacity: int
+    unguided: float
+    forward: float
 
 
 WHOLE = ("seeds", "steps", "rows", "draws", "capacity")
@@ -198,10 +208,10 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
         else:
             found[name] = checked(name, value, known[name])
     shares = FitSettings(**found)  # type: ignore[arg-type]
-    if shares.tempered + shares.replayed > 1:
+    if shares.tempered + shares.replayed + (shares.unguided or 0.0) > 1:
         raise wrong(
-            f"`tempered` and `replayed` are shares of the draws, and {shares.tempered:g} and "
-            f"{shares.replayed:g} are more than all",
+            f"`tempered`, `replayed` and `unguided` are shares of the draws, and {shares.tempered:g}, "
+            f"{shares.replayed:g} and {shares.unguided or 0.0:g} are more than all",
             "make them add up to at most 1; the rest is drawn from the policy as it is",
         )
     return shares

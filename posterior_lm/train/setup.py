@@ -161,7 +161,8 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
     if sleeps and simulator is not None:
         sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
     enumerated = None
-    if sleeps and settings.listed != 0:
+    # What holds nearly all of the prior need not hold the posterior of the very rows that a policy is for.
+    if sleeps and settings.listed != 0 and (scope == "program" or settings.listed):
         course.enter(LISTING)
         enumerated = _enumerated(rows, numbers, settings, course, world)
     if scope == "rows" and enumerated is None and not entry.peer and rows.told_apart():

@@ -352,7 +352,7 @@ class Trainer:
             log_z = row_log_z(self.log_z, numbers, place, log_reward - scored.log_prob.detach())
         loss = self.objective.loss(trajectories, log_z)
         share = len(present) / self._rows()
-        value = share * loss.value
+        value = share * (loss.value + self._forward(behaved, index, scored.log_prob, log_reward, place))
         log_z_gradient = None
         if log_z is not None:
             (log_z_gradient,) = torch.autograd.grad(loss.value, [log_z], retain_graph=True)
@@ -360,6 +360,25 @@ class Trainer:
         if log_z is not None and log_z_gradient is not None:
             self.log_z = moved(self.log_z, numbers, log_z.detach(), log_z_gradient)
         return share * float(loss.value.detach())
+
+    def _forward(
+        self, behaved: Behaved, index: list[int], log_prob: Tensor, log_reward: Tensor, row: Tensor
+    ) -> Tensor:
+        """The cross-entropy of the policy with the posterior on a row's replayed draws, averaged over rows, as the
+        schedule weighs it: a mode that the buffer knows and the policy has left moves it by its share, where the
+        objective sees one draw among many."""
+        weight = self.settings.forward * (1.0 - self.progress())
+        if weight == 0 or behaved.replayed is None:
+            return log_prob.new_zeros(())
+        known = torch.as_tensor(behaved.replayed[index], device=log_prob.device)
+        reward = torch.where(known, log_reward, -torch.inf)
+        rows = int(row.max()) + 1
+        top = torch.full((rows,), -torch.inf, dtype=reward.dtype, device=reward.device)
+        top = top.scatter_reduce(0, row, reward, "amax")
+        share = torch.where(known, torch.exp(reward - torch.where(top.isfinite(), top, 0.0)[row]), 0.0)
+        total = torch.zeros_like(top).index_add(0, row, share)
+        each = share / total.clamp(min=1e-300)[row] * torch.where(known, log_prob, 0.0)
+        return -weight * each.sum() / rows
 
     # ------------------------------------------------------------- the state
 
