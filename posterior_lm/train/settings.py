@@ -208,10 +208,13 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
         else:
             found[name] = checked(name, value, known[name])
     shares = FitSettings(**found)  # type: ignore[arg-type]
-    if shares.tempered + shares.replayed + (shares.unguided or 0.0) > 1:
+    parts = {"tempered": shares.tempered, "replayed": shares.replayed}
+    if shares.unguided:
+        parts["unguided"] = shares.unguided
+    if sum(parts.values()) > 1:
         raise wrong(
-            f"`tempered`, `replayed` and `unguided` are shares of the draws, and {shares.tempered:g}, "
-            f"{shares.replayed:g} and {shares.unguided or 0.0:g} are more than all",
+            f"{' and '.join(f'`{name}`' for name in parts)} are shares of the draws, and "
+            f"{' and '.join(f'{share:g}' for share in parts.values())} are more than all",
             "make them add up to at most 1; the rest is drawn from the policy as it is",
         )
     return shares
