@@ -234,7 +234,9 @@ def main(argv: list[str] | None = None) -> int:
                 if (name, method, seed, seconds) in known:
                     continue
                 try:
-                    line = measured(name, method, query, rows, seconds, seed, options.cache, options.particles)
+                    line = measured(
+                        name, method, query, rows, seconds, seed, options.cache, options.particles
+                    )
                 except PlmError as problem:
                     print(f"{name}, {method}: {problem.diagnostics[0].message}", file=sys.stderr)
                     continue

@@ -98,6 +98,7 @@ class Setup:
             return Allotment(None, None, math.inf, 0.0)
         plan, pace, step, least, spent = None, None, 0.0, 0.0, course.elapsed
         if world.is_main and course.left > 0:
+            course.move(None, "timing a few draws")
             pace = self.pace_now(course.left)
             step = pace.row(FEWEST_DRAWS if s.scope == "rows" else max(s.pairs, s.rows * s.draws // 2))
             least = pace.certificate(LEAST_DRAWS, 1, 0)
