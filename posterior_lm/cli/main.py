@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -58,7 +59,9 @@ def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
     # Before torch can be imported: OpenMP threads that spin while they wait make small
     # models tens of times slower on a machine whose cores are busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if not sys.warnoptions:  # warnings of libraries are for developers, and would spoil JSON on stderr
+    # What libraries warn of and log is for developers, and would spoil JSON on standard error.
+    if not sys.warnoptions:
+        logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", ".* is now called ", DeprecationWarning)
         warnings.filterwarnings("default", category=ModelNotice)

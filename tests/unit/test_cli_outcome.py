@@ -186,6 +186,18 @@ def test_a_full_disk_is_an_error_of_its_own() -> None:
     assert done.returncode == 1 and done.stderr.startswith("error[PLM805]") and "Traceback" not in done.stderr
 
 
+def test_what_libraries_log_and_warn_of_is_not_shown() -> None:
+    code = (
+        "import click, logging, warnings; from posterior_lm.cli.main import main\n"
+        "from posterior_lm.lang.diagnostics import notice\n"
+        "@click.command()\ndef run():\n"
+        "    logging.getLogger('torchao').warning('no kernel'); warnings.warn('old'); notice('it is slow')\n"
+        "main(run)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "note: it is slow\n")
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
 def test_control_c_while_waiting_for_input() -> None:
     code = (

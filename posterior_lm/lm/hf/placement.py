@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import logging
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -156,9 +155,6 @@ def quantization(quantize: str, dtype: torch.dtype, device: torch.device, what: 
         if quantize == "8bit":
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4")
-    logging.disable(logging.WARNING)  # it complains of kernels for other hardware
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig
-    finally:
-        logging.disable(logging.NOTSET)
+    from torchao.quantization import Int8WeightOnlyConfig
+
     return TorchAoConfig(Int8WeightOnlyConfig())
