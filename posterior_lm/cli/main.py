@@ -12,7 +12,7 @@ import click
 
 from posterior_lm import __version__
 from posterior_lm.cli.commands import LazyGroup, prepare_streams
-from posterior_lm.lang.diagnostics import ModelNotice
+from posterior_lm.lm.notices import ModelNotice
 
 COMMANDS = {
     "check": "Say what is wrong with programs.",

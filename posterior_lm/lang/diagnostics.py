@@ -4,12 +4,11 @@ A diagnostic is a code, a severity, one short sentence, a primary label with the
 exact span, secondary labels that point at the other half of a conflict, notes,
 and a help line that proposes an edit. It prints as full text, one line or JSON.
 What messages say of a user's own words stands here too: the name that was probably
-meant, and long values cut short; and notices, of what works and is slow.
+meant, and long values cut short.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -382,15 +381,3 @@ def either(names: Iterable[str]) -> str:
     """The names as one reads them: `a, b or c`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
-
-
-class ModelNotice(UserWarning):
-    """A sentence without a full stop, of something slow while a model is found, loaded or used, and why.
-
-    An ordinary Python warning, so a program filters it as it likes; `plm` prints it as `note: …`.
-    """
-
-
-def notice(message: str) -> None:
-    """Say it once: the same words are not repeated, which is the default of `warnings`."""
-    warnings.warn(message, ModelNotice, stacklevel=3)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError, nearest, notice
+from posterior_lm.lang.diagnostics import ModelError, nearest
 from posterior_lm.lm.chat import written
 from posterior_lm.lm.gguf_header import GgufHeader, read_header
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import Message, no_template
 from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.tokenizer_files import read_chat_text, read_special_tokens

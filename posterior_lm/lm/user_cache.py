@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from posterior_lm import storage
-from posterior_lm.lang.diagnostics import notice
+from posterior_lm.lm.notices import notice
 
 VARIABLE = "POSTERIOR_LM_CACHE"
 MANIFEST = "copy.json"

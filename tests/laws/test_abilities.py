@@ -15,11 +15,11 @@ import torch
 from attrs import frozen
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from posterior_lm.lang.diagnostics import ModelNotice
 from posterior_lm.lm.hf import abilities
 from posterior_lm.lm.hf.abilities import LENGTH, Abilities, find_abilities
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Branch, Request, unpack_branches
 from posterior_lm.lm.tiny import WEIGHTS
 from tests.conftest import shared_model

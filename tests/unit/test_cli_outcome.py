@@ -189,7 +189,7 @@ def test_a_full_disk_is_an_error_of_its_own() -> None:
 def test_what_libraries_log_and_warn_of_is_not_shown() -> None:
     code = (
         "import click, logging, warnings; from posterior_lm.cli.main import main\n"
-        "from posterior_lm.lang.diagnostics import notice\n"
+        "from posterior_lm.lm.notices import notice\n"
         "@click.command()\ndef run():\n"
         "    logging.getLogger('torchao').warning('no kernel'); warnings.warn('old'); notice('it is slow')\n"
         "main(run)"

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_lm.lang.diagnostics import ModelError, ModelNotice
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm import resolve, user_cache
 from posterior_lm.lm.gguf_header import read_header
+from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.resolve import load_model
 from posterior_lm.lm.tokenizer_files import read_chat_text, read_special_tokens
@@ -25,7 +26,7 @@ from tests.cli import plm as command
 from tests.laws.gguf_files import TEMPLATE, llama, write_gguf
 
 pytest.importorskip("gguf")
-ONCE = "ignore:the model .* is read out of its GGUF file:posterior_lm.lang.diagnostics.ModelNotice"
+ONCE = "ignore:the model .* is read out of its GGUF file:posterior_lm.lm.notices.ModelNotice"
 pytestmark = pytest.mark.filterwarnings(ONCE)
 TEXT = (3, 70, 105, 42, 99, 17, 17)
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from posterior_lm.lang.diagnostics import ModelError, ModelNotice
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm import weights
 from posterior_lm.lm.hf import load, placement
 from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.resolve import load_model, peek_tokenizer, resolve
 from posterior_lm.lm.weights import find_weights

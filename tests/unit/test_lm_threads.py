@@ -16,13 +16,13 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 import posterior_lm as plm
-from posterior_lm.lang.diagnostics import ModelNotice
 from posterior_lm.lm.hf import threads
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.packed import read_lines
 from posterior_lm.lm.hf.threads import COLUMNS, FEW, FIXED_BY, PHASES, TURNS, WORK, _of, candidates, fewest
 from posterior_lm.lm.hf.threads import threads as on
 from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.notices import ModelNotice
 from posterior_lm.lm.protocol import Request
 from posterior_lm.lm.tiny import WEIGHTS
 from tests.conftest import ROOT

@@ -24,10 +24,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from posterior_lm.lang.diagnostics import ModelError, notice
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.values import read_json
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.placement import check_memory, device_of, dtype_of, quantization
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.lm.tokenizers import HFTokenizer, load_tokenizer
 from posterior_lm.lm.weights import (

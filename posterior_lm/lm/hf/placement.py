@@ -15,8 +15,9 @@ import torch
 from torch.nn.functional import linear
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
-from posterior_lm.lang.diagnostics import ModelError, notice
+from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.hf.threads import machine
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.user_cache import cache_folder
 from posterior_lm.lm.weights import QUANTIZED, Weights
 from posterior_lm.storage import kept_first

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.lang.diagnostics import notice
 from posterior_lm.lm.hf.abilities import Abilities, known_abilities
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.head import Places
@@ -20,6 +19,7 @@ from posterior_lm.lm.hf.packed import Limits, Line, Row, lay_out, read_lines, sc
 from posterior_lm.lm.hf.placement import slow_products
 from posterior_lm.lm.hf.rollout import GroupedRollout, RecomputedRollout, gather_groups, open_cached
 from posterior_lm.lm.hf.threads import threads_of
+from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import ModelIdentity, Request, Rollout, Scores, unpack_branches
 from posterior_lm.lm.tokenizers import HFTokenizer
 
