@@ -46,7 +46,7 @@ def two_threads() -> Iterator[None]:
 def test_a_place_that_many_lines_read_has_one_gradient(
     tiny: TransformersModel, two_threads: None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """400 continuations of one context read its last column: threads that add to it in turn must not race."""
+    """400 continuations of one context read its last column in a few rows: threads that add to it must not race."""
     made: list[torch.Tensor] = []
 
     width = tiny._forward.module.config.hidden_size
@@ -65,7 +65,7 @@ def test_a_place_that_many_lines_read_has_one_gradient(
         assert len(numbers) == len(lines)
         (read.states * weights).sum().backward()
         found.append(made[-1].grad)
-    assert torch.count_nonzero(found[0].abs().sum(dim=2)) == 1
+    assert torch.count_nonzero(found[0].abs().sum(dim=2)) == len(found[0]) < 5
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
