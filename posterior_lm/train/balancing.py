@@ -75,7 +75,7 @@ class Balancer:
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
         self.seeds, self.draws = settings.seeds, settings.draws
         self._block: tuple[int, tuple[int, ...], dict[tuple[int, int], Pair]] | None = None
-        self._unguided: dict[int, list[dict[str, Value]]] = {}
+        self._unguided: dict[int, tuple[int, list[dict[str, Value]]]] = {}
         self.simulator = (
             simulator if simulator is not None and simulator.exact and simulator.observed else None
         )
@@ -103,7 +103,7 @@ class Balancer:
         flat = round(s.tempered * self.draws)
         values: list[list[dict[str, Value]]] = [[] for _ in mine]
         exponent = float(np.random.default_rng([s.seed, 4, step]).uniform(s.flattest, 1.0))
-        free = self._from_model(step, mine)
+        free = self._from_model(step, dict(zip(slots, mine, strict=True)))
         counts = [
             self.draws - flat - len(kept) - len(own) - (slot.exact is not None)
             for kept, own, slot in zip(old, free, mine, strict=True)
@@ -132,29 +132,28 @@ class Balancer:
         joined = self._joined([slot.row for slot in mine], parts)
         return evolve(joined, simulated=tuple(slot.exact is not None for slot in mine)), replay
 
-    def _from_model(self, step: int, mine: Sequence[_Slot]) -> list[list[dict[str, Value]]]:
-        """Draws of the frozen model for each slot, made for several steps in one rollout: its cost is mostly its length."""
+    def _from_model(self, step: int, mine: Mapping[int, _Slot]) -> list[list[dict[str, Value]]]:
+        """Draws of the frozen model for each slot, made for several visits of a row in one rollout: its cost is mostly
+        its length. Which these are hangs on the row and the number of the visit alone."""
         each = round(self.settings.unguided * self.draws)
         if not each:
             return [[] for _ in mine]
-        short = [k for k, slot in enumerate(mine) if len(self._unguided.get(slot.row, ())) < each]
-        if short:
-            many = each * BLOCK
-            owner = [k for k in short for _ in range(many)]
-            seed = self.settings.seed
-            rngs = [g for k in short for g in np.random.default_rng([seed, 9, step, mine[k].row]).spawn(many)]
-            targets = [mine[k].target for k in owner]
-            own = {k: own_readings(mine[k].target) for k in short}
-            lm = next(iter(mine[short[0]].readings.values())).lm
-            frozen = check_model(targets[0].models[lm])
-            found = propose(frozen, targets, [own[k] for k in owner], rngs, [1.0] * len(owner))
-            for place, k in enumerate(short):
-                self._unguided[mine[k].row] = found[place * many : (place + 1) * many]
-        taken = []
-        for slot in mine:
-            taken.append(self._unguided[slot.row][:each])
-            self._unguided[slot.row] = self._unguided[slot.row][each:]
-        return taken
+        count, many = min(self.settings.rows, len(self.numbers)), each * BLOCK
+        visits = {k: divmod((step * count + k) // len(self.numbers), BLOCK) for k in mine}
+        new = [k for k, slot in mine.items() if self._unguided.get(slot.row, (-1, []))[0] != visits[k][0]]
+        if new:
+            seeds = [[self.settings.seed, 9, visits[k][0], mine[k].row] for k in new]
+            rngs = [g for seed in seeds for g in np.random.default_rng(seed).spawn(many)]
+            targets = [mine[k].target for k in new for _ in range(many)]
+            readings = [own for k in new for own in [own_readings(mine[k].target)] * many]
+            lm = next(iter(mine[new[0]].readings.values())).lm
+            found = propose(check_model(targets[0].models[lm]), targets, readings, rngs, [1.0] * len(targets))
+            for place, k in enumerate(new):
+                self._unguided[mine[k].row] = visits[k][0], found[place * many : (place + 1) * many]
+        return [
+            self._unguided[slot.row][1][each * visits[k][1] : each * (visits[k][1] + 1)]
+            for k, slot in mine.items()
+        ]
 
     def _slots(self, step: int, slots: Sequence[int]) -> list[_Slot]:
         rows = self.rows_of(step)

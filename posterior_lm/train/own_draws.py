@@ -72,15 +72,15 @@ Make = Callable[[Inputs, Rows, Sequence[int], Adapter, Resolved, World], Trainer
 
 
 def _trainer(objective: Objective) -> Make:
-    def make(
+    def trainer(
         inputs: Inputs, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved, world: World
     ) -> Trainer:
         own = evolve(settings, tempered=0.0, replayed=0.0, simulated=0.0, seeds=0, reward_temperature=1.0)
-        trainer = Trainer(rows, numbers, adapter, own, None, world)
-        trainer.objective = objective
-        return trainer
+        made = Trainer(rows, numbers, adapter, own, None, world)
+        made.objective = objective
+        return made
 
-    return make
+    return trainer
 
 
 rloo, wake = _trainer(Rloo()), _trainer(Wake())

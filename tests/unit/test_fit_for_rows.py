@@ -16,7 +16,8 @@ from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.validate import validate_data
-from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.adapter import Adapter, drawing_model
+from posterior_lm.train.balancing import Balancer
 from posterior_lm.train.fit import fit
 from posterior_lm.train.forecast import Pace
 from posterior_lm.train.gflownet_batch import Trajectories
@@ -29,6 +30,7 @@ from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows
 from posterior_lm.train.settings import settings_of
 from posterior_lm.train.setup import Setup
+from posterior_lm.train.trainer import Trainer
 from tests.cli import plm as command
 
 WORD = """
@@ -112,6 +114,55 @@ def test_a_slow_model_has_fewer_draws_a_step(seconds: float, draws: int, seeds: 
     )
     Setup._sized(fake, Pace(0.0, 1.0).each / 2, seconds)  # type: ignore[arg-type]
     assert balancer.draws == draws and balancer.seeds == seeds
+
+
+def test_the_frozen_model_draws_for_several_steps_and_whatever_the_policy_is() -> None:
+    query = loads(WORD)
+    bound = Rows(query.prepared, [validate_data(query.graph, row) for row in ROWS])
+    settings = settings_of({"draws": 16, "tempered": 0.25, "replayed": 0.0, "seeds": 0}).resolved(
+        exact=False, rows=2
+    )
+    model = query.prepared.models["base"]
+
+    def drawn(moved: bool) -> tuple[list[list[str]], list[int]]:
+        balancer, adapter = Balancer(bound, [0, 1], settings, False), Adapter.new(model, rank=2, seed=0)
+        if moved:
+            with torch.no_grad():
+                for parameter in adapter.parameters.values():
+                    parameter += 0.3
+        try:
+            behaved, _ = balancer.draw(drawing_model(adapter), 0, [0, 1], Replay(64, 64))
+            ids = [[str(p.ids) for p in walked.paths] for walked in behaved.draws]
+            left = [len(balancer._unguided[row][1]) for row in (0, 1)]
+            again, _ = balancer.draw(drawing_model(adapter), 1, [0, 1], Replay(64, 64))
+            later = [[str(p.ids) for p in walked.paths] for walked in again.draws]
+            assert [later[k] for k in range(12, 16)] != [ids[k] for k in range(12, 16)]
+        finally:
+            adapter.close()
+        assert len(ids) == 32 and behaved.on_policy.sum() == 16
+        return [ids[k] for k in (*range(12, 16), *range(28, 32))], left
+
+    same, left = drawn(False)
+    assert (same, left) == drawn(True) and left == [16, 16]
+    assert len({str(one) for one in same}) > 1
+
+
+def test_the_likelihood_of_the_buffer_weighs_by_rewards_and_fades() -> None:
+    log_prob = torch.tensor([-1.0, -2.0, -3.0, -4.0, -0.5], dtype=torch.float64, requires_grad=True)
+    log_reward = torch.tensor([-5.0, -4.0, 9.0, -2.0, -torch.inf], dtype=torch.float64)
+    behaved = SimpleNamespace(replayed=np.array([True, True, False, True, True]))
+    row = torch.tensor([0, 0, 0, 1, 1])
+
+    def value(progress: float) -> torch.Tensor:
+        fake = SimpleNamespace(settings=SimpleNamespace(forward=1.0), progress=lambda: progress)
+        return Trainer._forward(fake, behaved, [0, 1, 2, 3, 4], log_prob, log_reward, row)  # type: ignore[arg-type]
+
+    (gradient,) = torch.autograd.grad(value(0.0), log_prob)
+    light = 1 / (1 + math.e)
+    expected = [-light / 2, (light - 1) / 2, 0.0, -0.5, 0.0]
+    assert gradient.tolist() == pytest.approx(expected)
+    assert float(value(0.75).detach()) == pytest.approx(0.25 * (light * 1 + (1 - light) * 2 + 4) / 2)
+    assert float(value(1.0)) == 0.0
 
 
 # ------------------------------------------------------------------------------- which weights are kept

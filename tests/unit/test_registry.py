@@ -175,7 +175,9 @@ def test_a_new_objective_is_fitted_by_name(toy_objective: None, tmp_path: Path) 
     result = plm(*where, "--objective", "toy", "--steps", 2, *more)
     assert result.exit_code == 0, result.stderr
     assert read_manifest(tmp_path / "p").settings["objective"] == "toy" and set(ToyLoss.seen) == {0.5}
-    assert "vargrad, tb, subtb, db or toy; sft or ppo" in " ".join(plm("fit", "--help").stdout.split())
+    assert "vargrad, tb, subtb, db or toy; sft, ppo, rloo or wake" in " ".join(
+        plm("fit", "--help").stdout.split()
+    )
     text = DIGIT.rstrip().removesuffix("}") + '  infer gflownet(objective="toy")\n}\n'
     assert loads(text).graph.infer[0].options == (("objective", "toy"),)
 
