@@ -65,7 +65,8 @@ class _Frontier:
 
 
 IDLE = 3
-"""Beginnings that are opened for each of the `values` asked for, none of which leads to a value, before a search ends."""
+"""Beginnings that are opened for each of the `values` asked for, none of which leads to a value, before a search ends.
+Where all values are listed none are too many: the search ends by itself."""
 
 REST_DRAWS = 256
 """Draws that estimate what was not listed."""
@@ -95,7 +96,13 @@ class Exact:
 
     values: int = 2_000
     mass: float = 0.999
+    patience: float = field()
+    """Beginnings that may be opened in a row without a value."""
     name: str = field(default="exact", init=False)
+
+    @patience.default
+    def _patience(self) -> float:
+        return IDLE * self.values
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
         branching = Branching(target, PriorGuide(target))
@@ -114,7 +121,7 @@ class Exact:
         state = evolve(self._take(state, families, finished), idle=idle)
         listed = len(state.values) + state.n_dead
         certificate = self._certificate(state)
-        done = not state.frontier.heap or listed >= self.values or state.idle > IDLE * self.values
+        done = not state.frontier.heap or listed >= self.values or state.idle > self.patience
         done = done or (listed > 0 and certificate.missing_share <= 1 - self.mass)
         return state, Info(done, f"{listed} values listed", min(1.0, listed / self.values))
 
@@ -142,7 +149,7 @@ class Exact:
             return all_dead(target, np.array([known], dtype=np.float64), listed=True)
         if state.dead:
             return all_dead(target, np.concatenate(state.dead), listed=not open_ended)
-        if state.idle > IDLE * self.values:
+        if state.idle > self.patience:
             return InferenceError.of(
                 "PLM706",
                 f"none of the {state.idle:,} likeliest beginnings is one whole value",
@@ -342,8 +349,10 @@ def _times(a: Interval, b: Interval) -> Interval:
 
 class _Exact(Backend):
     def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Exact:
-        values = options.get("values") or support_size(target) or Exact().values
-        return Exact(values=int(str(values)), mass=float(str(options.get("mass", Exact().mass))))
+        size = support_size(target)
+        values = int(str(options.get("values") or size or Exact().values))
+        patience = IDLE * values if size is None else math.inf
+        return Exact(values, float(str(options.get("mass", Exact().mass))), patience)
 
     def applies(self, target: Target, policy: Offer | None) -> str | None:
         size = support_size(target)

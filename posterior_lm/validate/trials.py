@@ -64,6 +64,8 @@ class Run:
     se: float | None = None
     holds: tuple[bool | None, bool | None] = (None, None)
     failed: str = ""
+    whole: bool = False
+    """Whether every value was listed: no other seed gives anything else."""
 
     @property
     def errors(self) -> float | None:
@@ -110,6 +112,7 @@ def _judged(found: Run, posterior: Posterior, answer: Answer) -> Run:
         error=error,
         se=se,
         holds=(covers, asked.low - near <= prob <= asked.high + near),
+        whole=posterior.draws.certificate is not None and posterior.draws.certificate.complete,
     )
 
 
@@ -142,7 +145,11 @@ def trials(
         for k, (method, own) in enumerate(product(methods, range(seed, seed + seeds))):
             inside = _inside(tell, f"{entry.kind}/{entry.name}, {method}", place * each + k, total)
             inside(Info(False))
-            runs.append(run(program, entry, method, own, n, budget, inside))
+            same = bool(k % seeds) and runs[-1].whole
+            again = (
+                evolve(runs[-1], seed=own) if same else run(program, entry, method, own, n, budget, inside)
+            )
+            runs.append(again)
     return Trials(tuple(runs), absent, seeds)
 
 

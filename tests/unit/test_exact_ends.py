@@ -38,6 +38,13 @@ def test_a_search_that_finds_little_gives_what_it_found() -> None:
     assert found.draws.certificate.missing_share <= 0.8
 
 
+def test_a_small_support_is_listed_to_its_end() -> None:
+    """Two values of twenty tokens are found after forty beginnings, however few values are asked for."""
+    found = asked('text(tokens=20..20, pattern=r"a{20}|b{20}", end="free")').draw()
+    assert found.method == "exact" and found.n == 2
+    assert found.draws.certificate is not None and found.draws.certificate.complete
+
+
 def test_no_mass_asks_for_one_value() -> None:
     found = asked("text(tokens=1..6)").using("exact", mass=0.0).draw()
     assert found.n >= 1 and found.draws.certificate is not None
