@@ -37,8 +37,9 @@ from posterior_lm.storage import Lock, folder_named, plain
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint, progress
 from posterior_lm.train.adapter import Adapter, check_model
+from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.checkpoint import METRICS
-from posterior_lm.train.evaluate import FEWEST, certify
+from posterior_lm.train.evaluate import certify
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.policy import Manifest, data_digest, guide_digest
 from posterior_lm.train.progress import Interrupt
@@ -309,6 +310,7 @@ class Run:
                 stand.program, asked.inputs.data, self.held_out or self.numbers[:8],
                 lambda target: PolicyGuide.of(target, self.guide), simulator=simulator,
                 draws=fit.certify_draws, simulated=fit.certify_rows, seed=asked.settings.seed,
+                held_out=bool(self.held_out),
             )  # fmt: skip
             if simulator is None:
                 few = f"{fit.certify_rows} were asked for, and fewer than {FEWEST} say little"

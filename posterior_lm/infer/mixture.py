@@ -101,9 +101,9 @@ class MixtureGuide:
 
 
 def mixed(log_probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """(N,) log Σ_k share_k q_k, from (N, K) log q_k and the shares (K,), of which some may be 0."""
+    """(N,) log Σ_k share_k q_k, from (N, K) log q_k and the shares (K,), of which some may be 0; N may be several axes."""
     with np.errstate(divide="ignore"):
-        return np.asarray(np.logaddexp.reduce(log_probs + np.log(shares), axis=1))
+        return np.asarray(np.logaddexp.reduce(log_probs + np.log(shares), axis=-1))
 
 
 def allocated(rng: np.random.Generator, shares: np.ndarray, n: int) -> np.ndarray:

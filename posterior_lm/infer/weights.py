@@ -67,6 +67,18 @@ Z90 = 1.6448536269514722
 """The 95 % quantile of the normal: a two-sided 90 % interval."""
 
 
+def t90(df: int) -> float:
+    """The 95 % quantile of Student's t, to 0.04 from two degrees of freedom on (of one it is 5.6, not 6.3).
+
+    The expansion of Cornish & Fisher (Abramowitz & Stegun 1964, 26.7.5).
+    """
+    z, n = Z90, float(df)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / n + second / n**2 + third / n**3
+
+
 def wilson(p: float, n: float) -> tuple[float, float]:
     """The 90 % interval of a share p seen in n independent draws (Wilson 1927)."""
     z = Z90

@@ -24,9 +24,10 @@ from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
 from posterior_lm.train.adapter import check_model
+from posterior_lm.train.certificate import PolicyReport
 from posterior_lm.train.checkpoint import METRICS, load_same
 from posterior_lm.train.course import CERTIFYING, SAVING, STAGES, Course
-from posterior_lm.train.evaluate import PolicyReport, certify
+from posterior_lm.train.evaluate import certify
 from posterior_lm.train.forecast import AGAIN, LEAST_DRAWS, SAVED, TIMING
 from posterior_lm.train.guide import PolicyGuide, readings_of
 from posterior_lm.train.parallel import World, join_world
@@ -178,6 +179,7 @@ def _certified(setup: Setup, course: Course, draws: int, rows: int, simulated: i
         simulated=simulated, seed=setup.settings.seed, move=course.move,
         note="it is of the rows trained on" if setup.settings.scope == "rows" else "",
         left=None if saving is None else lambda: course.left - saving,
+        held_out=setup.held_out, training=round(setup.trainer.seconds, 3),
     )  # fmt: skip
 
 

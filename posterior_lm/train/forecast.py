@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.guide import Guide
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
-from posterior_lm.train.evaluate import FEWEST, weigh
+from posterior_lm.train.certificate import FEWEST
+from posterior_lm.train.evaluate import Both
 
 try:
     import resource
@@ -81,8 +82,7 @@ def pace_of(target: Target, guide: Guide, pair: float, most: float) -> Pace:
 
     def seconds(n: int) -> float:
         began = time.monotonic()
-        for one in (guide, PriorGuide(target)):
-            weigh(target, one, n, np.random.default_rng(n))
+        Both.of(target, guide, n, np.random.default_rng(n))
         return time.monotonic() - began
 
     before, spent = (0, 0.0), (TIMED[0], seconds(TIMED[0]))

@@ -23,7 +23,7 @@ from posterior_lm.storage import object_of, read_bytes, refusing, structured, to
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter
-from posterior_lm.train.evaluate import Level, PolicyReport
+from posterior_lm.train.certificate import Level, PolicyReport
 from posterior_lm.train.guide import PolicyGuide
 
 FORMAT = "plm-policy-1"

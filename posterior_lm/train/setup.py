@@ -11,9 +11,9 @@ from attrs import evolve, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.course import LISTING, LOOKING, Course
 from posterior_lm.train.enumerated import EnumeratedRows
-from posterior_lm.train.evaluate import FEWEST
 from posterior_lm.train.forecast import (
     CERTIFY,
     LEAST_DRAWS,
@@ -63,6 +63,8 @@ class Setup:
     rows: Rows
     certified: tuple[int, ...]
     """The rows that the certificate is of."""
+    held_out: bool
+    """Whether none of these is trained on."""
     simulator: Simulator | None
     settings: Resolved
     adapter: Adapter
@@ -202,7 +204,19 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
             for row, values in inputs.known:
                 trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         certified = tuple(held_out or numbers[: settings.held_out or 8])
-        yield Setup(inputs, settings, lm, rows, certified, simulator, chosen, adapter, trainer, tuple(notes))
+        yield Setup(
+            inputs,
+            settings,
+            lm,
+            rows,
+            certified,
+            bool(held_out),
+            simulator,
+            chosen,
+            adapter,
+            trainer,
+            tuple(notes),
+        )
     finally:
         adapter.close()
 

@@ -16,7 +16,8 @@ from posterior_lm.infer.guide import Guide, Proposal
 from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data
 from posterior_lm.target.values import Values
-from posterior_lm.train.evaluate import PolicyReport, RowCheck, Simulated, certify, uniform_p_value
+from posterior_lm.train.certificate import Bounds, PolicyReport, RowCheck, Simulated
+from posterior_lm.train.evaluate import Both, bounds_of, certify, uniform_p_value
 from posterior_lm.train.simulate import Simulator
 
 SEEN = [str(d) for d in range(10)]
@@ -114,9 +115,12 @@ def test_a_missed_mode_is_not_good_however_high_the_ess(known: Known) -> None:
     assert "KL(posterior‖policy)" in found.verdict.words
     assert found.simulated is not None and found.simulated.forward[1] > 2
     assert found.simulated.forward[0] < min(math.log(201), found.simulated.forward[1] - 1), "both bounds"
-    blind = known.certificate(without_second, simulator=None)
-    assert blind.verdict.level == "usable", "nobody can know, so it says so"
-    assert "would not show" in blind.verdict.words
+    alone = known.certificate(without_second, simulator=None)
+    assert alone.verdict.level == "poor", "draws of the prior show it, too"
+    assert "by draws of the prior, so it misses a part" in alone.verdict.words
+    fine = known.certificate(lambda p: p, simulator=None)
+    assert fine.verdict.level == "usable", "what neither drew nobody can know, so it says so"
+    assert "neither the policy nor the prior drew would not show" in fine.verdict.words
 
 
 def test_a_mode_of_probability_zero_is_counted(known: Known) -> None:
@@ -155,6 +159,33 @@ def test_row_checks_are_those_by_summation(known: Known) -> None:
         assert check.elbo == pytest.approx(known.evidence[check.row] - np.sum(q * np.log(q / p)), abs=0.1)
         assert check.log_evidence == pytest.approx(known.evidence[check.row], abs=0.08)
         assert check.elbo < check.log_evidence and check.dead == 0
+
+
+def test_the_bounds_of_a_row_are_those_by_summation(known: Known) -> None:
+    found = known.certificate(flat, draws=2000, simulator=None)
+    inside = []
+    for check in found.rows:
+        p, q = known.posterior[check.row], known.q(flat, check.row)
+        forward, b = float(np.sum(p * np.log(p / q))), check.bounds
+        assert b is not None and b.divergence == pytest.approx(forward, abs=5 * b.divergence_se)
+        assert b.evidence == pytest.approx(known.evidence[check.row], abs=5 * b.evidence_se)
+        assert b.forward == pytest.approx(known.evidence[check.row] + forward, abs=5 * b.forward_se)
+        assert check.elbo < b.evidence < b.forward and b.divergence_se < 0.05
+        inside += [abs(b.divergence - forward) < 2 * b.divergence_se]
+        inside += [abs(b.evidence - known.evidence[check.row]) < 2 * b.evidence_se]
+        inside += [abs(check.ess - 1 / np.sum(p * p / q)) < 2 * b.ess_se]
+        inside += [abs(check.elbo - known.evidence[check.row] + np.sum(q * np.log(q / p))) < 2 * b.elbo_se]
+    assert sum(inside) >= 34, "of 40 at 95 %"
+
+
+def test_a_mode_that_the_prior_alone_can_draw_makes_the_bound_infinite(known: Known) -> None:
+    def never(p: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(10) == np.argmax(p), 1.0, 0.0)
+
+    found = known.certificate(never, simulator=None)
+    assert found.divergence == (math.inf, math.inf) and found.verdict.level == "poor"
+    assert "E_p[log w], above it    infinite" in "\n".join(found.lines())
+    assert PolicyReport.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
 def test_ranks_tell_a_spread_guide_from_the_posterior(known: Known) -> None:
@@ -243,6 +274,7 @@ def test_levels_by_simulated_rows(change: dict, level: str) -> None:
 
 def test_the_table_says_what_was_measured() -> None:
     text = "\n".join(FINE.lines())
+    assert not FINE.worth, "there are no bounds, as in certificates of before"
     for shown in ("2 held-out rows, 200 draws each", "0.70", "0.60", "at most 0.40, fitted on 2", "-4.80",
                   "0.20 to 0.30 nats", "p = 0.3", "0 of 32", FINE.verdict.words):  # fmt: skip
         assert shown in text
@@ -264,3 +296,95 @@ def test_an_edited_verdict_changes_nothing() -> None:
     poor = evolve(FINE, rows=(evolve(ROW, ess=0.001),))
     whole = {**poor.to_json(), "verdict": {"level": "good", "words": "Good"}}
     assert PolicyReport.from_json(whole).verdict.level == "poor"
+
+
+# ------------------------------------------------------------------------------- bounds, and what it was worth
+
+THIRD = math.log(1 / 3)
+
+
+def test_bounds_and_their_errors_by_hand() -> None:
+    """Rewards 0.3 and 0.1; the policy says 0.9 and 0.1, the prior a half; each drew either value once."""
+    reward, policy = np.log([0.3, 0.1]), np.log([0.9, 0.1])
+    under = np.stack([policy, np.log([0.5, 0.5])], axis=1)
+    found = bounds_of(Both(np.stack([reward, reward]), np.stack([under, under]), (3.0, 1.0)))
+    assert found.evidence == pytest.approx(math.log(8 / 21)), "of 3/7 and 1/3, twice"
+    assert found.evidence_se == pytest.approx(math.sqrt(2 / 256)), "shares 9/32 and 7/32 in either stratum"
+    assert found.forward == pytest.approx(9 / 16 * THIRD)
+    assert found.divergence == pytest.approx(9 / 16 * THIRD - math.log(8 / 21))
+    assert found.forward_se == pytest.approx(math.sqrt(2) * abs(126 / 512 * THIRD))
+    assert found.divergence_se == pytest.approx(math.sqrt(2) * abs(126 / 512 * THIRD - 2 / 32))
+    assert found.elbo_se == pytest.approx(-THIRD / 2)
+    assert found.ess_se == pytest.approx(0.16), "relative weights 0.5 and 1.5"
+    assert found.prior_ess_se == pytest.approx(0.16) and found.seconds == (3.0, 1.0)
+
+
+def test_dead_draws_have_no_bounds() -> None:
+    dead = np.full((2, 2), -np.inf)
+    found = bounds_of(Both(dead, np.zeros((2, 2, 2)), (1.0, 1.0)))
+    assert (found.evidence, found.forward, found.divergence) == (-math.inf, math.inf, math.inf)
+
+
+BOUNDS = Bounds(-4.9, 0.1, -4.7, 0.2, 0.05, 0.1, 0.08, 0.02, (4.0, 2.0))
+WORTH = evolve(ROW, bounds=BOUNDS)
+HELD = PolicyReport(200, (WORTH, evolve(WORTH, row=9, ess=0.6)), FINE.simulated, "", True, 75.0)
+TRAINED = PolicyReport(200, (WORTH,), None, "it is of the rows trained on", False, 75.0)
+
+
+def test_the_prior_s_draws_that_one_replaces_by_hand() -> None:
+    assert TRAINED.replaced == pytest.approx((8.0, 8 * math.exp(-0.36780), 8 * math.exp(0.36780)), rel=1e-4)
+    assert HELD.replaced == pytest.approx((7.0, 7 * math.exp(-0.79598), 7 * math.exp(0.79598)), rel=1e-4), (
+        "residuals of a tenth over two rows, with t of one degree of freedom"
+    )
+
+
+def test_what_training_paid_for_by_hand() -> None:
+    """For an ESS of 100 the prior takes 1000 draws of 0.01 s, the policy 125 of 0.02 s: 7.5 s less."""
+    assert TRAINED.saved == pytest.approx(7.5)
+    begin = "One draw of the policy replaces 8.0 of the prior (5.5 to 12, 90 %); its 75 s of training"
+    assert TRAINED.worth == (
+        f"{begin} have paid for themselves from 10 rows on, at an ESS of 100 each, or with this row from an ESS of 1,000 on."
+    )
+    held = HELD.worth
+    assert held.endswith("have paid for themselves from 11 rows on, at an ESS of 100 each."), held
+    assert "never pay, since the prior is as quick" in evolve(TRAINED, rows=(slow(8.1),)).worth
+    assert "from 600 rows on" in evolve(TRAINED, rows=(slow(7.9),)).worth, "0.125 s less for each"
+    assert evolve(TRAINED, training=None).worth.endswith("(5.5 to 12, 90 %).")
+    assert HELD.worth in HELD.lines() and HELD.to_json()["worth"] == HELD.worth
+
+
+def slow(times: float) -> RowCheck:
+    """A row on which a draw of the policy takes so many times as long as one of the prior, and is worth 8."""
+    return evolve(WORTH, bounds=evolve(BOUNDS, seconds=(2.0 * times, 2.0)))
+
+
+def test_nothing_is_compared_with_a_prior_that_is_dead() -> None:
+    found = evolve(TRAINED, rows=(evolve(WORTH, prior_ess=0.0),))
+    assert found.replaced is None and found.saved is None
+    assert "is not known: none of the prior's 200 draws is alive" in found.worth
+
+
+def test_a_certificate_of_trained_rows_says_so() -> None:
+    lines = TRAINED.lines()
+    assert lines[0] == "1 row of the training, 200 fresh draws each"
+    assert "  log evidence, mean      -4.90 nats, -5.06 to -4.74 at 90 %" in lines
+    assert "  E_q[log w], below it    -5.00 nats, -5.16 to -4.84 at 90 %" in lines
+    assert "  E_p[log w], above it    -4.70 nats, -5.03 to -4.37 at 90 %" in lines
+
+
+@pytest.mark.parametrize(
+    ("forward", "level", "words"),
+    [(-4.4, "usable", "may be 0.58 nats by draws of the prior"), (-2.7, "poor", "is 2.12 to 2.28 nats by draws"), (-4.7, "usable", "no exact")],
+)  # fmt: skip
+def test_levels_by_draws_of_the_prior(forward: float, level: str, words: str) -> None:
+    found = evolve(TRAINED, rows=(evolve(WORTH, bounds=evolve(BOUNDS, forward=forward)),)).verdict
+    assert found.level == level and words in found.words
+
+
+def test_certificates_of_before_are_read() -> None:
+    whole = FINE.to_json()
+    for name in ("held_out", "training", "worth"):
+        del whole[name]
+    for row in whole["rows"]:
+        del row["bounds"]
+    assert PolicyReport.from_json(whole) == FINE

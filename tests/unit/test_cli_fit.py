@@ -41,7 +41,7 @@ def test_a_fit_is_announced_and_the_policy_is_used(files: Path) -> None:
     manifest = read_manifest(files / "p")
     assert result.stdout.startswith(f"digit: 4 steps in {manifest.seconds:.0f} s, in p\n")
     certificate = manifest.checked
-    assert certificate is not None
+    assert certificate is not None and certificate.held_out and " s of training " in certificate.worth
     assert all(text in result.stdout for text in certificate.lines())
     assert (
         "100%" in result.stderr

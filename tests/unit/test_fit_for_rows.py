@@ -63,6 +63,8 @@ def test_a_policy_of_its_rows_begins_as_the_prior_and_keeps_to_them(tmp_path: Pa
     certificate = fitted.manifest.checked
     assert certificate is not None and [r.row for r in certificate.rows] == [0, 1]
     assert certificate.simulated is None and certificate.note == "it is of the rows trained on"
+    assert not certificate.held_out and len(certificate.bounds) == 2
+    assert certificate.training == fitted.manifest.seconds and " s of training " in certificate.worth
     held = load_policy(tmp_path / "p", query.prepared)
     target = query.given(ROWS[0]).target()
     fresh = Adapter.new(query.prepared.models["base"], rank=2, seed=0)

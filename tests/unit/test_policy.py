@@ -19,8 +19,8 @@ from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.train import policy as policies
 from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter
+from posterior_lm.train.certificate import PolicyReport, RowCheck, Simulated
 from posterior_lm.train.checkpoint import clean
-from posterior_lm.train.evaluate import PolicyReport, RowCheck, Simulated
 from posterior_lm.train.policy import (
     MANIFEST,
     Manifest,
