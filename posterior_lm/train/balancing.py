@@ -49,6 +49,20 @@ class Behaved:
     simulated: tuple[bool, ...] = ()
     """Whether its observation was simulated, so that its evidence is not the row's."""
 
+    def only(self, slots: Sequence[int]) -> Behaved:
+        """What belongs to these slots, which are numbered anew."""
+        mine = np.isin(self.slot, slots)
+        return Behaved(
+            tuple(draw for draw, kept in zip(self.draws, mine, strict=True) if kept),
+            np.searchsorted(slots, self.slot[mine]),
+            self.log_reward[mine],
+            self.on_policy[mine],
+            None if self.end_log_reward is None else self.end_log_reward[mine],
+            tuple(self.rows[k] for k in slots),
+            None if self.replayed is None else self.replayed[mine],
+            tuple(self.simulated[k] for k in slots),
+        )
+
 
 @frozen(eq=False)
 class _Slot:
@@ -74,6 +88,8 @@ class Balancer:
     ) -> None:  # fmt: skip
         self.rows, self.numbers, self.settings, self.prefixes = rows, list(numbers), settings, prefixes
         self.seeds, self.draws = settings.seeds, settings.draws
+        self.blamed: dict[int, str] = {}
+        """The statement that ruled out most draws of a row when none of them had a reward."""
         self._block: tuple[int, tuple[int, ...], dict[tuple[int, int], Pair]] | None = None
         self._unguided: dict[int, tuple[int, list[dict[str, Value]]]] = {}
         self.simulator = (
@@ -193,7 +209,10 @@ class Balancer:
         columns = {n: [v[n] for v in fresh] for n in names}
         ends: list[np.ndarray] = []
         with in_row(slot.row):
-            log_reward = target.log_reward(columns) if fresh else np.zeros(0)
+            terms = target.terms(columns) if fresh else np.zeros((0, 1))
+            log_reward = terms.sum(axis=1)
+            if fresh and np.isneginf(log_reward).all():
+                self.blamed[slot.row] = target.statements[int(np.isneginf(terms).sum(axis=0).argmax())].label
             if self.prefixes and fresh:
                 block = target.log_reward_prefixes(columns)
                 ends = [block[d, : len(v[names[0]].ids) + 1] for d, v in enumerate(fresh)]

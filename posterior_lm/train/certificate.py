@@ -156,23 +156,33 @@ class PolicyReport:
     training: float | None = None
 
     @property
+    def measured(self) -> tuple[RowCheck, ...]:
+        """The rows on which some draw has a reward; all of them where there is no such row."""
+        return tuple(r for r in self.rows if r.dead < 1 or r.prior_ess > 0) or self.rows
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """The rows on which no draw has a reward, of the policy or of the prior; no mean counts them."""
+        return tuple(r.row for r in self.rows if r.dead == 1 and r.prior_ess == 0)
+
+    @property
     def ess(self) -> float:
         """Mean ESS/N over the rows."""
-        return float(np.mean([r.ess for r in self.rows]))
+        return float(np.mean([r.ess for r in self.measured]))
 
     @property
     def worst_ess(self) -> float:
-        return min(r.ess for r in self.rows)
+        return min(r.ess for r in self.measured)
 
     @property
     def prior_ess(self) -> float:
         """Mean ESS/N of the prior with as many draws."""
-        return float(np.mean([r.prior_ess for r in self.rows]))
+        return float(np.mean([r.prior_ess for r in self.measured]))
 
     @property
     def khat(self) -> float | None:
         """The largest fitted k-hat."""
-        return max((r.khat for r in self.rows if r.khat is not None), default=None)
+        return max((r.khat for r in self.measured if r.khat is not None), default=None)
 
     @property
     def beats_prior(self) -> bool:
@@ -180,9 +190,9 @@ class PolicyReport:
 
     @property
     def bounds(self) -> tuple[Bounds, ...]:
-        """Those of all rows; none where one lacks them."""
-        found = tuple(r.bounds for r in self.rows if r.bounds is not None)
-        return found if len(found) == len(self.rows) else ()
+        """Those of the measured rows; none where one lacks them."""
+        found = tuple(r.bounds for r in self.measured if r.bounds is not None)
+        return found if len(found) == len(self.measured) else ()
 
     @property
     def divergence(self) -> tuple[float, float] | None:
@@ -205,11 +215,11 @@ class PolicyReport:
         """
         if not self.bounds or not self.prior_ess > 0:
             return None
-        ratio, count = self.ess / self.prior_ess, len(self.rows)
+        ratio, count = self.ess / self.prior_ess, len(self.measured)
         if ratio == 0:
             return 0.0, 0.0, 0.0
         if self.held_out and count > 1:
-            rest = [r.ess - ratio * r.prior_ess for r in self.rows]
+            rest = [r.ess - ratio * r.prior_ess for r in self.measured]
             half = t90(count - 1) * math.sqrt(float(np.sum(np.square(rest))) / (count * (count - 1)))
         else:
             errors = [math.hypot(b.ess_se, ratio * b.prior_ess_se) for b in self.bounds]
@@ -249,7 +259,7 @@ class PolicyReport:
         saved = self.saved
         if self.training is None or saved is None:
             return f"{begin}."
-        cost, rows = f"its {self.training:.0f} s of training", len(self.rows)
+        cost, rows = f"its {self.training:.0f} s of training", len(self.measured)
         if saved <= 0:
             return f"{begin}; {cost} never pay, since the prior is as quick to the same ESS."
         paid = math.ceil(self.training / saved)
@@ -282,11 +292,13 @@ class PolicyReport:
         return Verdict("good", f"Good: {fine}, and {high}. {share}")
 
     def _poor(self) -> list[str]:
+        if len(self.lost) == len(self.rows):
+            return ["no draw of the policy or of the prior has a reward"]
         found = []
         if self.ess < WORSE * self.prior_ess:
             found.append(f"ESS/N is {self.ess:.2f}, less than the prior's {self.prior_ess:.2f}")
         if self.worst_ess < POOR_WORST_ESS:
-            worst = min(self.rows, key=lambda r: r.ess)
+            worst = min(self.measured, key=lambda r: r.ess)
             found.append(f"ESS/N on row {worst.row} is {worst.ess:.3f}, below {POOR_WORST_ESS}")
         if self.khat is not None and self.khat > KHAT_NONE:
             found.append(
@@ -311,7 +323,7 @@ class PolicyReport:
         return found
 
     def _short_of_good(self) -> list[str]:
-        found = []
+        found = [f"no draw has a reward on {_rows(self.lost)}"] if self.lost else []
         if self.ess < GOOD_ESS:
             found.append(f"ESS/N is {self.ess:.2f}, below {GOOD_ESS}")
         if self.worst_ess < GOOD_WORST_ESS:
@@ -332,14 +344,14 @@ class PolicyReport:
 
     def lines(self) -> list[str]:
         """The table of the certificate, as plain text."""
-        worst = ("worst", f"{self.worst_ess:.2f}", f"{min(r.prior_ess for r in self.rows):.2f}")
-        fitted = sum(r.khat is not None for r in self.rows)
+        worst = ("worst", f"{self.worst_ess:.2f}", f"{min(r.prior_ess for r in self.measured):.2f}")
+        fitted = sum(r.khat is not None for r in self.measured)
         khat = "not fitted" if self.khat is None else f"at most {self.khat:.2f}, fitted on {fitted}"
         table = [("", "policy", "prior"), ("ESS/N mean", f"{self.ess:.2f}", f"{self.prior_ess:.2f}")]
         table.append(("ESS/N worst", *worst[1:]))
         named = [("k-hat", khat)]
         if self.bounds:
-            pairs = [(r, r.bounds) for r in self.rows if r.bounds is not None]
+            pairs = [(r, r.bounds) for r in self.measured if r.bounds is not None]
             named += [
                 ("log evidence, mean", _interval((b.evidence, b.evidence_se) for _, b in pairs)),
                 ("E_q[log w], below it", _interval((r.elbo, b.elbo_se) for r, b in pairs)),
@@ -347,10 +359,12 @@ class PolicyReport:
             ]
         else:
             named += [
-                ("log evidence, mean", f"at least {_mean_text(r.log_evidence for r in self.rows)} nats"),
-                ("E_q[log w], mean", f"{_mean_text(r.elbo for r in self.rows)} nats"),
+                ("log evidence, mean", f"at least {_mean_text(r.log_evidence for r in self.measured)} nats"),
+                ("E_q[log w], mean", f"{_mean_text(r.elbo for r in self.measured)} nats"),
             ]
-        named.append(("dead draws", f"{float(np.mean([r.dead for r in self.rows])):.1%}"))
+        named.append(("dead draws", f"{float(np.mean([r.dead for r in self.measured])):.1%}"))
+        if self.lost:
+            named.append(("without a reward", f"{_rows(self.lost)}, not counted"))
         out = [f"{_count(len(self.rows), 'held-out row')}, {_count(self.draws, 'draw')} each"]
         if not self.held_out:
             out = [
@@ -406,6 +420,11 @@ def _and(reasons: list[str]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    shown = [str(n) for n in numbers[:5]] + [f"{len(numbers) - 5} more"] * (len(numbers) > 5)
+    return f"row {shown[0]}" if len(numbers) == 1 else f"rows {_and(shown)}"
 
 
 def _few_digits(x: float) -> str:

@@ -80,7 +80,7 @@ def fit(
     folder in use or holding a policy (PLM621) or that cannot be written (PLM612), and
     with `resume` for a checkpoint that is damaged (PLM622) or of another fit (PLM625);
     InferenceError PLM623 or PLM624 for programs that cannot be amortised so, PLM626
-    where a number is not finite, PLM628 for a budget that holds no step. An interrupted fit leaves a
+    where a number is not finite, PLM628 for a budget that holds no step, PLM629 where no draw of any row has a reward. An interrupted fit leaves a
     checkpoint and the policy as it stands, uncertified.
     """
     course = course or Course()
@@ -110,11 +110,11 @@ def _fit(
         for note in setup.notes:
             tell(note)
         interrupted = _train(trainer, folder, settings, identity, course, allotted.after, watch, world)
-        certificate, left_out, settled = None, "", ""
+        certificate, left_out, found = None, "", []
         if not interrupted and not OBJECTIVES[settings.objective].peer:
-            settled = trainer.settle()
-            if settled:
-                tell(settled)
+            found = [*trainer.without_rewards(trainer.check_rewards(trainer.balanced)), trainer.settle()]
+            for note in filter(None, found):
+                tell(note)
         if not interrupted and world.is_main:
             certificate, left_out = _certificate(setup, course, allotted)
             if left_out:
@@ -126,7 +126,7 @@ def _fit(
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
             own_contexts=adapter.own_contexts,
-            note="; ".join(n for n in (note, *setup.notes, *trainer.notes, settled, left_out) if n),
+            note="; ".join(n for n in (note, *setup.notes, *trainer.notes, *found, left_out) if n),
         )  # fmt: skip
         if world.is_main:
             manifest = save_policy(folder, adapter, manifest)

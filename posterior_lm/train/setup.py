@@ -10,6 +10,8 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
+from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.target.prepared import Data
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.course import LISTING, LOOKING, Course
@@ -181,6 +183,11 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
         exact=exact, listed=0 if enumerated is None else len(enumerated.numbers),
         rows=len(rows) if scope == "rows" else 0,
     )  # fmt: skip
+    if settings.scope == "program" and inputs.program.graph.params and not entry.peer:
+        others = (
+            simulator is not None and simulator.observed and (sleep_phase is not None or chosen.simulated > 0)
+        )
+        notes += _alike(inputs.data, bool(others))
     if scope == "rows":
         notes.append(f"the policy is for {'this row' if len(rows) == 1 else f'these {len(rows)} rows'}")
     elif not held_out:
@@ -190,7 +197,9 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
     if settings.start is not None:
         adapter, before = begun_from(Path(settings.start), model)
         chosen = evolve(chosen, rank=adapter.config.r)
-        notes.append(f"it began from a policy of `{before.name}`, fingerprint {before.fingerprint[:12]}")
+        notes.append(
+            f"it began from a policy of `{before.name}`, fingerprint {before.fingerprint[:12]}, of rank {chosen.rank}"
+        )
     else:
         adapter = Adapter.new(
             model, rank=chosen.rank, alpha=chosen.alpha, targets=chosen.targets, seed=chosen.seed
@@ -219,6 +228,20 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
         )
     finally:
         adapter.close()
+
+
+def _alike(data: Sequence[Data], others: bool) -> list[str]:
+    """What to say of rows that are all alike and stand for a program; DataError PLM628 where no `others` are simulated."""
+    if any(row != data[0] for row in data):
+        return []
+    what = "there is one row" if len(data) == 1 else f"all {len(data)} rows are alike"
+    if others:
+        return [f"{what}: what the policy knows of others comes of simulated pairs alone"]
+    raise DataError.of(
+        "PLM628",
+        f"{what} and nothing is simulated, so a policy for the program has no others to learn from",
+        help="give rows that differ, or say `--for rows` for a policy of what is given",
+    )
 
 
 def _enumerated(

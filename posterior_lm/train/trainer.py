@@ -45,6 +45,10 @@ from posterior_lm.train.sleep_phase import SleepPhase, WeightedBatch
 
 FEW = 4
 """Draws that are tried to see what a column keeps."""
+NAMED = 5
+"""Rows without a reward that are named."""
+HOPELESS = 1024
+"""Draws without a reward, of all rows together, after which a fit is given up."""
 
 
 class Trainer:
@@ -236,6 +240,8 @@ class Trainer:
         groups: Sequence[int | Sequence[int]], loss: list[float], *, ends: bool = False,
     ) -> None:  # fmt: skip
         """`run` on parts of the draws that fit in memory; the `loss` that it adds to begins anew with smaller ones."""
+        if not draws:
+            return
         log_z = self.log_z
         if self.fit is None:
             self.fit = self._fitting(draws, groups, ends)
@@ -305,7 +311,12 @@ class Trainer:
         return min(self.settings.rows, len(self.balancer.numbers))
 
     def _balance(self) -> dict[str, float]:
-        behaved, replay = self._drawn(self.replay)
+        behaved, self.replay = self._drawn(self.replay)
+        # A row of which nothing with a reward is known would teach the policy its dead draws, one after the other.
+        known = [k for k, row in enumerate(behaved.rows) if behaved.simulated[k] or self.replay.entries(row)]
+        if self.world.all_reduce([len(behaved.rows) - len(known)])[0]:
+            behaved = behaved.only(known)
+            self.check_rewards(self.balanced + 1, HOPELESS)
         temperature = reward_temperature(self.settings, self._balanced_share())
         log_z = self.log_z
         loss, log_q = [0.0], np.full(len(behaved.draws), np.nan)
@@ -316,9 +327,42 @@ class Trainer:
         groups = [np.flatnonzero(behaved.slot == k).tolist() for k in range(len(behaved.rows))]
         self._in_parts(backward, behaved.draws, groups, loss, ends=self.prefixes)
         self.log_z = self.world.merged(log_z, self.log_z)
-        self.replay = replay
         numbers = measured(behaved, log_q, self.world)
         return {**numbers, "loss": self.world.all_reduce([loss[0]])[0]}
+
+    def lost(self, steps: int) -> list[int]:
+        """The rows that so many balancing steps drew, of which no draw of any process had a reward."""
+        each, numbers = self._rows(), self.balancer.numbers
+        seen = set(numbers) if steps * each >= len(numbers) else {
+            row for step in range(steps) for row in self.balancer.rows_of(step)
+        }  # fmt: skip
+        rows = sorted(seen)
+        known = self.world.all_reduce([float(bool(self.replay.entries(row))) for row in rows])
+        return [row for row, some in zip(rows, known, strict=True) if not some]
+
+    def without_rewards(self, lost: Sequence[int]) -> list[str]:
+        """What to say of these rows, at most `NAMED` of them by name."""
+        said = []
+        for row in lost[:NAMED]:
+            by = self.balancer.blamed.get(row)
+            said.append(
+                f"no draw of rows[{row}] has a reward{f', by `{by}`' if by else ''}: it is not trained on"
+            )
+        return said + [f"nor has one of {len(lost) - NAMED} more rows"] * (len(lost) > NAMED)
+
+    def check_rewards(self, steps: int, least: int = 0) -> list[int]:
+        """The lost rows after so many balancing steps. Raises InferenceError PLM629 where that is all rows, by `least` draws."""
+        lost = self.lost(steps)
+        numbers, drawn = self.balancer.numbers, steps * self._rows() * self.balancer.draws
+        if lost == sorted(numbers) and drawn >= least:
+            rules = {self.balancer.blamed[row] for row in lost if row in self.balancer.blamed}
+            raise InferenceError.of(
+                "PLM629",
+                f"no draw of any row has a reward, of {drawn}: its log reward is −∞"
+                + (f" by `{rules.pop()}`" if len(rules) == 1 else ""),
+                help="loosen the conditions, look at a row with `plm score`, or give known values of the latents as columns",
+            )
+        return lost
 
     def _balanced_share(self) -> float:
         start = self.settings.sleep if self.sleeps else 0.0

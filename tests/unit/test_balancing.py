@@ -328,3 +328,28 @@ def test_dead_draws_count_but_are_not_kept(make: Any) -> None:
     assert torch.isfinite(
         torch.tensor([e.log_reward for r in replay.rows() for e in replay.entries(r)])
     ).all()
+
+
+def test_what_belongs_to_some_slots_is_numbered_anew() -> None:
+    whole = Behaved(
+        draws=tuple("abcde"), slot=np.array([0, 1, 1, 2, 2]), log_reward=np.arange(5.0),
+        on_policy=np.array([True, True, False, True, False]), end_log_reward=np.arange(10.0).reshape(5, 2),
+        rows=(7, 8, 9), replayed=np.array([False, False, True, False, True]), simulated=(False, True, False),
+    )  # fmt: skip
+    some = whole.only([1, 2])
+    assert some.draws == tuple("bcde") and some.slot.tolist() == [0, 0, 1, 1] and some.rows == (8, 9)
+    assert some.log_reward.tolist() == [1, 2, 3, 4] and some.on_policy.tolist() == [True, False, True, False]
+    assert some.end_log_reward is not None and some.end_log_reward[:, 0].tolist() == [2, 4, 6, 8]
+    assert some.replayed is not None and some.replayed.tolist() == [False, True, False, True]
+    assert some.simulated == (True, False)
+    assert whole.only([]).draws == () and len(whole.only([]).slot) == 0
+
+
+def test_a_row_without_a_reward_moves_no_weight(make: Any) -> None:
+    dead = DIGIT.replace("factor 0 - abs", "factor log(x) - abs")
+    moved = make(dead, [{"x": 0}, {"x": 2}], rows=2, draws=4, seeds=0, held_out=0).step()
+    assert moved.gradient_norm > 0
+    trainer = make(dead, [{"x": 0}], draws=4, seeds=0, held_out=0)
+    step = trainer.step()
+    assert step.gradient_norm == 0 and step.loss == 0 and trainer.lost(1) == [0]
+    assert trainer.balancer.blamed[0].startswith("factor log(x)")

@@ -388,3 +388,13 @@ def test_certificates_of_before_are_read() -> None:
     for row in whole["rows"]:
         del row["bounds"]
     assert PolicyReport.from_json(whole) == FINE
+
+
+def test_a_row_without_a_reward_is_named_and_not_counted() -> None:
+    lost = evolve(ROW, ess=0.0, khat=None, elbo=-math.inf, log_evidence=-math.inf, dead=1.0, prior_ess=0.0)
+    found = evolve(FINE, rows=(*FINE.rows, evolve(lost, row=4)))
+    assert (found.ess, found.worst_ess) == (FINE.ess, FINE.worst_ess) and found.lost == (4,)
+    assert found.verdict.level == "usable" and "no draw has a reward on row 4" in found.verdict.words
+    assert "  without a reward        row 4, not counted" in found.lines()
+    found = evolve(FINE, rows=(lost, evolve(lost, row=4)), simulated=None, note="")
+    assert found.verdict.words == "Poor: no draw of the policy or of the prior has a reward."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from posterior_lm.api.query import loads
 from posterior_lm.lang.diagnostics import DataError, PlmError
 from posterior_lm.storage import Lock
 from posterior_lm.train.adapter import WEIGHTS
-from posterior_lm.train.policy import MANIFEST
+from posterior_lm.train.policy import MANIFEST, read_manifest
 from tests.cli import plm
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, fitted
 from tests.unit.test_fit_resume import contents
@@ -45,6 +46,8 @@ program none(x: int(0..9)) {
   observe x ~ binomial(9, 0.1 * n)
 }
 """
+DEAD = DIGIT.replace("factor 0 - abs", "factor log(x) - abs")
+"""No value of the row whose x is 0 has a reward."""
 TABLE = """
 lm base = tabular("TABLE")
 program table(x: text) {
@@ -267,6 +270,9 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "digit.plm").write_text(DIGIT)
     (tmp_path / "two.plm").write_text(TWO)
     (tmp_path / "word.plm").write_text(WORD)
+    (tmp_path / "dead.plm").write_text(DEAD)
+    (tmp_path / "alike.jsonl").write_text('{"x": 1}\n' * 3)
+    (tmp_path / "words_alike.jsonl").write_text(json.dumps(WORDS[0]) + "\n")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in DIGITS))
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(r) + "\n" for r in WORDS))
     (tmp_path / "none.jsonl").write_text("")
@@ -302,6 +308,21 @@ def files(tmp_path: Path) -> Path:
         ("two.plm --given x=I --objective subtb", 1, "PLM624", "vargrad"),
         ("digit.plm --data rows.jsonl --resume", 1, "PLM622", "no checkpoint to go on from"),
         ("digit.plm --data rows.jsonl --lm other=tiny", 1, "PLM515", "`other`"),
+        (
+            "digit.plm --data alike.jsonl --for program",
+            1,
+            "PLM628",
+            "all 3 rows are alike and nothing is sim",
+        ),
+        ("digit.plm --given x=3 --for program", 1, "PLM628", "there is one row and nothing is simulated"),
+        ("digit.plm --data rows.jsonl --for all", 2, "PLM802", "`rows` or `program`"),
+        ("digit.plm --data rows.jsonl --from absent", 1, "PLM622", "absent is no policy that can be read"),
+        (
+            "digit.plm --data rows.jsonl --objective sft",
+            1,
+            "PLM772",
+            "no row to train on holds a known value",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong(
@@ -320,3 +341,47 @@ def test_the_command_says_what_is_wrong(
     assert result.stdout == ""
     assert not (files / "p").exists() or not list((files / "p").iterdir())
     assert (files / "a_file").read_text() == "mine"
+
+
+def test_a_row_without_a_reward_is_named_and_the_others_are_trained_on(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    (files / "some.jsonl").write_text('{"x": 3}\n{"x": 0}\n{"x": 5}\n')
+    small = ["--steps", 4, "--rank", 2, "--draws", 8, "--set", "seeds=8", "--set", "certify_draws=20"]
+    result = plm("fit", "dead.plm", "--data", "some.jsonl", "--out", "p", *small)
+    assert result.exit_code == 0, result.stderr
+    said = "no draw of rows[1] has a reward, by `factor log(x) - abs(n - x) * 0.7`: it is not trained on"
+    assert said in result.stderr and said in read_manifest(files / "p").note
+    assert "without a reward        row 1, not counted" in result.stdout
+    assert "rows[0]" not in result.stderr and "rows[2]" not in result.stderr
+    result = plm("fit", "dead.plm", "--given", "x=0", "--out", "q", *small)
+    assert result.exit_code == 1 and "PLM629" in result.stderr and "of 32: its log reward" in result.stderr
+    many = ["--steps", 100, "--rank", 2, "--draws", 256, "--set", "seeds=8"]
+    assert "of 1024: its log reward" in plm("fit", "dead.plm", "--given", "x=0", "--out", "r", *many).stderr
+
+
+def test_a_policy_of_another_model_is_no_beginning(
+    policy: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    small = ["--steps", 1, "--draws", 4, "--set", "certify_draws=20", "--out", "p"]
+    shutil.copytree(policy, "other")
+    manifest = json.loads((files / "other" / MANIFEST).read_text())
+    manifest["identity"]["digest"] = "0" * 64
+    (files / "other" / MANIFEST).write_text(json.dumps(manifest))
+    result = plm("fit", "digit.plm", "--given", "x=1", "--from", "other", *small)
+    assert result.exit_code == 1 and "PLM625" in result.stderr and "is of another model" in result.stderr
+    assert "begin from a policy of the model that is adapted here" in result.stderr
+
+
+def test_alike_rows_are_fine_where_others_are_simulated(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    small = [
+        x for k, v in SMALL.items() if k not in ("steps", "draws", "rows") for x in ("--set", f"{k}={v}")
+    ]
+    result = plm(
+        "fit", "word.plm", "--data", "words_alike.jsonl", "--for", "program", "--steps", 2, "--draws", 4, *small, "--out", "p"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "there is one row: what the policy knows of others comes of simulated pairs alone" in result.stderr
