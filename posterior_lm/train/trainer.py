@@ -314,7 +314,8 @@ class Trainer:
         behaved, self.replay = self._drawn(self.replay)
         # A row of which nothing with a reward is known would teach the policy its dead draws, one after the other.
         known = [k for k, row in enumerate(behaved.rows) if behaved.simulated[k] or self.replay.entries(row)]
-        if self.world.all_reduce([len(behaved.rows) - len(known)])[0]:
+        rows, some = self.world.all_reduce([len(behaved.rows), len(known)])
+        if some < rows:
             behaved = behaved.only(known)
             self.check_rewards(self.balanced + 1, HOPELESS)
         temperature = reward_temperature(self.settings, self._balanced_share())
@@ -328,6 +329,7 @@ class Trainer:
         self._in_parts(backward, behaved.draws, groups, loss, ends=self.prefixes)
         self.log_z = self.world.merged(log_z, self.log_z)
         numbers = measured(behaved, log_q, self.world)
+        numbers["dead"] += (1 - numbers["dead"]) * (rows - some) / rows
         return {**numbers, "loss": self.world.all_reduce([loss[0]])[0]}
 
     def lost(self, steps: int) -> list[int]:
