@@ -261,7 +261,7 @@ class PolicyReport:
             return f"{begin}."
         cost, rows = f"its {self.training:.0f} s of training", len(self.measured)
         if saved <= 0:
-            return f"{begin}; {cost} never pay, since the prior is as quick to the same ESS."
+            return f"{begin}; {cost} never pay, since the prior is no slower to the same ESS."
         paid = math.ceil(self.training / saved)
         if self.held_out or paid <= rows:
             return f"{begin}; {cost} have paid for themselves from {_count(paid, 'row')} on, at an ESS of {ENOUGH} each."

@@ -347,7 +347,7 @@ def test_what_training_paid_for_by_hand() -> None:
     )
     held = HELD.worth
     assert held.endswith("have paid for themselves from 11 rows on, at an ESS of 100 each."), held
-    assert "never pay, since the prior is as quick" in evolve(TRAINED, rows=(slow(8.1),)).worth
+    assert "never pay, since the prior is no slower" in evolve(TRAINED, rows=(slow(8.1),)).worth
     assert "from 600 rows on" in evolve(TRAINED, rows=(slow(7.9),)).worth, "0.125 s less for each"
     assert evolve(TRAINED, training=None).worth.endswith("(5.5 to 12, 90 %).")
     assert HELD.worth in HELD.lines() and HELD.to_json()["worth"] == HELD.worth
