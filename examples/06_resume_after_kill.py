@@ -53,7 +53,8 @@ print("killed: a policy is there:", (killed / "manifest.json").exists())
 print("killed: a checkpoint is there:", any((killed / "checkpoints").glob("step-*")))
 
 again = subprocess.run([*FIT, "--out", str(killed)], check=False, capture_output=True, text=True)
-print("without --resume:", again.stderr.splitlines()[0].replace(str(top), "TOP"))
+refused = next(line for line in again.stderr.splitlines() if line.startswith("error"))  # after the progress
+print("without --resume:", refused.replace(str(top), "TOP"))
 
 subprocess.run([*FIT, "--out", str(killed), "--resume"], check=True, **quiet)
 print("resumed: done")

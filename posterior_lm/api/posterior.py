@@ -12,7 +12,7 @@ from attrs import field, fields, frozen
 
 from posterior_lm.api import saved
 from posterior_lm.infer.draws import Draws
-from posterior_lm.infer.verdict import verdict
+from posterior_lm.infer.verdict import level, verdict
 from posterior_lm.infer.weights import Z90, logsumexp, wilson
 from posterior_lm.installed import need
 from posterior_lm.lm.protocol import ModelIdentity
@@ -85,7 +85,9 @@ class Posterior:
 
     @property
     def log_evidence_se(self) -> float | None:
-        return self.draws.log_evidence_se
+        """Nats; infinite where the verdict is not to trust the draws, which then support no error."""
+        se = self.draws.log_evidence_se
+        return math.inf if se is not None and level(self.draws) == "bad" else se
 
     @property
     def ess(self) -> float | None:
@@ -138,16 +140,14 @@ class Posterior:
         """The posterior probability of a predicate, with a 90 % interval.
 
         For draws, Wilson's interval (1927) with the number of independent draws in place
-        of N (`Draws.independent`). For listed values, from "none of the rest" to "all of the rest", where
-        the rest is `Certificate.likely_missing_share`.
+        of N (`Draws.independent`). What is `Draws.missing`, of a list or of draws, may be all of it or none.
         """
         estimate = self.expect(lambda row: 1.0 if predicate(row) else 0.0)
         p = min(1.0, max(0.0, estimate.value))
-        if self.draws.certificate is not None:
-            missing = self.draws.certificate.likely_missing_share
-            return Estimate(p, 0.0, p * (1 - missing), p * (1 - missing) + missing)
         n = self.draws.independent or (self.n if self.draws.decoded else 1.0)
-        return Estimate(p, estimate.se, *wilson(p, n))
+        low, high = (p, p) if self.draws.certificate is not None else wilson(p, n)
+        missing = self.draws.missing
+        return Estimate(p, estimate.se, low * (1 - missing), high * (1 - missing) + missing)
 
     # ------------------------------------------------------------- views
 

@@ -21,6 +21,7 @@ from posterior_lm.infer.draws import (
     EnumerationBound,
     MixtureReport,
     Nats,
+    SecondLook,
     SmcReport,
     Spread,
 )
@@ -74,6 +75,7 @@ class _Whole:
     particles: _Particles | None
     chains: _Chains | None
     mixture: MixtureReport | None
+    second_look: SecondLook | None
     decoded: bool
     threads: Mapping[str, Mapping[str, Annotated[int, Stored(low=1)]]]
 
@@ -103,6 +105,8 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
         del whole["threads"]
     if draws.mixture is not None:  # what was saved before there were mixtures is saved again as it was
         whole["mixture"] = draws.mixture
+    if draws.second_look is not None:
+        whole["second_look"] = draws.second_look
     text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,8 +125,9 @@ def load(folder: Path) -> dict[str, Any]:
         found = read_object(path)
         if found.get("format") != FORMAT:
             raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
-        # Posteriors saved by earlier versions have none of these five.
-        found = {"particles": None, "chains": None, "mixture": None, "decoded": False, "threads": {}, **found}
+        # Posteriors saved by earlier versions have none of these six.
+        absent = {"particles": None, "chains": None, "mixture": None, "second_look": None}
+        found = {**absent, "decoded": False, "threads": {}, **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
         kept = ("program", "fingerprint", "lm", "seed", "reason", "types", "threads")
@@ -175,5 +180,6 @@ def _draws(whole: _Whole) -> Draws:
             chains.acceptance,
         ),
         mixture=whole.mixture,
+        second_look=whole.second_look,
         decoded=whole.decoded,
     )

@@ -201,9 +201,12 @@ def _evidence(posterior: Posterior) -> str:
     if posterior.log_evidence is None:
         return f"log evidence: not known to {posterior.method}"
     se = posterior.log_evidence_se
-    spread = "" if se is None or posterior.draws.exact else f" ± {number(se)}"
     least = ", at least" if posterior.draws.exact and se is None else ""
-    return f"log evidence{least} {number(posterior.log_evidence)}{spread} nats"
+    if se is None or posterior.draws.exact:
+        return f"log evidence{least} {number(posterior.log_evidence)} nats"
+    if math.isinf(se):
+        return f"log evidence {number(posterior.log_evidence)} nats, of draws that support no error"
+    return f"log evidence {number(posterior.log_evidence)} ± {number(se)} nats"
 
 
 def checks(posterior: Posterior) -> list[str]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.infer.base import Backend, Info, Offer, run
+from posterior_lm.infer.base import Backend, InferenceAlgorithm, Info, Offer, run
 from posterior_lm.infer.draws import Draws
+from posterior_lm.infer.exact import listed_early
 from posterior_lm.infer.guide import Guide, PriorGuide
-from posterior_lm.infer.methods import AUTO, METHODS, MIXTURE, Method
+from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
+from posterior_lm.infer.mixture import FLOOR, Mixture
+from posterior_lm.infer.second_look import looked
+from posterior_lm.infer.verdict import FEW, MANY
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.target.target import Target
 
@@ -92,6 +98,29 @@ def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHEC
     return None
 
 
+def lacking(draws: Draws) -> str | None:
+    """What is wrong with draws that flatter proposals may mend, in words before "so these propose too"; None where nothing is."""
+    look, worth = draws.second_look, draws.independent or 0.0
+    if look is not None and (missed := look.missed(draws.log_evidence_se)):
+        return f"its draws miss about {missed:.0%} of the evidence that proposals flatter than the prior find"
+    if worth < FEW and len(draws) >= MANY:  # of fewer nobody expects more
+        return f"its draws are worth {worth:.1f}, and there are proposals flatter than the prior"
+    return None
+
+
+def _helped(draws: Draws, second: Draws) -> bool:
+    """Whether draws from the prior and from what is flatter together are better than those that lacked something."""
+    if second.mixture is None or not any(second.mixture.shares[1:]):
+        return False
+    gained = _evidence(second) - _evidence(draws)
+    more = (second.independent or 0.0) > (draws.independent or 0.0)
+    return gained > UNSEEN or (gained > -UNSEEN and (draws.missing > 0 or more))
+
+
+def _evidence(draws: Draws) -> float:
+    return -np.inf if draws.log_evidence is None else draws.log_evidence
+
+
 def _trial(
     target: Target, method: str, guide: Guide | None, rng: np.random.Generator, n: int
 ) -> tuple[float, float]:
@@ -102,7 +131,7 @@ def _trial(
         if any(d.code not in ("PLM702", "PLM710") for d in problem.diagnostics):
             raise
         return 0.0, -np.inf
-    return draws.independent or 0.0, -np.inf if draws.log_evidence is None else draws.log_evidence
+    return draws.independent or 0.0, _evidence(draws)
 
 
 def infer(
@@ -116,11 +145,14 @@ def infer(
     budget: float | None = None,
     progress: Callable[[Info], None] | None = None,
     policy: Offer | None = None,
+    look: bool = True,
 ) -> Draws:
     """Draws by the named method; `options` are those of `METHODS[method]`.
 
     An explicit `guide` stands before a `policy`. Under auto a policy proposes together with the
-    prior; where more is known to pay than importance sampling, both are tried on this target first.
+    prior; where more is known to pay than importance sampling, both are tried on this target first. Without a
+    policy it lists the values where that costs no more than the draws, and has flatter proposals help where draws
+    lack something. With `look`, draws get a second look (`infer/second_look.py`).
     """
     began = time.monotonic()
     if guide is not None and METHODS[method].needs_policy:
@@ -137,14 +169,21 @@ def infer(
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
 
-    def drawn(name: str, guide: Guide | None) -> Draws:
-        algorithm = backend_of(name).build(target, options, n, None if budget is None else BUDGET_BATCH)
-        left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
-        return run(algorithm, target, n=n, rng=rng, guide=guide, budget=left, progress=progress)
+    batch = None if budget is None else BUDGET_BATCH
 
+    def left() -> float | None:
+        return None if budget is None else max(0.0, budget - (time.monotonic() - began))
+
+    def ran(algorithm: InferenceAlgorithm[Any], guide: Guide | None, rng: np.random.Generator) -> Draws:
+        return run(algorithm, target, n=n, rng=rng, guide=guide, budget=left(), progress=progress)
+
+    def drawn(name: str, guide: Guide | None) -> Draws:
+        return ran(backend_of(name).build(target, options, n, batch), guide, rng)
+
+    # What is tried beside the draws has streams of its own: they are those that would have come without it.
+    alone = method == AUTO and policy is None and guide is None
     if method == AUTO and name == MIXTURE and policy is not None and guide is not None:
         try:
-            # A stream of its own: the draws that follow are those that would have come without a check.
             why = doubt(target, guide, rng.spawn(1)[0])
             draws = None if why else drawn(name, guide)
         except ModelError as problem:
@@ -155,8 +194,26 @@ def infer(
             name, reason = choose(target, AUTO)
             reason = f"{reason}; {policy.name} is not used, since {why}"
             draws = drawn(name, None)
+    elif alone and name != EXACT and (early := listed_early(target, rng.spawn(1)[0], n)):
+        name, draws = EXACT, early
+        reason = f"exact: its list was done after {len(early)} values, for no more than {n} draws cost"
     else:
         draws = drawn(name, guide)
+    weighed = METHODS[name].evidence and not draws.exact and (guide is None or isinstance(guide, PriorGuide))
+    if weighed and (look or alone) and left() != 0.0:
+        if progress is not None:
+            progress(Info(False, "a second look"))
+        draws = looked(target, draws, guide, rng.spawn(1)[0], list_them=not alone)
+        if alone and (why := lacking(draws)) and left() != 0.0:
+            with suppress(InferenceError, ModelError):
+                # What the second look has found may be more than a pilot finds again.
+                least = FLOOR if draws.missing else 0.0
+                second = ran(Mixture(n, batch, flat=least), None, rng.spawn(1)[0])
+                reason = f"{reason}; {why}"
+                if _helped(draws, second):
+                    name, draws, reason = MIXTURE, second, f"{reason}, so these propose too"
+                else:
+                    reason = f"{reason}, but drawing from these too is worth less"
     if not draws.exact and budget is not None and len(draws) < n:
         reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
     return evolve(draws, reason=reason, method=name)

@@ -84,6 +84,36 @@ class MixtureReport:
     pilot: Count
 
 
+SURE = 3.0
+"""Standard errors by which two evidences differ by more than chance."""
+PART, FAR = 0.1, 0.3
+"""A share of the evidence that is missed and does not matter: where second draws estimate it, and where a list says it,
+of which chance alone leaves out more."""
+
+
+@frozen
+class SecondLook:
+    """What a second look at draws found (`infer/second_look.py`): by `draws` from flatter proposals, or by a list.
+
+    `log_ratio` is its log evidence less that of the draws, nats, with its standard error `se`; `heavy` the share of the
+    evidence on values that the draws make too seldom. `listed` values are all there are, where they were listed;
+    `listable` are as many as `exact` would list in seconds, where it would. Each is 0 where it is not so.
+    """
+
+    draws: Count
+    log_ratio: AnyNats
+    se: Spread
+    heavy: Share
+    listed: Count = 0
+    listable: Count = 0
+
+    def missed(self, se: float | None) -> float:
+        """The share of the evidence that the draws, with the standard error `se` of their own, have missed; 0 for a small one."""
+        above = self.log_ratio > SURE * math.hypot(self.se, se or 0.0)
+        share = max(self.heavy, 1.0 - math.exp(-self.log_ratio) if above else 0.0)
+        return share if share > (FAR if self.listed else PART) else 0.0
+
+
 @frozen(eq=False)
 class Chains:
     """Which Markov chain each draw is from, and how far the chains agree.
@@ -100,13 +130,30 @@ class Chains:
     acceptance: float
 
 
+LIGHT = 0.01
+"""Values with less than this are compared together with their neighbours: a thousand draws of a wide posterior hit
+none of its values as often as they should, and a distance value by value would be chance alone."""
+
+
+def cells(shares: Mapping[tuple, float]) -> tuple[dict[tuple, int], list[float]]:
+    """The cell of each value, and the share of each: heavy values alone, light neighbours in order together."""
+    places: dict[tuple, int] = {}
+    sums: list[float] = []
+    for value, share in sorted(shares.items()):
+        if not sums or max(sums[-1], share) >= LIGHT:
+            sums.append(0.0)
+        places[value] = len(sums) - 1
+        sums[-1] += share
+    return places, sums
+
+
 @frozen(eq=False)
 class Draws:
     """Weighted values: N draws with log weights, and where they came from.
 
     Shapes: each column of `values` N, `log_weights` (N,), `log_reward` (N,),
     `log_prob` (N,) of the proposal (None where draws are listed, not proposed).
-    `particles` is there for sequential Monte Carlo. `chains` is there for Markov
+    `particles` is there for sequential Monte Carlo, `second_look` where one was taken. `chains` is there for Markov
     chains, whose draws have equal weights and say nothing of the evidence. `decoded` draws
     are what a decoder says: they have equal weights too, and are no draws from the posterior.
     """
@@ -123,6 +170,7 @@ class Draws:
     chains: Chains | None = None
     mixture: MixtureReport | None = None
     decoded: bool = False
+    second_look: SecondLook | None = None
 
     def __len__(self) -> int:
         return len(self.log_weights)
@@ -183,6 +231,38 @@ class Draws:
             return self.ess
         shares = np.bincount(self.particles.origin, weights=self.normalized_weights)
         return float(1.0 / np.sum(shares**2))
+
+    @property
+    def shares(self) -> dict[tuple[str | int, ...], float]:
+        """The weight of each value: what expressions see of it, one entry for each latent."""
+        found: dict[tuple[str | int, ...], float] = {}
+        columns = [[value.datum for value in column] for column in self.values.values()]
+        for value, weight in zip(zip(*columns, strict=True), self.normalized_weights.tolist(), strict=True):
+            found[value] = found.get(value, 0.0) + weight
+        return found
+
+    @property
+    def noise(self) -> float:
+        """The total variation from the posterior that is to be expected by chance alone, light values taken together.
+
+        ½ Σ √(2 p (1 − p) / (π m)) over cells with probabilities p, of m independent draws: the mean deviation of a normal.
+        """
+        p = np.array(cells(self.shares)[1])
+        m = self.independent or 1.0
+        return float(0.5 * np.sum(np.sqrt(2 * p * (1 - p).clip(0) / (math.pi * m))))
+
+    @property
+    def missing(self) -> float:
+        """The share of the posterior that a list leaves out, or that a second look says the draws have missed."""
+        if self.certificate is not None:
+            return self.certificate.likely_missing_share
+        return 0.0 if self.second_look is None else self.second_look.missed(self.log_evidence_se)
+
+    @property
+    def unseen(self) -> float:
+        """The share of draws whose value was drawn once: about how many more draws would be new ones (Good 1953)."""
+        where = distinct(self.values, range(len(self)))[1]
+        return float(np.mean(np.bincount(where)[where] == 1)) if len(self) else 0.0
 
     @property
     def khat(self) -> float | None:

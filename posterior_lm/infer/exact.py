@@ -30,7 +30,16 @@ from posterior_lm.graph.ops import OPS
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, EnumerationBound
 from posterior_lm.infer.guide import Guide, PriorGuide
-from posterior_lm.infer.prefix_expansion import SMALL, Branching, Family, Partial, support_size
+from posterior_lm.infer.prefix_expansion import (
+    MANY,
+    SMALL,
+    Branching,
+    Family,
+    Partial,
+    is_model_free,
+    is_wide,
+    support_size,
+)
 from posterior_lm.infer.weights import all_dead, logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
@@ -98,6 +107,7 @@ class Exact:
     mass: float = 0.999
     patience: float = field()
     """Beginnings that may be opened in a row without a value."""
+    batch: int = BATCH
     name: str = field(default="exact", init=False)
 
     @patience.default
@@ -115,7 +125,7 @@ class Exact:
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
         if not state.frontier.heap:
             return state, Info(done=True)
-        begun = list(state.frontier.pop(BATCH))
+        begun = list(state.frontier.pop(self.batch))
         families, finished = state.branching.open(begun)
         idle = 0 if finished else state.idle + len(begun)
         state = evolve(self._take(state, families, finished), idle=idle)
@@ -349,14 +359,55 @@ def _times(a: Interval, b: Interval) -> Interval:
 
 class _Exact(Backend):
     def build(self, target: Target, options: Mapping[str, object], n: int, batch: int | None) -> Exact:
-        size = support_size(target)
+        size = support_size(target, MANY if is_model_free(target) else SMALL)
         values = int(str(options.get("values") or size or Exact().values))
         patience = IDLE * values if size is None else math.inf
         return Exact(values, float(str(options.get("mass", Exact().mass))), patience)
 
     def applies(self, target: Target, policy: Offer | None) -> str | None:
-        size = support_size(target)
-        return None if size is None else f"the support has {size} value{'s' * (size != 1)}, at most {SMALL}"
+        most = MANY if is_model_free(target) else SMALL
+        size = support_size(target, most)
+        return None if size is None else f"the support has {size} value{'s' * (size != 1)}, at most {most}"
+
+
+# ---------------------------------------------------------------- where it costs no more than draws
+
+FIRST = 16
+"""Beginnings that an attempt opens first; each step opens twice as many as the one before, up to `BATCH`."""
+WORK, WIDTH = 10, 20
+"""For each draw, a thousand at most: beginnings and values that an attempt may open, and children that may stand open."""
+FREE = 50
+"""For each draw: values of finite latents that are listed, each latent counted, where no term asks a model."""
+LEFT_OUT, ENOUGH = 1e-3, 1e-6
+"""A list that may lack more of the posterior than the first is no answer; one that lacks less than the second needs no more."""
+
+
+def listed_early(target: Target, rng: np.random.Generator, n: int) -> Draws | None:
+    """A list that is sure to hold all but `LEFT_OUT` of the posterior, where one is found for about what n draws cost.
+
+    Given up as soon as more children stand open than could be listed: of a large vocabulary after a few dozen
+    beginnings. None where there is no such list.
+    """
+    n = min(n, 1000)
+    most = FREE * n // max(1, len(target.latents))
+    free = is_model_free(target) and support_size(target, most)
+    if not free and is_wide(target, WIDTH * n):
+        return None
+    algorithm = Exact(free or WORK * n, 1.0 if free else 1.0 - ENOUGH, math.inf, BATCH if free else FIRST)
+    opened = 0
+    try:
+        state, done = algorithm.init(rng, target, None), False
+        while not done:
+            wide = not free and sum(len(f) - rank for _, _, f, rank in state.frontier.heap) > WIDTH * n
+            if wide or (not free and opened > WORK * n):
+                return None
+            state, info = algorithm.step(rng, state)
+            opened, done = opened + algorithm.batch, info.done
+            algorithm = evolve(algorithm, batch=min(BATCH, 2 * algorithm.batch))
+        certificate = algorithm._certificate(state)
+        return None if certificate.missing_share > LEFT_OUT else algorithm.sample(rng, state, n)
+    except InferenceError:  # the draws that follow find out what is wrong, and say it better
+        return None
 
 
 BACKEND = _Exact()

@@ -22,8 +22,9 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Chooser, Follow, Sample
-from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished
+from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished, flattened
 from posterior_lm.infer.schedule import Prior, prior_of
+from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.target.segments import Computed, Segment, is_known
 from posterior_lm.target.target import LatentInfo, Target
@@ -239,6 +240,46 @@ class PriorGuide:
         # Not a number is for the target to report; a proposal only has to go on until then.
         column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
         return column.reshape(rows, size)
+
+
+# ---------------------------------------------------------------- flatter than the prior
+
+LEAST_FLAT = 0.05
+"""The least share of a text's choices that are flatter."""
+FEW_TOKENS = 256
+"""Of more, a text made of flatter choices alone is none that anything follows from."""
+
+
+@frozen(eq=False)
+class FlatGuide(PriorGuide):
+    """The prior with a part of its choices flatter: all, or about one in each text: a surprise, and what follows from it."""
+
+    throughout: bool = False
+
+    @property
+    def name(self) -> str:
+        return "a flat prior" if self.throughout else "the prior with a surprise"
+
+    def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
+        flat = 1.0 if self.throughout else max(LEAST_FLAT, 1.0 / (1.0 + info.support.max_tokens))
+        return super()._text(info, drawn, n, flat=flat, **options)
+
+    def prior_scores(
+        self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int
+    ) -> np.ndarray:
+        found = super().prior_scores(info, candidates, past, rows)
+        alive = ~np.isneginf(found).all(axis=1)
+        found[alive] = flattened(
+            np.stack([log_shares(row) for row in found[alive]]), 1.0 if self.throughout else 0.5
+        )
+        return found
+
+
+def flatter(target: Target) -> tuple[FlatGuide, ...]:
+    """What is flatter than the prior, and of use."""
+    widest = max((model.tokenizer.vocabulary_size for model in target.models.values()), default=1)
+    one = FlatGuide(target)
+    return (one,) if widest > FEW_TOKENS else (one, FlatGuide(target, throughout=True))
 
 
 # ---------------------------------------------------------------- what is read

@@ -31,7 +31,7 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, MixtureReport
-from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
+from posterior_lm.infer.guide import FlatGuide, Guide, PriorGuide, Proposal, flatter, joined
 from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.weights import all_dead
 from posterior_lm.target.target import Target
@@ -115,8 +115,10 @@ def allocated(rng: np.random.Generator, shares: np.ndarray, n: int) -> np.ndarra
     return np.diff(np.floor(ends + rng.random()), prepend=0).astype(np.int64)
 
 
-def best_shares(log_probs: np.ndarray, log_weights: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
-    """(K,) the shares with the least second moment of the weights, that of the first at least `FLOOR`.
+def best_shares(
+    log_probs: np.ndarray, log_weights: np.ndarray, log_prob: np.ndarray, floor: np.ndarray | None = None
+) -> np.ndarray:
+    """(K,) the shares with the least second moment of the weights, at least `floor`: `FLOOR` of the first and 0 of others.
 
     From draws of a mixture: (N, K) log q_k, and (N,) their log weights and log probability under it. The
     second moment is Σ_i w_i² / Σ_k a_k r_ik with r_ik = q_k / q of draw i. By Jensen's inequality it is at most
@@ -130,13 +132,13 @@ def best_shares(log_probs: np.ndarray, log_weights: np.ndarray, log_prob: np.nda
     alive = np.isfinite(log_weights)
     ratio = np.exp(log_probs[alive] - log_prob[alive, None])
     squared = np.exp(2 * (log_weights[alive] - log_weights[alive].max()))
-    free = np.full(size, (1.0 - FLOOR) / size)  # what is left beside the floor
-    floor = np.zeros(size)
-    floor[0] = FLOOR
+    floor = FLOOR * np.eye(size)[0] if floor is None else floor
+    rest = 1.0 - floor.sum()
+    free = np.full(size, rest / size)
     for _ in range(STEPS):
         slope = (squared / (ratio @ (floor + free)) ** 2) @ ratio
         free = free * np.sqrt(slope)
-        free *= (1.0 - FLOOR) / free.sum()
+        free *= rest / free.sum()
     shares = floor + free
     shares[1:][shares[1:] < NEEDLESS] = 0.0
     return np.asarray(shares / shares.sum())
@@ -187,11 +189,14 @@ class State:
 class Mixture:
     """A pilot with equal shares, then the rest of the draws with those found best; at most `batch` draws a step.
 
-    The guide is one proposal beside the prior; what `guide` statements read is another.
+    The guide is one proposal beside the prior; what `guide` statements read is another, and with `flat` what is flatter.
     """
 
     draws: int
     batch: int | None = None
+    flat: float | None = None
+    """Where it is given, what is flatter than the prior proposes too, each with this share at least; where the pilot
+    gives nothing but the prior a share, it ends there."""
     name: str = field(default="mixture", init=False)
 
     @property
@@ -203,18 +208,33 @@ class Mixture:
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
         others: list[Guide] = [PriorGuide(target, reads="guide")] if target.graph.guides else []
         others += [] if guide is None else [guide]
+        others += flatter(target) if self.flat is not None else []
         shares = np.full(1 + len(others), 1.0 / (1 + len(others)))
         return State(target, MixtureGuide(PriorGuide(target), tuple(others), shares))
 
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
         drawn = state.drawn
         if drawn == self.pilot > 0:
-            state = _tuned(state)
+            state = self._tuned(state)
+            if self.flat is not None and not state.guide.shares[1:].any():
+                return state, Info(True, f"{drawn} draws", drawn / self.draws)
         left = (self.pilot if drawn < self.pilot else self.draws) - drawn
         proposal, columns = state.guide.proposed(rng, min(self.batch or left, left))
         part = Part.of(state.target, proposal, columns)
         state = evolve(state, parts=(*state.parts, part))
         return state, Info(state.drawn >= self.draws, f"{state.drawn} draws", state.drawn / self.draws)
+
+    def _tuned(self, state: State) -> State:
+        """With the shares that the draws so far, which are the pilot, have found."""
+        log_probs = np.concatenate([part.log_probs for part in state.parts])
+        log_weights = np.concatenate([part.log_weights for part in state.parts])
+        log_prob = np.concatenate([part.proposal.log_prob for part in state.parts])
+        floor = [FLOOR, *(self._least(guide) for guide in state.guide.others)]
+        shares = best_shares(log_probs, log_weights, log_prob, np.array(floor))
+        return evolve(state, guide=evolve(state.guide, shares=shares), pilot=state.drawn)
+
+    def _least(self, guide: Guide) -> float:
+        return self.flat or 0.0 if isinstance(guide, FlatGuide) else 0.0
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         """Raises InferenceError PLM702 where every draw has weight zero."""
@@ -226,15 +246,6 @@ class Mixture:
         names = tuple(guide.name for guide in state.guide.guides)
         report = MixtureReport(names, tuple(state.guide.shares.tolist()), state.pilot)
         return Draws(whole.values, log_weights, log_reward, self.name, whole.log_prob, mixture=report)
-
-
-def _tuned(state: State) -> State:
-    """With the shares that the draws so far, which are the pilot, have found."""
-    log_probs = np.concatenate([part.log_probs for part in state.parts])
-    log_weights = np.concatenate([part.log_weights for part in state.parts])
-    log_prob = np.concatenate([part.proposal.log_prob for part in state.parts])
-    shares = best_shares(log_probs, log_weights, log_prob)
-    return evolve(state, guide=evolve(state.guide, shares=shares), pilot=state.drawn)
 
 
 # ---------------------------------------------------------------- as a method
@@ -261,7 +272,11 @@ class _Mixture(Backend):
         """
         report = draws.mixture
         assert report is not None
-        mixture = evolve(Mixture(1).init(rng, target, guide).guide, shares=np.array(report.shares))
+        flat = 0.0 if flatter(target)[0].name in report.names else None
+        mixture = evolve(
+            Mixture(1, flat=flat).init(rng, target, guide if flat is None else None).guide,
+            shares=np.array(report.shares),
+        )
         late = evolve(draws, log_weights=draws.log_weights[report.pilot :])
         return Backend.upper_bound(self, target, options, late, mixture, exact, rng)[0], None
 

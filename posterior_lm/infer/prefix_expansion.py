@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from attrs import field, frozen
 
+from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.infer.guide import PriorGuide, contexts_of
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
@@ -19,6 +20,8 @@ from posterior_lm.target.values import Value
 
 SMALL = 20_000
 """Values that are listed whole, in a second or two with a small model, and without looking ahead."""
+MANY = 100_000
+"""Values that are listed whole in a few seconds where no term asks a model."""
 LARGE = f"the support has more than {SMALL} values"
 
 KEPT = 4096
@@ -33,6 +36,17 @@ def support_size(target: Target, limit: int = SMALL) -> int | None:
         if size is None or (total := total * size) > limit:
             return None
     return total
+
+
+def is_wide(target: Target, limit: int) -> bool:
+    """Whether a latent of a finite type has more values than `limit`; each is scored before one of them is taken."""
+    finite = [info.support for info in target.latents if hasattr(info.support, "ids_of")]
+    return any(support.count_values(limit) is None for support in finite)
+
+
+def is_model_free(target: Target) -> bool:
+    """Whether no term of the log reward asks a language model."""
+    return not any(isinstance(node, LmScore | ChoiceScore) for node in target.graph.nodes.values())
 
 
 @frozen(eq=False)

@@ -167,7 +167,7 @@ BLOCK = 1 << 22
 
 def step_log_probs(
     log_probs: np.ndarray, eos: np.ndarray, support: Support, states: Sequence[object], drawn: Sequence[int],
-    exponent: float, ending: Ending,
+    exponent: float, ending: Ending, flat: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(U, V + 1) log q of each next token and, last, of stopping; and (U,) the log of the mass that it was divided by.
 
@@ -176,7 +176,7 @@ def step_log_probs(
     allowed. A free end has no probability of its own: it stops with 1 / (tokens left + 1). Where
     the model gives everything allowed probability zero, q is uniform over it (the weight of such a draw
     is zero). The mass is 1 of a token that the target does not count. `ending` may replace the
-    support's own: with "eos" a guide stops by the model's end-of-text.
+    support's own: with "eos" a guide stops by the model's end-of-text. A share `flat` of q is `flattened`.
     """
     size = len(support.allowed(states[0]))
     out = np.full((len(states), size + 1), -np.inf)
@@ -219,6 +219,8 @@ def step_log_probs(
         near = out[part]
         mass[part] = top[part] + np.log(np.exp(near - top[part]).sum(axis=1, keepdims=True))
         near -= mass[part]
+        if flat:
+            near[:] = flattened(near, flat)
     if free.any():
         left = np.array(
             [tokens_left(support, s, d) for s, d, f in zip(states, drawn, free, strict=True) if f]
@@ -226,6 +228,27 @@ def step_log_probs(
         out[free, :size] += np.log(left / (left + 1))[:, None]
         out[free, size] = -np.log(left + 1)
     return out, np.where(silent, 0.0, np.where(nothing, -np.inf, mass[:, 0]))
+
+
+POWERS = (0.5, 0.1)
+"""Of probabilities, for flatter ones: one from which likely choices still come, and one that is nearly flat."""
+
+
+LIKELIEST = 64
+"""Choices that the flatter share is spread over: beyond these, of a large vocabulary, stands what makes no text."""
+
+
+def flattened(log_probs: np.ndarray, share: float) -> np.ndarray:
+    """(U, C) of log probabilities that sum to 1 in each row: a `share` of them is made flatter, by each power alike."""
+    probs, some = (1.0 - share) * np.exp(log_probs), log_probs
+    if share < 1.0 and log_probs.shape[1] > LIKELIEST:
+        least = np.partition(log_probs, -LIKELIEST, axis=1)[:, -LIKELIEST, None]
+        some = np.where(log_probs >= least, log_probs, -np.inf)
+    for power in POWERS:
+        flat = np.exp(power * some)
+        probs += share / len(POWERS) * flat / flat.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(probs))
 
 
 @frozen(eq=False, kw_only=True)
@@ -241,6 +264,7 @@ class TextWalk(Walk):
     model: LanguageModel
     support: Support
     exponent: float
+    flat: float
     ending: Ending
     late: bool
     span: Span | None
@@ -253,7 +277,7 @@ class TextWalk(Walk):
     @classmethod
     def begin(
         cls, model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, *,
-        exponent: float = 1.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
+        exponent: float = 1.0, flat: float = 0.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
         ending: Ending | None = None, eos_ids: tuple[int, ...] = (), late: bool = False,
         span: Span | None = None, alive: np.ndarray | None = None,
     ) -> TextWalk:  # fmt: skip
@@ -261,7 +285,7 @@ class TextWalk(Walk):
 
         With a `Follow` chooser the tokens will be the given ones, and a value outside the support gets
         −inf. `begun` holds first tokens that the texts have already; log q is then that of the rest.
-        `ending` as in `step_log_probs`; `eos_ids` where others than the model's end a text. Texts that are not `alive` (N,) are left out.
+        `ending` and `flat` as in `step_log_probs`; `eos_ids` where others than the model's end a text. Texts that are not `alive` (N,) are left out.
         """
         n, ending = len(contexts), ending or support.ending
         late = late and ending == "eos"
@@ -277,7 +301,7 @@ class TextWalk(Walk):
         return cls(
             values=_filled([()] * n, stand), log_q=np.zeros(n), log_mass=np.zeros(n), last=np.zeros(n),
             stand=stand, rows=np.arange(len(starts)), model=model, support=support, exponent=exponent,
-            ending=ending, late=late, span=span, eos_ids=eos_ids or model.tokenizer.eos_ids,
+            flat=flat, ending=ending, late=late, span=span, eos_ids=eos_ids or model.tokenizer.eos_ids,
             rollout=model.open(starts, shared=shared) if starts else None,
         )  # fmt: skip
 
@@ -307,7 +331,7 @@ class TextWalk(Walk):
             states, drawn = [p.state for p in part], [len(p.ids) for p in part]
             with self._placed():
                 q, mass = step_log_probs(
-                    log_probs, eos, self.support, states, drawn, self.exponent, self.ending
+                    log_probs, eos, self.support, states, drawn, self.exponent, self.ending, self.flat
                 )
             yield part, rows, q, mass
 

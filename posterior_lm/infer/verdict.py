@@ -14,6 +14,10 @@ KHAT_GOOD, KHAT_BAD = 0.5, 0.7
 """Vehtari et al. 2024: below 0.5 the error shrinks as usual, above 0.7 it hardly shrinks at all."""
 KHAT_NONE = 1.0
 """Above it the weights have no mean, as far as their tail says."""
+NEW = 0.1
+"""The share of new values that more draws may bring where all values could be listed."""
+NOISE = 0.25
+"""A total variation that is too large to read shares off; what it is estimated from makes it too small rather than too large."""
 RHAT_GOOD, RHAT_BAD = 1.01, 1.05
 CHAINS_GOOD, CHAINS_FEW = 400.0, 100.0
 """Bulk ESS. Vehtari et al. 2021: R-hat below 1.01 and an ESS above 400; 1.05 was the bound before."""
@@ -68,6 +72,17 @@ def verdict(draws: Draws) -> str:
             "loosen a condition, or make it part of the latent's type."
         )
     checked += "" if khat is None else f", Pareto k-hat {khat:.2f}"
+    look = draws.second_look
+    if look is not None and (missed := look.missed(draws.log_evidence_se)):
+        found = (
+            f"a list of all {look.listed:,} values"
+            if look.listed
+            else f"{look.draws} draws from flatter proposals"
+        )
+        return (
+            f"Do not trust this: {checked}; of the posterior that {found} shows, these draws miss about {missed:.0%}. "
+            f"Use {'--method exact' if look.listed else '--method auto, or list values with --method exact'}."
+        )
     if ess < FEW:
         return f"Do not trust this yet: {checked}. Draw more with -n, or propose with a better guide."
     if khat is not None and khat > KHAT_NONE:
@@ -84,6 +99,22 @@ def verdict(draws: Draws) -> str:
         return (
             f"Use with care: {checked}; a few draws carry much of the weight. "
             "Draw more with -n, or propose with a better guide."
+        )
+    if look is not None and look.listable and not look.listed and draws.unseen > NEW:
+        return (
+            f"Use with care: {checked}; {draws.unseen:.0%} of more draws would be new values, and the support has "
+            f"{look.listable:,}. The method exact lists them all."
+        )
+    if (noise := draws.noise) > NOISE:
+        more = math.ceil(n * (noise / NOISE) ** 2 / 100) * 100
+        return (
+            f"Use with care: {checked}; by chance alone the shares of the values are off by about {noise:.0%} of the mass "
+            f"together. Draw more with -n, about {more:,}, or propose with a better guide."
+        )
+    if khat is None and round(ess) < MANY:
+        return (
+            f"Use with care: {checked}; the weights are too few or too much alike to fit k-hat, so a rare value of "
+            f"great weight may be missing, and {UNSEEN}. Draw more with -n."
         )
     if khat is None:
         return (

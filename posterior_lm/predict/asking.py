@@ -216,9 +216,7 @@ def by_evidence(
     probs = normalize(mass)
     errors = _errors(probs, [posteriors.get(v) for v in range(len(values))])
     n_least = min((p.draws.independent or np.inf for p in posteriors.values()), default=np.inf)
-    missing = max(
-        (c.likely_missing_share for p in posteriors.values() if (c := p.draws.certificate)), default=0.0
-    )
+    missing = max((p.draws.missing for p in posteriors.values()), default=0.0)
     bounds = intervals(probs.tolist(), errors.tolist(), n=n_least, missing=missing)
     estimates = {
         value: Estimate(float(p), float(se), low, high)
@@ -231,7 +229,7 @@ def by_evidence(
 
 def _errors(probs: np.ndarray, posteriors: Sequence[Posterior | None]) -> np.ndarray:
     """(V,) by the delta method: ∂p_y / ∂L_k = p_y (1[y = k] − p_k) for log evidences L with errors s."""
-    s = np.array([(p.log_evidence_se or 0.0) if p is not None else 0.0 for p in posteriors])
+    s = np.array([(p.draws.log_evidence_se or 0.0) if p is not None else 0.0 for p in posteriors])
     jacobian = probs[:, None] * (np.eye(len(probs)) - probs[None, :])
     with np.errstate(invalid="ignore"):
         spread: np.ndarray = np.sqrt((jacobian**2) @ (s**2))

@@ -137,13 +137,11 @@ def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
         return Prediction(latent, ((value, 1.0),), posterior, vote, {}, 0.0, total, 0.0, total)
     if draws.decoded:
         return Prediction(latent, tuple(rows), posterior, vote, {}, 0.0, total, 0.0, total)
-    errors, n, missing = np.zeros(len(rows)), math.inf, 0.0
-    if draws.certificate is not None:
-        missing = draws.certificate.likely_missing_share
-    else:
+    errors, n = np.zeros(len(rows)), math.inf
+    if draws.certificate is None:
         n = independent(draws, weights)
         errors = _marginal_errors(posterior, latent, [value for value, _ in rows], probs, n)
-    bounds = intervals(probs.tolist(), errors.tolist(), n=n, missing=missing)
+    bounds = intervals(probs.tolist(), errors.tolist(), n=n, missing=draws.missing)
     estimates = {
         value: Estimate(p, float(se), low, high)
         for (value, p), se, (low, high) in zip(rows, errors, bounds, strict=True)
@@ -228,10 +226,8 @@ def _mass(gained: np.ndarray) -> np.ndarray:
 
 
 def _missing(draws: Draws, mass: np.ndarray) -> float:
-    """The unlisted share of a list, where no unlisted draw gives the values more than the best listed one does."""
-    if draws.certificate is None:
-        return 0.0
-    share = draws.certificate.likely_missing_share
+    """The share that is missing, where no missing draw gives the values more than the best that is there."""
+    share = draws.missing
     if share in (0.0, 1.0):
         return share
     listed = float(normalize(draws.log_weights) @ np.exp(mass - mass.max()))

@@ -24,7 +24,7 @@ def diagnostics_view(posterior: Posterior) -> Html:
     draws = posterior.draws
     pairs = [
         el("div", el("dt", name), el("dd", value, el("p", about, class_="faint") if about else None))
-        for name, value, about in figures(draws)
+        for name, value, about in figures(posterior)
     ]
     plots: list[Html | None] = (
         [chain_traces(draws.chains, draws)]
@@ -38,10 +38,11 @@ def diagnostics_view(posterior: Posterior) -> Html:
     return join([el("dl", *pairs, class_="figures"), el("div", *(p for p in plots if p), class_="plots")])
 
 
-def figures(draws: Draws) -> list[tuple[str, str, str]]:
+def figures(posterior: Posterior) -> list[tuple[str, str, str]]:
     """(name, value, what it means) of everything that was checked."""
+    draws = posterior.draws
     n, certificate, particles, chains = len(draws), draws.certificate, draws.particles, draws.chains
-    evidence, se = draws.log_evidence, draws.log_evidence_se
+    evidence, se = posterior.log_evidence, posterior.log_evidence_se
     found = []
     if certificate is not None:
         left = share(certificate.missing_share), "a safe bound, often far too large"
@@ -56,7 +57,7 @@ def figures(draws: Draws) -> list[tuple[str, str, str]]:
     if evidence is None:
         found.append(("log evidence", "\u2013", "Markov chains say nothing of it"))
     else:
-        spread = "" if se is None or draws.exact else f" \u00b1 {number(se)}"
+        spread = "" if se is None or draws.exact or math.isinf(se) else f" \u00b1 {number(se)}"
         least = "at least " if draws.exact and se is None else ""
         found.append(("log evidence", f"{least}{number(evidence)}{spread} nats", ""))
     if not draws.exact and chains is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +92,7 @@ def _summary(posterior: Posterior) -> Html:
     """The verdict, and the numbers that it rests on."""
     draws = posterior.draws
     se = posterior.log_evidence_se
-    spread = f" \u00b1 {number(se)}" if se is not None and not draws.exact else ""
+    spread = f" \u00b1 {number(se)}" if se is not None and not draws.exact and se < math.inf else ""
     least = "\u2265 " if draws.exact and se is None else ""
     tiles = [
         ("method", posterior.method),

@@ -119,7 +119,9 @@ def _measured(
     try:
         bound = bound_counting(program, data, count)
         guide = _policy(program, request, bound, count) if METHODS[name].needs_policy else None
-        draws = infer(bound, method=name, options=options, n=n, rng=rng, guide=guide, budget=budget)
+        draws = infer(
+            bound, method=name, options=options, n=n, rng=rng, guide=guide, budget=budget, look=False
+        )
     except InferenceError as problem:
         if not all(d.code in NO_DRAWS for d in problem.diagnostics):
             raise

@@ -6,7 +6,7 @@ A target is two files of one name in the folder of its class: the program `NAME.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from attrs import frozen
 
 from posterior_lm.api.engine import prepare
 from posterior_lm.api.posterior import Datum, Posterior
+from posterior_lm.infer.draws import cells
 from posterior_lm.installed import find
 from posterior_lm.lang.diagnostics import DataError, meant
 from posterior_lm.lang.driver import load_module
@@ -24,9 +25,6 @@ from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.validate.comparison import REPEATS, total_variation
 
 Share = Annotated[float, Stored(low=0.0, high=1.0)]
-LIGHT = 0.01
-"""Values with less than this are compared together with their neighbours: a thousand draws of a wide posterior hit
-none of its values as often as they should, and the distance value by value would be chance alone."""
 HELD = 0.99
 """The share of a posterior that is listed, at least."""
 LARGEST = 1 << 22
@@ -64,20 +62,14 @@ class Answer:
     @cached_property
     def cells(self) -> tuple[Mapping[tuple[Datum, ...], int], np.ndarray]:
         """The cell of each listed value, and the (C,) probabilities of cells: heavy values alone, light neighbours together."""
-        places: dict[tuple[Datum, ...], int] = {}
-        sums: list[float] = []
-        for value, prob in sorted(self.values):
-            if not sums or max(sums[-1], prob) >= LIGHT:
-                sums.append(0.0)
-            places[value] = len(sums) - 1
-            sums[-1] += prob
+        places, sums = cells(dict(self.values))
         return places, np.array(sums)
 
     def distance(self, posterior: Posterior) -> float:
         """Total variation between the cells and the weights of draws, all that is not listed being one more cell."""
         places, probs = self.cells
         q = np.zeros(len(probs))
-        for value, weight in zip(_data(posterior), posterior.weights, strict=True):
+        for value, weight in posterior.draws.shares.items():
             if value in places:
                 q[places[value]] += weight
         return total_variation(probs, q, max(0.0, 1.0 - float(probs.sum())))
@@ -100,11 +92,6 @@ class Answer:
             if total >= 0.5:
                 break
         return frozenset(chosen), total
-
-
-def _data(posterior: Posterior) -> Iterator[tuple[Datum, ...]]:
-    columns = list(posterior.draws.values.values())
-    return zip(*([value.datum for value in column] for column in columns), strict=True)
 
 
 @frozen

@@ -164,11 +164,12 @@ def method_under_test(program: PreparedProgram, request: Request) -> MethodUnder
             n=n,
             rng=rng,
             policy=policy_offer(program, request, target),
+            look=False,
         )
 
     def guide(target: Target, draws: Draws) -> Guide:
         # Under auto the policy may have been refused on this row; the draws say so by their method.
-        if METHODS[draws.method].needs_policy or (method != AUTO and request.policy is not None):
+        if request.policy is not None and (METHODS[draws.method].needs_policy or method != AUTO):
             offer = policy_offer(program, request, target)
             assert offer is not None
             return offer.guide()

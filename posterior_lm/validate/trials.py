@@ -47,7 +47,8 @@ DOUBTED = "bad"
 class Run:
     """One run of a method on a target, beside the answer.
 
-    `error` is the log evidence less the true one and `se` its standard error, nats; `tv` the total variation;
+    `error` is the log evidence less the true one and `se` its standard error, nats, also where the answer does not show it;
+    `tv` the total variation;
     `holds` whether the 90 % interval of the log evidence, and that of the probability of the likeliest half,
     hold the true number. None where the method does not say. `failed` is the code of the error in place of draws.
     """
@@ -98,10 +99,10 @@ def run(program: PreparedProgram, entry: Entry, method: str, seed: int, n: int |
 
 
 def _judged(found: Run, posterior: Posterior, answer: Answer) -> Run:
-    evidence, se = posterior.log_evidence, posterior.log_evidence_se
+    evidence, said, se = posterior.log_evidence, posterior.log_evidence_se, posterior.draws.log_evidence_se
     error = None if evidence is None else evidence - answer.log_evidence
     near = ROUNDING + 2 * answer.left_out
-    covers = None if error is None or se is None else abs(error) <= Z90 * se + near
+    covers = None if error is None or said is None or math.isinf(said) else abs(error) <= Z90 * said + near
     values, prob = answer.likely
     names = tuple(posterior.draws.values)
     asked = posterior.prob(lambda row: tuple(row[name] for name in names) in values)

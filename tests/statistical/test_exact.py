@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 
 from posterior_lm.infer import exact
@@ -46,24 +47,22 @@ def test_a_complete_list_is_the_sum_over_all_values(bound: Bound) -> None:
     np.testing.assert_array_equal(draws.log_weights, draws.log_reward)
 
 
-def certificates(
-    target: Target, monkeypatch: pytest.MonkeyPatch, *, batch: int = 1, steps: int = 200
-) -> list:
+def certificates(target: Target, *, batch: int = 1, steps: int = 200) -> list:
     """The certificate after every step of a slow enumeration."""
-    monkeypatch.setattr(exact, "BATCH", batch)
+    slow = evolve(ALL, batch=batch)
     rng = np.random.default_rng(0)
-    state = ALL.init(rng, target, None)
-    found = [ALL._certificate(state)]
+    state = slow.init(rng, target, None)
+    found = [slow._certificate(state)]
     for _ in range(steps):
-        state, info = ALL.step(rng, state)
-        found.append(ALL._certificate(state))
+        state, info = slow.step(rng, state)
+        found.append(slow._certificate(state))
         if info.done:
             break
     return found
 
 
-def assert_bounds(target: Target, evidence: float, monkeypatch: pytest.MonkeyPatch, **how: int) -> list:
-    found = certificates(target, monkeypatch, **how)
+def assert_bounds(target: Target, evidence: float, **how: int) -> list:
+    found = certificates(target, **how)
     for certificate in found:
         assert certificate.covered <= evidence + 1e-9
         assert np.logaddexp(certificate.covered, certificate.rest) >= evidence - 1e-9, certificate
@@ -74,8 +73,7 @@ def assert_bounds(target: Target, evidence: float, monkeypatch: pytest.MonkeyPat
 @given(bound_cases(n=0, small=True, latents=2))
 def test_an_incomplete_list_bounds_the_rest(bound: Bound) -> None:
     _, rewards = listed(bound)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert_bounds(bound.target, log_sum(rewards), monkeypatch, batch=3, steps=40)
+    assert_bounds(bound.target, log_sum(rewards), batch=3, steps=40)
 
 
 TIGHT = {
@@ -106,11 +104,11 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("name", [*TIGHT, *TRAPS])
-def test_the_bound_holds_after_every_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_holds_after_every_step(name: str) -> None:
     source = f'lm base = "b"\nprogram p() {{ {({**TIGHT, **TRAPS})[name]} }}'
     target = compiled(source, {}, {"base": MODEL})
     evidence = Brute(source, {}, {"base": MODEL}).log_evidence()
-    found = assert_bounds(target, evidence, monkeypatch)
+    found = assert_bounds(target, evidence)
     if name in TIGHT:
         finite = [c.rest for c in found if not c.complete]
         assert len(finite) > 5 and all(math.isfinite(r) for r in finite)
@@ -118,15 +116,14 @@ def test_the_bound_holds_after_every_step(name: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ("plain", "end of text", "two latents", "finite"))
-def test_the_mass_of_what_is_not_opened_never_grows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mass_of_what_is_not_opened_never_grows(name: str) -> None:
     """The children of a prefix have no more prior mass than the prefix: stopping is one of them."""
-    monkeypatch.setattr(exact, "BATCH", 1)
     target = compiled(f'lm base = "b"\nprogram p() {{ {TIGHT[name]} }}', {}, {"base": MODEL})
-    rng = np.random.default_rng(0)
-    state = ALL.init(rng, target, None)
+    rng, slow = np.random.default_rng(0), evolve(ALL, batch=1)
+    state = slow.init(rng, target, None)
     masses = [0.0, state.frontier.mass()]
     for _ in range(60):
-        state, info = ALL.step(rng, state)
+        state, info = slow.step(rng, state)
         masses.append(state.frontier.mass())
         if info.done:
             break
@@ -154,7 +151,7 @@ def test_children_that_are_not_kept_are_in_the_bound(monkeypatch: pytest.MonkeyP
         'lm base = "b"\nprogram p() { latent z: text(tokens=1..3, stop=".") ~ base() observe "a" ~ base(z) }'
     )
     target = compiled(source, {}, {"base": MODEL})
-    found = assert_bounds(target, Brute(source, {}, {"base": MODEL}).log_evidence(), monkeypatch)
+    found = assert_bounds(target, Brute(source, {}, {"base": MODEL}).log_evidence())
     assert not found[-1].complete and math.isfinite(found[-1].rest)
 
 
@@ -164,9 +161,8 @@ def test_the_estimate_of_the_rest_is_unbiased(monkeypatch: pytest.MonkeyPatch) -
                   observe "ab" ~ base(z, y) factor 0.4 * count(z, "b") }"""
     target = compiled(source, {}, {"base": MODEL})
     evidence = run(ALL, target, n=1, rng=np.random.default_rng(0)).log_evidence
-    monkeypatch.setattr(exact, "BATCH", 8)
     monkeypatch.setattr(exact, "REST_DRAWS", 64)
-    algorithm = Exact(values=60, mass=1.0)
+    algorithm = Exact(values=60, mass=1.0, batch=8)
     found = []
     for seed in range(60):
         certificate = run(algorithm, target, n=1, rng=np.random.default_rng(seed)).certificate

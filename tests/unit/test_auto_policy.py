@@ -14,7 +14,7 @@ from posterior_lm.infer.base import Offer
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import PriorGuide, Proposal
 from posterior_lm.infer.mixture import FLOOR
-from posterior_lm.infer.prefix_expansion import SMALL
+from posterior_lm.infer.prefix_expansion import MANY
 from posterior_lm.infer.verdict import verdict
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import InferenceError, ModelError, error
@@ -22,13 +22,13 @@ from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 
 PROGRAM = """
-program near(x: int(0..199)) {
-  latent a: int(0..199) ~ uniform(0, 199)
-  latent b: int(0..199) ~ uniform(0, 199)
+program near(x: int(0..399)) {
+  latent a: int(0..399) ~ uniform(0, 399)
+  latent b: int(0..399) ~ uniform(0, 399)
   factor 0 - abs(a - x) / 6 - abs(b - x) / 3
 }
 """
-PLACES = np.arange(200)
+PLACES = np.arange(400)
 
 
 def target(x: int, program: str = PROGRAM) -> Target:
@@ -54,7 +54,7 @@ class Near:
     def sample(self, rng: np.random.Generator, n: int) -> Proposal:
         if self.fails:
             raise ModelError(error("PLM520", "too long"))
-        drawn = {k: rng.choice(200, size=n, p=self.probs) for k in self.names}
+        drawn = {k: rng.choice(400, size=n, p=self.probs) for k in self.names}
         values = {k: tuple(self.target.value(k, int(v)) for v in column) for k, column in drawn.items()}
         return Proposal(values, self.log_prob(values))
 
@@ -79,7 +79,7 @@ def draws(at: Target, policy: Offer | None, method: str = "auto", **more: object
 
 def exact_evidence(x: int) -> float:
     grid = -np.abs(PLACES - x)[:, None] / 6 - np.abs(PLACES - x)[None, :] / 3
-    return logsumexp(grid.ravel()) - 2 * np.log(200)
+    return logsumexp(grid.ravel()) - 2 * np.log(400)
 
 
 # ------------------------------------------------------------------------------- choosing
@@ -95,11 +95,11 @@ def test_auto_draws_from_the_prior_and_from_a_policy_whatever_its_verdict(level:
 
 
 def test_exact_stands_before_a_policy() -> None:
-    small = "program near(x: int(0..199)) {\n  latent a: int(0..199) ~ uniform(0, 199)\n}\n"
+    small = "program near(x: int(0..399)) {\n  latent a: int(0..399) ~ uniform(0, 399)\n}\n"
     at = target(50, small)
     assert choose(at, "auto", offer(None))[0] == "exact"
     assert draws(at, offer(None)).method == "exact"
-    assert SMALL < 200 * 200
+    assert MANY < 400 * 400
 
 
 def test_gflownet_needs_a_policy() -> None:
@@ -174,12 +174,12 @@ def test_a_policy_that_finds_more_is_used_whatever_its_ess() -> None:
     at = target(77, far)
     made = draws(at, offer(Near(at, 77, width=0.7)), n=2000)
     assert shares(made)[0] == pytest.approx(FLOOR, abs=0.05)
-    assert made.log_evidence == pytest.approx(30 - 2 * np.log(200), abs=0.2)
+    assert made.log_evidence == pytest.approx(30 - 2 * np.log(400), abs=0.2)
 
 
 WEIGHED_BETWEEN = PROGRAM.replace(
     "factor 0 - abs(a - x) / 6 - abs(b - x) / 3",
-    "factor 0 - 2 * abs(a - x)\n  latent c: int(0..199) ~ uniform(0, 199)\n"
+    "factor 0 - 2 * abs(a - x)\n  latent c: int(0..399) ~ uniform(0, 399)\n"
     "  factor 0 - 2 * abs(b - x) - 2 * abs(c - x)",
 )
 

@@ -220,7 +220,9 @@ def test_a_run_is_held_against_its_answer() -> None:
         assert one.error == pytest.approx(
             posterior.log_evidence - entry_of("skewed_number").answer.log_evidence
         )
-        assert one.se == posterior.log_evidence_se and one.errors == pytest.approx(abs(one.error) / one.se)  # type: ignore[arg-type, operator]
+        assert one.se == posterior.draws.log_evidence_se and one.errors == pytest.approx(
+            abs(one.error) / one.se
+        )  # type: ignore[arg-type, operator]
         assert one.tv is not None and 0 < one.tv < 0.1 and one.level in LEVELS.values()
     shares = [info.fraction for info in told if info.fraction is not None]
     assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] <= 1.0

@@ -208,7 +208,8 @@ def test_the_standard_error_counts_ancestors_not_copies() -> None:
     assert found.value == pytest.approx(0.75)
     assert found.se == pytest.approx(math.sqrt((0.75 * 0.25) ** 2 + (0.25 * 0.75) ** 2))
     assert posterior.draws.independent == pytest.approx(1 / (0.75**2 + 0.25**2))
-    assert posterior.log_evidence_se == pytest.approx(0.3)
+    assert posterior.draws.log_evidence_se == pytest.approx(0.3)
+    assert posterior.log_evidence_se == math.inf  # two draws support no error
     wide, narrow = (posterior_of(one).prob(lambda row: row["z"] == "v1") for one in
                     (draws_of([1, 1, 1, 4], particles=PARTICLES), draws_of([1, 1, 1, 4], chains=CHAINS)))  # fmt: skip
     assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
@@ -228,7 +229,7 @@ def shown(draws: Draws, capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_report_names_ancestors_and_chains(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(draws_of([1, 2, 3, 4], particles=PARTICLES), capsys)
     assert "resampled 4 times, least ESS 3.5, 2 ancestors, 4 distinct values" in out
-    assert "log evidence 0.000 ± 0.300 nats" in out
+    assert "log evidence 0.000 nats, of draws that support no error" in out
     out = shown(draws_of([1, 1, 2, 3], chains=CHAINS), capsys)
     assert "log evidence: not known to mcmc" in out and "R-hat 1.002, bulk ESS 3.5 of 4 draws" in out
     assert "2 chains, 25 % of the moves accepted, 3 distinct values" in out

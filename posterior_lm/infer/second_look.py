@@ -1,0 +1,107 @@
+"""A second look: whether flatter proposals find mass that draws have missed.
+
+Draws say nothing of what their proposal hardly makes. So a few more are made from the prior with some of its
+choices flatter (`FlatGuide`), and weighed like any draws. Two things
+are held against the first draws, whose estimate of the evidence is Ẑ from N of them with the proposal q:
+
+- the evidence of the second draws. Both means are unbiased, so one that is above the other by far more than
+  their errors has seen what the other has not (a mean is more than 20 times its expectation in at most 5 % of all cases);
+- the mass of those second draws whose weight under q, reward / q, is above `HEAVY` N Ẑ: one draw of them would
+  have changed Ẑ by a tenth, and N draws of q make 1 / HEAVY times their share of Ẑ of them, or fewer. This only
+  where draws are independent: particles that were resampled find more than q alone.
+
+A mode that both miss shows in neither.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from attrs import evolve
+
+from posterior_lm.infer.draws import Draws, SecondLook, cells
+from posterior_lm.infer.exact import listed_early
+from posterior_lm.infer.guide import Guide, PriorGuide, flatter
+from posterior_lm.infer.mixture import MixtureGuide
+from posterior_lm.infer.prefix_expansion import MANY, is_model_free, is_wide, support_size
+from posterior_lm.infer.verdict import FEW
+from posterior_lm.infer.weights import log_evidence, log_evidence_se, logsumexp
+from posterior_lm.lang.diagnostics import InferenceError, ModelError
+from posterior_lm.target.target import Target
+
+SHARE = 0.125
+"""Second draws for each first one."""
+FEWEST, MOST = 16, 256
+"""Fewer tell nothing; more tell little that these do not."""
+HEAVY = 0.1
+"""The part of the sum of all weights that one draw may add without being called missed."""
+
+
+def looked(
+    target: Target,
+    draws: Draws,
+    guide: Guide | None,
+    rng: np.random.Generator,
+    *,
+    list_them: bool = True,
+) -> Draws:
+    """The draws with what a second look found, where there are enough of them to be worth one.
+
+    By a list where that costs no more than the draws did, if not `list_them` is false; else by flatter proposals, unless
+    the draws are worth so few that they are not to be trusted anyway, or all values of a type were to be scored for each
+    and are too many. A second draw may be one that the program has no
+    answer for, which then is no result of the first ones.
+    """
+    n = min(MOST, round(SHARE * len(draws)))
+    if n < FEWEST or not target.latents or draws.log_evidence is None:
+        return draws
+    listed = listed_early(target, rng, len(draws)) if list_them else None
+    if listed is not None:
+        return evolve(draws, second_look=_beside(draws, listed))
+    if (draws.independent or 0.0) < FEW or is_wide(target, MANY):
+        return draws
+    try:
+        return evolve(draws, second_look=_look(target, draws, guide or PriorGuide(target), n, rng))
+    except (InferenceError, ModelError):
+        return draws
+
+
+def _beside(draws: Draws, listed: Draws) -> SecondLook:
+    """What a list says of draws: `heavy` is all that they have too little of, which is their total variation from it."""
+    assert (
+        listed.log_evidence is not None and draws.log_evidence is not None and listed.certificate is not None
+    )
+    p, q = listed.shares, draws.shares
+    places, sums = cells(p)
+    for value, share in q.items():
+        if value in places:
+            sums[places[value]] -= share
+    lacking = min(1.0, sum(max(0.0, difference) for difference in sums))
+    return SecondLook(
+        0, listed.log_evidence - draws.log_evidence, 0.0, lacking, listed=listed.certificate.listed
+    )
+
+
+def _look(target: Target, draws: Draws, guide: Guide, n: int, rng: np.random.Generator) -> SecondLook:
+    first, *others = flatter(target)
+    equal = np.full(1 + len(others), 1.0 / (1 + len(others)))
+    proposal = MixtureGuide(first, tuple(others), equal).sample(rng, n)
+    again = PriorGuide(target).retraced(proposal.values)
+    log_reward = target.terms(proposal.values, again.scores).sum(axis=1)
+    log_weights = log_reward - proposal.log_prob
+    known = draws.log_evidence
+    assert known is not None
+    listable = (support_size(target, MANY) if is_model_free(target) else None) or 0
+    if np.isneginf(log_weights).all():
+        return SecondLook(n, -math.inf, math.inf, 0.0, listable=listable)
+    missed = 0.0
+    if draws.particles is None or not draws.particles.resampled:
+        plain = isinstance(guide, PriorGuide) and guide.reads == "prior"
+        log_prob = again.log_prob if plain else guide.log_prob(proposal.values)
+        with np.errstate(invalid="ignore"):  # −∞ less −∞, of a draw that is dead anyway
+            heavy = log_reward - log_prob > math.log(HEAVY * len(draws)) + known
+        mass = logsumexp(np.where(heavy, log_weights, -np.inf)) - math.log(n) - known
+        missed = 1.0 / (1.0 + math.exp(-mass)) if mass > -700 else 0.0
+    ratio = log_evidence(log_weights) - known
+    return SecondLook(n, ratio, log_evidence_se(log_weights), missed, listable=listable)

@@ -1,0 +1,235 @@
+"""A second look at draws: what it finds, what it leaves alone, and what `auto` makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterior_lm as plm
+from posterior_lm.api.query import Query
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import SecondLook
+from posterior_lm.infer.exact import Exact, listed_early
+from posterior_lm.infer.guide import FlatGuide, flatter
+from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.mixture import Mixture
+from posterior_lm.infer.second_look import looked
+from posterior_lm.infer.verdict import level
+from posterior_lm.infer.weights import logsumexp
+from posterior_lm.lm.tabular import TabularModel
+
+RARE = TabularModel.from_dict(
+    {
+        "tokens": ["a", "b", "r", "y", *"cdefgh"],
+        "order": 1,
+        "max_tokens": 30,
+        "rows": {
+            "": {"a": 0.6, "b": 0.3999, "r": 0.0001},
+            "a": {"a": 0.5, "b": 0.499999, "y": 0.000001},
+            "b": {"a": 0.3, "b": 0.699999, "y": 0.000001},
+            "r": {"y": 0.9, "a": 0.06, "b": 0.04},
+            "y": {"<eos>": 1.0},
+        },
+    }
+)
+"""One token in ten thousand draws explains a y."""
+
+
+def asked(body: str, params: str = "") -> Query:
+    return plm.loads(f'lm base = "unused"\nprogram p({params}) {{ {body} }}').lm(base=RARE)
+
+
+RARE_TOKEN = asked('latent z: text(tokens=1..1, end="free", chars="abr") ~ base() observe "y" ~ base(z)')
+WIDE = asked('latent z: text(tokens=16..16, end="free", chars="ab") ~ base()')
+"""Sixty thousand texts: too many to list for a thousand draws."""
+WIDE_RARE = asked(
+    'latent z: text(tokens=16..16, end="free", chars="abr") ~ base() factor if starts_with(z, "r") then 14 else 0'
+)
+
+
+TWO = asked(
+    'latent n: int(0..2) ~ categorical([0.9, 0.09, 0.01]) latent z: text(tokens=1..3, end="free", chars="abr") ~ base()'
+)
+
+
+def texts() -> list[str]:
+    """What the table can write with one to three of the tokens a, b, r."""
+    after = {"": "abr", "a": "ab", "b": "ab", "r": "ab"}
+    found, last = [], [""]
+    for _ in range(3):
+        last = [text + c for text in last for c in after[text[-1:]]]
+        found += last
+    return found
+
+
+# ------------------------------------------------------------------------------- flatter proposals
+
+
+@pytest.mark.parametrize("throughout", [False, True])
+def test_a_flat_guide_is_a_guide(throughout: bool) -> None:
+    """Its probabilities sum to one over the support, it draws what it says, and it surprises."""
+    target = TWO.target()
+    guide = FlatGuide(target, throughout=throughout)
+    every = [(n, text) for n in range(3) for text in texts()]
+    values = {"n": [target.value("n", n) for n, _ in every], "z": [target.value("z", z) for _, z in every]}
+    assert logsumexp(guide.log_prob(values)) == pytest.approx(0.0, abs=1e-9)
+    assert not any(guide.is_prior(info) for info in target.latents)
+    drawn = guide.sample(np.random.default_rng(0), 4000)
+    np.testing.assert_allclose(guide.log_prob(drawn.values), drawn.log_prob)
+    own = np.array([0.9, 0.09, 0.01])
+    flat = [own**power / (own**power).sum() for power in (0.5, 0.1)]
+    found = [np.mean([v.datum == n for v in drawn.values["n"]]) for n in range(3)]
+    share = 1.0 if throughout else 0.5
+    np.testing.assert_allclose(found, (1 - share) * own + share / 2 * (flat[0] + flat[1]), atol=0.03)
+    assert np.mean([v.text.startswith("r") for v in drawn.values["z"]]) > 0.02  # 0.0001 by the prior
+
+
+def test_a_mixture_with_flat_guides_is_unbiased() -> None:
+    target = RARE_TOKEN.target()
+    true = 0.9999 * 1e-6 + 1e-4 * 0.9
+    found = [run(Mixture(100, flat=0.0), target, n=100, rng=np.random.default_rng(k)) for k in range(40)]
+    ratios = np.exp([d.log_evidence for d in found]) / true  # type: ignore[arg-type]
+    assert ratios.mean() == pytest.approx(1.0, abs=4 * ratios.std() / np.sqrt(40)) and ratios.std() < 0.5
+    assert found[0].mixture is not None and found[0].mixture.names[1:] == tuple(
+        g.name for g in flatter(target)
+    )
+
+
+# ------------------------------------------------------------------------------- a list that costs no more
+
+
+def test_what_is_soon_listed_is_listed() -> None:
+    found = listed_early(RARE_TOKEN.target(), np.random.default_rng(0), 100)
+    assert found is not None and found.exact and len(found) == 3
+    assert found.log_evidence == pytest.approx(np.log(0.9999 * 1e-6 + 1e-4 * 0.9))
+    assert listed_early(WIDE.target(), np.random.default_rng(0), 1000) is None
+    numbers = plm.loads(
+        "program p() { latent n: int(0..30000) ~ uniform() factor if n == 9 then 15 else 0 }"
+    ).target()
+    whole = listed_early(numbers, np.random.default_rng(0), 1000)
+    assert whole is not None and len(whole) == 30001
+    assert listed_early(numbers, np.random.default_rng(0), 100) is None  # a hundred draws cost less
+
+
+def test_a_wide_search_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with many tokens is asked for a few dozen beginnings only."""
+    opened = []
+    whole = Exact.step
+
+    def counted(self: Exact, rng: np.random.Generator, state: object) -> object:
+        opened.append(self.batch)
+        return whole(self, rng, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Exact, "step", counted)
+    query = plm.loads('lm base = "tiny"\nprogram p() { latent z: text(tokens=2..20, stop=".") ~ base() }')
+    assert listed_early(query.target(), np.random.default_rng(0), 200) is None
+    assert sum(opened) <= 48
+
+
+# ------------------------------------------------------------------------------- what a look finds
+
+
+def test_what_no_draw_found_is_found_by_flatter_proposals() -> None:
+    target = WIDE_RARE.target()
+    for seed in range(3):
+        draws = run(Importance(), target, n=500, rng=np.random.default_rng(seed))
+        if any(value.text.startswith("r") for value in draws.values["z"]):
+            continue
+        assert level(draws) in ("good", "usable")  # by their own numbers all is well
+        found = looked(target, draws, None, np.random.default_rng(100 + seed))
+        look = found.second_look
+        assert look is not None and look.draws == 62 and not look.listed
+        assert look.missed(found.log_evidence_se) > 0.5 and level(found) == "bad"
+
+
+def test_a_list_says_what_draws_miss() -> None:
+    target = RARE_TOKEN.target()
+    draws = run(Importance(), target, n=200, rng=np.random.default_rng(0))
+    found = looked(target, draws, None, np.random.default_rng(1))
+    assert found.second_look is not None and found.second_look.listed == 3
+    assert found.second_look.heavy == pytest.approx(0.9e-4 / (0.9e-4 + 0.9999e-6), abs=1e-6)
+    assert (
+        level(found) == "bad" and "a list of all 3 values" in RARE_TOKEN.using("importance").draw(200).verdict
+    )
+
+
+def test_what_is_missed_widens_what_is_said() -> None:
+    """An interval holds what a list shows that the draws lack, and no error of the evidence is named."""
+    posterior = RARE_TOKEN.using("importance").draw(200, seed=0)
+    true = 0.9e-4 / (0.9e-4 + 0.9999e-6)
+    found = posterior.prob(lambda row: row["z"] == "r")
+    assert found.value == 0.0 and found.low < 1e-9 and true <= found.high < 1.0
+    assert posterior.log_evidence_se == np.inf
+    assert posterior.draws.log_evidence_se is not None and posterior.draws.log_evidence_se < 0.1
+
+
+@pytest.mark.parametrize("query", [WIDE, TWO], ids=["wide", "listed"])
+def test_sound_draws_are_not_alarmed(query: Query) -> None:
+    for seed in range(4):
+        posterior = query.using("importance").draw(400, seed=seed)
+        look = posterior.draws.second_look
+        assert look is not None and look.missed(posterior.log_evidence_se) == 0.0
+
+
+def test_a_look_changes_no_draw() -> None:
+    target = WIDE.target()
+    plain = run(Importance(), target, n=200, rng=np.random.default_rng(4))
+    seen = WIDE.using("importance").draw(200, seed=4).draws
+    assert seen.second_look is not None and seen.values == plain.values
+    np.testing.assert_array_equal(seen.log_weights, plain.log_weights)
+    few = WIDE.using("importance").draw(20, seed=4).draws
+    assert few.second_look is None
+
+
+def test_a_value_that_the_program_cannot_weigh_ends_no_run() -> None:
+    """A second draw that makes a term NaN is no mistake of the draws."""
+    query = asked(
+        'latent z: text(tokens=16..16, end="free", chars="abr") ~ base() factor log(0.5 - count(z, "r"))'
+    )
+    draws = query.using("importance").draw(300, seed=0).draws
+    assert draws.second_look is None and np.isfinite(draws.log_weights).any()
+
+
+def test_what_is_missed_needs_more_than_chance() -> None:
+    assert SecondLook(100, 1.0, 0.2, 0.0).missed(0.1) == pytest.approx(1 - np.exp(-1.0))
+    assert SecondLook(100, 1.0, 0.5, 0.0).missed(0.1) == 0.0  # within three standard errors
+    assert SecondLook(100, 1.0, 0.2, 0.0).missed(0.3) == 0.0
+    assert SecondLook(100, -2.0, 0.2, 0.05).missed(None) == 0.0
+    assert SecondLook(100, -2.0, 0.2, 0.2).missed(None) == pytest.approx(0.2)
+    assert SecondLook(0, 0.0, 0.0, 0.2, listed=9).missed(None) == 0.0  # chance leaves as much of a list out
+
+
+def test_a_look_is_saved_with_its_draws(tmp_path: Path) -> None:
+    posterior = WIDE.using("importance").draw(200, seed=4)
+    posterior.save(tmp_path)
+    again = plm.Posterior.load(tmp_path)
+    assert again.draws.second_look == posterior.draws.second_look and again.verdict == posterior.verdict
+
+
+# ------------------------------------------------------------------------------- auto
+
+
+def test_auto_lists_what_costs_no_more() -> None:
+    query = asked('latent z: text(tokens=1..5, end="free") ~ base() observe "y" ~ base(z)')
+    posterior = query.draw(seed=0)
+    assert posterior.method == "exact" and "for no more than 1000 draws cost" in posterior.reason
+    assert posterior.draws.certificate is not None and posterior.draws.certificate.complete
+
+
+def test_auto_lets_flatter_proposals_help() -> None:
+    posterior = WIDE_RARE.draw(500, seed=0)
+    alone = WIDE_RARE.using("importance").draw(500, seed=0)
+    assert alone.log_evidence is not None and posterior.log_evidence is not None
+    true = float(np.log(0.9999 + 1e-5 * np.exp(14)))  # a tenth of the texts that begin with r go on
+    assert alone.log_evidence < true - 2 and posterior.log_evidence == pytest.approx(true, abs=0.5)
+    assert posterior.method == "mixture" and "so these propose too" in posterior.reason
+
+
+def test_auto_leaves_sound_draws_as_they_are() -> None:
+    posterior = WIDE.draw(300, seed=3)
+    assert posterior.method == "importance" and "propose too" not in posterior.reason
+    np.testing.assert_array_equal(
+        posterior.draws.log_weights, WIDE.using("importance").draw(300, seed=3).draws.log_weights
+    )
