@@ -171,12 +171,26 @@ class Balancer:
             for k, slot in mine.items()
         ]
 
+    def _kept_rows(self, rows: int) -> int:
+        """How many slots of a step with so many rows no simulated pair takes."""
+        return rows if self.simulator is None else rows - round(self.settings.simulated * rows)
+
+    def drawn_rows(self, steps: int) -> set[int]:
+        """The data rows that were drawn for in so many steps."""
+        found: set[int] = set()
+        for step in range(steps):
+            rows = self.rows_of(step)
+            found.update(rows[: self._kept_rows(len(rows))])
+            if len(found) == len(self.numbers):
+                break
+        return found
+
     def _slots(self, step: int, slots: Sequence[int]) -> list[_Slot]:
         rows = self.rows_of(step)
         found = {k: _Slot(rows[k], self.rows.target(rows[k]), self.rows.readings(rows[k])) for k in slots}
         if self.simulator is None:
             return list(found.values())
-        first = len(rows) - round(self.settings.simulated * len(rows))
+        first = self._kept_rows(len(rows))
         for k, pair in self._pairs(step, tuple(k for k in slots if k >= first)).items():
             with in_row(pair.row):
                 target = self.rows.program.bind_valid(pair.data)

@@ -334,11 +334,7 @@ class Trainer:
 
     def lost(self, steps: int) -> list[int]:
         """The rows that so many balancing steps drew, of which no draw of any process had a reward."""
-        each, numbers = self._rows(), self.balancer.numbers
-        seen = set(numbers) if steps * each >= len(numbers) else {
-            row for step in range(steps) for row in self.balancer.rows_of(step)
-        }  # fmt: skip
-        rows = sorted(seen)
+        rows = sorted(self.balancer.drawn_rows(steps))
         known = self.world.all_reduce([float(bool(self.replay.entries(row))) for row in rows])
         return [row for row, some in zip(rows, known, strict=True) if not some]
 

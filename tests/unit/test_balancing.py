@@ -353,3 +353,11 @@ def test_a_row_without_a_reward_moves_no_weight(make: Any) -> None:
     step = trainer.step()
     assert step.gradient_norm == 0 and step.loss == 0 and trainer.lost(1) == [0]
     assert trainer.balancer.blamed[0].startswith("factor log(x)")
+
+
+def test_a_row_whose_place_a_simulated_one_took_is_not_lost(make: Any) -> None:
+    trainer = make(COUNTED, DIGITS, rows=8, simulated=0.5, seeds=0)
+    trainer.step()
+    drawn = trainer.balancer.drawn_rows(1)
+    assert drawn == set(trainer.balancer.rows_of(0)[: len(trainer.balancer.rows_of(0)) // 2])
+    assert trainer.lost(1) == []
