@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test test-newest test-oldest real test-real slow bench goldens clean
+.PHONY: extension run test test-newest test-oldest real test-real slow bench goldens clean
 
 run: $(VENV)/.installed
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0
@@ -29,6 +29,10 @@ slow: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/floor.py
+
+# The extension of VS Code; needs Node.
+extension:
+	cd editors/vscode && npm install --no-audit --no-fund && npm run package
 
 goldens: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests --update-goldens

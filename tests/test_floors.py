@@ -68,6 +68,13 @@ ROOMS: dict[str, Room] = {
     ),
     "supports": Room(2, ("support",), ("model protocol", "tools"), ("attrs", "numpy", "llguidance")),
     "graph": Room(2, ("graph",), ("language", "tools"), ("attrs", "networkx")),
+    # The language server, and colours for Pygments: no model, and no library that `plm check` has not.
+    "editors": Room(
+        3,
+        ("editors",),
+        ("graph", "language", "method table"),
+        ("attrs", "lark", "lsprotocol", "pygls", "pygments"),
+    ),
     # The models and functions that a program names, found and loaded.
     "resources": Room(
         3, ("target.resources",), ("graph", "language", "model protocol", "door to models"), ("attrs",)
@@ -234,6 +241,7 @@ ROOMS: dict[str, Room] = {
             "supports",
             "language",
             "door to models",
+            "editors",
         ),
         ("attrs", "click", "rich"),
     ),
@@ -253,6 +261,7 @@ LATER: dict[str, tuple[str, str]] = {
     "cli.fit": ("torch", "options are refused before it is loaded"),
     "cli.output": ("rich", "a pipe gets plain text"),
     "cli.run": ("torch", "auto trains only where there is a budget for it"),
+    "cli.lsp": ("pygls", "a plain installation has none, and is told so"),
     "cli.check": ("numpy", "plm check builds the supports of texts alone"),
     "graph.graph": ("networkx", "what is lowered is in order already, and plm check lowers it"),
     "infer.weights": ("arviz_stats", "only draws with diagnostics of their own need it"),

@@ -37,6 +37,7 @@ from posterior_lm.lang.diagnostics import (
     warning,
 )
 from posterior_lm.lang.driver import compile_source
+from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import CheckedModule, Type
 from posterior_lm.lm.resolve import peek_conversation, peek_special_tokens, peek_tokenizer, resolve
 from posterior_lm.target.certainty import impossible
@@ -99,6 +100,11 @@ def _check(name: str, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic
         source = read(name)
     except CompileError as wrong:
         return None, list(wrong.diagnostics)
+    return check_source(source, name, lint=lint)
+
+
+def check_source(source: Source, name: str, *, lint: bool) -> tuple[CheckedModule | None, list[Diagnostic]]:
+    """The module of a text, where it has no error, and what was found; files that `name` names lie beside it."""
     checked = compile_source(source, lint=lint)
     found = list(checked.diagnostics)
     if checked.errors:

@@ -26,6 +26,7 @@ COMMANDS = {
     "calibrate": "Test a method on rows that the program simulates.",
     "compare": "Run every method beside the exact posterior.",
     "predict": "Predict what was left unobserved.",
+    "lsp": "Serve editors: diagnostics, hover, completion, rename and more as one types.",
     "explain": "Explain a diagnostic code, or list them all.",
 }
 """Each command with the first line of its help, so that `plm --help` imports none of them."""

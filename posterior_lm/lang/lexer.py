@@ -265,7 +265,7 @@ def decode_string(text: str, span: Span) -> tuple[str, list[Diagnostic]]:
                 return chr(point)
         elif simple in _SIMPLE:
             return _SIMPLE[simple]
-        start = span.start + match.start()
+        start = span.start + 1 + match.start()  # behind the quote
         wrong.append(
             error(
                 "PLM111",

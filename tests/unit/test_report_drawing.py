@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import posterior_lm as plm
+from posterior_lm.lang.colours import pieces
 from posterior_lm.lang.source import Source
 from posterior_lm.report.graph_svg import clipped, graph_svg, graph_view, layout
 from posterior_lm.report.picture import picture, spelled
 from posterior_lm.report.plots import MOST_POINTS, Axes, bars, line, span, thinned, ticks
-from posterior_lm.report.program import pieces, program_view, source_of
+from posterior_lm.report.program import program_view, source_of
 from tests.conftest import ROOT
 
 PROGRAMS = sorted((ROOT / "programs").glob("*.plm"))

@@ -1,0 +1,1 @@
+"""What editors ask of a program while it is typed: the language server `plm lsp`, and colours for Pygments."""
