@@ -211,6 +211,11 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
     parts = {"tempered": shares.tempered, "replayed": shares.replayed}
     if shares.unguided:
         parts["unguided"] = shares.unguided
+    if shares.scope == "rows" and shares.simulated:
+        raise wrong(
+            "a policy for these rows is shown no others, and `simulated` asks for them",
+            "leave out `simulated`, or say `--for program`",
+        )
     if sum(parts.values()) > 1:
         raise wrong(
             f"{' and '.join(f'`{name}`' for name in parts)} are shares of the draws, and "

@@ -134,6 +134,26 @@ def test_the_weights_of_every_value_add_up_to_its_reward(
     np.testing.assert_allclose(np.log(total), REWARD, atol=1e-9)
 
 
+def test_three_guides_are_unbiased_too(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prior, one that lost a mode, and one that is flatter than it; the second may end without a share."""
+    monkeypatch.setattr(mixture, "FEWEST", 1)
+    monkeypatch.setattr(mixture, "PILOT", 0.5)
+    monkeypatch.setattr(mixture, "allocated", every_allocation)
+    others = (Stub(target, LOST), Stub(target, (0.4, 0.4, 0.2)))
+    guide = MixtureGuide(TreePrior(target), others, np.full(3, 1 / 3))
+    monkeypatch.setattr(Mixture, "init", lambda *_: mixture.State(target, guide))
+    tree, total, shares = Tree(), np.zeros(3), set()
+    while True:
+        found = run(Mixture(2), target, n=2, rng=tree)  # type: ignore[arg-type]
+        total += tree.prob * by_value(found)
+        assert found.mixture is not None and found.mixture.shares[0] >= FLOOR - 1e-9
+        shares.add(found.mixture.shares)
+        if not tree.next():
+            break
+    assert len(shares) > 2 and any(0.0 in one for one in shares)
+    np.testing.assert_allclose(np.log(total), REWARD, atol=1e-9)
+
+
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.1, 0.9), (1.0, 0.0), (0.25, 0.3, 0.45)])
 def test_each_guide_makes_its_share_on_average(shares: tuple[float, ...]) -> None:
     for n in (1, 2, 3, 7, 100):

@@ -315,6 +315,8 @@ def files(tmp_path: Path) -> Path:
             "all 3 rows are alike and nothing is sim",
         ),
         ("digit.plm --given x=3 --for program", 1, "PLM628", "there is one row and nothing is simulated"),
+        ("digit.plm --data rows.jsonl --budget 0.001", 1, "PLM628", "a budget of 0.001 s is too small"),
+        ("digit.plm --data rows.jsonl --for rows --set simulated=0.5", 2, "PLM802", "is shown no others"),
         ("digit.plm --data rows.jsonl --for all", 2, "PLM802", "`rows` or `program`"),
         ("digit.plm --data rows.jsonl --from absent", 1, "PLM622", "absent is no policy that can be read"),
         (
