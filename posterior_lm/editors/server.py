@@ -275,7 +275,10 @@ def make_server(version: str, check: Check) -> Server:
 def _whole(server: Server, uri: str) -> None:
     """Publishes what `plm check --lint` says, where the text itself has no error."""
     document = server.document(uri)
-    more = () if document.checked.errors else server.check(document.source)
+    try:
+        more = [] if document.checked.errors else server.check(document.source)
+    except PlmError as wrong:
+        more = list(wrong.diagnostics)
     known = set(document.checked.diagnostics)
     server.publish(uri, [d for d in more if d not in known])
 

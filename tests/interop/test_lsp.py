@@ -133,6 +133,16 @@ def test_an_editor_writes_a_program() -> None:
     session(steps)
 
 
+def test_opening_a_file_says_what_plm_check_says() -> None:
+    text = "program p() {\n  latent n: int(0..9) ~ uniform()\n  condition n > 20\n}\n"
+
+    async def steps(editor: Editor) -> None:
+        assert [d.code for d in await editor.open(text)] == ["PLM340"]
+        assert await editor.type(text.replace("20", "2")) == []
+
+    session(steps)
+
+
 def test_characters_are_counted_as_the_editor_counts_them() -> None:
     async def steps(editor: Editor) -> None:
         (wrong,) = await editor.open(STORY_OF_CATS)
