@@ -47,6 +47,8 @@ class Recorder:
     calls: list[Call] = field(factory=list)
     layer: BaseTunerLayer | None = None
     """One that an adapter is on in, once there is one."""
+    cache_name: str | None = None
+    """What the model that is watched calls its cache."""
 
     @property
     def positions(self) -> int:
@@ -56,7 +58,7 @@ class Recorder:
     @contextmanager
     def watching(self, model: TransformersModel) -> Iterator[Recorder]:
         """Calls are recorded inside this block."""
-        module = model._forward.module
+        module, self.cache_name = model._forward.module, model._forward.cache_name
         head = module.get_output_embeddings()
         handles = [
             module.base_model.register_forward_pre_hook(self._trunk, with_kwargs=True),
@@ -74,7 +76,7 @@ class Recorder:
         if self.layer is None:
             self.layer = next((m for m in trunk.modules() if isinstance(m, BaseTunerLayer)), None)
         ids = args[0] if args else options["input_ids"]
-        cache, mask = options.get("past_key_values"), options.get("attention_mask")
+        cache, mask = options.get(self.cache_name), options.get("attention_mask")
         self.calls.append(Call(
             *ids.shape, 0 if cache is None else cache.get_seq_length(), None if mask is None else mask.dtype,
             torch.is_grad_enabled(),
@@ -102,7 +104,7 @@ def bare_seconds(model: TransformersModel, calls: Sequence[Call], adapter: Adapt
             cache = DynamicCache(config=config)
             for layer in range(config.num_hidden_layers if call.past else 0):
                 cache.update(*(torch.randn(call.rows, heads, call.past, width, **like) for _ in "kv"), layer)
-            options["past_key_values"] = cache
+            options[str(model._forward.cache_name)] = cache
         if call.mask is not None:
             # Nothing is hidden, whether the mask is added or says what is seen.
             full = torch.ones if call.mask == torch.bool else torch.zeros

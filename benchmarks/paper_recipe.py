@@ -35,10 +35,12 @@ import numpy as np
 import torch
 from attrs import define, field, frozen
 from torch import Tensor
+from transformers import DynamicCache
 
 from benchmarks.quality import HeldOut
 from benchmarks.targets import PROGRAMS, KnownTarget, known_target
 from posterior_lm.infer.guide import contexts_of
+from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import Request, Scores
 from posterior_lm.support.base import Support
@@ -115,10 +117,10 @@ def roll(
     drawn: list[list[int]] = [[] for _ in range(batch)]
     total = torch.zeros(batch, dtype=torch.float64)
     totals, stops = [], []
-    columns, cache = torch.tensor([context] * batch), None
+    columns, cache = torch.tensor([context] * batch), DynamicCache(config=module.config)
+    called = {Forward(module, 0, None).cache_name: cache}  # libraries rename it
     for t in range(cap + 1):
-        made = module(input_ids=columns, past_key_values=cache, use_cache=True)
-        cache = made.past_key_values
+        made = module(input_ids=columns, use_cache=True, **called)
         log_q = torch.log_softmax(made.logits[:, -1].float().masked_fill(~allowed, -torch.inf), dim=-1)
         totals.append(total)
         stops.append(log_q[:, stop_id].double())

@@ -93,6 +93,8 @@ def _model(text: str) -> str | Asked:
                 f"--lm {text}: {part!r} is no option of a model",
                 meant(name, known, f"the options are {', '.join(f'{one}=…' for one in known)}"),
             )
+        elif name in options:
+            misuse(f"--lm {text}: {name} stands there twice", f"leave out one {name}=…")
         else:
             options[name] = value
     return Asked(spec, tuple(options.items())) if options else spec

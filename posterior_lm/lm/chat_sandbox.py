@@ -246,7 +246,7 @@ class Compiled:
         try:
             self._template = self._sandbox.from_string(source)
         except TemplateSyntaxError as problem:
-            raise Unusable(f"line {problem.lineno} is wrong: {problem.message}") from None
+            raise Unusable(f"line {problem.lineno} is wrong: {_said(problem)}") from None
         except (TemplateError, RecursionError, ValueError, SyntaxError, MemoryError) as problem:
             raise Unusable(f"it is no template: {_said(problem)}") from None
 

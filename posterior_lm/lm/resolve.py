@@ -217,10 +217,10 @@ def load_model(
     if adapter is not None:
         options["adapter"] = Path(base_dir or "") / Path(adapter).expanduser()
         check_adapter(options["adapter"])
+    if revision is not None and location.kind != "hub":
+        message = f"{spec} has no revision: it lies on this machine, and is no name on the hub"
+        raise ModelError.of("PLM514", message, help="leave out revision")
     if location.kind == "gguf":
-        if revision is not None:
-            message = f"the GGUF file of {spec} has no revision"
-            raise ModelError.of("PLM514", message, help="leave out revision")
         return _load_gguf(location, options)
     folder, found = find_folder(spec, base_dir=base_dir, revision=revision, kind=kind)
     # After the folder is found: a missing model is reported without waiting for torch.

@@ -36,6 +36,7 @@ from transformers.pytorch_utils import Conv1D
 from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError, ModelError
 from posterior_lm.lm.hf.forward import Forward
+from posterior_lm.lm.hf.load import lora_config
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel
 
@@ -117,10 +118,8 @@ class Adapter:
         """The adapter that `save` (or peft) wrote. Raises DataError PLM622 for files that are none."""
         base = check_model(base)
         try:
-            config = LoraConfig.from_pretrained(str(folder))
+            config = lora_config(folder)
             tensors = load_file(folder / WEIGHTS)
-            if not isinstance(config, LoraConfig):
-                raise ValueError(f"it is of the kind {type(config).__name__}, not LoRA")
             adapter = cls._attach(base, config, 0)
         except ModelError as problem:
             raise _foreign(folder, problem.diagnostics[0].message) from None

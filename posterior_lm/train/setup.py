@@ -100,18 +100,21 @@ class Setup:
         budget, s = course.budget, self.settings
         if budget is None and not course.watched:
             return Allotment(None, None, math.inf, 0.0)
-        plan, pace, step, least, spent = None, None, 0.0, 0.0, course.elapsed
+        plan, pace, step, least = None, None, 0.0, 0.0
         if world.is_main and course.left > 0:
             course.move(None, "timing a few draws")
             pace = self.pace_now(course.left)
-            step = pace.row(FEWEST_DRAWS if s.scope == "rows" else max(s.pairs, s.rows * s.draws // 2))
+            together = min(s.rows, len(self.trainer.balancer.numbers))
+            draws = together * (self.stated.draws or fewest_draws(together))
+            step = pace.row(draws if s.scope == "rows" else max(s.pairs, s.rows * s.draws // 2))
             least = pace.certificate(LEAST_DRAWS, 1, 0)
             plan = self.planned(pace, max(CERTIFY * course.left, least))
         after = 0.0 if plan is None else plan.seconds
         if budget is None:
             return Allotment(pace, plan, math.inf, after)
         after += SAVED * budget
-        needed = course.elapsed + step + least + SAVED * budget
+        spent = course.elapsed
+        needed = spent + step + least + SAVED * budget
         needed, after, left = world.broadcast([needed, after, course.left])
         if needed > budget:
             raise too_small(budget, spent, needed)
@@ -136,12 +139,17 @@ class Setup:
         """
         stated, balancer = self.stated, self.trainer.balancer
         if stated.draws is None:
-            most = seconds / (FULL * 2 * max(each, 1e-9) * min(self.settings.rows, len(balancer.numbers)))
-            least = max(2, FEWEST_DRAWS // min(self.settings.rows, len(balancer.numbers)))
-            balancer.draws = int(min(self.settings.draws, max(least, most)))
+            together = min(self.settings.rows, len(balancer.numbers))
+            most = seconds / (FULL * 2 * max(each, 1e-9) * together)
+            balancer.draws = int(min(self.settings.draws, max(fewest_draws(together), most)))
         if stated.seeds is None:
             most = SEEDED * seconds / (max(each, 1e-9) * len(balancer.numbers))
             balancer.seeds = int(min(self.settings.seeds, most))
+
+
+def fewest_draws(rows: int) -> int:
+    """The fewest draws of a row that a step of so many rows has, where nobody says how many."""
+    return max(2, FEWEST_DRAWS // rows)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 import torch
 from attrs import evolve
 
+from benchmarks.calls import Recorder, bare_seconds
 from benchmarks.gpu import table
 from benchmarks.paper_recipe import CAPACITY, Buffer, PlainScorer, edits, prefix_rewards, roll, subtb
 from benchmarks.quality import HeldOut, cell_distances, distance, exact_listing
@@ -348,3 +349,18 @@ def test_every_text_target_has_what_the_recipe_needs(name: str) -> None:
     allowed = support.allowed(support.start())
     ends = [t for t in np.flatnonzero(allowed) if support.must_stop(support.advance(support.start(), int(t)))]
     assert ends == [stop]
+
+
+def test_a_call_is_recorded_with_what_is_cached(base: TransformersModel) -> None:
+    forward = base._forward
+    with Recorder().watching(base) as recorder:
+        cache = forward.new_cache()
+        forward(forward.tensor([[3, 4, 5]]), cache=cache)
+        forward(forward.tensor([[6]]), cache=cache)
+    assert [(c.rows, c.columns, c.past, c.cached) for c in recorder.calls] == [
+        (1, 3, 0, True),
+        (1, 1, 3, True),
+    ]
+    with Recorder().watching(base) as again:
+        assert bare_seconds(base, recorder.calls) > 0
+    assert [(c.columns, c.past) for c in again.calls] == [(3, 0), (1, 3)]

@@ -60,7 +60,9 @@ words = st.sampled_from(
         "x\u0301",
     ]
 )
-plain = st.text(st.characters(codec="utf-8", exclude_categories=["Co", "Cn"]), max_size=8)
+# "▁" stands for a space in SentencePiece tokenizers, which cannot spell it: PLM531.
+alphabet = st.characters(codec="utf-8", exclude_categories=["Co", "Cn"], exclude_characters="▁")
+plain = st.text(alphabet, max_size=8)
 contents = st.one_of(st.lists(words, max_size=6).map("".join), plain)
 turns = st.lists(contents, min_size=1, max_size=5)
 law = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

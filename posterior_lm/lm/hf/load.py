@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -40,6 +40,9 @@ from posterior_lm.lm.weights import (
     find_weights,
     with_adapter,
 )
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 def load_module(
@@ -167,13 +170,31 @@ def _adapted(module: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     check_adapter(folder)
     try:
+        config = lora_config(folder)
         with quiet():
-            return PeftModel.from_pretrained(module, folder).merge_and_unload()
+            return PeftModel.from_pretrained(module, folder, config=config).merge_and_unload()
     except Exception as problem:
         why = f"the adapter {folder} cannot be applied: {first_line(problem)}"
         raise ModelError.of(
             "PLM514", why, help="use the adapter with the model that it was trained on"
         ) from None
+
+
+def lora_config(folder: Path) -> LoraConfig:
+    """What peft's file says of a LoRA adapter. Raises ValueError for none, and for one that this peft knows in part.
+
+    peft leaves out what a later version of it has written, with a warning: what is not in use there does no harm.
+    """
+    from peft import LoraConfig
+
+    with quiet():
+        config = LoraConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"it is of the kind {type(config).__name__}, not LoRA")
+    written = read_json((folder / ADAPTER).read_bytes(), finite=False)
+    if unknown := [name for name, value in written.items() if value and not hasattr(config, name)]:
+        raise ValueError(f"its {', '.join(unknown)} is not known to the peft that is installed")
+    return config
 
 
 def _window(config: PreTrainedConfig) -> int | None:
