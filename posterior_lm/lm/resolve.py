@@ -247,6 +247,8 @@ def adopt(given: object, alias: str) -> LanguageModel:
 def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
     """The model of a GGUF file, which is made into an ordinary folder the first time. Its digest is the file's."""
     file, header = _gguf_file(location)
+    if options["quantize"] is None:
+        _need_memory(location.spec, header, options["dtype"] or header.dtype)
     digest = file_digest(file)
     name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', file.stem)[:60]}-{digest[:16]}-{header.dtype}-{_FORMAT}"
 
@@ -266,6 +268,13 @@ def _load_gguf(location: Location, options: dict[str, Any]) -> LanguageModel:
     from posterior_lm.lm.hf.transformers import TransformersModel
 
     return TransformersModel.from_folder(folder, name=location.spec, digest=digest, **options)
+
+
+def _need_memory(spec: str, header: GgufHeader, dtype: str) -> None:
+    """Raises ModelError PLM519 before a file of many GiB is read for its digest and put into memory whole."""
+    from posterior_lm.lm.hf.placement import check_memory, device_of
+
+    check_memory(spec, header.parameters * DTYPES[dtype], dtype, device_of("cpu"))
 
 
 def _gguf_file(location: Location) -> tuple[Path, GgufHeader]:

@@ -226,6 +226,15 @@ def test_a_damaged_head_is_said(at: int, byte: int, file: Path) -> None:
     assert failure(lambda: load_model(str(file))).code == "PLM514"
 
 
+def test_memory_that_cannot_suffice_is_said_before_the_file_is_read(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posterior_lm.lm.hf.placement.free_memory", lambda device: 100_000)
+    monkeypatch.setattr(resolve, "file_digest", lambda path: pytest.fail("it is read"))
+    found = failure(lambda: load_model(str(file)))
+    assert found.code == "PLM519" and "GiB in float32, and" in found.message
+
+
 def test_other_mistakes(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure(lambda: load_model("none.gguf", base_dir=tmp_path)).code == "PLM510"
     (tmp_path / "text.gguf").write_text("")
