@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: extension run test test-newest test-oldest real test-real slow bench goldens clean
+.PHONY: extension run test test-newest test-oldest real test-real slow fuzz bench goldens clean
 
 run: $(VENV)/.installed
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0
@@ -26,6 +26,10 @@ test-real: $(VENV)/.installed-real
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
+
+# FUZZ_SECONDS for each kind of file, on inputs from number FUZZ_FROM on; what failed is kept in tests/golden/fuzzed.
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -s -m fuzz tests/test_fuzz.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/floor.py

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posterior_lm.cli.commands import Command
+from posterior_lm.cli.commands import ERRORS, FINE, Command
 from posterior_lm.cli.given import Case, cases, open_query
 from posterior_lm.cli.options import (
     budget_option,
@@ -61,7 +61,9 @@ from posterior_lm.validate.trials import HEAD, SEEDS, Trials, trials
 @budget_option("Stop each method, the exact one too, after so many seconds.")
 @plot_option("Also draw the table; for one row of data.")
 @format_option("text", "json")
+@click.pass_context
 def command(
+    ctx: click.Context,
     file: str | None, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...], allow_use: bool,
     models: str | None, seeds: int | None, methods: tuple[str, ...], kinds: tuple[str, ...], db: str | None,
     n: int | None, seed: int, policy: str | None, budget: float | None, plot: str | None, format: str,
@@ -71,7 +73,7 @@ def command(
     TV is the total variation between a method's weighted draws and the listed posterior.
     Chance alone makes it positive: the line below the table says what as many exact draws
     would have. error is that of the log evidence, in nats; tokens are the positions that
-    language models computed.
+    language models computed. With --db the exit code is 1 where a list is not the known answer.
 
     \b
     Example:
@@ -93,7 +95,7 @@ def command(
             click.echo(json_text(whole.to_json()))
         else:
             _show_trials(whole)
-        return
+        ctx.exit(ERRORS if whole.faults else FINE)
     _alone({"--models": models, "--seeds": seeds, "--method": methods, "--class": kinds}, "goes with --db")
     if file is None:
         raise click.MissingParameter(param_hint="'FILE' or '--db'", param_type="argument")
@@ -136,8 +138,9 @@ def _show_trials(found: Trials) -> None:
         ]
         for method, rows in found.tables().items()
     ]
-    left_out = [f"left out: {name}: {why}" for name, why in found.absent.items()]
-    click.echo("\n".join([line for lines in shown for line in lines][: None if left_out else -1] + left_out))
+    said = [f"fault: {one}" for one in found.faults]
+    said += [f"left out: {name}: {why}" for name, why in found.absent.items()]
+    click.echo("\n".join([line for lines in shown for line in lines][: None if said else -1] + said))
 
 
 def _alone(options: Mapping[str, object], why: str) -> None:

@@ -35,6 +35,15 @@ class Case:
     data: Mapping[str, object]
     valid: Mapping[str, object]
 
+    def seed(self, seed: int) -> int:
+        """The seed of this row's draws: rows are independent, and none depends on which others there are."""
+        if not self.row:
+            return seed
+        import numpy as np  # only commands that draw ask for it
+
+        # JSON readers keep 53 bits of a whole number.
+        return int(np.random.SeedSequence([seed, self.row]).generate_state(1, np.uint64)[0] >> np.uint64(11))
+
 
 def texts(option: str, given: Iterable[str]) -> dict[str, str]:
     """`NAME=VALUE` options by name; `@FILE` is replaced by what stands in the file."""

@@ -209,7 +209,7 @@ def draw_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--policy", metavar="DIR", help="Propose with the policy that `plm fit` wrote there."),
         click.option("--em", metavar="DIR", help="Ask with the model and the guide that `plm em` wrote there."),
         method_option(),
-        seed_option("Of everything random; the same for each row of data."),
+        seed_option("Of everything random; each row of data has one of its own, made of it."),
         click.option("-n", type=click.IntRange(min=1), metavar="N", help="Number of draws.  [default: 1000]"),
     ):  # fmt: skip
         function = option(function)

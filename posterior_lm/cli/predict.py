@@ -65,7 +65,7 @@ def command(
     def found(case: Case) -> tuple[object, Callable[[], None]]:
         with progress("drawing") as watch:
             prediction = query.given(case.data).predict(
-                name, n=n, seed=seed, budget=budget, progress=watch, vote=vote
+                name, n=n, seed=case.seed(seed), budget=budget, progress=watch, vote=vote
             )
         answer = answers.get(case.row)
         if answer is not None:

@@ -65,7 +65,7 @@ def command(
         target = query.prepared.bind_valid(case.valid)
         with progress("drawing") as watch:
             posterior = draw(
-                query.prepared, target, query.request, n, seed=seed, budget=budget, progress=watch
+                query.prepared, target, query.request, n, seed=case.seed(seed), budget=budget, progress=watch
             )
         facts.append(gather(target, posterior, case.row))
     options = {"--given": given, "--data": data, "--row": row, "--lm": lm, "--allow-use": allow_use,

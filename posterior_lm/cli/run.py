@@ -14,8 +14,9 @@ from posterior_lm.api.saved import NAME
 from posterior_lm.cli.commands import Command
 from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import check_folder, data_options, draw_options, format_option
-from posterior_lm.cli.output import progress, show_each, show_posterior
+from posterior_lm.cli.output import progress, report, show_each, show_posterior
 from posterior_lm.cli.showing import showing
+from posterior_lm.lang.check.lint import warnings
 from posterior_lm.train.course import Course
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def command(
     """Draw from the posterior of a program.
 
     With several rows of data there is one result for each; with --format jsonl each is a line of JSON,
-    written as soon as it is there. All are drawn with the same seed, so
-    a row's draws do not depend on which other rows there are. --budget is for each row. With one of
+    written as soon as it is there. Each row has a seed of its own, made of --seed and its number and shown, so
+    its draws do not depend on which other rows there are. --budget is for each row. With one of
     two minutes or more for at least 32 rows, auto first trains a policy on them where that can pay;
     then it is for training and all rows together.
 
@@ -47,6 +48,8 @@ def command(
     """
     query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
     asked = cases(query.graph, given, data, row)
+    if unended := [d for d in warnings(query.checked) if d.code == "PLM905"]:
+        report(unended)
     if save is not None:
         check_folder(save)
         for case in asked:
@@ -69,7 +72,9 @@ def command(
         def drawn(case: Case) -> tuple[object, Callable[[], None]]:
             target = program.bind_valid(case.valid)
             with progress("drawing") as watch:
-                posterior = draw(program, target, request, n, seed=seed, budget=budget, progress=watch)
+                posterior = draw(
+                    program, target, request, n, seed=case.seed(seed), budget=budget, progress=watch
+                )
             if save is not None:
                 posterior.save(_place(save, case, asked))
             found = posterior.to_json()

@@ -110,6 +110,16 @@ class Backend:
         """Why `auto` takes the method here, in words that follow its name; None where it does not."""
         return None
 
+    def beside(
+        self, target: Target, options: Mapping[str, object], guide: Guide, exact: Mapping[str, Value], n: int,
+        rng: np.random.Generator,
+    ) -> Draws | None:  # fmt: skip
+        """n draws of which the first is an exact posterior draw, where the others depend on it; None where they do not.
+
+        Given all n, each is the exact one with the probability that its weight says.
+        """
+        return None
+
     def upper_bound(
         self, target: Target, options: Mapping[str, object], draws: Draws, guide: Guide,
         exact: Mapping[str, Value], rng: np.random.Generator,

@@ -28,7 +28,7 @@ from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.target.segments import Computed, Segment, is_known
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values, count, take
+from posterior_lm.target.values import Value, Values, count, distinct, take
 
 CHUNK_ELEMENTS = 1 << 25
 """Draws × vocabulary proposed at a time: 2^25 float64 are 256 MB per temporary."""
@@ -222,24 +222,37 @@ class PriorGuide:
         for d in range(n) if alive is None else np.flatnonzero(alive).tolist():
             pasts.setdefault(tuple(drawn[name][d].ids for name in drawn), []).append(d)
         first = [draws[0] for draws in pasts.values()]
-        scores = self.prior_scores(info, candidates, take(drawn, first), len(first))
-        return ValueWalk.begin([c.ids for c in candidates], scores, [*map(np.array, pasts.values())], n)
+        scores, rows = self._prior_rows(info, candidates, take(drawn, first), len(first))
+        return ValueWalk.begin([c.ids for c in candidates], scores, rows, [*map(np.array, pasts.values())], n)
 
     def prior_scores(
         self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int
     ) -> np.ndarray:
         """(rows, candidates) the tempered prior of each candidate after each past, nats."""
+        scores, where = self._prior_rows(info, candidates, past, rows)
+        every: np.ndarray = scores[where]
+        return every
+
+    def _prior_rows(
+        self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same for those pasts that differ in what the prior reads, and of each past (rows,) which of them it is."""
         prior = self.priors[info.name]
         exponent = prior.exponent if prior.exponent > 0 else 1.0
         size = len(candidates)
-        grid: dict[str, list[Value]] = {
-            k: [v for v in column for _ in range(size)] for k, column in past.items()
+        nodes = self.target.graph.ancestors(prior.node)
+        read = {
+            one.name: past[one.name] for one in self.target.latents if one.name in past and one.node in nodes
         }
-        grid[info.name] = list(candidates) * rows
-        column = np.array(self.target.evaluator.node(prior.node, grid, rows * size), dtype=np.float64)
+        first, where = distinct(read, range(rows)) if read else ([0], [0] * rows)
+        grid: dict[str, list[Value]] = {
+            k: [column[d] for d in first for _ in range(size)] for k, column in read.items()
+        }
+        grid[info.name] = list(candidates) * len(first)
+        column = np.array(self.target.evaluator.node(prior.node, grid, len(first) * size), dtype=np.float64)
         # Not a number is for the target to report; a proposal only has to go on until then.
         column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
-        return column.reshape(rows, size)
+        return column.reshape(len(first), size), np.array(where, dtype=np.int64)
 
 
 # ---------------------------------------------------------------- flatter than the prior

@@ -116,41 +116,46 @@ def descendants(
 
 @frozen(eq=False, kw_only=True)
 class ValueWalk(Walk):
-    """One choice among C values of a finite type, after each of P distinct pasts; `scores` (P, C) are log masses."""
+    """One choice among C values of a finite type, after each of P distinct pasts; `scores` (R, C) are log masses, of one or more pasts each."""
 
     candidates: Sequence[tuple[int, ...]]
     scores: np.ndarray
 
     @classmethod
     def begin(
-        cls, candidates: Sequence[tuple[int, ...]], scores: np.ndarray, draws: Sequence[np.ndarray], n: int
-    ) -> ValueWalk:
-        """N draws, of which `draws` stand at each past; those at none are left out."""
+        cls, candidates: Sequence[tuple[int, ...]], scores: np.ndarray, rows: np.ndarray,
+        draws: Sequence[np.ndarray], n: int,
+    ) -> ValueWalk:  # fmt: skip
+        """N draws, of which `draws` stand at each past, whose scores are in `rows` (P,); those at none are left out."""
         return cls(
             values=[()] * n, log_q=np.zeros(n), log_mass=np.zeros(n), last=np.zeros(n),
-            stand=[Point(None, (), mine) for mine in draws], rows=np.arange(len(draws)),
+            stand=[Point(None, (), mine) for mine in draws], rows=rows,
             candidates=candidates, scores=scores,
         )  # fmt: skip
 
     def ahead(self) -> tuple[ValueWalk, np.ndarray]:
         out = np.zeros(len(self.values))
-        for point, mass in zip(self.points, np.logaddexp.reduce(self.scores[self.rows], axis=1), strict=True):
+        for point, mass in zip(self.points, np.logaddexp.reduce(self.scores, axis=1)[self.rows], strict=True):
             out[point.draws] = mass
         return self, out
 
     def step(self, choose: Chooser) -> ValueWalk:
         values, log_q, log_mass = list(self.values), self.log_q.copy(), self.ahead()[1]
         places: dict[tuple[int, ...], list[int]] = {}
-        for point, row in zip(self.points, self.scores[self.rows], strict=True):
+        standing: dict[int, list[np.ndarray]] = {}
+        for point, place in zip(self.points, self.rows.tolist(), strict=True):
+            standing.setdefault(place, []).append(point.draws)
+        for place, parts in standing.items():
+            row, draws = self.scores[place], np.concatenate(parts)
             if np.all(np.isneginf(row)):
                 row = np.zeros(len(row))  # every value is dead: any of them shows which statement killed it
             log_probs = log_shares(row)
-            picked = choose.values(point.draws, np.exp(log_probs), self.candidates)
-            for d, place in zip(point.draws.tolist(), picked, strict=True):
+            picked = choose.values(draws, np.exp(log_probs), self.candidates)
+            for d, place in zip(draws.tolist(), picked, strict=True):
                 values[d] = self.candidates[place] if place >= 0 else ()
                 log_q[d] = log_probs[place] if place >= 0 else -np.inf
                 places.setdefault(values[d], []).append(d)
-        stand = [Point(None, ids, np.array(draws), ended=True) for ids, draws in places.items()]
+        stand = [Point(None, ids, np.array(mine), ended=True) for ids, mine in places.items()]
         return evolve(
             self, values=values, log_q=log_q, log_mass=log_mass, last=log_q + log_mass, stand=stand, steps=1
         )

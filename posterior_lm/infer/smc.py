@@ -16,7 +16,6 @@ infilling (docs/how-to/choose-a-method.md). There the draws are those of importa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -31,7 +30,7 @@ from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.rollout import Walk
 from posterior_lm.infer.schedule import Atom, Stage, log_terms, on_the_way, stages
 from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
-from posterior_lm.infer.weights import all_dead, all_dead_on_the_way, log_evidence, logsumexp
+from posterior_lm.infer.weights import all_dead, all_dead_on_the_way, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, distinct, take
@@ -256,25 +255,24 @@ def _finished(target: Target, particles: Particles) -> Draws:
 # ---------------------------------------------------------------- as a method
 
 
-def log_evidence_given(
+def swarm_beside(
     smc: Smc,
     target: Target,
     guide: Guide | None,
     values: Mapping[str, Value],
     n: int,
     rng: np.random.Generator,
-) -> float:
-    """log Ẑ in nats of n particles, of which one has these values; +∞ where the guide cannot draw them.
+) -> Draws:
+    """n particles, of which the first has these values; its log_prob is −∞ where the guide cannot draw them.
 
     With z* an exact posterior draw kept among N particles, E[1/Ẑ] = 1/Z, so E log Ẑ ≥ log Z:
-    the other side of the bound that a run without it gives (Andrieu, Doucet & Holenstein
-    2010, §4.3, conditional SMC; Grosse, Ghahramani & Adams 2015).
+    the other side of the bound that a run without it gives; and given the particles, z* is each of them
+    with the probability that its weight says (Andrieu, Doucet & Holenstein 2010, §4.3, conditional SMC;
+    Grosse, Ghahramani & Adams 2015).
     """
     retained = Retained(Sample(rng), [values[name].ids for name in target.names])
     kept = evolve(smc, draws=n, batch=None, chance=lambda rng, scheme: retained)
-    draws = run(kept, target, n=n, rng=rng, guide=guide)
-    assert draws.log_prob is not None
-    return math.inf if draws.log_prob[0] == -math.inf else log_evidence(draws.log_weights)
+    return run(kept, target, n=n, rng=rng, guide=guide)
 
 
 class _Smc(Backend):
@@ -286,13 +284,12 @@ class _Smc(Backend):
         pays = on_the_way(target)
         return None if pays is None else f"{LARGE}, so they are drawn from the prior, and {pays}"
 
-    def upper_bound(
-        self, target: Target, options: Mapping[str, object], draws: Draws, guide: Guide,
-        exact: Mapping[str, Value], rng: np.random.Generator,
-    ) -> tuple[float, float | None]:  # fmt: skip
-        """By a run in which one particle goes where the exact draw goes; no draw has a weight of its own."""
-        smc = self.build(target, options, len(draws), None)
-        return log_evidence_given(smc, target, guide, exact, len(draws), rng), None
+    def beside(
+        self, target: Target, options: Mapping[str, object], guide: Guide, exact: Mapping[str, Value], n: int,
+        rng: np.random.Generator,
+    ) -> Draws:  # fmt: skip
+        """By a run in which one particle goes where the exact draw goes."""
+        return swarm_beside(self.build(target, options, n, None), target, guide, exact, n, rng)
 
 
 BACKEND = _Smc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -23,7 +24,16 @@ def apply(node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Call
     call = uses[node.op[4:]] if user else OPS[node.op]
     if not inputs:
         return [_call(node, call, (), user=user)] * n
-    return [_call(node, call, args, user=user) for args in zip(*inputs, strict=True)]
+    if user:
+        return [_call(node, call, args, user=True) for args in zip(*inputs, strict=True)]
+    # Where every value of a latent is scored, what does not read it comes in long runs.
+    out: Column = []
+    last: tuple = ()
+    for args in zip(*inputs, strict=True):
+        same = out and all(map(operator.is_, args, last))
+        out.append(out[-1] if same else _call(node, call, args, user=False))
+        last = args
+    return out
 
 
 def _undefined(op: str, args: tuple) -> bool:
@@ -108,13 +118,19 @@ def _number(value: object, name: str) -> float:
 
 
 def _integer(value: object, name: str) -> int:
+    if type(value) is int:
+        return value
     number = _number(value, name)
     if number != int(number):
         raise ParameterError(f"{name} must be a whole number, not {value!r}")
     return int(number)
 
 
-def uniform(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
+LogPmf = Callable[[object], float]
+"""Log probability of a value, nats."""
+
+
+def uniform(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
     """−log n over the n whole numbers low..high, or over a finite declared type."""
     if args:
         low, high = _integer(args[0], "low"), _integer(args[1], "high")
@@ -123,10 +139,11 @@ def uniform(value: object, args: Sequence[object], finite: FiniteSpec | None) ->
         finite = IntSpec(low, high)
     if finite is None:
         raise ParameterError("uniform() needs a value of a finite type")
-    return -math.log(finite.size) if finite.number(value) is not None else -math.inf
+    number, each = finite.number, -math.log(finite.size)
+    return lambda value: each if number(value) is not None else -math.inf
 
 
-def categorical(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
+def categorical(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
     """log p_i for the value at place i of its type; the p must sum to 1 within 1e-6."""
     weights = args[0] if args and isinstance(args[0], tuple) else tuple(args)
     probs = [_number(p, "a probability") for p in weights]
@@ -138,52 +155,68 @@ def categorical(value: object, args: Sequence[object], finite: FiniteSpec | None
         finite = IntSpec(0, len(probs) - 1)
     if finite.size != len(probs):
         raise ParameterError(f"categorical has {len(probs)} probabilities for {finite.size} values")
-    place = finite.number(value)
-    return math.log(probs[place]) if place is not None and probs[place] > 0 else -math.inf
+    number = finite.number
+
+    def log_pmf(value: object) -> float:
+        place = number(value)
+        return math.log(probs[place]) if place is not None and probs[place] > 0 else -math.inf
+
+    return log_pmf
 
 
-def poisson(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
+def poisson(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
     """k log λ − λ − log k!, for k = 0, 1, 2, …"""
     rate = _number(args[0], "the rate")
     if rate < 0:
         raise ParameterError(f"the rate of poisson is {rate:g}, below 0")
-    k = _integer(value, "the value")
-    if k < 0:
-        return -math.inf
-    if rate == 0:
-        return 0.0 if k == 0 else -math.inf
-    return k * math.log(rate) - rate - math.lgamma(k + 1)
+    log_rate = math.log(rate) if rate else 0.0
+
+    def log_pmf(value: object) -> float:
+        k = _integer(value, "the value")
+        if k < 0 or (rate == 0 and k > 0):
+            return -math.inf
+        return k * log_rate - rate - math.lgamma(k + 1)
+
+    return log_pmf
 
 
-def geometric(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
+def geometric(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
     """log p + k log(1 − p): k failures before the first success, k = 0, 1, 2, …"""
     p = _number(args[0], "p")
     if not 0 < p <= 1:
         raise ParameterError(f"the p of geometric is {p:g}, outside (0, 1]")
-    k = _integer(value, "the value")
-    if k < 0:
-        return -math.inf
-    if p == 1:
-        return 0.0 if k == 0 else -math.inf
-    return math.log(p) + k * math.log1p(-p)
+
+    def log_pmf(value: object) -> float:
+        k = _integer(value, "the value")
+        if k < 0:
+            return -math.inf
+        if p == 1:
+            return 0.0 if k == 0 else -math.inf
+        return math.log(p) + k * math.log1p(-p)
+
+    return log_pmf
 
 
-def binomial(value: object, args: Sequence[object], finite: FiniteSpec | None) -> float:
+def binomial(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
     """log C(n, k) + k log p + (n − k) log(1 − p), for k = 0 … n."""
     n, p = _integer(args[0], "n"), _number(args[1], "p")
     if n < 0 or not 0 <= p <= 1:
         raise ParameterError(f"binomial({n}, {p:g}) needs n of at least 0 and p in [0, 1]")
-    k = _integer(value, "the value")
-    if not 0 <= k <= n:
-        return -math.inf
-    if p in (0, 1):
-        return 0.0 if k == n * p else -math.inf
-    choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return choose + k * math.log(p) + (n - k) * math.log1p(-p)
+    whole = math.lgamma(n + 1)
+    log_p, log_rest = (math.log(p), math.log1p(-p)) if 0 < p < 1 else (0.0, 0.0)
+
+    def log_pmf(value: object) -> float:
+        k = _integer(value, "the value")
+        if not 0 <= k <= n:
+            return -math.inf
+        if p in (0, 1):
+            return 0.0 if k == n * p else -math.inf
+        return whole - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_p + (n - k) * log_rest
+
+    return log_pmf
 
 
-LogPmf = Callable[[object, Sequence[object], FiniteSpec | None], float]
-DISTS: dict[str, LogPmf] = {
+DISTS: dict[str, Callable[[Sequence[object], FiniteSpec | None], LogPmf]] = {
     "uniform": uniform,
     "categorical": categorical,
     "poisson": poisson,
@@ -198,19 +231,24 @@ def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
     bounds: Sequence[list] = ()
     if node.bounded:
         args, bounds = args[:-2], args[-2:]
-    log_pmf = DISTS[node.dist]
+    given = DISTS[node.dist]
     listed = finite_spec(node.choices)
     ranges: dict[tuple[int, ...], FiniteSpec | None] = {}
+    log_pmf: LogPmf | None = None
+    last: tuple = ()
     out = []
-    for d in range(n):
-        finite = listed
-        if bounds:
-            ends = tuple(int(b[d]) for b in bounds)
-            if ends not in ranges:
-                ranges[ends] = finite_spec((), *ends)
-            finite = ranges[ends]
-        try:
-            out.append(log_pmf(value[d], [a[d] for a in args] if args else (), finite))
-        except ParameterError as problem:
-            raise InferenceError.of("PLM705", str(problem), node.span) from None
+    try:
+        for d, of in enumerate(zip(*args, *bounds, strict=True) if args or bounds else [()] * n):
+            # Where every value is scored, parameters come in long runs.
+            if log_pmf is None or not all(map(operator.is_, of, last)):
+                finite = listed
+                if bounds:
+                    ends = (int(of[-2]), int(of[-1]))
+                    if ends not in ranges:
+                        ranges[ends] = finite_spec((), *ends)
+                    finite = ranges[ends]
+                log_pmf, last = given(of[: len(args)], finite), of
+            out.append(log_pmf(value[d]))
+    except ParameterError as problem:
+        raise InferenceError.of("PLM705", str(problem), node.span) from None
     return out

@@ -6,6 +6,7 @@ Letters: N draws, T tokens, K terms. Every number is in nats, float64.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,11 +170,7 @@ class Target:
         """Every value of a finite latent that its support holds, in the order of declaration."""
         support = self.latent(latent).support
         assert isinstance(support, FiniteSupport)
-        spec, places = support.spec, np.sort(support.order).tolist()
-        return [
-            Value(ids, spec.spelling(k), spec.datum(k))
-            for ids, k in zip(support.values(), places, strict=True)
-        ]
+        return list(_listed(support))
 
     def value_of(self, latent: str, ids: Sequence[int]) -> Value:
         """The value with these tokens; they must be in the declared type or be cut from one."""
@@ -186,3 +183,11 @@ class Target:
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
         return Value(ids, text, text)
+
+
+@lru_cache(maxsize=64)
+def _listed(support: FiniteSupport) -> tuple[Value, ...]:
+    spec, places = support.spec, np.sort(support.order).tolist()
+    return tuple(
+        Value(ids, spec.spelling(k), spec.datum(k)) for ids, k in zip(support.values(), places, strict=True)
+    )

@@ -49,6 +49,9 @@ class Pair:
     data: Data
     values: Mapping[str, Value]
     log_weight: float
+    log_joint: float = math.nan
+    """Log probability of the latents and what was simulated of the row, without masks; nats. Where the simulation
+    is exact, the log reward has to be this."""
 
 
 SPARED = 0.1
@@ -160,6 +163,7 @@ class Simulator:
                 self._data(r, drawn[d]) if self.observed else self.rows[r],
                 {n: drawn[d][n] for n in targets[d].names if n.split("[", 1)[0] not in seen},
                 float(log_mass[d]) if self.exact else -float(log_q[d]),
+                float(log_q[d] + log_mass[d]),
             )
             for d, r in enumerate(numbers)
             if alive[d]
@@ -268,28 +272,35 @@ class Simulator:
     ) -> None:  # fmt: skip
         """Values of a finite type, drawn in proportion to exp(exponent × score); (score node, exponent) of each draw.
 
-        Draws of one row are scored together.
+        Draws of one row are scored together, and those once that differ only in what the score does not read.
         """
         rows: dict[tuple[int, int, float], list[int]] = {}
         for d, (node, exponent) in zip(mine, nodes, strict=True):
             rows.setdefault((id(targets[d]), node, exponent), []).append(d)
         for (_, node, exponent), draws in rows.items():
             target = targets[draws[0]]
-            candidates = [target.value_of(name, ids) for ids in target.latent(name).support.values()]
+            candidates = target.listed(name)
             size = max(1, TOGETHER // len(candidates))
-            for at in range(0, len(draws), size):
-                some = draws[at : at + size]
+            below = target.graph.ancestors(node)
+            read = [one.name for one in target.latents if one.node in below and one.name in drawn[draws[0]]]
+            alike: dict[tuple, list[int]] = {}
+            for d in draws:
+                alike.setdefault(tuple((drawn[d][k].ids, drawn[d][k].text) for k in read), []).append(d)
+            groups = list(alike.values())
+            for at in range(0, len(groups), size):
+                some = groups[at : at + size]
                 grid: dict[str, Sequence[Value]] = {
-                    k: [drawn[d][k] for d in some for _ in candidates] for k in drawn[some[0]]
+                    k: [drawn[same[0]][k] for same in some for _ in candidates] for k in read
                 }
-                grid[name] = candidates * len(some)
+                grid[name] = list(candidates) * len(some)
                 column = target.evaluator.node(node, grid, len(grid[name]))
                 scores = np.array(column, dtype=np.float64).reshape(len(some), -1)
-                for d, row in zip(some, scores * exponent, strict=True):
-                    place, log_share, mass = _picked(rngs[d], row)
-                    drawn[d][name] = candidates[place]
-                    log_q[d] += log_share
-                    log_mass[d] += mass
+                for same, row in zip(some, scores * exponent, strict=True):
+                    for d in same:
+                        place, log_share, mass = _picked(rngs[d], row)
+                        drawn[d][name] = candidates[place]
+                        log_q[d] += log_share
+                        log_mass[d] += mass
 
     def _observe(
         self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],

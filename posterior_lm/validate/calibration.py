@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.infer.base import Info
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import Data, PreparedProgram
+from posterior_lm.target.values import Value
 from posterior_lm.validate.exact_draws import FEWEST, ExactDraws, KnownRow, exact_draws
 from posterior_lm.validate.measures import (
+    Bounds,
     MethodUnderTest,
+    binomial_tail,
     bounds,
     coverage,
     method_under_test,
@@ -70,11 +74,12 @@ def calibration_of(
     """Any method, on rows that are known."""
     began = time.monotonic()
     lower: list[float | None] = []
+    errors: list[float] = []
     upper: list[float | None] = []
     ranks: dict[str, list[float]] = {}
     weighed: dict[str, list[float]] = {}
     ess: list[float] = []
-    dead, conditional = 0, True
+    dead, conditional, merged = 0, True, 0.0
     for k, row in enumerate(known.rows):
         found = _drawn(method, row, draws, np.random.default_rng([seed, 21, k]))
         if progress is not None:
@@ -83,14 +88,17 @@ def calibration_of(
             dead += 1
             lower.append(-math.inf)
             upper.append(math.inf)
+            errors.append(math.inf)
             continue
         held = bounds(method, row.target, found, row.values, np.random.default_rng([seed, 22, k]))
         lower.append(held.lower)
+        errors.append(math.inf if found.log_evidence_se is None else found.log_evidence_se)
         upper.append(held.upper)
         ess += [] if found.ess is None else [found.ess]
-        conditional &= held.share is not None
+        conditional &= held.share is not None or held.beside is not None or held.upper == math.inf
+        merged = max(merged, _merged_apart(found))
         rng = np.random.default_rng([seed, 23, k])
-        _rank(row, found, held.share, rng, ranks, weighed)
+        _rank(row, found, held, rng, ranks, weighed)
     return Calibration(
         method=method.name,
         draws=draws,
@@ -103,6 +111,10 @@ def calibration_of(
         rows=len(known.rows),
         dead=dead,
         assumed=known.assumed,
+        listed=np.array([math.nan if row.log_evidence is None else row.log_evidence for row in known.rows]),
+        errors=np.array(errors),
+        apart=known.apart,
+        merged=merged,
         seconds=time.monotonic() - began,
     )
 
@@ -118,7 +130,7 @@ def _drawn(method: MethodUnderTest, row: KnownRow, n: int, rng: np.random.Genera
 
 
 def _rank(
-    row: KnownRow, draws: Draws, share: float | None, rng: np.random.Generator,
+    row: KnownRow, draws: Draws, held: Bounds, rng: np.random.Generator,
     ranks: dict[str, list[float]], weighed: dict[str, list[float]],
 ) -> None:  # fmt: skip
     """Adds the exact draw's rank in each quantity, among the draws as they are and with itself among them."""
@@ -126,20 +138,49 @@ def _rank(
     values = {name: [row.values[name], *(draws.values[name][d] for d in alive)] for name in row.target.names}
     own = 1.0 / len(alive) if draws.chains is not None else 1.0 / (draws.independent or math.inf)
     found = quantities(row.target, values)
-    keys = [tuple(values[name][k].ids for name in row.target.names) for k in range(len(alive) + 1)]
-    if share is None and draws.certificate is None:
+    keys = _keys(row, values)
+    if (
+        draws.chains is not None
+    ):  # draws that have weights of their own are equal to others in proportion to them
         found["frequency"] = _frequency(keys, weights, own)
     for name, numbers in found.items():
         ranks.setdefault(name, []).append(rank(weights, numbers[1:], numbers[0], own, rng))
+    share = held.share
+    if held.beside is not None:
+        alive = np.union1d(0, np.flatnonzero(held.beside.normalized_weights))
+        weights = held.beside.normalized_weights[alive]
+        share = float(weights[0] / weights[1:].sum()) if weights[1:].any() else math.inf
+        weights = weights[1:] / max(weights[1:].sum(), 1e-300)
+        values = {name: [held.beside.values[name][d] for d in alive] for name in row.target.names}
+        found, keys = quantities(row.target, values), _keys(row, values)
     if share is None:
         return
     # The weight itself tells most of a weight that is wrong; no unweighted draw has one to compare with.
     log_w = math.log(share) if share > 0 else -math.inf
-    same = [key == keys[0] for key in keys[1:]]
-    found["log weight"] = np.append(log_w, np.where(same, log_w, np.log(weights)))
+    same = [held.beside is None and key == keys[0] for key in keys[1:]]
+    with np.errstate(divide="ignore"):
+        logs = np.append(log_w, np.where(same, log_w, np.log(weights)))
+    found["log weight"] = np.round(logs, 6)
     found["frequency"] = _frequency(keys, weights, share)
     for name, numbers in found.items():
         weighed.setdefault(name, []).append(rank(weights, numbers[1:], numbers[0], share, rng))
+
+
+def _keys(row: KnownRow, values: Mapping[str, Sequence[Value]]) -> list[tuple]:
+    """What each draw holds, all latents together."""
+    return [
+        tuple(value.ids for value in one) for one in zip(*(values[n] for n in row.target.names), strict=True)
+    ]
+
+
+def _merged_apart(draws: Draws) -> float:
+    """The largest difference between a weight of merged draws and the sum of what the draws have of it."""
+    sums: dict[tuple, float] = {}
+    data = zip(*([value.datum for value in column] for column in draws.values.values()), strict=True)
+    for one, weight in zip(data, draws.normalized_weights.tolist(), strict=False):
+        sums[one] = sums.get(one, 0.0) + weight
+    found = {tuple(m.values.values()): m.weight for m in Posterior("", "", {}, draws, 0).merged()}
+    return max(abs(found.get(one, 0.0) - weight) for one, weight in sums.items()) if sums else 0.0
 
 
 def _independent(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +217,17 @@ ALPHA = 0.005
 FAR = 0.5
 """Nats between the bounds. A mode of share p that is never drawn adds p times tens of nats; without one,
 half a nat is where N draws are worth two or three."""
+CROSSED = 0.05
+"""Nats that the upper bound of a row may be below the lower one and not count: without noise it is by 1/N at most."""
+ERRORS = 4.0
+"""Standard errors that a mean may be off: means of a hundred skewed ratios are no normal ones."""
+LEAST, OFTEN = 0.5, 0.1
+"""A standard error counts as this over √N at least, since one of a few ancestors may be 0; and how many rows may be
+off by four of them: where draws are few for their weights, some are."""
+ROUNDING = 1e-3
+"""What a ratio that has no spread may be off, by models that compute in float32."""
+APART = 0.25
+"""Nats between two computations of one log probability, on average; models of bfloat16 are off by a tenth."""
 
 
 @frozen(eq=False)
@@ -202,6 +254,14 @@ class Calibration:
     dead: int
     """Rows whose draws all had weight zero."""
     assumed: str
+    listed: np.ndarray | None = None
+    """(rows,) log evidence by listing, nats; NaN where there is too much to list."""
+    errors: np.ndarray | None = None
+    """(rows,) standard errors that the method gives its log evidence, nats; ∞ where it gives none."""
+    apart: float | None = None
+    """As in `ExactDraws`."""
+    merged: float = 0.0
+    """The largest weight that merging draws has lost or added."""
     seconds: float = 0.0
 
     @property
@@ -248,6 +308,42 @@ class Calibration:
         return 0 if self.upper is None else int(np.sum(self.upper == math.inf))
 
     @property
+    def crossed_p(self) -> float | None:
+        """Of as many rows whose upper bound is below the lower one; None with a bound missing.
+
+        The evidence of a run with the exact draw is one without it, drawn in proportion to its size, and so at
+        least as large in half of the cases.
+        """
+        if self.lower is None or self.upper is None or not np.isfinite(self.lower).all():
+            return None
+        allowed = max(CROSSED, 1.5 / self.draws)
+        return binomial_tail(int(np.sum(self.upper - self.lower < -allowed)), self.rows)
+
+    @property
+    def ratio(self) -> tuple[float, float] | None:
+        """Mean and standard error of estimated over listed evidence, which is 1 for an unbiased estimate; None without a list."""
+        return None if self.lower is None else _mean_ratio(self.lower, self.listed, 1.0)
+
+    @property
+    def far_off(self) -> float | None:
+        """The share of the listed rows whose log evidence is off by more than `ERRORS` of its own standard errors."""
+        if (
+            self.lower is None
+            or self.listed is None
+            or self.errors is None
+            or not np.isfinite(self.listed).any()
+        ):
+            return None
+        known = np.isfinite(self.listed)
+        allowed = ERRORS * np.maximum(self.errors[known], LEAST / math.sqrt(self.draws))
+        return float(np.mean(np.abs(self.lower[known] - self.listed[known]) > allowed))
+
+    @property
+    def inverse_ratio(self) -> tuple[float, float] | None:
+        """Mean and standard error of listed evidence over that of the runs with the exact draw, which is 1 too."""
+        return None if self.upper is None or self.missed else _mean_ratio(self.upper, self.listed, -1.0)
+
+    @property
     def passed(self) -> bool:
         return not self.faults
 
@@ -264,6 +360,28 @@ class Calibration:
         elif self.jeffreys is not None and not self.jeffreys <= FAR and not self.dead:
             far = "" if math.isinf(self.jeffreys) else f"{self.jeffreys:.2f} nats apart"
             found.append(f"the bounds of the log evidence are {far or 'not both known'}, more than {FAR:g}")
+        if self.crossed_p is not None and self.crossed_p < ALPHA / 10:
+            found.append(
+                f"the upper bound of the log evidence is below the lower one, by {-(self.jeffreys or 0.0):.2f} nats"
+            )
+        for what, one in (
+            ("evidence", self.ratio),
+            ("inverse evidence beside an exact draw", self.inverse_ratio),
+        ):
+            if one is not None and abs(one[0] - 1.0) > ERRORS * one[1] + ROUNDING:
+                found.append(
+                    f"the {what} is {one[0]:.2f} ± {one[1]:.2f} times the listed one, on average, and not 1"
+                )
+        if self.far_off is not None and self.far_off > OFTEN:
+            found.append(
+                f"the log evidence is off by more than {ERRORS:g} of its standard errors on {self.far_off:.0%} of the rows"
+            )
+        if self.apart is not None and self.apart > APART:
+            found.append(
+                f"log rewards are {self.apart:.2f} nats from what the same values were simulated with"
+            )
+        if self.merged > ROUNDING:
+            found.append(f"merging draws changes a weight by {self.merged:.2g}")
         if self.sbc_p is not None and self.sbc_p < ALPHA:
             worst = min(self.p_values, key=lambda name: self.p_values[name])
             found.append(
@@ -295,6 +413,8 @@ class Calibration:
         return f"Passed: {_and(good)}. {unseen}Assumed: {self.assumed}."
 
     def _advice(self) -> str:
+        if self.apart is not None and self.apart > APART:
+            return "The log reward itself is wrong, whatever the method: this is a mistake of the package or of a model."
         if self.weighed_p is None:
             return "Compare with another method by `plm compare`."
         if self.weighed_p < ALPHA:
@@ -335,6 +455,15 @@ class Calibration:
         }
         found: dict[str, Any] = plain(whole)
         return found
+
+
+def _mean_ratio(bound: np.ndarray, listed: np.ndarray | None, sign: float) -> tuple[float, float] | None:
+    """Mean and standard error of (exp bound / exp listed)^sign over the rows that were listed, if they are enough."""
+    known = np.zeros(len(bound), dtype=bool) if listed is None else np.isfinite(listed)
+    if listed is None or known.sum() < FEWEST:
+        return None
+    ratios = np.exp(np.minimum(sign * (bound - listed)[known], 700.0))
+    return float(np.mean(ratios)), float(np.std(ratios, ddof=1) / math.sqrt(len(ratios)))
 
 
 def _together(p_values: Mapping[str, float]) -> float | None:

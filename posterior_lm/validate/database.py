@@ -69,9 +69,9 @@ class Answer:
         """Total variation between the cells and the weights of draws, all that is not listed being one more cell."""
         places, probs = self.cells
         q = np.zeros(len(probs))
-        for value, weight in posterior.draws.shares.items():
-            if value in places:
-                q[places[value]] += weight
+        for one in posterior.merged():
+            if (place := places.get(tuple(one.values.values()))) is not None:
+                q[place] += one.weight
         return total_variation(probs, q, max(0.0, 1.0 - float(probs.sum())))
 
     def noise(self, n: int) -> float:

@@ -30,6 +30,8 @@ LISTED = 4096
 """Values that a support may have for each row's posterior to be listed: a second a row with a small model."""
 FEWEST = 16
 """Exact draws below which nothing is said: a mode of a sixth would show in 95 % of the cases."""
+CHEAP = 1000
+"""Values that a support may have for the evidence of a row to be listed beside what a method says of it."""
 EQUAL = 1e-6
 """Nats. Log weights that differ by no more are equal but for rounding."""
 
@@ -38,19 +40,28 @@ How = Literal["simulated", "listed", "weighed"]
 
 @frozen(eq=False)
 class KnownRow:
-    """A row as a bound program, and one exact draw of its posterior: a value of every latent."""
+    """A row as a bound program, and one exact draw of its posterior: a value of every latent.
+
+    `log_evidence` is the listed one, nats; None where there are too many values to list.
+    """
 
     target: Target
     values: Mapping[str, Value]
+    log_evidence: float | None = None
 
 
 @frozen(eq=False)
 class ExactDraws:
-    """Rows with an exact draw each, how they were had, and in words what that assumes."""
+    """Rows with an exact draw each, how they were had, and in words what that assumes.
+
+    `apart` is the mean of |log reward − log probability that the simulator gives the same values|, nats, two
+    computations of one number; None where not every term is simulated.
+    """
 
     rows: tuple[KnownRow, ...]
     how: How
     assumed: str
+    apart: float | None = None
 
 
 def exact_draws(
@@ -69,9 +80,9 @@ def exact_draws(
     kept, spread = equally_weighted(simulator, range(len(simulator.rows)), wanted, seed, 11, ROUNDS)
     _check_enough(kept, wanted, simulator)
     exact = simulator.exact or spread <= EQUAL
-    return ExactDraws(
-        _bound(simulator, kept), "simulated" if exact else "weighed", SIMULATED if exact else WEIGHED
-    )
+    found = _bound(simulator, kept)
+    apart = _apart(found, kept) if simulator.exact else None
+    return ExactDraws(found, "simulated" if exact else "weighed", SIMULATED if exact else WEIGHED, apart)
 
 
 SIMULATED = "the rows were simulated from the program, so each has one exact posterior draw"
@@ -123,8 +134,27 @@ def _listed(simulator: Simulator, wanted: int, seed: int) -> list[KnownRow] | No
         if draws.certificate is None or not draws.certificate.complete:
             return None
         place = int(rng.choice(len(draws), p=draws.normalized_weights))
-        found.append(KnownRow(target, {name: column[place] for name, column in draws.values.items()}))
+        values = {name: column[place] for name, column in draws.values.items()}
+        found.append(KnownRow(target, values, draws.log_evidence))
     return found
+
+
+def _log_evidence(target: Target) -> float | None:
+    """By listing every value, where that is cheap."""
+    size = support_size(target, CHEAP)
+    if size is None:
+        return None
+    draws = run(Exact(values=size, mass=1.0), target, n=1, rng=np.random.default_rng(0))
+    return draws.log_evidence if draws.certificate is not None and draws.certificate.complete else None
+
+
+def _apart(rows: Sequence[KnownRow], pairs: Sequence[Pair]) -> float:
+    gaps = [
+        float(row.target.log_reward({name: (value,) for name, value in row.values.items()})[0])
+        - pair.log_joint
+        for row, pair in zip(rows, pairs, strict=True)
+    ]
+    return float(np.mean(np.abs(gaps)))
 
 
 def _whole(simulator: Simulator) -> Data:
@@ -139,7 +169,10 @@ def _whole(simulator: Simulator) -> Data:
 
 
 def _bound(simulator: Simulator, pairs: Sequence[Pair]) -> tuple[KnownRow, ...]:
-    return tuple(KnownRow(simulator.program.bind_valid(p.data), p.values) for p in pairs)
+    targets = [simulator.program.bind_valid(p.data) for p in pairs]
+    return tuple(
+        KnownRow(target, p.values, _log_evidence(target)) for target, p in zip(targets, pairs, strict=True)
+    )
 
 
 def _check_enough(found: Sequence[object], wanted: int, simulator: Simulator) -> None:

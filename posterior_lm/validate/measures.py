@@ -11,11 +11,13 @@ v a weight for the exact draw itself, its rank is
 
 with Σ W = 1. It is uniform for equal weights and v = 1/N (Talts et al. 2018, theorem 1,
 with ties as in Modrák et al. 2023), and for v = w(z*) / Σ w whatever the proposal: z* is
-then one of N + 1 values, chosen among them by weight (Andrieu, Lee & Vihola 2018).
+then one of N + 1 values, chosen among them by weight (Andrieu, Lee & Vihola 2018). Particles depend on
+one another: there the ranks are among N particles of which z* was one from the beginning.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
@@ -121,6 +123,11 @@ def band(n: int, level: float = 0.99) -> tuple[np.ndarray, np.ndarray]:
     return inside.argmax(axis=1) / n, (n - inside[:, ::-1].argmax(axis=1)) / n
 
 
+def binomial_tail(k: int, n: int) -> float:
+    """The probability that at least k of n fair coins show heads."""
+    return math.fsum(math.comb(n, j) for j in range(k, n + 1)) / 2**n
+
+
 @lru_cache(maxsize=8)
 def _null(n: int) -> tuple[np.ndarray, np.ndarray]:
     """(SAMPLES,) statistics of uniform samples of n, and (PLACES − 1, n + 1) two-sided tails of counts."""
@@ -195,12 +202,14 @@ class Bounds:
     """Of one row's log evidence, nats; None for a method that gives none.
 
     `share` is the exact draw's weight relative to the sum of the draws' weights, None
-    where it has none; +∞ where the method cannot draw it.
+    where it has none; +∞ where the method cannot draw it. `beside` are draws that were made beside the
+    exact one, which is the first of them.
     """
 
     lower: float | None
     upper: float | None
     share: float | None
+    beside: Draws | None = None
 
 
 def bounds(
@@ -227,4 +236,10 @@ def bounds(
         return Bounds(lower, lower if whole else float(np.logaddexp(lower, draws.certificate.rest)), None)
     guide = method.guide(target, draws)
     backend = auto.backend_of(draws.method)
+    beside = backend.beside(target, method.options, guide, exact, len(draws), rng)
+    if beside is not None:
+        assert beside.log_prob is not None
+        if beside.log_prob[0] == -np.inf:
+            return Bounds(lower, np.inf, None)
+        return Bounds(lower, beside.log_evidence, None, beside)
     return Bounds(lower, *backend.upper_bound(target, method.options, draws, guide, exact, rng))

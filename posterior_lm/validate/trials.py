@@ -67,6 +67,8 @@ class Run:
     failed: str = ""
     whole: bool = False
     """Whether every value was listed: no other seed gives anything else."""
+    broken: bool = False
+    """Whether a list and its sure bound of the rest cannot both be right."""
 
     @property
     def errors(self) -> float | None:
@@ -114,7 +116,18 @@ def _judged(found: Run, posterior: Posterior, answer: Answer) -> Run:
         se=se,
         holds=(covers, asked.low - near <= prob <= asked.high + near),
         whole=posterior.draws.certificate is not None and posterior.draws.certificate.complete,
+        broken=_is_broken(posterior, answer, near),
     )
+
+
+def _is_broken(posterior: Posterior, answer: Answer, near: float) -> bool:
+    bound = posterior.draws.certificate
+    if bound is None:
+        return False
+    most = bound.covered if bound.complete else float(np.logaddexp(bound.covered, bound.rest))
+    covered = posterior.log_evidence if posterior.log_evidence is not None else bound.covered
+    held = covered - near <= answer.log_evidence <= max(most, covered) + near
+    return not held or answer.distance(posterior) > bound.missing_share + 10 * near
 
 
 # ------------------------------------------------------------------------------- many runs
@@ -167,6 +180,15 @@ class Trials:
     absent: dict[str, str]
     seeds: int
 
+    @property
+    def faults(self) -> list[str]:
+        """Targets whose list is not the known answer, in words: a mistake of the package, whatever a verdict says."""
+        found = {f"{r.kind}/{r.target}": r for r in self.runs if r.broken}
+        return [
+            f"{name}: what {r.method} lists is {abs(r.error or 0.0):.3g} nats and a TV of {r.tv or 0.0:.3g} from what is known"
+            for name, r in found.items()
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm compare --db --format json`."""
         by_class = [
@@ -178,7 +200,13 @@ class Trials:
             for method, name, runs in self._groups(lambda r: f"{r.kind}/{r.target}")
         ]
         found: dict[str, Any] = plain(
-            {"seeds": self.seeds, "classes": by_class, "targets": by_target, "left_out": self.absent}
+            {
+                "seeds": self.seeds,
+                "classes": by_class,
+                "targets": by_target,
+                "left_out": self.absent,
+                "faults": self.faults,
+            }
         )
         return found
 

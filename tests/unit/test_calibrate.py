@@ -17,7 +17,7 @@ from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Chains, Draws
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide
-from posterior_lm.infer.smc import Smc, log_evidence_given
+from posterior_lm.infer.smc import Smc, swarm_beside
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error
 from posterior_lm.target.values import Value
 from posterior_lm.validate.calibration import ALPHA, Calibration, _frequency, _independent, calibration_of
@@ -221,7 +221,9 @@ def test_a_swarm_with_an_exact_draw_in_it(name: str) -> None:
             continue
         values = {n: column[k] for n, column in listed.values.items()}
         found = [
-            log_evidence_given(Smc(threshold=0.95), target, None, values, 3, np.random.default_rng([k, j]))
+            swarm_beside(
+                Smc(threshold=0.95), target, None, values, 3, np.random.default_rng([k, j])
+            ).log_evidence
             for j in range(12)
         ]
         ratio = np.exp(log_z - np.array(found))
@@ -360,6 +362,13 @@ EVEN = (np.arange(50) + 0.5) / 50
         ({"ranks": {"n": LOW}, "ess": 3.0}, "worth too few draws (median ESS 3.0 of 100)"),
         ({"ranks": {"n": LOW}}, "drawn too seldom"),
         ({"ranks": {"n": LOW}, "weighed": None}, "Compare with another method"),
+        ({"upper": np.full(50, -2.6)}, "the upper bound of the log evidence is below the lower one, by 0.60 nats"),
+        ({"listed": np.full(50, -2.0 - np.log(2))}, "the evidence is 2.00 ± 0.00 times the listed one"),
+        ({"listed": np.full(50, -2.0), "upper": np.full(50, -1.7)}, "inverse evidence beside an exact draw is 0.74 ± 0.00"),
+        ({"listed": np.where(EVEN < 0.5, -1.8, -2.2), "upper": None, "errors": np.full(50, 0.01)},
+         "off by more than 4 of its standard errors on 100% of the rows"),
+        ({"apart": 0.3}, "The log reward itself is wrong, whatever the method"),
+        ({"merged": 0.1}, "merging draws changes a weight by 0.1"),
     ],
 )  # fmt: skip
 def test_what_speaks_against_a_method(change: dict, words: str) -> None:
@@ -368,6 +377,42 @@ def test_what_speaks_against_a_method(change: dict, words: str) -> None:
     shown = found.to_json()
     assert shown["passed"] is False
     json.dumps(shown, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # Half of the runs with an exact draw may be below those without one, and all of them by 1/N.
+        {"upper": np.where(EVEN < 0.5, -2.2, -1.8)},
+        {"upper": np.full(50, -2.0 - 1 / 100)},
+        {"listed": np.where(EVEN < 0.5, -1.96, -2.04), "upper": None, "errors": np.full(50, 0.01)},
+        {"listed": np.full(50, np.nan), "apart": 1e-3, "merged": 1e-15},
+    ],
+)  # fmt: skip
+def test_what_chance_does_is_no_fault(change: dict) -> None:
+    assert made(**change).passed, made(**change).verdict
+
+
+def test_particles_beside_an_exact_draw_rank_by_their_weights() -> None:
+    """Also where nearly every particle is a value of its own, whose frequency says nothing (two numbers of 30)."""
+    one = loads("""program two(sa: int(0..6), sb: int(0..6)) {
+      latent a: int(0..29) ~ uniform()
+      observe sa ~ binomial(6, 0.02 + 0.03 * a)
+      latent b: int(0..29) ~ uniform()
+      observe sb ~ binomial(6, 0.02 + 0.03 * b)
+    }""").using("smc")
+    found = one.calibrate(simulate=60, draws=60)
+    assert found.passed, found.verdict
+    assert found.weighed is not None and "frequency" in found.weighed and "frequency" not in found.ranks
+    assert found.ratio is not None and abs(found.ratio[0] - 1) < 4 * found.ratio[1] < 0.2
+
+
+def test_log_rewards_are_what_their_simulation_says() -> None:
+    """Two ways to one number: of latents, of a text and its end, and of a plate."""
+    text = loads(TEXT).lm(base=MODEL)
+    for one, rows in ((loads(NUMBER), ()), (text, [{"seen": "ab"}, {"seen": "b"}])):
+        assert exact_draws(one.prepared, rows, 40, 1).apart == pytest.approx(0.0, abs=1e-9)
+    assert exact_draws(query("conditioned").prepared, (), 40, 1).apart is None
 
 
 def test_p_values_of_several_quantities_are_corrected() -> None:

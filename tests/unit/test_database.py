@@ -241,6 +241,20 @@ def test_a_planted_fault_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary(trials(chosen, methods=["importance"], seeds=2).runs)["wrong"] == 4
 
 
+def test_a_list_that_is_not_the_answer_is_a_fault(tmp_path: Path) -> None:
+    for part in ("finite", "tables"):
+        shutil.copytree(FOLDER / part, tmp_path / part)
+    asked = ("compare", "--db", tmp_path, "--class", "finite", "--method", "exact", "--seeds", 1)
+    assert plm(*asked).exit_code == 0
+    file = tmp_path / "finite" / "skewed_number.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {"log_evidence": stored["log_evidence"] + 0.01}))
+    shown = plm(*asked)
+    assert shown.exit_code == 1
+    assert "fault: finite/skewed_number: what exact lists is 0.01 nats" in shown.stdout
+    assert json.loads(plm(*asked, "--format", "json").stdout)["faults"]
+
+
 def test_a_summary_counts() -> None:
     def one(**more: object) -> Run:
         return Run("k", "t", "m", 0, 2.0, 10, **more)  # type: ignore[arg-type]

@@ -92,6 +92,21 @@ def test_choices_that_begin_others(choices: str, codes: list[str]) -> None:
     assert lints(f"latent z: one_of({choices}) ~ uniform()\nobserve a ~ base(z)") == codes
 
 
+@pytest.mark.parametrize(
+    ("latent", "codes"),
+    [
+        ("z: int(0..99) ~ base(a)", ["PLM905"]),
+        ("z: int(0..99) ~ choice(base(a) ^ 2)", ["PLM905"]),
+        ("z: int(-12..3) ~ base(a) ^ 0.5", ["PLM905"]),
+        ("z: int(0..9) ~ base(a)", []),
+        ("z: int(10..99) ~ base(a)", []),
+        ("z: int(0..99) ~ uniform()", []),
+    ],
+)
+def test_numbers_that_begin_others(latent: str, codes: list[str]) -> None:
+    assert lints(f"latent {latent}\nobserve a ~ base(z)") == codes
+
+
 def test_idle_latents() -> None:
     assert lints("latent z: text(tokens=1..3) ~ base(a)") == ["PLM906"]
     assert lints("latent z: text(tokens=1..3) ~ base(a) ^ 2") == []

@@ -23,6 +23,7 @@ def warnings(checked: CheckedModule) -> list[Diagnostic]:
             *_unused(checked.module, checked.used),
             *_nothing_to_infer(program),
             *_prefix_choices(program),
+            *_prefix_numbers(checked.module),
             *_peeking_guides(checked),
             *_idle_latents(program),
             *_boundaries(checked),
@@ -82,6 +83,54 @@ def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
                     ],
                     help=f'end both with a mark, such as "{short.value}." and "{long.value}."',
                 )
+
+
+def _prefix_numbers(module: ast.Module) -> Iterator[Diagnostic]:
+    """Numbers that a model spells and of which one begins another: it pays nothing to end."""
+    spelling = {one.name.id for one in module.declarations if isinstance(one, ast.LmDecl)} | {"choice"}
+    for statement in statements(module.program.body):
+        if not isinstance(statement, ast.Latent) or value_type(statement.type.name).takes != "range":
+            continue
+        dist = statement.dist
+        while isinstance(dist, ast.PowerExpr):
+            dist = dist.base
+        if not isinstance(dist, ast.Call) or dist.function.id not in spelling:
+            continue
+        pair = next((found for arg in statement.type.args if (found := _beginning(arg)) is not None), None)
+        if pair is not None:
+            yield warning(
+                "PLM905",
+                f"the number {pair[0]} of '{statement.name.id}' begins the number {pair[1]}",
+                statement.type.span,
+                "spelled without an end",
+                notes=["a number scores only its own digits, so the shorter one has the mass of both"],
+                help=f'score what follows it, as in: observe "." ~ {_name_of(module)}(…, {statement.name.id}); '
+                "or write one_of with a mark behind each, or let all have as many digits",
+            )
+
+
+def _name_of(module: ast.Module) -> str:
+    return next((one.name.id for one in module.declarations if isinstance(one, ast.LmDecl)), "base")
+
+
+def _beginning(arg: ast.Node) -> tuple[int, int] | None:
+    """The first whole number of a range that begins another one in it."""
+    if not isinstance(arg, ast.Range):
+        return None
+    low, high = _whole(arg.low), _whole(arg.high)
+    if low is None or high is None:
+        return None
+    if max(1, low) * 10 <= high:
+        return max(1, low), max(1, low) * 10
+    return (min(-1, high), min(-1, high) * 10) if min(-1, high) * 10 >= low else None
+
+
+def _whole(expr: ast.Expr) -> int | None:
+    if isinstance(expr, ast.Unary) and expr.op == "-":
+        inner = _whole(expr.operand)
+        return None if inner is None else -inner
+    value = expr.value if isinstance(expr, ast.Literal) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _peeking_guides(checked: CheckedModule) -> Iterator[Diagnostic]:
