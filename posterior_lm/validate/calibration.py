@@ -175,12 +175,8 @@ def _keys(row: KnownRow, values: Mapping[str, Sequence[Value]]) -> list[tuple]:
 
 def _merged_apart(draws: Draws) -> float:
     """The largest difference between a weight of merged draws and the sum of what the draws have of it."""
-    sums: dict[tuple, float] = {}
-    data = zip(*([value.datum for value in column] for column in draws.values.values()), strict=True)
-    for one, weight in zip(data, draws.normalized_weights.tolist(), strict=False):
-        sums[one] = sums.get(one, 0.0) + weight
     found = {tuple(m.values.values()): m.weight for m in Posterior("", "", {}, draws, 0).merged()}
-    return max(abs(found.get(one, 0.0) - weight) for one, weight in sums.items()) if sums else 0.0
+    return max((abs(found.get(one, 0.0) - share) for one, share in draws.shares.items()), default=0.0)
 
 
 def _independent(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
