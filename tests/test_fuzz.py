@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from posterior_lm import Posterior, loads
+from posterior_lm import Posterior, load, loads
 from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.rows import read_rows
@@ -31,7 +31,9 @@ SECONDS = 20
 FEW = 25
 """Inputs of each kind that the suite tries."""
 
-MODEL = TabularModel.from_json(ROOT / "posteriors" / "tables" / "letters.json")
+MODEL = TabularModel.random(
+    [chr(k) for k in range(32, 127)], order=0, max_tokens=90, rng=1, concentration=1.0
+)
 ROWS = """program rows(t: text, n: int(-5..5), k: int, r: real, o: one_of("a", "b"), xs: table(a: text, b: int)) {
   latent z: int(0..3) ~ uniform()
   factor r * z + n + k
@@ -72,16 +74,18 @@ def rows(text: str, folder: Path) -> None:
 def pattern(text: str, folder: Path) -> None:
     written = json.dumps(text, ensure_ascii=False)
     one = loads(
-        f'lm base = "b"\nprogram p() {{ latent z: text(tokens=1..6, pattern={written}) ~ base() }}'
+        f'lm base = "b"\nprogram p() {{ latent z: text(tokens=1..12, pattern={written}) ~ base() }}'
     ).lm(base=MODEL)
     one.target().latents[0].support.allowed(one.target().latents[0].support.start())
 
 
 def schema(text: str, folder: Path) -> None:
     (folder / "schema.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    source = 'lm base = "b"\nprogram p() { latent z: text(tokens=1..30, json="schema.json") ~ base() }'
-    one = loads(source).allow_path(folder).lm(base=MODEL)
-    one.target()
+    file = folder / "schema.plm"
+    file.write_text(
+        'lm base = "b"\nprogram p() { latent z: text(tokens=1..60, json="schema.json") ~ base() }'
+    )
+    load(file).lm(base=MODEL).target()
 
 
 def table(text: str, folder: Path) -> None:

@@ -175,6 +175,8 @@ def _keys(row: KnownRow, values: Mapping[str, Sequence[Value]]) -> list[tuple]:
 
 def _merged_apart(draws: Draws) -> float:
     """The largest difference between a weight of merged draws and the sum of what the draws have of it."""
+    if not draws.values:
+        return 0.0
     found = {tuple(m.values.values()): m.weight for m in Posterior("", "", {}, draws, 0).merged()}
     return max((abs(found.get(one, 0.0) - share) for one, share in draws.shares.items()), default=0.0)
 
