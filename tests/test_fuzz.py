@@ -28,7 +28,7 @@ from tests.cli import ROOT
 KEPT = ROOT / "tests" / "golden" / "fuzzed"
 SECONDS = 20
 """That one input may take: on a busy machine the largest that is let through takes two."""
-FEW = 25
+FEW = 12
 """Inputs of each kind that the suite tries."""
 
 MODEL = TabularModel.random(

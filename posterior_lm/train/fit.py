@@ -36,6 +36,7 @@ from posterior_lm.train.policy import (
     Manifest,
     data_digest,
     guide_digest,
+    read_manifest,
     save_policy,
     template_digests,
 )
@@ -78,7 +79,8 @@ def fit(
 
     Raises DataError for rows that do not bind (PLM601–608), none at all (PLM628), a
     folder in use or holding a policy (PLM621) or that cannot be written (PLM612), and
-    with `resume` for a checkpoint that is damaged (PLM622) or of another fit (PLM625);
+    with `resume` for a checkpoint that is damaged (PLM622) or of another fit (PLM625), while nothing kept is a new
+    beginning and a whole policy the end;
     InferenceError PLM623 or PLM624 for programs that cannot be amortised so, PLM626
     where a number is not finite, PLM628 for a budget that holds no step, PLM629 where no draw of any row has a reward. An interrupted fit leaves a
     checkpoint and the policy as it stands, uncertified.
@@ -88,10 +90,15 @@ def fit(
     world = join_world()
     folder = folder_named(out)
     inputs = read_inputs(program, rows, settings, given)
+    if resume and (folder / MANIFEST).exists() and not (folder / checkpoint.ROOM).exists():
+        return _whole(inputs, folder, settings, world, say)
     if not world.is_main:
         return _fit(inputs, folder, settings, world, resume, course, None, None)
     with Lock(folder):
         checkpoint.clean(folder)
+        resume = (
+            resume and (folder / checkpoint.ROOM).exists()
+        )  # of what was kept; else there is nothing but a beginning
         checkpoint.check_unused(folder, resume, {MANIFEST: "a policy", checkpoint.ROOM: "an unfinished fit"})
         return _fit(inputs, folder, settings, world, resume, course, watch, say)
 
@@ -105,7 +112,7 @@ def _fit(
         trainer, adapter, settings = setup.trainer, setup.adapter, setup.settings
         identity = _identity(inputs, settings, setup.lm)
         allotted = setup.allot(course, world)
-        if resume:
+        if world.broadcast(resume):
             _resume(trainer, folder, identity, tell, world)
         for note in setup.notes:
             tell(note)
@@ -134,6 +141,24 @@ def _fit(
                 checkpoint.remove(folder)
         world.wait()
         return Fitted(folder, manifest, interrupted, tuple(setup.notes), world.is_main)
+
+
+def _whole(
+    inputs: Inputs, folder: Path, settings: FitSettings, world: World, say: Callable[[str], None] | None
+) -> Fitted:
+    """What a fit left that came to its end. Raises DataError PLM625 where it was another program's or of other rows."""
+    manifest = read_manifest(folder)
+    there = (manifest.fingerprint, manifest.data, manifest.seed)
+    if there != (inputs.program.graph.fingerprint, data_digest(inputs.data), settings.seed):
+        raise DataError.of(
+            "PLM625",
+            f"the policy in {folder} is of another fit: program, rows or seed differ",
+            where=str(folder),
+            help="resume with the same program, rows and settings, or begin anew in another folder",
+        )
+    if say is not None:
+        say(f"nothing is left to do: {folder} holds the whole policy")
+    return Fitted(folder, manifest, leads=world.is_main)
 
 
 def _certificate(

@@ -293,10 +293,20 @@ def test_another_fit_is_not_resumed(what: dict[str, Any], said: str, half: Path)
     assert contents(half) == before
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
+def test_a_loop_that_resumes_begins_and_ends(tmp_path: Path) -> None:
+    """Where nothing was kept it begins; where all is done it ends at once, and changes nothing."""
+    said: list[str] = []
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / METRICS).write_text('{"step": 1}\n')  # killed before its first checkpoint
+    whole = fitted(tmp_path / "p", resume=True, steps=2)
+    assert whole.manifest.steps == 2 and len(metrics.read_metrics(tmp_path / "p" / METRICS)) == 2
+    before = contents(tmp_path / "p")
+    again = fitted(tmp_path / "p", resume=True, steps=2, say=said.append)
+    assert again.manifest == whole.manifest and not again.interrupted and contents(tmp_path / "p") == before
+    assert "nothing is left to do" in said[-1]
     with pytest.raises(DataError) as caught:
-        fitted(tmp_path / "p", resume=True)
-    assert codes(caught.value) == ["PLM622"] and "--resume" in str(caught.value)
+        fitted(tmp_path / "p", resume=True, steps=2, program=DIGIT.replace("0.7", "0.8"))
+    assert codes(caught.value) == ["PLM625"]
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "arrays.npz", "state.json"])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posterior_lm.cli.given import Case
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.lang.diagnostics import DataError, Diagnostic
 from posterior_lm.target.rows import read_field, read_rows, typed_csv
@@ -207,3 +208,27 @@ def test_columns_are_separated_by_commas(tmp_path: Path) -> None:
     for sign, name in ((";", "semicolons"), ("\t", "tabs")):
         found = wrong(tmp_path, "r.csv", f"a{sign}b\n1{sign}2\n")
         assert found.code == "PLM607" and name in found.primary.text and "commas" in (found.help or "")
+
+
+def test_each_row_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    """Made of its number alone: whatever other rows there are, and that of row 0 is the one that was asked for."""
+    seeds = [Case(row, {}, {}).seed(7) for row in range(1000)]
+    assert seeds[0] == 7 == Case(None, {}, {}).seed(7) and len(set(seeds)) == 1000
+    assert Case(3, {}, {}).seed(7) == seeds[3] != Case(3, {}, {}).seed(8) and max(seeds) < 1 << 53
+    (tmp_path / "p.plm").write_text("program p(x: int(0..3)) { latent z: int(0..999) ~ poisson(100 + x) }")
+    (tmp_path / "rows.jsonl").write_text('{"x": 0}\n{"x": 0}\n')
+    asked = (
+        "run",
+        tmp_path / "p.plm",
+        "--data",
+        tmp_path / "rows.jsonl",
+        "--method",
+        "importance",
+        "-n",
+        20,
+        "--format",
+        "jsonl",
+    )
+    first, second = (json.loads(line) for line in plm(*asked).stdout.splitlines())
+    assert first["draws"] != second["draws"] and second["seed"] == Case(1, {}, {}).seed(0)
+    assert json.loads(plm(*asked, "--row", 1).stdout)["draws"] == second["draws"]
