@@ -105,11 +105,14 @@ Row = Mapping[str, object]
 
 def fitted(
     out: Path, program: str = DIGIT, data: Sequence[Row] = DIGITS, *, resume: bool = False,
-    watch: Callable[[Any], None] | None = None, course: Course | None = None, **more: object,
+    watch: Callable[[Any], None] | None = None, course: Course | None = None,
+    say: Callable[[str], None] | None = None, **more: object,
 ) -> Fitted:  # fmt: skip
     """A fit of a few small steps."""
     settings = settings_of({**SMALL, **more})
-    return fit(loads(program).prepared, data, out, settings, resume=resume, watch=watch, course=course)
+    return fit(
+        loads(program).prepared, data, out, settings, resume=resume, watch=watch, course=course, say=say
+    )
 
 
 def trainer_of(
