@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -39,10 +40,8 @@ class Case:
         """The seed of this row's draws: rows are independent, and none depends on which others there are."""
         if not self.row:
             return seed
-        import numpy as np  # only commands that draw ask for it
-
-        # JSON readers keep 53 bits of a whole number.
-        return int(np.random.SeedSequence([seed, self.row]).generate_state(1, np.uint64)[0] >> np.uint64(11))
+        digest = hashlib.sha256(f"{seed} {self.row}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 11  # JSON readers keep 53 bits of a whole number
 
 
 def texts(option: str, given: Iterable[str]) -> dict[str, str]:

@@ -365,7 +365,7 @@ EVEN = (np.arange(50) + 0.5) / 50
         ({"upper": np.full(50, -2.6)}, "the upper bound of the log evidence is below the lower one, by 0.60 nats"),
         ({"listed": np.full(50, -2.0 - np.log(2))}, "the evidence is 2.00 ± 0.00 times the listed one"),
         ({"listed": np.full(50, -2.0), "upper": np.full(50, -1.7)}, "inverse evidence beside an exact draw is 0.74 ± 0.00"),
-        ({"listed": np.where(EVEN < 0.5, -1.8, -2.2), "upper": None, "errors": np.full(50, 0.01)},
+        ({"listed": np.where(EVEN < 0.5, -1.7, -2.3), "upper": None, "errors": np.full(50, 0.01)},
          "off by more than 4 of its standard errors on 100% of the rows"),
         ({"apart": 0.3}, "The log reward itself is wrong, whatever the method"),
         ({"merged": 0.1}, "merging draws changes a weight by 0.1"),
