@@ -12,7 +12,7 @@ from attrs import evolve
 
 from posterior_lm.infer.base import Backend, InferenceAlgorithm, Info, Offer, run
 from posterior_lm.infer.draws import Draws
-from posterior_lm.infer.exact import listed_early
+from posterior_lm.infer.exact import is_whole, listed_early
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
 from posterior_lm.infer.mixture import FLOOR, Mixture
@@ -99,12 +99,12 @@ def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHEC
 
 
 def lacking(draws: Draws) -> str | None:
-    """What is wrong with draws that flatter proposals may mend, in words before "so these propose too"; None where nothing is."""
+    """What is wrong with draws that flatter proposals may mend, in words before "so flatter ones propose too"; None where nothing is."""
     look, worth = draws.second_look, draws.independent or 0.0
     if look is not None and (missed := look.missed(draws.log_evidence_se)):
-        return f"its draws miss about {missed:.0%} of the evidence that proposals flatter than the prior find"
+        return f"its draws miss about {missed:.0%} of the evidence that a second look finds"
     if worth < FEW and len(draws) >= MANY:  # of fewer nobody expects more
-        return f"its draws are worth {worth:.1f}, and there are proposals flatter than the prior"
+        return f"its draws are worth {worth:.1f}"
     return None
 
 
@@ -182,6 +182,7 @@ def infer(
 
     # What is tried beside the draws has streams of its own: they are those that would have come without it.
     alone = method == AUTO and policy is None and guide is None
+    early = listed_early(target, n) if alone and name != EXACT else None
     if method == AUTO and name == MIXTURE and policy is not None and guide is not None:
         try:
             why = doubt(target, guide, rng.spawn(1)[0])
@@ -194,7 +195,7 @@ def infer(
             name, reason = choose(target, AUTO)
             reason = f"{reason}; {policy.name} is not used, since {why}"
             draws = drawn(name, None)
-    elif alone and name != EXACT and (early := listed_early(target, rng.spawn(1)[0], n)):
+    elif early is not None and is_whole(early):
         name, draws = EXACT, early
         reason = f"exact: its list was done after {len(early)} values, for no more than {n} draws cost"
     else:
@@ -203,17 +204,18 @@ def infer(
     if weighed and (look or alone) and left() != 0.0:
         if progress is not None:
             progress(Info(False, "a second look"))
-        draws = looked(target, draws, guide, rng.spawn(1)[0], list_them=not alone)
+        early = early if alone else listed_early(target, len(draws))
+        draws = looked(target, draws, guide, rng.spawn(1)[0], early)
         if alone and (why := lacking(draws)) and left() != 0.0:
             with suppress(InferenceError, ModelError):
                 # What the second look has found may be more than a pilot finds again.
                 least = FLOOR if draws.missing else 0.0
-                second = ran(Mixture(n, batch, flat=least), None, rng.spawn(1)[0])
+                second = ran(Mixture(n, batch, least, early), None, rng.spawn(1)[0])
                 reason = f"{reason}; {why}"
                 if _helped(draws, second):
-                    name, draws, reason = MIXTURE, second, f"{reason}, so these propose too"
+                    name, draws, reason = MIXTURE, second, f"{reason}, so flatter ones propose too"
                 else:
-                    reason = f"{reason}, but drawing from these too is worth less"
+                    reason = f"{reason}, but drawing from flatter ones too is worth less"
     if not draws.exact and budget is not None and len(draws) < n:
         reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
     return evolve(draws, reason=reason, method=name)

@@ -138,12 +138,15 @@ class Exact:
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         if not state.values:
             raise self._nothing(state)
+        return self._listed(state, estimated(rng, state, self._certificate(state)))
+
+    def _listed(self, state: State, certificate: EnumerationBound) -> Draws:
+        """The values so far, those of most reward first."""
         log_reward = np.array(state.log_reward)
         order = np.argsort(-log_reward, kind="stable")
         columns = {
             name: tuple(state.values[i][k] for i in order) for k, name in enumerate(state.target.names)
         }
-        certificate = estimated(rng, state, self._certificate(state))
         return Draws(columns, log_reward[order], log_reward[order], self.name, certificate=certificate)
 
     # ------------------------------------------------------------- bookkeeping
@@ -379,14 +382,16 @@ WORK, WIDTH = 10, 20
 FREE = 50
 """For each draw: values of finite latents that are listed, each latent counted, where no term asks a model."""
 LEFT_OUT, ENOUGH = 1e-3, 1e-6
-"""A list that may lack more of the posterior than the first is no answer; one that lacks less than the second needs no more."""
+"""A list that may lack more of the posterior than the first is not whole; one that lacks less than the second needs no more."""
+ALWAYS = 0.25
+"""For each draw: beginnings that are opened even where a list cannot be whole, for the likeliest values."""
 
 
-def listed_early(target: Target, rng: np.random.Generator, n: int) -> Draws | None:
-    """A list that is sure to hold all but `LEFT_OUT` of the posterior, where one is found for about what n draws cost.
+def listed_early(target: Target, n: int) -> Draws | None:
+    """What is listed, likeliest beginnings first, for about what n draws cost; None where that is not one value.
 
-    Given up as soon as more children stand open than could be listed: of a large vocabulary after a few dozen
-    beginnings. None where there is no such list.
+    Given up as soon as more children stand open than could be listed, but after a few dozen beginnings. What has
+    been found till then are values of great weight, if there are any, and `is_whole` says whether they are all.
     """
     n = min(n, 1000)
     most = FREE * n // max(1, len(target.latents))
@@ -394,20 +399,24 @@ def listed_early(target: Target, rng: np.random.Generator, n: int) -> Draws | No
     if not free and is_wide(target, WIDTH * n):
         return None
     algorithm = Exact(free or WORK * n, 1.0 if free else 1.0 - ENOUGH, math.inf, BATCH if free else FIRST)
-    opened = 0
+    opened, rng = 0, np.random.default_rng(0)
     try:
         state, done = algorithm.init(rng, target, None), False
         while not done:
             wide = not free and sum(len(f) - rank for _, _, f, rank in state.frontier.heap) > WIDTH * n
-            if wide or (not free and opened > WORK * n):
-                return None
+            if not free and opened + algorithm.batch > (ALWAYS if wide else WORK) * n:
+                break
             state, info = algorithm.step(rng, state)
             opened, done = opened + algorithm.batch, info.done
             algorithm = evolve(algorithm, batch=min(BATCH, 2 * algorithm.batch))
-        certificate = algorithm._certificate(state)
-        return None if certificate.missing_share > LEFT_OUT else algorithm.sample(rng, state, n)
+        return algorithm._listed(state, algorithm._certificate(state)) if state.values else None
     except InferenceError:  # the draws that follow find out what is wrong, and say it better
         return None
+
+
+def is_whole(listed: Draws) -> bool:
+    """Whether a list is sure to hold all but `LEFT_OUT` of the posterior."""
+    return listed.certificate is not None and listed.certificate.missing_share <= LEFT_OUT
 
 
 BACKEND = _Exact()

@@ -288,6 +288,27 @@ class FlatGuide(PriorGuide):
         return found
 
 
+@frozen(eq=False)
+class ListGuide:
+    """Draws one of some values, which are N different ones, each with its log probability (N,)."""
+
+    values: Mapping[str, tuple[Value, ...]]
+    log_probs: np.ndarray
+    name: str = "the likeliest values"
+
+    def sample(self, rng: np.random.Generator, n: int) -> Proposal:
+        picked = rng.choice(len(self.log_probs), size=n, p=np.exp(self.log_probs))
+        return Proposal(take(self.values, picked.tolist()), self.log_probs[picked])
+
+    def log_prob(self, values: Values) -> np.ndarray:
+        known = dict(zip(_ids(self.values), self.log_probs.tolist(), strict=True))
+        return np.array([known.get(one, -np.inf) for one in _ids(values)])
+
+
+def _ids(values: Values) -> list[tuple[tuple[int, ...], ...]]:
+    return list(zip(*([v.ids for v in column] for column in values.values()), strict=True))
+
+
 def flatter(target: Target) -> tuple[FlatGuide, ...]:
     """What is flatter than the prior, and of use."""
     widest = max((model.tokenizer.vocabulary_size for model in target.models.values()), default=1)

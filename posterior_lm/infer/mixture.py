@@ -31,9 +31,10 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, MixtureReport
-from posterior_lm.infer.guide import FlatGuide, Guide, PriorGuide, Proposal, flatter, joined
+from posterior_lm.infer.exact import listed_early
+from posterior_lm.infer.guide import FlatGuide, Guide, ListGuide, PriorGuide, Proposal, flatter, joined
 from posterior_lm.infer.prefix_expansion import LARGE
-from posterior_lm.infer.weights import all_dead
+from posterior_lm.infer.weights import all_dead, log_shares
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, distinct, take
 
@@ -197,6 +198,8 @@ class Mixture:
     flat: float | None = None
     """Where it is given, what is flatter than the prior proposes too, each with this share at least; where the pilot
     gives nothing but the prior a share, it ends there."""
+    listed: Draws | None = None
+    """Values that propose too, in proportion to their rewards."""
     name: str = field(default="mixture", init=False)
 
     @property
@@ -209,6 +212,8 @@ class Mixture:
         others: list[Guide] = [PriorGuide(target, reads="guide")] if target.graph.guides else []
         others += [] if guide is None else [guide]
         others += flatter(target) if self.flat is not None else []
+        if self.listed is not None:
+            others.append(ListGuide(self.listed.values, log_shares(self.listed.log_reward)))
         shares = np.full(1 + len(others), 1.0 / (1 + len(others)))
         return State(target, MixtureGuide(PriorGuide(target), tuple(others), shares))
 
@@ -273,8 +278,9 @@ class _Mixture(Backend):
         report = draws.mixture
         assert report is not None
         flat = 0.0 if flatter(target)[0].name in report.names else None
+        listed = listed_early(target, len(draws)) if ListGuide.name in report.names else None
         mixture = evolve(
-            Mixture(1, flat=flat).init(rng, target, guide if flat is None else None).guide,
+            Mixture(1, flat=flat, listed=listed).init(rng, target, guide if flat is None else None).guide,
             shares=np.array(report.shares),
         )
         late = evolve(draws, log_weights=draws.log_weights[report.pilot :])

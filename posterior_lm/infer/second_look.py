@@ -10,18 +10,20 @@ are held against the first draws, whose estimate of the evidence is Ẑ from N o
   have changed Ẑ by a tenth, and N draws of q make 1 / HEAVY times their share of Ẑ of them, or fewer. This only
   where draws are independent: particles that were resampled find more than q alone.
 
-A mode that both miss shows in neither.
+Where likely values were listed, those that no draw has and that should have come are missed too. A mode that none of
+these finds shows nowhere.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
 from attrs import evolve
 
 from posterior_lm.infer.draws import Draws, SecondLook, cells
-from posterior_lm.infer.exact import listed_early
+from posterior_lm.infer.exact import is_whole
 from posterior_lm.infer.guide import Guide, PriorGuide, flatter
 from posterior_lm.infer.mixture import MixtureGuide
 from posterior_lm.infer.prefix_expansion import MANY, is_model_free, is_wide, support_size
@@ -34,37 +36,47 @@ SHARE = 0.125
 """Second draws for each first one."""
 FEWEST, MOST = 16, 256
 """Fewer tell nothing; more tell little that these do not."""
+SEVERAL = 5.0
+"""Independent draws that a value should have; none of them is then a case of e^-5."""
 HEAVY = 0.1
 """The part of the sum of all weights that one draw may add without being called missed."""
 
 
 def looked(
-    target: Target,
-    draws: Draws,
-    guide: Guide | None,
-    rng: np.random.Generator,
-    *,
-    list_them: bool = True,
+    target: Target, draws: Draws, guide: Guide | None, rng: np.random.Generator, listed: Draws | None
 ) -> Draws:
     """The draws with what a second look found, where there are enough of them to be worth one.
 
-    By a list where that costs no more than the draws did, if not `list_them` is false; else by flatter proposals, unless
-    the draws are worth so few that they are not to be trusted anyway, or all values of a type were to be scored for each
-    and are too many. A second draw may be one that the program has no
-    answer for, which then is no result of the first ones.
+    By what was `listed` early where that is all there is; else by flatter proposals, and by what was listed. Not where
+    the draws are worth so few that they are not to be trusted anyway, or where all values of a type were to be scored
+    and are too many. A second draw may be one that the program has no answer for, which then is no result of the first.
     """
     n = min(MOST, round(SHARE * len(draws)))
     if n < FEWEST or not target.latents or draws.log_evidence is None:
         return draws
-    listed = listed_early(target, rng, len(draws)) if list_them else None
-    if listed is not None:
+    if listed is not None and is_whole(listed):
         return evolve(draws, second_look=_beside(draws, listed))
     if (draws.independent or 0.0) < FEW or is_wide(target, MANY):
         return draws
-    try:
-        return evolve(draws, second_look=_look(target, draws, guide or PriorGuide(target), n, rng))
-    except (InferenceError, ModelError):
-        return draws
+    with suppress(InferenceError, ModelError):
+        look = _look(target, draws, guide or PriorGuide(target), n, rng)
+        lacking = 0.0 if listed is None else _lacking(draws, listed)
+        return evolve(draws, second_look=evolve(look, heavy=max(look.heavy, lacking)))
+    return draws
+
+
+def _lacking(draws: Draws, listed: Draws) -> float:
+    """The share of the evidence on listed values that no draw has, though each should have come `SEVERAL` times."""
+    known, seen = draws.log_evidence, draws.shares
+    assert known is not None
+    data = zip(*([value.datum for value in column] for column in listed.values.values()), strict=True)
+    rare = math.log(SEVERAL / (draws.independent or 1.0))
+    lost = [
+        float(r)
+        for value, r in zip(data, listed.log_reward, strict=True)
+        if value not in seen and r - np.logaddexp(known, r) > rare
+    ]
+    return 1.0 / (1.0 + math.exp(min(700.0, known - logsumexp(np.array(lost))))) if lost else 0.0
 
 
 def _beside(draws: Draws, listed: Draws) -> SecondLook:

@@ -75,9 +75,7 @@ def verdict(draws: Draws) -> str:
     look = draws.second_look
     if look is not None and (missed := look.missed(draws.log_evidence_se)):
         found = (
-            f"a list of all {look.listed:,} values"
-            if look.listed
-            else f"{look.draws} draws from flatter proposals"
+            f"a list of all {look.listed:,} values" if look.listed else f"a second look by {look.draws} draws"
         )
         return (
             f"Do not trust this: {checked}; of the posterior that {found} shows, these draws miss about {missed:.0%}. "
