@@ -298,7 +298,8 @@ class ListGuide:
 
     def sample(self, rng: np.random.Generator, n: int) -> Proposal:
         picked = rng.choice(len(self.log_probs), size=n, p=np.exp(self.log_probs))
-        return Proposal(take(self.values, picked.tolist()), self.log_probs[picked])
+        drawn = take(self.values, picked.tolist())
+        return Proposal({name: tuple(column) for name, column in drawn.items()}, self.log_probs[picked])
 
     def log_prob(self, values: Values) -> np.ndarray:
         known = dict(zip(_ids(self.values), self.log_probs.tolist(), strict=True))
