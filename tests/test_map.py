@@ -43,8 +43,9 @@ STOPS = 18
 TOLD = {"cli/showing.py", "cli/output.py"}
 """Modules that are told how far the work is, and so are called from below."""
 
-HOOKS = {"train/memory.py"}
-"""Modules whose hooks torch calls for every tensor that a computation keeps, wherever it is."""
+HOOKS = {"train/memory.py", "lm/hf/threads.py"}
+"""Modules with functions that others call for them: torch for every tensor that a computation keeps, and what is kept in
+the cache folder where it is not there yet."""
 
 Place = tuple[str, str]
 

@@ -145,7 +145,7 @@ class PolicyReport:
     """The rows of a check, with `draws` draws each; `simulated` is None where there are no exact draws.
 
     `note` says why there are none. Rows that are not `held_out` are those that the policy was trained on, with fresh
-    draws. `training` are the seconds that its training took, None where nobody says.
+    draws. `training` are the seconds that its training took, None where nobody says. Seconds do not count in a comparison.
     """
 
     draws: Count
@@ -153,7 +153,7 @@ class PolicyReport:
     simulated: Simulated | None = None
     note: str = ""
     held_out: bool = True
-    training: float | None = None
+    training: float | None = field(default=None, eq=False)
 
     @property
     def measured(self) -> tuple[RowCheck, ...]:
