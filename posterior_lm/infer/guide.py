@@ -277,15 +277,15 @@ class FlatGuide(PriorGuide):
         flat = 1.0 if self.throughout else max(LEAST_FLAT, 1.0 / (1.0 + info.support.max_tokens))
         return super()._text(info, drawn, n, flat=flat, **options)
 
-    def prior_scores(
+    def _prior_rows(
         self, info: LatentInfo, candidates: Sequence[Value], past: Values, rows: int
-    ) -> np.ndarray:
-        found = super().prior_scores(info, candidates, past, rows)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found, where = super()._prior_rows(info, candidates, past, rows)
         alive = ~np.isneginf(found).all(axis=1)
-        found[alive] = flattened(
-            np.stack([log_shares(row) for row in found[alive]]), 1.0 if self.throughout else 0.5
-        )
-        return found
+        share = 1.0 if self.throughout else 0.5
+        if alive.any():
+            found[alive] = flattened(np.stack([log_shares(row) for row in found[alive]]), share)
+        return found, where
 
 
 @frozen(eq=False)

@@ -83,21 +83,24 @@ def test_importance_obeys_n_and_the_seed() -> None:
     assert len({d["values"]["z"] for d in one["draws"]}) == len(one["draws"])
 
 
-def test_rows_are_drawn_with_one_seed_as_the_help_says(tmp_path: Path) -> None:
+def test_rows_have_seeds_of_their_own_as_the_help_says(tmp_path: Path) -> None:
+    """The first row's is that of the command; equal rows are drawn anew, and the same again."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"start": "a", "end": "a"}\n' * 2)
     words = ("run", WALK, "--data", rows, "-n", 8, "--seed", 3, "--method", "importance")
     first, second = asked(*words)
-    assert first == second and first["seed"] == 3
+    assert first["seed"] == 3 != second["seed"] and first["draws"] != second["draws"]
+    assert asked(*words) == [first, second] and asked(*words, "--row", 1) == second
     told = " ".join(plm("run", "--help").stdout.split())
-    assert "All are drawn with the same seed" in told and "--budget is for each row" in told
+    assert "Each row has a seed of its own" in told and "--budget is for each row" in told
 
 
 def test_rows_give_a_list_and_one_row_an_object() -> None:
     both = asked("run", WALK, "--data", ROWS)
     assert isinstance(both, list) and len(both) == 2
     assert asked("run", WALK, "--data", ROWS, "--row", 1) == both[1] != both[0]
-    assert asked("run", WALK, "--data", ROWS, "--given", "start=b", "--given", "end=b") == [both[1], both[1]]
+    again = asked("run", WALK, "--data", ROWS, "--given", "start=b", "--given", "end=b")
+    assert [{**one, "seed": 0} for one in again] == [{**both[1], "seed": 0}] * 2  # a list has no chance in it
     lines = Path(ROWS).read_text()
     assert asked("run", WALK, "--data", "-", input=lines) == both
     assert asked("run", WALK, "--data", "-", input=lines.splitlines()[0]) == both[0]

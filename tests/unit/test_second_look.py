@@ -87,6 +87,13 @@ def test_a_flat_guide_is_a_guide(throughout: bool) -> None:
     assert np.mean([v.text.startswith("r") for v in drawn.values["z"]]) > 0.02  # 0.0001 by the prior
 
 
+def test_a_flat_guide_goes_on_where_every_value_is_dead() -> None:
+    """As the prior does: the draws show which statement ruled them out."""
+    target = asked("latent n: int(5..6) ~ binomial(2, 0.5)").target()
+    drawn = FlatGuide(target).sample(np.random.default_rng(0), 5)
+    assert len(drawn.values["n"]) == 5 and np.isneginf(target.log_reward(drawn.values)).all()
+
+
 def test_a_mixture_with_flat_guides_is_unbiased() -> None:
     target = RARE_TOKEN.target()
     true = 0.9999 * 1e-6 + 1e-4 * 0.9
