@@ -117,6 +117,17 @@ def _helped(draws: Draws, second: Draws) -> bool:
     return gained > UNSEEN or (gained > -UNSEEN and (draws.missing > 0 or more))
 
 
+LISTING = 0.25
+"""The most of a budget that a list may take before draws are made."""
+LOOKING = 0.5
+"""Of the seconds that draws took: what a second look at them may take, which has to be left of a budget."""
+
+
+def affords(left: float | None, draws: Draws) -> bool:
+    """Whether `left` seconds of a budget are enough for a second look; None where there is no budget."""
+    return left is None or left > LOOKING * draws.seconds
+
+
 def _evidence(draws: Draws) -> float:
     return -np.inf if draws.log_evidence is None else draws.log_evidence
 
@@ -182,7 +193,11 @@ def infer(
 
     # What is tried beside the draws has streams of its own: they are those that would have come without it.
     alone = method == AUTO and policy is None and guide is None
-    early = listed_early(target, n) if alone and name != EXACT else None
+    early = None
+    if alone and name != EXACT:
+        if progress is not None:
+            progress(Info(False, "listing"))
+        early = listed_early(target, n, None if budget is None else LISTING * budget)
     if method == AUTO and name == MIXTURE and policy is not None and guide is not None:
         try:
             why = doubt(target, guide, rng.spawn(1)[0])
@@ -201,10 +216,10 @@ def infer(
     else:
         draws = drawn(name, guide)
     weighed = METHODS[name].evidence and not draws.exact and (guide is None or isinstance(guide, PriorGuide))
-    if weighed and (look or alone) and left() != 0.0:
+    if weighed and (look or alone) and affords(left(), draws):
         if progress is not None:
             progress(Info(False, "a second look"))
-        early = early if alone else listed_early(target, len(draws))
+        early = early if alone else listed_early(target, len(draws), left())
         draws = looked(target, draws, guide, rng.spawn(1)[0], early)
         if alone and (why := lacking(draws)) and left() != 0.0:
             with suppress(InferenceError, ModelError):

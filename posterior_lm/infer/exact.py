@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -387,12 +388,14 @@ ALWAYS = 0.25
 """For each draw: beginnings that are opened even where a list cannot be whole, for the likeliest values."""
 
 
-def listed_early(target: Target, n: int) -> Draws | None:
+def listed_early(target: Target, n: int, seconds: float | None = None) -> Draws | None:
     """What is listed, likeliest beginnings first, for about what n draws cost; None where that is not one value.
 
     Given up as soon as more children stand open than could be listed, but after a few dozen beginnings. What has
     been found till then are values of great weight, if there are any, and `is_whole` says whether they are all.
+    After `seconds` it ends too.
     """
+    began = time.monotonic()
     n = min(n, 1000)
     most = FREE * n // max(1, len(target.latents))
     free = is_model_free(target) and support_size(target, most)
@@ -404,7 +407,8 @@ def listed_early(target: Target, n: int) -> Draws | None:
         state, done = algorithm.init(rng, target, None), False
         while not done:
             wide = not free and sum(len(f) - rank for _, _, f, rank in state.frontier.heap) > WIDTH * n
-            if not free and opened + algorithm.batch > (ALWAYS if wide else WORK) * n:
+            late = seconds is not None and time.monotonic() - began >= seconds
+            if late or (not free and opened + algorithm.batch > (ALWAYS if wide else WORK) * n):
                 break
             state, info = algorithm.step(rng, state)
             opened, done = opened + algorithm.batch, info.done

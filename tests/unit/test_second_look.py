@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from attrs import evolve
 
 import posterior_lm as plm
 from posterior_lm.api.query import Query
+from posterior_lm.infer.auto import affords
 from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Draws, SecondLook
 from posterior_lm.infer.exact import Exact, is_whole, listed_early
@@ -136,6 +139,26 @@ def test_a_wide_search_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> Non
     some = listed_early(query.target(), 200)
     assert some is None or not is_whole(some)
     assert sum(opened) <= 48
+
+
+def test_a_budget_ends_a_list_and_spares_a_look() -> None:
+    assert listed_early(RARE_TOKEN.target(), 100, 0.0) is None
+    draws = evolve(run(Importance(), WIDE.target(), n=200, rng=np.random.default_rng(0)), seconds=4.0)
+    assert affords(None, draws) and affords(2.1, draws) and not affords(1.9, draws)
+
+
+def test_a_look_goes_past_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws that took nearly all of it are not looked at again."""
+    whole = Importance.step
+
+    def slow(self: Importance, rng: np.random.Generator, state: Any) -> Any:
+        time.sleep(0.15)
+        return whole(self, rng, state)
+
+    monkeypatch.setattr(Importance, "step", slow)
+    query = WIDE.using("importance")
+    assert query.draw(256, budget=0.8).draws.second_look is None  # four steps of 64
+    assert query.draw(256, budget=60.0).draws.second_look is not None
 
 
 # ------------------------------------------------------------------------------- what a look finds
