@@ -12,14 +12,14 @@ from attrs import evolve
 
 import posterior_lm as plm
 from posterior_lm.api.query import Query
-from posterior_lm.infer.auto import affords
+from posterior_lm.infer.auto import _helped, affords
 from posterior_lm.infer.base import run
-from posterior_lm.infer.draws import Draws, SecondLook
+from posterior_lm.infer.draws import Draws, MixtureReport, SecondLook
 from posterior_lm.infer.exact import Exact, is_whole, listed_early
 from posterior_lm.infer.guide import FlatGuide, ListGuide, flatter
 from posterior_lm.infer.importance import Importance
-from posterior_lm.infer.mixture import Mixture
-from posterior_lm.infer.second_look import looked
+from posterior_lm.infer.mixture import FLOOR, Mixture
+from posterior_lm.infer.second_look import SEVERAL, _lacking, looked
 from posterior_lm.infer.verdict import level
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.tabular import TabularModel
@@ -175,6 +175,7 @@ def test_what_no_draw_found_is_found_by_flatter_proposals() -> None:
         look = found.second_look
         assert look is not None and look.draws == 62 and not look.listed
         assert look.missed(found.log_evidence_se) > 0.5 and level(found) == "bad"
+        assert look.log_ratio > 0.5
 
 
 def test_a_list_says_what_draws_miss() -> None:
@@ -320,3 +321,46 @@ def test_what_was_listed_and_never_drawn_is_missed() -> None:
     common = Draws({"z": draws.values["z"][:1]}, draws.log_reward[:1], draws.log_reward[:1], "exact")
     sound = looked(target, draws, None, np.random.default_rng(0), common).second_look
     assert sound is not None and sound.heavy < share
+
+
+def test_heavy_values_that_were_drawn_are_not_missed() -> None:
+    target = TWO.target()
+    draws = run(Importance(), target, n=800, rng=np.random.default_rng(0))
+    whole = run(Exact(100), target, n=1, rng=np.random.default_rng(0))
+    seen = draws.shares
+    heavy = [share for value, share in whole.shares.items() if share > SEVERAL / 800 and value not in seen]
+    assert not heavy and len(whole) > 30
+    assert _lacking(draws, whole) == 0.0
+
+
+@pytest.mark.parametrize("flat", [0.0, FLOOR])
+def test_flatter_proposals_keep_their_floor_or_are_given_up(flat: float) -> None:
+    """What a surprise only takes reward from needs none."""
+    query = asked('latent z: text(tokens=16..16, end="free", chars="ab") ~ base() factor -3 * count(z, "ba")')
+    draws = run(Mixture(400, flat=flat), query.target(), n=400, rng=np.random.default_rng(1))
+    assert draws.mixture is not None
+    prior, *others = draws.mixture.shares
+    assert len(others) == 2 and prior > 0.5
+    assert all(share == pytest.approx(flat, abs=0.02) for share in others)
+    assert len(draws) == (400 if flat else 50)
+
+
+@pytest.mark.parametrize(
+    ("gained", "second", "missing", "better"),
+    [(4.0, 20, False, True), (-4.0, 300, False, False), (0.0, 300, False, True), (0.0, 20, False, False),
+     (0.0, 20, True, True), (-4.0, 20, True, False)],
+)  # fmt: skip
+def test_what_finds_more_or_is_worth_more_is_taken(
+    gained: float, second: int, missing: bool, better: bool
+) -> None:
+    """Equal weights, so an ESS is a number of draws; `gained` nats of evidence by the second ones."""
+
+    def equal(n: int, log_evidence: float, **more: Any) -> Draws:
+        value = TWO.target().value("n", 0)
+        return Draws({"n": (value,) * n}, np.full(n, log_evidence), np.zeros(n), "importance", **more)
+
+    look = SecondLook(100, 1.0, 0.1, 0.5) if missing else None
+    mixed = MixtureReport(("prior", "other"), (0.5, 0.5), 10)
+    assert _helped(equal(100, 0.0, second_look=look), equal(second, gained, mixture=mixed)) is better
+    alone = MixtureReport(("prior", "other"), (1.0, 0.0), 10)
+    assert not _helped(equal(100, 0.0, second_look=look), equal(second, gained, mixture=alone))
