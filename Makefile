@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: extension run test test-newest test-oldest real test-real slow fuzz bench goldens clean
+.PHONY: extension run test test-newest test-oldest real test-real slow fuzz bench goldens docs dist clean
 
 run: $(VENV)/.installed
 	$(BIN)/plm run programs/story_infilling.plm --data programs/data/story_infilling.jsonl --row 0 --seed 0
@@ -24,7 +24,7 @@ real: $(VENV)/.installed-real
 test-real: $(VENV)/.installed-real
 	$(BIN)/python -m pytest -q -m real
 
-slow: $(VENV)/.installed-test
+slow: $(VENV)/.installed-test $(VENV)/.installed-docs $(VENV)/.installed-dist
 	$(BIN)/python -m pytest -q -m slow
 
 # FUZZ_SECONDS for each kind of file, on inputs from number FUZZ_FROM on; what failed is kept in tests/golden/fuzzed.
@@ -33,6 +33,16 @@ fuzz: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/floor.py
+
+# The site, in build/site; whatever is wrong with a page is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -c docs . build/site -d build/doctrees -n -W --keep-going -q
+
+# An sdist, and the wheel that is built from it, in dist/.
+dist: $(VENV)/.installed-dist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # The extension of VS Code; needs Node.
 extension:
@@ -52,6 +62,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[pandas,arviz,test]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs $(VENV)/.installed-dist: $(VENV)/.installed-%: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@
 
 $(VENV)-%/.installed: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv $(VENV)-$*

@@ -122,4 +122,6 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 # ---- the style sheet: system fonts, light and dark, narrow and wide, screen and paper
 
-STYLE = "\n" + Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+STYLE = "\n" + "".join(
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("style.css", "graph.css")
+)
