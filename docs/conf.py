@@ -75,9 +75,8 @@ class Links(SphinxTransform):
                 continue
             if path.parent == ROOT / "programs" and path.suffix == ".plm":
                 new: nodes.Element = addnodes.pending_xref("", *link.children, **link.attributes)
-                new.update_all_atts(
-                    {"refdomain": "doc", "reftarget": f"docs/generated/programs/{path.stem}"}, replace=True
-                )
+                new["refdomain"], new["reftarget"] = "doc", f"docs/generated/programs/{path.stem}"
+                new["reftargetid"] = None
             else:
                 uri = (
                     f"{SOURCE}/{'tree' if path.is_dir() else 'blob'}/main/{path.relative_to(ROOT).as_posix()}"

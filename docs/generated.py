@@ -51,20 +51,34 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
                 "train.certificate.PolicyReport", "api.query.EmResult", "em.rounds.Round",
                 "validate.calibration.Calibration", "validate.comparison.Comparison", "lang.diagnostics.Diagnostic",
             ),
-            "Values": (
-                "infer.draws.Draws", "infer.base.Info", "infer.guide.Proposal", "target.values.Value", "target.target.LatentInfo", "graph.nodes.TermInfo",
-                "lm.protocol.Request", "lm.protocol.Branch", "lm.protocol.Scores", "lm.protocol.ModelIdentity", "lm.protocol.Message",
+            "Parts of results": (
+                "infer.draws.Draws", "infer.draws.EnumerationBound", "infer.draws.SmcReport", "infer.draws.MixtureReport",
+                "infer.draws.SecondLook", "infer.draws.Chains", "train.policy.Manifest", "train.certificate.Bounds",
+                "train.certificate.RowCheck", "train.certificate.Simulated", "train.certificate.Verdict",
+                "em.rounds.Bound", "em.rounds.Raised", "validate.comparison.Measured", "lang.diagnostics.Label",
+                "lang.source.Span",
+            ),
+            "What protocols speak of": (
+                "infer.base.Info", "infer.guide.Proposal", "target.values.Value", "target.target.LatentInfo",
+                "graph.nodes.TermInfo", "lm.protocol.Request", "lm.protocol.Branch", "lm.protocol.Scores",
+                "lm.protocol.ModelIdentity", "lm.protocol.Message",
             ),
         },
     ),
 }  # fmt: skip
 """Pages of the Python interface: title, introduction, and by heading the names below `posterior_lm`."""
 
+_INNER = (
+    "Adapter", "CheckedModule", "Count", "Course", "Datum", "Declaration", "Evaluator", "FitProgress", "Module",
+    "PreparedProgram", "Progress", "RewardGraph", "Severity", "State", "TabularRollout", "TabularTokenizer", "Tick",
+    "Values", "Vote",
+)  # fmt: skip
+_LIBRARIES = ("collections", "np", "numpy", "pandas", "pathlib", "xarray")
+
 ELSEWHERE = [
-    # other libraries, whose pages are not asked for at build time
-    ("py:.*", r"(numpy|np|pandas|xarray|torch|transformers|collections\.abc|pathlib|Path|json)(\..*)?"),
+    ("py:.*", rf"({'|'.join(_LIBRARIES)})\..*|Path|([\w.]+\.)?({'|'.join(_INNER)})"),
 ]
-"""Types that the site does not explain, by patterns of role and name."""
+"""Types that the site does not explain, as patterns of role and name: other libraries', and inner ones."""
 
 
 def write(folder: Path) -> None:
