@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from pygments.lexers import EbnfLexer, JsonLexer, TextLexer
+from pygments.lexers import JsonLexer, TextLexer
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -83,6 +83,9 @@ class Links(SphinxTransform):
                 )
                 new = nodes.reference("", "", *link.children, internal=False, refuri=uri)
             link.replace_self(new)
+        if "/lang/codes/" in self.env.docname:
+            for block in self.document.findall(nodes.literal_block):
+                block["force"] = True  # of wrong programs some cannot be read as words and signs either
         for section in self.document.findall(nodes.section):
             if code := re.match(r"PLM\d{3}(?=: )", section[0].astext()):
                 section["ids"].append(code[0].lower())
@@ -109,7 +112,7 @@ def resolve(app: Sphinx, env: Any, link: addnodes.pending_xref, text: nodes.Node
 
 
 def setup(app: Sphinx) -> None:
-    for name, lexer in {"plm": PlmLexer, "csv": TextLexer, "jsonl": JsonLexer, "lark": EbnfLexer}.items():
+    for name, lexer in {"plm": PlmLexer, "csv": TextLexer, "jsonl": JsonLexer, "lark": TextLexer}.items():
         app.add_lexer(name, lexer)
     app.connect("config-inited", lambda app, config: generated.write(HERE / "generated"))
     app.connect("source-read", side_bar)

@@ -70,13 +70,15 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
 
 _INNER = (
     "Adapter", "CheckedModule", "Count", "Course", "Datum", "Declaration", "Evaluator", "FitProgress", "Module",
-    "PreparedProgram", "Progress", "RewardGraph", "Severity", "State", "TabularRollout", "TabularTokenizer", "Tick",
+    "PreparedProgram", "Progress", "RewardGraph", "Severity", "Source", "State", "Stored", "TabularRollout", "TabularTokenizer", "Tick",
     "Values", "Vote",
 )  # fmt: skip
 _LIBRARIES = ("collections", "np", "numpy", "pandas", "pathlib", "xarray")
 
 ELSEWHERE = [
     ("py:.*", rf"({'|'.join(_LIBRARIES)})\..*|Path|([\w.]+\.)?({'|'.join(_INNER)})"),
+    ("py:.*", r"posterior_lm\.infer\.request\.Request"),
+    ("py:.*", r"inf|\d+\.\d+"),  # bounds of an annotated number
 ]
 """Types that the site does not explain, as patterns of role and name: other libraries', and inner ones."""
 
