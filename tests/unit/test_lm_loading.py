@@ -407,3 +407,27 @@ def test_peeking_and_finding_need_no_torch(folder: Path, tmp_path: Path) -> None
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_encoder_is_refused_and_its_decoder_is_not(kind: str, tmp_path: Path) -> None:
+    options = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    for decoder in (False, True):
+        folder = write_model(tmp_path / str(decoder), kind, byte_level_tokenizer(), eos=0, is_decoder=decoder,
+                             max_position_embeddings=64, **options)  # fmt: skip
+        if decoder:
+            assert load_model(str(folder)).score([Request((1, 2, 3), 1)])
+        else:
+            found = failure(lambda: load_model(str(folder)))  # noqa: B023
+            assert found.code == "PLM514" and "from left to right" in found.message
+
+
+def test_a_model_whose_code_fails_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import GPT2LMHeadModel
+
+    def broken(*_args: object, **_options: object) -> None:
+        raise RuntimeError("the size of tensor a (4) must match")
+
+    monkeypatch.setattr(GPT2LMHeadModel, "forward", broken)
+    found = failure(lambda: load_model(str(folder)))
+    assert found.code == "PLM514" and "a first forward pass ended in: the size of tensor a" in found.message

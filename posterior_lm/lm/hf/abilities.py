@@ -8,7 +8,8 @@ windows do not), so it is tried rather than listed. Two things decide:
 how much that is depends on the model and its dtype. It is measured by the plain computation in
 harmless other ways: beside other rows and padding, and with every layer's output moved by half a
 unit in the last place at random (Monte Carlo arithmetic; Parker, 1997), since the first two may
-run the very same kernels.
+run the very same kernels. It is never less than the last place of the log-probs themselves, where
+all logits are near zero.
 
 *Influence.* In low precision a model may depend on its context by less than its rounding.
 But what a mask hides has a weight of zero, to the last bit: changing a hidden token changes
@@ -181,7 +182,8 @@ class Probe:
         found = torch.stack([middle_and_most(gaps(other, self.plain)) for other in moved]).amax(dim=0)
         if not torch.isfinite(found).all():
             raise _Off(f"its log-probs are not numbers in {str(self.forward.dtype).removeprefix('torch.')}")
-        return found
+        finest = torch.finfo(self.plain.dtype).eps * self.plain[torch.isfinite(self.plain)].abs().max()
+        return torch.maximum(found, finest)
 
     def check(self, pairs: Iterable[tuple[Tensor, Tensor]], what: str) -> None:
         """Raises where log-probs differ from the plain ones by more than rounding explains."""
@@ -275,6 +277,19 @@ class Probe:
             raise _Off("tokens that a mask hides still have a say")
         if not moved:
             raise _Off("the positions that it is given change nothing")
+
+
+@torch.inference_mode()
+def looks_ahead(forward: Forward) -> bool:
+    """Whether what is said of a token hangs on the tokens after it, as in an encoder: no log-prob of a text is had so."""
+    size = min(2 * PAST, forward.max_length or LENGTH)
+    ids, other = np.random.default_rng(1).integers(0, forward.vocabulary_size, (2, size)).tolist()
+    half = size // 2
+    rows = [ids, ids[:half] + other[half:], other[:1] + ids[1:]]
+    found = torch.log_softmax(forward(forward.tensor(rows)), dim=-1)[:, :half]
+    # Of the tokens before the changed one and after it, as a token has most say on what follows at once.
+    later, earlier = (gaps(found[k], found[0])[1:].max().item() for k in (1, 2))
+    return later > SHARE * earlier
 
 
 def gaps(a: Tensor, b: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lang.values import read_json
+from posterior_lm.lm.hf.abilities import looks_ahead
 from posterior_lm.lm.hf.forward import Forward
 from posterior_lm.lm.hf.placement import check_memory, device_of, dtype_of, quantization
 from posterior_lm.lm.notices import notice
@@ -89,7 +90,7 @@ def load_module(
 def forward_of(
     module: PreTrainedModel, config: PreTrainedConfig, tokenizer: HFTokenizer, what: str
 ) -> Forward:
-    """Raises `ModelError` PLM514 where model and tokenizer have not the same ids."""
+    """Raises `ModelError` PLM514 where model and tokenizer have not the same ids, a forward pass fails or is not causal."""
     head = module.get_output_embeddings()
     size = tokenizer.vocabulary_size if head is None else head.weight.shape[0]
     if size != tokenizer.vocabulary_size:
@@ -97,7 +98,16 @@ def forward_of(
     # Padding is on the right of causal attention here and carries no meaning;
     # a pad id would only make some models warn about ids that equal it.
     module.config.pad_token_id = None
-    return Forward(module.eval().requires_grad_(False), size, _window(config))
+    forward = Forward(module.eval().requires_grad_(False), size, _window(config))
+    try:
+        encoder = looks_ahead(forward)
+    except Exception as problem:  # a model's code may fail in any way
+        raise failed(what, f"a first forward pass ended in: {first_line(problem)}") from None
+    if encoder:
+        why = "it reads the tokens after a token to predict it, so a text has no log-prob from left to right"
+        help = "use a causal model; an encoder such as BERT is one where it was trained so, and config.json says is_decoder"
+        raise failed(what, why, help=help)
+    return forward
 
 
 def _config(folder: Path) -> PreTrainedConfig:
