@@ -82,11 +82,15 @@ def blocks(page: str) -> list[Block]:
 
 
 def pages() -> list[Path]:
-    """Every page whose blocks are run; the examples of the codes are wrong on purpose, and tested beside them."""
+    """Every page whose blocks are run, without those that are written when the site is built.
+
+    The examples of the codes are wrong on purpose, and tested beside them.
+    """
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     found += [ROOT / folder / "README.md" for folder in ("grammar", "posteriors", "programs")]
     found += (ROOT / "posterior_lm").rglob("*.md")
-    return sorted(page for page in found if page.is_file() and page.parent.name != "codes")
+    made = ROOT / "docs" / "generated"
+    return sorted(p for p in found if p.is_file() and p.parent.name != "codes" and made not in p.parents)
 
 
 @frozen

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
+import posterior_lm
 from posterior_lm.cli.main import COMMANDS, cli
 from posterior_lm.infer.methods import METHODS, OBJECTIVES, losses
 from posterior_lm.lang.codes import CODES
@@ -37,6 +38,7 @@ def _load(name: str) -> ModuleType:
 
 snippets = _load("snippets")
 refresh = _load("refresh")
+generated = _load("generated")
 PAGES = snippets.pages()
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TRAINING = {"04_fit_and_use", "05_planted_failure", "06_resume_after_kill", "10_em"}
@@ -215,6 +217,31 @@ def test_codes_and_commands_that_pages_name_exist() -> None:
         text = path.read_text(encoding="utf-8")
         assert set(re.findall(r"\bPLM\d{3}\b", text)) <= set(CODES), relative(path)
         assert set(re.findall(r"`plm ([a-z]+)", text)) <= set(COMMANDS), relative(path)
+
+
+# ---------------------------------------------------------------- the site shows everything
+
+
+def test_every_page_is_in_the_side_bar_once() -> None:
+    docs = ROOT / "docs"
+    pages = {path for pattern in generated.PAGES for path in ROOT.glob(pattern.replace("**.", "**/*."))}
+    pages = {path for path in pages if docs / "generated" not in path.parents}
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    names = [name for listed in generated.contents(index).values() for name in listed]
+    listed = [(docs / f"{name}.md").resolve() for name in names if not name.startswith("generated/")]
+    assert len(listed) == len(set(listed))
+    missing = {relative(path) for path in pages - {docs / "index.md"} - set(listed)}
+    assert not missing, f"docs/index.md does not list {missing}"
+    assert set(listed) <= pages
+
+
+def test_the_python_pages_name_what_is_public() -> None:
+    _, _, groups = generated.PYTHON["python"]
+    named = [name for names in groups.values() for name in names]
+    assert sorted(named) == sorted(posterior_lm.__all__)
+    page = generated.python_pages()["python"]
+    assert all(f":: posterior_lm.{name}\n" in page for name in named)
+    assert ".. autofunction:: posterior_lm.load\n" in page and ".. autoclass:: posterior_lm.Query\n" in page
 
 
 # ---------------------------------------------------------------- the comparison itself

@@ -1,4 +1,7 @@
-"""The site: every page is in its side bar, what the code writes is there, and `make docs` warns of nothing."""
+"""The site: what the code writes of it is there, and `make docs` warns of nothing.
+
+That every page and public name is on it stands in `test_docs.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import posterior_lm
 from posterior_lm.cli.main import COMMANDS
 from posterior_lm.lang.codes import CODES
 from tests.conftest import ROOT
@@ -22,37 +24,11 @@ DOCS = ROOT / "docs"
 INDEX = DOCS / "index.md"
 
 
-def pages() -> set[Path]:
-    """The pages that are in the repository, without those that are written at build."""
-    found = {path for pattern in generated.PAGES for path in ROOT.glob(pattern.replace("**.", "**/*."))}
-    return {path for path in found if DOCS / "generated" not in path.parents}
-
-
-def test_every_page_is_in_the_side_bar_once() -> None:
-    names = [
-        name for listed in generated.contents(INDEX.read_text(encoding="utf-8")).values() for name in listed
-    ]
-    listed = [(DOCS / f"{name}.md").resolve() for name in names if not name.startswith("generated/")]
-    assert len(listed) == len(set(listed))
-    missing = {str(path.relative_to(ROOT)) for path in pages() - {INDEX} - set(listed)}
-    assert not missing, f"docs/index.md does not list {missing}"
-    assert set(listed) <= pages()
-
-
 def test_generated_pages_have_a_place() -> None:
     headings = generated.contents(INDEX.read_text(encoding="utf-8"))
     assert set(generated.UNDER) <= set(headings)
     below = {f"generated/{name}" for name in ("commands", "programs", "examples", *generated.PYTHON)}
     assert {name for names in generated.UNDER.values() for name in names} == below
-
-
-def test_the_python_pages_name_what_is_public() -> None:
-    _, _, groups = generated.PYTHON["python"]
-    named = [name for names in groups.values() for name in names]
-    assert sorted(named) == sorted(posterior_lm.__all__)
-    page = generated.python_pages()["python"]
-    assert all(f":: posterior_lm.{name}\n" in page for name in named)
-    assert page.count("autofunction::") == 4  # load, loads, program, load_model
 
 
 def test_every_command_shows_its_help() -> None:
