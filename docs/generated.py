@@ -47,7 +47,7 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
                 "infer.base.InferenceAlgorithm", "infer.guide.Guide",
             ),
             "Results": (
-                "api.posterior.Estimate", "api.posterior.Merged", "api.engine.Score", "train.fit.Fitted",
+                "api.posterior.Estimate", "api.posterior.Draw", "api.posterior.Merged", "api.posteriors.Posteriors", "api.engine.Score", "train.fit.Fitted",
                 "train.certificate.PolicyReport", "api.query.EmResult", "em.rounds.Round",
                 "validate.calibration.Calibration", "validate.comparison.Comparison", "lang.diagnostics.Diagnostic",
             ),
@@ -69,11 +69,11 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
 """Pages of the Python interface: title, introduction, and by heading the names below `posterior_lm`."""
 
 _INNER = (
-    "Adapter", "CheckedModule", "Count", "Course", "Datum", "Declaration", "Evaluator", "FitProgress", "Module",
-    "PreparedProgram", "Progress", "RewardGraph", "Severity", "Source", "State", "Stored", "TabularRollout", "TabularTokenizer", "Tick",
+    "Adapter", "Axes", "CheckedModule", "Count", "Course", "Datum", "Declaration", "Evaluator", "FitProgress", "Module",
+    "PreparedProgram", "Progress", "RewardGraph", "Rows", "Severity", "Shown", "Source", "State", "Stored", "TabularRollout", "TabularTokenizer", "Tick",
     "Values", "Vote",
 )  # fmt: skip
-_LIBRARIES = ("collections", "np", "numpy", "pandas", "pathlib", "xarray")
+_LIBRARIES = ("collections", "datasets", "matplotlib", "np", "numpy", "pandas", "pathlib", "xarray")
 
 ELSEWHERE = [
     ("py:.*", rf"({'|'.join(_LIBRARIES)})\..*|Path|([\w.]+\.)?({'|'.join(_INNER)})"),

@@ -47,6 +47,7 @@ _HOMES = {
     "DataError": "posterior_lm.lang.diagnostics",
     "ModelError": "posterior_lm.lang.diagnostics",
     "InferenceError": "posterior_lm.lang.diagnostics",
+    "load_ipython_extension": "posterior_lm.api.notebook",  # `%load_ext posterior_lm`
 }
 
 __all__ = [

@@ -41,7 +41,7 @@ ROOMS: dict[str, Room] = {
         0,
         (
             *("lang.source", "lang.diagnostics", "lang.values", "lang.files", "lang.regex", "lang.automaton"),
-            *("storage", "lm.notices"),
+            *("storage", "shown", "lm.notices"),
         ),
         (),
         ("attrs",),
@@ -126,7 +126,10 @@ ROOMS: dict[str, Room] = {
     # From a program to draws.
     "answers": Room(
         7,
-        ("api.engine", "api.posterior", "api.saved"),
+        (
+            *("api.engine", "api.expressions", "api.posterior", "api.posteriors", "api.saved"),
+            "api.tables",
+        ),
         (
             "installed",
             "method table",

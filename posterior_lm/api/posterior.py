@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from attrs import field, fields, frozen
 
 from posterior_lm.api import saved
+from posterior_lm.api.expressions import evaluate, refuse_nan
+from posterior_lm.api.tables import apart, dataset, frame, optional
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import level, verdict
 from posterior_lm.infer.weights import Z90, logsumexp, wilson
-from posterior_lm.installed import need
+from posterior_lm.lang.diagnostics import DataError, refuse_unknown
+from posterior_lm.lang.values import number_text
 from posterior_lm.lm.protocol import ModelIdentity
+from posterior_lm.shown import Shown
 from posterior_lm.storage import folder_named, plain
 
 if TYPE_CHECKING:
+    import datasets
     import pandas
     import xarray
+    from matplotlib.axes import Axes
 
 Datum = str | int
 
@@ -40,20 +46,29 @@ class Estimate:
 
 
 @frozen
-class Merged:
-    """Draws whose latents read the same, as one: value by latent (a text, or an int), weight.
-
-    `log_reward` is log Σ exp(log reward) over the distinct token sequences drawn.
-    """
+class Draw:
+    """One draw: the value of each latent (a text, or an int), its normalised weight, its log reward in nats."""
 
     values: Mapping[str, Datum]
     weight: float
     log_reward: float
+
+    def __getitem__(self, latent: str) -> Datum:
+        return self.values[latent]
+
+
+@frozen
+class Merged(Draw):
+    """Draws whose latents read the same, as one.
+
+    `log_reward` is log Σ exp(log reward) over the distinct token sequences drawn.
+    """
+
     sequences: int
 
 
 @frozen(eq=False)
-class Posterior:
+class Posterior(Shown):
     """Weighted draws of one program for one binding. Nothing in it changes."""
 
     program: str
@@ -66,6 +81,50 @@ class Posterior:
     """The declared type of each latent: text, int or one_of."""
     threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
     """By model, how many threads it was computed with, phase by phase; on a CPU other numbers round differently."""
+
+    # ------------------------------------------------------------- as a sequence of draws
+
+    def __repr__(self) -> str:
+        return f"<Posterior of {self.program}: {self.summary}>\n{self.verdict}"
+
+    @property
+    def summary(self) -> str:
+        """In half a line: how many draws of which method, the ESS, and the log evidence with its standard error."""
+        found = [
+            f"{self.n:,} {'value' if self.draws.exact else 'draw'}{'s' * (self.n != 1)} by {self.method}"
+        ]
+        if self.ess is not None:
+            found.append(f"ESS {number_text(self.ess, 1)}")
+        if self.log_evidence is not None:
+            spread = "" if self.draws.exact else f" ± {number_text(self.log_evidence_se)}"
+            found.append(f"log evidence {number_text(self.log_evidence)}{spread} nats")
+        return ", ".join(found)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Draw]:
+        """The draws in their order, not merged."""
+        rows, weights, rewards = self._rows(), self.weights.tolist(), self.draws.log_reward.tolist()
+        return (Draw(*one) for one in zip(rows, weights, rewards, strict=True))
+
+    @overload
+    def __getitem__(self, item: str) -> list[Datum]: ...
+    @overload
+    def __getitem__(self, item: int) -> Draw: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Draw]: ...
+    def __getitem__(self, item: str | int | slice) -> list[Datum] | Draw | list[Draw]:
+        """The N values of a latent by name, to go with `weights`; a draw, or some, by number. Raises DataError PLM602."""
+        return self._column(item) if isinstance(item, str) else list(self)[item]
+
+    def _column(self, latent: str) -> list[Datum]:
+        refuse_unknown(self.program, [latent], list(self.draws.values), "latent", DataError, "PLM602")
+        return [value.datum for value in self.draws.values[latent]]
+
+    def best(self) -> Merged:
+        """The value with the highest log reward among the draws; of equal ones the heaviest."""
+        return max(self.merged(), key=lambda one: one.log_reward)
 
     # ------------------------------------------------------------- numbers
 
@@ -113,20 +172,52 @@ class Posterior:
         names = list(self.draws.values)
         return [{name: self.draws.values[name][d].datum for name in names} for d in range(self.n)]
 
-    def expect(self, f: Callable[[Mapping[str, Datum]], float]) -> Estimate:
-        """E[f(values)] under the posterior; `f` sees texts as str and integers as int.
+    def expect(self, f: str | Callable[[Mapping[str, Datum]], float]) -> Estimate:
+        """The posterior mean of an expression of the language, or of a function of the values.
 
-        Self-normalised: Σ w f, with standard error √Σ w² (f − mean)² (Owen 2013, eq. 9.9); the sum
-        runs over the ancestors of particles (Chan and Lai 2013), and the draws of Markov chains
-        count as `Draws.ess` independent ones.
-        Raises ValueError where `f` gives NaN.
+        A function sees texts as str and integers as int. Self-normalised: Σ w f, with standard error
+        √Σ w² (f − mean)² (Owen 2013, eq. 9.9); the sum runs over the ancestors of particles (Chan and Lai 2013),
+        and the draws of Markov chains count as `Draws.ess` independent ones.
+        Raises CompileError for an expression that is wrong, InferenceError PLM701 where it has no value, and
+        ValueError where a function gives NaN.
         """
+        return self._mean(self._of_each(f, "number"))
+
+    def prob(self, predicate: str | Callable[[Mapping[str, Datum]], bool]) -> Estimate:
+        """The posterior probability of an expression that is true or false, with a 90 % interval; as `expect`.
+
+        For draws, Wilson's interval (1927) with the number of independent draws in place
+        of N (`Draws.independent`). What is `Draws.missing`, of a list or of draws, may be all of it or none.
+        """
+        estimate = self._mean(self._of_each(predicate, "truth"))
+        p = min(1.0, max(0.0, estimate.value))
+        n = self.draws.independent or (self.n if self.draws.decoded else 1.0)
+        low, high = (p, p) if self.draws.certificate is not None else wilson(p, n)
+        missing = self.draws.missing
+        return Estimate(p, estimate.se, low * (1 - missing), high * (1 - missing) + missing)
+
+    def _of_each(
+        self, f: str | Callable[[Mapping[str, Datum]], float], wanted: Literal["number", "truth"]
+    ) -> np.ndarray:
+        """(N,) what an expression or a function is of every draw, a truth value as 1 or 0; 0 for dead draws."""
+        alive = self.weights > 0
+        if isinstance(f, str):
+            kinds = {name: "int" if isinstance(column[0].datum, int) else "text"
+                     for name, column in self.draws.values.items()}  # fmt: skip
+            values = np.array(evaluate(f, wanted, {**kinds, **self.types}, self.lm, self.draws.values))
+            refuse_nan(f, values[alive].tolist())
+        else:
+            found = map(f, self._rows())
+            values = np.array([float(x if wanted == "number" else bool(x)) for x in found])
+            if np.isnan(values[alive]).any():
+                raise ValueError("the function gave NaN for a draw with positive weight")
+        return np.where(alive, values, 0.0)
+
+    def _mean(self, values: np.ndarray) -> Estimate:
         w = self.weights
-        values = np.array([float(f(row)) for row in self._rows()])
-        if np.isnan(values[w > 0]).any():
-            raise ValueError("the function gave NaN for a draw with positive weight")
-        values = np.where(w > 0, values, 0.0)
         mean = float(np.sum(w * values))
+        if not math.isfinite(mean):
+            return Estimate(mean, math.inf, -math.inf, math.inf)
         parts: np.ndarray = w * (values - mean)
         particles, chains = self.draws.particles, self.draws.chains
         if particles is not None and particles.origin is not None:
@@ -135,19 +226,6 @@ class Posterior:
         if chains is not None:
             se *= math.sqrt(self.n / (chains.bulk_ess or 1.0))
         return Estimate(mean, se, mean - Z90 * se, mean + Z90 * se)
-
-    def prob(self, predicate: Callable[[Mapping[str, Datum]], bool]) -> Estimate:
-        """The posterior probability of a predicate, with a 90 % interval.
-
-        For draws, Wilson's interval (1927) with the number of independent draws in place
-        of N (`Draws.independent`). What is `Draws.missing`, of a list or of draws, may be all of it or none.
-        """
-        estimate = self.expect(lambda row: 1.0 if predicate(row) else 0.0)
-        p = min(1.0, max(0.0, estimate.value))
-        n = self.draws.independent or (self.n if self.draws.decoded else 1.0)
-        low, high = (p, p) if self.draws.certificate is not None else wilson(p, n)
-        missing = self.draws.missing
-        return Estimate(p, estimate.se, low * (1 - missing), high * (1 - missing) + missing)
 
     # ------------------------------------------------------------- views
 
@@ -168,11 +246,18 @@ class Posterior:
         return sorted(merged, key=lambda m: (-m.weight, tuple(map(str, m.values.values()))))
 
     def marginal(self, latent: str) -> list[tuple[Datum, float]]:
-        """Each value of one latent with its posterior probability, likeliest first. Raises KeyError."""
+        """Each value of one latent with its posterior probability, likeliest first. Raises DataError PLM602."""
         mass: dict[Datum, float] = {}
-        for value, weight in zip(self.draws.values[latent], self.weights, strict=True):
-            mass[value.datum] = mass.get(value.datum, 0.0) + float(weight)
+        for value, weight in zip(self._column(latent), self.weights.tolist(), strict=True):
+            mass[value] = mass.get(value, 0.0) + weight
         return sorted(mass.items(), key=lambda item: (-item[1], str(item[0])))
+
+    def plot(self, latent: str | None = None, *, ax: Axes | None = None) -> Axes:
+        """Bars of the posterior probability of each value of a latent, the first where none is named; the axes.
+
+        Raises DataError PLM602 for a name that is no latent, PLM732 without matplotlib.
+        """
+        return self._above("plots", latent, ax)
 
     def resample(self, rng: np.random.Generator, n: int) -> list[dict[str, Datum]]:
         """n draws with equal weights, by systematic resampling (Kitagawa 1996)."""
@@ -216,33 +301,36 @@ class Posterior:
         found: dict[str, Any] = plain(whole)
         return found
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """One row per draw: the latents, `weight`, `log_weight`, `log_reward`.
+    def columns(self) -> dict[str, list[Any]]:
+        """One entry per draw: the latents, `weight`, `log_weight`, `log_reward`.
 
         A statistic that has a latent's name gets an underscore behind its own.
         """
-        frame = need("pandas", "pandas").DataFrame(self._rows(), columns=list(self.draws.values))
+        found: dict[str, list[Any]] = {name: self._column(name) for name in self.draws.values}
         stats = (
             ("weight", self.weights),
             ("log_weight", self.draws.log_weights),
             ("log_reward", self.draws.log_reward),
         )
-        for name, column in stats:
-            frame[_apart(name, self.draws.values)] = column
-        return frame
+        return {**found, **{apart(name, found): column.tolist() for name, column in stats}}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`columns` as a data frame, one row per draw. Raises DataError PLM732 without pandas."""
+        return frame(self.columns())
+
+    def to_datasets(self) -> datasets.Dataset:
+        """`columns` as a dataset of Hugging Face, one row per draw. Raises DataError PLM732 without `datasets`."""
+        return dataset(self.columns())
 
     def to_arviz(self) -> xarray.DataTree:
         """An arviz tree: group `posterior` (one chain), weights in `sample_stats`.
 
         Draws keep their weights; resample first for tools that expect equal ones. A
-        latent called `chain` or `draw`, as the dimensions are, gets an underscore.
+        latent called `chain` or `draw`, as the dimensions are, gets an underscore. Raises DataError PLM732 without arviz.
         """
-        rows = self._rows()
         taken = ("chain", "draw")
         posterior = {
-            _apart(name, self.draws.values) if name in taken else name: np.array(
-                [[row[name] for row in rows]]
-            )
+            apart(name, self.draws.values) if name in taken else name: np.array([self._column(name)])
             for name in self.draws.values
         }
         stats = {
@@ -250,10 +338,11 @@ class Posterior:
             "log_weight": self.draws.log_weights[None, :],
             "log_reward": self.draws.log_reward[None, :],
         }
-        return need("arviz_base", "arviz").from_dict(
+        tree: xarray.DataTree = optional("arviz_base", "arviz").from_dict(
             {"posterior": posterior, "sample_stats": stats},
             attrs={"/": {"program": self.program, "fingerprint": self.fingerprint, "method": self.method}},
         )
+        return tree
 
     def save(self, folder: str | Path) -> Path:
         """Write `posterior.json` into a folder, whole or not at all; returns its path. Raises PLM612."""
@@ -263,11 +352,3 @@ class Posterior:
     def load(cls, folder: str | Path) -> Posterior:
         """Read what `save` wrote. Raises DataError PLM611 for anything else."""
         return cls(**saved.load(Path(folder)))
-
-
-def _apart(name: str, taken: Iterable[str]) -> str:
-    """The name with as many underscores behind it as it takes to be none of those taken."""
-    taken = set(taken)
-    while name in taken:
-        name += "_"
-    return name

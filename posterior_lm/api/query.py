@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
+from posterior_lm.api.tables import records
+from posterior_lm.api.watching import bar, watching
 from posterior_lm.infer.request import Request, checked
 from posterior_lm.lang import ast, compose
-from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.diagnostics import DataError, ModelError, refuse_unknown
 from posterior_lm.lang.driver import check, compile_source, load_module
 from posterior_lm.lang.format import format_module
-from posterior_lm.lang.parser import parse_fragment
 from posterior_lm.lang.source import NOWHERE, Source
+from posterior_lm.shown import Shown
 from posterior_lm.train.course import Course
 from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
     from posterior_lm.api.engine import Score
     from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.posteriors import Posteriors
     from posterior_lm.em.rounds import Round
     from posterior_lm.em.run import Tick
     from posterior_lm.em.saved import Restored
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
     from posterior_lm.train.progress import Progress as FitProgress
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
+
+Rows = Any
+"""A list of mappings from names of parameters to values, or a data frame, dataset or table that `records` reads."""
 
 __all__: Sequence[str] = ["EmResult", "Query", "load", "load_em", "loads", "program"]
 
@@ -75,7 +81,7 @@ class _Preparation:
 
 
 @frozen(slots=False, eq=False)
-class Query:
+class Query(Shown):
     """A program, what is known, and how to ask.
 
     Equality is identity; compare `fingerprint` for "the same log reward". Methods
@@ -107,31 +113,37 @@ class Query:
 
     def latent(self, name: str, type: str, dist: str) -> Query:
         """`latent name: type ~ dist`."""
-        return self._add(ast.Latent(_name(name), _parse(type, "type"), _parse(dist, "distribution")))
+        return self._add(
+            ast.Latent(
+                compose.name(name), compose.fragment(type, "type"), compose.fragment(dist, "distribution")
+            )
+        )
 
     def observe(self, value: str, dist: str) -> Query:
         """`observe value ~ dist`."""
-        return self._add(ast.Observe(_parse(value, "expression"), _parse(dist, "distribution")))
+        return self._add(
+            ast.Observe(compose.fragment(value, "expression"), compose.fragment(dist, "distribution"))
+        )
 
     def factor(self, value: str) -> Query:
         """`factor value`, in nats."""
-        return self._add(ast.Factor(_parse(value, "expression")))
+        return self._add(ast.Factor(compose.fragment(value, "expression")))
 
     def condition(self, value: str) -> Query:
         """`condition value`."""
-        return self._add(ast.Condition(_parse(value, "expression")))
+        return self._add(ast.Condition(compose.fragment(value, "expression")))
 
     def let(self, name: str, value: str) -> Query:
         """`let name = value`."""
-        return self._add(ast.Let(_name(name), _parse(value, "expression")))
+        return self._add(ast.Let(compose.name(name), compose.fragment(value, "expression")))
 
     def guide(self, name: str, dist: str) -> Query:
         """`guide name ~ dist`."""
-        return self._add(ast.Guide(_name(name), _parse(dist, "distribution")))
+        return self._add(ast.Guide(compose.name(name), compose.fragment(dist, "distribution")))
 
     def temper(self, exponent: str | float, block: Callable[[Query], Query] | None = None) -> Query:
         """`temper exponent { … }`: the block's statements, or without one everything so far."""
-        power = _parse(_number(exponent), "expression")
+        power = compose.fragment(compose.number(exponent), "expression")
         if block is not None:
             return self._add(ast.Temper(power, self._block(block)))
         program = self.module.program
@@ -140,7 +152,9 @@ class Query:
 
     def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
         """`plate row in table { … }`."""
-        return self._add(ast.Plate(_name(row), _parse(table, "expression"), self._block(block)))
+        return self._add(
+            ast.Plate(compose.name(row), compose.fragment(table, "expression"), self._block(block))
+        )
 
     def _block(self, block: Callable[[Query], Query]) -> tuple[ast.Statement, ...]:
         empty = attrs.evolve(self.module, program=attrs.evolve(self.module.program, body=()))
@@ -169,12 +183,26 @@ class Query:
     # ------------------------------------------------------------- settings
 
     def given(self, values: Mapping[str, object] | None = None, /, **more: object) -> Query:
-        """Values for parameters; later ones replace earlier ones."""
-        return self._asking(data={**self.data, **(values or {}), **more})
+        """Values for parameters; later ones replace earlier ones. A table may be a data frame.
+
+        Raises DataError PLM602 for a name that is no parameter.
+        """
+        found = {**(values or {}), **more}
+        refuse_unknown(
+            self.module.program.name.id,
+            found,
+            [param.name.id for param in self.module.program.params],
+            "parameter",
+            DataError,
+            "PLM602",
+        )
+        return self._asking(data={**self.data, **{name: records(value) for name, value in found.items()}})
 
     def lm(self, **models: str | Path | LanguageModel | tuple[object, object]) -> Query:
         """Other models for declared ones, by alias: a name, a folder, an object, or a pair (model, tokenizer)
-        of transformers, whose weights are shared."""
+        of transformers, whose weights are shared. Raises ModelError PLM515 for an alias that is not declared."""
+        declared = [one.name.id for one in self.module.declarations if not isinstance(one, ast.ToolDecl)]
+        refuse_unknown(self.module.program.name.id, models, declared, "model", ModelError, "PLM515")
         return self._resolving(models={**self.models, **models})
 
     def loading(self, *, dtype: str | None = None, device: str | None = None) -> Query:
@@ -215,6 +243,17 @@ class Query:
 
     # ------------------------------------------------------------- the program
 
+    def __repr__(self) -> str:
+        params = self.module.program.params
+        given = [p.name.id for p in params if p.name.id in self.data]
+        without = [p.name.id for p in params if p.name.id not in self.data and p.default is None]
+        parts = [f"given {', '.join(given) or 'nothing'}"]
+        parts += [f"without {', '.join(without)}"] if without else []
+        parts += [f"by {self.method}"] if self.method else []
+        parts += [f"with the policy in {self.policy_folder}"] if self.policy_folder else []
+        parts += [f"other models for {', '.join(self.models)}"] if self.models else []
+        return f"<Query of {self.module.program.name.id}: {'; '.join(parts)}>"
+
     def __str__(self) -> str:
         """The program as `.plm` text."""
         return format_module(self.module)
@@ -222,13 +261,8 @@ class Query:
     @cached_property
     def _preparation(self) -> _Preparation:
         return _Preparation(
-            self.module,
-            self.base_dir,
-            self.models,
-            self.uses_allowed,
-            self.paths_allowed,
-            self.loading_options,
-        )
+            self.module, self.base_dir, self.models, self.uses_allowed, self.paths_allowed, self.loading_options
+        )  # fmt: skip
 
     @property
     def checked(self) -> CheckedModule:
@@ -268,34 +302,39 @@ class Query:
         return score(self.target(), values)
 
     def draw(
-        self,
-        n: int | None = None,
-        *,
-        seed: int = 0,
-        budget: float | None = None,
-        guide: Guide | None = None,
+        self, n: int | None = None, *, seed: int = 0, budget: float | None = None, guide: Guide | None = None,
         progress: Callable[[Info], None] | None = None,
-    ) -> Posterior:
+    ) -> Posterior:  # fmt: skip
         """Draws from the posterior; `budget` is in seconds. The same seed gives the same draws."""
         from posterior_lm.api.engine import draw
 
-        return draw(
-            self.prepared, self.target(), self.request, n, seed=seed, budget=budget, guide=guide,
-            progress=progress,
-        )  # fmt: skip
+        with watching(progress, "drawing") as watch:
+            return draw(
+                self.prepared, self.target(), self.request, n, seed=seed, budget=budget, guide=guide,
+                progress=watch,
+            )  # fmt: skip
+
+    def draw_rows(
+        self, rows: Rows, n: int | None = None, *, seed: int = 0, budget: float | None = None,
+        progress: Callable[[Info], None] | None = None,
+    ) -> Posteriors:  # fmt: skip
+        """Draws from the posterior of each row of parameters, over what is given; `budget` is in seconds for each.
+
+        Every row has a seed of its own, as in `plm run --data`. Raises DataError naming the row before any is drawn.
+        """
+        from posterior_lm.api.posteriors import draw_rows
+
+        with watching(progress, "drawing") as watch:
+            return draw_rows(
+                self.prepared, self.request, records(rows), n, given=self.data, seed=seed, budget=budget,
+                progress=watch,
+            )  # fmt: skip
 
     def fit(
-        self,
-        rows: Sequence[Mapping[str, object]],
-        out: str | Path,
-        /,
-        *,
-        resume: bool = False,
-        watch: Callable[[FitProgress], None] | None = None,
-        say: Callable[[str], None] | None = None,
-        course: Course | None = None,
-        **settings: object,
-    ) -> Fitted:
+        self, rows: Rows, out: str | Path, /, *, resume: bool = False,
+        watch: Callable[[FitProgress], None] | None = None, say: Callable[[str], None] | None = None,
+        course: Course | None = None, **settings: object,
+    ) -> Fitted:  # fmt: skip
         """Train a policy on rows of parameters and save it, certified, in the folder `out`.
 
         `watch` is told of every step, `say` of what is skipped; a `train.course.Course` is where the
@@ -307,12 +346,16 @@ class Query:
         course = course or Course()
         program = self.prepared
         chosen = settings_of({**self.request.fit_settings(program), **settings})
-        return fit(
-            program, rows, out, chosen, given=self.data, resume=resume, watch=watch, say=say, course=course
-        )
+        with bar(course.tick is None) as move:
+            if move is not None:
+                course.tick = lambda stand: move(stand.done, f"{stand.phase} {stand.note}".strip())
+            return fit(
+                program, records(rows), out, chosen, given=self.data, resume=resume, watch=watch, say=say,
+                course=course,
+            )  # fmt: skip
 
     def em(
-        self, rows: Sequence[Mapping[str, object]], out: str | Path, /, *, resume: bool = False,
+        self, rows: Rows, out: str | Path, /, *, resume: bool = False,
         watch: Callable[[Round], None] | None = None, tick: Tick | None = None,
         say: Callable[[str], None] | None = None, **options: object,
     ) -> EmResult:  # fmt: skip
@@ -323,10 +366,12 @@ class Query:
         """
         from posterior_lm.em.run import train
 
-        trained = train(
-            self.prepared, self.request, rows, out, given=self.data, resume=resume, watch=watch, tick=tick,
-            say=say, **options,
-        )  # fmt: skip
+        with bar(tick is None) as move:
+            trained = train(
+                self.prepared, self.request, records(rows), out, given=self.data, resume=resume, watch=watch,
+                tick=tick or (move and (lambda number, phase, share: move(share, f"round {number}, {phase}"))),
+                say=say, **options,
+            )  # fmt: skip
         found = attrs.asdict(trained, recurse=False)
         return EmResult(self._restored(found.pop("restored")), **found)
 
@@ -344,17 +389,20 @@ class Query:
         models = {**self.models, **found.models}
         return attrs.evolve(self, module=found.module, models=models).policy(found.guide)
 
-    def calibrate(self, rows: Sequence[Mapping[str, object]] = (), /, **settings: Any) -> Calibration:
+    def calibrate(self, rows: Rows = (), /, **settings: Any) -> Calibration:
         """Test the method on rows that the program simulates; `settings` as in `validate.calibration`."""
         from posterior_lm.validate.calibration import calibrate
 
-        return calibrate(self.prepared, self.request, rows, given=self.data, **settings)
+        known = records(rows)
+        with watching(settings.pop("progress", None), "simulating") as watch:
+            return calibrate(self.prepared, self.request, known, given=self.data, progress=watch, **settings)
 
     def compare(self, **settings: Any) -> Comparison:
         """Run every method beside the exact posterior; `settings` as in `validate.comparison`."""
         from posterior_lm.validate.comparison import compare
 
-        return compare(self.prepared, self.request, self.data, **settings)
+        with watching(settings.pop("progress", None), "comparing") as watch:
+            return compare(self.prepared, self.request, self.data, progress=watch, **settings)
 
     def report(self, posterior: Posterior, path: str | Path) -> Path:
         """Write one self-contained HTML page about a posterior of this query; returns its path."""
@@ -363,15 +411,9 @@ class Query:
         return report(self.target(), posterior, path)
 
     def predict(
-        self,
-        name: str,
-        *,
-        n: int | None = None,
-        vote: Vote = "soft",
-        seed: int = 0,
-        budget: float | None = None,
+        self, name: str, *, n: int | None = None, vote: Vote = "soft", seed: int = 0, budget: float | None = None,
         progress: Callable[[Info], None] | None = None,
-    ) -> Prediction:
+    ) -> Prediction:  # fmt: skip
         """The posterior predictive distribution of a parameter left out, or a latent's marginal.
 
         `vote` is soft, hard or likeliest, as `Prediction` has it. An int without bounds and a
@@ -379,10 +421,11 @@ class Query:
         """
         from posterior_lm.predict import predict
 
-        return predict(
-            self.prepared, self.request, self.data, name, n, vote=vote, seed=seed, budget=budget,
-            progress=progress,
-        )  # fmt: skip
+        with watching(progress, "drawing") as watch:
+            return predict(
+                self.prepared, self.request, self.data, name, n, vote=vote, seed=seed, budget=budget,
+                progress=watch,
+            )  # fmt: skip
 
 
 @frozen(eq=False)
@@ -406,28 +449,6 @@ class EmResult:
         self.adapter.close()
 
 
-def _name(text: str) -> ast.Name:
-    found = _parse(text, "expression")
-    if not isinstance(found, ast.Name):
-        raise CompileError.of("PLM101", f"{text!r} is no name", found.span)
-    return found
-
-
-def _call(text: str) -> ast.Call:
-    found = _parse(text, "expression")
-    if not isinstance(found, ast.Call):
-        raise CompileError.of("PLM101", f"{text!r} makes no tool", found.span)
-    return found
-
-
-def _number(value: str | float) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
-def _parse(text: str, kind: str) -> Any:
-    return parse_fragment(Source(f"<{kind}>", text), kind)  # type: ignore[arg-type]
-
-
 def program(
     name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None,
     tool: Mapping[str, str] | None = None,
@@ -439,12 +460,16 @@ def program(
     to what makes it (`'calculator(trigger="=")'`).
     """
     declarations: list[ast.Declaration] = [
-        ast.LmDecl(_name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()
+        ast.LmDecl(compose.name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()
     ]
-    declarations += [ast.UseDecl(_name(alias), ast.Literal(where)) for alias, where in (use or {}).items()]
-    declarations += [ast.ToolDecl(_name(alias), _call(made)) for alias, made in (tool or {}).items()]
-    parsed = tuple(_parse(p, "parameter") for p in params)
-    body = ast.Program(_name(name), parsed, ())
+    declarations += [
+        ast.UseDecl(compose.name(alias), ast.Literal(where)) for alias, where in (use or {}).items()
+    ]
+    declarations += [
+        ast.ToolDecl(compose.name(alias), compose.call(made)) for alias, made in (tool or {}).items()
+    ]
+    parsed = tuple(compose.fragment(p, "parameter") for p in params)
+    body = ast.Program(compose.name(name), parsed, ())
     return Query(ast.Module(tuple(declarations), body, span=NOWHERE))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.api.query import load, loads
 from posterior_lm.cli.options import allowed_paths, loading, misuse, pairs, read
+from posterior_lm.infer.request import seed_of_row
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
 from posterior_lm.lang.signatures import LMS
 from posterior_lm.lm.resolve import Asked
@@ -38,10 +38,7 @@ class Case:
 
     def seed(self, seed: int) -> int:
         """The seed of this row's draws: rows are independent, and none depends on which others there are."""
-        if not self.row:
-            return seed
-        digest = hashlib.sha256(f"{seed} {self.row}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 11  # JSON readers keep 53 bits of a whole number
+        return seed_of_row(seed, self.row or 0)
 
 
 def texts(option: str, given: Iterable[str]) -> dict[str, str]:

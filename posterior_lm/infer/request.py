@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,6 +41,14 @@ class Request:
     def fit_settings(self, program: PreparedProgram) -> dict[str, object]:
         """The settings of a fit that the program and the caller state."""
         return {k: v for k, v in self.named(AMORTIZED).of(program)[1].items() if k not in RUNNING}
+
+
+def seed_of_row(seed: int, row: int) -> int:
+    """The seed of a row's draws: rows are independent, and none depends on which others there are."""
+    if not row:
+        return seed
+    digest = hashlib.sha256(f"{seed} {row}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 11  # JSON readers keep 53 bits of a whole number
 
 
 RUNNING = ("n",)

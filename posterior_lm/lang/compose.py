@@ -8,12 +8,14 @@ second one becomes an observation of it; whatever else shares a name is renamed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error
+from posterior_lm.lang.parser import FragmentKind, parse_fragment
+from posterior_lm.lang.source import Source
 
 N = TypeVar("N")
 
@@ -155,3 +157,32 @@ def _clash(what: str, here: ast.Name, there: ast.Name) -> Diagnostic:
         secondary=() if here.span is there.span else [(there.span, "and here")],
         help="give it one type in both, or rename it in one of them",
     )
+
+
+# ------------------------------------------------------------------------------- parts in texts of their own
+
+
+def fragment(text: str, kind: FragmentKind) -> Any:
+    """A part of a program from its own text. Raises CompileError with all that is wrong with it."""
+    return parse_fragment(Source(f"<{kind}>", text), kind)
+
+
+def name(text: str) -> ast.Name:
+    """A name. Raises CompileError PLM101 for anything else."""
+    found = fragment(text, "expression")
+    if not isinstance(found, ast.Name):
+        raise CompileError.of("PLM101", f"{text!r} is no name", found.span)
+    return found
+
+
+def call(text: str) -> ast.Call:
+    """What makes a tool. Raises CompileError PLM101 for anything else."""
+    found = fragment(text, "expression")
+    if not isinstance(found, ast.Call):
+        raise CompileError.of("PLM101", f"{text!r} makes no tool", found.span)
+    return found
+
+
+def number(value: str | float) -> str:
+    """A number as it is written; a text is written already."""
+    return value if isinstance(value, str) else repr(value)

@@ -9,6 +9,7 @@ meant, and long values cut short.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,10 @@ class PlmError(Exception):
 
     def __str__(self) -> str:
         return "\n\n".join(render_full(d) for d in self.diagnostics)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: the diagnostics, in colour unless NO_COLOR is set."""
+        return ["\n\n".join(render_full(d, color="NO_COLOR" not in os.environ) for d in self.diagnostics)]
 
 
 class CompileError(PlmError):
@@ -361,6 +366,25 @@ def meant(word: str, known: Iterable[str], otherwise: Text, quote: str = "`") ->
     """The help for a word that is not known: the one that was meant, or where none is close, `otherwise`."""
     close = nearest(word, known)
     return f"did you mean {quote}{close}{quote}?" if close else otherwise
+
+
+def refuse_unknown(
+    owner: str, names: Iterable[str], known: Sequence[str], what: str, wrong: type[PlmError], code: str
+) -> None:
+    """Raises an error of this code for the names that are none of those which the owner has."""
+    listed = ", ".join(f"`{one}`" for one in known) or "none"
+    found = [
+        error(
+            code,
+            f"`{owner}` has no {what} `{one}`",
+            where=one,
+            help=meant(one, known, f"its {what}s are {listed}"),
+        )
+        for one in names
+        if one not in known
+    ]
+    if found:
+        raise wrong(found)
 
 
 def _distance(a: str, b: str) -> int:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
 from posterior_lm.api.posterior import Estimate, Posterior
+from posterior_lm.api.tables import frame
+from posterior_lm.lang.diagnostics import shown
+from posterior_lm.lang.values import number_text
+from posterior_lm.shown import Shown
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
 
 Datum = str | int | bool
 Vote = Literal["soft", "hard", "likeliest"]
 
 
 @frozen(eq=False)
-class Prediction:
+class Prediction(Shown):
     """`probs` likeliest first; they and `other` sum to 1. `posterior` holds the draws they average over.
 
     `vote` says how: `soft` averages p(y | z) over the draws; `hard` lets each draw vote
@@ -57,6 +65,30 @@ class Prediction:
         """A 90 % interval of the probability of a listed value; None where there are no `estimates`."""
         found = self.estimates.get(value)
         return None if found is None else (found.low, found.high)
+
+    def __repr__(self) -> str:
+        of = f"{len(self.probs):,} value{'s' * (len(self.probs) != 1)}"
+        best = f"{shown(self.best)} with probability {number_text(self.probs[0][1], 4)}"
+        bounds = self.interval(self.best)
+        if bounds is not None and bounds[0] < bounds[1]:
+            best += f" (90 %: {number_text(bounds[0], 4)} to {number_text(bounds[1], 4)})"
+        return (
+            f"<Prediction of {self.name}: {best}, of {of}, {self.vote} vote>\n"
+            f"over {self.posterior.summary}. {self.posterior.verdict}"
+        )
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Bars of the values' probabilities with 90 % intervals; the axes. Raises DataError PLM732 without matplotlib."""
+        return self._above("plots", ax)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One entry per value, likeliest first: `value`, `prob`, `se`, `low`, `high`; None where there is no number."""
+        rows = [self._row(value, p) for value, p in self.probs]
+        return {name: [row[name] for row in rows] for name in ("value", "prob", "se", "low", "high")}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`columns` as a data frame. Raises DataError PLM732 without pandas."""
+        return frame(self.columns())
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm predict --format json`; numbers that are not there are None."""

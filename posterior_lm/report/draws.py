@@ -27,8 +27,10 @@ MOST_TEXTS = 10
 MOST_LETTERS = 600
 
 
-def draws_view(posterior: Posterior) -> Html:
-    """A row for each distinct value, heaviest first; the rest to open."""
+def draws_view(
+    posterior: Posterior, least: int = LEAST_ROWS, most: int = MOST_ROWS, folded: int = MOST_FOLDED
+) -> Html:
+    """A row for each distinct value, heaviest first; from `least` to `most` at once, then up to `folded` to open."""
     merged = posterior.merged()
     if not posterior.draws.values:
         return el(
@@ -41,16 +43,16 @@ def draws_view(posterior: Posterior) -> Html:
     rows = [
         [share(m.weight), bar(m.weight / merged[0].weight), number(m.log_reward, 2), *([f"{m.sequences}"] if spellings else []),
          *(_value(str(m.values[name]), posterior.types.get(name)) for name in names)]
-        for m in merged[: MOST_ROWS + MOST_FOLDED]
+        for m in merged[: most + folded]
     ]  # fmt: skip
     right = [True, False, True, *([True] if spellings else []), *(False for _ in names)]
     needed = int(np.searchsorted(np.cumsum([m.weight for m in merged]), ENOUGH)) + 1
-    shown = min(MOST_ROWS, max(LEAST_ROWS, needed))
+    shown = min(most, max(least, needed))
     parts: list[Html | None] = [table(head, rows[:shown], right, "stacks")]
     if len(merged) > shown:
         rest = sum(m.weight for m in merged[shown:])
         more = el("summary", f"{plural(len(merged) - shown, 'more value')} with {share(rest)} of the weight")
-        uncounted = len(merged) - MOST_ROWS - MOST_FOLDED
+        uncounted = len(merged) - most - folded
         note = el("p", f"\u2026 and {uncounted:,} more.", class_="faint") if uncounted > 0 else None
         parts.append(el("details", more, table(head, rows[shown:], right, "stacks"), note))
     if spellings:

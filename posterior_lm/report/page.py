@@ -38,7 +38,7 @@ def page(facts: Sequence[Facts], command: str | None = None) -> str:
     sections = [_section("program", "Program", program_view(source))]
     if not several:
         sections.append(_section("given", "Given", given_view(facts[0].given)))
-    top = [_summary(facts[0].posterior)] if not several else [_rows(facts)]
+    top = [summary(facts[0].posterior)] if not several else [_rows(facts)]
     answers = [part for one in facts for part in _answer(one, "L" if own else None, several)]
     sections += answers
     sections.append(_section("graph", "Graph of the log reward", graph_view(facts[0].target.program)))
@@ -79,7 +79,7 @@ def _answer(facts: Facts, prefix: str | None, several: bool) -> list[Html]:
         _section(f"trust{mark}", f"How far to trust it{where}", diagnostics_view(posterior)),
     ]
     if several:
-        found.insert(0, el("div", el("h2", f"Row {facts.row}"), _summary(posterior), given_view(facts.given),
+        found.insert(0, el("div", el("h2", f"Row {facts.row}"), summary(posterior), given_view(facts.given),
                            id=f"row{mark}", class_="row-head"))  # fmt: skip
     return found
 
@@ -88,7 +88,7 @@ def _section(name: str, title: str, *children: Html | None) -> Html:
     return el("section", el("h2", title), *children, id=name)
 
 
-def _summary(posterior: Posterior) -> Html:
+def summary(posterior: Posterior) -> Html:
     """The verdict, and the numbers that it rests on."""
     draws = posterior.draws
     se = posterior.log_evidence_se
@@ -112,11 +112,11 @@ def _summary(posterior: Posterior) -> Html:
             else ("R-hat", number(draws.chains.rhat, 3))
         )
     boxes = [el("div", el("dt", label), el("dd", value)) for label, value in tiles]
-    verdict = el("p", posterior.verdict, class_=f"verdict {_tone(posterior.verdict)}")
+    verdict = el("p", posterior.verdict, class_=f"verdict {tone(posterior.verdict)}")
     return join([verdict, el("dl", *boxes, class_="tiles")])
 
 
-def _tone(verdict: str) -> str:
+def tone(verdict: str) -> str:
     """The colour of a verdict, from its first words."""
     for start, tone in (("Exact", "good"), ("Good", "good"), ("Usable", "fair"), ("Do not", "bad")):
         if verdict.startswith(start):

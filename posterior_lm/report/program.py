@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from posterior_lm.lang.ast import Module
 from posterior_lm.lang.colours import pieces
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
@@ -27,20 +28,23 @@ def source_of(program: PreparedProgram) -> tuple[Source, bool]:
     That is the file's own text with its comments where there is one, and the canonical
     spelling of a program that was put together in Python.
     """
-    name = "<text>"
-    if program.checked is not None:
-        module = program.checked.module
-        source = module.span.source
-        if source.text and parse(source)[0] == module:
-            return source, True
-        name = source.name
-    return Source(name, program.text), False
+    if program.checked is None:
+        return Source("<text>", program.text), False
+    return source_of_module(program.checked.module, program.text)
 
 
-def program_view(source: Source, prefix: str = "L") -> Html:
-    """The text as numbered rows; row k has the id `prefix` followed by k."""
+def source_of_module(module: Module, text: str) -> tuple[Source, bool]:
+    """The text that the module was read from, else the `text` that it is written as; whether it is the first."""
+    source = module.span.source
+    if source.text and parse(source)[0] == module:
+        return source, True
+    return Source(source.name, text), False
+
+
+def program_view(source: Source, prefix: str | None = "L") -> Html:
+    """The text as numbered rows; row k has the id `prefix` followed by k, where there is one."""
     rows = [
-        el("span", join(parts), "\n", class_="line", id=f"{prefix}{k}")
+        el("span", join(parts), "\n", class_="line", id=None if prefix is None else f"{prefix}{k}")
         for k, parts in enumerate(_lines(source), start=1)
     ]
     return el("pre", el("code", *rows), class_="program", tabindex="0")

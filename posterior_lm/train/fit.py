@@ -20,6 +20,7 @@ from posterior_lm.infer.auto import rather_than_a_policy
 from posterior_lm.infer.methods import AUTO, OBJECTIVES
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
+from posterior_lm.shown import Shown
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
@@ -48,7 +49,7 @@ from posterior_lm.train.trainer import Trainer
 
 
 @frozen(eq=False)
-class Fitted:
+class Fitted(Shown):
     """What came of a fit: where the policy lies, its manifest, and whether it was interrupted."""
 
     folder: Path
@@ -58,6 +59,12 @@ class Fitted:
     """What was skipped, and why."""
     leads: bool = True
     """Whether this is the process that wrote the files; the others stay silent."""
+
+    def __repr__(self) -> str:
+        made = self.manifest
+        certificate = made.checked
+        verdict = "Interrupted, and not certified." if certificate is None else certificate.verdict.words
+        return f"<Policy of {made.name} in {self.folder}: {made.steps:,} steps in {made.seconds:.0f} s>\n{verdict}"
 
 
 def fit(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
@@ -18,6 +18,7 @@ from posterior_lm.infer.base import Info
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.shown import Shown
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.values import Value
@@ -34,6 +35,8 @@ from posterior_lm.validate.measures import (
     rank,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 ROWS, DRAWS = 100, 200
 """Of a hundred rows a mode of three in a hundred is missed once in twenty times."""
 
@@ -229,7 +232,7 @@ APART = 0.25
 
 
 @frozen(eq=False)
-class Calibration:
+class Calibration(Shown):
     """One method on `rows` simulated rows, each with an exact draw.
 
     Shapes: `lower`, `upper` (rows,) bounds of each row's log evidence in nats, None where
@@ -422,21 +425,28 @@ class Calibration:
             return "The weights are right for what is drawn; a part of the posterior is drawn too seldom. Use another proposal."
         return f"The weights are right, but worth too few draws (median ESS {self.ess:.1f} of {self.draws}). Draw more, or use another proposal."
 
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """How far each quantity's ranks are from uniform, over the 99 % band; the axes. Raises DataError PLM732."""
+        return self._above("plots", ax)
+
+    def figures(self) -> list[tuple[str, str]]:
+        """(name, value) of what was measured, as text for people."""
+        held = "-" if self.coverage90 is None else f"{self.coverage90:.1%}"
+        p = "-" if self.sbc_p is None else f"p = {self.sbc_p:.2g}"
+        rows = [
+            ("log evidence, at least", _bound(self.mean_lower)), ("log evidence, at most", _bound(self.mean_upper)),
+            ("symmetrised KL", _bound(self.jeffreys)), ("90 % intervals hold", held),
+            ("uniform ranks", f"{p}, of {len(self.ranks)} quantities together"),
+        ]  # fmt: skip
+        return rows + [(f"  {name}", f"p = {p:.2g}") for name, p in self.p_values.items()]
+
     def lines(self) -> list[str]:
         """The result as plain text for people."""
-        rows = [
-            ("log evidence, at least", _bound(self.mean_lower)),
-            ("log evidence, at most", _bound(self.mean_upper)),
-        ]
-        rows.append(("symmetrised KL", _bound(self.jeffreys)))
-        covered = "-" if self.coverage90 is None else f"{self.coverage90:.1%}"
-        rows.append(("90 % intervals hold", covered))
-        p = "-" if self.sbc_p is None else f"p = {self.sbc_p:.2g}"
-        rows.append(("uniform ranks", f"{p}, of {len(self.ranks)} quantities together"))
-        out = [f"{self.method}: {self.rows} simulated rows, {self.draws} draws each, seed {self.seed}"]
-        out += [f"  {name:<24}{text}" for name, text in rows]
-        out += [f"    {name:<22}p = {p:.2g}" for name, p in self.p_values.items()]
-        return [*out, self.verdict]
+        head = f"{self.method}: {self.rows} simulated rows, {self.draws} draws each, seed {self.seed}"
+        return [head, *(f"  {name:<24}{text}" for name, text in self.figures()), self.verdict]
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm calibrate --format json`; what is not finite is None."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve, fields, frozen
 
 from posterior_lm.api.engine import policy_offer
+from posterior_lm.api.tables import frame
 from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Info
 from posterior_lm.infer.draws import Draws
@@ -23,9 +24,14 @@ from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.values import number_text
 from posterior_lm.lm.counting import Count, CountingModel
+from posterior_lm.shown import Shown
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.target.target import Target
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
 
 DRAWS = 1000
 NO_DRAWS = ("PLM540", "PLM702", "PLM703", "PLM706", "PLM710", "PLM711")
@@ -179,7 +185,7 @@ class Measured:
 
 
 @frozen
-class Comparison:
+class Comparison(Shown):
     """Methods beside the exact posterior of one binding; `log_evidence` is None where it cannot be listed."""
 
     program: str
@@ -191,6 +197,29 @@ class Comparison:
     """What is known of the exact posterior, in words."""
     noise: float | None
     """Expected total variation of as many exact draws."""
+
+    def __repr__(self) -> str:
+        head, rows = self.cells()
+        wide = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, wide, strict=True)) for row in (head, *rows)]
+        return "\n".join(
+            [f"<Comparison of {self.program}: {self.draws:,} draws of each method>", *lines, *self.notes()]
+        )
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """A bar a method: its total variation, or without an exact posterior its log evidence; the axes.
+
+        Raises DataError PLM732 without matplotlib.
+        """
+        return self._above("plots", ax)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One entry per method, by the fields of `Measured`; None where there is no number."""
+        return {f.name: [getattr(m, f.name) for m in self.methods] for f in fields(Measured)}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`columns` as a data frame. Raises DataError PLM732 without pandas."""
+        return frame(self.columns())
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm compare --format json`; what is not finite is None."""

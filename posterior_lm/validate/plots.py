@@ -55,7 +55,7 @@ def plot_calibration(found: Calibration, png: Path) -> None:
     grid = figure.add_gridspec(max(1, rows), 2)
     for k, (name, u) in enumerate(found.ranks.items()):
         _histogram(figure.add_subplot(grid[k, 0]), name, u, found.p_values.get(name))
-        _difference(figure.add_subplot(grid[k, 1]), u)
+        difference(figure.add_subplot(grid[k, 1]), u)
     if bounded:
         _bounds(figure.add_subplot(grid[rows - 1, :]), found)
     save(figure, png)
@@ -73,12 +73,12 @@ def _histogram(axis: Any, name: str, u: np.ndarray, p: float | None) -> None:
     axis.set_xlabel("rank of the exact draw")
 
 
-def _difference(axis: Any, u: np.ndarray) -> None:
+def difference(axis: Any, u: np.ndarray, color: str = BLUE, label: str | None = None) -> None:
     """The distribution function of the ranks less that of the uniform, and the band that holds 99 % of such curves."""
     at = np.arange(1, PLACES) / PLACES
     least, most = band(len(u))
     axis.fill_between(at, least - at, most - at, color=GREY, step=None)
-    axis.plot(at, [float(np.mean(u <= x)) - x for x in at], color=BLUE)
+    axis.plot(at, [float(np.mean(u <= x)) - x for x in at], color=color, label=label)
     axis.axhline(0.0, color="black", linewidth=0.8)
     axis.set_xlim(0, 1)
     axis.set_ylabel("share below, less rank")

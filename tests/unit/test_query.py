@@ -94,13 +94,14 @@ def log_reward(query: plm.Query, text: str) -> float:
 @pytest.mark.parametrize("text", ["a.", "b.", "ab.", "ba."])
 def test_product_adds_log_rewards(text: str) -> None:
     a = bound(built())
-    b = bound(
+    b = (
         plm.program("q", "x: text", lm={"other": "table"})
         .let("start", "[x]")
         .latent("z", 'text(tokens=1..3, stop=".")', "other(start)")
         .factor("0.7 * words(z)")
-    ).lm(other=MODEL)
-    b = plm.Query(b.module, data={"x": "b"}, models={"other": MODEL})
+        .given(x="b")
+        .lm(other=MODEL)
+    )
     both = a * b
     assert math.isclose(log_reward(both, text), log_reward(a, text) + log_reward(b, text), abs_tol=1e-9)
     assert plm.loads(str(both)).fingerprint == both.fingerprint
@@ -192,7 +193,7 @@ def test_wrong_settings_are_coded(method: str, options: dict[str, object], words
 
 def test_unknown_model_alias_is_named() -> None:
     with pytest.raises(plm.ModelError) as caught:
-        built().lm(bsae=MODEL).given(x="b", rows=[]).draw()
+        built().lm(bsae=MODEL)
     assert caught.value.diagnostics[0].code == "PLM515" and "`base`" in str(caught.value)
 
 
