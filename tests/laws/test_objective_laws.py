@@ -426,7 +426,9 @@ def test_one_end_point_per_draw_is_vargrad() -> None:
 
 
 @EVERY
-@TREES
+@pytest.mark.parametrize(
+    "least", [pytest.param(0, marks=pytest.mark.slow, id="stops-at-once"), pytest.param(1, id="least-1")]
+)
 def test_training_reaches_the_posterior(name: str, options: dict, least: int) -> None:
     """From a random table, on-policy and tempered draws, which also hit values without a reward."""
     t = tree(least)
