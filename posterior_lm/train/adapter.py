@@ -258,12 +258,16 @@ def check_model(model: LanguageModel) -> TransformersModel:
 
 
 def linear_names(model: TransformersModel) -> list[str]:
-    """The last names of the module's linear layers, the head aside, sorted."""
+    """The last names of the module's linear layers, sorted: not the head, and none that a model's code made something else of.
+
+    A router of experts is often such a subclass, which returns more than a product.
+    """
     module = model._forward.module
     head = module.get_output_embeddings()
     found = set()
     for name, layer in module.named_modules():
         plain = isinstance(layer, nn.Linear | Conv1D) and layer is not head
+        plain = plain and not type(layer).__module__.startswith("transformers.models.")
         wrapped = isinstance(layer, BaseTunerLayer)
         if (plain and ".base_layer" not in name and "lora_" not in name) or wrapped:
             found.add(name.rsplit(".", 1)[-1])

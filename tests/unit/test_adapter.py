@@ -426,6 +426,18 @@ def test_the_head_and_the_embedding_are_no_layers_to_adapt(base: TransformersMod
             Adapter.new(base, rank=2, targets=(name,))
 
 
+def test_a_router_of_experts_is_no_layer_to_adapt(tmp_path: Path) -> None:
+    """It is a linear layer by its class and returns three tensors, which peft cannot add to."""
+    options = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+               "intermediate_size": 48, "num_local_experts": 4, "max_position_embeddings": 64}  # fmt: skip
+    folder = write_model(tmp_path / "experts", "phimoe", byte_level_tokenizer(), eos=0, **options)
+    base = TransformersModel.from_folder(folder)
+    assert "router" not in linear_names(base) and "q_proj" in linear_names(base)
+    adapter = Adapter.new(base, rank=2)
+    torch.testing.assert_close(logits(adapter.model()), logits(base))
+    assert far(logits(stir(adapter).model()), logits(base))
+
+
 def test_a_table_has_nothing_to_adapt(tmp_path: Path) -> None:
     table = MODELS["tabular-1"](tmp_path)
     with pytest.raises(ModelError, match="PLM516"):
