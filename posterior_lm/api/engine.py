@@ -18,6 +18,7 @@ from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Offer
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
+from posterior_lm.lang.check.lint import unended
 from posterior_lm.lang.diagnostics import DataError, InferenceError, error, meant, shown
 from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.lm.protocol import threads_of
@@ -121,7 +122,14 @@ def draw(
         reason=draws.reason,
         types={info.name: info.type for info in target.latents},
         threads=threads_of(target.models),
+        notes=_notes(target),
     )
+
+
+def _notes(target: Target) -> tuple[str, ...]:
+    checked = target.prepared.checked
+    found = [] if checked is None else unended(checked, target.data)
+    return tuple(f"Mind that {d.message}: {d.notes[0]} (plm explain {d.code})." for d in found)
 
 
 # ------------------------------------------------------------------------------- scoring

@@ -81,6 +81,8 @@ class Posterior(Shown):
     """The declared type of each latent: text, int or one_of."""
     threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
     """By model, how many threads it was computed with, phase by phase; on a CPU other numbers round differently."""
+    notes: tuple[str, ...] = ()
+    """What the program itself makes of its values that a reader may not expect, in sentences."""
 
     # ------------------------------------------------------------- as a sequence of draws
 
@@ -163,8 +165,8 @@ class Posterior(Shown):
 
     @property
     def verdict(self) -> str:
-        """In words: what was checked and how far to trust it."""
-        return verdict(self.draws)
+        """In words: what was checked and how far to trust it, and what else is to be minded."""
+        return " ".join([verdict(self.draws), *self.notes])
 
     # ------------------------------------------------------------- estimates
 
@@ -289,6 +291,7 @@ class Posterior(Shown):
             "bulk_ess": None if chains is None else chains.bulk_ess,
             "acceptance": None if chains is None else chains.acceptance,
             "n": self.n,
+            "notes": self.notes,
             "draws": [
                 {
                     "values": {k: str(v) for k, v in m.values.items()},

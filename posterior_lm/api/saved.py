@@ -78,6 +78,7 @@ class _Whole:
     second_look: SecondLook | None
     decoded: bool
     threads: Mapping[str, Mapping[str, Annotated[int, Stored(low=1)]]]
+    notes: tuple[str, ...]
 
 
 def save(folder: Path, draws: Draws, **more: Any) -> Path:
@@ -101,8 +102,9 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
         "chains": chains and {**attrs.asdict(chains), "rhat": None if chains.rhat is None else [chains.rhat]},
         "decoded": draws.decoded,
     }
-    if not whole["threads"]:  # a table has none, and a posterior of before stated none
-        del whole["threads"]
+    for name in ("threads", "notes"):  # a posterior of before stated none
+        if not whole[name]:
+            del whole[name]
     if draws.mixture is not None:  # what was saved before there were mixtures is saved again as it was
         whole["mixture"] = draws.mixture
     if draws.second_look is not None:
@@ -125,12 +127,12 @@ def load(folder: Path) -> dict[str, Any]:
         found = read_object(path)
         if found.get("format") != FORMAT:
             raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
-        # Posteriors saved by earlier versions have none of these six.
+        # Posteriors saved by earlier versions have none of these seven.
         absent = {"particles": None, "chains": None, "mixture": None, "second_look": None}
-        found = {**absent, "decoded": False, "threads": {}, **found}
+        found = {**absent, "decoded": False, "threads": {}, "notes": (), **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
-        kept = ("program", "fingerprint", "lm", "seed", "reason", "types", "threads")
+        kept = ("program", "fingerprint", "lm", "seed", "reason", "types", "threads", "notes")
         return {"draws": _draws(whole), **{name: getattr(whole, name) for name in kept}}
 
 

@@ -16,7 +16,7 @@ from posterior_lm.cli.given import cases, open_query
 from posterior_lm.cli.options import check_folder, data_options, draw_options, format_option
 from posterior_lm.cli.output import progress, report, show_each, show_posterior
 from posterior_lm.cli.showing import showing
-from posterior_lm.lang.check.lint import warnings
+from posterior_lm.lang.check.lint import unended
 from posterior_lm.train.course import Course
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def command(
     """
     query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
     asked = cases(query.graph, given, data, row)
-    if unended := [d for d in warnings(query.checked) if d.code == "PLM905"]:
-        report(unended)
+    if asked and (found := list(unended(query.checked, asked[0].valid))):
+        report(found)
     if save is not None:
         check_folder(save)
         for case in asked:

@@ -95,6 +95,24 @@ def _move_up(module: ast.Module, d: Diagnostic, span: Span, match: re.Match[str]
     return [(at, f"{moved.span.text}\n{indent}"), (Span(source, moved.span.start, end), "")]
 
 
+def _mark_choices(module: ast.Module, d: Diagnostic, span: Span, match: re.Match[str]) -> Edits:
+    """The mark behind every choice of the type that the first label is in; raw strings hold it as others do."""
+    types = [n for n in ast.nodes(module.program) if isinstance(n, ast.TypeExpr)]
+    mine = next(t for t in types if any(arg.span == span for arg in t.args))
+    ends = [arg.span.end - 1 for arg in mine.args]
+    return [(Span(span.source, end, end), match[1]) for end in ends]
+
+
+def _next_line(module: ast.Module, d: Diagnostic, span: Span, match: re.Match[str]) -> Edits:
+    """A statement below that of the first label."""
+    mine = next(
+        s for s in ast.statements(module.program.body)
+        if isinstance(s, ast.Latent) and s.span.start <= span.start < s.span.end
+    )  # fmt: skip
+    indent = " " * (span.source.position(mine.span.start)[1] - 1)
+    return [(Span(span.source, mine.span.end, mine.span.end), f"\n{indent}{match[1]}")]
+
+
 _NAME = r"[A-Za-z_][\w.]*"
 RULES: tuple[tuple[re.Pattern[str], str, Rule], ...] = tuple(
     (re.compile(help), marked, rule)
@@ -127,6 +145,8 @@ RULES: tuple[tuple[re.Pattern[str], str, Rule], ...] = tuple(
         (r"drop the space here: .*", " ", _write("")),
         (r"(?:drop the space here and )?score (\[\" \", \w+\])", ".", _seam),
         (r"drop it", _NAME, _drop),
+        (r"end every choice with a mark, such as \".*(.)\" and \".*\1\"", r'r?".*"', _mark_choices),
+        (r"score its end on the next line: (observe .*)", ".*", _next_line),
     )
 )  # fmt: skip
 """The help, what has to be marked for it to be meant, and the edit."""

@@ -55,7 +55,7 @@ def test_run_prints_the_posterior_in_the_documented_shape() -> None:
     found = asked("run", WALK, *GIVEN)
     assert list(found) == [
         "program", "fingerprint", "lm", "method", "reason", "seed", "log_evidence", "log_evidence_se",
-        "ess", "khat", "least_ess", "ancestors", "rhat", "bulk_ess", "acceptance", "n", "draws",
+        "ess", "khat", "least_ess", "ancestors", "rhat", "bulk_ess", "acceptance", "n", "notes", "draws",
     ]  # fmt: skip
     assert found["program"] == "walk" and found["method"] == "exact" and found["n"] == 6
     assert found["fingerprint"] == posterior_lm.load(WALK).fingerprint
@@ -70,6 +70,27 @@ def test_run_prints_the_posterior_in_the_documented_shape() -> None:
         assert draw["log_reward"] == pytest.approx(math.log(PRIOR[draw["values"]["z"]] * 9 / 16))
     weights = [d["weight"] for d in found["draws"]]
     assert weights == sorted(weights, reverse=True) and sum(weights) == pytest.approx(1.0)
+
+
+def test_run_says_where_a_value_has_the_mass_of_others(tmp_path: Path) -> None:
+    """PLM905 as a warning and with the verdict, by the bounds that are given; what is scored behind the number ends it."""
+    table = {"tokens": [*"0123456789."], "max_tokens": 4, "rows": {"": {c: 0.1 for c in "012345678."}}}
+    (tmp_path / "digits.json").write_text(json.dumps(table), encoding="utf-8")
+    file = tmp_path / "age.plm"
+    text = 'lm base = tabular("digits.json")\n\nprogram age(most: int = 12) {\n  latent n: int(1..most) ~ base()\n}\n'
+    file.write_text(text, encoding="utf-8")
+    said = plm("run", file)
+    assert said.stderr.startswith("warning[PLM905]: the number 1 of 'n' begins the number 10")
+    assert (
+        "Mind that the number 1 of 'n' begins the number 10: a number scores only its own digits"
+        in said.stdout
+    )
+    (note,) = json.loads(plm("run", file, "--format", "json").stdout)["notes"]
+    assert note in said.stdout
+    assert asked("run", file, "--given", "most=9")["notes"] == []
+    file.write_text(text.replace("base()\n", 'base()\n  observe "." ~ base(n)\n'), encoding="utf-8")
+    weights = {d["values"]["n"]: d["weight"] for d in asked("run", file)["draws"]}
+    assert weights["1"] == pytest.approx(10 * weights["10"]), "and then both pay for it"
 
 
 def test_importance_obeys_n_and_the_seed() -> None:

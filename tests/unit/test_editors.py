@@ -205,7 +205,7 @@ def test_every_mend_mends_what_it_says() -> None:
     assert mended >= {
         *("PLM101", "PLM102", "PLM103", "PLM105", "PLM106", "PLM111", "PLM201", "PLM203", "PLM204", "PLM206"),
         *("PLM208", "PLM210", "PLM211", "PLM302", "PLM307", "PLM309", "PLM311", "PLM312", "PLM315", "PLM316"),
-        *("PLM401", "PLM901", "PLM902", "PLM903", "PLM908"),
+        *("PLM401", "PLM901", "PLM902", "PLM903", "PLM905", "PLM908"),
     }
 
 
@@ -221,6 +221,27 @@ def test_mends_that_move_more_than_a_word() -> None:
     assert edited(unused, mends(Document("p.plm", unused).checked.module, idle)) == unused.replace(
         "  let limit = 3\n", ""
     )
+
+
+NUMBER = 'lm base = "tiny"\n\nprogram p(a: text) {\n  latent n: int(0..99) ~ base(a, " is ") ^ 2\n}\n'
+KINDS = (
+    'lm base = "tiny"\n\nprogram p(a: text) {\n  latent n: one_of("no", "yes", "yes please") ~ base(a)\n}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (NUMBER, '~ base(a, " is ") ^ 2\n  observe "." ~ base(a, " is ", n)\n'),
+        (KINDS, 'one_of("no.", "yes.", "yes please.")'),
+    ],
+)
+def test_mends_of_values_that_begin_others(text: str, written: str) -> None:
+    document = Document("p.plm", text)
+    (one,) = [d for d in document.checked.diagnostics if d.code == "PLM905"]
+    after = edited(text, mends(document.checked.module, one))
+    assert written in after
+    assert "PLM905" not in [d.code for d in Document("p.plm", after).checked.diagnostics]
 
 
 # ---------------------------------------------------------------- texts half typed

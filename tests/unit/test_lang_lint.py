@@ -84,12 +84,23 @@ def test_a_guide_that_peeks() -> None:
     assert lints(body.format("g"), "a: text, l: text") == [], "texts are not what is usually predicted"
 
 
+def unended(body: str, params: str = "a: text") -> list[str]:
+    return [code for code in lints(body, params) if code == "PLM905"]
+
+
 @pytest.mark.parametrize(
     ("choices", "codes"),
     [('"a", "b"', []), ('"a", "ab"', ["PLM905"]), ('"ab", "c", "a"', ["PLM905"]), ('"a.", "ab."', [])],
 )
 def test_choices_that_begin_others(choices: str, codes: list[str]) -> None:
-    assert lints(f"latent z: one_of({choices}) ~ uniform()\nobserve a ~ base(z)") == codes
+    given, spelled = f"a: text, l: one_of({choices})", f"latent z: one_of({choices}) ~ base(a)\n"
+    assert unended(f"{spelled}condition z != a") == codes
+    assert unended("observe [a, l] ~ base(a)", given) == codes
+    assert unended(f"{spelled}let all = [a, z]\nobserve [a] ~ base(all)") == []
+    assert unended(f"latent z: one_of({choices}) ~ uniform()\nobserve a ~ base(z)") == [], (
+        "no model spells it"
+    )
+    assert unended('observe [a, l, "."] ~ base(a)', given) == [], "it is ended"
 
 
 @pytest.mark.parametrize(
@@ -98,13 +109,17 @@ def test_choices_that_begin_others(choices: str, codes: list[str]) -> None:
         ("z: int(0..99) ~ base(a)", ["PLM905"]),
         ("z: int(0..99) ~ choice(base(a) ^ 2)", ["PLM905"]),
         ("z: int(-12..3) ~ base(a) ^ 0.5", ["PLM905"]),
+        ("z: int(0..most) ~ base(a)", ["PLM905"]),
         ("z: int(0..9) ~ base(a)", []),
         ("z: int(10..99) ~ base(a)", []),
         ("z: int(0..99) ~ uniform()", []),
     ],
 )
 def test_numbers_that_begin_others(latent: str, codes: list[str]) -> None:
-    assert lints(f"latent {latent}\nobserve a ~ base(z)") == codes
+    params = "a: text, most: int = 10"
+    assert unended(f"latent {latent}", params) == codes
+    assert unended(f'latent {latent}\nobserve ["," , a] ~ base(a, z)', params) == []
+    assert unended(f'latent {latent}\nobserve "7" ~ base(a, z)', params) == codes, "a digit ends nothing"
 
 
 def test_idle_latents() -> None:

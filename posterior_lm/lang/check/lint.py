@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from posterior_lm.infer.methods import METHODS
@@ -22,8 +22,7 @@ def warnings(checked: CheckedModule) -> list[Diagnostic]:
         [
             *_unused(checked.module, checked.used),
             *_nothing_to_infer(program),
-            *_prefix_choices(program),
-            *_prefix_numbers(checked.module),
+            *unended(checked),
             *_peeking_guides(checked),
             *_idle_latents(program),
             *_boundaries(checked),
@@ -62,75 +61,111 @@ def _old_names(program: ast.Program) -> Iterator[Diagnostic]:
                               name_span(option), "its old name", help=f"write {new}=…")  # fmt: skip
 
 
-def _prefix_choices(program: ast.Program) -> Iterator[Diagnostic]:
+def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -> Iterator[Diagnostic]:
+    """PLM905: types of which one value begins another, where a model spells the value and nothing behind it says that it ends.
+
+    Bounds of ranges that are parameters have their values in `given`, or else their defaults.
+    """
+    program = checked.module.program
+    known = {p.name.id: p.default and checked.constant(p.default) for p in program.params} | dict(given or {})
+    latents = [s for s in statements(program.body) if isinstance(s, ast.Latent)]
+    observed = [
+        _segments(checked, s.value)[-1] for s in statements(program.body) if isinstance(s, ast.Observe)
+    ]
+    scored = {id(checked.declared(last)) for last in observed if isinstance(last, ast.Name | ast.Field)}
+    scored |= {id(checked.type(s.type)) for s in latents if _spelled(checked, s)}
+    quiet = {id(s.type) for s in latents if _is_ended(checked, s.name.id)}
     for node in nodes(program):
-        if not isinstance(node, ast.TypeExpr) or value_type(node.name).takes != "choices":
+        choices = isinstance(node, ast.TypeExpr) and value_type(node.name).takes == "choices"
+        if choices and id(checked.type(node)) in scored and id(node) not in quiet:
+            yield from _prefix_choices(node)
+    for latent in latents:
+        if (
+            value_type(latent.type.name).takes != "range"
+            or id(latent.type) in quiet
+            or not _spelled(checked, latent)
+        ):
             continue
-        choices = sorted(
-            (arg for arg in node.args if isinstance(arg, ast.Literal) and isinstance(arg.value, str)),
-            key=lambda arg: str(arg.value),
+        pair = next(
+            (found for arg in latent.type.args if (found := _beginning(checked, arg, known)) is not None),
+            None,
         )
-        for short, long in pairwise(choices):
-            if str(long.value).startswith(str(short.value)) and long.value != short.value:
-                yield warning(
-                    "PLM905",
-                    f'the choice "{short.value}" begins the choice "{long.value}"',
-                    short.span,
-                    "the shorter one",
-                    secondary=[(long.span, "the longer one")],
-                    notes=[
-                        "a choice scores only its own tokens, so the shorter one pays nothing to end there"
-                    ],
-                    help=f'end both with a mark, such as "{short.value}." and "{long.value}."',
-                )
-
-
-def _prefix_numbers(module: ast.Module) -> Iterator[Diagnostic]:
-    """Numbers that a model spells and of which one begins another: it pays nothing to end."""
-    spelling = {one.name.id for one in module.declarations if isinstance(one, ast.LmDecl)} | {"choice"}
-    for statement in statements(module.program.body):
-        if not isinstance(statement, ast.Latent) or value_type(statement.type.name).takes != "range":
-            continue
-        dist = statement.dist
-        while isinstance(dist, ast.PowerExpr):
-            dist = dist.base
-        if not isinstance(dist, ast.Call) or dist.function.id not in spelling:
-            continue
-        pair = next((found for arg in statement.type.args if (found := _beginning(arg)) is not None), None)
         if pair is not None:
             yield warning(
                 "PLM905",
-                f"the number {pair[0]} of '{statement.name.id}' begins the number {pair[1]}",
-                statement.type.span,
+                f"the number {pair[0]} of '{latent.name.id}' begins the number {pair[1]}",
+                latent.type.span,
                 "spelled without an end",
                 notes=["a number scores only its own digits, so the shorter one has the mass of both"],
-                help=f'score what follows it, as in: observe "." ~ {_name_of(module)}(…, {statement.name.id}); '
-                "or write one_of with a mark behind each, or let all have as many digits",
+                help=_scored_end(checked, latent),
             )
 
 
-def _name_of(module: ast.Module) -> str:
-    return next((one.name.id for one in module.declarations if isinstance(one, ast.LmDecl)), "base")
+def _prefix_choices(type_: ast.TypeExpr) -> Iterator[Diagnostic]:
+    choices = sorted(
+        (arg for arg in type_.args if isinstance(arg, ast.Literal) and isinstance(arg.value, str)),
+        key=lambda arg: str(arg.value),
+    )
+    for short, long in pairwise(choices):
+        if str(long.value).startswith(str(short.value)) and long.value != short.value:
+            yield warning(
+                "PLM905",
+                f'the choice "{short.value}" begins the choice "{long.value}"',
+                short.span,
+                "the shorter one",
+                secondary=[(long.span, "the longer one")],
+                notes=["a choice scores only its own tokens, so the shorter one pays nothing to end there"],
+                help=f'end every choice with a mark, such as "{short.value}." and "{long.value}."',
+            )
 
 
-def _beginning(arg: ast.Node) -> tuple[int, int] | None:
+def _spelled(checked: CheckedModule, latent: ast.Latent) -> bool:
+    """Whether a model's probabilities of its tokens are its distribution, renormalised or not."""
+    lm = checked.dist(latent.dist).lm
+    binding = None if lm is None else checked.binding(lm.function)
+    return binding is not None and binding.sort == "lm"
+
+
+def _is_ended(checked: CheckedModule, name: str) -> bool:
+    """Whether something is scored right behind a latent that does not go on as a number does."""
+    for statement in statements(checked.module.program.body):
+        if not isinstance(statement, ast.Latent | ast.Observe):
+            continue
+        lm = checked.dist(statement.dist).lm
+        last = lm.args[-1:] if lm is not None else ()
+        context = _segments(
+            checked, ast.ListExpr(last[0].args if last and isinstance(last[0], ast.Role) else last)
+        )
+        if context and isinstance(context[-1], ast.Name) and context[-1].id == name:
+            value = statement.value if isinstance(statement, ast.Observe) else statement.name
+            first = _segments(checked, value)[0]
+            if not (isinstance(first, ast.Literal) and str(first.value)[:1].isdigit()):
+                return True
+    return False
+
+
+def _scored_end(checked: CheckedModule, latent: ast.Latent) -> str:
+    """How to score the end of a number, as a statement where it needs no thought."""
+    lm = checked.dist(latent.dist).lm
+    assert lm is not None
+    if any(isinstance(arg, ast.Role) for arg in lm.args):
+        return f"score what follows '{latent.name.id}' in the same message, or let all numbers have as many digits"
+    context = ", ".join([*(arg.span.text for arg in lm.args), latent.name.id])
+    return f'score its end on the next line: observe "." ~ {lm.function.id}({context})'
+
+
+def _beginning(checked: CheckedModule, arg: ast.Node, known: Mapping[str, object]) -> tuple[int, int] | None:
     """The first whole number of a range that begins another one in it."""
     if not isinstance(arg, ast.Range):
         return None
-    low, high = _whole(arg.low), _whole(arg.high)
-    if low is None or high is None:
+    low, high = (
+        known.get(e.id) if isinstance(e, ast.Name) else checked.constant(e) for e in (arg.low, arg.high)
+    )
+    if not isinstance(low, int) or not isinstance(high, int):
         return None
     if max(1, low) * 10 <= high:
         return max(1, low), max(1, low) * 10
     return (min(-1, high), min(-1, high) * 10) if min(-1, high) * 10 >= low else None
-
-
-def _whole(expr: ast.Expr) -> int | None:
-    if isinstance(expr, ast.Unary) and expr.op == "-":
-        inner = _whole(expr.operand)
-        return None if inner is None else -inner
-    value = expr.value if isinstance(expr, ast.Literal) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _peeking_guides(checked: CheckedModule) -> Iterator[Diagnostic]:
