@@ -292,6 +292,15 @@ class Posterior(Shown):
             "acceptance": None if chains is None else chains.acceptance,
             "n": self.n,
             "notes": self.notes,
+            "respelled": [
+                {
+                    "values": dict(zip(self.draws.values, map(str, one.datum), strict=True)),
+                    "log_reward": one.log_reward,
+                    "share": one.share,
+                    "left_out": one.left_out,
+                }
+                for one in self.draws.respelled
+            ],
             "draws": [
                 {
                     "values": {k: str(v) for k, v in m.values.items()},

@@ -21,6 +21,7 @@ from posterior_lm.infer.draws import (
     EnumerationBound,
     MixtureReport,
     Nats,
+    Respelled,
     SecondLook,
     SmcReport,
     Spread,
@@ -76,6 +77,7 @@ class _Whole:
     chains: _Chains | None
     mixture: MixtureReport | None
     second_look: SecondLook | None
+    respelled: tuple[Respelled, ...]
     decoded: bool
     threads: Mapping[str, Mapping[str, Annotated[int, Stored(low=1)]]]
     notes: tuple[str, ...]
@@ -109,6 +111,8 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
         whole["mixture"] = draws.mixture
     if draws.second_look is not None:
         whole["second_look"] = draws.second_look
+    if draws.respelled:
+        whole["respelled"] = draws.respelled
     text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +131,8 @@ def load(folder: Path) -> dict[str, Any]:
         found = read_object(path)
         if found.get("format") != FORMAT:
             raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
-        # Posteriors saved by earlier versions have none of these seven.
-        absent = {"particles": None, "chains": None, "mixture": None, "second_look": None}
+        # Posteriors saved by earlier versions have none of these.
+        absent = {"particles": None, "chains": None, "mixture": None, "second_look": None, "respelled": ()}
         found = {**absent, "decoded": False, "threads": {}, "notes": (), **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
@@ -183,5 +187,6 @@ def _draws(whole: _Whole) -> Draws:
         ),
         mixture=whole.mixture,
         second_look=whole.second_look,
+        respelled=whole.respelled,
         decoded=whole.decoded,
     )

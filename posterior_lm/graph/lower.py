@@ -415,7 +415,8 @@ def tool_spec(
         own = {"table": table_beside(path, base, allowed)}
     else:
         own = {"operands": options["operands"]}
-    return ToolSpec(name=name, kind=kind, trigger=options["trigger"], output=options["output"], **own)  # type: ignore[arg-type]
+    shared = {option: options[option] for option in ("trigger", "output", "whole")}
+    return ToolSpec(name=name, kind=kind, **shared, **own)  # type: ignore[arg-type]
 
 
 def table_beside(path: ast.Literal, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> Rows:

@@ -16,7 +16,7 @@ from posterior_lm.infer.exact import is_whole, listed_early
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
 from posterior_lm.infer.mixture import FLOOR, Mixture
-from posterior_lm.infer.second_look import looked
+from posterior_lm.infer.second_look import looked, respelled
 from posterior_lm.infer.verdict import FEW, MANY
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.target.target import Target
@@ -216,6 +216,7 @@ def infer(
     else:
         draws = drawn(name, guide)
     weighed = METHODS[name].evidence and not draws.exact and (guide is None or isinstance(guide, PriorGuide))
+    weighed = weighed or draws.chains is not None
     if weighed and (look or alone) and affords(left(), draws):
         if progress is not None:
             progress(Info(False, "a second look"))
@@ -231,6 +232,8 @@ def infer(
                     name, draws, reason = MIXTURE, second, f"{reason}, so flatter ones propose too"
                 else:
                     reason = f"{reason}, but drawing from flatter ones too is worth less"
+    if look:
+        draws = respelled(target, draws)
     if not draws.exact and budget is not None and len(draws) < n:
         reason = f"{reason}; the budget of {budget:g} s ended it after {len(draws)} of {n} draws"
     return evolve(draws, reason=reason, method=name)

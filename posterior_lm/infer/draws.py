@@ -114,6 +114,20 @@ class SecondLook:
         return share if share > (FAR if self.listed else PART) else 0.0
 
 
+@frozen
+class Respelled:
+    """A text that the draws spell, but not as the tokenizer itself does, though that spelling has mass (`infer/second_look.py`).
+
+    `datum` of each latent; `log_reward` is log Σ exp over the spellings drawn and that one, nats, `share` what all of them have
+    of the posterior as far as it is known (None where the evidence is not), `left_out` the part of them that was not drawn.
+    """
+
+    datum: tuple[str | int, ...]
+    log_reward: Nats
+    left_out: Share
+    share: Share | None
+
+
 @frozen(eq=False)
 class Chains:
     """Which Markov chain each draw is from, and how far the chains agree.
@@ -171,6 +185,7 @@ class Draws:
     mixture: MixtureReport | None = None
     decoded: bool = False
     second_look: SecondLook | None = None
+    respelled: tuple[Respelled, ...] = ()
 
     def __len__(self) -> int:
         return len(self.log_weights)
@@ -256,7 +271,13 @@ class Draws:
         """The share of the posterior that a list leaves out, or that a second look says the draws have missed."""
         if self.certificate is not None:
             return self.certificate.likely_missing_share
-        return 0.0 if self.second_look is None else self.second_look.missed(self.log_evidence_se)
+        missed = 0.0 if self.second_look is None else self.second_look.missed(self.log_evidence_se)
+        return max(missed, self.unspelled if self.unspelled > FAR else 0.0)
+
+    @property
+    def unspelled(self) -> float:
+        """The share of the posterior on spellings of the heaviest texts that no draw has, and the tokenizer makes."""
+        return min(1.0, sum(one.left_out * (one.share or 0.0) for one in self.respelled))
 
     @property
     def unseen(self) -> float:

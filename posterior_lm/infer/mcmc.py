@@ -12,6 +12,7 @@ says that a mode that none of them visited does not exist.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -240,6 +241,7 @@ def _taken(held: Snapshot, found: Proposed, taken: np.ndarray) -> Snapshot:
 # ---------------------------------------------------------------- how far the chains agree
 
 
+COMMON = 3
 LEAST = 8
 """Draws of a chain below which nothing is said: its two halves need four draws each."""
 
@@ -283,12 +285,18 @@ def _bulk_ess(column: np.ndarray) -> float:
 def features_of(
     target: Target, values: Mapping[str, Sequence[Sequence[Value]]], log_reward: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """(C, K) numbers that chains are compared by: the log reward, and one for each latent.
+    """(C, K) numbers that chains are compared by: the log reward, one for each latent, and whether the commonest values are held.
 
-    A text stands for its number of tokens, a value of a finite type for its place in the type.
+    A text stands for its number of tokens, a value of a finite type for its place in the type: two texts of one length
+    and reward look alike by these, so the `COMMON` commonest values of all chains together are told apart.
     `values` holds K rows of C values per latent, `log_reward` (K, C).
     """
     found = {"log_reward": log_reward.T.astype(np.float64)}
+    whole = [[tuple(v.text for v in latents) for latents in zip(*rows, strict=True)]
+             for rows in zip(*(values[info.name] for info in target.latents), strict=True)]  # fmt: skip
+    counts = Counter(value for row in whole for value in row)
+    for value, _ in counts.most_common(COMMON):
+        found[f"holds {value}"] = np.array([[held == value for held in row] for row in whole], dtype=np.float64).T
     for info in target.latents:
         rows = values[info.name]
         found[info.name] = np.array([[_number(info, v) for v in row] for row in rows], dtype=np.float64).T

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from posterior_lm.infer.draws import Chains, Draws, MixtureReport
+from posterior_lm.infer.draws import FAR, Chains, Draws, MixtureReport
+from posterior_lm.lang.diagnostics import shown
 
 FEW, MANY = 10.0, 100.0
 """Below the first an average rests on a handful of draws; from the second on its error is 10 % of the spread."""
@@ -19,8 +20,12 @@ NEW = 0.1
 NOISE = 0.25
 """A total variation that is too large to read shares off; what it is estimated from makes it too small rather than too large."""
 RHAT_GOOD, RHAT_BAD = 1.01, 1.05
-CHAINS_GOOD, CHAINS_FEW = 400.0, 100.0
-"""Bulk ESS. Vehtari et al. 2021: R-hat below 1.01 and an ESS above 400; 1.05 was the bound before."""
+"""Vehtari et al. 2021 want it below 1.01; 1.05 was the bound before."""
+CHANCE = 2.0
+"""The means of m chains that are worth E independent draws together differ by chance: R-hat² is about 1 + m / E. What is
+less than so many times above 1 says nothing against them, and intervals that are made for E hold."""
+CHAINS_GOOD = 400.0
+"""Bulk ESS, by the same."""
 
 LEVELS = {
     "Exact": "exact",
@@ -36,7 +41,25 @@ UNSEEN = "a mode that no draw visited would not show in these numbers"
 
 
 def verdict(draws: Draws) -> str:
-    """One or two plain sentences: what was assumed, what was checked, what to do next."""
+    """A few plain sentences: what was assumed, what was checked, what to do next."""
+    said = _verdict(draws)
+    if not draws.respelled:
+        return said
+    one = max(draws.respelled, key=lambda text: text.left_out * (text.share or 1.0))
+    text = ", ".join(shown(x) for x in one.datum)
+    share = "" if one.share is None else f" and {one.share:.0%} of the posterior"
+    more = len(draws.respelled) - 1
+    others = f" (nor {more} other{'s' * (more != 1)})" if more else ""
+    spelled = (
+        f"No draw spells {text} as the tokenizer does{others}: with that spelling it has a log reward of "
+        f"{one.log_reward:.3f}{share}, {one.left_out:.0%} of which the spellings drawn leave out."
+    )
+    if not draws.exact and draws.unspelled > FAR and not said.startswith("Do not"):
+        return f"Do not trust this: what was drawn holds {1 - draws.unspelled:.0%} of what is known. {spelled} Use canonical=true, or another method."
+    return f"{said} {spelled}"
+
+
+def _verdict(draws: Draws) -> str:
     certificate = draws.certificate
     if draws.decoded:
         return _of_a_decoder(draws)
@@ -73,14 +96,8 @@ def verdict(draws: Draws) -> str:
         )
     checked += "" if khat is None else f", Pareto k-hat {khat:.2f}"
     look = draws.second_look
-    if look is not None and (missed := look.missed(draws.log_evidence_se)):
-        found = (
-            f"a list of all {look.listed:,} values" if look.listed else f"a second look by {look.draws} draws"
-        )
-        return (
-            f"Do not trust this: {checked}; of the posterior that {found} shows, these draws miss about {missed:.0%}. "
-            f"Use {'--method exact' if look.listed else '--method auto, or list values with --method exact'}."
-        )
+    if lost := _missed(draws, checked):
+        return lost
     if ess < FEW:
         return f"Do not trust this yet: {checked}. Draw more with -n, or propose with a better guide."
     if khat is not None and khat > KHAT_NONE:
@@ -127,6 +144,18 @@ def verdict(draws: Draws) -> str:
     return f"Good by what the draws can show: {checked}; {UNSEEN}."
 
 
+def _missed(draws: Draws, checked: str) -> str | None:
+    """What a second look says against the draws."""
+    look = draws.second_look
+    if look is None or not (missed := look.missed(draws.log_evidence_se)):
+        return None
+    found = f"a list of all {look.listed:,} values" if look.listed else f"a second look by {look.draws} draws"
+    return (
+        f"Do not trust this: {checked}; of the posterior that {found} shows, these draws miss about {missed:.0%}. "
+        f"Use {'--method exact' if look.listed else '--method auto, or list values with --method exact'}."
+    )
+
+
 def level(draws: Draws) -> str:
     """The verdict in a word of `LEVELS`; a list that is not whole, and may be far from it, is "listed"."""
     sentence = verdict(draws)
@@ -150,21 +179,28 @@ def _of_a_decoder(draws: Draws) -> str:
 
 
 def _of_chains(draws: Draws, chains: Chains) -> str:
-    rhat, bulk = chains.rhat, chains.bulk_ess or 0.0
-    if rhat is None or draws.distinct == 1:
-        what = (
-            "all draws are one value" if draws.distinct == 1 else "there are too few draws to compare chains"
+    rhat, bulk, look = chains.rhat, chains.bulk_ess or 0.0, draws.second_look
+    one, among = draws.distinct == 1, f"in {chains.number} chains"
+    checked = "all draws are one value" if one else f"{draws.distinct} distinct values {among}"
+    if rhat is not None and not one:
+        checked = f"R-hat {rhat:.3f}, bulk ESS {bulk:.0f}, {checked}"
+    if lost := _missed(draws, checked):
+        return lost
+    if look is not None and look.listed:
+        return (
+            f"Usable: {checked}; a list of all {look.listed:,} values differs from them in about {look.heavy:.0%} of the mass. "
+            "The method exact gives the list itself, and the evidence."
         )
+    if rhat is None or one:
+        what = checked if one else "there are too few draws to compare chains"
         return (
             f"Do not trust this yet: {what} after {chains.number} chains, so nothing can be said of the others. "
             "Raise `steps`, or compare with importance sampling."
         )
-    checked = (
-        f"R-hat {rhat:.3f}, bulk ESS {bulk:.0f}, {draws.distinct} distinct values in {chains.number} chains"
-    )
     # The ESS is at most the number of draws that were kept, which says nothing against the chains.
     lacking = bulk < len(draws)
-    if rhat > RHAT_BAD or (lacking and bulk < CHAINS_FEW):
+    by_chance = math.sqrt(1 + CHANCE * chains.number / max(bulk, 1.0))
+    if rhat > max(RHAT_BAD, by_chance) or (lacking and bulk < FEW):
         return f"Do not trust this yet: {checked}; the chains have not met. Raise `steps`, or `chains`."
     if rhat > RHAT_GOOD or (lacking and bulk < CHAINS_GOOD):
         return f"Use with care: {checked}; the chains agree roughly. Raise `steps`; {UNSEEN}."

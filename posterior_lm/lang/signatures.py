@@ -151,6 +151,7 @@ LMS: dict[str, Constructor] = {
 _OUTPUT = OptionType(kind="choice", choices=("observe", "intervene"), default="observe",
                      about="whether spliced tokens count in the target")  # fmt: skip
 _TRIGGER = OptionType(kind="nonempty", about="the tool writes what follows this")
+_WHOLE = OptionType(kind="bool", default=False, about="no letter or digit goes on with what it wrote")
 
 TOOLS: dict[str, Constructor] = {
     c.name: c
@@ -160,8 +161,9 @@ TOOLS: dict[str, Constructor] = {
                                   about="the tool writes what follows this"),
             "operands": OptionType(kind="int", low=1, default=2, about="numbers in one step"),
             "output": _OUTPUT,
+            "whole": _WHOLE,
         }, "writes the result of a sum"),
-        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT},
+        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT, "whole": _WHOLE},
                     "writes what a table says of the words before it"),
     )
 }  # fmt: skip
@@ -169,6 +171,7 @@ TOOLS: dict[str, Constructor] = {
 USED_TOOL = Constructor("use", (), {
     "trigger": _TRIGGER,
     "output": _OUTPUT,
+    "whole": _WHOLE,
     "seconds": OptionType(kind="number", low=0.01, high=3600, default=5, about="that one call may take"),
 }, "a Python function of the text so far, named by `use`")  # fmt: skip
 

@@ -87,13 +87,20 @@ class State(NamedTuple):
     """Where a text stands. `plain` and `text` are those after the whole output that is `pending`.
 
     `plain` is None where a tool wrote what the type does not allow: nothing saves such a text.
-    `uncounted` says whether the pending output is one that the target does not count.
+    `uncounted` says whether the pending output is one that the target does not count, `closed` whether the next drawn token may
+    not go on with the word or number that an output ended with.
     """
 
     plain: PlainState | None
     text: bytes
     pending: Ids = ()
     uncounted: bool = False
+    closed: bool = False
+
+
+def _in_word(byte: int) -> bool:
+    """Whether a byte is of a letter or a digit; every character beyond ASCII counts as a letter, since a token may hold half of one."""
+    return byte >= 0x80 or chr(byte).isalnum()
 
 
 @frozen(eq=False)
@@ -121,6 +128,7 @@ class ToolSupport(AroundText, Stepwise):
     pieces: Sequence[bytes | None] = field(repr=False)
     # No cached_property: on a class with slots attrs makes one by `__getattr__`, and every look-up gets slower.
     _phase: np.ndarray = field(init=False, repr=False)
+    _goes_on: np.ndarray = field(init=False, repr=False)
     size: None = field(init=False, default=None)
     _masks: dict[object, np.ndarray] = field(init=False, factory=dict, repr=False)
     _ends: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = field(
@@ -132,6 +140,11 @@ class ToolSupport(AroundText, Stepwise):
         """(R + 1,) equal numbers for counts after which equal tokens are allowed: they share masks."""
         rows = np.concatenate([self.plain.finish, *self.hope], axis=1)
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @_goes_on.default
+    def _begin_in_word(self) -> np.ndarray:
+        """(V,) the tokens that go on with a word."""
+        return np.array([bool(piece) and _in_word(piece[0]) for piece in self.pieces], dtype=bool)
 
     @classmethod
     def of(
@@ -157,7 +170,7 @@ class ToolSupport(AroundText, Stepwise):
         else:
             here, count = state.plain
             phase = int(self._phase[count + 1]) if count < self.plain.max_tokens else -1
-            key = (here, phase, self._tails(state.text))
+            key = (here, phase, self._tails(state.text), state.closed)
         mask = self._masks.get(key)
         if mask is None:
             mask = self._mask(state)
@@ -253,7 +266,7 @@ class ToolSupport(AroundText, Stepwise):
             fires, passes = self._at_trigger(tool.trigger, before)
             mask |= fires & np.append(hope[count + 1], False)[after]
             mask &= ~passes
-        return mask
+        return mask & ~self._goes_on if state.closed else mask
 
     def _at_trigger(self, trigger: bytes, before: bytes) -> tuple[np.ndarray, np.ndarray]:
         """(V,) the tokens after `before` with which the trigger is whole, and those that go on past its end."""
@@ -274,7 +287,8 @@ class ToolSupport(AroundText, Stepwise):
         if not self.plain.finish[count, here]:
             return State(None, text)
         whole = text + b"".join(self.pieces[token] or b"" for token in written)
-        return State((here, count), whole, written, tool.spec.output == "intervene")
+        closed = tool.spec.whole and _in_word(whole[-1])
+        return State((here, count), whole, written, tool.spec.output == "intervene", closed)
 
     def _tails(self, text: bytes) -> tuple[bytes, ...]:
         return tuple(tail(text, tool.trigger) for tool in self.tools)

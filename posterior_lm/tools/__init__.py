@@ -20,7 +20,8 @@ Output = Literal["observe", "intervene"]
 class ToolSpec:
     """A declared tool as plain data.
 
-    `output` says whether the spliced tokens count in the target ("observe") or not ("intervene").
+    `output` says whether the spliced tokens count in the target ("observe") or not ("intervene"); `whole` that the word or
+    number that an output ends with ends there.
     `operands` belong to a calculator, `table` (key and text, sorted) to a lookup, `where`
     ("module:function") and `seconds` to a tool that `use` imports.
     """
@@ -30,6 +31,7 @@ class ToolSpec:
     kind: Literal["calculator", "lookup", "use"]
     trigger: str
     output: Output = "observe"
+    whole: bool = False
     operands: int = 0
     table: tuple[tuple[str, str], ...] = ()
     where: str = ""
@@ -41,7 +43,7 @@ class ToolSpec:
 
         Of a table the SHA-256 of its rows counts, and of a used function the name that it is imported by.
         """
-        found: list[object] = [self.kind, self.trigger, self.output]
+        found: list[object] = [self.kind, self.trigger, self.output, *(["whole"] if self.whole else [])]
         match self.kind:
             case "calculator":
                 return [*found, self.operands]

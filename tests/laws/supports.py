@@ -108,6 +108,7 @@ MERGES = toy_merges(b"ab.\xc3\xa9 ", [(0, 1), (1, 2), (3, 4), (6, 6), (5, 8), (0
 
 AFTER_B = ToolSpec(name="b", kind="lookup", trigger="b", table=(("1", "2b"), ("a", "10"), ("b", "1")))
 AFTER_A_SPACE = ToolSpec(name="s", kind="lookup", trigger="a ", table=(("1", "2"), ("b", "ab")))
+WHOLE = ToolSpec(name="w", kind="lookup", trigger="b", table=(("1", "2b"), ("a", "10"), ("b", "1.")), whole=True)
 """Toy tools; the second has a trigger of two characters, which tokens may begin and end apart."""
 
 SUPPORTS: dict[str, Callable[[], Support]] = {
@@ -145,6 +146,7 @@ SUPPORTS: dict[str, Callable[[], Support]] = {
     "schema": lambda: build_support(TextSpec(1, 3, json='{"type": "integer", "maximum": 120}'), TOY),
     "tools": lambda: build_support(TextSpec(1, 3, chars="ab.012", tools=(AFTER_B,)), TOY),
     "tools and stop": lambda: build_support(TextSpec(2, 4, ".", "stop", tools=(AFTER_B,)), TOY),
+    "tools of whole words": lambda: build_support(TextSpec(1, 3, chars="ab.012", tools=(WHOLE,)), TOY),
     "two tools": lambda: build_support(
         TextSpec(0, 4, chars="ab012 ", end="free", tools=(AFTER_A_SPACE, AFTER_B)), TOY
     ),

@@ -55,7 +55,7 @@ def test_run_prints_the_posterior_in_the_documented_shape() -> None:
     found = asked("run", WALK, *GIVEN)
     assert list(found) == [
         "program", "fingerprint", "lm", "method", "reason", "seed", "log_evidence", "log_evidence_se",
-        "ess", "khat", "least_ess", "ancestors", "rhat", "bulk_ess", "acceptance", "n", "notes", "draws",
+        "ess", "khat", "least_ess", "ancestors", "rhat", "bulk_ess", "acceptance", "n", "notes", "respelled", "draws",
     ]  # fmt: skip
     assert found["program"] == "walk" and found["method"] == "exact" and found["n"] == 6
     assert found["fingerprint"] == posterior_lm.load(WALK).fingerprint

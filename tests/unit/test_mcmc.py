@@ -308,6 +308,17 @@ def test_chains_are_compared_by_the_log_reward_and_by_every_latent() -> None:
     )
 
 
+def test_chains_at_texts_that_look_alike_are_told_apart() -> None:
+    """Two texts of one length and one reward, a chain at each: nothing but which text it is differs."""
+    target = target_of()
+    _, _, values = listed(target, BODY)
+    held = {name: (column[0], column[0]) for name, column in values.items()}
+    other = {**held, "x": (held["x"][0], evolve(held["x"][0], text="other"))}
+    for pair, rhat in ((held, None), (other, math.inf)):
+        found = features_of(target, {k: [both] * LEAST for k, both in pair.items()}, np.zeros((LEAST, 2)))
+        assert agreement(found)[0] == rhat
+
+
 def test_draws_carry_what_the_chains_say_after_the_warm_up() -> None:
     target = target_of()
     algorithm = Mcmc(chains=4, steps=3 * BLOCK, warmup=0.25)

@@ -14,7 +14,7 @@ import posterior_lm as plm
 from posterior_lm.api.posterior import Posterior
 from posterior_lm.cli.output import show_posterior
 from posterior_lm.infer import auto
-from posterior_lm.infer.draws import Chains, Draws, SmcReport
+from posterior_lm.infer.draws import Chains, Draws, SecondLook, SmcReport
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import checked
 from posterior_lm.infer.verdict import verdict
@@ -116,12 +116,12 @@ def value(k: int) -> Value:
 
 def draws_of(
     values: list[int], log_weights: list[float] | None = None, *, particles: SmcReport | None = None,
-    chains: Chains | None = None,
+    chains: Chains | None = None, look: SecondLook | None = None,
 ) -> Draws:  # fmt: skip
     n = len(values)
     weights = np.zeros(n) if log_weights is None else np.array(log_weights)
     return Draws({"z": tuple(map(value, values))}, weights, np.zeros(n), "smc" if particles else "mcmc",
-                 particles=particles, chains=chains)  # fmt: skip
+                 particles=particles, chains=chains, second_look=look)  # fmt: skip
 
 
 def posterior_of(draws: Draws) -> Posterior:
@@ -246,12 +246,24 @@ def of_chains(rhat: float | None, bulk: float | None, values: list[int]) -> str:
 @pytest.mark.parametrize(
     ("rhat", "bulk", "begins"),
     [(1.005, 900.0, "Good"), (1.02, 900.0, "Use with care"), (1.005, 300.0, "Use with care"),
-     (1.2, 900.0, "Do not trust"), (1.005, 50.0, "Do not trust"), (math.inf, 4.0, "Do not trust"),
+     (1.2, 900.0, "Do not trust"), (1.005, 50.0, "Use with care"), (1.1, 16.0, "Use with care"),
+     (1.6, 16.0, "Do not trust"), (1.005, 9.0, "Do not trust"), (math.inf, 4.0, "Do not trust"),
      (None, None, "Do not trust")],
 )  # fmt: skip
 def test_the_verdict_of_chains(rhat: float | None, bulk: float | None, begins: str) -> None:
     assert of_chains(rhat, bulk, [1, 2, 3, 4] * 250).startswith(begins)
     assert of_chains(rhat, bulk, [1, 1, 1, 1] * 250).startswith("Do not trust")
+
+
+def test_a_list_says_more_of_chains_than_they_do_themselves() -> None:
+    """Chains that have not met do not frighten where the list is what they hold, nor do those that agree comfort where it is not."""
+    values, chains = [1, 2, 3, 4] * 250, Chains(2, np.arange(1000) % 2, 1.2, 900.0, 0.3)
+    for rhat, heavy, begins in ((1.2, 0.1, "Usable"), (1.001, 0.4, "Do not trust")):
+        look = SecondLook(0, 0.0, 0.0, heavy, listed=9)
+        said = verdict(draws_of(values, chains=attrs.evolve(chains, rhat=rhat), look=look))
+        assert said.startswith(begins) and "a list of all 9 values" in said and f"{heavy:.0%}" in said
+    rare = SecondLook(125, 0.0, 0.0, 0.2)
+    assert "second look by 125 draws" in verdict(draws_of(values, chains=attrs.evolve(chains, rhat=1.0), look=rare))
 
 
 @pytest.mark.parametrize(

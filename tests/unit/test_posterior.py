@@ -99,7 +99,7 @@ def test_other_formats_hold_the_same_numbers() -> None:
     shape = posterior.to_json()
     assert list(shape) == [
         "program", "fingerprint", "lm", "method", "reason", "seed", "log_evidence", "log_evidence_se",
-        "ess", "khat", "least_ess", "ancestors", "rhat", "bulk_ess", "acceptance", "n", "notes", "draws",
+        "ess", "khat", "least_ess", "ancestors", "rhat", "bulk_ess", "acceptance", "n", "notes", "respelled", "draws",
     ]  # fmt: skip
     json.dumps(shape, allow_nan=False)
 

@@ -330,7 +330,8 @@ def test_heavy_values_that_were_drawn_are_not_missed() -> None:
     seen = draws.shares
     heavy = [share for value, share in whole.shares.items() if share > SEVERAL / 800 and value not in seen]
     assert not heavy and len(whole) > 30
-    assert _lacking(draws, whole) == 0.0
+    assert draws.log_evidence is not None
+    assert _lacking(draws, whole.values, whole.log_reward, draws.log_evidence) == 0.0
 
 
 @pytest.mark.parametrize("flat", [0.0, FLOOR])
@@ -364,3 +365,77 @@ def test_what_finds_more_or_is_worth_more_is_taken(
     assert _helped(equal(100, 0.0, second_look=look), equal(second, gained, mixture=mixed)) is better
     alone = MixtureReport(("prior", "other"), (1.0, 0.0), 10)
     assert not _helped(equal(100, 0.0, second_look=look), equal(second, gained, mixture=alone))
+
+
+# ------------------------------------------------------------------------------- chains
+
+
+def test_chains_are_held_against_a_list() -> None:
+    """They cannot leave the texts without an r, and agree: the list shows it."""
+    chains = RARE_TOKEN.using("mcmc", steps=80, move="independence").draw(400, seed=0).draws
+    look = chains.second_look
+    assert look is not None and look.listed == 3 and look.heavy > 0.9
+    assert level(chains) == "bad"
+    sound = TWO.using("mcmc", steps=200).draw(400, seed=0).draws
+    assert sound.second_look is not None and sound.second_look.listed and level(sound) == "usable"
+
+
+def test_chains_miss_what_was_listed_and_never_held() -> None:
+    target = HIDDEN.target()
+    draws = HIDDEN.using("mcmc", steps=200, chains=4).draw(600, seed=0).draws
+    assert not any(v.text == "ab" * 8 for v in draws.values["z"])
+    best = target.value("z", "ab" * 8)
+    reward = target.log_reward({"z": (best,)})
+    look = looked(target, draws, None, np.random.default_rng(0), Draws({"z": (best,)}, reward, reward, "exact")).second_look
+    plain = looked(target, draws, None, np.random.default_rng(0), None).second_look
+    assert look is not None and look.heavy > 0.5
+    assert plain is not None and not plain.missed(None)
+
+
+# ------------------------------------------------------------------------------- spellings
+
+SPELLINGS = TabularModel.from_dict(
+    {
+        "tokens": ["a", "b", "ab", "c"],
+        "order": 1,
+        "max_tokens": 6,
+        "rows": {
+            "": {"a": 0.5, "b": 0.198, "ab": 0.002, "c": 0.3},
+            "a": {"b": 1.0},
+            "b": {"c": 0.001, "a": 0.999},
+            "ab": {"c": 0.9, "a": 0.1},
+            "c": {"c": 0.001, "a": 0.999},
+        },
+    }
+)
+"""Before the observed c the text ab has 0.0005 spelled a, b and 0.0018 as its tokenizer spells it; c has 0.0003."""
+TWICE = (
+    'lm base = "unused"\nprogram p() {{ latent z: text(tokens=1..2, end="free", pattern="ab|c"{}) ~ base() '
+    'observe "c" ~ base(z) }}'
+)
+
+
+def test_the_spelling_that_no_draw_has_is_scored(tmp_path: Path) -> None:
+    query = plm.loads(TWICE.format("")).lm(base=SPELLINGS)
+    posterior = query.using("importance").draw(10, seed=0)
+    assert all(len(v.ids) != 1 or v.text == "c" for v in posterior.draws.values["z"]), "the seed has no ab"
+    (one,) = posterior.draws.respelled
+    assert one.datum == ("ab",)
+    assert one.log_reward == pytest.approx(np.log(0.0005 + 0.0018))
+    assert one.left_out == pytest.approx(18 / 23)
+    assert posterior.log_evidence is not None
+    assert one.share == pytest.approx(0.0023 / (np.exp(posterior.log_evidence) + 0.0018))
+    assert posterior.verdict.startswith("Do not trust this") and "No draw spells 'ab' as the tokenizer does" in posterior.verdict
+    assert level(posterior.draws) == "bad" and posterior.log_evidence_se == np.inf
+    (shown,) = posterior.to_json()["respelled"]
+    assert shown == {"values": {"z": "ab"}, "log_reward": one.log_reward, "share": one.share, "left_out": one.left_out}
+    posterior.save(tmp_path)
+    assert plm.Posterior.load(tmp_path).draws.respelled == (one,)
+
+
+def test_nothing_is_said_of_spellings_that_were_drawn_or_cannot_be() -> None:
+    query = plm.loads(TWICE.format("")).lm(base=SPELLINGS)
+    for whole in (query.using("exact").draw(), query.using("importance").draw(3000, seed=1)):
+        assert whole.draws.respelled == () and "spells" not in whole.verdict
+    alone = plm.loads(TWICE.format(", canonical=true")).lm(base=SPELLINGS).using("importance").draw(10, seed=0)
+    assert alone.draws.respelled == ()

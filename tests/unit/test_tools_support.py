@@ -55,6 +55,19 @@ def test_one_token_is_allowed_while_an_output_is_pending() -> None:
     assert support.accepts((C, B, STOP)), "no such key: the tool declines"
 
 
+def test_a_whole_output_is_not_gone_on_with() -> None:
+    """Digits and letters may follow the output of a tool, unless it says that a word ends there."""
+    loose, whole = (built(ToolSpec(name="t", kind="lookup", trigger="b", table=(("a", "1"), ("c", "1.")), whole=w),
+                          end="free", stop=None, chars="abc12.") for w in (False, True))  # fmt: skip
+    assert {A, ONE, TWO, STOP} <= allowed(loose, A, B, ONE)
+    assert allowed(whole, A, B, ONE) == {STOP} and allowed(whole, A, B) == {ONE}
+    assert allowed(whole, C, B, ONE_STOP) == allowed(loose, C, B, ONE_STOP) >= {A, ONE}, "a full stop ends by itself"
+    assert {A, ONE} <= allowed(whole, A, B, ONE, STOP), "of one token only"
+    assert whole.accepts((A, B, ONE)) and loose.accepts((A, B, ONE, TWO)) and not whole.accepts((A, B, ONE, TWO))
+    of_loose, of_whole = (support.tools[0].spec.identity for support in (loose, whole))
+    assert "whole" in of_whole and [part for part in of_whole if part != "whole"] == of_loose
+
+
 def test_spliced_text_fires_no_tool_and_what_follows_it_does() -> None:
     support = built(lookup("b", a="2b", ab2b="1"))
     ids = (A, B, TWO, B, B, ONE, STOP)
