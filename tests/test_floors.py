@@ -172,10 +172,11 @@ ROOMS: dict[str, Room] = {
         ("attrs", "numpy"),
     ),
     "validation": Room(
-        8,
+        9,
         ("validate",),
         (
             "installed",
+            "prediction",
             "answers",
             "training",
             "inference",
@@ -207,7 +208,7 @@ ROOMS: dict[str, Room] = {
     ),
     # What a user calls. Nothing below knows of a query.
     "query": Room(
-        9,
+        10,
         ("api", "query"),
         (
             "report",
@@ -226,7 +227,7 @@ ROOMS: dict[str, Room] = {
         ("attrs", "numpy"),
     ),
     "command line": Room(
-        10,
+        11,
         ("cli", "__main__"),
         (
             "front",

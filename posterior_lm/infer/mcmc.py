@@ -296,7 +296,9 @@ def features_of(
              for rows in zip(*(values[info.name] for info in target.latents), strict=True)]  # fmt: skip
     counts = Counter(value for row in whole for value in row)
     for value, _ in counts.most_common(COMMON):
-        found[f"holds {value}"] = np.array([[held == value for held in row] for row in whole], dtype=np.float64).T
+        found[f"holds {value}"] = np.array(
+            [[held == value for held in row] for row in whole], dtype=np.float64
+        ).T
     for info in target.latents:
         rows = values[info.name]
         found[info.name] = np.array([[_number(info, v) for v in row] for row in rows], dtype=np.float64).T

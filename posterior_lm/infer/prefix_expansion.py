@@ -45,8 +45,9 @@ def is_wide(target: Target, limit: int) -> bool:
 
 
 def is_model_free(target: Target) -> bool:
-    """Whether no term of the log reward asks a language model."""
-    return not any(isinstance(node, LmScore | ChoiceScore) for node in target.graph.nodes.values())
+    """Whether no term that a latent changes asks a language model."""
+    changed = target.graph.dependents(*(i for i, _ in target.graph.latents()))
+    return not any(isinstance(target.graph[i], LmScore | ChoiceScore) for i in changed)
 
 
 @frozen(eq=False)

@@ -229,8 +229,14 @@ def _too_many(size: int, what: str, span: Span | None) -> tuple[Diagnostic, ...]
     )
 
 
+EXACT = 2.0**53
+"""Beyond it a float is no sum of ones: its digits would say more than it knows."""
+
+
 def number_text(value: float | None, digits: int = 3) -> str:
     """A number for people; `-` where there is none."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{value:.{digits}f}" if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return f"{value:.{digits}f}" if abs(value) < EXACT else f"{value:.{digits}e}"

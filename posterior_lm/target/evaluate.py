@@ -40,8 +40,26 @@ from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.functions import Column, add, apply, dist, is_nan, power
-from posterior_lm.target.scores import Batch, Picked, ScorePlan, ask_choice, ask_group, hosts_and_riders
-from posterior_lm.target.segments import Computed, Known, Segment, Special, Speller, Splice, Turn, join
+from posterior_lm.target.scores import (
+    Batch,
+    Picked,
+    Scored,
+    ScorePlan,
+    ask_choice,
+    ask_group,
+    hosts_and_riders,
+)
+from posterior_lm.target.segments import (
+    Computed,
+    Known,
+    Segment,
+    Special,
+    Speller,
+    Splice,
+    Turn,
+    Unspellable,
+    join,
+)
 from posterior_lm.target.values import Value, Values
 
 
@@ -260,15 +278,22 @@ class Evaluator:
             speller = self.spellers[host.lm]
             with at(self.graph[host.node].span, "the model reads this"):
                 for d in range(n):
-                    latent, computed = self._readers(columns, values, d)
-                    spelt = [(r, r.spell(speller, latent, computed)) for r in riders]
-                    tokens = host.spell(speller, latent, computed)
+                    readers = self._readers(columns, values, d)
+                    spelt: list[tuple[ScorePlan, Scored]] = []
+                    for plan in (host, *riders):
+                        try:
+                            spelt.append((plan, plan.spell(speller, *readers)))
+                        except Unspellable:
+                            out[plan.node][d] = -math.inf
+                    if not spelt:
+                        continue
+                    (first, tokens), *others = spelt
                     longest[host.lm] = max(longest[host.lm], (len(tokens.ids), host.node))
 
                     def put(node: int, value: float, d: int = d) -> None:
                         out[node][d] = value
 
-                    ask_group(batches[host.lm], host, tokens, spelt, put)
+                    ask_group(batches[host.lm], first, tokens, others, put)
         choices: list[Callable[[], None]] = []
         for i in nodes:
             node = self.graph[i]
@@ -299,7 +324,11 @@ class Evaluator:
         lists: dict[tuple[int, ...], FiniteSpec] = {}
         groups: dict[tuple[tuple[int, ...], bool, tuple[int, ...]], list[Picked]] = {}
         for d in range(n):
-            ids, empty = speller.context(context, *self._readers(columns, values, d))
+            try:
+                ids, empty = speller.context(context, *self._readers(columns, values, d))
+            except Unspellable:
+                out[i][d] = -math.inf
+                continue
             ends = self._ends(node, columns, d)
             if ends not in lists:
                 lists[ends] = self.candidates(node, columns, d)

@@ -89,6 +89,10 @@ def join(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     return tuple(joined)
 
 
+class Unspellable(ModelError):
+    """What a draw has written holds a text that this model's tokens do not spell: to the model it has probability zero."""
+
+
 @frozen(eq=False)
 class Speller:
     """Tokens of segments under one tokenizer, with its encodings remembered."""
@@ -116,7 +120,13 @@ class Speller:
 
     def value(self, latent: str, value: Value) -> tuple[int, ...]:
         """A value's tokens: its own, or this tokenizer's spelling of its text; never with a dummy prefix."""
-        return value.ids if latent in self.own else self.text(value.text, first=False)
+        return value.ids if latent in self.own else self._drawn(value.text, first=False)
+
+    def _drawn(self, text: str, *, first: bool) -> tuple[int, ...]:
+        try:
+            return self.text(text, first=first)
+        except ModelError as problem:
+            raise Unspellable(problem.diagnostics) from None
 
     def special(self, segment: Special) -> int:
         tokenizer = self.tokenizer
@@ -162,7 +172,7 @@ class Speller:
                     text = computed(node)
                     if not text:
                         continue
-                    ids += self.text(text, first=first)
+                    ids += self._drawn(text, first=first)
                 case Written(ids=written):
                     ids += written
                 case Special():

@@ -27,6 +27,7 @@ from posterior_lm.infer.weights import Z90
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.lang.values import number_text
 from posterior_lm.lm.counting import Count
+from posterior_lm.predict.by_draws import intervals, marginal
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.validate.comparison import NO_DRAWS, bound_counting
@@ -49,8 +50,8 @@ class Run:
 
     `error` is the log evidence less the true one and `se` its standard error, nats, also where the answer does not show it;
     `tv` the total variation;
-    `holds` whether the 90 % interval of the log evidence, and that of the probability of the likeliest half,
-    hold the true number. None where the method does not say. `failed` is the code of the error in place of draws.
+    `holds` whether the 90 % interval of the log evidence, that of the probability of the likeliest half, and that which `plm predict`
+    gives the likeliest value of one latent, hold the true number. None where the method does not say. `failed` is the code of the error in place of draws.
     """
 
     kind: str
@@ -63,7 +64,7 @@ class Run:
     tv: float | None = None
     error: float | None = None
     se: float | None = None
-    holds: tuple[bool | None, bool | None] = (None, None)
+    holds: tuple[bool | None, bool | None, bool | None] = (None, None, None)
     failed: str = ""
     whole: bool = False
     """Whether every value was listed: no other seed gives anything else."""
@@ -114,10 +115,27 @@ def _judged(found: Run, posterior: Posterior, answer: Answer) -> Run:
         tv=answer.distance(posterior),
         error=error,
         se=se,
-        holds=(covers, asked.low - near <= prob <= asked.high + near),
+        holds=(covers, asked.low - near <= prob <= asked.high + near, _predicted(posterior, answer, near)),
         whole=posterior.draws.certificate is not None and posterior.draws.certificate.complete,
         broken=_is_broken(posterior, answer, near),
     )
+
+
+def _predicted(posterior: Posterior, answer: Answer, near: float) -> bool | None:
+    """Whether the interval of the likeliest value holds: of the first latent of a finite type, or else of the first."""
+    names = sorted(posterior.draws.values, key=lambda name: posterior.types.get(name) == "text")
+    if not names:
+        return None
+    known = answer.marginals.get(names[0]) or {str(value[0]): prob for value, prob in answer.values}
+    value, prob = max(known.items(), key=lambda item: item[1])
+    draws = posterior.draws
+    said = {str(datum): e for datum, e in marginal(posterior, names[0], "soft").estimates.items()}
+    if value in said:
+        low, high = said[value].low, said[value].high
+    else:
+        n = math.inf if draws.exact else draws.independent or 1.0
+        low, high = intervals([0.0], [0.0], n=n, missing=draws.missing)[0]
+    return low - near <= prob <= high + near
 
 
 def _is_broken(posterior: Posterior, answer: Answer, near: float) -> bool:
@@ -227,7 +245,7 @@ class Trials:
         return found
 
 
-HEAD = ("class", "runs", "none", "error", "in SE", "TV", "Z held", "p held", "wrong", "trusted wrong", "sound doubted",
+HEAD = ("class", "runs", "none", "error", "in SE", "TV", "Z held", "p held", "y held", "wrong", "trusted wrong", "sound doubted",
         "seconds", "tokens")  # fmt: skip
 
 
@@ -245,6 +263,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "tv": _median(r.tv for r in whole if r.tv is not None),
         "held_evidence": _share(r.holds[0] for r in whole),
         "held_prob": _share(r.holds[1] for r in whole),
+        "held_prediction": _share(r.holds[2] for r in whole),
         "wrong": len(wrong),
         "trusted": len(trusted),
         "trusted_wrong": sum(r.wrong for r in trusted),
@@ -271,6 +290,7 @@ def _cells(kind: str, one: dict[str, Any]) -> tuple[str, ...]:
     return (
         kind, f"{one['runs']}", f"{one['none']}", number_text(one["error"], 3), number_text(one["errors"], 1),
         number_text(one["tv"], 3), _percent(one["held_evidence"]), _percent(one["held_prob"]),
+        _percent(one["held_prediction"]),
         _percent(one["wrong"] / whole if whole else None), f"{one['trusted_wrong']} of {one['trusted']}",
         f"{one['sound_doubted']} of {one['sound']}", number_text(one["seconds"], 2), f"{one['tokens']:.0f}",
     )  # fmt: skip

@@ -108,7 +108,9 @@ MERGES = toy_merges(b"ab.\xc3\xa9 ", [(0, 1), (1, 2), (3, 4), (6, 6), (5, 8), (0
 
 AFTER_B = ToolSpec(name="b", kind="lookup", trigger="b", table=(("1", "2b"), ("a", "10"), ("b", "1")))
 AFTER_A_SPACE = ToolSpec(name="s", kind="lookup", trigger="a ", table=(("1", "2"), ("b", "ab")))
-WHOLE = ToolSpec(name="w", kind="lookup", trigger="b", table=(("1", "2b"), ("a", "10"), ("b", "1.")), whole=True)
+WHOLE = ToolSpec(
+    name="w", kind="lookup", trigger="b", table=(("1", "2b"), ("a", "10"), ("b", "1.")), whole=True
+)
 """Toy tools; the second has a trigger of two characters, which tokens may begin and end apart."""
 
 SUPPORTS: dict[str, Callable[[], Support]] = {

@@ -208,7 +208,7 @@ def test_a_run_is_held_against_its_answer() -> None:
     exact, drawn = found.runs[:3], found.runs[3:]
     for one in exact:
         assert one.level == "exact" and one.error == pytest.approx(0.0, abs=1e-9) and one.tv is not None
-        assert one.tv < 1e-6 and not one.wrong and one.holds == (True, True)
+        assert one.tv < 1e-6 and not one.wrong and one.holds == (True, True, True)
     asked = (
         load(entry_of("skewed_number").program)
         .given(entry_of("skewed_number").answer.given)
@@ -224,6 +224,9 @@ def test_a_run_is_held_against_its_answer() -> None:
             abs(one.error) / one.se
         )  # type: ignore[arg-type, operator]
         assert one.tv is not None and 0 < one.tv < 0.1 and one.level in LEVELS.values()
+        (likeliest,), prob = entry_of("skewed_number").answer.values[0]
+        said = asked.predict("n", seed=5 + k).estimates[likeliest]
+        assert one.holds[2] == (said.low - 1e-4 <= prob <= said.high + 1e-4)
     shares = [info.fraction for info in told if info.fraction is not None]
     assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] <= 1.0
 
@@ -260,17 +263,17 @@ def test_a_summary_counts() -> None:
         return Run("k", "t", "m", 0, 2.0, 10, **more)  # type: ignore[arg-type]
 
     runs = [
-        one(level="good", tv=0.1, error=0.1, se=0.1, holds=(True, True)),  # sound
-        one(level="bad", tv=0.2, error=-0.1, se=0.1, holds=(True, False)),  # sound, and doubted
-        one(level="usable", tv=0.5, error=0.0, se=0.1, holds=(True, False)),  # wrong by TV, and trusted
-        one(level="care", tv=0.1, error=0.5, se=0.1, holds=(False, True)),  # wrong by its evidence
-        one(level="good", tv=0.4, holds=(None, True)),  # a method that gives no evidence
+        one(level="good", tv=0.1, error=0.1, se=0.1, holds=(True, True, True)),  # sound
+        one(level="bad", tv=0.2, error=-0.1, se=0.1, holds=(True, False, False)),  # sound, and doubted
+        one(level="usable", tv=0.5, error=0.0, se=0.1, holds=(True, False, True)),  # wrong by TV, and trusted
+        one(level="care", tv=0.1, error=0.5, se=0.1, holds=(False, True, True)),  # wrong by its evidence
+        one(level="good", tv=0.4, holds=(None, True, None)),  # a method that gives no evidence
         one(failed="PLM702"),
     ]
     found = summary(runs)
     assert (found["runs"], found["none"], found["wrong"], found["sound"]) == (6, 1, 3, 2)
     assert (found["trusted"], found["trusted_wrong"], found["sound_doubted"]) == (3, 2, 1)
-    assert (found["held_evidence"], found["held_prob"]) == (0.75, 0.6)
+    assert (found["held_evidence"], found["held_prob"], found["held_prediction"]) == (0.75, 0.6, 0.75)
     assert (
         found["error"] == pytest.approx(0.1) and found["errors"] == pytest.approx(1.0) and found["tv"] == 0.2
     )

@@ -74,3 +74,12 @@ def test_choice_by_draw_is_as_it_was(rng: np.random.Generator) -> None:
         log_p = model.next_log_probs(model.tokenizer.encode(y.text))
         raw = [log_p[model.tokenizer.encode(f"{n}")[0]] for n in (1, 2)]
         assert mine[1] - mine[0] == pytest.approx(0.5 * (raw[1] - raw[0]))
+
+
+def test_a_model_that_no_latent_changes_makes_no_list_dear() -> None:
+    """One value of thirty thousand holds the mass, and a term beside it asks a model for the same number every time."""
+    body = 'latent n: int(0..30000) ~ uniform() factor if n == 12345 then 12 else 0 observe "1" ~ base()'
+    model = TabularModel.random(["1", "2"], order=0, rng=np.random.default_rng(0))
+    found = plm.loads(f'lm base = "unused"\nprogram p() {{ {body} }}').lm(base=model).draw(seed=0)
+    assert found.method == "exact"
+    assert dict(found.marginal("n"))[12345] == pytest.approx(math.exp(12) / (math.exp(12) + 30000))

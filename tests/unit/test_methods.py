@@ -263,7 +263,9 @@ def test_a_list_says_more_of_chains_than_they_do_themselves() -> None:
         said = verdict(draws_of(values, chains=attrs.evolve(chains, rhat=rhat), look=look))
         assert said.startswith(begins) and "a list of all 9 values" in said and f"{heavy:.0%}" in said
     rare = SecondLook(125, 0.0, 0.0, 0.2)
-    assert "second look by 125 draws" in verdict(draws_of(values, chains=attrs.evolve(chains, rhat=1.0), look=rare))
+    assert "second look by 125 draws" in verdict(
+        draws_of(values, chains=attrs.evolve(chains, rhat=1.0), look=rare)
+    )
 
 
 @pytest.mark.parametrize(

@@ -298,3 +298,28 @@ def test_the_old_name_of_the_module_warns_and_gives_the_same() -> None:
     with pytest.warns(DeprecationWarning, match=r"posterior_lm\.api\.query"):
         old = importlib.import_module("posterior_lm.query")
     assert (old.Query, old.load, old.loads, old.program) == (plm.Query, plm.load, plm.loads, plm.program)
+
+
+@pytest.mark.parametrize("scored", ["observe z ~ two()", 'observe "." ~ two(z)', 'observe "a" ~ two([z])'])
+def test_a_draw_that_another_model_cannot_spell_has_probability_zero(scored: str) -> None:
+    """To write it, or to read it; the others keep their weights, by every method."""
+    one = plm.TabularModel.from_dict(
+        {"tokens": [*"ab."], "max_tokens": 4, "rows": {"": {"a": 0.5, "b": 0.3, ".": 0.2}}}
+    )
+    two = plm.TabularModel.from_dict(
+        {"tokens": [*"ac."], "max_tokens": 4, "rows": {"": {"a": 0.5, "c": 0.3, ".": 0.2}}}
+    )
+    body = f'latent z: text(tokens=1..1, end="free") ~ base()\n{scored}'
+    query = plm.loads(f'lm base = "x"\nlm two = "y"\nprogram p() {{ {body} }}').lm(base=one, two=two)
+    right = {"a": 0.25, ".": 0.04} if scored.startswith("observe z") else {"a": 0.5, ".": 0.2}
+    for method in ("exact", "importance", "smc"):
+        posterior = query.using(method).draw(2000, seed=0)
+        found = {z: w for z, w in posterior.marginal("z") if w > 0}
+        assert found == pytest.approx({z: p / sum(right.values()) for z, p in right.items()}, abs=0.05), (
+            method
+        )
+    assert query.score({"z": "b"}).log_reward == -np.inf
+    with pytest.raises(plm.ModelError, match="cannot spell"):  # what is known before is no draw's
+        plm.loads('lm base = "x"\nprogram p() { latent z: int(0..1) ~ uniform() observe "b" ~ base() }').lm(
+            base=two
+        ).draw(2)

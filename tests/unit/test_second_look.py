@@ -386,7 +386,9 @@ def test_chains_miss_what_was_listed_and_never_held() -> None:
     assert not any(v.text == "ab" * 8 for v in draws.values["z"])
     best = target.value("z", "ab" * 8)
     reward = target.log_reward({"z": (best,)})
-    look = looked(target, draws, None, np.random.default_rng(0), Draws({"z": (best,)}, reward, reward, "exact")).second_look
+    look = looked(
+        target, draws, None, np.random.default_rng(0), Draws({"z": (best,)}, reward, reward, "exact")
+    ).second_look
     plain = looked(target, draws, None, np.random.default_rng(0), None).second_look
     assert look is not None and look.heavy > 0.5
     assert plain is not None and not plain.missed(None)
@@ -425,10 +427,18 @@ def test_the_spelling_that_no_draw_has_is_scored(tmp_path: Path) -> None:
     assert one.left_out == pytest.approx(18 / 23)
     assert posterior.log_evidence is not None
     assert one.share == pytest.approx(0.0023 / (np.exp(posterior.log_evidence) + 0.0018))
-    assert posterior.verdict.startswith("Do not trust this") and "No draw spells 'ab' as the tokenizer does" in posterior.verdict
+    assert (
+        posterior.verdict.startswith("Do not trust this")
+        and "No draw spells 'ab' as the tokenizer does" in posterior.verdict
+    )
     assert level(posterior.draws) == "bad" and posterior.log_evidence_se == np.inf
     (shown,) = posterior.to_json()["respelled"]
-    assert shown == {"values": {"z": "ab"}, "log_reward": one.log_reward, "share": one.share, "left_out": one.left_out}
+    assert shown == {
+        "values": {"z": "ab"},
+        "log_reward": one.log_reward,
+        "share": one.share,
+        "left_out": one.left_out,
+    }
     posterior.save(tmp_path)
     assert plm.Posterior.load(tmp_path).draws.respelled == (one,)
 
@@ -437,5 +447,7 @@ def test_nothing_is_said_of_spellings_that_were_drawn_or_cannot_be() -> None:
     query = plm.loads(TWICE.format("")).lm(base=SPELLINGS)
     for whole in (query.using("exact").draw(), query.using("importance").draw(3000, seed=1)):
         assert whole.draws.respelled == () and "spells" not in whole.verdict
-    alone = plm.loads(TWICE.format(", canonical=true")).lm(base=SPELLINGS).using("importance").draw(10, seed=0)
+    alone = (
+        plm.loads(TWICE.format(", canonical=true")).lm(base=SPELLINGS).using("importance").draw(10, seed=0)
+    )
     assert alone.draws.respelled == ()

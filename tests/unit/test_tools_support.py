@@ -61,9 +61,13 @@ def test_a_whole_output_is_not_gone_on_with() -> None:
                           end="free", stop=None, chars="abc12.") for w in (False, True))  # fmt: skip
     assert {A, ONE, TWO, STOP} <= allowed(loose, A, B, ONE)
     assert allowed(whole, A, B, ONE) == {STOP} and allowed(whole, A, B) == {ONE}
-    assert allowed(whole, C, B, ONE_STOP) == allowed(loose, C, B, ONE_STOP) >= {A, ONE}, "a full stop ends by itself"
+    assert allowed(whole, C, B, ONE_STOP) == allowed(loose, C, B, ONE_STOP) >= {A, ONE}, (
+        "a full stop ends by itself"
+    )
     assert {A, ONE} <= allowed(whole, A, B, ONE, STOP), "of one token only"
-    assert whole.accepts((A, B, ONE)) and loose.accepts((A, B, ONE, TWO)) and not whole.accepts((A, B, ONE, TWO))
+    assert (
+        whole.accepts((A, B, ONE)) and loose.accepts((A, B, ONE, TWO)) and not whole.accepts((A, B, ONE, TWO))
+    )
     of_loose, of_whole = (support.tools[0].spec.identity for support in (loose, whole))
     assert "whole" in of_whole and [part for part in of_whole if part != "whole"] == of_loose
 

@@ -76,9 +76,10 @@ def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -
     scored |= {id(checked.type(s.type)) for s in latents if _spelled(checked, s)}
     quiet = {id(s.type) for s in latents if _is_ended(checked, s.name.id)}
     for node in nodes(program):
-        if isinstance(node, ast.TypeExpr) and value_type(node.name).takes == "choices":
-            if id(checked.type(node)) in scored and id(node) not in quiet:
-                yield from _prefix_choices(node)
+        if not isinstance(node, ast.TypeExpr) or value_type(node.name).takes != "choices":
+            continue
+        if id(checked.type(node)) in scored and id(node) not in quiet:
+            yield from _prefix_choices(node)
     for latent in latents:
         if (
             value_type(latent.type.name).takes != "range"
