@@ -48,8 +48,8 @@ def command(
     """
     query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
     asked = cases(query.graph, given, data, row)
-    if asked and (found := list(unended(query.checked, asked[0].valid))):
-        report(found)
+    if asked and (endless := list(unended(query.checked, asked[0].valid))):
+        report(endless)
     if save is not None:
         check_folder(save)
         for case in asked:

@@ -151,7 +151,7 @@ LMS: dict[str, Constructor] = {
 _OUTPUT = OptionType(kind="choice", choices=("observe", "intervene"), default="observe",
                      about="whether spliced tokens count in the target")  # fmt: skip
 _TRIGGER = OptionType(kind="nonempty", about="the tool writes what follows this")
-_WHOLE = OptionType(kind="bool", default=False, about="no letter or digit goes on with what it wrote")
+_ENDS_A_WORD = OptionType(kind="bool", default=False, about="no letter or digit goes on with what it wrote")
 
 TOOLS: dict[str, Constructor] = {
     c.name: c
@@ -161,9 +161,9 @@ TOOLS: dict[str, Constructor] = {
                                   about="the tool writes what follows this"),
             "operands": OptionType(kind="int", low=1, default=2, about="numbers in one step"),
             "output": _OUTPUT,
-            "whole": _WHOLE,
+            "whole": _ENDS_A_WORD,
         }, "writes the result of a sum"),
-        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT, "whole": _WHOLE},
+        Constructor("lookup", (("file", "text"),), {"trigger": _TRIGGER, "output": _OUTPUT, "whole": _ENDS_A_WORD},
                     "writes what a table says of the words before it"),
     )
 }  # fmt: skip
@@ -171,7 +171,7 @@ TOOLS: dict[str, Constructor] = {
 USED_TOOL = Constructor("use", (), {
     "trigger": _TRIGGER,
     "output": _OUTPUT,
-    "whole": _WHOLE,
+    "whole": _ENDS_A_WORD,
     "seconds": OptionType(kind="number", low=0.01, high=3600, default=5, about="that one call may take"),
 }, "a Python function of the text so far, named by `use`")  # fmt: skip
 

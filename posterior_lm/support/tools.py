@@ -144,7 +144,7 @@ class ToolSupport(AroundText, Stepwise):
     @_goes_on.default
     def _begin_in_word(self) -> np.ndarray:
         """(V,) the tokens that go on with a word."""
-        return np.array([bool(piece) and _in_word(piece[0]) for piece in self.pieces], dtype=bool)
+        return np.array([_in_word((piece or b".")[0]) for piece in self.pieces], dtype=bool)
 
     @classmethod
     def of(
