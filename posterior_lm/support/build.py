@@ -16,7 +16,7 @@ from posterior_lm.support.base import Cache, Support
 from posterior_lm.support.byte_automata import fragment
 from posterior_lm.support.canonical import CanonicalSupport
 from posterior_lm.support.finite import FiniteSupport, same_tokens, sorted_table
-from posterior_lm.support.grammar import GrammarSupport
+from posterior_lm.support.grammar import GrammarSupport, closing_first
 from posterior_lm.support.grammar_parser import matcher
 from posterior_lm.support.spec import Spec, TextSpec, language
 from posterior_lm.support.text import TextSupport
@@ -28,11 +28,15 @@ from posterior_lm.support.token_automata import (
     lift,
     most_tokens,
     shortest_spelling,
+    single_bytes,
     token_matrix,
     tokenizer_key,
 )
 from posterior_lm.support.tool_reach import can_finish_with_tools, drawn_columns, jumps_of
 from posterior_lm.support.tools import ToolSupport
+
+_JSON_BYTES = {*range(0x20, 0x7F), *range(0x80, 0xC0)}
+"""What goes on with any text in JSON, within a character or behind it."""
 
 _supports = Cache[tuple[object, ...], Support](64)
 """With GPT-2's vocabulary a stop string of 11 bytes takes 2.4 MB."""
@@ -63,7 +67,17 @@ def _built(spec: Spec, tokenizer: Tokenizer | None, span: Span | None, spans: Ma
         return _finite(spec, tokenizer, span)
     if tokenizer is None:
         raise TypeError("a text has no tokens without a tokenizer")
-    return _text(spec, tokenizer, span, spans)
+    if spec.tools or (spec.grammar is None and spec.json is None):
+        return _text(spec, tokenizer, span, spans)
+    plain = build_support(evolve(spec, grammar=None, json=None), tokenizer, span, spans)
+    assert isinstance(plain, TextSupport)
+    place = spans.get("grammar", spans.get("json", span))
+    # What llguidance offers of a schema has an end, and single bytes spell it.
+    complete = spec.json is not None and len(plain.after) == 1 and single_bytes(tokenizer) >= _JSON_BYTES
+    parsed = GrammarSupport.of(plain, matcher(spec, tokenizer, place), complete=complete)
+    if parsed.is_empty(closing_first(tokenizer)):
+        raise CompileError(why_empty(spec, plain.edges, plain.accepting, span))
+    return parsed
 
 
 def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mapping[str, Span]) -> Support:
@@ -93,8 +107,7 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mappin
     else:
         finish = can_finish(edges, dfa.accepting, spec.min_tokens, spec.max_tokens)
     if not finish[0, 0]:
-        # Without the grammar there is no value either.
-        raise CompileError(why_empty(evolve(spec, grammar=None, json=None), edges, dfa.accepting, span))
+        raise CompileError(why_empty(spec, edges, dfa.accepting, span))
     support = TextSupport(
         ending=spec.end,
         min_tokens=spec.min_tokens,
@@ -108,12 +121,6 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mappin
     )
     if spec.tools:
         return ToolSupport.of(support, spliced, spec.tools, hope, tokenizer)
-    if spec.grammar is not None or spec.json is not None:
-        place = spans.get("grammar", spans.get("json", span))
-        parsed = GrammarSupport.of(support, matcher(spec, tokenizer, place))
-        if parsed.is_empty():
-            raise CompileError(why_empty(spec, edges, dfa.accepting, span))
-        return parsed
     if not spec.canonical:
         return support
     canonical = CanonicalSupport(support, tokenizer)

@@ -15,9 +15,11 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.support.base import Stepwise, follow, keep
+from posterior_lm.lm.protocol import Tokenizer
+from posterior_lm.support.base import Cache, Stepwise, follow, keep
 from posterior_lm.support.text import AroundText, TextSupport
 from posterior_lm.support.text import State as PlainState
+from posterior_lm.support.token_automata import tokenizer_key
 
 State = tuple[PlainState, tuple[int, ...]]
 """State of the finite automaton, the tokens so far."""
@@ -29,14 +31,41 @@ _MASKS = 8192
 _AHEAD = 4
 """Tokens before the cap from which on completions are looked for."""
 
-_FEW = 16
-"""Where no more tokens are allowed, what follows each of them is looked at, however far the cap."""
+_FEW, _NEARLY_FEW = 16, 128
+"""Where no more tokens are allowed, what follows each of them is looked at, however far the cap; and close to it."""
 
-_TRIED = 128
-"""Tokens tried while looking ahead from one state: some milliseconds. Beyond it a state counts as alive."""
 
-_WORK = 10_000
-"""Matchers asked to count values or to find one: less than a second."""
+def _tries(vocabulary: int) -> int:
+    """Tokens tried while looking ahead from one state: some milliseconds. Beyond them a state counts as alive.
+
+    Over a small vocabulary a try costs less, and all ways of four tokens are gone.
+    """
+    return min(4096, max(128, 500_000 // vocabulary))
+
+
+_WORK, _LOOKED = 10_000, 1_000
+"""Matchers asked to count values, less than a second; and to find one."""
+
+
+_orders = Cache[tuple[object, ...], np.ndarray](4)
+
+
+def closing_first(tokenizer: Tokenizer) -> np.ndarray:
+    """(V,) the tokens: what closes a string, what closes a list, long ones, and white space last.
+
+    In this order the first way through a schema is nearly always a value, and a short one.
+    """
+
+    def rank(token: int) -> tuple[int, int]:
+        spelled = tokenizer.token_bytes[token] or b" "
+        if spelled[0] in b'"}]':
+            return (b'"}]'.index(spelled[0]), len(spelled))
+        return (4 if spelled[:1].isspace() else 3, -len(spelled))
+
+    def order() -> np.ndarray:
+        return np.array(sorted(range(tokenizer.vocabulary_size), key=rank), dtype=np.int64)
+
+    return _orders.get(tokenizer_key(tokenizer), order)
 
 
 @define(eq=False)
@@ -88,13 +117,15 @@ class GrammarSupport(AroundText, Stepwise):
 
     plain: TextSupport
     _parsers: _Parsers = field(repr=False)
+    _complete: bool = field(repr=False)
+    """Whether only the cap can cut a beginning off, because tokens spell whatever the parser can go on with."""
     size: None = field(init=False, default=None)
     _masks: dict[State, np.ndarray] = field(init=False, factory=dict, repr=False)
 
     @classmethod
-    def of(cls, plain: TextSupport, matcher: Any) -> GrammarSupport:
+    def of(cls, plain: TextSupport, matcher: Any, *, complete: bool = False) -> GrammarSupport:
         """`matcher` is an `llguidance.LLMatcher` that has read nothing, over the same vocabulary."""
-        return cls(plain, _Parsers(matcher))
+        return cls(plain, _Parsers(matcher), complete)
 
     def start(self) -> State:
         return (self.plain.start(), ())
@@ -103,14 +134,15 @@ class GrammarSupport(AroundText, Stepwise):
         size, packed = len(self.plain.columns), self._masks.get(state)
         if packed is None:
             mask = self._possible(state)
-            left, tried = self._left(state), [0]
+            left, budget = self._left(state), [_tries(size)]
             near = left <= _AHEAD
             # Counted first: a list of most of a vocabulary costs more than the mask.
-            few = int(np.count_nonzero(mask)) <= (_TRIED if near else _FEW)
+            most = _NEARLY_FEW if near else -1 if self._complete else _FEW
+            few = int(np.count_nonzero(mask)) <= most
             for token in np.flatnonzero(mask).tolist() if few else ():
-                if tried[0] > _TRIED:
+                if budget[0] < 0:
                     break
-                mask[token] = not self._hopeless(self._then(state, token), left if near else 1, tried)
+                mask[token] = not self._hopeless(self._then(state, token), left if near else 1, budget)
             packed = np.packbits(mask)
             keep(self._masks, state, packed, _MASKS)
         mask = np.unpackbits(packed, count=size).view(bool)
@@ -142,13 +174,16 @@ class GrammarSupport(AroundText, Stepwise):
                 return None
         return total
 
-    def is_empty(self) -> bool:
-        """Whether there certainly is no value; where looking would take long it says no."""
-        end = self._parsers.asked + _WORK
-        return not any(self.may_stop(state) or self._parsers.asked > end for state in self._walk())
+    def is_empty(self, order: np.ndarray) -> bool:
+        """Whether there certainly is no value, tokens being tried in an order; where looking would take long it says no."""
+        # What is looked at here is seldom drawn, so none of it is kept.
+        apart = GrammarSupport.of(self.plain, self._parsers.first, complete=self._complete)
+        return not any(
+            apart.may_stop(state) or apart._parsers.asked > _LOOKED for state in apart._walk(order)
+        )
 
-    def _walk(self) -> Iterator[State]:
-        """Every state that can be reached, depth first."""
+    def _walk(self, order: np.ndarray | None = None) -> Iterator[State]:
+        """Every state that can be reached, depth first; the tokens of each in an order, or by number."""
         open_ = [iter((self.start(),))]
         while open_:
             state = next(open_[-1], None)
@@ -156,7 +191,9 @@ class GrammarSupport(AroundText, Stepwise):
                 open_.pop()
                 continue
             yield state
-            open_.append(map(partial(self._then, state), np.flatnonzero(self.allowed(state)).tolist()))
+            mask = self.allowed(state)
+            tokens = np.flatnonzero(mask) if order is None else order[mask[order]]
+            open_.append(map(partial(self._then, state), tokens.tolist()))
 
     def _left(self, state: State) -> int:
         return self.max_tokens - len(state[1])
@@ -177,10 +214,10 @@ class GrammarSupport(AroundText, Stepwise):
         plain = self.plain.allowed(state[0])
         return plain & self._parsers.mask(state[1], len(plain)) if plain.any() else plain.copy()
 
-    def _hopeless(self, state: State, ahead: int, tried: list[int]) -> bool:
+    def _hopeless(self, state: State, ahead: int, budget: list[int]) -> bool:
         """Whether certainly no value goes on from here, looking so many tokens ahead."""
-        tried[0] += 1
-        if not ahead or tried[0] > _TRIED or self.may_stop(state):
+        budget[0] -= 1
+        if not ahead or budget[0] < 0 or self.may_stop(state):
             return False
         following = np.flatnonzero(self._possible(state)) if self._left(state) else ()
-        return all(self._hopeless(self._then(state, int(token)), ahead - 1, tried) for token in following)
+        return all(self._hopeless(self._then(state, int(token)), ahead - 1, budget) for token in following)

@@ -95,7 +95,7 @@ def matcher(spec: TextSpec, tokenizer: Tokenizer, span: Span | None) -> Any:
     grammar = check_grammar(spec, span)
     if grammar is None:
         raise ValueError("the type has no grammar")
-    found = LLMatcher(_vocabulary(tokenizer), grammar, log_level=0)
+    found = LLMatcher(parser_vocabulary(tokenizer), grammar, log_level=0)
     if found.is_error():
         code = "PLM337" if spec.grammar is not None else "PLM338"
         message = f"the grammar cannot be used: {_sentence(found.get_error())}"
@@ -155,7 +155,7 @@ def _sentence(text: str) -> str:
     return f"{first}: {cause}".rstrip(".") if cause else first
 
 
-def _vocabulary(tokenizer: Tokenizer) -> Any:
+def parser_vocabulary(tokenizer: Tokenizer) -> Any:
     """The tokens as llguidance wants them; what no text may hold is marked as special."""
     from llguidance import LLTokenizer, TokenizerWrapper
 

@@ -258,6 +258,13 @@ def count_paths(
     return int(total)
 
 
+def single_bytes(tokenizer: Tokenizer) -> set[int]:
+    """The bytes that are usable tokens of their own."""
+    columns = token_matrix(tokenizer).columns
+    longer = len(columns[1]) if len(columns) > 1 else 0
+    return {*columns[0][longer:].tolist()} if columns else set()
+
+
 def shortest_spelling(text: bytes, tokenizer: Tokenizer) -> tuple[int, ...] | None:
     """A shortest sequence of usable tokens with these bytes, the lowest ids first; None without one."""
     pieces: dict[bytes, int] = {}

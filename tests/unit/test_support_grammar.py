@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lm.tiny import WEIGHTS
 from posterior_lm.lm.tokenizers import load_tokenizer
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
+from posterior_lm.support.grammar import GrammarSupport, closing_first
 from posterior_lm.support.grammar_parser import endless_rule
 from posterior_lm.support.spec import TextSpec
 from tests.conftest import shared_model
@@ -83,6 +86,7 @@ def reached(support: Support) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]
 
 
 @settings(max_examples=100, deadline=None)
+@example(ToyTokenizer((None, b"a", b"b", b"aab", b"a" + E_ACUTE, b"")), "a palindrome", 1, None)
 @given(
     VOCABULARIES,
     st.sampled_from(sorted(LANGUAGES)),
@@ -210,6 +214,22 @@ def test_wrong_grammars_and_schemas_say_what_is_wrong(options: dict, code: str, 
 )
 def test_rules_without_a_finite_text_are_found(grammar: str, rule: str | None) -> None:
     assert endless_rule(grammar) == rule
+
+
+def test_a_value_of_a_schema_is_found_at_once_and_nothing_of_the_search_is_kept() -> None:
+    # Strings and white space have endless beginnings: depth first by number a walk would not come out of them.
+    search = {"type": "object", "required": ["genre", "date"], "additionalProperties": False,
+              "properties": {"genre": {"type": "string"}, "at": {}, "date": {"type": "string", "minLength": 2}}}  # fmt: skip
+    schema = json.dumps({"type": "object", "properties": {"search": search}, "required": ["search"]})
+    tokenizer = load_tokenizer(Path(WEIGHTS))
+    support = build_support(TextSpec(1, 80, json=schema), tokenizer)
+    assert isinstance(support, GrammarSupport) and support._parsers.asked == 0
+    walk = support._walk(closing_first(tokenizer))
+    found = next((count, state) for count, state in enumerate(walk) if support.may_stop(state))
+    assert found[0] == len(found[1][1]) < 80  # not one step back
+    assert set(json.loads(tokenizer.decode(found[1][1]))["search"]) >= {"genre", "date"}
+    with pytest.raises(CompileError, match="PLM330"):
+        build_support(TextSpec(1, 5, json=schema), tokenizer)
 
 
 def test_walks_over_a_large_vocabulary_are_json() -> None:
