@@ -32,7 +32,7 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
         "What `import posterior_lm as plm` offers; [compose programs](../how-to/compose-programs.md) shows it at work.",
         {
             "Programs": ("load", "loads", "program", "Query"),
-            "Answers": ("Posterior", "Prediction", "Target"),
+            "Answers": ("Posterior", "Prediction", "Target", "results"),
             "Models": ("load_model", "TabularModel", "LanguageModel"),
             "Errors": ("PlmError", "CompileError", "DataError", "ModelError", "InferenceError"),
         },

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
     from posterior_lm.api.query import Query, load, loads, program
+    from posterior_lm.api.shards import results
     from posterior_lm.lang.diagnostics import (
         CompileError,
         DataError,
@@ -36,6 +37,7 @@ _HOMES = {
     "load": "posterior_lm.api.query",
     "loads": "posterior_lm.api.query",
     "program": "posterior_lm.api.query",
+    "results": "posterior_lm.api.shards",
     "Posterior": "posterior_lm.api.posterior",
     "Prediction": "posterior_lm.predict",
     "Target": "posterior_lm.target.target",
@@ -66,6 +68,7 @@ __all__ = [
     "load_model",
     "loads",
     "program",
+    "results",
 ]
 
 

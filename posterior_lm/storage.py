@@ -103,7 +103,7 @@ def replace(path: Path, content: bytes) -> None:
     """Write or replace one file, whole or not at all, forced to the disk. Raises OSError.
 
     Its permissions are those that an ordinary write leaves: those it had, or what the umask allows, and a link
-    is followed. What a kill leaves of it, under another name, `checkpoint.clean` removes.
+    is followed. What a kill leaves of it, under another name, `remove_asides` removes.
     """
     path = Path(os.path.realpath(path))
     aside = _aside(path)
@@ -142,7 +142,7 @@ def together(folder: Path, *names: str) -> Iterator[Path]:
 
     All are on the disk in full before the first is moved, so a failure leaves earlier ones as they were. A kill
     between two moves leaves files of both; the last file should hold the digests of the others, to find that
-    out. What a kill leaves under the other name `checkpoint.clean` removes. Raises DataError PLM612.
+    out. What a kill leaves under the other name `remove_asides` removes. Raises DataError PLM612.
     """
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +159,13 @@ def together(folder: Path, *names: str) -> Iterator[Path]:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         sync_folder(folder)
+
+
+def remove_asides(folder: Path) -> None:
+    """Remove what killed writes left in the folder and those in it; for whoever holds its lock. Raises DataError PLM612."""
+    with writing_into(folder):
+        for left in (*folder.glob(".*.tmp-*"), *folder.glob("*/.*.tmp-*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _aside(path: Path) -> Path:

@@ -82,7 +82,7 @@ ROOMS: dict[str, Room] = {
     "target": Room(
         4,
         ("target",),
-        ("resources", "graph", "language", "supports", "tools", "model protocol"),
+        ("installed", "resources", "graph", "language", "supports", "tools", "model protocol"),
         ("attrs", "numpy"),
     ),
     "inference": Room(
@@ -231,6 +231,7 @@ ROOMS: dict[str, Room] = {
         ("cli", "__main__"),
         (
             "front",
+            "installed",
             "query",
             "report",
             "em",

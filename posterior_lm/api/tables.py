@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from posterior_lm.installed import need
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.target.rows import frame_rows, present
 
 if TYPE_CHECKING:
     import datasets
@@ -16,12 +17,15 @@ Columns = Mapping[str, Sequence[Any]]
 
 
 def records(value: object) -> Any:
-    """A data frame of pandas, a dataset of `datasets` or a table of pyarrow as a list of rows; all else as it is."""
+    """A data frame of pandas, a dataset of `datasets` or a table of pyarrow as a list of rows; all else as it is.
+
+    What one of them has no value for (None, NaN, NaT) is left out, so that a default holds.
+    """
     if hasattr(value, "columns") and hasattr(value, "to_dict"):
-        return value.to_dict("records")
+        return list(frame_rows(value))
     for whole in ("to_list", "to_pylist"):
         if hasattr(value, "column_names") and hasattr(value, whole):
-            return getattr(value, whole)()
+            return list(map(present, getattr(value, whole)()))
     return value
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
@@ -62,9 +63,12 @@ def open_query(
     method: str | None = None,
     em: str | None = None,
     policy: str | None = None,
+    loaded: Mapping[str, str] | None = None,
+    paths: Sequence[str] | None = None,
 ) -> Query:
     """The query of a program file with the options that every asking command has.
 
+    `loaded` and `paths` are --dtype, --device and --allow-path, those of the running command where they are None.
     `em` is a folder that `plm em` wrote, whose model and guide take the program's place; `policy` one of `plm fit`.
     """
     source = read(file) if file == "-" else None
@@ -72,12 +76,12 @@ def open_query(
     models = {alias: _model(text) for alias, text in pairs("--lm", lm, "ALIAS=MODEL").items()}
     if models:
         query = query.lm(**models)  # type: ignore[arg-type]
-    if everywhere := loading():
+    if everywhere := loading() if loaded is None else loaded:
         query = query.loading(**everywhere)
     if method is not None:
         query = query.using(method)
     query = query.allow_use() if allow_use else query
-    query = query.allow_path(*allowed_paths())
+    query = query.allow_path(*(allowed_paths() if paths is None else paths))
     query = query if em is None else query.with_em(em)
     return query if policy is None else query.policy(policy)
 
@@ -133,19 +137,49 @@ def cases(
             f"--row {row} is past the last of the {len(rows)} rows of {data}",
             f"rows are numbered 0 to {len(rows) - 1}",
         )
-    found: list[Diagnostic] = []
+    mistakes = Mistakes()
     all_cases = []
     for number in numbers:
-        bound = {k: v for k, v in rows[number].items() if k != predicted} | known
-        try:
-            checked = {k: v for k, v in bound.items() if k not in extra}
-            valid = validate_data(graph, checked, path=f"rows[{number}].", missing=absent)
-            all_cases.append(Case(number, bound, valid))
-        except DataError as wrong:
-            found += wrong.diagnostics
-    if found:
-        raise DataError(_most(found))
+        with mistakes.kept():
+            all_cases.append(case_of(graph, number, rows[number], known, predicted=predicted, extra=extra))
+    mistakes.end()
     return all_cases
+
+
+def case_of(
+    graph: RewardGraph, number: int, row: Mapping[str, object], known: Mapping[str, object], *,
+    predicted: str | None = None, extra: Sequence[str] = (),
+) -> Case:  # fmt: skip
+    """A row of data as a case; `known` are parameters of every row. Raises DataError."""
+    bound = {k: v for k, v in row.items() if k != predicted} | dict(known)
+    checked = {k: v for k, v in bound.items() if k not in extra}
+    absent = () if predicted is None else (predicted,)
+    return Case(number, bound, validate_data(graph, checked, path=f"rows[{number}].", missing=absent))
+
+
+class Mistakes:
+    """What is wrong in any row: the first `MOST` of it and how much more, raised together by `end`."""
+
+    def __init__(self) -> None:
+        self.found: list[Diagnostic] = []
+        self.count = 0
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keeps the DataError of the block."""
+        try:
+            yield
+        except DataError as wrong:
+            self.count += len(wrong.diagnostics)
+            self.found += wrong.diagnostics[: MOST - len(self.found)]
+
+    def end(self) -> None:
+        """Raises DataError where there was any."""
+        if self.count > MOST:
+            more = f"{self.count - MOST} more mistakes in other rows are not shown"
+            self.found[-1] = evolve(self.found[-1], notes=(*self.found[-1].notes, more))
+        if self.found:
+            raise DataError(self.found)
 
 
 def check_predicted(graph: RewardGraph, name: str) -> None:
@@ -160,8 +194,24 @@ def check_predicted(graph: RewardGraph, name: str) -> None:
         )
 
 
-def given_values(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:
+def known_answer(graph: RewardGraph, name: str, row: Mapping[str, object]) -> str | int | bool | None:
+    """What the column of that name holds in a row, where it is a value of the type."""
+    value = row.get(name)
+    return value if isinstance(value, str | int) and _fits(graph, name, value) else None
 
+
+def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
+    if graph.param(name) is None:
+        return True  # a latent's value is compared as it stands
+    try:
+        validate_data(graph, {name: value}, missing=[p.name for p in graph.params])
+    except DataError:
+        return False
+    return True
+
+
+def given_values(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, object]:
+    """The values that `--given` spells, read by the declared types."""
     found: dict[str, object] = {}
     for name, text in texts.items():
         param = graph.param(name)
@@ -170,11 +220,3 @@ def given_values(graph: RewardGraph, texts: Mapping[str, str]) -> dict[str, obje
         else:
             found[name] = text if param is None else read_field(param, text)
     return found
-
-
-def _most(found: list[Diagnostic]) -> list[Diagnostic]:
-    if len(found) <= MOST:
-        return found
-    last = found[MOST - 1]
-    more = f"{len(found) - MOST} more mistakes in other rows are not shown"
-    return [*found[: MOST - 1], evolve(last, notes=(*last.notes, more))]

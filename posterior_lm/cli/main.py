@@ -55,18 +55,22 @@ def _one_line(message: Warning | str, category: type[Warning], *_: object, **__:
     return f"{'note' if issubclass(category, ModelNotice) else 'warning'}: {message}\n"
 
 
-def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
-    """The entry point of `plm`, or of another command; exits with a code of `commands`."""
-    # Before torch can be imported: OpenMP threads that spin while they wait make small
-    # models tens of times slower on a machine whose cores are busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # What libraries warn of and log is for developers, and would spoil JSON on standard error.
+def prepare_libraries() -> None:
+    """Hides what libraries warn of and log: it is for developers, and would spoil JSON on standard error."""
     if not sys.warnoptions:
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", ".* is now called ", DeprecationWarning)
         warnings.filterwarnings("default", category=ModelNotice)
         warnings.formatwarning = _one_line
+
+
+def main(command: click.Command = cli, name: str = "plm") -> NoReturn:
+    """The entry point of `plm`, or of another command; exits with a code of `commands`."""
+    # Before torch can be imported: OpenMP threads that spin while they wait make small
+    # models tens of times slower on a machine whose cores are busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_libraries()
     prepare_streams()
     command(prog_name=name)
     raise SystemExit(0)

@@ -41,7 +41,7 @@ def format_option(*choices: str) -> Decorator:
 
 def data_option(more: str = "", *, required: bool = False) -> Decorator:
     """`--data`; `more` is what the command does with the rows."""
-    told = "Rows of parameters: .jsonl, .json, .csv; - reads JSON lines from standard input."
+    told = "Rows of parameters: .jsonl, .json, .csv, .parquet; - reads JSON lines from standard input."
     return click.option("--data", metavar="FILE", required=required, help=f"{told} {more}".rstrip())
 
 

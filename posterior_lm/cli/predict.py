@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from posterior_lm.cli.commands import Command
-from posterior_lm.cli.given import cases, check_predicted, open_query
+from posterior_lm.cli.commands import FINE, Command
+from posterior_lm.cli.given import cases, check_predicted, known_answer, open_query
+from posterior_lm.cli.many import answer_many, many, many_options
 from posterior_lm.cli.options import data_options, draw_options, format_option
 from posterior_lm.cli.output import (
     TOP,
@@ -20,10 +21,8 @@ from posterior_lm.cli.output import (
     show_rest,
     show_table,
 )
-from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lang.values import number_text as number
 from posterior_lm.target.rows import read_rows
-from posterior_lm.target.validate import validate_data
 
 if TYPE_CHECKING:
     from posterior_lm.cli.given import Case
@@ -40,12 +39,13 @@ if TYPE_CHECKING:
     "--vote", type=click.Choice(("soft", "hard", "likeliest")), default="soft", show_default=True,
     help="Average over the draws, let each vote for its likeliest value, or ask the likeliest draw alone.",
 )  # fmt: skip
+@many_options
 @format_option("text", "json")
 def command(
     file: str, name: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
     allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, em: str | None,
     budget: float | None, vote: Vote, format: str,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Predict what was left unobserved.
 
     NAME is a parameter, or a latent. Values of a type that lists them are compared; an int
@@ -56,7 +56,20 @@ def command(
     Example:
       plm predict programs/latent_rationale.plm label --given review="A clever film."
     """
-    query = open_query(file, lm, allow_use=allow_use, method=method, em=em, policy=policy)
+    opening: dict[str, Any] = {
+        "file": file,
+        "lm": lm,
+        "allow_use": allow_use,
+        "method": method,
+        "em": em,
+        "policy": policy,
+    }
+    if (many_rows := many()) is not None:
+        asking = {"name": name, "n": n, "seed": seed, "budget": budget, "vote": vote}
+        return answer_many(
+            many_rows, "predict", opening, asking, given=given, data=data, row=row, format=format
+        )
+    query = open_query(**opening)
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
     answers = _answers(query.graph, data, name, asked)
@@ -76,6 +89,7 @@ def command(
     show_each(asked, format, found)
     if format != "json" and len(asked) > 1:
         show_accuracy(name, right, len(asked))
+    return FINE
 
 
 def _answers(
@@ -88,18 +102,8 @@ def _answers(
     if data is None or data == "-":
         return {}
     rows = read_rows(data, graph.params)
-    found = {case.row: rows[case.row].get(name) for case in asked if case.row is not None}
-    return {row: v for row, v in found.items() if isinstance(v, str | int) and _fits(graph, name, v)}
-
-
-def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:
-    if graph.param(name) is None:
-        return True  # a latent's value is compared as it stands
-    try:
-        validate_data(graph, {name: value}, missing=[p.name for p in graph.params])
-    except DataError:
-        return False
-    return True
+    found = {case.row: known_answer(graph, name, rows[case.row]) for case in asked if case.row is not None}
+    return {row: v for row, v in found.items() if v is not None}
 
 
 # ---- what it shows

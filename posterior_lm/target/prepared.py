@@ -85,6 +85,13 @@ class PreparedProgram:
         """The program as `.plm` text; empty where there is none."""
         return "" if self.checked is None else format_module(self.checked.module)
 
+    def forget(self) -> None:
+        """Let the models drop what they keep of earlier rows, which may change the last bits of later ones."""
+        for model in self.models.values():
+            forget: Callable[[], None] | None = getattr(model, "forget", None)
+            if forget is not None:
+                forget()
+
     # ------------------------------------------------------------- rows
 
     def validate(self, row: Data, *, path: str = "", missing: Sequence[str] = ()) -> dict[str, object]:

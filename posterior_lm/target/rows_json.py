@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, shortened
@@ -17,15 +17,17 @@ _KINDS = {dict: "an object", list: "a list", str: "a string", int: "a number", f
 _ROW = 'a row is an object such as {"name": "value"}'
 
 
-def json_lines(source: Source) -> list[dict[str, object]]:
+def json_lines(name: str, lines: Iterable[str]) -> Iterator[dict[str, object]]:
     """One object per line; blank lines are skipped. Raises DataError PLM606 at the first wrong line."""
-    rows = []
-    start = 0
-    for line in source.text.split("\n"):
-        if line.strip():
-            rows.append(_row(source, parse(source, start, start + len(line)), start, start + len(line)))
-        start += len(line) + 1
-    return rows
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        text = line.removesuffix("\n")
+        try:
+            row = _row(Source(name, text), 0)
+        except DataError:  # once more, at its place in the file
+            row = _row(Source(name, "\n" * number + text), number)
+        yield row
 
 
 def json_list(source: Source) -> list[dict[str, object]]:
@@ -64,11 +66,13 @@ def parse(source: Source, start: int, end: int) -> Any:
         raise DataError(_wrong(source, message, start, start + 1, "")) from None
 
 
-def _row(source: Source, value: object, start: int, end: int) -> dict[str, object]:
+def _row(source: Source, start: int) -> dict[str, object]:
+    """The object that stands in the source from there on."""
+    value = parse(source, start, len(source.text))
     if isinstance(value, dict):
         return value
     message = f"{_at(source, start)} holds {_KINDS[type(value)]}, not an object"
-    raise DataError(_wrong(source, message, start, end, "one object per line", _ROW))
+    raise DataError(_wrong(source, message, start, len(source.text), "one object per line", _ROW))
 
 
 # ------------------------------------------------------------- what JSON allows and data does not

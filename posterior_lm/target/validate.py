@@ -26,7 +26,7 @@ def validate_data(
     names = [p.name for p in graph.params]
     for name in given:
         if name not in names:
-            found.append(_unknown(f"`{graph.name}` has no parameter", name, names, path + name))
+            found.append(_unknown(f"`{graph.name}` has no parameter", str(name), names, f"{path}{name}"))
     data: dict[str, object] = {}
     for param in graph.params:
         where = path + param.name

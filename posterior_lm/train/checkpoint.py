@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from posterior_lm import storage
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.storage import read_bytes, refusing, sync_folder, writing_into
+from posterior_lm.storage import read_bytes, refusing, remove_asides, sync_folder, writing_into
 from posterior_lm.train.settings import FORMER
 
 FORMAT = "plm-checkpoint-1"
@@ -107,12 +107,9 @@ def save(
 
 def clean(folder: Path) -> None:
     """Remove what killed saves left in the folder; for whoever holds its lock."""
+    remove_asides(folder)
     with writing_into(folder):
-        for left in (
-            *folder.glob(".*.tmp-*"),
-            *folder.glob("*/.*.tmp-*"),
-            *folder.glob(f"{ROOM}/step-*.tmp-*"),
-        ):
+        for left in folder.glob(f"{ROOM}/step-*.tmp-*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     with suppress(OSError):  # a first save that was killed leaves nothing to go on from
         (folder / ROOM).rmdir()

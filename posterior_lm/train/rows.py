@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import evolve, frozen
@@ -78,10 +78,7 @@ class Rows(BoundRows):
         """Bind again from now on, so that a resumed fit stands where this one does."""
         super().forget()
         self._readings.clear()
-        for model in self.program.models.values():
-            forget: Callable[[], None] | None = getattr(model, "forget", None)
-            if forget is not None:
-                forget()
+        self.program.forget()
 
 
 def guides_alone(graph: RewardGraph) -> RewardGraph:

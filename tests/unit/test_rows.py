@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import posterior_lm
+from posterior_lm.api.tables import records
 from posterior_lm.cli.given import Case
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.lang.diagnostics import DataError, Diagnostic
-from posterior_lm.target.rows import read_field, read_rows, typed_csv
+from posterior_lm.target.rows import read_field, read_rows, stream_rows, typed_csv
 from tests.cli import plm
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -27,7 +29,7 @@ VALUES = (
 )
 
 
-def rows_of(folder: Path, name: str, data: str | bytes) -> list[dict[str, object]]:
+def read(folder: Path, name: str, data: str | bytes) -> list[dict[str, object]]:
     path = folder / name
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return read_rows(path)
@@ -35,7 +37,7 @@ def rows_of(folder: Path, name: str, data: str | bytes) -> list[dict[str, object
 
 def wrong(folder: Path, name: str, data: str | bytes) -> Diagnostic:
     with pytest.raises(DataError) as caught:
-        rows_of(folder, name, data)
+        read(folder, name, data)
     (found,) = caught.value.diagnostics
     return found
 
@@ -56,8 +58,8 @@ def test_json_rows_come_back_as_they_were(
     folder = tmp_path_factory.mktemp("rows")
     # ensure_ascii=False keeps line separators such as U+2028 inside their line.
     lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    assert rows_of(folder, "a.jsonl", lines) == rows
-    assert rows_of(folder, "a.json", json.dumps(rows)) == rows
+    assert read(folder, "a.jsonl", lines) == rows
+    assert read(folder, "a.json", json.dumps(rows)) == rows
 
 
 @given(
@@ -69,13 +71,13 @@ def test_csv_fields_come_back_as_they_were(
 ) -> None:
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([names, *(f[: len(names)] for f in fields)])
-    found = rows_of(tmp_path_factory.mktemp("rows"), "a.csv", out.getvalue())
+    found = read(tmp_path_factory.mktemp("rows"), "a.csv", out.getvalue())
     assert found == [dict(zip(names, f, strict=False)) for f in fields]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
-    assert rows_of(tmp_path, "a.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n") == [{"a": "1", "b": "2"}]
-    assert rows_of(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": 1}') == [{"a": 1}]
+    assert read(tmp_path, "a.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n") == [{"a": "1", "b": "2"}]
+    assert read(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": 1}') == [{"a": 1}]
 
 
 @pytest.mark.parametrize(("name", "data"), [
@@ -140,7 +142,7 @@ def test_csv_mistakes_stand_at_their_line(data: str, line: int, tmp_path: Path) 
 def test_long_csv_fields_are_read_and_the_limit_is_put_back(tmp_path: Path) -> None:
     before = csv.field_size_limit(1234)
     try:
-        assert rows_of(tmp_path, "a.csv", "a\n" + "x" * 200_000)[0]["a"] == "x" * 200_000
+        assert read(tmp_path, "a.csv", "a\n" + "x" * 200_000)[0]["a"] == "x" * 200_000
         assert csv.field_size_limit() == 1234
     finally:
         csv.field_size_limit(before)
@@ -167,7 +169,7 @@ def test_csv_fields_are_read_by_the_declared_types() -> None:
         "table": '[{"a": 1}]',
         "x": "4",
     }
-    assert typed_csv([row], params) == [
+    assert list(typed_csv([row], params)) == [
         {"text": " 3", "int": -7, "real": 0.001, "bool": True, "one_of": "3", "table": [{"a": 1}], "x": "4"}
     ]
 
@@ -232,3 +234,61 @@ def test_each_row_has_a_seed_of_its_own(tmp_path: Path) -> None:
     first, second = (json.loads(line) for line in plm(*asked).stdout.splitlines())
     assert first["draws"] != second["draws"] and second["seed"] == Case(1, {}, {}).seed(0)
     assert json.loads(plm(*asked, "--row", 1).stdout)["draws"] == second["draws"]
+
+
+PARAMS = (ParamSpec("x", "int"), ParamSpec("y", "real", default=2.0, required=False))
+
+
+def test_rows_of_a_file_are_read_as_they_are_needed(tmp_path: Path) -> None:
+    """A mistake in a late line is found when it is reached, at its place in the file."""
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n\n{"x": 2}\nwrong\n')
+    (tmp_path / "a.csv").write_text("x,y\n1,\n2,0.5\n3\n")
+    for name, line, first in (("a.jsonl", 4, {"x": 1}), ("a.csv", 4, {"x": 1})):
+        rows = stream_rows(tmp_path / name, PARAMS)
+        assert [next(rows), next(rows)["x"]] == [first, 2]
+        with pytest.raises(DataError) as caught:
+            next(rows)
+        assert place(caught.value.diagnostics[0]) == (line, 1)
+
+
+def test_parquet_rows_leave_out_what_is_null(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="the package pyarrow is absent")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"x": 1, "t": [{"a": "b"}]}, {"x": 2, "y": 0.5, "t": None}]
+    parquet.write_table(arrow.Table.from_pylist(rows, arrow.schema([("x", arrow.int64()), ("y", arrow.float64()),
+        ("t", arrow.list_(arrow.struct([("a", arrow.string())])))])), tmp_path / "a.parquet")  # fmt: skip
+    assert read_rows(tmp_path / "a.parquet") == [{"x": 1, "t": [{"a": "b"}]}, {"x": 2, "y": 0.5}]
+    (tmp_path / "b.parquet").write_text("x\n1\n")
+    for name, code in (("b.parquet", "PLM613"), ("none.parquet", "PLM801")):
+        with pytest.raises(DataError) as caught:
+            read_rows(tmp_path / name)
+        assert caught.value.diagnostics[0].code == code
+
+
+class Dataset:
+    """What one of Hugging Face has: columns with names, and rows with None where one has no value."""
+
+    column_names = ("x", "y")
+
+    def to_list(self) -> list[dict[str, object]]:
+        return [{"x": 1, "y": None}, {"x": 2, "y": 0.5}]
+
+
+def test_what_a_frame_or_a_dataset_has_no_value_for_is_left_out() -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = [{"x": 1}, {"x": 2, "y": 0.5}]
+    frame = pandas.DataFrame({"x": [1, 2], "y": [float("nan"), 0.5]})
+    assert records(frame) == records(Dataset()) == rows
+    query = posterior_lm.loads(
+        "program p(x: int(0..9), y: real = 2.0) { latent z: int(0..99) ~ poisson(x + y) }"
+    )
+    expected = [query.given(row).draw().log_evidence for row in rows]
+    for many in (frame, Dataset(), rows):
+        assert [posterior.log_evidence for posterior in query.draw_rows(many)] == expected
+
+
+def test_a_column_whose_name_is_no_text_is_unknown() -> None:
+    query = posterior_lm.loads("program p(x: int(0..9)) { latent z: int(0..1) ~ uniform() }")
+    with pytest.raises(DataError) as caught:
+        query.draw_rows([{"x": 1}, {"x": 1, 0: 1}])
+    assert [d.where for d in caught.value.diagnostics] == ["rows[1].0"]
