@@ -182,7 +182,7 @@ class Simulator:
         self._shapes = {base: self._shapes[base].learnt(found, alike=alike) for base, found in seen.items()}
         self._latents = {}
         lives = self._show(1, range(ENOUGH))
-        if sum(lives) < len(lives) / 2:
+        if sum(lives) < len(lives) / 2 and len(lives) == ENOUGH:  # there was time for all of them
             lives += self._show(1, range(ENOUGH, LOOK))
         found, self._latents = self._latents, None
         self.yields = max(1, sum(lives)) / len(lives)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,12 +17,14 @@ from posterior_lm.api.query import loads
 from posterior_lm.cli import showing as display
 from posterior_lm.cli.showing import showing, told
 from posterior_lm.lang.diagnostics import InferenceError
-from posterior_lm.train import setup
+from posterior_lm.target.validate import validate_data
+from posterior_lm.train import setup, simulate
 from posterior_lm.train.course import BALANCE, PHASES, SLEEP, Course, Stand
 from posterior_lm.train.fit import fit
 from posterior_lm.train.forecast import Pace, planned
 from posterior_lm.train.rehearsal import rehearse
 from posterior_lm.train.settings import settings_of
+from posterior_lm.train.simulate import Simulator
 from tests.unit.test_fit import RULE, RULES, SMALL, WORD, WORDS, codes, fitted
 
 
@@ -207,6 +210,22 @@ def test_a_budget_too_small_is_said_with_what_was_spent_and_fewer_draws_help(
     said = refused(budget=240.0, draws=None)
     assert "looking took 80.0 s" in said and "about 264.8 s more" in said and "at least 518 s" in said
     assert "about 144.0 s more" in refused(budget=200.0, draws=4)
+
+
+def test_looking_may_end_early_where_hardly_any_pair_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Simulator._pairs
+
+    def one_in_four(self: Simulator, *args: Any) -> Any:
+        found = pairs(self, *args)
+        self._alive = np.arange(len(self._alive)) % 4 == 0
+        return found
+
+    monkeypatch.setattr(Simulator, "_pairs", one_in_four)
+    monkeypatch.setattr(simulate, "SECONDS", 0.0)
+    query = loads(WORD)
+    rows = [validate_data(query.graph, row) for row in WORDS]
+    found = Simulator(query.prepared, rows, alike=True, late=lambda: True)
+    assert found.yields == 0.25 and set(found._low_yield) == {"z"}
 
 
 # ------------------------------------------------------------------------------- what it will take
