@@ -53,7 +53,7 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
             ),
             "Parts of results": (
                 "infer.draws.Draws", "infer.draws.EnumerationBound", "infer.draws.SmcReport", "infer.draws.MixtureReport",
-                "infer.draws.SecondLook", "infer.draws.Chains", "train.policy.Manifest", "train.certificate.Bounds",
+                "infer.draws.SecondLook", "infer.draws.Respelled", "infer.draws.Chains", "train.policy.Manifest", "train.certificate.Bounds",
                 "train.certificate.RowCheck", "train.certificate.Simulated", "train.certificate.Verdict",
                 "em.rounds.Bound", "em.rounds.Raised", "validate.comparison.Measured", "lang.diagnostics.Label",
                 "lang.source.Span",
