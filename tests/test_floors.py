@@ -226,12 +226,23 @@ ROOMS: dict[str, Room] = {
         ),
         ("attrs", "numpy"),
     ),
-    "command line": Room(
+    # Models and programs by HTTP; an optional package has it all.
+    "server": Room(
         11,
+        ("server",),
+        (
+            *("query", "answers", "inference", "method table", "target", "graph", "language"),
+            "model protocol",
+        ),
+        ("attrs", "numpy", "starlette"),
+    ),
+    "command line": Room(
+        12,
         ("cli", "__main__"),
         (
             "front",
             "installed",
+            "server",
             "query",
             "report",
             "em",
@@ -245,10 +256,11 @@ ROOMS: dict[str, Room] = {
             "graph",
             "supports",
             "language",
+            "model protocol",
             "door to models",
             "editors",
         ),
-        ("attrs", "click", "rich"),
+        ("attrs", "click", "rich", "uvicorn"),
     ),
     "front": Room(0, ("",), ()),
 }
@@ -266,6 +278,7 @@ LATER: dict[str, tuple[str, str]] = {
     "cli.fit": ("torch", "options are refused before it is loaded"),
     "cli.output": ("rich", "a pipe gets plain text"),
     "cli.run": ("torch", "auto trains only where there is a budget for it"),
+    "cli.serve": ("starlette uvicorn", "a plain installation has none, and is told so"),
     "cli.lsp": ("pygls", "a plain installation has none, and is told so"),
     "cli.check": ("numpy", "plm check builds the supports of texts alone"),
     "graph.graph": ("networkx", "what is lowered is in order already, and plm check lowers it"),

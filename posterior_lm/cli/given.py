@@ -73,7 +73,7 @@ def open_query(
     """
     source = read(file) if file == "-" else None
     query = load(file) if source is None else loads(source.text, source.name)
-    models = {alias: _model(text) for alias, text in pairs("--lm", lm, "ALIAS=MODEL").items()}
+    models = {alias: model_named(text) for alias, text in pairs("--lm", lm, "ALIAS=MODEL").items()}
     if models:
         query = query.lm(**models)  # type: ignore[arg-type]
     if everywhere := loading() if loaded is None else loaded:
@@ -86,7 +86,7 @@ def open_query(
     return query if policy is None else query.policy(policy)
 
 
-def _model(text: str) -> str | Asked:
+def model_named(text: str) -> str | Asked:
     """`MODEL` or `MODEL,dtype=…,device=…`. A comma that no option follows is one of the name."""
     if os.path.exists(os.path.expanduser(text)):
         return text

@@ -26,6 +26,7 @@ COMMANDS = {
     "calibrate": "Test a method on rows that the program simulates.",
     "compare": "Run every method beside the exact posterior.",
     "predict": "Predict what was left unobserved.",
+    "serve": "Serve models: log-probs and draws as vLLM has them, and posteriors of programs.",
     "lsp": "Serve editors: diagnostics, hover, completion, rename and more as one types.",
     "explain": "Explain a diagnostic code, or list them all.",
 }

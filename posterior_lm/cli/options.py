@@ -60,8 +60,9 @@ allow_path_option = click.option(
 
 
 def allowed_paths() -> tuple[Path, ...]:
-    """The folders of `--allow-path` of the running command."""
-    found: tuple[Path, ...] = click.get_current_context().meta.get(_PATHS, ())
+    """The folders of `--allow-path` of the running command; () in a thread of a server, which runs none."""
+    ctx = click.get_current_context(silent=True)
+    found: tuple[Path, ...] = () if ctx is None else ctx.meta.get(_PATHS, ())
     return found
 
 
@@ -91,8 +92,8 @@ def loading() -> dict[str, str]:
     return {} if ctx is None else ctx.meta.get(_LOADING, {})
 
 
-def _loading_options() -> list[Decorator]:
-    """`--dtype` and `--device`."""
+def loading_option(name: str) -> Decorator:
+    """`--dtype` or `--device`."""
 
     def kept(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -100,10 +101,7 @@ def _loading_options() -> list[Decorator]:
 
     told = {"dtype": "Compute with every model in this dtype.  [default: what its weights are stored in]",
             "device": "Put every model there.  [default: the first GPU, else the CPU]"}  # fmt: skip
-    return [
-        click.option(f"--{name}", metavar="NAME", expose_value=False, callback=kept, help=help)
-        for name, help in told.items()
-    ]
+    return click.option(f"--{name}", metavar="NAME", expose_value=False, callback=kept, help=told[name])
 
 
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,7 +113,8 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
                      help="Another model for a declared one: a folder, a GGUF file, a table or a hub name, and "
                      "options after commas: base=PATH,dtype=bfloat16,device=cuda:0,quantize=8bit,revision=…"),
-        *_loading_options(),
+        loading_option("dtype"),
+        loading_option("device"),
         click.option("--row", type=click.IntRange(min=0), metavar="N", help="Only this row of the data."),
         data_option(),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
@@ -135,7 +134,8 @@ def program_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--allow-use", is_flag=True, help="Let `use` statements import Python objects."),
         click.option("--lm", multiple=True, metavar="ALIAS=MODEL",
                      help="Another model for a declared one, as for plm run."),
-        *_loading_options(),
+        loading_option("dtype"),
+        loading_option("device"),
         click.option("--given", "-g", multiple=True, metavar="NAME=VALUE",
                      help="A parameter of every row, as for plm run."),
     )  # fmt: skip

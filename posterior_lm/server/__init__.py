@@ -1,0 +1,1 @@
+"""`plm serve`: models of this machine and programs over them, by HTTP."""
