@@ -7,14 +7,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from attrs import frozen
 
 from posterior_lm.cli.check import check_source
+from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.server.completions import complete
 
 
 @frozen
@@ -63,3 +66,62 @@ def serving(models: dict[str, LanguageModel], **more: Any) -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+class Moody(BaseHTTPRequestHandler):
+    """A server of one model by the standard library, whose answers are spoilt by `mood`, a function of the server's own.
+
+    `mood(handler, path, body, answer)` gives the answer to send, or None where it has sent something itself.
+    """
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(None)
+
+    def do_POST(self) -> None:
+        self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _answer(self, body: dict[str, Any] | None) -> None:
+        server: Any = self.server
+        server.asked.append((self.path, body, dict(self.headers)))
+        if body is None:
+            answer: Any = {"data": [{"id": "model"}]}
+        else:
+            try:
+                answer = complete(body, {"model": server.model})
+            except PlmError as refused:
+                return self.say(400, json.dumps({"error": {"message": refused.diagnostics[0].message}}))
+        found = server.mood(self, body, answer)
+        if found is not None:
+            self.say(200, json.dumps(found))
+
+    def say(self, status: int, text: str, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+Mood = Callable[[Moody, dict[str, Any] | None, dict[str, Any]], dict[str, Any] | None]
+
+
+@contextmanager
+def moody(model: LanguageModel, mood: Mood) -> Iterator[Any]:
+    """A server whose answers go through `mood`; it has `url`, and `asked`: path, body and headers of every request."""
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
+    server.daemon_threads = True
+    server.model, server.mood, server.asked = model, mood, []
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

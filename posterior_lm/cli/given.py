@@ -15,6 +15,7 @@ from posterior_lm.infer.request import seed_of_row
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
 from posterior_lm.lang.signatures import LMS
 from posterior_lm.lm.resolve import Asked
+from posterior_lm.lm.resolve import resolve as locate
 from posterior_lm.target.rows import decode, json_value, read_bytes, read_field, read_rows
 from posterior_lm.target.validate import validate_data
 
@@ -91,7 +92,8 @@ def model_named(text: str) -> str | Asked:
     if os.path.exists(os.path.expanduser(text)):
         return text
     spec, *parts = text.split(",")
-    known = LMS["transformers"].options
+    kind = "server" if locate(spec).kind == "server" else "transformers"
+    known = LMS[kind].options
     options: dict[str, object] = {}
     for part in parts:
         name, equals, value = part.partition("=")

@@ -50,7 +50,7 @@ class LmSpec:
 
     alias: str
     spec: str
-    kind: str = "auto"  # "auto" | "transformers" | "tabular"
+    kind: str = "auto"  # "auto" | "transformers" | "tabular" | "server"
     options: tuple[tuple[str, object], ...] = ()
     span: Span = field(default=NOWHERE, eq=False, repr=False)
 

@@ -145,6 +145,11 @@ LMS: dict[str, Constructor] = {
         }, "a causal language model by hub name or local folder"),
         Constructor("tabular", (("path", "text"),), {},
                     "a small model whose probabilities stand in a JSON file"),
+        Constructor("server", (("url", "text"),), {
+            "model": OptionType(kind="nonempty", about="which of its models, where it has several"),
+            "tokenizer": OptionType(kind="nonempty",
+                                    about="a folder or a name; that of the model, where none is named"),
+        }, "a model of a server that scores prompts: vLLM, SGLang or plm serve"),
     )
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """From the name of a model in a program to where it lies and to the model: the only door to torch.
 
-A name is a packaged model, a folder, a GGUF file, a table, or one on the hub or in its cache.
+A name is a packaged model, a folder, a GGUF file, a table, the address of a server, or one on the hub or in its cache.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,7 +38,7 @@ __all__ = [
     "resolve",
 ]
 
-Kind = Literal["tiny", "folder", "gguf", "tabular", "hub"]
+Kind = Literal["tiny", "folder", "gguf", "tabular", "server", "hub"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = (".bin", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
 """Files of weights, which people name where the folder is meant. Those of GGUF hold a whole model."""
@@ -52,7 +52,8 @@ QUANTIZED_AS = {"int8": "8bit", "int4": "4bit", **{bits: bits for bits in QUANTI
 """What some take for a dtype, and the way of keeping weights that it is."""
 _FORMAT = 1
 """Of what is made out of a GGUF file: a folder of another number is not taken."""
-_WANTED = ["*.json", "*.safetensors", "chat_template.jinja"]
+_OF_TOKENIZER = ["*.json", "chat_template.jinja"]
+_WANTED = [*_OF_TOKENIZER, "*.safetensors"]
 
 
 @frozen
@@ -68,7 +69,7 @@ class Asked:
 
 @frozen
 class Location:
-    """What a name means. `path` is None for a hub name, which is looked up only when it is loaded,
+    """What a name means. `path` is None for a hub name and a server, which are looked up only when they are loaded,
     and for a packaged model that is not installed."""
 
     spec: str
@@ -77,7 +78,7 @@ class Location:
 
 
 def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -> Location:
-    """`tiny`, `smollm2`, an existing folder, a `.gguf` file, a `.json` table, else a hub name, in that order.
+    """`tiny`, `smollm2`, an address, an existing folder, a `.gguf` file, a `.json` table, else a hub name, in that order.
 
     Relative paths start at `base_dir`, or at the working directory without one.
     `kind` "tabular" or "transformers" rules the others out. Whatever the name, nothing is raised.
@@ -86,6 +87,8 @@ def resolve(spec: str, base_dir: str | Path | None = None, kind: str = "auto") -
         return Location(spec, "tiny", Path(WEIGHTS))
     if spec in PACKAGED and kind != "tabular":
         return Location(spec, "gguf", _packaged(*PACKAGED[spec]))
+    if kind == "server" or (kind == "auto" and spec.startswith(("http://", "https://"))):
+        return Location(spec, "server", None)
     path = Path(os.path.expanduser(spec))
     if base_dir is not None:
         path = Path(base_dir) / path
@@ -156,7 +159,9 @@ def _why_no_name(spec: str, looked: Path) -> str:
     return f"{looked} {kind}"
 
 
-def _snapshot(spec: str, revision: str | None, *, offline: bool) -> Path | None:
+def _snapshot(
+    spec: str, revision: str | None, *, offline: bool, wanted: Sequence[str] = _WANTED
+) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -164,7 +169,7 @@ def _snapshot(spec: str, revision: str | None, *, offline: bool) -> Path | None:
     disable_progress_bars()
     try:
         return Path(
-            snapshot_download(spec, revision=revision, allow_patterns=_WANTED, local_files_only=offline)
+            snapshot_download(spec, revision=revision, allow_patterns=list(wanted), local_files_only=offline)
         )
     except Exception:  # every kind of absence: no such name, no network, no permission
         return None
@@ -193,22 +198,26 @@ def load_model(
     device: str | None = None,
     quantize: str | None = None,
     adapter: str | Path | None = None,
+    model: str | None = None,
+    tokenizer: str | None = None,
 ) -> LanguageModel:
-    """The model that `spec` names; `ModelError` PLM510 to PLM519.
+    """The model that `spec` names; `ModelError` PLM510 to PLM519, of a server PLM560 to PLM564.
 
-    `kind` "tabular" or "transformers" says which it is, whatever its name looks
-    like. The other options are for transformers models only; a table refuses them. `dtype` is by
+    `kind` "tabular", "transformers" or "server" says which it is, whatever its name looks
+    like. `model` and `tokenizer` are of servers: which of their models, and what has its tokenizer. The other options are for transformers models only; a table refuses them. `dtype` is by
     default what the weights are stored in, `device` the first GPU, else the CPU; `quantize` is "8bit" or
     "4bit"; `adapter` a folder with a LoRA adapter to apply, relative to `base_dir`.
     """
     location = resolve(spec, base_dir, kind)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "quantize": quantize, "adapter": adapter}
+    if location.kind == "server":
+        _leave_out(f"the server {spec}", {"revision": revision, **options})
+        return _load_server(spec, model, tokenizer, base_dir)
+    _leave_out(f"{spec}, which is no server,", {"model": model, "tokenizer": tokenizer})
     if location.kind == "tabular" and location.path is not None:
         from posterior_lm.lm.tabular import TabularModel
 
-        for option, value in {"revision": revision, **options}.items():
-            if value is not None:
-                raise ModelError.of("PLM514", f"the table {spec} has no {option}", help=f"leave out {option}")
+        _leave_out(f"the table {spec}", {"revision": revision, **options})
         return TabularModel.from_json(location.path, name=spec)
     if dtype is not None and dtype not in DTYPES:
         bits = f"; quantize={QUANTIZED_AS[dtype]} keeps weights so" if dtype in QUANTIZED_AS else ""
@@ -227,6 +236,45 @@ def load_model(
     from posterior_lm.lm.hf.transformers import TransformersModel
 
     return TransformersModel.from_folder(folder, name=spec, revision=found, **options)
+
+
+def _leave_out(what: str, options: Mapping[str, object]) -> None:
+    """Raises ModelError PLM514 for an option that has a value and is none of this kind of model."""
+    for option, value in options.items():
+        if value is not None:
+            raise ModelError.of("PLM514", f"{what} has no {option}", help=f"leave out {option}")
+
+
+def _load_server(
+    url: str, model: str | None, tokenizer: str | None, base_dir: str | Path | None
+) -> LanguageModel:
+    """The model of a server; its tokenizer is that of the model of its name, where no other is named."""
+    from posterior_lm.lm.served import serve
+
+    return serve(url, model, lambda name: _find_tokenizer(tokenizer or name, base_dir))
+
+
+def _find_tokenizer(spec: str, base_dir: str | Path | None) -> Tokenizer:
+    """The tokenizer of a model, without its weights where they are apart. Raises PLM510 to PLM514."""
+    location = resolve(spec, base_dir)
+    if location.kind == "server":
+        raise _missing(spec, "an address is no tokenizer", _FORMS)
+    if location.kind == "gguf":
+        return load_model(spec, base_dir=base_dir).tokenizer
+    if location.path is not None or not _HUB_NAME.fullmatch(spec):
+        found = peek_tokenizer(spec, base_dir)
+        if found is not None:
+            return found
+    folder = _snapshot(spec, None, offline=True, wanted=_OF_TOKENIZER)
+    if folder is None and not _is_offline():
+        folder = _snapshot(spec, None, offline=False, wanted=_OF_TOKENIZER)
+    if folder is None:
+        raise _missing(
+            spec, "no tokenizer of this name", "name a folder that holds tokenizer.json: tokenizer=…"
+        )
+    from posterior_lm.lm.tokenizers import load_tokenizer
+
+    return load_tokenizer(folder)
 
 
 def adopt(given: object, alias: str) -> LanguageModel:

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -88,7 +87,7 @@ def application(
     one; `hosts` are the names that a request may call this machine by, any where there are none: else a page of
     the web could ask a server on the loopback through a name of its own.
     """
-    work = Work(queue)
+    work, reading = Work(queue), Work(queue)  # programs are read and checked beside what models compute
 
     async def completions(request: Request) -> Response:
         body = await _json(request)
@@ -96,7 +95,7 @@ def application(
 
     async def posterior(request: Request) -> Response:
         body = await _json(request)
-        asked, query = await run_in_threadpool(ask, body, models, budget)
+        asked, query = await reading.do(lambda: ask(body, models, budget))
         gone = False
 
         def stopped() -> bool:
@@ -147,7 +146,7 @@ def application(
 
     async def checked(request: Request) -> Response:
         body = await _json(request)
-        found = await run_in_threadpool(check, body, models, check_further)
+        found = await reading.do(lambda: check(body, models, check_further))
         return JSONResponse({"diagnostics": found})
 
     async def listed(request: Request) -> Response:
@@ -170,6 +169,7 @@ def application(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         work.close()
+        reading.close()
 
     routes = [
         Route("/v1/completions", completions, methods=["POST"]),

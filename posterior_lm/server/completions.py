@@ -9,6 +9,7 @@ and is not known is refused.
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,8 @@ class Asked:
     prompt_logprob_start: Annotated[int, Stored(low=0)] = 0
     return_token_ids: bool = False
     add_special_tokens: bool = True
+    dense_logprobs: bool = False
+    """The log-probs after the last token of a prompt as base64 of little-endian float32, a tenth of their JSON."""
 
 
 def complete(body: object, models: Mapping[str, LanguageModel]) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def complete(body: object, models: Mapping[str, LanguageModel]) -> dict[str, Any
         }
     asked: Asked = fields_of(Asked, body)
     name = next(iter(models)) if asked.model is None and len(models) == 1 else asked.model
-    if name not in models:
+    if name is None or name not in models:
         help = meant(str(name), models, f"it serves {', '.join(models)}")
         raise ModelError.of(
             "PLM510", f"this server does not serve the model {name!r}", where="model", help=help
@@ -77,8 +80,12 @@ def complete(body: object, models: Mapping[str, LanguageModel]) -> dict[str, Any
     prompts = _prompts(asked, model)
     _check_ids("prompt_logprob_token_ids", asked.prompt_logprob_token_ids or (), model)
     before = _prompt_rows(asked, model, prompts)
-    drawn = _drawn(asked, model, prompts)
-    choices = []
+    if asked.dense_logprobs:
+        dense = model.open(prompts, shared=_alike(prompts)).log_probs
+        drawn: list[Drawn] = [((), "length", [])] * (len(prompts) * asked.n)
+    else:
+        drawn = _drawn(asked, model, prompts)
+    choices: list[dict[str, Any]] = []
     for i, prompt in enumerate(prompts):
         for j in range(asked.n):
             ids, reason, rows = drawn[i * asked.n + j]
@@ -94,6 +101,8 @@ def complete(body: object, models: Mapping[str, LanguageModel]) -> dict[str, Any
                 choice["prompt_logprobs"] = [
                     row and {str(t): {"logprob": p} for t, p in row.items()} for row in before[i]
                 ]
+            if asked.dense_logprobs:
+                choice["dense_logprobs"] = base64.b64encode(dense[i].astype("<f4").tobytes()).decode()
             if asked.return_token_ids:
                 choice |= {"prompt_token_ids": list(prompt), "token_ids": list(ids)}
             choices.append(choice)
@@ -183,9 +192,7 @@ def _own_rows(
 ) -> list[list[Row | None]]:
     """Of each place's own token and `others`, without a row of the vocabulary."""
     ends = others == model.tokenizer.eos_ids and len(others) == 1  # which every score has anyway
-    columns = zip(*prompts, strict=False)
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    shared = min(start, alike)
+    shared = min(start, _alike(prompts))
     asked = [
         Scored(
             p,
@@ -210,6 +217,12 @@ def _own_rows(
                 rows.append(row)
         found.append(rows)
     return found
+
+
+def _alike(prompts: Sequence[Ids]) -> int:
+    """How many tokens all prompts begin with."""
+    columns = zip(*prompts, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _row(log_probs: np.ndarray, own: int, most: int, others: Sequence[int] | None = None) -> Row:
@@ -238,7 +251,10 @@ def _told(ids: Sequence[int], rows: Sequence[Row | None]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- draws
 
 
-def _drawn(asked: Asked, model: LanguageModel, prompts: Sequence[Ids]) -> list[tuple[Ids, str, list[Row]]]:
+Drawn = tuple[Ids, str, list[Row]]
+
+
+def _drawn(asked: Asked, model: LanguageModel, prompts: Sequence[Ids]) -> list[Drawn]:
     """For each prompt `n` continuations: their tokens, why they ended, and what is told of each place."""
     ids: list[list[int]] = [[] for _ in range(len(prompts) * asked.n)]
     reasons = ["length"] * len(ids)
@@ -248,7 +264,7 @@ def _drawn(asked: Asked, model: LanguageModel, prompts: Sequence[Ids]) -> list[t
         most = _many(asked.logprobs, model)
         ends = set(model.tokenizer.eos_ids)
         live = list(range(len(ids)))
-        rollout: Rollout = model.open([prompts[i // asked.n] for i in live])
+        rollout: Rollout = model.open([prompts[i // asked.n] for i in live], shared=_alike(prompts))
         for step in range(asked.max_tokens):
             log_probs = rollout.log_probs
             picked = [_pick(log_probs[k], asked.temperature, rng) for k in range(len(live))]

@@ -111,8 +111,8 @@ def _model(spec: LmSpec, base_dir: Path | None, named: Named, allowed: tuple[Pat
 
 
 def _everywhere(spec: str, base_dir: str | None, kind: str, named: Named) -> dict[str, object]:
-    """The options for all models, none of which a table has."""
-    return {} if locate(spec, base_dir, kind).kind == "tabular" else dict(named.loading)
+    """The options for all models, none of which a table or a server has."""
+    return {} if locate(spec, base_dir, kind).kind in ("tabular", "server") else dict(named.loading)
 
 
 @lru_cache(maxsize=4)

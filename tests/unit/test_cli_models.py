@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import posterior_lm as plm
-from posterior_lm.cli.given import _model
+from posterior_lm.cli.given import model_named
 from posterior_lm.lm.resolve import Asked
 from posterior_lm.lm.tiny import WEIGHTS
 from tests.cli import plm as command
@@ -31,13 +31,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_stands_after_the_name(tmp_path: Path) -> None:
-    assert _model("gpt2") == "gpt2" and _model("a,b") == "a,b"
-    assert _model("a,b,dtype=bfloat16,device=cuda:0") == Asked(
+    assert model_named("gpt2") == "gpt2" and model_named("a,b") == "a,b"
+    assert model_named("a,b,dtype=bfloat16,device=cuda:0") == Asked(
         "a,b", (("dtype", "bfloat16"), ("device", "cuda:0"))
     )
     odd = tmp_path / "x,dtype=y"
     odd.mkdir()
-    assert _model(str(odd)) == str(odd)
+    assert model_named(str(odd)) == str(odd)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_dtype_is_the_models_own_then_that_of_all(options: list[str], dtype: s
         (["--lm", "base=tiny,quantize=2bit"], "PLM514", "8bit, 4bit"),
         (["--lm", "base=tiny,quantize=4bit"], "PLM514", "4 bits cannot be computed with on a CPU"),
         (["--lm", "base=smolm2"], "PLM510", "did you mean the packaged model 'smollm2'?"),
-        (["--lm", "base=http://host/model"], "PLM510", "an address is no model"),
+        (["--lm", "base=ftp://host/model"], "PLM510", "an address is no model"),
         (["--lm", "base=none.gguf"], "PLM510", "none.gguf is not there"),
         (["--lm", "coin=coin.json,dtype=float32"], "PLM514", "has no dtype"),
     ],

@@ -368,7 +368,7 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("http://host/model", "an address is no model"),
+        ("ftp://host/model", "an address is no model"),
         ("weights.bin", "weights.bin is one file"),
         ("./none.safetensors", "none.safetensors is not there"),
     ],
