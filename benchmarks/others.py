@@ -157,7 +157,10 @@ def tried(pattern: str, tokenizer: Tokenizer, rng: np.random.Generator) -> Itera
     short = ["".join(text) for n in range(4) for text in product(own[:4], repeat=n)]
     for text in dict.fromkeys([*drawn, *(neighbour(text, own, rng) for text in drawn), *short]):
         if len(text) <= 40 and not any("\ud800" <= c <= "\udfff" for c in text):
-            ids = list(tokenizer.encode(text))
+            try:
+                ids = list(tokenizer.encode(text))
+            except PlmError:  # a character that no token spells
+                continue
             if len(ids) <= CAP and tokenizer.decode(ids) == text:
                 yield ids, matches(text) is not None
 
