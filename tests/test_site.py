@@ -86,4 +86,4 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     python = read("docs/generated/python")
     assert 'id="posterior_lm.Query.draw"' in python
     assert 'href="#posterior_lm.Posterior"' in python  # named by an annotation, imported only to check types
-    assert "plm.load" in read("docs/tutorial") and (tmp_path / "searchindex.js").stat().st_size > 10_000
+    assert (tmp_path / "searchindex.js").stat().st_size > 10_000
