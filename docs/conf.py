@@ -41,6 +41,7 @@ exclude_patterns = [".*", "build", "dist", "**/node_modules"]
 templates_path = ["_templates"]
 
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"{project} {release}"
 html_static_path = ["_static", "../posterior_lm/report/graph.css"]
 html_css_files = ["graph.css", "site.css"]

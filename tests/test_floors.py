@@ -231,7 +231,7 @@ ROOMS: dict[str, Room] = {
         11,
         ("server",),
         (
-            *("query", "answers", "inference", "method table", "target", "graph", "language"),
+            *("query", "answers", "report", "inference", "method table", "target", "graph", "language"),
             "model protocol",
         ),
         ("attrs", "numpy", "starlette"),

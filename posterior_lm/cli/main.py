@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "Run every method beside the exact posterior.",
     "predict": "Predict what was left unobserved.",
     "serve": "Serve models: log-probs and draws as vLLM has them, and posteriors of programs.",
+    "playground": "Try programs on a page in the browser.",
     "lsp": "Serve editors: diagnostics, hover, completion, rename and more as one types.",
     "explain": "Explain a diagnostic code, or list them all.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import webbrowser
 from importlib.util import find_spec
 
 import click
@@ -61,6 +62,20 @@ def command(models: tuple[str, ...], host: str, port: int, queue: int, budget: f
     Example:
       plm serve tiny
     """
+    serve(models, host, port, queue, budget)
+
+
+def serve(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    queue: int,
+    budget: float,
+    *,
+    page: bool = False,
+    show: bool = False,
+) -> None:
+    """Serve until the process is told to end. With `page`, say where the page is that tries programs; with `show`, open it."""
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         help = "pip install 'posterior_lm[serve]'"
         raise PlmError.of(
@@ -88,7 +103,10 @@ def command(models: tuple[str, ...], host: str, port: int, queue: int, budget: f
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False)
     with _listening(host, port) as sock:
         at = f"[{host}]" if ":" in host else host
-        click.echo(f"serving {', '.join(served)} on http://{at}:{sock.getsockname()[1]}/v1", err=True)
+        address = f"http://{at}:{sock.getsockname()[1]}/"
+        click.echo(f"serving {', '.join(served)} on {address}{'' if page else 'v1'}", err=True)
+        if show:
+            webbrowser.open(address)
         uvicorn.Server(config).run(sockets=[sock])
 
 

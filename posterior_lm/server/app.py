@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -36,6 +37,24 @@ LONGEST = 60.0
 """Seconds of budget of a row."""
 AGAIN = "1"
 """Seconds after which a request that found the queue full may come again."""
+
+
+ROOM = Path(__file__).parent
+PAGE = {
+    "/": (ROOM / "page" / "index.html", "text/html"),
+    "/page.css": (ROOM / "page" / "page.css", "text/css"),
+    "/page.js": (ROOM / "page" / "page.js", "text/javascript"),
+    "/graph.css": (ROOM.parent / "report" / "graph.css", "text/css"),
+}
+"""The page to try programs on, by address: a file, and what it is."""
+GUARDED = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+"""What a browser is told of the page: it runs its own script alone, and speaks to this server alone."""
 
 
 class Full(Exception):
@@ -146,8 +165,7 @@ def application(
 
     async def checked(request: Request) -> Response:
         body = await _json(request)
-        found = await reading.do(lambda: check(body, models, check_further))
-        return JSONResponse({"diagnostics": found})
+        return JSONResponse(await reading.do(lambda: check(body, models, check_further)))
 
     async def listed(request: Request) -> Response:
         data = [
@@ -177,11 +195,19 @@ def application(
         Route("/v1/check", checked, methods=["POST"]),
         Route("/v1/models", listed),
         Route("/health", health),
+        *(Route(path, _shown(file, kind)) for path, (file, kind) in PAGE.items()),
     ]
     handlers: Any = {kind: told for kind in (PlmError, Full, Refused, Stopped, ClientDisconnect, Exception)}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.add_middleware(_Guard, token=token, hosts=hosts, most_bytes=most_bytes)
     return app
+
+
+def _shown(file: Path, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    async def shown(request: Request) -> Response:
+        return Response(file.read_bytes(), media_type=kind, headers=GUARDED)
+
+    return shown
 
 
 # ------------------------------------------------------------------------------- who may ask, and what

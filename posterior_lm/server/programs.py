@@ -20,6 +20,7 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import seed_of_row
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
+from posterior_lm.lang.colours import pieces
 from posterior_lm.lang.diagnostics import (
     CompileError,
     DataError,
@@ -33,6 +34,8 @@ from posterior_lm.lang.diagnostics import (
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.report.graph_svg import graph_svg
+from posterior_lm.report.picture import picture
 from posterior_lm.storage import Stored, structured
 from posterior_lm.target.validate import validate_data
 
@@ -105,18 +108,29 @@ def _refused(
 
 @frozen
 class Text:
-    """What is sent to be checked."""
+    """What is sent to be checked; with `show` an answer has what an editor shows of it."""
 
     program: str
+    show: bool = False
 
 
-def check(body: object, served: Models, further: Check) -> list[dict[str, Any]]:
-    """The diagnostics of a program in order; those of `further` too where it may be sent."""
-    source = Source(NAME, fields_of(Text, body).program)
+def check(body: object, served: Models, further: Check) -> dict[str, Any]:
+    """The `diagnostics` of a program in order; those of `further` too where it may be sent.
+
+    Where it is to be shown, `pieces` are its text, cut by kind, and `graph` is a drawing of its log reward, None where it has none.
+    """
+    asked: Text = fields_of(Text, body)
+    source = Source(NAME, asked.program)
     compiled = compile_source(source, lint=True)
     refused = [] if compiled.errors else refusals(compiled.module, served)
-    found = [*compiled.diagnostics, *refused] if compiled.errors or refused else further(source)
-    return [to_json(d) for d in in_order(found)]
+    whole = not compiled.errors and not refused
+    found = in_order(further(source) if whole else [*compiled.diagnostics, *refused])
+    answer: dict[str, Any] = {"diagnostics": [to_json(d) for d in found]}
+    if asked.show:
+        answer["pieces"] = list(pieces(source))
+        graph = loads(asked.program, NAME).graph if whole else None
+        answer["graph"] = None if graph is None else str(graph_svg(picture(graph), f"Graph of {graph.name}"))
+    return answer
 
 
 # ------------------------------------------------------------------------------- posteriors
@@ -226,4 +240,5 @@ def _answer(
     target = program.bind_valid(validate_data(program.graph, data, path=f"rows[{row}]."))
     if asked.action == "score":
         return score(target, asked.values).to_json()
-    return draw(program, target, query.request, **how).to_json()
+    posterior = draw(program, target, query.request, **how)
+    return {**posterior.to_json(), "verdict": posterior.verdict}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -176,7 +178,7 @@ def test_a_posterior_is_that_of_the_library(served: Served) -> None:
     status, answer = served.ask("/v1/posterior", asked)
     here = plm.loads(STORY).given(ROW).using("importance").draw(20, seed=3).to_json()
     first, second = answer["results"]
-    assert status == 200 and first["row"] == 0 and first.keys() - {"row"} == here.keys()
+    assert status == 200 and first["row"] == 0 and first.keys() - {"row", "verdict"} == here.keys()
     assert first["log_evidence"] == pytest.approx(here["log_evidence"], abs=1e-4)
     assert [d["values"] for d in first["draws"]] == [d["values"] for d in here["draws"]]
     assert second["row"] == 1 and second["seed"] != 3 and second["draws"] != first["draws"]
@@ -285,8 +287,15 @@ def test_who_may_ask(tiny) -> None:
         )
         assert text[0] == 415
         assert served.ask("/v1/check", {"program": "x" * 500}, **bearer)[0] == 413
-        chunks = iter([b'{"program": "', b"x" * 400, b"x" * 400, b'"}'])
-        assert served.ask("/v1/check", chunks, **bearer)[0] == 413  # of a length that is not said before
+        # Of a length that is not said before. In one write, as the answer comes before the whole was read.
+        chunks = b"".join(
+            b"%x\r\n%s\r\n" % (len(c), c) for c in (b'{"program": "', b"x" * 400, b"x" * 400, b"")
+        )
+        head = "POST /v1/check HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer secret\r\n"
+        head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(served.url.rsplit(":", 1)[1]))) as connection:
+            connection.sendall(head.encode() + chunks)
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_full_queue_sends_away_and_a_budget_is_capped(tiny) -> None:
@@ -306,6 +315,40 @@ def test_a_full_queue_sends_away_and_a_budget_is_capped(tiny) -> None:
         thread.join()
         assert answers[0][0] == 200 and time.monotonic() - begun < 20
         assert served.ask("/v1/completions", {"prompt": "a"})[0] == 200
+
+
+def test_a_program_is_shown_in_pieces_and_as_a_graph(served: Served) -> None:
+    shown = served.ask("/v1/check", {"program": STORY, "show": True})[1]
+    assert "".join(text for _, text in shown["pieces"]) == STORY
+    assert ["keyword", "latent"] in shown["pieces"] and "<svg" in shown["graph"]
+    wrong = STORY.replace("base(opening)", "bse(opening)") + "é¿"
+    shown = served.ask("/v1/check", {"program": wrong, "show": True})[1]
+    assert shown["diagnostics"] and shown["graph"] is None
+    assert "".join(text for _, text in shown["pieces"]) == wrong
+    assert "pieces" not in served.ask("/v1/check", {"program": STORY})[1]
+
+
+def test_what_names_of_a_program_hold_is_text_in_its_graph(served: Served) -> None:
+    program = 'lm base = "tiny"\nprogram p() { latent z: text(tokens=1..2, stop="<script>") ~ base("<b>&") }'
+    graph = served.ask("/v1/check", {"program": program, "show": True})[1]["graph"]
+    assert "<script" not in graph and "<b>" not in graph and "&lt;b&gt;" in graph
+
+
+def test_the_page_speaks_to_its_own_server_alone(served: Served) -> None:
+    status, page, headers = served.raw("/")
+    assert status == 200 and headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(named) == 4 and all(name.startswith("/") or name == "data:," for name in named)
+    for name in named:
+        if name.startswith("/"):
+            assert served.raw(name)[0] == 200
+    assert not re.search(r"https?://", page + served.raw("/page.js")[1] + served.raw("/page.css")[1])
+
+
+def test_a_drawn_result_has_its_verdict(served: Served) -> None:
+    [found] = served.ask("/v1/posterior", {"program": COIN})[1]["results"]
+    assert found["verdict"].startswith("Exact")
 
 
 def test_the_command_serves_and_ends() -> None:
