@@ -102,8 +102,10 @@ SEED = 11
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder with a whole and a torn fit of every case, and what became of their processes."""
+def killed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The folder with a whole and a torn fit of each of some cases, and what became of their processes."""
     folder = tmp_path_factory.mktemp("killed")
     tasks = {
         name: {
@@ -111,6 +113,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
             "settings": {**SMALL, **more, "steps": 8, "checkpoint_every": 2},
         }
         for k, (name, (program, rows, more)) in enumerate(CASES.items())
+        if name in request.param
     }  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLER, json.dumps(tasks), str(folder)]
@@ -119,8 +122,26 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return folder, {**json.loads(ran.stdout.splitlines()[-1]), "errors": ran.stderr[-3000:]}
 
 
-@pytest.mark.parametrize("name", CASES)
+OFTEN = ["vargrad", "simulated"]
+SELDOM = [name for name in CASES if name not in OFTEN]
+
+
+@pytest.mark.parametrize("killed", [OFTEN], indirect=True, scope="module")
+@pytest.mark.parametrize("name", OFTEN)
 def test_kills_at_random_points_change_no_bit(name: str, killed: tuple[Path, dict[str, Any]]) -> None:
+    same_bits(name, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [SELDOM], indirect=True, scope="module")
+@pytest.mark.parametrize("name", SELDOM)
+def test_kills_at_random_points_change_no_bit_of_others(
+    name: str, killed: tuple[Path, dict[str, Any]]
+) -> None:
+    same_bits(name, killed)
+
+
+def same_bits(name: str, killed: tuple[Path, dict[str, Any]]) -> None:
     folder, found = killed
     whole, torn = folder / f"{name}.whole", folder / f"{name}.torn"
     print(f"seed {SEED}: killed after the steps {found[torn.name]['kills']}", found["errors"])

@@ -182,6 +182,7 @@ def test_a_row_weighs_as_much_as_any_other(listing: EnumeratedRows, trainer: Tra
 # ------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_the_policy_comes_near_the_posteriors(listing: EnumeratedRows, trainer: Trainer, rows: Rows) -> None:
     def forward_kl() -> float:
         found = []
