@@ -289,6 +289,7 @@ LATER: dict[str, tuple[str, str]] = {
     "lm.protocol": ("numpy", "plm check asks chat templates without it"),
     "lm.resolve": ("huggingface_hub numpy tokenizers", "kinds of models need other libraries"),
     "metrics.embeddings": ("torch transformers", "overlap of words is measured without an encoder"),
+    "predict.asking": ("torch", "only what a guide may read is asked of the room of training"),
     "support.grammar_parser": ("llguidance", "few programs have a grammar"),
     "train.parallel": ("accelerate", "one process needs none of it"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from posterior_lm.api.query import loads
@@ -13,6 +14,8 @@ USAGE = "the first line is %%plm NAME, or %%plm NAME --given"
 
 def load_ipython_extension(ipython: Any) -> None:
     """`%load_ext posterior_lm`."""
+    # tqdm, which transformers imports, says so below a cell where ipywidgets is absent; nothing here shows its bars.
+    warnings.filterwarnings("ignore", "IProgress not found")
     ipython.register_magic_function(plm, magic_kind="cell", magic_name="plm")
 
 

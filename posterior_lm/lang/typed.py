@@ -250,6 +250,10 @@ class CheckedModule:
         """A declared type."""
         return self._found.types[id(declared)]
 
+    def has_type(self, declared: ast.TypeExpr) -> bool:
+        """Whether it stands where a type may: what is wrong there was said, and it was not looked into."""
+        return id(declared) in self._found.types
+
     def binding(self, name: ast.Node) -> Binding | None:
         """What a name stands for, where it is declared and where it is used; None of a built-in and of no name."""
         return self._found.bindings.get(id(name))

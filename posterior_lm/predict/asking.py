@@ -28,7 +28,6 @@ from posterior_lm.predict.open_answers import by_drawn_answers
 from posterior_lm.predict.prediction import Datum, Prediction, Vote
 from posterior_lm.predict.terms import read_by_prior, readers
 from posterior_lm.target.prepared import Data, PreparedProgram
-from posterior_lm.train.guide import readings_of
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
@@ -161,6 +160,8 @@ def _check_default_guides(
     """As `_check_guides`, of latents without a `guide` statement: a policy shows them what they explain."""
     if len(values) < 2:
         return
+    from posterior_lm.train.guide import readings_of
+
     # A default reading spells what was observed, so it differs between two values that it reads.
     one, other = (readings_of(program.bind_valid({**data, param.name: v})) for v in values[:2])
     for latent, reading in one.items():

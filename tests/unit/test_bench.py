@@ -349,7 +349,7 @@ def test_a_quick_bench_from_the_command_line(tmp_path: Path) -> None:
     [(["--task", "integer"], 1, "did you mean `integers`"), (["--task", "integers", "--method", "bas"], 1, "`base`"),
      (["--seeds", "0"], 2, "--seeds"), (["--lm", "base=no/such/model"], 1, "no/such/model"),
      (["--subj", "/nothing"], 1, "PLM822"), (["--paper-data", "/nothing"], 1, "PLM822"),
-     (["--bert", "/nothing"], 1, "holds no model"), (["--lm", "other=tiny"], 1, "declares no model `other`"),
+     (["--bert", "/nothing"], 1, "holds no model"), (["--lm", "other=tiny"], 1, "has no model `other`"),
      (["--judge", "http://127.0.0.1:9/v1"], 2, "--judge-model"), (["--judge-key", "KEY"], 2, "there is none"),
      (["--judge", "ftp://here", "--judge-model", "m"], 1, "PLM784")],
 )  # fmt: skip

@@ -103,6 +103,11 @@ def test_choices_that_begin_others(choices: str, codes: list[str]) -> None:
     assert unended('observe [a, l, "."] ~ base(a)', given) == [], "it is ended"
 
 
+def test_where_nothing_is_observed_nothing_is_ended() -> None:
+    for latent in ('z: one_of("a", "ab")', "z: int(0..99)"):
+        assert unended(f"latent {latent} ~ base(a)\nobserve [] ~ base(z)") == ["PLM905"]
+
+
 @pytest.mark.parametrize(
     ("latent", "codes"),
     [

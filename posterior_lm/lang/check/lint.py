@@ -69,14 +69,15 @@ def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -
     program = checked.module.program
     known = {p.name.id: p.default and checked.constant(p.default) for p in program.params} | dict(given or {})
     latents = [s for s in statements(program.body) if isinstance(s, ast.Latent)]
-    observed = [
-        _segments(checked, s.value)[-1] for s in statements(program.body) if isinstance(s, ast.Observe)
-    ]
-    scored = {id(checked.declared(last)) for last in observed if isinstance(last, ast.Name | ast.Field)}
+    observed = [_segments(checked, s.value) for s in statements(program.body) if isinstance(s, ast.Observe)]
+    lasts = [parts[-1] for parts in observed if parts]
+    scored = {id(checked.declared(last)) for last in lasts if isinstance(last, ast.Name | ast.Field)}
     scored |= {id(checked.type(s.type)) for s in latents if _spelled(checked, s)}
     quiet = {id(s.type) for s in latents if _is_ended(checked, s.name.id)}
     for node in nodes(program):
-        if not isinstance(node, ast.TypeExpr) or value_type(node.name).takes != "choices":
+        if not isinstance(node, ast.TypeExpr) or not checked.has_type(node):
+            continue
+        if value_type(node.name).takes != "choices":
             continue
         if id(checked.type(node)) in scored and id(node) not in quiet:
             yield from _prefix_choices(node)
@@ -139,8 +140,8 @@ def _is_ended(checked: CheckedModule, name: str) -> bool:
         )
         if context and isinstance(context[-1], ast.Name) and context[-1].id == name:
             value = statement.value if isinstance(statement, ast.Observe) else statement.name
-            first = _segments(checked, value)[0]
-            if not (isinstance(first, ast.Literal) and str(first.value)[:1].isdigit()):
+            first = _segments(checked, value)[:1]
+            if first and not (isinstance(first[0], ast.Literal) and str(first[0].value)[:1].isdigit()):
                 return True
     return False
 
