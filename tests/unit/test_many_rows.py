@@ -14,6 +14,7 @@ import posterior_lm
 from posterior_lm import storage
 from posterior_lm.cli.workers import Task, Worker
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.target.prepared import PreparedProgram
 from tests.cli import FOLDER, plm
 
 FRAGILE = """
@@ -169,6 +170,23 @@ def test_a_worker_says_what_the_command_says(
     assert [json.loads(line) for _, line in said[:2]] == [
         {"row": 2 + k, **one} for k, one in enumerate(expected)
     ]
+
+
+def test_a_shard_begins_with_models_that_remember_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what a row comes to would depend, in its last bits, on which shards its worker had before."""
+    walk(tmp_path)
+    forgotten: list[str] = []
+    monkeypatch.setattr(PreparedProgram, "forget", lambda self: forgotten.append("forgotten"))
+    worker = Worker()
+    opening = {"file": str(tmp_path / "walk.plm"), **OPENING}
+    list(worker.open(Task("score", opening, {}, {"values": {"z": "a."}})))
+    for first in (0, 2):
+        before = len(forgotten)
+        answering = worker.answer(first, ROWS[first : first + 2])
+        assert next(answering)[0] == "row" and len(forgotten) == before + 1
+        assert [word for word, _ in answering] == ["row", "end"] and len(forgotten) == before + 1
 
 
 def test_what_many_rows_cannot_be_asked_with(tmp_path: Path) -> None:

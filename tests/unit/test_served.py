@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import socket
@@ -102,7 +103,12 @@ def echoing(handler: Moody, body: Answer | None, answer: Answer) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("mood", [well, old, echoing], ids=lambda mood: mood.__name__)
+def in_any_order(handler: Moody, body: Answer | None, answer: Answer) -> Answer:
+    answer.get("choices", []).reverse()
+    return answer
+
+
+@pytest.mark.parametrize("mood", [well, old, echoing, in_any_order], ids=lambda mood: mood.__name__)
 @pytest.mark.filterwarnings("ignore:.*scores end-of-text only")
 def test_scores_and_rows_are_those_of_the_model(letters: LanguageModel, mood: Any) -> None:
     with moody(letters, mood) as server:
@@ -323,6 +329,22 @@ def test_without_rows_of_the_vocabulary_nothing_is_drawn(letters: LanguageModel)
             query.using("importance").draw(5)
         [found] = caught.value.diagnostics
         assert found.code == "PLM564" and "--max-logprobs -1" in str(found.help)
+
+
+def test_a_row_with_what_is_no_number_is_no_row(letters: LanguageModel) -> None:
+    """It sums to no number, which is no further from one than any limit."""
+
+    def spoilt(answer: Answer, body: Answer) -> None:
+        for choice in answer["choices"]:
+            if "dense_logprobs" in choice:
+                row = np.frombuffer(base64.b64decode(choice["dense_logprobs"]), "<f4").copy()
+                row[1] = math.nan
+                choice["dense_logprobs"] = base64.b64encode(row.tobytes()).decode()
+
+    with moody(letters, spoiling(spoilt)) as server, pytest.raises(ModelError) as caught:
+        _ = opened(server).open([(1, 2)]).log_probs
+    [found] = caught.value.diagnostics
+    assert found.code == "PLM561" and "not whole" in found.message
 
 
 # ---------------------------------------------------------------- patience
