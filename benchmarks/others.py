@@ -186,7 +186,7 @@ def text_of(parts: Any, flags: int, rng: np.random.Generator) -> str:
             case "AT":
                 pass
             case _:
-                raise ValueError(f"{op} is not regular")
+                raise ValueError(f"{op} is not supported")
     return text
 
 

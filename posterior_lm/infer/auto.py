@@ -99,7 +99,7 @@ def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHEC
 
 
 def lacking(draws: Draws) -> str | None:
-    """What is wrong with draws that flatter proposals may mend, in words before "so flatter ones propose too"; None where nothing is."""
+    """What is wrong with draws that flatter proposals may mend, in words before "so wider ones propose too"; None where nothing is."""
     look, worth = draws.second_look, draws.independent or 0.0
     if look is not None and (missed := look.missed(draws.log_evidence_se)):
         return f"its draws miss about {missed:.0%} of the evidence that a second look finds"
@@ -229,9 +229,9 @@ def infer(
                 second = ran(Mixture(n, batch, least, early), None, rng.spawn(1)[0])
                 reason = f"{reason}; {why}"
                 if _helped(draws, second):
-                    name, draws, reason = MIXTURE, second, f"{reason}, so flatter ones propose too"
+                    name, draws, reason = MIXTURE, second, f"{reason}, so wider ones propose too"
                 else:
-                    reason = f"{reason}, but drawing from flatter ones too is worth less"
+                    reason = f"{reason}, but drawing from wider ones too is worth less"
     if look:
         draws = respelled(target, draws)
     if not draws.exact and budget is not None and len(draws) < n:

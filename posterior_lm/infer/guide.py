@@ -20,10 +20,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from attrs import evolve, field, frozen
 
+from posterior_lm.graph.nodes import Latent, LmScore
 from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Chooser, Follow, Sample
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished, flattened
-from posterior_lm.infer.schedule import Prior, prior_of
+from posterior_lm.infer.schedule import Prior, prior_of, scores_alone
 from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.target.segments import Computed, Segment, is_known
@@ -315,6 +316,57 @@ def flatter(target: Target) -> tuple[FlatGuide, ...]:
     widest = max((model.tokenizer.vocabulary_size for model in target.models.values()), default=1)
     one = FlatGuide(target)
     return (one,) if widest > FEW_TOKENS else (one, FlatGuide(target, throughout=True))
+
+
+# ---------------------------------------------------------------- other scores of the same text
+
+MOST_SCORES = 3
+"""Other scores of a text that propose it; of more, such as those of a plate's rows, the first."""
+
+
+@frozen(eq=False)
+class ElsewhereGuide(PriorGuide):
+    """Draws texts by what scores them in another term: another model, or the same one after another context.
+
+    `scores` has a score node for some latents, by name; the others are drawn from the prior. Where a program is a mixture of
+    two models, its prior draws the one half, and the other may never be seen.
+    """
+
+    scores: Mapping[str, int] = field(factory=dict)
+
+    @property
+    def name(self) -> str:
+        return "what else scores it"
+
+    def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Segment, ...], float]:
+        score = self.target.graph[self.scores.get(info.name, prior.node)]
+        if info.name not in self.scores or not isinstance(score, LmScore):
+            return super()._reading(info, prior)
+        return score.lm, self.target.evaluator.segments(score.inputs[0]), 1.0
+
+
+def elsewhere(target: Target) -> tuple[ElsewhereGuide, ...]:
+    """What other terms score texts by, as guides: the first other score of each text, the second, …"""
+    graph = target.graph
+    scores = [i for i in graph.order() if isinstance(graph[i], LmScore)]
+    found: dict[str, list[int]] = {}
+    drawn: set[int] = set()
+    for info in target.latents:
+        if info.type == "text" and info.lm is not None:
+            own, tokens = prior_of(target, info.name), target.models[info.lm].tokenizer.digest
+            found[info.name] = [
+                i
+                for i in scores
+                if i != own.node
+                and scores_alone(target, graph[i], info.name)
+                and target.models[graph[i].lm].tokenizer.digest == tokens  # type: ignore[attr-defined]
+                and {j for j in graph.ancestors(graph[i].inputs[0]) if isinstance(graph[j], Latent)} <= drawn
+            ]
+        drawn.add(info.node)
+    return tuple(
+        ElsewhereGuide(target, scores={name: mine[k] for name, mine in found.items() if k < len(mine)})
+        for k in range(min(MOST_SCORES, max(map(len, found.values()), default=0)))
+    )
 
 
 # ---------------------------------------------------------------- what is read

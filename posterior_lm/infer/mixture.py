@@ -32,7 +32,17 @@ from attrs import evolve, field, frozen
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, MixtureReport
 from posterior_lm.infer.exact import listed_early
-from posterior_lm.infer.guide import FlatGuide, Guide, ListGuide, PriorGuide, Proposal, flatter, joined
+from posterior_lm.infer.guide import (
+    ElsewhereGuide,
+    FlatGuide,
+    Guide,
+    ListGuide,
+    PriorGuide,
+    Proposal,
+    elsewhere,
+    flatter,
+    joined,
+)  # fmt: skip
 from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.weights import all_dead, log_shares
 from posterior_lm.target.target import Target
@@ -190,13 +200,14 @@ class State:
 class Mixture:
     """A pilot with equal shares, then the rest of the draws with those found best; at most `batch` draws a step.
 
-    The guide is one proposal beside the prior; what `guide` statements read is another, and with `flat` what is flatter.
+    The guide is one proposal beside the prior; what `guide` statements read is another, and with `flat` what is flatter
+    and what other terms score texts by.
     """
 
     draws: int
     batch: int | None = None
     flat: float | None = None
-    """Where it is given, what is flatter than the prior proposes too, each with this share at least; where the pilot
+    """Where it is given, what is flatter than the prior and other scores propose too, each with this share at least; where the pilot
     gives nothing but the prior a share, it ends there."""
     listed: Draws | None = None
     """Values that propose too, in proportion to their rewards."""
@@ -211,7 +222,7 @@ class Mixture:
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
         others: list[Guide] = [PriorGuide(target, reads="guide")] if target.graph.guides else []
         others += [] if guide is None else [guide]
-        others += flatter(target) if self.flat is not None else []
+        others += [*flatter(target), *elsewhere(target)] if self.flat is not None else []
         if self.listed is not None:
             others.append(ListGuide(self.listed.values, log_shares(self.listed.log_reward)))
         shares = np.full(1 + len(others), 1.0 / (1 + len(others)))
@@ -239,7 +250,7 @@ class Mixture:
         return evolve(state, guide=evolve(state.guide, shares=shares), pilot=state.drawn)
 
     def _least(self, guide: Guide) -> float:
-        return self.flat or 0.0 if isinstance(guide, FlatGuide) else 0.0
+        return self.flat or 0.0 if isinstance(guide, FlatGuide | ElsewhereGuide) else 0.0
 
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         """Raises InferenceError PLM702 where every draw has weight zero."""

@@ -50,12 +50,13 @@ def _search(target: Target, i: int, name: str, exponent: float) -> Prior | None:
         case Power():
             b = float(target.evaluator.fixed_value(node.inputs[0]))  # type: ignore[arg-type]
             return _search(target, node.inputs[1], name, exponent * b)
-        case LmScore() | ChoiceScore() | DistScore() if _scores(target, node, name):
+        case LmScore() | ChoiceScore() | DistScore() if scores_alone(target, node, name):
             return Prior(i, exponent, node.lm if isinstance(node, LmScore) else None)
     return None
 
 
-def _scores(target: Target, node: Node, name: str) -> bool:
+def scores_alone(target: Target, node: Node, name: str) -> bool:
+    """Whether a score node scores the value of one latent, whole and nothing beside it."""
     graph = target.graph
     value = graph[node.inputs[0 if isinstance(node, DistScore) else 1]]
     if isinstance(value, Segments):

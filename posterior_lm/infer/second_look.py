@@ -1,7 +1,7 @@
 """A second look: whether flatter proposals, lists and other spellings find mass that draws have missed.
 
 Draws say nothing of what their proposal hardly makes. So a few more are made from the prior with some of its
-choices flatter (`FlatGuide`), and weighed like any draws. Two things
+choices flatter (`FlatGuide`), and from whatever else the program scores the same texts by (`ElsewhereGuide`), and weighed like any draws. Two things
 are held against the first draws, whose estimate of the evidence is Ẑ from N of them with the proposal q:
 
 - the evidence of the second draws. Both means are unbiased, so one that is above the other by far more than
@@ -29,7 +29,7 @@ from attrs import evolve
 
 from posterior_lm.infer.draws import Draws, Respelled, SecondLook, cells
 from posterior_lm.infer.exact import is_whole
-from posterior_lm.infer.guide import Guide, PriorGuide, flatter
+from posterior_lm.infer.guide import Guide, PriorGuide, elsewhere, flatter
 from posterior_lm.infer.mixture import MixtureGuide
 from posterior_lm.infer.prefix_expansion import MANY, is_model_free, is_wide, support_size
 from posterior_lm.infer.verdict import FEW
@@ -40,7 +40,7 @@ from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, distinct
 
 SHARE = 0.125
-"""Second draws for each first one."""
+"""Second draws for each first one, of flatter proposals; of another score as many as of one of them."""
 FEWEST, MOST = 16, 256
 """Fewer tell nothing; more tell little that these do not."""
 SEVERAL = 5.0
@@ -99,9 +99,11 @@ def _beside(draws: Draws, listed: Draws) -> SecondLook:
 def _look(
     target: Target, draws: Draws, guide: Guide, n: int, rng: np.random.Generator, listed: Draws | None
 ) -> SecondLook:  # fmt: skip
-    first, *others = flatter(target)
+    first, *flat = flatter(target)
+    others = (*flat, *elsewhere(target))
+    n = n * (1 + len(others)) // (1 + len(flat))
     equal = np.full(1 + len(others), 1.0 / (1 + len(others)))
-    proposal = MixtureGuide(first, tuple(others), equal).sample(rng, n)
+    proposal = MixtureGuide(first, others, equal).sample(rng, n)
     again = PriorGuide(target).retraced(proposal.values)
     log_reward = target.terms(proposal.values, again.scores).sum(axis=1)
     log_weights = log_reward - proposal.log_prob

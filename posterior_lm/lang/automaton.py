@@ -23,8 +23,8 @@ from posterior_lm.lang.regex import (
     category,
     characters,
     classes_of,
-    not_regular,
     parse,
+    unsupported,
 )
 
 # ---------------------------------------------------------------- nondeterministic
@@ -96,7 +96,7 @@ class Nfa:
                 return then
             case "FAILURE":
                 return self.node()
-        raise not_regular(self.pattern, op)
+        raise unsupported(self.pattern, op)
 
     def repeat(self, low: int, high: Any, inside: Any, flags: int, here: int) -> int:
         for _ in range(low):

@@ -1,7 +1,8 @@
 """Regular expressions as Python's own parser reads them: their parts, and what is wrong with them.
 
-What is regular in `re` can be run in linear time (`lang/automaton.py`); the rest is refused, with the
-place in the pattern where it stands and what to write instead.
+All of `re` that is read here is regular and runs in linear time (`lang/automaton.py`). The rest is refused, with the
+place in the pattern where it stands and what to write instead: back references are not regular, and
+look-around, which is, would cost a product of automata where conditions can say the same.
 
 Which characters a part stands for is read off in plain cases. All others (classes such as `\\w`, and
 whatever ignores case) are asked of `re` itself over every character there is, so they cannot differ.
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.source import Span
 
-Reason = Literal["syntax", "not regular", "too large"]
+Reason = Literal["syntax", "unsupported", "too large"]
 
 UNLIMITED: Any = _parser.MAXREPEAT
 """The upper count of `*` and `+`."""
@@ -54,26 +55,28 @@ def parse(pattern: str) -> Any:
         raise PatternError("too large", "the brackets are nested too deeply") from None
 
 
+LOOKING = "look-ahead and look-behind are not supported"
+
 _SPELLINGS: dict[str, tuple[str, str]] = {
-    "ASSERT": (r"\(\?<?=", "look-ahead and look-behind are not regular"),
-    "ASSERT_NOT": (r"\(\?<?!", "look-ahead and look-behind are not regular"),
-    "GROUPREF": (r"\\[1-9]\d?|\(\?P=\w*\)", "a back reference is not regular"),
-    "GROUPREF_EXISTS": (r"\(\?\(", "a test of a group is not regular"),
+    "ASSERT": (r"\(\?<?=", LOOKING),
+    "ASSERT_NOT": (r"\(\?<?!", LOOKING),
+    "GROUPREF": (r"\\[1-9]\d?|\(\?P=\w*\)", "a back reference is not supported"),
+    "GROUPREF_EXISTS": (r"\(\?\(", "a test of a group is not supported"),
     "ATOMIC_GROUP": (r"\(\?>", "an atomic group depends on the order of search"),
     "POSSESSIVE_REPEAT": (r"[*+?}]\+", "a possessive repeat depends on the order of search"),
 }
 """How the refused parts are spelled, and why they are refused."""
 
 
-def not_regular(pattern: str, op: str) -> PatternError:
+def unsupported(pattern: str, op: str) -> PatternError:
     """The error for a part of this kind; its place is the first spelling outside escapes and sets."""
-    spelling, why = _SPELLINGS.get(op, ("(?!)", "this is not regular"))
+    spelling, why = _SPELLINGS.get(op, ("(?!)", "this is not supported"))
     # An escape or a set is skipped as a whole, so that `\(?=` and `[(?=]` are not mistaken for it.
     scan = re.compile(rf"(?P<found>{spelling})|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
     for match in scan.finditer(pattern):
         if match["found"] is not None:
-            return PatternError("not regular", why, match.start(), match.end() - match.start())
-    return PatternError("not regular", why)
+            return PatternError("unsupported", why, match.start(), match.end() - match.start())
+    return PatternError("unsupported", why)
 
 
 # ---------------------------------------------------------------- characters
@@ -209,13 +212,16 @@ def wrong_pattern(pattern: str, wrong: PatternError, span: Span | None) -> Diagn
                 wrong.message,
                 help=mend(wrong.message),
             )
-        case "not regular":
+        case "unsupported":
+            listing = "say it without that, for instance by listing the alternatives"
             return error(
                 "PLM333",
-                "the pattern is not regular, so no automaton can follow it",
+                "the pattern has a part that no automaton is built for",
                 narrow,
                 wrong.message,
-                help="say it without that, for instance by listing the alternatives",
+                help="ask for it in a condition of its own: `matches(z, …)` or `not matches(z, …)`"
+                if wrong.message == LOOKING
+                else listing,
             )
     return error(
         "PLM334",

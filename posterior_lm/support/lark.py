@@ -377,7 +377,7 @@ def _part(parts: Any, flags: int, token: Token) -> Item:
                 most = None if str(high) == "MAXREPEAT" else int(high)
                 items.append(Repeat(_part(inside, flags, token), low, most))
             case _:
-                raise PatternError("not regular", "anchors, look-around and back references are left out")
+                raise PatternError("unsupported", "anchors, look-around and back references are left out")
     return Ways((tuple(items),))
 
 

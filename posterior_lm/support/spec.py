@@ -167,7 +167,7 @@ Spec = TextSpec | FiniteSpec
 def language(spec: TextSpec, span: Span | None = None) -> BytesDfa:
     """The texts of a type, whatever the tokenizer and however many tokens; a grammar is left out.
 
-    Raises CompileError: PLM317 or PLM333 for a pattern that is none or not regular,
+    Raises CompileError: PLM317 or PLM333 for a pattern that is none or has a part that is not supported,
     PLM334 where the automaton is too large, PLM335 where there is no text. A mask of
     `also` that would make it too large is left out, so the condition that implies it
     has to be tested all the same.

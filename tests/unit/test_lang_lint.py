@@ -132,4 +132,26 @@ def test_idle_latents() -> None:
     assert lints("latent z: text(tokens=1..3) ~ base(a) ^ 2") == []
     assert lints("temper 2 { latent z: text(tokens=1..3) ~ base(a) }") == []
     assert lints("latent z: text(tokens=1..3) ~ base(a)\ncondition words(z) < 3") == []
+    told = "condition words(a) < 3\n"
+    assert lints(f"{told}latent z: int(0..9) ~ base(a)") == ["PLM906"]
+    assert lints(f"{told}latent z: text(tokens=1..3) ~ base(a)\nlatent y: int(0..9) ~ base(a, z)") == []
+
+
+@pytest.mark.parametrize(
+    ("type_", "codes"),
+    [
+        ('text(tokens=1..3, stop=".")', ["PLM906"]),
+        ('text(tokens=1..3, pattern=r"[a-z]+")', []),
+        ('text(tokens=1..3, chars="abc", stop=".")', []),
+        ('one_of("yes", "no")', []),
+    ],
+)
+def test_a_program_that_only_draws_keeps_its_latent(type_: str, codes: list[str]) -> None:
+    source = Source("test.plm", f'lm base = "tiny"\nprogram p(a: text) {{\nlatent z: {type_} ~ base(a)\n}}\n')
+    found = compile_source(source, lint=True).diagnostics
+    assert [d.code for d in found] == codes
+    assert not any("drop" in (d.help or "") for d in found)
+
+
+def test_other_ends_of_a_program() -> None:
     assert lints("observe a ~ base()") == ["PLM907"]

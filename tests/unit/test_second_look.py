@@ -16,7 +16,7 @@ from posterior_lm.infer.auto import _helped, affords
 from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Draws, MixtureReport, SecondLook
 from posterior_lm.infer.exact import Exact, is_whole, listed_early
-from posterior_lm.infer.guide import FlatGuide, ListGuide, flatter
+from posterior_lm.infer.guide import FlatGuide, ListGuide, elsewhere, flatter
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.mixture import FLOOR, Mixture
 from posterior_lm.infer.second_look import SEVERAL, _lacking, looked
@@ -258,7 +258,7 @@ def test_auto_lets_flatter_proposals_help() -> None:
     assert alone.log_evidence is not None and posterior.log_evidence is not None
     true = float(np.log(0.9999 + 1e-5 * np.exp(14)))  # a tenth of the texts that begin with r go on
     assert alone.log_evidence < true - 2 and posterior.log_evidence == pytest.approx(true, abs=0.5)
-    assert posterior.method == "mixture" and "so flatter ones propose too" in posterior.reason
+    assert posterior.method == "mixture" and "so wider ones propose too" in posterior.reason
 
 
 def test_auto_leaves_sound_draws_as_they_are() -> None:
@@ -267,6 +267,69 @@ def test_auto_leaves_sound_draws_as_they_are() -> None:
     np.testing.assert_array_equal(
         posterior.draws.log_weights, WIDE.using("importance").draw(300, seed=3).draws.log_weights
     )
+
+
+# ------------------------------------------------------------------------------- texts that are scored elsewhere too
+
+
+def half(likely: str) -> TabularModel:
+    """Each token has a probability of 0.24, or 0.01."""
+    row = {c: 0.24 if c in likely else 0.01 for c in "abcdefgh"}
+    return TabularModel.from_dict(
+        {"tokens": list("abcdefgh"), "order": 0, "max_tokens": 30, "rows": {"": row}}
+    )
+
+
+def mixture(own: str) -> Query:
+    """Half a(z) and half b(z), with `own` of the two as the prior; both are seen through the evidence, which is 1."""
+    return plm.loads(
+        f"""lm a = "unused" lm b = "unused"
+        program p() {{
+          latent z: text(tokens=8..8, end="free") ~ {own}()
+          factor logsumexp(log_prob(z, a()), log_prob(z, b())) - log(2.0) - log_prob(z, {own}())
+        }}"""
+    ).lm(a=half("abcd"), b=half("efgh"))
+
+
+@pytest.mark.parametrize("own", ["a", "b"])
+def test_each_half_of_a_mixture_of_models_is_found(own: str) -> None:
+    for method in ("importance", "smc"):
+        posterior = mixture(own).using(method).draw(1000, seed=0)
+        assert posterior.log_evidence == pytest.approx(-np.log(2), abs=0.01), "its half, by draws that agree"
+        assert level(posterior.draws) == "bad" and "miss about 50%" in posterior.verdict
+    posterior = mixture(own).draw(1000, seed=0)
+    assert posterior.log_evidence == pytest.approx(0.0, abs=0.1)
+    assert level(posterior.draws) in ("good", "usable")
+    assert posterior.prob(lambda row: row["z"][0] in "abcd").value == pytest.approx(0.5, abs=0.08)
+    assert "what else scores it" in posterior.verdict
+
+
+def test_what_scores_a_text_elsewhere_is_a_guide() -> None:
+    """It draws by the other model, says with which probability, and reads nothing that is drawn later."""
+    target = mixture("a").target()
+    (guide,) = elsewhere(target)
+    drawn = guide.sample(np.random.default_rng(0), 2000)
+    np.testing.assert_allclose(guide.log_prob(drawn.values), drawn.log_prob)
+    texts = [v.text for v in drawn.values["z"]]
+    assert np.mean([c in "efgh" for text in texts for c in text]) == pytest.approx(0.96, abs=0.01)
+    np.testing.assert_allclose(
+        drawn.log_prob, [sum(np.log(0.24 if c in "efgh" else 0.01) for c in t) for t in texts]
+    )
+    later = plm.loads(
+        """lm a = "unused" lm b = "unused"
+        program p() {
+          latent z: text(tokens=2..2, end="free") ~ a()
+          latent y: text(tokens=2..2, end="free") ~ a(z)
+          observe z ~ b(y)
+          observe y ~ b(z)
+          observe [z, "a"] ~ b()
+        }"""
+    ).lm(a=half("abcd"), b=half("efgh"))
+    (guide,) = elsewhere(later.target())
+    assert set(guide.scores) == {"y"}, "what reads y cannot draw z before it, nor what scores more than z"
+    drawn = guide.sample(np.random.default_rng(1), 500)
+    assert np.mean([v.text[0] in "abcd" for v in drawn.values["z"]]) > 0.9
+    assert np.mean([v.text[0] in "efgh" for v in drawn.values["y"]]) > 0.9
 
 
 # ------------------------------------------------------------------------------- likely values that were listed

@@ -65,8 +65,8 @@ def test_matching_is_linear_where_re_is_not(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", [r"(..)\1", r"a(?=b)b", r"(?!aa)a+", r"a*+ab", r"(a+)+\1b|((.+)+)+\2!"])
-def test_matches_refuses_what_is_not_regular(pattern: str) -> None:
-    with pytest.raises(re.error, match=r"regular|order of search"):
+def test_matches_refuses_what_is_not_supported(pattern: str) -> None:
+    with pytest.raises(re.error, match=r"not supported|order of search"):
         matches("a" * 40, pattern)
 
 
@@ -77,14 +77,14 @@ def test_matches_refuses_what_is_not_regular(pattern: str) -> None:
         (r"[a", "syntax", 0),
         (r"a{2,1}", "syntax", 2),
         (r"(?<=a+)b", "syntax", None),
-        (r"(a)\(\1", "not regular", 5),
-        (r"\\1(a)(?P<n>b)[\1](?P=n)", "not regular", 18),
-        (r"[(?=](?=a)", "not regular", 5),
-        (r"a(?!b)", "not regular", 1),
-        (r"a(?<!b)c", "not regular", 1),
-        (r"a(?>b)", "not regular", 1),
-        (r"a\*+b*+", "not regular", 5),
-        (r"(a)(?(1)b|c)", "not regular", 3),
+        (r"(a)\(\1", "unsupported", 5),
+        (r"\\1(a)(?P<n>b)[\1](?P=n)", "unsupported", 18),
+        (r"[(?=](?=a)", "unsupported", 5),
+        (r"a(?!b)", "unsupported", 1),
+        (r"a(?<!b)c", "unsupported", 1),
+        (r"a(?>b)", "unsupported", 1),
+        (r"a\*+b*+", "unsupported", 5),
+        (r"(a)(?(1)b|c)", "unsupported", 3),
         (r"(a{200}){200}", "too large", None),
         (r"(a|b)*a(a|b){20}", "too large", None),
         ("(" * 3000 + ")" * 3000, "too large", None),

@@ -202,9 +202,19 @@ def _parameters(checked: CheckedModule, expr: ast.Expr) -> dict[str, ast.Name]:
     }
 
 
+LENGTH = {"tokens", "stop", "end"}
+"""The options of a text that say where it ends, and nothing of what it holds."""
+
+
 def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
-    """Latents whose posterior is their prior, since no statement but their own names them."""
+    """Latents whose posterior is their prior, since no statement but their own names them.
+
+    Not where that is what the program is for: what reads other latents is foretold by them, and in a program that
+    only draws, a model that may say certain things alone is asked which of them it says.
+    """
     body = list(statements(program.body))
+    latents = {s.name.id for s in body if isinstance(s, ast.Latent)}
+    draws_only = not any(isinstance(s, (ast.Observe, ast.Factor, ast.Condition, ast.Temper)) for s in body)
     read: set[str] = set()
     tempered: set[int] = set()
     for statement in body:
@@ -223,14 +233,20 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
         if not isinstance(statement, ast.Latent) or isinstance(statement.dist, ast.PowerExpr):
             continue
         name = statement.name
-        if name.id not in read and id(statement) not in tempered:
-            yield warning(
-                "PLM906",
-                f"nothing depends on '{name.id}'",
-                name.span,
-                "its posterior is its prior",
-                help=f"add an observe, factor or condition that reads '{name.id}', or drop it",
-            )
+        if name.id in read or id(statement) in tempered:
+            continue
+        type_ = statement.type
+        asked = type_.name != "text" or not {option.name for option in type_.options} <= LENGTH
+        if any(n.id in latents for n in names(statement.dist)) or (draws_only and asked):
+            continue
+        yield warning(
+            "PLM906",
+            f"nothing depends on '{name.id}'",
+            name.span,
+            "its posterior is its prior",
+            help=f"add an observe, factor or condition that reads '{name.id}'"
+            + (", or drop it" if not draws_only else ""),
+        )
 
 
 # Known neighbours are tokenised together, but what is drawn or observed has tokens of its own.
