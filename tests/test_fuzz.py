@@ -223,7 +223,9 @@ def test_the_first_inputs(kind: str, tmp_path: Path) -> None:
         tried(kind, mutated(kind, number), tmp_path)
 
 
-@pytest.mark.parametrize("file", sorted(KEPT.glob("*/*")), ids=lambda file: f"{file.parent.name}-{file.name}")
+@pytest.mark.parametrize(
+    "file", sorted(KEPT.glob("*/*")), ids=lambda file: "-".join(Path(str(file)).parts[-2:])
+)
 def test_an_input_that_failed_once(file: Path, tmp_path: Path) -> None:
     tried(file.parent.name, file.read_bytes().decode("utf-8", "surrogatepass"), tmp_path)
 

@@ -1,7 +1,8 @@
 """Expressions of the language over the values of draws: what `expect` and `prob` take as text.
 
 The text is read and checked as a statement of a program whose parameters are the latents, and its
-graph is evaluated over all draws at once. Nothing of it is Python, and no model is asked.
+graph is evaluated over all draws at once. Nothing of it is Python, and no model is asked. The latents of
+plates are columns of tables, one table for those of equally many rows, which stand in it row by row.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Literal
 from attrs import evolve
 
 from posterior_lm.graph import lower
-from posterior_lm.graph.nodes import ChoiceScore, Input, Latent, LmScore, Node
+from posterior_lm.graph.ground import ground
+from posterior_lm.graph.nodes import ChoiceScore, Input, Latent, LmScore, Node, RowField
 from posterior_lm.lang import ast
+from posterior_lm.lang.check.scope import POOLS
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, InferenceError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse_fragment
@@ -35,12 +38,22 @@ def evaluate(
     """
     value = parse_fragment(Source("<expression>", text), "expression")
     statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
-    named = {name: value_type(kind).kind for name, kind in types.items() if name.isidentifier()}
-    params = tuple(ast.Param(ast.Name(name), ast.TypeExpr(kind)) for name, kind in named.items())
+    kinds = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
+    places = _rows_of(types)
+    tables: dict[int, list[str]] = {}
+    for name, each in places.items():
+        tables.setdefault(len(each), []).append(name)
+    params = [ast.Param(ast.Name(name), ast.TypeExpr(kinds[name])) for name in kinds if name not in places]
+    plates = []
+    for n, columns in tables.items():
+        table, row = (f"{what}_of_{n}_{'_'.join(kinds)}" for what in ("rows", "row"))  # nobody's names
+        typed = tuple(ast.Column(ast.Name(name), ast.TypeExpr(kinds[name])) for name in columns)
+        params.append(ast.Param(ast.Name(table), ast.TypeExpr("table", columns=typed)))
+        body = tuple(ast.Let(ast.Name(name), ast.Field(ast.Name(row), name)) for name in columns)
+        plates.append(ast.Plate(ast.Name(row), ast.Name(table), body))
     declared = tuple(ast.LmDecl(ast.Name(alias), ast.Literal("tiny")) for alias in models)
-    checked = check(
-        ast.Module(declared, ast.Program(ast.Name("posterior"), params, (statement,)), span=NOWHERE)
-    )
+    program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, statement))
+    checked = check(ast.Module(declared, program, span=NOWHERE))
     if checked.errors:
         raise CompileError([_of_an_expression(d, types) for d in checked.errors])
     graph = lower(checked)
@@ -49,11 +62,25 @@ def evaluate(
             message = "an expression over draws asks no model"
             help = "use `log_reward` of the draws, or score values with the query"
             raise InferenceError.of("PLM540", message, node.span, "a model would score this", help=help)
-    nodes = {i: _of_draws(node, named) for i, node in graph.nodes.items()}
+    nodes = {i: _of_draws(node, kinds) for i, node in graph.nodes.items()}
+    rows: dict[str, list[dict[str, object]]] = {
+        param.name.id: [{}] * n for param, n in zip(params[len(params) - len(tables) :], tables, strict=True)
+    }
+    graph = ground(graph.rebuilt(nodes), rows)
     (term,) = graph.sink.inputs
     root = graph[term].inputs[0] if wanted == "truth" else term
-    evaluator = Evaluator(graph.rebuilt(nodes), {}, {}, {})
-    return [float(x) for x in evaluator.node(root, values, count(values))]  # type: ignore[arg-type]
+    drawn = {f"{name}[{k}]": values[place] for name, each in places.items() for k, place in enumerate(each)}
+    evaluator = Evaluator(graph, {}, {}, {})
+    return [float(x) for x in evaluator.node(root, {**values, **drawn}, count(values))]  # type: ignore[arg-type]
+
+
+def _rows_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """What the latents of plates are called row by row, `z[0]`, `z[1]`, … (`z[0][0]`, … in nested ones), by name."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if not name.isidentifier():
+            found.setdefault(name.split("[", 1)[0], []).append(name)
+    return found
 
 
 def refuse_nan(text: str, found: Iterable[float]) -> None:
@@ -67,10 +94,13 @@ def refuse_nan(text: str, found: Iterable[float]) -> None:
         )  # fmt: skip
 
 
-def _of_draws(node: Node, named: Mapping[str, str]) -> Node:
-    """A latent in place of the parameter that stands for it."""
-    if isinstance(node, Input):
-        return Latent(name=node.name, type=named[node.name], span=node.span)
+def _of_draws(node: Node, kinds: Mapping[str, str]) -> Node:
+    """A latent in place of the parameter or the column that stands for it."""
+    match node:
+        case Input(name=name) if name in kinds:
+            return Latent(name=name, type=kinds[name], span=node.span)
+        case RowField(plate=plate, column=name):
+            return Latent(name=name, type=kinds[name], plates=(plate,), span=node.span)
     return node
 
 
@@ -86,10 +116,12 @@ def _of_an_expression(found: Diagnostic, types: Mapping[str, str]) -> Diagnostic
             help = 'prob("…") is the probability that it is true' if truth else None
             found = evolve(found, message="an expectation is of a number", help=help)
         case "PLM201" if found.help is None and found.message.startswith("unknown name"):
-            plates = [name for name in types if not name.isidentifier()]
             names = ", ".join(f"`{name}`" for name in types) or "none"
-            help = f"the latents are {names}"
-            if plates:
-                help += f"; those of a plate are read by a function: lambda row: row[{plates[0]!r}]"
-            found = evolve(found, help=help)
+            found = evolve(found, help=f"the latents are {names}")
+        case "PLM405":
+            first = next(name for name in types if not name.isidentifier())
+            found = evolve(
+                found, secondary=(), message=found.message.replace("outside it", "outside its rows"),
+                help=f"pool the rows: {POOLS}; a single one is read by a function: lambda row: row[{first!r}]",
+            )  # fmt: skip
     return found

@@ -23,7 +23,7 @@ from posterior_lm.cli.options import allow_path_option, allowed_paths, format_op
 from posterior_lm.cli.output import json_text, report, table
 from posterior_lm.graph import lower, optimize
 from posterior_lm.graph.conditions import conjuncts
-from posterior_lm.graph.lower import table_beside, text_beside
+from posterior_lm.graph.named_files import table_beside, text_beside
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes, statements
 from posterior_lm.lang.automaton import surely_some_text

@@ -38,6 +38,7 @@ from posterior_lm.graph.nodes import (
     Latent,
     Node,
     PlateSum,
+    Pool,
     RowField,
     Segments,
     Sum,
@@ -129,6 +130,8 @@ def _split(graph: RewardGraph, i: int, *, negated: bool) -> Iterator[tuple[int, 
         case Apply(op=op, inputs=parts) if op == ("or" if negated else "and"):
             for part in parts:
                 yield from _split(graph, part, negated=negated)
+        case Pool(op=op, inputs=(_, row)) if op == ("or" if negated else "and"):  # before data are bound
+            yield from _split(graph, row, negated=negated)
         case _:
             yield i, negated
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from posterior_lm.graph.nodes import ChoiceScore, Latent, LmScore, Node, PlateSum, RowField
+from posterior_lm.graph.nodes import ChoiceScore, Latent, LmScore, Node, PlateSum, Pool, RowField
 
 if TYPE_CHECKING:
     from posterior_lm.graph.graph import RewardGraph
@@ -50,6 +50,8 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
                 return [alias(node.lm), list(node.choices), node.lead, node.powered]
             case RowField():
                 return [plates.setdefault(node.plate, len(plates)), node.column]
+            case Pool():
+                return [plates.setdefault(node.plate, len(plates)), node.op]
             case PlateSum():
                 return [plates.setdefault(node.plate, len(plates))]
             case _:

@@ -8,7 +8,7 @@ an `InternalError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from posterior_lm.graph.nodes import (
     Marker,
     Node,
     PlateSum,
+    Pool,
     Power,
     Role,
     RowField,
@@ -241,6 +242,18 @@ class GraphBuilder:
     def constant(self, value: str | int | float | bool | tuple, span: Span = NOWHERE) -> int:
         return self.add(Constant(value=value, span=span))
 
+    def reduced(self, op: str, inputs: Sequence[int], span: Span = NOWHERE) -> int:
+        """`+`, `and` or `or` of all the inputs, pair by pair, so that no tree is deep; of none 0, true or false."""
+        if not inputs:
+            return self.constant({"+": 0, "and": True, "or": False}[op], span)
+        while len(inputs) > 1:
+            pairs = zip(inputs[::2], inputs[1::2], strict=False)
+            inputs = [
+                *(self.add(Apply(op=op, inputs=pair, span=span)) for pair in pairs),
+                *inputs[len(inputs) // 2 * 2 :],
+            ]
+        return inputs[0]
+
     def segments(self, inputs: list[int], span: Span = NOWHERE) -> int:
         """A `Segments` node over the inputs, nested segments flattened."""
         flat: list[int] = []
@@ -252,9 +265,9 @@ class GraphBuilder:
 
 # ------------------------------------------------------------- what a legal graph looks like
 
-VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Apply)
+VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Apply)
 LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum)
-TERMS = (*LOGS, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
+TERMS = (*LOGS, Pool, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
 
 SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     # kind -> the kinds its inputs may have; None stands for "any value or log", last one repeats
@@ -264,7 +277,8 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     Role: (),
     RowField: (),
     Latent: (VALUES,),
-    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, Segments),),
+    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, Pool, Segments),),
+    Pool: ((Input,), None),
     Apply: (None,),
     LmScore: ((Segments,), (Segments,)),
     ChoiceScore: ((Segments,), VALUES),

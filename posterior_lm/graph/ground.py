@@ -12,7 +12,19 @@ from collections.abc import Mapping, Sequence
 from attrs import define, evolve, field
 
 from posterior_lm.graph.graph import GraphBuilder, RewardGraph
-from posterior_lm.graph.nodes import Constant, Input, Latent, LmScore, Node, PlateSum, RowField, Sum
+from posterior_lm.graph.nodes import (
+    Apply,
+    Constant,
+    Input,
+    Latent,
+    LmScore,
+    Node,
+    PlateSum,
+    Pool,
+    RowField,
+    Segments,
+    Sum,
+)
 
 Row = Mapping[str, object]
 Env = Mapping[int, tuple[int, Row]]  # plate -> (row number, row)
@@ -48,7 +60,7 @@ class _Grounding:
                 return inside | {plate}
             case Latent(plates=plates):
                 return inside | set(plates)
-            case PlateSum(plate=plate):
+            case PlateSum(plate=plate) | Pool(plate=plate):
                 return inside - {plate}
         return inside
 
@@ -56,7 +68,14 @@ class _Grounding:
         """The ground id of node `i` for the rows in `env`."""
         rows = tuple(sorted((p, env[p][0]) for p in self.plates_of[i]))
         if (i, rows) not in self.memo:
-            self.memo[i, rows] = self.build.add(self.ground(self.graph[i], env))
+            node = self.graph[i]
+            if isinstance(node, Pool):
+                self.memo[i, rows] = self.pool(node, env)
+            elif isinstance(node, Segments):  # which stay flat where rows are joined in one
+                inputs = [self.place(j, env) for j in node.inputs]
+                self.memo[i, rows] = self.build.segments(inputs, node.span)
+            else:
+                self.memo[i, rows] = self.build.add(self.ground(node, env))
         return self.memo[i, rows]
 
     def ground(self, node: Node, env: Env) -> Node:
@@ -66,9 +85,7 @@ class _Grounding:
             case RowField(plate=plate, column=column):
                 return Constant(value=_constant(env[plate][1][column]), span=node.span)
             case PlateSum(plate=plate):
-                table = self._rows(node.inputs[0])
-                terms = [self.place(node.inputs[1], {**env, plate: (r, row)}) for r, row in enumerate(table)]
-                return Sum(inputs=tuple(terms), span=node.span)
+                return Sum(inputs=tuple(self.each(node, plate, env)), span=node.span)
             case Latent(name=name, plates=plates):
                 ground = name + "".join(f"[{env[p][0]}]" for p in plates)
                 self.homes[ground] = (name, {p: env[p] for p in plates})
@@ -78,6 +95,23 @@ class _Grounding:
         if isinstance(node, LmScore):
             return evolve(node, inputs=inputs, rides=None)  # places are new, and nothing is shared yet
         return node if inputs == node.inputs else evolve(node, inputs=inputs)
+
+    def each(self, node: Node, plate: int, env: Env) -> list[int]:
+        """What a node reads of every row of its table."""
+        table = self._rows(node.inputs[0])
+        return [self.place(node.inputs[1], {**env, plate: (r, row)}) for r, row in enumerate(table)]
+
+    def pool(self, node: Pool, env: Env) -> int:
+        """The ground id of the rows put together: operators and functions that are there for single values too."""
+        rows = self.each(node, node.plate, env)
+        match node.op:
+            case "join":
+                between = self.place(node.inputs[2], env)
+                parts = [part for row in rows for part in (between, row)]
+                return self.build.segments(parts[1:], node.span)
+            case "mean":
+                return self.build.add(Apply(op="mean", inputs=tuple(rows), span=node.span))
+        return self.build.reduced(node.op, rows, node.span)
 
     def _rows(self, table: int) -> Sequence[Row]:
         node = self.graph[table]

@@ -8,12 +8,10 @@ the text of a file that a program names becomes a part of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from typing import Literal as OneOf
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from posterior_lm.graph.graph import (
     GraphBuilder,
@@ -24,6 +22,7 @@ from posterior_lm.graph.graph import (
     RewardGraph,
     UseSpec,
 )
+from posterior_lm.graph.named_files import FILE_OPTIONS, text_beside, tool_spec, tools_of
 from posterior_lm.graph.nodes import (
     Apply,
     ChoiceScore,
@@ -33,6 +32,7 @@ from posterior_lm.graph.nodes import (
     LmScore,
     Marker,
     PlateSum,
+    Pool,
     Power,
     Role,
     RowField,
@@ -43,13 +43,11 @@ from posterior_lm.graph.nodes import (
 )
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
-from posterior_lm.lang.diagnostics import CompileError, InternalError, shortened
-from posterior_lm.lang.files import allowed_file, read_named
-from posterior_lm.lang.signatures import FUNCTIONS, TOOLS, USED_TOOL
+from posterior_lm.lang.diagnostics import InternalError, shortened
+from posterior_lm.lang.signatures import FUNCTIONS
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
 from posterior_lm.tools import ToolSpec
-from posterior_lm.tools.lookup import Rows, read_table
 
 
 def lower(checked: CheckedModule, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> RewardGraph:
@@ -76,6 +74,8 @@ class _Lowering:
     """The nodes of the ends of the ints."""
     plates: dict[Binding, int] = field(factory=dict)
     """Row variables by plate."""
+    tables: list[int] = field(factory=list)
+    """What each plate goes over."""
     lms: dict[str, LmSpec] = field(factory=dict)
     uses: dict[str, UseSpec] = field(factory=dict)
     tools: dict[str, ToolSpec] = field(factory=dict)
@@ -238,6 +238,7 @@ class _Lowering:
         row = self.checked.binding(statement.row)
         assert row is not None
         self.plates[row] = plate
+        self.tables.append(table)
         self.wrappers.append(("plate", table, plate))
         self.body(statement.body)
         self.wrappers.pop()
@@ -356,10 +357,33 @@ class _Lowering:
             case ast.Call(function=function, args=args):
                 if function.id == "log_prob":
                     return self.score(args[0], args[1])
+                known = FUNCTIONS.get(function.id)
+                if known is not None and known.pools and function.id not in self.uses:
+                    return self.pool(expr, known.name, known.pools)
                 op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
                 lists = op in FUNCTIONS and FUNCTIONS[op].many
                 return add(Apply(op=op, inputs=tuple(self.value(a, listed=lists) for a in args), span=span))
         raise InternalError(f"cannot lower {type(expr).__name__}")
+
+    def pool(self, call: ast.Call, name: str, op: str) -> int:
+        """A function of many values, or of those of every row of plates that have ended, inner ones first."""
+        add, span, rows = self.build.add, call.span, self.checked.pooled(call)
+        between: tuple[int, ...] = ()
+        if op == "join":
+            row, between = self.value(call.args[0]), (self.value(call.args[1]),)
+        else:
+            given = [self.value(arg, listed=True) for arg in call.args]
+            if name == op:
+                row = add(Apply(op=op, inputs=tuple(given), span=span))
+            else:
+                lists = (self.build.nodes[i] for i in given)
+                parts = [j for i, n in zip(given, lists, strict=True)
+                         for j in (n.inputs if isinstance(n, Apply) and n.op == "list" else (i,))]  # fmt: skip
+                row = self.build.reduced(op, parts, span)
+        for one in reversed(rows):
+            plate = self.plates[one]
+            row = add(Pool(op=op, plate=plate, inputs=(self.tables[plate], row, *between), span=span))
+        return row
 
 
 def _spec(
@@ -383,105 +407,3 @@ def _about(value: ast.Expr) -> str:
     """A short name for a statement in tables: the source text of what it scores."""
     text = value.id if isinstance(value, ast.Name) else " ".join(value.span.text.split())
     return shortened(text, 40)
-
-
-# ------------------------------------------------------------- tools and files
-
-
-def tool_spec(
-    name: str,
-    call: ast.Call,
-    given: Mapping[str, object],
-    uses: Mapping[str, UseSpec],
-    base: Path | None = None,
-    allowed: tuple[Path, ...] = (),
-) -> ToolSpec:
-    """The tool that a call makes with the options `given`.
-
-    Raises CompileError (PLM344) for a table that cannot be read.
-    """
-    kind = call.function.id
-    known = USED_TOOL if kind in uses else TOOLS[kind]
-    options: dict[str, Any] = {option: wanted.default for option, wanted in known.options.items()} | dict(
-        given
-    )
-    own: dict[str, Any]
-    if kind in uses:
-        own = {"where": uses[kind].where, "seconds": float(options["seconds"])}
-        kind = "use"
-    elif kind == "lookup":
-        path = call.args[0]
-        assert isinstance(path, ast.Literal)
-        own = {"table": table_beside(path, base, allowed)}
-    else:
-        own = {"operands": options["operands"]}
-    shared = {option: options[option] for option in ("trigger", "output", "whole")}
-    return ToolSpec(name=name, kind=kind, **shared, **own)  # type: ignore[arg-type]
-
-
-def table_beside(path: ast.Literal, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> Rows:
-    """The rows of the table that a literal names, found as `text_beside` finds a grammar."""
-    try:
-        return read_table(text_beside(path, base, allowed).value, str(path.value))  # type: ignore[arg-type]
-    except CompileError as problem:
-        raise CompileError(
-            evolve(d, code="PLM344") if d.code == "PLM336" else d for d in problem.diagnostics
-        ) from None
-    except ValueError as problem:
-        message = f"{str(path.value)!r} is no table: {problem}"
-        help = 'two columns with a row of headings, {"key": "text"}, or lines of {"key": …, "text": …}'
-        raise CompileError.of("PLM344", message, path.span, "this file", help=help) from None
-
-
-def tools_of(declared: ast.TypeExpr, tools: Mapping[str, ToolSpec]) -> tuple[ToolSpec, ...]:
-    """The tools that write into a text, in the order of their triggers, which all differ."""
-    option = next((o.value for o in declared.options if o.name == "tools"), None)
-    if option is None:
-        return ()
-    items = option.items if isinstance(option, ast.ListExpr) else (option,)
-    found = [tools[item.id] for item in items if isinstance(item, ast.Name)]
-    return tuple(sorted(found, key=lambda tool: tool.trigger))
-
-
-FILE_OPTIONS = ("grammar", "json")
-"""Options of a text latent whose value is the path of a file."""
-
-LARGEST = 2**20
-"""Bytes of such a file."""
-
-
-def text_beside(path: ast.Literal, base: Path | None = None, allowed: tuple[Path, ...] = ()) -> ast.Literal:
-    """The text of the file that a literal names, as a literal in the same place.
-
-    A relative path starts at the folder of the file that the literal stands in, so that
-    programs from several folders can be put together; where there is no such file at
-    `base`, else at the working directory. Raises CompileError PLM336, and PLM347 for one that lies
-    neither there nor in the `allowed` folders.
-    """
-    file = allowed_file(str(path.value), _home(path, base), allowed, path.span)
-    try:
-        text = read_named(file, LARGEST)
-    except OSError as problem:
-        looked = f"looked for {file}; a path starts at the folder of the program"
-        raise _cannot(path, (problem.strerror or str(problem)).lower(), looked) from None
-    except UnicodeDecodeError as problem:
-        raise _cannot(path, f"byte {problem.start} is not UTF-8", "save it as UTF-8") from None
-    except ValueError as problem:
-        smaller = "name a smaller file" if "more than" in str(problem) else "name a text file"
-        raise _cannot(path, str(problem), smaller) from None
-    return ast.Literal(text, span=path.span)
-
-
-def _home(path: ast.Literal, base: Path | None) -> Path:
-    source = Path(path.span.source.name)
-    try:
-        if source.is_file():
-            return source.parent
-    except (OSError, ValueError):  # a name that no file can have
-        pass
-    return base or Path()
-
-
-def _cannot(path: ast.Literal, reason: str, help: str) -> CompileError:
-    message = f"cannot read {str(path.value)!r}: {reason}"
-    return CompileError.of("PLM336", message, path.span, "this file", help=help)

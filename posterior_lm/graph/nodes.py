@@ -132,6 +132,16 @@ class Segments(Node):
 
 
 @frozen(kw_only=True)
+class Pool(Node):
+    """One value of all rows of a plate, put together by `op`. Inputs (table, value of a row), and what `join` puts between."""
+
+    KIND = "pool"
+    DETAIL = "{0.plate} {0.op}"
+    plate: int
+    op: str
+
+
+@frozen(kw_only=True)
 class Apply(Node):
     """A function or operator on values."""
 
@@ -255,6 +265,6 @@ class Total(Node):
 
 
 NODE_KINDS: tuple[type[Node], ...] = (
-    Input, Constant, Marker, Role, RowField, Latent, Segments, Apply,
+    Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Apply,
     LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum, Total,
 )  # fmt: skip

@@ -5,7 +5,7 @@ implements exactly what stands here; methods are a table of their own, `infer/me
 
 Kinds of argument: `text` (a string), `segments` (what a context is made of: text,
 numbers, lists of them, bos and eos), `number` (int or real), `int`, `numbers` (a
-list of numbers), `dist` (a distribution), `lm` (a call of a language model).
+list of numbers), `some` (a number or such a list), `test` (a truth value), `dist` (a distribution), `lm` (a call of a language model).
 Kinds of option: `text`, `nonempty` (text of at least one character), `pattern`,
 `int`, `number`, `bool`, `range` (two ints), `choice` (one of `choices`), `tool` (the
 name of a declared tool, or a list of them).
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 class Function:
     """A function of values: kinds of its arguments, kind of its result.
 
-    One of `many` takes any number of its argument, which may be a list too. A name that is not `reserved` may be
-    declared, and then means what was declared.
+    One of `many` takes any number of its argument, which may be a list too where it is `some`. A name that is not
+    `reserved` may be declared, and then means what was declared. `pools` is the operator that puts together the rows
+    of a plate, where names of one stand in the arguments; None of a function of one row.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Function:
     about: str
     many: bool = False
     reserved: bool = True
+    pools: str | None = None
 
 
 @frozen
@@ -105,7 +107,16 @@ FUNCTIONS: dict[str, Function] = {
         Function("sigmoid", (_NUMBER,), "real", "1 / (1 + exp(-x))"),
         Function("log_sigmoid", (_NUMBER,), "real", "log of sigmoid(x)"),
         Function("softplus", (_NUMBER,), "real", "log(1 + exp(x))"),
-        Function("mean", (("values", "some"),), "real", "the mean of numbers", many=True, reserved=False),
+        Function("mean", (("values", "some"),), "real", "the mean of numbers, or over the rows of a plate",
+                 many=True, reserved=False, pools="mean"),
+        Function("sum", (("values", "some"),), "number", "the sum of numbers, or over the rows of a plate",
+                 many=True, reserved=False, pools="+"),
+        Function("any", (("tests", "test"),), "bool", "whether one is true, or one of a row of a plate",
+                 many=True, reserved=False, pools="or"),
+        Function("all", (("tests", "test"),), "bool", "whether every one is true, or that of every row of a plate",
+                 many=True, reserved=False, pools="and"),
+        Function("join", (("part", "segments"), ("separator", "text")), "list",
+                 "the parts of all rows of a plate, one after the other", reserved=False, pools="join"),
         Function("number", (_TEXT,), "real", "the number that a text spells; not a number where it spells none",
                  reserved=False),
         Function("field", (_TEXT, ("name", "text")), "text",
@@ -198,7 +209,7 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("log_sum_exp", "lse", "logaddexp"), "it is called logsumexp here"),
     **dict.fromkeys(("expit", "logistic", "inv_logit"), "it is called sigmoid here"),
     **dict.fromkeys(("avg", "average"), "it is called mean here"),
-    **dict.fromkeys(("sum", "prod", "product"), "write the terms out: a + b, a * b"),
+    **dict.fromkeys(("prod", "product"), "write the factors out: a * b"),
     "bot": "what the model says is assistant(…)",
     "human": "what the user says is user(…)",
     **dict.fromkeys(("discrete_uniform", "randint", "uniform_int"), "write uniform()"),

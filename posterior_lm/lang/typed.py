@@ -199,6 +199,7 @@ class Findings:
     dists: dict[int, Dist] = field(factory=dict)
     types: dict[int, Type] = field(factory=dict)
     bindings: dict[int, Binding] = field(factory=dict)
+    pools: dict[int, tuple[Binding, ...]] = field(factory=dict)
 
 
 _EMPTY = ast.Module((), ast.Program(ast.Name(""), (), ()))
@@ -257,6 +258,10 @@ class CheckedModule:
     def binding(self, name: ast.Node) -> Binding | None:
         """What a name stands for, where it is declared and where it is used; None of a built-in and of no name."""
         return self._found.bindings.get(id(name))
+
+    def pooled(self, call: ast.Call) -> tuple[Binding, ...]:
+        """The rows of the plates that a call goes over, outermost first; none where it is of one row."""
+        return self._found.pools.get(id(call), ())
 
     def depends_on(self, expr: ast.Expr) -> frozenset[str]:
         """The parameters, latents and rows that an expression or distribution reads, through lets too."""

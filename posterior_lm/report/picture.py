@@ -21,6 +21,7 @@ from posterior_lm.graph.nodes import (
     Marker,
     Node,
     PlateSum,
+    Pool,
     Power,
     Role,
     RowField,
@@ -109,7 +110,7 @@ def _sources(graph: RewardGraph, i: int, drawn: set[int]) -> set[int]:
     node = graph[i]
     inputs = node.inputs
     if isinstance(node, RowField):  # a column comes from the table that its plate runs over
-        plates = (n for n in graph.nodes.values() if isinstance(n, PlateSum) and n.plate == node.plate)
+        plates = (n for n in graph.nodes.values() if isinstance(n, PlateSum | Pool) and n.plate == node.plate)
         inputs = tuple({n.inputs[0] for n in plates})
     for j in inputs:
         found |= {j} if j in drawn else _sources(graph, j, drawn)
@@ -218,6 +219,9 @@ def spelled(graph: RewardGraph, i: int) -> str:
             return f"{inside[0]} \u00d7 " + (
                 f"({inside[1]})" if _is_loose(graph[node.inputs[1]]) else inside[1]
             )
+        case Pool(op=op):
+            name = {"+": "sum", "or": "any", "and": "all"}.get(op, op)
+            return f"{name} over the rows of {inside[0]} of {inside[1]}"
         case PlateSum() | Sum():
             return f"sum of {inside[-1]}" if inside else "0"
     return node.KIND

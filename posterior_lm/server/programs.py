@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from posterior_lm.api.engine import draw, score
 from posterior_lm.api.query import Query, loads
-from posterior_lm.graph.lower import FILE_OPTIONS
+from posterior_lm.graph.named_files import FILE_OPTIONS
 from posterior_lm.infer.base import Info
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import seed_of_row

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from attrs import evolve, frozen
 
@@ -13,6 +14,7 @@ from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, ELSEWHERE, FUN
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
+POOLS = ", ".join(f"{f.name}(…)" for f in FUNCTIONS.values() if f.pools)
 _SUGGESTIONS = 50  # unknown names that get one; looking for near ones takes time
 
 
@@ -48,6 +50,15 @@ def planned(body: Iterable[ast.Statement]) -> dict[str, Planned]:
     return found
 
 
+@frozen(eq=False)
+class Closed:
+    """A plate that has ended: the plates around it and itself, outermost first, with their rows and names."""
+
+    blocks: tuple[int, ...]
+    rows: tuple[Binding, ...]
+    levels: tuple[dict[str, Binding], ...]
+
+
 class Scope:
     """The bindings visible at one point of the walk, the diagnostics and the findings so far."""
 
@@ -58,6 +69,8 @@ class Scope:
         self.shared = False  # whether a node stands in two places where its names mean different things
         self.levels: list[dict[str, Binding]] = [{}]
         self.blocks: list[int] = []  # the plates we are inside of
+        self.rows: list[Binding] = []  # the row of each of them
+        self.closed: list[Closed] = []  # the plates that ended
         self.planned = planned(module.program.body)
         self.cyclic: frozenset[str] = frozenset()  # names whose cycle has been reported
         self.has_lm = any(isinstance(d, ast.LmDecl) for d in module.declarations)
@@ -137,6 +150,54 @@ class Scope:
             return
         self.levels[-1][name] = binding
 
+    # ------------------------------------------------------------ plates
+
+    @contextmanager
+    def within(self, block: int, row: Binding) -> Iterator[None]:
+        """Inside the plate `block`; its names are out of reach behind it, but where its rows are pooled."""
+        self.levels.append({})
+        self.blocks.append(block)
+        self.rows.append(row)
+        self.declare(row)
+        yield
+        depth = len(self.levels) - len(self.blocks)
+        self.closed.append(Closed(tuple(self.blocks), tuple(self.rows), tuple(self.levels[depth:])))
+        for stack in (self.levels, self.blocks, self.rows):
+            stack.pop()
+
+    def pools(self, parts: Sequence[ast.Expr]) -> Closed | None:
+        """The plate whose rows these expressions are read for, by the names of it that they hold; None without any.
+
+        None too where no plate has all the names, which are then unknown. Reports PLM405 where two plates have.
+        """
+        here = tuple(self.blocks)
+        ended = [plate for plate in self.closed if plate.blocks[: len(here)] == here]
+        known = [{name for level in plate.levels[len(here) :] for name in level} for plate in ended]
+        mine = [name for name in names(parts) if self.get(name.id) is None]
+        mine = [name for name in mine if any(name.id in inside for inside in known)]
+        if not mine:
+            return None
+        fit = [
+            plate for plate, inside in zip(ended, known, strict=True) if all(one.id in inside for one in mine)
+        ]
+        fit = [plate for plate in fit if len(plate.blocks) == min(len(one.blocks) for one in fit)]
+        if len(fit) > 1:
+            self.error("PLM405", f"'{mine[0].id}' stands in two plates", mine[0].span, "of which rows?",
+                       help="give the two different names")  # fmt: skip
+        return fit[0] if fit else None
+
+    @contextmanager
+    def over(self, plate: Closed) -> Iterator[tuple[Binding, ...]]:
+        """Inside a plate that has ended, for each of its rows; gives those that the rows around do not settle."""
+        depth = len(self.blocks)
+        self.levels += plate.levels[depth:]
+        self.blocks += plate.blocks[depth:]
+        self.rows += plate.rows[depth:]
+        yield plate.rows[depth:]
+        inner = len(plate.blocks) - depth
+        for stack in (self.levels, self.blocks, self.rows):
+            del stack[len(stack) - inner :]
+
     # ------------------------------------------------------------ using
 
     def resolve(self, name: ast.Name) -> Binding | None:
@@ -179,7 +240,7 @@ class Scope:
                 name.span,
                 "used outside the plate",
                 secondary=[(plan.span, f"{drawn} here, once per row" if plan.sort != "row" else "the plate")],
-                help="move this statement into the plate",
+                help=f"move this statement into the plate, or pool its rows behind it: {POOLS}",
             )
             return
         self.error(

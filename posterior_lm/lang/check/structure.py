@@ -232,13 +232,10 @@ class Structure:
         if not statement.body and row.id:
             scope.error("PLM411", "this plate has nothing in it", statement.span, "no statements",
                         help="put statements between the braces or drop it")  # fmt: skip
-        scope.levels.append({})
-        scope.blocks.append(id(statement))
         kind = "unknown" if type_ is None or not type_.columns else "row"
-        scope.declare(Binding(row, "row", Value(kind, depends), type_, block=self._block))
-        self._body(statement.body)
-        scope.blocks.pop()
-        scope.levels.pop()
+        binding = Binding(row, "row", Value(kind, depends), type_, block=id(statement))
+        with scope.within(id(statement), binding):
+            self._body(statement.body)
 
     def _table(self, table: ast.Expr) -> tuple[Type | None, frozenset[Binding]]:
         """The type of what a plate goes over, where it is known, and what that reads."""

@@ -6,7 +6,7 @@ What has to fit together in them stands in `fits`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -31,7 +31,7 @@ from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)",
-           "some": "a number or a list of numbers"}  # fmt: skip
+           "some": "a number or a list of numbers", "test": "a truth value"}  # fmt: skip
 
 # ---------------------------------------------------------------- expressions
 
@@ -201,10 +201,35 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
         scope.error("PLM206", f"{function.name} takes no option '{option.name}'", option.span, "drop it")
     arguments = function.arguments * (max(1, len(expr.args)) if function.many else 1)
     right_number = count(scope, expr, arguments, (len(arguments),))
+    plate = scope.pools(expr.args) if function.pools else None
+    if plate is not None:
+        with scope.over(plate) as rows:
+            found = _arguments(scope, function, expr, arguments if right_number else None)
+        scope.findings.pools[id(expr)] = rows
+    else:
+        rows, found = (), _arguments(scope, function, expr, arguments if right_number else None)
+        if function.name == "join" and right_number:
+            scope.error("PLM329", "join puts the rows of a plate together, and nothing here belongs to one", expr.span,
+                        "no name of a plate that has ended", help="write a list: [a, separator, b]")  # fmt: skip
+    result = function.result
+    if result == "number":
+        kinds = {f.kind for f in found if isinstance(f, Value)}
+        result = "unknown" if "unknown" in kinds else "int" if kinds == {"int"} else "real"
+    return Value(
+        result,
+        joined(*found) - {*rows},
+        special=function.pools == "join" and any(isinstance(f, Value) and f.special for f in found),
+    )
+
+
+def _arguments(
+    scope: Scope, function: Function, expr: ast.Call, arguments: Sequence[tuple[str, str]] | None
+) -> list[Value | Dist]:
+    """What the arguments are; of a wrong number of them nobody knows which is which."""
     found: list[Value | Dist] = []
     first = UNKNOWN
     for index, arg in enumerate(expr.args):
-        kind = arguments[index][1] if right_number else "any"
+        kind = "any" if arguments is None else arguments[index][1]
         if kind == "dist":
             dist = distribution(scope, arg)
             fits_value(scope, expr.args[0], first, dist)
@@ -214,11 +239,7 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
             found.append(first)
         else:
             found.append(argument(scope, arg, kind, function.name))
-    result = function.result
-    if result == "number":
-        kinds = {f.kind for f in found if isinstance(f, Value)}
-        result = "unknown" if "unknown" in kinds else "int" if kinds == {"int"} else "real"
-    return Value(result, joined(*found))
+    return found
 
 
 def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
@@ -232,6 +253,7 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
         "number": found.is_number,
         "int": found.kind == "int",
         "numbers": found.kind == "list" and found.numeric,
+        "test": found.is_bool,
         "some": found.is_number or (found.kind == "list" and found.numeric),
     }[kind]
     if not fits:
