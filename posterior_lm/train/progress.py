@@ -24,6 +24,9 @@ from posterior_lm.storage import plain, write_whole, writing_into
 from posterior_lm.train.balancing import Behaved
 from posterior_lm.train.parallel import World
 
+TELLING = 8
+"""Own draws of a row from which its ESS/N is shown: of two it is over a half, whatever the policy is."""
+
 
 @frozen
 class Progress:
@@ -34,7 +37,8 @@ class Progress:
     seconds: float
     loss: float
     ess: float
-    """Mean over rows of ESS/N of the draws from the policy itself; of a row's pairs in the sleep phase."""
+    """Mean over rows of ESS/N of the draws from the policy itself, where a row has `TELLING`; of a row's pairs in the
+    sleep phase."""
     log_evidence_lower: float
     """Mean over rows of E_q[log w] of those draws, the dead ones left out."""
     log_evidence_upper: float
@@ -61,7 +65,7 @@ def line(progress: Progress) -> str:
 
 def measured(behaved: Behaved, log_q: np.ndarray, world: World) -> dict[str, float]:
     """Means over the rows of all processes, of the draws from the policy itself; `log_q` (N,) nats."""
-    ess = lower = upper = dead = rows = 0.0
+    ess = telling = lower = upper = dead = rows = 0.0
     for k in range(len(behaved.rows)):
         mine = (behaved.slot == k) & behaved.on_policy
         if not mine.any():
@@ -70,14 +74,21 @@ def measured(behaved: Behaved, log_q: np.ndarray, world: World) -> dict[str, flo
         alive = np.isfinite(log_w)
         rows += 1
         dead += 1 - float(alive.mean())
+        if len(log_w) >= TELLING:
+            telling += 1
+            ess += weights.ess(log_w) / len(log_w) if alive.any() else 0.0
         if alive.any():
-            ess += weights.ess(log_w) / len(log_w)
             lower += float(log_w[alive].mean())
             upper += weights.log_evidence(log_w)
-    sums = world.all_reduce([ess, lower, upper, dead, rows, len(behaved.draws)])
-    n = max(1.0, sums[4])
-    names = ("ess", "lower", "upper", "dead")
-    return {name: sums[k] / n for k, name in enumerate(names)} | {"draws": sums[5]}
+    draws, rows, telling, ess, *sums = world.all_reduce(
+        [len(behaved.draws), rows, telling, ess, lower, upper, dead]
+    )
+    means = (each / max(1.0, rows) for each in sums)
+    return {
+        "draws": draws,
+        "ess": ess / telling if telling else math.nan,
+        **dict(zip(("lower", "upper", "dead"), means, strict=True)),
+    }
 
 
 def check_finite(value: Tensor, log_prob: Tensor, rows: Sequence[int] | None, statement: str) -> None:

@@ -17,6 +17,8 @@ import torch
 
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.train import progress
+from posterior_lm.train.balancing import Behaved
+from posterior_lm.train.parallel import World
 from posterior_lm.train.progress import append_metrics, curves, cut_metrics, read_metrics
 
 
@@ -231,3 +233,21 @@ def test_a_real_picture(tmp_path: Path) -> None:
         append_metrics(tmp_path / "metrics.jsonl", 40, {"stage": "balance", "loss": 1.0, "ess": 0.95})
     assert all(p.startswith(b"\x89PNG\r\n") and len(p) > 10_000 for p in pictures)
     assert pictures[0] != pictures[1]
+
+
+# ------------------------------------------------------------------------------- what a step measures
+
+
+def test_few_draws_of_a_row_have_no_ess() -> None:
+    """Two draws are worth over one of two whatever the policy is; dead ones and others' draws are told apart."""
+    slot = np.array([0] * 8 + [1, 1] + [0, 1])
+    log_reward = np.array([0.0] * 4 + [-math.inf] * 4 + [1.0, 3.0] + [50.0, 50.0])
+    own = np.array([True] * 10 + [False] * 2)
+    behaved = Behaved((None,) * 12, slot, log_reward, own, None, (5, 6), None, (False, False))  # type: ignore[arg-type]
+    found = progress.measured(behaved, np.full(12, -1.0), World())
+    assert found["draws"] == 12 and found["dead"] == pytest.approx(0.25)
+    assert found["ess"] == pytest.approx(0.5)  # four of eight; the row of two says nothing
+    assert found["lower"] == pytest.approx((1.0 + 3.0) / 2)
+    assert found["upper"] == pytest.approx((math.log(math.e / 2) + math.log((math.e**2 + math.e**4) / 2)) / 2)
+    few = progress.measured(behaved.only((1,)), np.full(3, -1.0), World())
+    assert math.isnan(few["ess"]) and few["lower"] == pytest.approx(3.0)
