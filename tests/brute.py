@@ -190,8 +190,14 @@ class Brute:
         name = s.name.id + "".join(f"[{i}]" for i in env.index)
         options = {o.name: o.value for o in s.type.options}
         dist = s.dist
-        while isinstance(dist, ast.PowerExpr) or dist.function.id == "choice":
-            dist = dist.base if isinstance(dist, ast.PowerExpr) else dist.args[0]
+        while not isinstance(dist, ast.Call) or dist.function.id in ("choice", "mix"):
+            match dist:
+                case ast.PowerExpr(base=base):
+                    dist = base
+                case ast.IfExpr(then=first) | ast.Binary(left=first):
+                    dist = first
+                case ast.Call(args=args):
+                    dist = args[-2] if len(args) > 1 else args[0]
         model = self.models.get(dist.function.id) or next(iter(self.models.values()))
         lead = self.eval(options["lead"], env) if "lead" in options else ""
         if s.type.name == "int":
@@ -212,7 +218,15 @@ class Brute:
         """log dist(value)."""
         if isinstance(dist, ast.PowerExpr):
             return times(self.eval(dist.exponent, env), self._dist(value, dist.base, env))
+        if isinstance(dist, ast.IfExpr):
+            return self._dist(value, dist.then if self.eval(dist.test, env) else dist.orelse, env)
+        if isinstance(dist, ast.Binary):
+            return add([self._dist(value, dist.left, env), self._dist(value, dist.right, env)])
         name = dist.function.id
+        if name == "mix":
+            w = self.eval(dist.args[0], env)
+            a, b = (self._dist(value, part, env) for part in dist.args[1:])
+            return log_sum([ln(w) + a] * (w > 0) + [ln(1 - w) + b] * (w < 1))
         if name in self.models:
             latent = self._latent(value, env)
             ends = latent is not None and latent.ending == "eos"
@@ -428,6 +442,8 @@ class Brute:
                 return sorted(values)[-1]
             case "log":
                 return ln(values[0])
+            case "sigmoid":
+                return 1 / (1 + math.exp(-values[0]))
             case "exp":
                 return math.e ** values[0]
         raise AssertionError(name)

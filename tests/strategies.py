@@ -220,6 +220,23 @@ class _Writer:
     def lm(self, names: _Names) -> str:
         return f"{self.pick(*self.lms)}({self.segments(names)})"
 
+    def dist(self, names: _Names, one: str = "") -> str:
+        """A model, mostly, or something put together of two, whose models are `one` where that is said."""
+
+        def part() -> str:
+            called = self.lm(names)
+            return (f"{one}({called.partition('(')[2]}" if one else called) + self.power(names)
+
+        match self.pick("lm", "lm", "lm", "if", "mix", "product"):
+            case "if":
+                return f"if {self.test(names, 0)} then {part()} else {part()}"
+            case "mix":
+                share = self.pick("0.3", "0.75", f"sigmoid({self.number(names, 0)})", "1", "0")
+                return f"mix({share}, {part()}, {part()})"
+            case "product":
+                return f"{part()} * {part()}"
+        return part()
+
     def value(self, names: _Names) -> str:
         """Something a language model scores."""
         kinds = ["literal", "list"] + ["name"] * 2 * bool(names.texts)
@@ -315,7 +332,9 @@ class _Writer:
             options += ['end="free"'] if end == "free" else []
             options += ['chars="ab.0"'] if self.draw(st.integers(0, 4)) == 0 else []
             options += ["canonical=true"] if self.draw(st.integers(0, 6)) == 0 else []
-            statement = f"latent {name}: text({', '.join(options)}) ~ {self.lm(names)}{self.power(names)}"
+            statement = (
+                f"latent {name}: text({', '.join(options)}) ~ {self.dist(names, str(self.pick(*self.lms)))}"
+            )
             names.texts.append(name)
             if self.draw(st.integers(0, 2)) == 0:
                 self.asides_of(name, before)
@@ -378,7 +397,7 @@ class _Writer:
             case "latent":
                 return self.latent(names)
             case "observe":
-                return f"observe {self.value(names)} ~ {self.lm(names)}{self.power(names)}"
+                return f"observe {self.value(names)} ~ {self.dist(names)}"
             case "finite":
                 name, size = self.pick(*names.finite.items())
                 kind = "int" if name in names.ints else "one_of"

@@ -17,8 +17,9 @@ from posterior_lm.decode.decoding import Decoding, Ids, by_chance, decode, in_be
 from posterior_lm.decode.prompts import guide_readings, prior_readings, with_examples
 from posterior_lm.decode.unmasked import UnmaskedSupport, said
 from posterior_lm.infer.base import Backend, Info
+from posterior_lm.infer.drawing import contexts_of
 from posterior_lm.infer.draws import Draws
-from posterior_lm.infer.guide import Guide, PriorGuide, contexts_of
+from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.protocol import LanguageModel

@@ -9,7 +9,8 @@ from attrs import evolve
 
 from posterior_lm.graph.nodes import ChoiceScore
 from posterior_lm.graph.ops import spelled
-from posterior_lm.infer.guide import check_guide, contexts_of
+from posterior_lm.infer.drawing import contexts_of
+from posterior_lm.infer.guide import check_guide
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.rows import read_rows
@@ -29,10 +30,10 @@ def prior_readings(target: Target) -> dict[str, Reading]:
     found: dict[str, Reading] = {}
     for info in target.latents:
         prior = prior_of(target, info.name)
-        node = target.graph[prior.node]
-        if prior.lm is not None:
+        node, lm = target.graph[prior.score], prior.parts[0].lm
+        if lm is not None:
             segments = target.evaluator.segments(node.inputs[0])
-            found[info.name] = Reading(prior.lm, segments, stated=False)
+            found[info.name] = Reading(lm, segments, stated=False)
         elif isinstance(node, ChoiceScore) and info.lm is not None:
             segments = target.evaluator.segments(node.inputs[0])
             found[info.name] = Reading(node.lm, segments, stated=False)

@@ -15,7 +15,7 @@ import attrs
 from attrs import frozen
 
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.graph.nodes import ChoiceScore, LmScore, Power, Sum
+from posterior_lm.graph.nodes import ChoiceScore, LmScore, Mix, Power, Sum
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes, statements
@@ -195,6 +195,17 @@ def trained_scores(graph: RewardGraph, alias: str) -> Iterator[tuple[int, tuple[
                 stack.append((node.inputs[1], (*powers, node.inputs[0])))
             case LmScore() | ChoiceScore() if node.lm == alias:
                 yield i, powers
+            case Mix() if any(
+                isinstance(one := graph[j], LmScore | ChoiceScore) and one.lm == alias
+                for j in graph.ancestors(i)
+            ):
+                raise InferenceError.of(
+                    "PLM540",
+                    f"an M-step cannot train `{alias}` as a part of a mixture or of a branch",
+                    node.span,
+                    "how much of it counts differs by the draw",
+                    help="let it score in a statement of its own, or fit the guide alone with `plm fit`",
+                )
 
 
 def _texts(target: Target, alias: str) -> set[str]:

@@ -26,6 +26,7 @@ from posterior_lm.graph.nodes import (
     Latent,
     LmScore,
     Marker,
+    Mix,
     Node,
     PlateSum,
     Pool,
@@ -266,7 +267,7 @@ class GraphBuilder:
 # ------------------------------------------------------------- what a legal graph looks like
 
 VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Apply)
-LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum)
+LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, Mix, PlateSum, Sum)
 TERMS = (*LOGS, Pool, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
 
 SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
@@ -285,12 +286,13 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     DistScore: (None,),
     Test: ((*VALUES, *LOGS),),
     Power: ((*VALUES, *LOGS), TERMS),
+    Mix: ((*VALUES, *LOGS), TERMS),
     PlateSum: ((Input,), TERMS),
     Sum: (TERMS,),
     Total: (TERMS,),
 }
 
-FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, PlateSum: 2}
+FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, Mix: 3, PlateSum: 2}
 
 
 def verify(graph: RewardGraph) -> RewardGraph:

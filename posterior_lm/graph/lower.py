@@ -31,12 +31,14 @@ from posterior_lm.graph.nodes import (
     Latent,
     LmScore,
     Marker,
+    Mix,
     PlateSum,
     Pool,
     Power,
     Role,
     RowField,
     Segments,
+    Sum,
     TermInfo,
     Test,
     Total,
@@ -262,9 +264,18 @@ class _Lowering:
 
     def score(self, value: ast.Expr, dist: ast.Expr) -> int:
         """The node of log dist(value), in nats."""
-        if isinstance(dist, ast.PowerExpr):
-            exponent, term = self.value(dist.exponent), self.score(value, dist.base)
-            return self.build.add(Power(inputs=(exponent, term), span=dist.span))
+        match dist:
+            case ast.Binary() | ast.PowerExpr() if len(_factors(dist)) > 1:
+                return self._product(value, dist)
+            case ast.PowerExpr(base=base, exponent=exponent):
+                inputs = (self.value(exponent), self.score(value, base))
+                return self.build.add(Power(inputs=inputs, span=dist.span))
+            case ast.IfExpr(test=test, then=then, orelse=orelse):
+                return self._mix((self.value(test), self.score(value, then), self.score(value, orelse)), dist)
+            case ast.Call(args=(share, first, second)) if self.checked.dist(dist).parts:
+                return self._mix(
+                    (self.value(share), self.score(value, first), self.score(value, second)), dist
+                )
         if not isinstance(dist, ast.Call):
             raise InternalError(f"not a distribution: {type(dist).__name__}")
         name, span = dist.function.id, dist.span
@@ -290,6 +301,24 @@ class _Lowering:
                 span=span,
             )
         )
+
+    def _mix(self, inputs: tuple[int, int, int], dist: ast.Expr) -> int:
+        return self.build.add(Mix(inputs=inputs, span=dist.span))
+
+    def _product(self, value: ast.Expr, dist: ast.Expr) -> int:
+        """The sum of a product's factors; a factor that stands there twice is one with both its powers."""
+        powers: dict[int, list[int]] = {}
+        for factor, exponents in _factors(dist):
+            power = self.value(exponents[0]) if exponents else self.build.constant(1)
+            for one in exponents[1:]:
+                power = self.build.add(Apply(op="*", inputs=(power, self.value(one)), span=dist.span))
+            powers.setdefault(self.score(value, factor), []).append(power)
+        parts = []
+        for node, (total, *more) in powers.items():
+            for further in more:
+                total = self.build.add(Apply(op="+", inputs=(total, further), span=dist.span))
+            parts.append(self.build.add(Power(inputs=(total, node), span=dist.span)))
+        return parts[0] if len(parts) == 1 else self.build.add(Sum(inputs=tuple(parts), span=dist.span))
 
     def _choice(self, dist: ast.Call, value: ast.Expr, type_: Type, bounds: tuple[int, ...]) -> int:
         """`choice(d)`: powers inside are of the model, before it is renormalised."""
@@ -384,6 +413,18 @@ class _Lowering:
             plate = self.plates[one]
             row = add(Pool(op=op, plate=plate, inputs=(self.tables[plate], row, *between), span=span))
         return row
+
+
+def _factors(
+    dist: ast.Expr, exponents: tuple[ast.Expr, ...] = ()
+) -> list[tuple[ast.Expr, tuple[ast.Expr, ...]]]:
+    """The factors of a product of distributions, each with the exponents around it, the inner ones first."""
+    match dist:
+        case ast.PowerExpr(base=base, exponent=exponent):
+            return _factors(base, (exponent, *exponents))
+        case ast.Binary(left=left, right=right):
+            return _factors(left, exponents) + _factors(right, exponents)
+    return [(dist, exponents)]
 
 
 def _spec(

@@ -2,7 +2,7 @@
 
 A node refers to its inputs by their ids, in order. Spans are left out of
 equality and of the fingerprint. Three kinds exist only before a graph is bound
-to data (`Input`, `RowField`, `PlateSum`) and one only after (`Sum`).
+to data (`Input`, `RowField`, `PlateSum`).
 """
 
 from __future__ import annotations
@@ -228,6 +228,13 @@ class Power(Node):
 
 
 @frozen(kw_only=True)
+class Mix(Node):
+    """log(w exp a + (1 - w) exp b). Inputs (w, a, b); a truth value w is 1 or 0, and picks a branch."""
+
+    KIND = "mix"
+
+
+@frozen(kw_only=True)
 class PlateSum(Node):
     """The sum of a term over the rows of a table. Inputs (table, term)."""
 
@@ -238,7 +245,7 @@ class PlateSum(Node):
 
 @frozen(kw_only=True)
 class Sum(Node):
-    """A plate's sum written out."""
+    """A plate's sum written out, or the factors of a product of distributions."""
 
     KIND = "sum"
 
@@ -266,5 +273,5 @@ class Total(Node):
 
 NODE_KINDS: tuple[type[Node], ...] = (
     Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Apply,
-    LmScore, ChoiceScore, DistScore, Test, Power, PlateSum, Sum, Total,
+    LmScore, ChoiceScore, DistScore, Test, Power, Mix, PlateSum, Sum, Total,
 )  # fmt: skip

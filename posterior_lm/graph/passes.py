@@ -13,7 +13,21 @@ from collections.abc import Callable
 from attrs import evolve, frozen
 
 from posterior_lm.graph.graph import GraphBuilder, RewardGraph, verify
-from posterior_lm.graph.nodes import Apply, Constant, Latent, LmScore, Node, Power, Role, Segments, Test
+from posterior_lm.graph.nodes import (
+    Apply,
+    ChoiceScore,
+    Constant,
+    Latent,
+    LmScore,
+    Mix,
+    Node,
+    PlateSum,
+    Power,
+    Role,
+    Segments,
+    Sum,
+    Test,
+)
 from posterior_lm.graph.ops import OPS, spelled
 
 Rule = Callable[[Node, GraphBuilder], Node | int]
@@ -57,6 +71,8 @@ def _fold(node: Node, build: GraphBuilder) -> Node | int:
         case Apply() if node.op in OPS and all(isinstance(k, Constant) for k in known):
             return _apply(node, [k.value for k in known if isinstance(k, Constant)])
         case Apply(op="if") if isinstance(known[0], Constant):
+            return node.inputs[1 if known[0].value else 2]
+        case Mix() if isinstance(known[0], Constant) and known[0].value in (0, 1):
             return node.inputs[1 if known[0].value else 2]
         case Segments():
             return _join(node, build)
@@ -111,6 +127,31 @@ def _power(node: Power, exponent: Constant, term: Node, build: GraphBuilder) -> 
                 return term.inputs[1]
             return Power(inputs=(build.constant(product, node.span), term.inputs[1]), span=node.span)
     return node
+
+
+def spell(graph: RewardGraph) -> RewardGraph:
+    """A latent is spelled by a model that may draw it: which one is known once its branch is."""
+    drawing: dict[int, list[str]] = {}
+    stack = [
+        i for i, info in zip(graph.sink.inputs, graph.sink.terms, strict=True) if info.keyword == "latent"
+    ]
+    while stack:
+        node = graph[stack.pop()]
+        match node:
+            case LmScore() | ChoiceScore():
+                text = graph[node.inputs[1]]
+                latent = text.inputs[0] if isinstance(text, Segments) else node.inputs[1]
+                drawing.setdefault(latent, []).append(node.lm)
+            case Mix() | Power() | PlateSum():
+                stack += node.inputs[:0:-1]
+            case Sum():
+                stack += node.inputs[::-1]
+    nodes = dict(graph.nodes)
+    for i, lms in drawing.items():
+        latent_node = nodes[i]
+        if isinstance(latent_node, Latent) and latent_node.lm not in lms:
+            nodes[i] = evolve(latent_node, lm=lms[0])
+    return graph if nodes == dict(graph.nodes) else graph.rebuilt(nodes)
 
 
 def prune(graph: RewardGraph) -> RewardGraph:
@@ -201,7 +242,12 @@ class Pass:
 
 
 PASSES: tuple[Pass, ...] = (
-    Pass("fold", "compute what is constant, join known neighbours, merge powers", fold),
+    Pass(
+        "fold",
+        "compute what is constant, take the branch that is known, join known neighbours, merge powers",
+        fold,
+    ),
+    Pass("spell", "let the model that draws a latent spell it, whichever branch that is", spell),
     Pass("prune", "drop what neither the total nor a guide reads", prune),
     Pass("share", "let one forward pass serve scores whose token sequences share a prefix", share),
     Pass("mark", "find what depends on no latent, so it is computed once", mark),

@@ -22,6 +22,7 @@ from posterior_lm.graph.nodes import (
     Constant,
     DistScore,
     LmScore,
+    Mix,
     Node,
     Power,
     Sum,
@@ -43,6 +44,7 @@ from posterior_lm.infer.prefix_expansion import (
 )
 from posterior_lm.infer.weights import all_dead, logsumexp, normalize
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.target.functions import add
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 
@@ -272,11 +274,13 @@ def upper_bound(target: Target, exclude: Mapping[int, float]) -> float:
 
     `exclude` maps the nodes of the priors to their exponents; they count as 0 here.
     """
-    total = 0.0
-    for i, info in zip(target.graph.sink.inputs, target.statements, strict=True):
-        # Another statement may read a prior's node too, and there it counts.
-        total += _Bounds(target, set(exclude) if info.keyword == "latent" else set()).of(i)[1]
-    return total
+    # Another statement may read a prior's node too, and there it counts.
+    return add(
+        [
+            _Bounds(target, set(exclude) if info.keyword == "latent" else set()).of(i)[1]
+            for i, info in zip(target.graph.sink.inputs, target.statements, strict=True)
+        ]
+    )
 
 
 class _Bounds:
@@ -292,7 +296,7 @@ class _Bounds:
 
     def _bound(self, i: int, node: Node) -> Interval:
         if i in self.exclude:
-            return (0.0, 0.0)
+            return LOG  # another factor of the same product may hold it, and there it counts
         if i in self.target.graph.fixed:
             value = self.target.evaluator.fixed_value(i)
             if isinstance(value, int | float):
@@ -304,9 +308,12 @@ class _Bounds:
                 return LOG
             case Power():
                 return _times(self.of(node.inputs[0]), self.of(node.inputs[1]))
+            case Mix():
+                a, b = (self.of(j) for j in node.inputs[1:])
+                return (min(a[0], b[0]), max(a[1], b[1]))
             case Sum():
                 parts = [self.of(j) for j in node.inputs]
-                return (sum(p[0] for p in parts), sum(p[1] for p in parts))
+                return (add([p[0] for p in parts]), add([p[1] for p in parts]))  # −∞ of one is −∞ of all
             case Apply():
                 return self._apply(node)
         return ANY

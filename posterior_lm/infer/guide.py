@@ -14,20 +14,18 @@ power only matters for their spread, never for the answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.graph.nodes import Latent, LmScore
-from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Chooser, Follow, Sample
+from posterior_lm.infer.drawing import Drawing, contexts_of, drawing
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished, flattened
-from posterior_lm.infer.schedule import Prior, prior_of, scores_alone
+from posterior_lm.infer.schedule import Prior, alone, prior_of, scores_alone
 from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
-from posterior_lm.target.segments import Computed, Segment, is_known
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value, Values, count, distinct, take
 
@@ -192,29 +190,28 @@ class PriorGuide:
     def is_prior(self, info: LatentInfo) -> bool:
         """See `StepGuide`. A guide built on this one draws from something else."""
         stated = self.reads == "guide" and info.name in self.target.graph.guides
-        return type(self) is PriorGuide and not stated and self.priors[info.name].exponent > 0
+        prior = self.priors[info.name]
+        return type(self) is PriorGuide and not stated and prior.exponent > 0 and prior.adds_up
 
     def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
-        prior = self.priors[info.name]
-        lm, segments, exponent = self._reading(info, prior)
-        exponent = exponent if exponent > 0 else 1.0
-        span = self.target.graph[prior.node].span
+        span = self.target.graph[self.priors[info.name].node].span
         with at(span, "the model reads this"):
-            contexts, shared = contexts_of(self.target, lm, segments, drawn, n)
-            turn = self.target.evaluator.spellers[lm].turn_ids(segments)
+            found = self._drawing(info, drawn, n)
             return TextWalk.begin(
-                self.target.models[lm], contexts, info.support, exponent=exponent, shared=shared, span=span,
-                eos_ids=turn, **options,
+                found.model, found.contexts, info.support, exponent=found.power, shared=found.shared, span=span,
+                eos_ids=found.eos_ids, **options,
             )  # fmt: skip
 
-    def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Segment, ...], float]:
+    def _drawing(self, info: LatentInfo, drawn: Values, n: int) -> Drawing:
         guide = self.target.graph.guides.get(info.name)
-        if self.reads == "guide" and guide is not None:
-            check_guide(self.target, info)
-            return guide.lm, self.target.evaluator.segments(guide.context), 1.0
-        assert prior.lm is not None
-        context = self.target.graph[prior.node].inputs[0]
-        return prior.lm, self.target.evaluator.segments(context), prior.exponent
+        if self.reads == "prior" or guide is None:
+            return drawing(self.target, self.priors[info.name], drawn, n)
+        check_guide(self.target, info)
+        segments = self.target.evaluator.segments(guide.context)
+        contexts, shared = contexts_of(self.target, guide.lm, segments, drawn, n)
+        turn = self.target.evaluator.spellers[guide.lm].turn_ids(segments)
+        model = self.target.models[guide.lm]
+        return Drawing(model, contexts, shared, turn or model.tokenizer.eos_ids, 1.0)
 
     def _finite(self, info: LatentInfo, drawn: Values, n: int, alive: np.ndarray | None = None) -> Walk:
         """Every value is scored after each distinct past; q is the prior's power, normalised."""
@@ -338,11 +335,10 @@ class ElsewhereGuide(PriorGuide):
     def name(self) -> str:
         return "what else scores it"
 
-    def _reading(self, info: LatentInfo, prior: Prior) -> tuple[str, tuple[Segment, ...], float]:
-        score = self.target.graph[self.scores.get(info.name, prior.node)]
-        if info.name not in self.scores or not isinstance(score, LmScore):
-            return super()._reading(info, prior)
-        return score.lm, self.target.evaluator.segments(score.inputs[0]), 1.0
+    def _drawing(self, info: LatentInfo, drawn: Values, n: int) -> Drawing:
+        if info.name not in self.scores:
+            return super()._drawing(info, drawn, n)
+        return drawing(self.target, alone(self.target, self.scores[info.name]), drawn, n)
 
 
 def elsewhere(target: Target) -> tuple[ElsewhereGuide, ...]:
@@ -357,7 +353,7 @@ def elsewhere(target: Target) -> tuple[ElsewhereGuide, ...]:
             found[info.name] = [
                 i
                 for i in scores
-                if i != own.node
+                if i not in {part.node for part in own.parts}
                 and scores_alone(target, graph[i], info.name)
                 and target.models[graph[i].lm].tokenizer.digest == tokens  # type: ignore[attr-defined]
                 and {j for j in graph.ancestors(graph[i].inputs[0]) if isinstance(graph[j], Latent)} <= drawn
@@ -385,22 +381,3 @@ def check_guide(target: Target, info: LatentInfo) -> None:
         )
     with at(guide.span, "this conversation"):
         target.evaluator.spellers[guide.lm].laid_out(target.evaluator.segments(guide.context))
-
-
-def contexts_of(
-    target: Target, lm: str, segments: Sequence[Segment], drawn: Values, n: int
-) -> tuple[list[tuple[int, ...]], int]:
-    """Each draw's context tokens, and how many leading ones are the same known prompt."""
-    speller = target.evaluator.spellers[lm]
-    columns = {p.node: target.evaluator.node(p.node, drawn, n) for p in segments if isinstance(p, Computed)}
-
-    def read(some: Sequence[Segment], d: int) -> tuple[int, ...]:
-        return speller.context(some, lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
-
-    segments = speller.laid_out(segments)
-    known = [*takewhile(is_known, segments)]
-    if n and len(known) == len(segments):
-        ids = read(known, 0)
-        return [ids] * n, len(ids)
-    shared = read(known, 0) if n and known else speller.tokenizer.start_ids
-    return [read(segments, d) for d in range(n)], len(shared)

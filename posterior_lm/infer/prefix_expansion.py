@@ -9,7 +9,9 @@ import numpy as np
 from attrs import field, frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore
-from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.drawing import drawing
+from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.schedule import Prior
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.protocol import eos_log_probs
@@ -101,10 +103,14 @@ class Branching:
     def _bounded(self) -> bool:
         return all(
             # The values of a finite first latent are all listed at once, each with its own mass.
-            (b := self.guide.priors[info.name].exponent) >= 1
-            or (k == 0 and b > 0 and hasattr(info.support, "ids_of"))
+            self._is_mass(self.guide.priors[info.name])
+            or (k == 0 and self.guide.priors[info.name].exponent > 0 and hasattr(info.support, "ids_of"))
             for k, info in enumerate(self.target.latents)
         )
+
+    @staticmethod
+    def _is_mass(prior: Prior) -> bool:
+        return prior.adds_up and prior.exponent >= 1 and all(part.exponent >= 1 for part in prior.parts)
 
     tests: Mapping[str, PrefixTests] = field(init=False)
     """What ends beginnings early, by text latent. A small support is listed whole, dead values and all."""
@@ -125,7 +131,11 @@ class Branching:
         for k, info in enumerate(self.target.latents):
             if info.support.ending == "free":
                 total += math.log(info.support.max_tokens - info.support.min_tokens + 1)  # type: ignore[attr-defined]
-            elif info.support.ending == "value" and k > 0 and self.guide.priors[info.name].lm is not None:
+            elif (
+                info.support.ending == "value"
+                and k > 0
+                and any(part.lm is not None for part in self.guide.priors[info.name].parts)
+            ):
                 total += math.log(info.support.max_tokens)
         return total
 
@@ -177,30 +187,22 @@ class Branching:
         if not group:
             return []
         support, prior = info.support, self.guide.priors[info.name]
-        assert prior.lm is not None
-        model = self.target.models[prior.lm]
-        plan = self.target.evaluator.plan(prior.node)
         states = [support.start() if p.state is None else p.state for p in group]
         # Where only stopping is left, the model is still asked how likely that is.
         asked = [i for i, s in enumerate(states) if support.ending == "eos" or not support.must_stop(s)]
         with at(self.target.graph[prior.node].span, "the model reads this"):
-            contexts, shared = contexts_of(self.target, prior.lm, plan.context, self._past(group), len(group))
-            rollout = (
-                model.open([contexts[i] + group[i].ids for i in asked], shared=shared) if asked else None
-            )
+            found = drawing(self.target, prior, self._past(group), len(group))
+            begun = [found.contexts[i] + group[i].ids for i in asked]
+            rollout = found.model.open(begun, shared=found.shared) if asked else None
         row = {i: r for r, i in enumerate(asked)}
-        eos = (
-            eos_log_probs(rollout.log_probs, plan.turn or model.tokenizer.eos_ids)
-            if rollout is not None
-            else None
-        )
+        eos = None if rollout is None else eos_log_probs(rollout.log_probs, found.eos_ids)
         families = []
         for i, (partial, state) in enumerate(zip(group, states, strict=True)):
             log_probs, stop = np.empty(0), 0.0
             if rollout is not None and eos is not None and i in row:
                 log_probs = np.asarray(rollout.log_probs[row[i]], dtype=np.float64)
                 stop = float(eos[row[i]]) if support.ending == "eos" else 0.0
-            families.append(self._family(info, partial, state, log_probs, stop, prior.exponent))
+            families.append(self._family(info, partial, state, log_probs, stop, found.power))
         return families
 
     def _family(
@@ -210,11 +212,10 @@ class Branching:
         state: object,
         log_probs: np.ndarray,
         stop: float,
-        exponent: float,
+        b: float,
     ) -> Family:
         """Children by token, and the finished value where the text may stop here."""
         support = info.support
-        b = exponent if exponent > 0 else 1.0
         allowed = np.flatnonzero(support.allowed(state))
         # A token that the target does not count adds nothing to the mass of what follows.
         scores = np.zeros(len(allowed)) if uncounted(support, state) else b * log_probs[allowed]

@@ -19,6 +19,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from posterior_lm.infer.choosers import Chooser
+from posterior_lm.infer.mixed_model import MixedModel
 from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.lang.source import Span
@@ -266,7 +267,7 @@ class TextWalk(Walk):
     Where the model keeps a cache, a walk that was stepped may not be stepped again, as a `Rollout`.
     """
 
-    model: LanguageModel
+    model: LanguageModel | MixedModel
     support: Support
     exponent: float
     flat: float
@@ -281,7 +282,7 @@ class TextWalk(Walk):
 
     @classmethod
     def begin(
-        cls, model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, *,
+        cls, model: LanguageModel | MixedModel, contexts: Sequence[tuple[int, ...]], support: Support, *,
         exponent: float = 1.0, flat: float = 0.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
         ending: Ending | None = None, eos_ids: tuple[int, ...] = (), late: bool = False,
         span: Span | None = None, alive: np.ndarray | None = None,
@@ -306,7 +307,7 @@ class TextWalk(Walk):
         return cls(
             values=_filled([()] * n, stand), log_q=np.zeros(n), log_mass=np.zeros(n), last=np.zeros(n),
             stand=stand, rows=np.arange(len(starts)), model=model, support=support, exponent=exponent,
-            flat=flat, ending=ending, late=late, span=span, eos_ids=eos_ids or model.tokenizer.eos_ids,
+            flat=flat, ending=ending, late=late, span=span, eos_ids=eos_ids or (model if isinstance(model, MixedModel) else model.tokenizer).eos_ids,
             rollout=model.open(starts, shared=shared) if starts else None,
         )  # fmt: skip
 
@@ -391,7 +392,11 @@ def _filled(values: Sequence[tuple[int, ...]], stand: Sequence[Point]) -> list[t
 
 
 def roll_out(
-    model: LanguageModel, contexts: Sequence[tuple[int, ...]], support: Support, choose: Chooser, **how: Any
+    model: LanguageModel | MixedModel,
+    contexts: Sequence[tuple[int, ...]],
+    support: Support,
+    choose: Chooser,
+    **how: Any,
 ) -> TextWalk:
     """N texts after N contexts at their end; `how` is what `TextWalk.begin` may be told."""
     return finished(TextWalk.begin(model, contexts, support, **how), choose)

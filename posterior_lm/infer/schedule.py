@@ -6,34 +6,90 @@ observes is known before the next row's latent is drawn.
 
 from __future__ import annotations
 
-import numpy as np
-from attrs import frozen
+from collections.abc import Iterator
 
-from posterior_lm.graph.nodes import ChoiceScore, DistScore, Latent, LmScore, Node, Power, Segments, Sum
-from posterior_lm.lang.diagnostics import InternalError
+import numpy as np
+from attrs import evolve, frozen
+
+from posterior_lm.graph.nodes import ChoiceScore, DistScore, Latent, LmScore, Mix, Node, Power, Segments, Sum
+from posterior_lm.lang.diagnostics import InferenceError, InternalError
+from posterior_lm.target.functions import share
 from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 
 
 @frozen
-class Prior:
-    """The score node of `latent z ~ d`, and the product of the powers around it."""
+class Part:
+    """A score that a latent may be drawn from, and the powers around it inside the mixture."""
 
     node: int
     exponent: float
     lm: str | None
-    """The model of a plain language-model prior; None for the other distributions."""
+    """The model of a language model; None of the other distributions."""
+    shares: tuple[tuple[int, bool], ...] = ()
+    """The `Mix` nodes around it, outermost first, and whether it is in the first part of each."""
+
+
+@frozen
+class Prior:
+    """The node of `latent z ~ d`, the product of the powers around it, and what d is made of.
+
+    Of a product of distributions the node is that of the first factor.
+    """
+
+    node: int
+    exponent: float
+    parts: tuple[Part, ...]
+    """One, or those of a mixture."""
+    adds_up: bool = True
+    """Whether the parts with their shares and powers make up all of the node."""
+
+    @property
+    def lm(self) -> str | None:
+        """The model that a text is drawn from; None for several parts, and for the other distributions."""
+        return self.parts[0].lm if len(self.parts) == 1 else None
+
+    @property
+    def score(self) -> int:
+        """The score of the first part."""
+        return self.parts[0].node
+
+    @property
+    def power(self) -> float:
+        """That of the only part; 1 where the target's is not positive."""
+        power = self.exponent * self.parts[0].exponent
+        return power if power > 0 else 1.0
+
+    def log_shares(self, target: Target, drawn: Values, n: int) -> np.ndarray:
+        """(N, parts) the log of each part's share after the latents that are drawn, nats."""
+        out = np.zeros((n, len(self.parts)))
+        shares = {i for part in self.parts for i, _ in part.shares}
+        for i in shares:
+            w = target.graph[i].inputs[0]
+            column = target.evaluator.node(w, drawn, n)
+            first = np.array([share(value, target.graph[i].span) for value in column])
+            with np.errstate(divide="ignore"):
+                logs = {True: np.log(first), False: np.log1p(-first)}
+            for k, part in enumerate(self.parts):
+                for one, side in part.shares:
+                    out[:, k] += logs[side] if one == i else 0.0
+        return out
 
 
 def prior_of(target: Target, name: str) -> Prior:
-    """The prior of one latent of a bound program."""
+    """The prior of one latent of a bound program.
+
+    Raises InferenceError PLM540 where a text is drawn from models of different tokens.
+    """
     graph = target.graph
     base = name.split("[", 1)[0]
     for i, info in zip(graph.sink.inputs, graph.sink.terms, strict=True):
         if info.keyword == "latent" and info.about == base:
             found = _search(target, i, name, 1.0)
             if found is not None:
+                if len(found.parts) > 1:
+                    _check_tokens(target, name, found)
                 return found
     raise InternalError(f"`{name}` has no prior")
 
@@ -48,11 +104,72 @@ def _search(target: Target, i: int, name: str, exponent: float) -> Prior | None:
                     return found
             return None
         case Power():
-            b = float(target.evaluator.fixed_value(node.inputs[0]))  # type: ignore[arg-type]
-            return _search(target, node.inputs[1], name, exponent * b)
+            return _search(target, node.inputs[1], name, exponent * _fixed(target, node.inputs[0]))
+        case Mix() if all(scores_alone(target, target.graph[part.node], name) for part in _parts(target, i)):
+            parts = _parts(target, i)
+            latent = next(one for _, one in target.graph.latents() if one.name == name)
+            set_aside = any(tool.output == "intervene" for tool in latent.tools)
+            whole = not any(isinstance(target.graph[j], Sum) for j in _inside(target, i))
+            whole = whole and all(part.exponent > 0 for part in parts)
+            return Prior(i, exponent, parts, whole and not (set_aside and len(parts) > 1))
         case LmScore() | ChoiceScore() | DistScore() if scores_alone(target, node, name):
-            return Prior(i, exponent, node.lm if isinstance(node, LmScore) else None)
+            return alone(target, i, exponent)
     return None
+
+
+def alone(target: Target, i: int, exponent: float = 1.0) -> Prior:
+    """A score node as what a latent is drawn from."""
+    return Prior(i, exponent, _parts(target, i))
+
+
+def _fixed(target: Target, i: int) -> float:
+    return float(target.evaluator.fixed_value(i))  # type: ignore[arg-type]
+
+
+def _parts(target: Target, i: int) -> tuple[Part, ...]:
+    """What a mixture is made of, without what is known to have no share; of a product its first factor."""
+    node = target.graph[i]
+    match node:
+        case Sum():
+            return _parts(target, node.inputs[0])
+        case Power():
+            b = _fixed(target, node.inputs[0])
+            return tuple(evolve(part, exponent=part.exponent * b) for part in _parts(target, node.inputs[1]))
+        case Mix():
+            sides = {True: node.inputs[1], False: node.inputs[2]}
+            if node.inputs[0] in target.graph.fixed:
+                w = share(target.evaluator.fixed_value(node.inputs[0]), node.span)
+                if w in (0, 1):
+                    return _parts(target, sides[w == 1])
+            return tuple(
+                evolve(part, shares=((i, side), *part.shares))
+                for side, j in sides.items()
+                for part in _parts(target, j)
+            )
+    return (Part(i, 1.0, node.lm if isinstance(node, LmScore) else None),)
+
+
+def _inside(target: Target, i: int) -> Iterator[int]:
+    """The nodes between a mixture and its scores."""
+    yield i
+    node = target.graph[i]
+    for j in node.inputs[0 if isinstance(node, Sum) else 1 :] if isinstance(node, Mix | Power | Sum) else ():
+        yield from _inside(target, j)
+
+
+def _check_tokens(target: Target, name: str, prior: Prior) -> None:
+    info = next(one for one in target.latents if one.name == name)
+    lms = {part.lm for part in prior.parts if part.lm is not None}
+    if hasattr(info.support, "ids_of") or len({target.models[lm].tokenizer.digest for lm in lms}) < 2:
+        return
+    shown = " and ".join(f"`{lm}`" for lm in sorted(lms))
+    raise InferenceError.of(
+        "PLM540",
+        f"`{name}` cannot be drawn from {shown} in turn: they have different tokens",
+        target.graph[prior.node].span,
+        "a text is drawn token by token",
+        help="draw it from one of them, and score it with the other in a factor",
+    )
 
 
 def scores_alone(target: Target, node: Node, name: str) -> bool:
@@ -104,8 +221,7 @@ def stages(target: Target) -> tuple[Stage, ...]:
         if isinstance(node, Sum):
             stack += [(j, exponent, term) for j in node.inputs]
         elif isinstance(node, Power) and node.inputs[0] in graph.fixed:
-            b = float(target.evaluator.fixed_value(node.inputs[0]))  # type: ignore[arg-type]
-            stack.append((node.inputs[1], exponent * b, term))
+            stack.append((node.inputs[1], exponent * _fixed(target, node.inputs[0]), term))
         elif (reads := [place[j] for j in graph.ancestors(i) if j in place]) and i not in graph.fixed:
             atom = Atom(i, exponent, term)
             # Another statement may read a prior's node too, and there it is no prior.

@@ -64,7 +64,7 @@ class Distribution:
     name: str
     arguments: tuple[tuple[str, str], ...]
     arities: tuple[int, ...]
-    over: str  # "int" | "finite"
+    over: str  # "int" | "finite" | "any"
     about: str
     bounds: tuple[tuple[float | None, float | None], ...] = ()
 
@@ -139,6 +139,9 @@ DISTRIBUTIONS: dict[str, Distribution] = {
                      "successes among n", ((0.0, None), (0.0, 1.0))),
         Distribution("choice", (("model", "lm"),), (1,), "finite",
                      "a language model renormalised over the values of the declared type"),
+        Distribution("mix", (("w", "number"), ("d1", "dist"), ("d2", "dist")), (3,), "any",
+                     "d1 with the share w, or else d2: the mixture of two distributions of whole values",
+                     ((0.0, 1.0),)),
     )
 }  # fmt: skip
 

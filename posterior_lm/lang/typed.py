@@ -92,7 +92,8 @@ class Dist:
 
     `sort` is "lm", the name of a built-in, or "unknown", as that of an imported function is;
     `call` is what is raised to powers, where `tempered`, or stands alone; `lm` the call of a
-    language model in it, itself or inside choice(…).
+    language model in it, itself or inside choice(…). What is put together of other distributions
+    ("mixture", "branch" or "product") has them as `parts`, and no call of its own; `lm` is then the first of theirs.
     """
 
     sort: str
@@ -100,6 +101,12 @@ class Dist:
     tempered: bool = False
     call: ast.Call | None = None
     lm: ast.Call | None = None
+    parts: tuple[Dist, ...] = ()
+
+    @property
+    def leaves(self) -> tuple[Dist, ...]:
+        """What it is put together of, down to what is called."""
+        return tuple(leaf for part in self.parts for leaf in part.leaves) or (self,)
 
     @property
     def model(self) -> str | None:

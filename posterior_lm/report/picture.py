@@ -19,6 +19,7 @@ from posterior_lm.graph.nodes import (
     Latent,
     LmScore,
     Marker,
+    Mix,
     Node,
     PlateSum,
     Pool,
@@ -81,7 +82,7 @@ def picture(graph: RewardGraph) -> Picture:
 
 def _has_box(node: Node) -> bool:
     return isinstance(
-        node, Input | Latent | LmScore | ChoiceScore | DistScore | Test | Power | PlateSum | Total
+        node, Input | Latent | LmScore | ChoiceScore | DistScore | Test | Power | Mix | PlateSum | Sum | Total
     )
 
 
@@ -97,7 +98,7 @@ def _folded(graph: RewardGraph, drawn: set[int], terms: set[int]) -> set[int]:
     return {
         i
         for i in drawn
-        if isinstance(graph[i], LmScore | ChoiceScore | DistScore | Power)
+        if isinstance(graph[i], LmScore | ChoiceScore | DistScore | Power | Mix | Sum)
         and i not in terms
         and len(readers.get(i, [])) == 1
         and not isinstance(graph[readers[i][0]], PlateSum)
@@ -222,7 +223,11 @@ def spelled(graph: RewardGraph, i: int) -> str:
         case Pool(op=op):
             name = {"+": "sum", "or": "any", "and": "all"}.get(op, op)
             return f"{name} over the rows of {inside[0]} of {inside[1]}"
-        case PlateSum() | Sum():
+        case Mix():
+            return f"log mix({', '.join(inside)})"
+        case Sum():
+            return " + ".join(inside) or "0"
+        case PlateSum():
             return f"sum of {inside[-1]}" if inside else "0"
     return node.KIND
 

@@ -24,6 +24,7 @@ from posterior_lm.graph.nodes import (
     Latent,
     LmScore,
     Marker,
+    Mix,
     Node,
     Power,
     Role,
@@ -39,7 +40,7 @@ from posterior_lm.lang.diagnostics import CompileError, InferenceError, Internal
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
-from posterior_lm.target.functions import Column, add, apply, dist, is_nan, power
+from posterior_lm.target.functions import Column, add, apply, dist, is_nan, mixed, power
 from posterior_lm.target.scores import (
     Batch,
     Picked,
@@ -97,9 +98,20 @@ class Evaluator:
         self._fixed = {i: column[0] for i, column in columns.items()}
 
     def columns(self, values: Values, n: int, given: Mapping[int, Column] | None = None) -> dict[int, Column]:
-        """Every node's N values; `given` holds score columns that are known already."""
-        moving = [[i for i in nodes if i not in self.graph.fixed] for nodes in self.levels]
+        """N values of every node that the total reads; `given` holds score columns that are known already."""
+        needed = self._beyond(given or {})
+        moving = [[i for i in nodes if i in needed] for nodes in self.levels]
         return self._walk(moving, values, n, given or {})
+
+    def _beyond(self, given: Mapping[int, Column]) -> set[int]:
+        """What has to be computed of the total where some columns are known: parts of those are asked of no model."""
+        found: set[int] = set()
+        stack = [self.graph.total]
+        while stack:
+            if (i := stack.pop()) not in found and i not in self.graph.fixed and i not in given:
+                found.add(i)
+                stack += self.graph[i].inputs
+        return found
 
     def node(self, i: int, values: Values, n: int) -> Column:
         """The N values of one node; only what it reads is computed, so later latents may be absent."""
@@ -179,6 +191,8 @@ class Evaluator:
             case Power():
                 span = self.graph[node.inputs[0]].span
                 return [power(b, t, span) for b, t in zip(*inputs, strict=True)]
+            case Mix():
+                return [mixed(w, a, b, node.span) for w, a, b in zip(*inputs, strict=True)]
             case Sum() | Total():
                 return [add([c[d] for c in inputs]) for d in range(n)]
         raise InternalError(f"cannot evaluate {node.KIND}")

@@ -92,6 +92,28 @@ def power(exponent: float, term: float, span: Span) -> float:
     return result
 
 
+def share(value: object, span: Span) -> float:
+    """The share of a mixture's first part, true being 1. Raises InferenceError PLM705 outside 0..1."""
+    number = float(value) if isinstance(value, int | float) else math.nan
+    if not 0 <= number <= 1:
+        raise InferenceError.of(
+            "PLM705", f"the share of a mixture is {number:g}, not between 0 and 1", span, "this mixture"
+        )
+    return number
+
+
+def mixed(w: object, a: float, b: float, span: Span) -> float:
+    """log(w exp a + (1 - w) exp b); a part of share 0 is not looked at."""
+    first = share(w, span)
+    if first in (0, 1):
+        return a if first else b
+    x, y = math.log(first) + a, math.log1p(-first) + b
+    top = max(x, y)
+    if math.isnan(x) or math.isnan(y) or math.isinf(top):
+        return x + y if math.isnan(x) or math.isnan(y) else top
+    return top + math.log(math.exp(x - top) + math.exp(y - top))
+
+
 def add(parts: Sequence[float]) -> float:
     """The sum; −inf where any part is −inf, so that NaN can only come from a statement itself."""
     if all(math.isfinite(p) for p in parts):

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.drawing import contexts_of
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.infer.weights import log_shares, normalize
 from posterior_lm.lang.diagnostics import PlmError
@@ -94,7 +95,11 @@ class EnumeratedRows:
             return None
         info = target.latents[0]
         prior = prior_of(target, info.name)
-        if prior.lm is None or prior.exponent < 1 or hasattr(info.support, "ids_of"):
+        if (
+            prior.lm is None
+            or prior.exponent * prior.parts[0].exponent < 1
+            or hasattr(info.support, "ids_of")
+        ):
             return None
         first = _reads(target)
         if any(_reads(rows.target(n)) != first for n in numbers[:SHOWN]):
@@ -230,7 +235,7 @@ def _reads(target: Target) -> tuple[int, tuple[int, ...]]:
     info = target.latents[0]
     prior = prior_of(target, info.name)
     assert prior.lm is not None
-    context = contexts_of(target, prior.lm, target.evaluator.plan(prior.node).context, {}, 1)[0][0]
+    context = contexts_of(target, prior.lm, target.evaluator.plan(prior.score).context, {}, 1)[0][0]
     return id(info.support), context
 
 

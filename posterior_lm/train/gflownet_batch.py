@@ -10,7 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from posterior_lm.infer.choosers import Chooser, SampleEach
-from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.drawing import contexts_of
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.rollout import finished, roll_out
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel

@@ -18,7 +18,8 @@ from attrs import field, frozen
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Follow
-from posterior_lm.infer.guide import PriorGuide, check_guide, contexts_of
+from posterior_lm.infer.drawing import contexts_of
+from posterior_lm.infer.guide import PriorGuide, check_guide
 from posterior_lm.infer.rollout import TextWalk, Walk, finished
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import InferenceError
@@ -100,9 +101,9 @@ def own_readings(target: Target) -> Mapping[str, Reading]:
 
 def _own(target: Target, info: LatentInfo) -> Reading | None:
     prior = prior_of(target, info.name)
-    if info.lm is None or prior.lm is None:
+    if info.lm is None or prior.parts[0].lm is None:
         return None
-    return Reading(info.lm, target.evaluator.segments(target.graph[prior.node].inputs[0]), stated=False)
+    return Reading(info.lm, target.evaluator.segments(target.graph[prior.score].inputs[0]), stated=False)
 
 
 def _default(target: Target, info: LatentInfo, earlier: frozenset[str], alone: bool) -> Reading | None:

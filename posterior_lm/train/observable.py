@@ -237,7 +237,10 @@ def is_exact(target: Target, seen: set[str]) -> bool:
         elif info.support.ending == "free" and _lengths(info.support) > 1:
             return False  # how long the draw is was a choice that the program does not score
         else:
-            plain.add(prior_of(target, info.name).node)
+            prior = prior_of(target, info.name)
+            if not prior.adds_up or any(part.exponent != 1 for part in prior.parts):
+                return False
+            plain.add(prior.node)
     whole = all(i in plain or (i in drawn and _drawn_whole(target, i, drawn[i])) for i in leaves)
     return whole and len(leaves) == len(set(leaves))
 

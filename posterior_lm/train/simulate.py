@@ -22,9 +22,9 @@ from attrs import evolve, frozen
 
 from posterior_lm.graph.nodes import LmScore
 from posterior_lm.infer.choosers import SampleEach
-from posterior_lm.infer.guide import contexts_of
+from posterior_lm.infer.drawing import contexts_of, drawing, together
 from posterior_lm.infer.rollout import roll_out
-from posterior_lm.infer.schedule import prior_of
+from posterior_lm.infer.schedule import Prior, prior_of
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
 from posterior_lm.target.segments import Known, Segment
 from posterior_lm.target.target import Target
@@ -221,7 +221,7 @@ class Simulator:
         self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
         drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
     ) -> None:  # fmt: skip
-        groups: dict[tuple[int, str, float, bool], list[int]] = {}
+        groups: dict[tuple[int, str | None, float, bool], list[int]] = {}
         marks = self._low_yield.get(name)
         finite: list[int] = []
         for d in mine:
@@ -230,26 +230,24 @@ class Simulator:
             if hasattr(info.support, "ids_of"):
                 finite.append(d)
             else:
-                assert prior.lm is not None
                 spared = marks is None or bool(rngs[d].random() < SPARED)
-                groups.setdefault((id(info.support), prior.lm, prior.exponent, spared), []).append(d)
+                groups.setdefault((id(info.support), prior.lm, self._power(prior), spared), []).append(d)
         priors = [prior_of(targets[d], name) for d in finite]
         nodes = [(p.node, p.exponent if p.exponent > 0 and not self.exact else 1.0) for p in priors]
         self._finite(rngs, name, targets, finite, nodes, drawn, log_q, log_mass)
-        for (_, lm, exponent, spared), draws in groups.items():
-            contexts: list[tuple[int, ...]] = []
-            turn: tuple[int, ...] = ()
-            for d in draws:
-                plan = targets[d].evaluator.plan(prior_of(targets[d], name).node)
-                contexts += _contexts(targets[d], lm, plan.context, drawn[d])
-                turn = plan.turn  # the same for all: one statement draws them
+        for (_, _, power, spared), draws in groups.items():
+            found = together(
+                [
+                    drawing(targets[d], prior_of(targets[d], name), {k: (v,) for k, v in drawn[d].items()}, 1)
+                    for d in draws
+                ]
+            )
             support = targets[draws[0]].latent(name).support
             if marks is not None and not spared:
                 support = TruncatedSupport(support, marks)
-            power = exponent if exponent > 0 and not self.exact else 1.0
             chosen = SampleEach([rngs[d] for d in draws])
             walk = roll_out(
-                self.program.models[lm], contexts, support, chosen, exponent=power, eos_ids=turn, late=True
+                found.model, found.contexts, support, chosen, exponent=power, eos_ids=found.eos_ids, late=True
             )
             for d, one, q, m in zip(draws, walk.values, walk.log_q, walk.log_mass, strict=True):
                 drawn[d][name] = targets[d].value_of(name, one)
@@ -261,9 +259,15 @@ class Simulator:
                     log_q[d] += np.log(SPARED)
                     log_mass[d] -= np.log(SPARED)
             if self._latents is not None:
+                lm = targets[draws[0]].latent(name).lm or ""
                 size = self.program.models[lm].tokenizer.vocabulary_size
                 pairs = [(self._first + d, ids) for d, ids in zip(draws, walk.values, strict=True)]
                 self._latents.setdefault((name, size), []).extend(pairs)
+
+    def _power(self, prior: Prior) -> float:
+        """What single tokens are drawn with: of a mixture that of the whole, whose parts have their own."""
+        own = prior.power if len(prior.parts) == 1 else prior.exponent
+        return own if own > 0 and not self.exact else 1.0
 
     def _finite(
         self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],

@@ -116,6 +116,8 @@ def probabilities(scope: Scope, arg: ast.Expr) -> None:
 
 def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
     """Reports a distribution that is not over a declared type; `what` names the value."""
+    for part in dist.parts:
+        fits_type(scope, type_, part, what)
     call = dist.call
     kind, called = type_.known.kind, KIND_NAMES.get(type_.name, f"a {type_.name}")
     if call is None or dist.sort not in DISTRIBUTIONS or kind in ("table", "unknown"):
@@ -147,6 +149,12 @@ def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
 
 def fits_value(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> None:
     """Reports a value that its distribution cannot score, in observe and log_prob."""
+    if dist.parts:
+        before = len(scope.found)
+        for part in dist.leaves:
+            if len(scope.found) == before:  # what no part can score is said once
+                fits_value(scope, expr, found, part)
+        return
     name = dist.sort
     if name not in DISTRIBUTIONS or dist.call is None:
         if found.kind == "real":

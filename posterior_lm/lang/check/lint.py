@@ -230,7 +230,7 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
             case ast.Factor(value=value) | ast.Condition(value=value) | ast.Let(value=value):
                 read |= {n.id for n in names(value)}
     for statement in body:
-        if not isinstance(statement, ast.Latent) or isinstance(statement.dist, ast.PowerExpr):
+        if not isinstance(statement, ast.Latent) or isinstance(statement.dist, ast.PowerExpr | ast.Binary):
             continue
         name = statement.name
         if name.id in read or id(statement) in tempered:
@@ -276,9 +276,14 @@ def _boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
 
 def _meetings(checked: CheckedModule, value: ast.Expr, dist: ast.Expr) -> Iterator[tuple[ast.Expr, ast.Expr]]:
     """Neighbours in the text of one score of which the second has tokens of its own."""
-    call = checked.dist(dist).lm
-    model = None if call is None else checked.binding(call.function)
-    if call is None or model is None or model.sort != "lm":
+    for part in checked.dist(dist).leaves:
+        if part.lm is not None:
+            yield from _called(checked, value, part.lm)
+
+
+def _called(checked: CheckedModule, value: ast.Expr, call: ast.Call) -> Iterator[tuple[ast.Expr, ast.Expr]]:
+    model = checked.binding(call.function)
+    if model is None or model.sort != "lm":
         return
     messages = [arg for arg in call.args if isinstance(arg, ast.Role)]
     for part in [m.args for m in messages] or [call.args]:

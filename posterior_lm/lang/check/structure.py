@@ -304,6 +304,11 @@ class Structure:
         if guided.found.tempered:
             scope.error("PLM409", "a guide is drawn from, so it has no power", statement.dist.span,
                         "raised to a power", help="drop '^'; the target keeps its own")  # fmt: skip
+        if guided.found.parts:
+            scope.error("PLM409", "a guide is one call of a language model", statement.dist.span,
+                        f"this is a {guided.found.sort}",
+                        help="let it read one context, and say in it what the others say; or drop the guide: all parts are proposed from")  # fmt: skip
+            return
         if guided.found.sort not in ("lm", "unknown"):
             scope.error("PLM409", "a guide reads text, so it is a language model", statement.dist.span,
                         f"{guided.found.sort} reads nothing",

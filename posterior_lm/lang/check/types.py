@@ -145,11 +145,16 @@ def _sum(op: str, left: Value, right: Value) -> Constant | None:
     return a + b if op == "+" else a - b if op == "-" else a * b  # type: ignore[operator, return-value]
 
 
+def _test(scope: Scope, expr: ast.Expr) -> Value:
+    found = value(scope, expr)
+    if not found.is_bool:
+        scope.error("PLM303", "the test of an 'if' is true or false", expr.span, f"this is {found.shown}")
+    return found
+
+
 def _if(scope: Scope, expr: ast.IfExpr) -> Value:
-    test, then, orelse = (value(scope, e) for e in (expr.test, expr.then, expr.orelse))
+    test, then, orelse = _test(scope, expr.test), value(scope, expr.then), value(scope, expr.orelse)
     depends = joined(test, then, orelse)
-    if not test.is_bool:
-        scope.error("PLM303", "the test of an 'if' is true or false", expr.test.span, f"this is {test.shown}")
     special = then.special or orelse.special
     if test.latents and special:
         # A marker inside log_prob(…) is no part of the branch's text; one in a let is.
@@ -188,7 +193,8 @@ def _call(scope: Scope, expr: ast.Call) -> Value:
     else:
         binding = scope.call(expr.function, dist=False)
         kind = binding.value.kind if binding else None
-    depends = arguments_of(scope, expr)
+    made = kind == "distribution" and "dist" in dict(DISTRIBUTIONS[name].arguments).values()
+    depends = distribution(scope, expr).depends if made else arguments_of(scope, expr)
     if kind in ("distribution", "lm"):
         scope.error("PLM305", f"{name}(…) is a distribution, not a value", expr.span, "not a value",
                     help="a distribution stands after '~' or in log_prob(value, …)")  # fmt: skip
@@ -306,11 +312,20 @@ def _distribution(scope: Scope, expr: ast.Expr) -> Dist:
     if isinstance(expr, ast.PowerExpr):
         base = distribution(scope, expr.base)
         return evolve(base, depends=joined(base, exponent(scope, expr.exponent)), tempered=True)
-    if isinstance(expr, ast.Call):
-        return _called(scope, expr)
-    if isinstance(expr, ast.Name):
-        bare_name(scope, expr)
-        return Dist("unknown")
+    match expr:
+        case ast.Call():
+            return _called(scope, expr)
+        case ast.Name():
+            bare_name(scope, expr)
+            return Dist("unknown")
+        case ast.IfExpr(test=test, then=then, orelse=orelse):
+            return put_together("branch", (_test(scope, test),), scope, (then, orelse))
+        case ast.Binary(op="*", left=left, right=right):
+            return put_together("product", (), scope, (left, right))
+        case ast.Binary(op="+" | "-" | "/", left=left, right=right) if _is_called(scope, left, right):
+            scope.error("PLM312", f"'{expr.op}' makes no distribution of two", expr.span, "not a distribution",
+                        help="write mix(w, d1, d2) for a mixture, d1 * d2 ^ b for a product")  # fmt: skip
+            return Dist("unknown", put_together("product", (), scope, (left, right)).depends)
     depends = value(scope, expr).depends
     scope.error(
         "PLM312",
@@ -320,6 +335,24 @@ def _distribution(scope: Scope, expr: ast.Expr) -> Dist:
         help=as_distribution(scope),
     )
     return Dist("unknown", depends)
+
+
+def _is_called(scope: Scope, *exprs: ast.Expr) -> bool:
+    """Whether one of them calls a distribution, raised to a power or not."""
+    for expr in exprs:
+        called = expr.base if isinstance(expr, ast.PowerExpr) else expr
+        if isinstance(called, ast.Call):
+            binding = scope.get(called.function.id)
+            if called.function.id in DISTRIBUTIONS if binding is None else binding.sort == "lm":
+                return True
+    return False
+
+
+def put_together(sort: str, read: tuple[Value, ...], scope: Scope, exprs: tuple[ast.Expr, ...]) -> Dist:
+    """A distribution that is made of others, and reads some values besides."""
+    parts = tuple(distribution(scope, expr) for expr in exprs)
+    lm = next((part.lm for part in parts if part.lm is not None), None)
+    return Dist(sort, joined(*read, *parts), lm=lm, parts=parts)
 
 
 def exponent(scope: Scope, expr: ast.Expr) -> Value:
@@ -420,6 +453,14 @@ def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Dist:
         wanted = f"{dist.name}({', '.join(names)})"
         scope.error("PLM206", f"{dist.name} takes no option '{option.name}'", option.span,
                     "not an option", help=f"its arguments are plain: {wanted}")  # fmt: skip
+    if "dist" in dict(dist.arguments).values():
+        right = count(scope, expr, dist.arguments, dist.arities) and not expr.options
+        parts = tuple(arg for arg in expr.args if right or _is_called(scope, arg))[-2:]
+        read = [argument(scope, arg, "number", dist.name) for arg in expr.args[:1] if arg not in parts]
+        if right:
+            within(scope, dist, 0, expr.args[0])
+        made = put_together("mixture", tuple(read), scope, parts)
+        return made if right else Dist("unknown", made.depends)
     if expr.options or not count(scope, expr, dist.arguments, dist.arities):
         return Dist(dist.name, joined(*(segments(scope, arg) for arg in expr.args)), call=expr)
     found: list[Value | Dist] = []
@@ -430,8 +471,9 @@ def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Dist:
             inner = distribution(scope, arg)
             found.append(inner)
             if inner.sort not in ("lm", "unknown"):
-                scope.error("PLM311", f"choice renormalises a language model, not {inner.sort}", arg.span,
-                            f"this is {inner.sort}")  # fmt: skip
+                scope.error("PLM311", f"choice renormalises a language model, not {'a ' * bool(inner.parts)}{inner.sort}", arg.span,
+                            f"this is {'a ' * bool(inner.parts)}{inner.sort}",
+                            help="renormalise each part: mix(w, choice(…), choice(…))" if inner.sort == "mixture" else None)  # fmt: skip
             continue
         found.append(argument(scope, arg, kind, dist.name))
         if index < len(dist.bounds):
