@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posterior_lm import loads
 from posterior_lm.graph import optimize
 from posterior_lm.graph.conditions import conjuncts
 from posterior_lm.graph.ops import OPS
@@ -18,6 +19,7 @@ from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.lang.diagnostics import CompileError, InferenceError
+from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.prefix_values import Between, Text, apply, certain, joined
 from posterior_lm.target.restrict import PrefixTests, beginning
 from posterior_lm.target.target import Target
@@ -510,3 +512,14 @@ def test_dead_draws_tell_of_the_conditions_that_are_built_in() -> None:
     with pytest.raises(InferenceError) as caught:
         run(Importance(), bound, n=5, rng=np.random.default_rng(0))
     assert not caught.value.diagnostics[0].notes
+
+
+def test_texts_that_come_to_no_end_are_told_to_be_shorter() -> None:
+    endless = TabularModel.from_dict(
+        {"tokens": ["a", "b"], "order": 0, "max_tokens": 9, "rows": {"": {"a": 0.5, "b": 0.5}}}
+    )
+    query = loads('lm base = "unused"\nprogram p() { latent z: text(tokens=1..3) ~ base() }').lm(base=endless)
+    with pytest.raises(InferenceError) as caught:
+        query.using("importance").draw(8, seed=0)
+    (found,) = caught.value.diagnostics
+    assert found.code == "PLM702" and "allow more tokens, or bound what repeats" in (found.help or "")
