@@ -32,7 +32,7 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
         "What `import posterior_lm as plm` offers; [compose programs](../how-to/compose-programs.md) shows it at work.",
         {
             "Programs": ("load", "loads", "program", "Query"),
-            "Answers": ("Posterior", "Prediction", "Target", "results"),
+            "Answers": ("Posterior", "Prediction", "Target", "reliability", "results"),
             "Models": ("load_model", "TabularModel", "LanguageModel"),
             "Errors": ("PlmError", "CompileError", "DataError", "ModelError", "InferenceError"),
         },
@@ -49,13 +49,13 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
             "Results": (
                 "api.posterior.Estimate", "api.posterior.Draw", "api.posterior.Merged", "api.posteriors.Posteriors", "api.engine.Score", "train.fit.Fitted",
                 "train.certificate.PolicyReport", "api.query.EmResult", "em.rounds.Round",
-                "validate.calibration.Calibration", "validate.comparison.Comparison", "lang.diagnostics.Diagnostic",
+                "validate.calibration.Calibration", "validate.comparison.Comparison", "validate.reliability.Reliability", "lang.diagnostics.Diagnostic",
             ),
             "Parts of results": (
                 "infer.draws.Draws", "infer.draws.EnumerationBound", "infer.draws.SmcReport", "infer.draws.MixtureReport",
                 "infer.draws.SecondLook", "infer.draws.Respelled", "infer.draws.Chains", "train.policy.Manifest", "train.certificate.Bounds",
                 "train.certificate.RowCheck", "train.certificate.Simulated", "train.certificate.Verdict",
-                "em.rounds.Bound", "em.rounds.Raised", "validate.comparison.Measured", "lang.diagnostics.Label",
+                "em.rounds.Bound", "em.rounds.Raised", "validate.comparison.Measured", "validate.reliability.Bin", "lang.diagnostics.Label",
                 "lang.source.Span",
             ),
             "What protocols speak of": (

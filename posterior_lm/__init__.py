@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from posterior_lm.lm.tabular import TabularModel
     from posterior_lm.predict import Prediction
     from posterior_lm.target.target import Target
+    from posterior_lm.validate.reliability import reliability
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ _HOMES = {
     "DataError": "posterior_lm.lang.diagnostics",
     "ModelError": "posterior_lm.lang.diagnostics",
     "InferenceError": "posterior_lm.lang.diagnostics",
+    "reliability": "posterior_lm.validate.reliability",
     "load_ipython_extension": "posterior_lm.api.notebook",  # `%load_ext posterior_lm`
 }
 
@@ -68,6 +70,7 @@ __all__ = [
     "load_model",
     "loads",
     "program",
+    "reliability",
     "results",
 ]
 

@@ -176,6 +176,7 @@ ROOMS: dict[str, Room] = {
         ("validate",),
         (
             "installed",
+            "report",
             "prediction",
             "answers",
             "training",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from posterior_lm.train.fit import Fitted
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
+    from posterior_lm.validate.reliability import Reliability
 
 LEAST, MOST, FOLDED, MOST_LETTERS = 5, 8, 60, 200
 """Rows of draws that are shown, at least and at most, and those behind a fold; letters of a text."""
@@ -113,7 +114,19 @@ def prediction(found: Prediction) -> Html:
         said.append(f"The vote is {found.vote}.")
     title: list[Html | str] = ["Prediction of ", el("b", found.name), f", {found.posterior.program}"]
     note = el("p", " ".join(said), class_="faint")
-    return cell(title, join(parts), note, verdict(found.posterior.verdict))
+    why = found.abstained
+    none = None if why is None else el("p", f"No answer: {why}.")
+    return cell(title, join(parts), none, note, verdict(found.posterior.verdict))
+
+
+def reliability(found: Reliability) -> Html:
+    title: list[Html | str] = [
+        "Predictions of ",
+        el("b", found.name),
+        f", {plural(found.rows, 'known answer')}",
+    ]
+    curve = table(found.BIN_HEAD, found.bin_rows(), (False, *[True] * 4))
+    return cell(title, *(el("p", line) for line in found.lines()), curve)
 
 
 def comparison(found: Comparison) -> Html:

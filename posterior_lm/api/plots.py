@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_lm.api.tables import optional
-from posterior_lm.lang.diagnostics import shortened
+from posterior_lm.lang.diagnostics import DataError, either, shortened
 from posterior_lm.lang.signatures import value_type
-from posterior_lm.validate.plots import BLUE, GREY, difference
+from posterior_lm.validate.plots import BLUE, GREY, difference, reliability_curve, selective_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from posterior_lm.predict import Prediction
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
+    from posterior_lm.validate.reliability import Reliability
 
 MOST_BARS, MOST_LETTERS = 12, 40
 MOST_NUMBERS = 40
@@ -88,6 +89,17 @@ def calibration(found: Calibration, ax: Axes | None) -> Axes:
         difference(ax, ranks, color=colours[k % len(colours)], label=name)
     ax.legend(fontsize="small")
     ax.set_title(f"{found.method}: {found.rows} simulated rows", loc="left")
+    return ax
+
+
+def reliability(found: Reliability, what: str, ax: Axes | None) -> Axes:
+    """See `Reliability.plot`."""
+    curves = {"selective": selective_curve, "reliability": reliability_curve}
+    if what not in curves:
+        raise DataError.of("PLM802", f"there is a plot {either(curves)}, not {what!r}", where="what")
+    ax = _axes(ax)
+    curves[what](ax, found)
+    ax.set_title(f"{found.name}: {found.rows} rows", loc="left")
     return ax
 
 

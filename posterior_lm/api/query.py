@@ -411,20 +411,21 @@ class Query(Shown):
         return report(self.target(), posterior, path)
 
     def predict(
-        self, name: str, *, n: int | None = None, vote: Vote = "soft", seed: int = 0, budget: float | None = None,
-        progress: Callable[[Info], None] | None = None,
+        self, name: str, *, n: int | None = None, vote: Vote = "soft", abstain: float | None = None, seed: int = 0,
+        budget: float | None = None, progress: Callable[[Info], None] | None = None,
     ) -> Prediction:  # fmt: skip
         """The posterior predictive distribution of a parameter left out, or a latent's marginal.
 
         `vote` is soft, hard or likeliest, as `Prediction` has it. An int without bounds and a
-        text are drawn, `n` times, and what was drawn is scored under every draw.
+        text are drawn, `n` times, and what was drawn is scored under every draw. With `abstain` the
+        prediction has an `answer` only where it is wrong with at most that probability.
         """
         from posterior_lm.predict import predict
 
         with watching(progress, "drawing") as watch:
             return predict(
-                self.prepared, self.request, self.data, name, n, vote=vote, seed=seed, budget=budget,
-                progress=watch,
+                self.prepared, self.request, self.data, name, n, vote=vote, abstain=abstain, seed=seed,
+                budget=budget, progress=watch,
             )  # fmt: skip
 
 

@@ -1,16 +1,21 @@
-"""`plm predict`: the distribution of what a program leaves unobserved, with intervals and what the draws agree on."""
+"""`plm predict`: the distribution of what a program leaves unobserved, with intervals and what the draws agree on.
+
+Where the data hold the answers, predictions are counted against them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from posterior_lm.api.shards import results
 from posterior_lm.cli.commands import FINE, Command
 from posterior_lm.cli.given import cases, check_predicted, known_answer, open_query
 from posterior_lm.cli.many import answer_many, many, many_options
-from posterior_lm.cli.options import data_options, draw_options, format_option
+from posterior_lm.cli.options import check_result, data_options, draw_options, format_option, misuse
 from posterior_lm.cli.output import (
     TOP,
     checks,
@@ -20,14 +25,23 @@ from posterior_lm.cli.output import (
     show_each,
     show_rest,
     show_table,
+    table,
 )
 from posterior_lm.lang.values import number_text as number
-from posterior_lm.target.rows import read_rows
+from posterior_lm.target.rows import stream_rows
+from posterior_lm.validate.reliability import reliability
+from posterior_lm.validate.scores import ENDS, check_scores, write_scores
 
 if TYPE_CHECKING:
     from posterior_lm.cli.given import Case
     from posterior_lm.graph.graph import RewardGraph
     from posterior_lm.predict import Datum, Prediction, Vote
+
+
+def _scores(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.lower().endswith(ENDS):
+        raise click.BadParameter(f"{value!r} ends in none of {', '.join(ENDS)}")
+    return value
 
 
 @click.command(cls=Command)
@@ -39,12 +53,22 @@ if TYPE_CHECKING:
     "--vote", type=click.Choice(("soft", "hard", "likeliest")), default="soft", show_default=True,
     help="Average over the draws, let each vote for its likeliest value, or ask the likeliest draw alone.",
 )  # fmt: skip
+@click.option(
+    "--abstain",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Give no answer where it is wrong with probability above P, by the 90 % interval, or the draws are not to be trusted.",
+)
+@click.option(
+    "--scores", callback=_scores, metavar="FILE",
+    help="Also write how the predictions compare with the known answers: numbers as .json, curves as .png, both as .html.",
+)  # fmt: skip
 @many_options
 @format_option("text", "json")
 def command(
     file: str, name: str, given: tuple[str, ...], data: str | None, row: int | None, lm: tuple[str, ...],
     allow_use: bool, n: int | None, seed: int, method: str | None, policy: str | None, em: str | None,
-    budget: float | None, vote: Vote, format: str,
+    budget: float | None, vote: Vote, abstain: float | None, scores: str | None, format: str,
 ) -> int:  # fmt: skip
     """Predict what was left unobserved.
 
@@ -53,9 +77,16 @@ def command(
     the program; where it holds the answer, the predictions are counted against it.
 
     \b
-    Example:
+    Examples:
       plm predict programs/latent_rationale.plm label --given review="A clever film."
+      plm predict programs/latent_rationale.plm label --data reviews.jsonl --abstain 0.2 \\
+        --scores scores.html
     """
+    if abstain is not None and vote != "soft":
+        misuse(f"the vote {vote} does not say with what probability it is wrong", "abstain with --vote soft")
+    if scores is not None:
+        check_scores(scores)
+        check_result(scores, file, given, data)
     opening: dict[str, Any] = {
         "file": file,
         "lm": lm,
@@ -64,46 +95,59 @@ def command(
         "em": em,
         "policy": policy,
     }
+    asking = {"name": name, "n": n, "seed": seed, "budget": budget, "vote": vote, "abstain": abstain}
     if (many_rows := many()) is not None:
-        asking = {"name": name, "n": n, "seed": seed, "budget": budget, "vote": vote}
-        return answer_many(
+        if scores is not None:
+            graph = open_query(**{**opening, "policy": None, "em": None}).graph
+            _check_answers(data is not None and any(_known(graph, data, name)), name)
+        code = answer_many(
             many_rows, "predict", opening, asking, given=given, data=data, row=row, format=format
         )
+        done = (found for found in results(many_rows.out) if found.get("answer") is not None)
+        _show_scores(done, name, None, scores, format)
+        return code
     query = open_query(**opening)
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
-    answers = _answers(query.graph, data, name, asked)
-    right: list[bool] = []
+    answers = (
+        {} if data is None else {k: v for k, v in enumerate(_known(query.graph, data, name)) if v is not None}
+    )
+    if scores is not None:
+        _check_answers(any(case.row in answers for case in asked), name)
+    held: list[Mapping[str, Any]] = []
 
     def found(case: Case) -> tuple[object, Callable[[], None]]:
         with progress("drawing") as watch:
             prediction = query.given(case.data).predict(
-                name, n=n, seed=case.seed(seed), budget=budget, progress=watch, vote=vote
+                name, n=n, seed=case.seed(seed), budget=budget, progress=watch, vote=vote, abstain=abstain
             )
-        answer = answers.get(case.row)
-        if answer is not None:
-            right.append(prediction.best == answer)
+        answer = None if case.row is None else answers.get(case.row)
         whole = {**prediction.to_json(), "row": case.row, "answer": answer}
+        if answer is not None:
+            held.append(whole)
         return whole, lambda: show_prediction(prediction, case.row, answer)
 
     show_each(asked, format, found)
-    if format != "json" and len(asked) > 1:
-        show_accuracy(name, right, len(asked))
+    if len(asked) > 1 or scores is not None:
+        _show_scores(held, name, len(asked), scores, format)
     return FINE
 
 
-def _answers(
-    graph: RewardGraph, data: str | None, name: str, asked: Sequence[Case]
-) -> Mapping[int | None, str | int | bool]:
-    """What the column of that name holds, by row, where it is a value of the type.
+def _known(graph: RewardGraph, data: str, name: str) -> Iterator[Datum | None]:
+    """What the column of that name holds in each row, None where it is no value of the type.
 
     Rows from standard input are gone once they are read, so they have no answers.
     """
-    if data is None or data == "-":
-        return {}
-    rows = read_rows(data, graph.params)
-    found = {case.row: known_answer(graph, name, rows[case.row]) for case in asked if case.row is not None}
-    return {row: v for row, v in found.items() if v is not None}
+    if data != "-":
+        yield from (known_answer(graph, name, row) for row in stream_rows(data, graph.params))
+
+
+def _check_answers(known: bool, name: str) -> None:
+    if not known:
+        misuse(
+            f"--scores holds predictions against known answers, and no row has one of `{name}`",
+            f"add --data FILE with a column `{name}`",
+        )
 
 
 # ---- what it shows
@@ -135,17 +179,28 @@ def _said(prediction: Prediction, answer: Datum | None) -> list[str]:
         found.append(f"answers that are not listed have probability {prediction.other:.4f}, by estimate")
     if prediction.vote == "likeliest":
         found.append("of the draw with the highest log reward alone")
+    if (why := prediction.abstained) is not None:
+        found.append(f"no answer: {why}")
     parts = ""
     if prediction.aleatoric is not None and prediction.epistemic is not None:
         parts = f": {number(prediction.aleatoric)} within draws, {number(prediction.epistemic)} between them"
     return [*found, f"entropy {number(prediction.entropy)} nats{parts}"]
 
 
-def show_accuracy(name: str, right: Sequence[bool], rows: int) -> None:
-    """How many predictions are as the column of that name has them; nothing where no row has it."""
-    if right:
-        of = f"{rows} rows" if len(right) == rows else f"the {len(right)} of {rows} rows that hold `{name}`"
-        click.echo(f"\naccuracy {sum(right) / len(right):.4f}: {sum(right)} of {of}")
+def _show_scores(
+    held: Iterable[Mapping[str, Any]], name: str, asked: int | None, scores: str | None, format: str
+) -> None:
+    """How predictions with known answers did, in words and into the file; nothing where there are none."""
+    first = next(rows := iter(held), None)
+    if first is None:
+        return
+    found = reliability(itertools.chain([first], rows))
+    if format != "json":
+        of = [f"{found.rows} of {asked} rows hold `{name}`"] if asked not in (None, found.rows) else []
+        bins = table(found.BIN_HEAD, found.bin_rows(), (False, *[True] * 4))
+        click.echo("\n".join(["", *of, *found.lines(), "", *bins]))
+    if scores is not None:
+        write_scores(found, scores)
 
 
 def _plain(value: Datum) -> str:

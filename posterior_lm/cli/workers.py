@@ -150,6 +150,7 @@ class Worker:
             seed=case.seed(asked["seed"]),
             budget=asked["budget"],
             vote=asked["vote"],
+            abstain=asked["abstain"],
         )
         return {**found.to_json(), "answer": known_answer(self.query.graph, asked["name"], row)}
 

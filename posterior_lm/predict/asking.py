@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from attrs import evolve
 
 from posterior_lm.api.engine import draw
 from posterior_lm.api.posterior import Estimate, Posterior
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
+from posterior_lm.infer.verdict import level
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import DataError, InferenceError, either, meant
 from posterior_lm.lang.signatures import VALUE_TYPES
@@ -45,15 +47,42 @@ def predict(
     n: int | None,
     *,
     vote: Vote = "soft",
+    abstain: float | None = None,
     seed: int,
     budget: float | None,
     progress: Callable[[Info], None] | None,
 ) -> Prediction:
-    """See `Query.predict`. Raises DataError or InferenceError PLM803, PLM804, PLM806–PLM809, PLM802 for a vote."""
+    """See `Query.predict`. Raises DataError or InferenceError PLM803, PLM804, PLM806–PLM809, PLM802 for a vote
+    or a probability to abstain at."""
     if vote not in get_args(Vote):
         raise InferenceError.of("PLM802", f"a vote is soft, hard or likeliest, not {vote!r}", where="vote")
+    if abstain is not None:
+        _check_abstain(abstain, vote)
+    found = _predict(
+        program, request, given, name, n, vote, {"seed": seed, "budget": budget, "progress": progress}
+    )
+    return evolve(found, abstain=abstain)
+
+
+def _check_abstain(abstain: float, vote: Vote) -> None:
+    if not 0 <= abstain <= 1:
+        raise InferenceError.of(
+            "PLM802", f"a probability of being wrong is between 0 and 1, not {abstain!r}", where="abstain"
+        )
+    if vote != "soft":
+        raise InferenceError.of(
+            "PLM802",
+            f"the vote {vote} does not say with what probability it is wrong",
+            where="abstain",
+            help="abstain with the vote soft",
+        )
+
+
+def _predict(
+    program: PreparedProgram, request: Request, given: Data, name: str, n: int | None, vote: Vote,
+    ask: Mapping[str, Any],
+) -> Prediction:  # fmt: skip
     graph = program.graph
-    ask: dict[str, Any] = {"seed": seed, "budget": budget, "progress": progress}
     param = graph.param(name)
     if param is None:
         return _of_latent(program, request, given, name, n, vote, ask)
@@ -225,7 +254,8 @@ def by_evidence(
     }
     rows = sorted(((v, float(p)) for v, p in zip(values, probs, strict=True)), key=lambda item: -item[1])
     best = posteriors[max(posteriors, key=lambda v: mass[v])]
-    return Prediction(name, tuple(rows), best, vote, estimates, 0.0, entropy(probs))
+    doubted = tuple(values[v] for v, p in posteriors.items() if level(p.draws) == "bad")
+    return Prediction(name, tuple(rows), best, vote, estimates, 0.0, entropy(probs), doubted=doubted)
 
 
 def _errors(probs: np.ndarray, posteriors: Sequence[Posterior | None]) -> np.ndarray:

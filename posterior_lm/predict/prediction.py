@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from posterior_lm.api.posterior import Estimate, Posterior
 from posterior_lm.api.tables import frame
+from posterior_lm.infer.verdict import level
 from posterior_lm.lang.diagnostics import shown
 from posterior_lm.lang.values import number_text
 from posterior_lm.shown import Shown
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Datum = str | int | bool
 Vote = Literal["soft", "hard", "likeliest"]
+ROUNDING = 1e-9
+"""By which sums of probabilities may be off."""
 
 
 @frozen(eq=False)
@@ -46,6 +49,10 @@ class Prediction(Shown):
     """The part of the entropy that the draws agree on, Σ w H(p(y | z)); None where values are compared by evidence."""
     epistemic: float | None = None
     """The rest of it: the mutual information of the answer and the draws."""
+    doubted: tuple[Datum, ...] = ()
+    """Values compared by evidence whose own draws are not to be trusted."""
+    abstain: float | None = None
+    """The largest probability of being wrong at which `answer` is given; None: it always is."""
 
     @property
     def probabilities(self) -> dict[Datum, float]:
@@ -56,6 +63,37 @@ class Prediction(Shown):
     def best(self) -> Datum:
         """The likeliest value; of several the first in the order of the type."""
         return self.probs[0][0]
+
+    @property
+    def answer(self) -> Datum | None:
+        """`best`; None where the prediction abstains."""
+        return self.best if self.abstained is None else None
+
+    @property
+    def abstained(self) -> str | None:
+        """Why there is no answer; None where there is one.
+
+        There is one where `best` is wrong with probability 1 − p at most `abstain`, by the worse end of the
+        90 % interval of p, and the draws are none that should not be trusted.
+        """
+        if self.abstain is None:
+            return None
+        found = level(self.posterior.draws)
+        if found == "decoded":
+            return "what a decoder wrote is no sample, so nothing tells how often it is wrong"
+        if found == "bad":
+            return "the draws are not to be trusted"
+        if self.doubted:
+            return f"the draws for {', '.join(map(shown, self.doubted))} are not to be trusted"
+        wrong, bounds = 1 - self.probs[0][1], self.interval(self.best)
+        most = wrong if bounds is None else 1 - bounds[0]
+        if most <= self.abstain + ROUNDING:
+            return None
+        said = f"{shown(self.best)} is wrong with probability {number_text(wrong, 4)}"
+        limit = number_text(self.abstain, 4)
+        if wrong > self.abstain + ROUNDING:
+            return f"{said}, more than {limit}"
+        return f"{said}, but by its interval with up to {number_text(most, 4)}, more than {limit}: more draws may tell"
 
     def prob(self, value: Datum) -> float:
         """The probability of one value; 0 for one that is not of the type or was not drawn."""
@@ -72,9 +110,11 @@ class Prediction(Shown):
         bounds = self.interval(self.best)
         if bounds is not None and bounds[0] < bounds[1]:
             best += f" (90 %: {number_text(bounds[0], 4)} to {number_text(bounds[1], 4)})"
+        why = self.abstained
+        said = "" if why is None else f"no answer: {why}\n"
         return (
             f"<Prediction of {self.name}: {best}, of {of}, {self.vote} vote>\n"
-            f"over {self.posterior.summary}. {self.posterior.verdict}"
+            f"{said}over {self.posterior.summary}. {self.posterior.verdict}"
         )
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
@@ -91,14 +131,19 @@ class Prediction(Shown):
         return frame(self.columns())
 
     def to_json(self) -> dict[str, Any]:
-        """The stable shape of `plm predict --format json`; numbers that are not there are None."""
+        """The stable shape of `plm predict --format json`; numbers that are not there are None.
+
+        `best` is `answer`: None where the prediction abstains.
+        """
         whole = self.posterior.to_json(top=0)
         kept = ("program", "fingerprint", "lm", "method", "reason", "seed")
         return {
             **{k: whole[k] for k in kept},
             "name": self.name,
             "vote": self.vote,
-            "best": self.best,
+            "best": self.answer,
+            "abstain": self.abstain,
+            "abstained": self.abstained,
             "predictions": [self._row(value, p) for value, p in self.probs],
             "other": self.other,
             "entropy": self.entropy,

@@ -35,16 +35,22 @@ def page(facts: Sequence[Facts], command: str | None = None) -> str:
     source, own = source_of(facts[0].target.prepared)
     name = facts[0].posterior.program
     several = len(facts) > 1
-    sections = [_section("program", "Program", program_view(source))]
+    sections = [section("program", "Program", program_view(source))]
     if not several:
-        sections.append(_section("given", "Given", given_view(facts[0].given)))
+        sections.append(section("given", "Given", given_view(facts[0].given)))
     top = [summary(facts[0].posterior)] if not several else [_rows(facts)]
     answers = [part for one in facts for part in _answer(one, "L" if own else None, several)]
     sections += answers
-    sections.append(_section("graph", "Graph of the log reward", graph_view(facts[0].target.program)))
-    sections.append(_section("provenance", "Provenance", provenance_view(facts[0].posterior, command)))
-    title = f"{name}: posterior"
+    sections.append(section("graph", "Graph of the log reward", graph_view(facts[0].target.program)))
+    sections.append(section("provenance", "Provenance", provenance_view(facts[0].posterior, command)))
     style = STYLE + graph_rule(facts[0].target.program)
+    return document(f"{name}: posterior", name, [*top, _contents(facts, several)], sections, style)
+
+
+def document(
+    title: str, heading: str, top: Sequence[Html], sections: Sequence[Html], style: str = STYLE
+) -> str:
+    """A page with a heading, what stands below it, and sections."""
     head = [
         el("meta", charset="utf-8"),
         el("meta", http_equiv="Content-Security-Policy", content=_policy(style)),
@@ -54,9 +60,7 @@ def page(facts: Sequence[Facts], command: str | None = None) -> str:
         el("title", title),
         Html(f"<style>{style}</style>"),
     ]
-    header = el(
-        "header", el("p", "posterior_lm", class_="brand"), el("h1", name), *top, _contents(facts, several)
-    )
+    header = el("header", el("p", "posterior_lm", class_="brand"), el("h1", heading), *top)
     body = el("body", header, el("main", *sections))
     return "<!DOCTYPE html>\n" + el("html", el("head", *head), body, lang="en") + "\n"
 
@@ -73,10 +77,10 @@ def _answer(facts: Facts, prefix: str | None, several: bool) -> list[Html]:
     posterior = facts.posterior
     how = "token" if any(facts.readings) else "term"
     found = [
-        _section(f"posterior{mark}", f"Posterior{where}", draws_view(posterior), marginals_view(facts)),
-        _section(f"tokens{mark}", f"The heaviest draws{where}, {how} by {how}", tokens_view(facts)),
-        _section(f"terms{mark}", f"Terms of the log reward{where}", terms_view(facts, prefix)),
-        _section(f"trust{mark}", f"How far to trust it{where}", diagnostics_view(posterior)),
+        section(f"posterior{mark}", f"Posterior{where}", draws_view(posterior), marginals_view(facts)),
+        section(f"tokens{mark}", f"The heaviest draws{where}, {how} by {how}", tokens_view(facts)),
+        section(f"terms{mark}", f"Terms of the log reward{where}", terms_view(facts, prefix)),
+        section(f"trust{mark}", f"How far to trust it{where}", diagnostics_view(posterior)),
     ]
     if several:
         found.insert(0, el("div", el("h2", f"Row {facts.row}"), summary(posterior), given_view(facts.given),
@@ -84,7 +88,7 @@ def _answer(facts: Facts, prefix: str | None, several: bool) -> list[Html]:
     return found
 
 
-def _section(name: str, title: str, *children: Html | None) -> Html:
+def section(name: str, title: str, *children: Html | None) -> Html:
     return el("section", el("h2", title), *children, id=name)
 
 

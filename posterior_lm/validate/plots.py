@@ -1,7 +1,7 @@
-"""Calibrations and comparisons as pictures, and what pictures need, said before any work is done.
+"""Calibrations, comparisons and predictions of known answers as pictures, and what pictures need, said before any work.
 
 Of a calibration: for each quantity the ranks and how far they are from uniform, and the bounds of
-each row. Of a comparison: one bar a method and measurement.
+each row. Of a comparison: one bar a method and measurement. Of predictions: accuracy by coverage and by confidence.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from posterior_lm.storage import check_place, write_whole
 from posterior_lm.validate.calibration import Calibration
 from posterior_lm.validate.comparison import Comparison
 from posterior_lm.validate.measures import PLACES, band
+from posterior_lm.validate.reliability import Reliability
 
 
 def need_plots(png: str | Path) -> None:
@@ -131,3 +132,48 @@ def plot_comparison(found: Comparison, png: Path) -> None:
             title += f" (dashed: of {found.draws} exact draws)"
         axis.set_title(title, fontsize="small", loc="left")
     save(figure, png)
+
+
+# ------------------------------------------------------------------------------- predictions of known answers
+
+
+def plot_reliability(found: Reliability, png: Path) -> None:
+    """Draw both curves. Raises ImportError where matplotlib is absent, DataError PLM612."""
+    figure = new_figure(9, 4.2)
+    figure.suptitle(f"{found.name}: {found.rows} rows")
+    left, right = figure.subplots(1, 2)
+    selective_curve(left, found)
+    reliability_curve(right, found)
+    save(figure, png)
+
+
+def selective_curve(axis: Any, found: Reliability) -> None:
+    """Accuracy by coverage, with that of the best order of the rows, and a dot where `abstain` lies."""
+    _, covered, accurate = found.curve
+    at = np.arange(1, found.rows + 1)
+    best = np.minimum(1, found.right.sum() / at)
+    axis.plot(at / found.rows, best, color="black", linestyle="--", linewidth=0.8, label="best order")
+    axis.step(covered, accurate, color=BLUE, where="pre", label=f"surest first, AURC {found.aurc:.3f}")
+    if found.abstain is not None and found.selective_accuracy is not None:
+        axis.plot(
+            found.coverage, found.selective_accuracy, "o", color=RED, label=f"abstain {found.abstain:g}"
+        )
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share of rows answered")
+    axis.set_ylabel("accuracy")
+    axis.legend(fontsize="small")
+
+
+def reliability_curve(axis: Any, found: Reliability) -> None:
+    """Accuracy by mean confidence of each bin with 90 % intervals, and the line of a calibrated prediction."""
+    axis.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=0.8, label="calibrated")
+    at = np.array([b.confidence for b in found.bins])
+    shares = np.array([b.accuracy for b in found.bins])
+    low, high = (np.array([b.interval[k] for b in found.bins]) for k in (0, 1))
+    axis.errorbar(at, shares, yerr=[(shares - low).clip(0), (high - shares).clip(0)], fmt="o", color=BLUE,
+                  ecolor="black", elinewidth=1, capsize=2, label=f"ECE {found.ece:.3f}")  # fmt: skip
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("confidence")
+    axis.set_ylabel("accuracy")
+    axis.legend(fontsize="small")

@@ -35,7 +35,8 @@ def test_the_shape_of_a_prediction_stays() -> None:
     result = plm("predict", WALK, "end", "-g", "start=a", "--vote", "hard", "--format", "json")
     found = json.loads(result.stdout)
     assert list(found) == [
-        "program", "fingerprint", "lm", "method", "reason", "seed", "name", "vote", "best", "predictions",
+        "program", "fingerprint", "lm", "method", "reason", "seed", "name", "vote", "best", "abstain", "abstained",
+        "predictions",
         "other", "entropy", "aleatoric", "epistemic", "log_evidence", "ess", "khat", "n", "row", "answer",
     ]  # fmt: skip
     assert found["vote"] == "hard" and found["best"] == "a" and found["row"] is None
@@ -73,7 +74,7 @@ def test_rows_with_answers_are_counted(program: Path, tmp_path: Path) -> None:
     data = rows(tmp_path, {"start": "a", "end": best}, {"start": "a", "end": other}, {"start": "a"})
     shown = plm("predict", program, "end", "--data", data, "-n", 60).stdout
     assert f'known: "{best}", as predicted' in shown and f'known: "{other}", not as predicted' in shown
-    assert shown.endswith("accuracy 0.5000: 1 of the 2 of 3 rows that hold `end`\n")
+    assert "\n2 of 3 rows hold `end`\naccuracy 0.5000: 1 of 2 rows, 90 %: " in shown
     found = json.loads(plm("predict", program, "end", "--data", data, "-n", 60, "--format", "json").stdout)
     assert [(f["row"], f["answer"]) for f in found] == [(0, best), (1, other), (2, None)]
     one = json.loads(
@@ -91,7 +92,7 @@ def test_answers_of_another_type_are_none_and_csv_is_typed(tmp_path: Path) -> No
     data = tmp_path / "rows.csv"
     data.write_text("n\n2\n0\n")
     shown = plm("predict", path, "n", "--data", data).stdout
-    assert "known: 2, as predicted" in shown and shown.endswith("accuracy 0.5000: 1 of 2 rows\n")
+    assert "known: 2, as predicted" in shown and "\naccuracy 0.5000: 1 of 2 rows" in shown
     mixed = rows(tmp_path, {"n": "two"}, {"n": 7}, {"n": 2}, {"n": True})
     found = json.loads(plm("predict", path, "n", "--data", mixed, "--format", "json").stdout)
     assert [f["answer"] for f in found] == [None, None, 2, None]
@@ -110,3 +111,54 @@ def test_what_is_refused_is_told(program: Path, body: str, code: str) -> None:
     program.write_text(program.read_text().replace('observe ["a", end, "."] ~ base(z)', body))
     result = plm("predict", program, "end", "-g", "start=a")
     assert result.exit_code == 1 and f"error[{code}]" in result.stderr and "= help:" in result.stderr
+
+
+def test_abstaining_is_shown_and_counted(program: Path, tmp_path: Path) -> None:
+    data, files = rows(tmp_path, {"start": "a", "end": "b"}, {"start": "b", "end": "b"}), []
+    for end in ("json", "png", "html"):
+        files.append(tmp_path / f"s.{end}")
+        shown = plm(
+            "predict", program, "end", "--data", data, "-n", 60, "--abstain", 0.05, "--scores", files[-1]
+        )
+        assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.count("\nno answer: ") == 2 and "\nanswered 0.0000: 0 of 2 rows\n" in shown.stdout
+    numbers = json.loads(files[0].read_text())
+    assert (numbers["rows"], numbers["answered"], numbers["selective_accuracy"]) == (2, 0, None)
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    page = files[2].read_text()
+    assert "Accuracy by confidence" in page and page.count("<svg") == 2 and "<script" not in page
+    found = plm("predict", program, "end", "--data", data, "-n", 60, "--abstain", 0.05, "--format", "json")
+    one, other = json.loads(found.stdout)
+    assert (
+        one["best"] is other["best"] is None and one["abstain"] == 0.05 and "wrong with" in one["abstained"]
+    )
+    sure = plm("predict", program, "end", "--data", data, "-n", 60, "--abstain", 1, "--format", "json")
+    assert all(f["best"] is not None and f["abstained"] is None for f in json.loads(sure.stdout))
+
+
+def test_many_rows_abstain_and_are_counted_as_few(program: Path, tmp_path: Path) -> None:
+    data = rows(tmp_path, {"start": "a", "end": "b"}, {"start": "b"})
+    asked = ("predict", program, "end", "--data", data, "-n", 60, "--abstain", 0.05)
+    few = plm(*asked, "--format", "json", "--scores", tmp_path / "few.json")
+    many = plm(*asked, "--out", tmp_path / "out", "--scores", tmp_path / "many.json")
+    assert many.exit_code == 0 and "\naccuracy " in many.stdout and "0.0 .. " not in few.stdout
+    assert (tmp_path / "few.json").read_text() == (tmp_path / "many.json").read_text()
+    kept = [json.loads(line) for line in (tmp_path / "out" / "shard-000000.jsonl").read_text().splitlines()]
+    assert [k["abstained"] for k in kept] == [f["abstained"] for f in json.loads(few.stdout)]
+    other = plm(*asked[:-1], 0.5, "--out", tmp_path / "out")
+    assert other.exit_code == 1 and "PLM630" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--abstain", "2"), "0<=x<=1"),
+        (("--abstain", "0.2", "--vote", "hard"), "PLM802"),
+        (("--scores", "scores.txt"), "ends in none of"),
+        (("--scores", "scores.json"), "no row has one of `end`"),
+        (("--scores", "nowhere/scores.json"), "its folder is missing"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(program: Path, more: tuple[str, ...], said: str) -> None:
+    result = plm("predict", program, "end", "-g", "start=a", *more)
+    assert result.exit_code != 0 and said in result.stderr and not result.stdout

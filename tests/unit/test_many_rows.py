@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("command", "more", "asking"), [
-    ("predict", ("end",), {"name": "end", "n": 20, "seed": 3, "budget": None, "vote": "soft"}),
+    ("predict", ("end",), {"name": "end", "n": 20, "seed": 3, "budget": None, "vote": "soft", "abstain": None}),
     ("score", ("--value", "z=a."), {"values": {"z": "a."}}),
 ])  # fmt: skip
 def test_a_worker_says_what_the_command_says(
