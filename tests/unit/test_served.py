@@ -19,7 +19,7 @@ from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.protocol import Branch, LanguageModel, Request, Scores
 from posterior_lm.lm.resolve import load_model, peek_tokenizer
 from posterior_lm.lm.score_cache import ScoreCache
-from posterior_lm.lm.served import ServedModel, serve
+from posterior_lm.lm.served import ServedModel, _close, serve
 from tests.cli import FOLDER, ROWS, WALK
 from tests.cli import plm as command
 from tests.serving import Moody, moody
@@ -426,3 +426,21 @@ def test_the_cache_is_bounded_and_survives_what_is_no_cache(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="scores of servers are not kept"):
         ScoreCache.of("a", probe, tmp_path / "file").keep(scored)
+
+
+# ------------------------------------------------------------------------------- what rounding explains
+
+
+@pytest.mark.parametrize(
+    ("off", "close"),
+    [((0.05, -0.1, 0.0, 0.3), True), ((0.3, -0.3, 0.3, -0.3), False), ((0.0, 0.0, 0.0, -0.8), False),
+     ((0.1, 0.0, 0.0, math.nan), False)],
+)  # fmt: skip
+def test_one_token_may_move_more_than_all(off: tuple[float, ...], close: bool) -> None:
+    """In bfloat16 an unlikely token moves by 0.25 nats between alone and in a batch; −∞ stays where it is."""
+    alone = np.array([-1.0, -20.0, -np.inf, -7.0])
+    assert _close(alone, alone + np.array(off)) is close
+
+
+def test_a_drawn_token_has_its_log_prob() -> None:
+    assert _close(-3.0, -3.15) and not _close(-3.0, -3.25)
