@@ -416,7 +416,7 @@ HALF_DEAD = DIGIT.replace("factor 0", "factor log(if n == 1 or n == 3 then 0 els
 
 
 def test_a_policy_learns_to_avoid_dead_draws() -> None:
-    trainer = trainer_of(HALF_DEAD, sleep=0, steps=24, draws=8, rank=8, warmup=0, balance_learning_rate=5e-3)
+    trainer = trainer_of(HALF_DEAD, sleep=0, steps=24, draws=16, rank=8, warmup=0, balance_learning_rate=5e-3)
     try:
         shown = [trainer.step() for _ in range(24)]
         assert all(math.isfinite(p.loss) for p in shown)
