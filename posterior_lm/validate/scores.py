@@ -58,19 +58,23 @@ def _selective(found: Reliability) -> Html:
             f"abstain {found.abstain:g}: {found.coverage:.1%} answered, {found.selective_accuracy:.1%} right"
         )
         here = [dots(axes, [found.coverage], [found.selective_accuracy], [told])]
-    title = "Accuracy of the surest rows; grey were all that is right surer than all that is wrong"
+    title = "Accuracy of the surest rows; grey: were all that is right surer than all that is wrong"
     return plot(
-        title, axes, line(axes, at / found.rows, best, "faint-line"), line(axes, covered, accurate), *here
+        title,
+        axes,
+        line(axes, at / found.rows, best, "line faint-line"),
+        line(axes, covered, accurate),
+        *here,
     )
 
 
 def _reliable(found: Reliability) -> Html:
     axes = Axes((0.0, 1.0), (0.0, 1.0), "confidence", "accuracy")
-    marks = [line(axes, [0, 1], [0, 1], "faint-line")]
+    marks = [line(axes, [0, 1], [0, 1], "line faint-line")]
     for b in found.bins:
         marks.append(line(axes, [b.confidence, b.confidence], list(b.interval)))
     told = [
         f"{b.right} of {b.rows} right, 90 %: {b.interval[0]:.1%} to {b.interval[1]:.1%}" for b in found.bins
     ]
     points = dots(axes, [b.confidence for b in found.bins], [b.accuracy for b in found.bins], told)
-    return plot("Accuracy by confidence with 90 % intervals; grey where they agree", axes, *marks, points)
+    return plot("Accuracy by confidence with 90 % intervals; grey: where they agree", axes, *marks, points)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import posterior_lm as plm
 from posterior_lm.infer.weights import wilson
 from posterior_lm.validate.reliability import Reliability
+from posterior_lm.validate.scores import write_scores
 from tests.strategies import table
 
 MODEL = table(("a", "b", "."), seed=5, order=1, max_tokens=6)
@@ -199,3 +202,10 @@ def test_curves_are_drawn() -> None:
     with pytest.raises(plm.DataError, match="PLM802"):
         found.plot("other")  # type: ignore[arg-type]
     assert isinstance(found, Reliability) and "0.7 .. 0.8" in found._repr_html_()
+
+
+def test_the_page_has_both_curves_as_lines(tmp_path: Path) -> None:
+    write_scores(plm.reliability(ROWS), str(tmp_path / "scores.html"))
+    page = (tmp_path / "scores.html").read_text(encoding="utf-8")
+    lines = re.findall(r'<polyline[^>]* class="([^"]*)"', page)
+    assert len(lines) >= 4 and all("line" in kind.split() for kind in lines), "else they are filled"
