@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from posterior_lm.api.query import Query, load, loads
-from posterior_lm.em.split_model import split_model
+from posterior_lm.em.split_model import split_model, trained_scores
 from posterior_lm.lang.diagnostics import PlmError
 from tests.conftest import ROOT
 
@@ -112,3 +112,19 @@ def test_of_several_models_one_has_to_be_named() -> None:
     text = str(split_of(program, "other")[1])
     assert "observe label ~ other_em(n)" in text and "observe said ~ base(" in text
     assert refused(program, "another").diagnostics[0].code == "PLM790"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    ["mix(0.5, base(x), other())", 'if x == "a" then base() else other(x)', "mix(0.5, other(), other(x))"],
+)
+def test_a_part_of_a_mixture_is_not_trained(parts: str) -> None:
+    graph = loads(
+        'lm base = "tiny"\nlm other = "tiny"\nprogram p(x: text) {\n  latent z: text(tokens=1..2) ~ other(x)\n'
+        f"  observe x ~ {parts}\n}}"
+    ).graph
+    if "base" not in parts:  # what nobody trains may stand there
+        assert list(trained_scores(graph, "base")) == []
+        return
+    with pytest.raises(PlmError, match="part of a mixture or of a branch"):
+        list(trained_scores(graph, "base"))
