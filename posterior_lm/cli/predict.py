@@ -77,7 +77,7 @@ def command(
     the program; where it holds the answer, the predictions are counted against it.
 
     \b
-    Examples:
+    Example:
       plm predict programs/latent_rationale.plm label --given review="A clever film."
       plm predict programs/latent_rationale.plm label --data reviews.jsonl --abstain 0.2 \\
         --scores scores.html
