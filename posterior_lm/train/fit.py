@@ -186,7 +186,7 @@ def _certificate(
     setup.late(course, saving)
     pace = allotted.pace
     if pace is None or pace.row(LEAST_DRAWS) < TIMING * (course.left - saving):
-        pace = setup.pace_now(course.left - saving)  # the policy may draw longer texts by now
+        pace = setup.pace_now(course.left - saving, pace)  # the policy may draw longer texts by now
     plan, before = setup.planned(pace, course.left - saving), 0.0
     if plan is None:
         return None, "the budget left no time to certify the policy"

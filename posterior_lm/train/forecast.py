@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.infer.guide import Guide
 from posterior_lm.lang.diagnostics import InferenceError
@@ -29,10 +29,10 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
-TIMED = (8, 32, 128)
+TIMED = (8, 16, 128)
 """Draws that are timed, one number after the other; texts that come again cost nothing, so more show more."""
 
-TIMING = 0.05
+TIMING = 0.1
 """Share of the time that is left which timing may take, but for the first number."""
 
 SLOW = 4.0
@@ -77,21 +77,28 @@ class Pace:
         return math.floor(min(1e9, spare / max(1e-12, weight * self.each)))
 
 
-def pace_of(target: Target, guide: Guide, pair: float, most: float) -> Pace:
-    """How fast draws of the guide and of the prior are weighed on this row, by trying for at most so many seconds."""
+def pace_of(target: Target, guide: Guide, pair: float, most: float, before: Pace | None = None) -> Pace:
+    """How fast draws of the guide and of the prior are weighed on this row, by trying for at most so many seconds.
+
+    What one number of draws took says nothing of its fixed part: that is divided as it was `before`, if it was.
+    """
 
     def seconds(n: int) -> float:
         began = time.monotonic()
         Both.of(target, guide, n, np.random.default_rng(n))
         return time.monotonic() - began
 
-    before, spent = (0, 0.0), (TIMED[0], seconds(TIMED[0]))
+    few, took = TIMED[0], seconds(TIMED[0])
+    pace = Pace(0.0, took / few) if before is None else before.scaled(took / max(1e-9, before.row(few)))
+    total = took
     for n in TIMED[1:]:
-        if before[1] + spent[1] * (1 + n / spent[0]) > most:
+        if total + pace.row(n) > most:
             break
-        before, spent = spent, (n, seconds(n))
-    each = max((spent[1] - before[1]) / (spent[0] - before[0]), 0.1 * spent[1] / spent[0])
-    return Pace(max(0.0, spent[1] - spent[0] * each), each, pair)
+        now = seconds(n)
+        each = max((now - took) / (n - few), 0.1 * now / n)
+        pace = Pace(max(0.0, now - n * each), each)
+        few, took, total = n, now, total + now
+    return evolve(pace, pair=pair)
 
 
 @frozen

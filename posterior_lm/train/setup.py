@@ -79,11 +79,11 @@ class Setup:
         many = self.settings.certify_rows
         return many if self.simulator is not None and self.simulator.exact and many >= FEWEST else 0
 
-    def pace_now(self, left: float) -> Pace:
+    def pace_now(self, left: float, before: Pace | None = None) -> Pace:
         """How fast the policy's draws are weighed as it stands; what the models remember of it is dropped."""
         target = self.inputs.program.bind_valid(self.inputs.data[self.certified[0]])
         pair = 0.0 if self.simulator is None else self.simulator.seconds
-        pace = pace_of(target, PolicyGuide.of(target, self.adapter), pair, min(SLOW, TIMING * left))
+        pace = pace_of(target, PolicyGuide.of(target, self.adapter), pair, min(SLOW, TIMING * left), before)
         self.rows.forget()
         return pace
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from posterior_lm.cli import showing as display
 from posterior_lm.cli.showing import showing, told
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.validate import validate_data
-from posterior_lm.train import setup, simulate
+from posterior_lm.train import forecast, setup, simulate
 from posterior_lm.train.course import BALANCE, PHASES, SLEEP, Course, Stand
 from posterior_lm.train.fit import fit
 from posterior_lm.train.forecast import Pace, planned
@@ -261,6 +262,26 @@ def test_a_forecast_says_what_a_budget_holds(ticking: Clock, tmp_path: Path) -> 
 # ------------------------------------------------------------------------------- what a certificate may take
 
 PACE = Pace(fixed=0.1, each=0.01, pair=0.05)
+
+
+def test_what_every_number_of_draws_takes_is_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.5 s whatever is drawn and 5 ms a draw: eight draws alone would say 68 ms each, and a step would have a twelfth."""
+    clock, asked = Clock(), list[int]()
+
+    def weighed(_: object, __: object, n: int, ___: object) -> None:
+        asked.append(n)
+        clock.now += 0.5 + 0.005 * n
+
+    monkeypatch.setattr(forecast.time, "monotonic", clock)
+    monkeypatch.setattr(forecast.Both, "of", weighed)
+
+    def paced(most: float, before: Pace | None = None) -> Pace:
+        return forecast.pace_of(None, None, 0.25, most, before)  # type: ignore[arg-type]
+
+    first = paced(2.0)
+    assert asked == [8, 16] and attrs.astuple(first) == pytest.approx((0.5, 0.005, 0.25))
+    assert paced(1.0) == Pace(0.0, pytest.approx(0.0675), 0.25), "no time for a second number"
+    assert attrs.astuple(paced(1.0, first.scaled(2.0))) == pytest.approx((0.5, 0.005, 0.25))
 
 
 def test_a_certificate_costs_what_its_draws_do() -> None:
