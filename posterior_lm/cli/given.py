@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from attrs import evolve, frozen
 from posterior_lm.api.query import load, loads
 from posterior_lm.cli.options import allowed_paths, loading, misuse, pairs, read
 from posterior_lm.infer.request import seed_of_row
-from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant
+from posterior_lm.lang.diagnostics import DataError, Diagnostic, meant, shortened
 from posterior_lm.lang.signatures import LMS
 from posterior_lm.lm.resolve import Asked
 from posterior_lm.lm.resolve import resolve as locate
@@ -200,6 +201,14 @@ def known_answer(graph: RewardGraph, name: str, row: Mapping[str, object]) -> st
     """What the column of that name holds in a row, where it is a value of the type."""
     value = row.get(name)
     return value if isinstance(value, str | int) and _fits(graph, name, value) else None
+
+
+def uncounted_answer(graph: RewardGraph, name: str, row: Mapping[str, object]) -> str | None:
+    """What the column of that name holds in a row, as shown, where it is something and no value of the type."""
+    value = row.get(name)
+    if value is None or known_answer(graph, name, row) is not None:
+        return None
+    return shortened(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _fits(graph: RewardGraph, name: str, value: str | int) -> bool:

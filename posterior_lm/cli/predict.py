@@ -13,7 +13,7 @@ import click
 
 from posterior_lm.api.shards import results
 from posterior_lm.cli.commands import FINE, Command
-from posterior_lm.cli.given import cases, check_predicted, known_answer, open_query
+from posterior_lm.cli.given import cases, check_predicted, known_answer, open_query, uncounted_answer
 from posterior_lm.cli.many import answer_many, many, many_options
 from posterior_lm.cli.options import check_result, data_options, draw_options, format_option, misuse
 from posterior_lm.cli.output import (
@@ -99,21 +99,18 @@ def command(
     if (many_rows := many()) is not None:
         if scores is not None:
             graph = open_query(**{**opening, "policy": None, "em": None}).graph
-            _check_answers(data is not None and any(_known(graph, data, name)), name)
+            _check_answers(data is not None and any(answer is not None for answer, _ in _known(graph, data, name)), name)
         code = answer_many(
             many_rows, "predict", opening, asking, given=given, data=data, row=row, format=format
         )
-        done = (found for found in results(many_rows.out) if found.get("answer") is not None)
-        _show_scores(done, name, None, scores, format)
+        _show_scores(results(many_rows.out), name, None, scores, format)
         return code
     query = open_query(**opening)
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
-    answers = (
-        {} if data is None else {k: v for k, v in enumerate(_known(query.graph, data, name)) if v is not None}
-    )
+    answers = {} if data is None else dict(enumerate(_known(query.graph, data, name)))
     if scores is not None:
-        _check_answers(any(case.row in answers for case in asked), name)
+        _check_answers(any(answers.get(case.row, NONE)[0] is not None for case in asked), name)
     held: list[Mapping[str, Any]] = []
 
     def found(case: Case) -> tuple[object, Callable[[], None]]:
@@ -121,11 +118,11 @@ def command(
             prediction = query.given(case.data).predict(
                 name, n=n, seed=case.seed(seed), budget=budget, progress=watch, vote=vote, abstain=abstain
             )
-        answer = None if case.row is None else answers.get(case.row)
-        whole = {**prediction.to_json(), "row": case.row, "answer": answer}
-        if answer is not None:
+        answer, uncounted = answers.get(case.row, NONE)
+        whole = {**prediction.to_json(), "row": case.row, "answer": answer, "uncounted": uncounted}
+        if (answer, uncounted) != NONE:
             held.append(whole)
-        return whole, lambda: show_prediction(prediction, case.row, answer)
+        return whole, lambda: show_prediction(prediction, case.row, answer, uncounted)
 
     show_each(asked, format, found)
     if len(asked) > 1 or scores is not None:
@@ -133,13 +130,17 @@ def command(
     return FINE
 
 
-def _known(graph: RewardGraph, data: str, name: str) -> Iterator[Datum | None]:
-    """What the column of that name holds in each row, None where it is no value of the type.
+NONE = (None, None)
+
+
+def _known(graph: RewardGraph, data: str, name: str) -> Iterator[tuple[Datum | None, str | None]]:
+    """What the column of that name holds in each row: a value of the type, or what is there in place of one.
 
     Rows from standard input are gone once they are read, so they have no answers.
     """
     if data != "-":
-        yield from (known_answer(graph, name, row) for row in stream_rows(data, graph.params))
+        for row in stream_rows(data, graph.params):
+            yield known_answer(graph, name, row), uncounted_answer(graph, name, row)
 
 
 def _check_answers(known: bool, name: str) -> None:
@@ -153,8 +154,10 @@ def _check_answers(known: bool, name: str) -> None:
 # ---- what it shows
 
 
-def show_prediction(prediction: Prediction, row: int | None, answer: Datum | None) -> None:
-    """Each value with its probability, likeliest first; the known `answer` where there is one."""
+def show_prediction(
+    prediction: Prediction, row: int | None, answer: Datum | None, uncounted: str | None = None
+) -> None:
+    """Each value with its probability, likeliest first; the known `answer` where there is one, or what is in its place."""
     posterior = prediction.posterior
     click.echo("\n".join([*heading(posterior, row), ""]))
     spread = any(e.high > e.low for e in prediction.estimates.values())
@@ -166,11 +169,13 @@ def show_prediction(prediction: Prediction, row: int | None, answer: Datum | Non
     first = "votes" if prediction.vote == "hard" else "prob"
     show_table(first, [*["90 % interval"] * spread, prediction.name], cells)
     show_rest("probability", [p for _, p in prediction.probs[TOP:]])
-    click.echo("\n".join(["", *_said(prediction, answer), *checks(posterior), posterior.verdict]))
+    click.echo("\n".join(["", *_said(prediction, answer, uncounted), *checks(posterior), posterior.verdict]))
 
 
-def _said(prediction: Prediction, answer: Datum | None) -> list[str]:
+def _said(prediction: Prediction, answer: Datum | None, uncounted: str | None) -> list[str]:
     found = []
+    if uncounted is not None:
+        found.append(f"known: {uncounted}, which is no value of `{prediction.name}` and is not counted")
     if answer is not None:
         found.append(
             f"known: {_plain(answer)}, {'as predicted' if answer == prediction.best else 'not as predicted'}"
@@ -191,16 +196,32 @@ def _show_scores(
     held: Iterable[Mapping[str, Any]], name: str, asked: int | None, scores: str | None, format: str
 ) -> None:
     """How predictions with known answers did, in words and into the file; nothing where there are none."""
-    first = next(rows := iter(held), None)
-    if first is None:
+    other: list[tuple[int, str]] = []
+    first = next(rows := _counted(held, other), None)
+    found = None if first is None else reliability(itertools.chain([first], rows))
+    if other and format != "json":
+        count = f"{len(other)} row{'s' * (len(other) > 1)}"
+        number, text = other[0]
+        click.echo(f"\n{count} in which `{name}` is no value of its type are not counted: row {number} has {text}")
+    if found is None:
         return
-    found = reliability(itertools.chain([first], rows))
     if format != "json":
         of = [f"{found.rows} of {asked} rows hold `{name}`"] if asked not in (None, found.rows) else []
         bins = table(found.BIN_HEAD, found.bin_rows(), (False, *[True] * 4))
         click.echo("\n".join(["", *of, *found.lines(), "", *bins]))
     if scores is not None:
         write_scores(found, scores)
+
+
+def _counted(
+    held: Iterable[Mapping[str, Any]], other: list[tuple[int, str]]
+) -> Iterator[Mapping[str, Any]]:
+    """Those with an answer; `other` gets the row and the text of those with something in its place."""
+    for one in held:
+        if one.get("answer") is not None:
+            yield one
+        elif one.get("uncounted") is not None:
+            other.append((one["row"], one["uncounted"]))
 
 
 def _plain(value: Datum) -> str:

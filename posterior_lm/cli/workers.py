@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from attrs import asdict, define, field, frozen
 
 from posterior_lm.api.engine import draw, score
-from posterior_lm.cli.given import Case, case_of, known_answer, open_query
+from posterior_lm.cli.given import Case, case_of, known_answer, open_query, uncounted_answer
 from posterior_lm.cli.main import prepare_libraries
 from posterior_lm.lang.diagnostics import PlmError, to_json
 from posterior_lm.lang.source import is_text
@@ -152,7 +152,8 @@ class Worker:
             vote=asked["vote"],
             abstain=asked["abstain"],
         )
-        return {**found.to_json(), "answer": known_answer(self.query.graph, asked["name"], row)}
+        of = (self.query.graph, asked["name"], row)
+        return {**found.to_json(), "answer": known_answer(*of), "uncounted": uncounted_answer(*of)}
 
     def score(self, case: Case, row: Mapping[str, Any]) -> dict[str, Any]:
         return score(self.query.prepared.bind_valid(case.valid), self.task.asking["values"]).to_json()

@@ -37,7 +37,7 @@ def test_the_shape_of_a_prediction_stays() -> None:
     assert list(found) == [
         "program", "fingerprint", "lm", "method", "reason", "seed", "name", "vote", "best", "abstain", "abstained",
         "predictions",
-        "other", "entropy", "aleatoric", "epistemic", "log_evidence", "ess", "khat", "n", "row", "answer",
+        "other", "entropy", "aleatoric", "epistemic", "log_evidence", "ess", "khat", "n", "row", "answer", "uncounted",
     ]  # fmt: skip
     assert found["vote"] == "hard" and found["best"] == "a" and found["row"] is None
     assert found["predictions"][0] == {"value": "a", "prob": 1.0, "se": 0.0, "low": 1.0, "high": 1.0}
@@ -96,6 +96,12 @@ def test_answers_of_another_type_are_none_and_csv_is_typed(tmp_path: Path) -> No
     mixed = rows(tmp_path, {"n": "two"}, {"n": 7}, {"n": 2}, {"n": True})
     found = json.loads(plm("predict", path, "n", "--data", mixed, "--format", "json").stdout)
     assert [f["answer"] for f in found] == [None, None, 2, None]
+    assert [f["uncounted"] for f in found] == ['"two"', "7", None, "true"]
+    shown = plm("predict", path, "n", "--data", mixed).stdout
+    assert 'known: "two", which is no value of `n` and is not counted' in shown
+    assert '3 rows in which `n` is no value of its type are not counted: row 0 has "two"' in shown
+    out = ("--out", tmp_path / "out", "--workers", 1)
+    assert "row 0 has \"two\"" in plm("predict", path, "n", "--data", mixed, *out).stdout
 
 
 def test_rows_from_standard_input_are_predicted_too(program: Path) -> None:
