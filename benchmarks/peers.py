@@ -166,8 +166,10 @@ class Peer:
     process: subprocess.Popen[str]
 
     @classmethod
-    def start(cls, name: str, envs: Path, spec: Path) -> Peer:
-        command = [str(envs / name / "bin" / "python"), str(HERE / f"peers_child_{name}.py"), str(spec)]
+    def start(cls, name: str, envs: Path, told: Path | str, script: str | None = None) -> Peer:
+        """A peer that runs a script of this folder, by default its side of this comparison, and is `told` something."""
+        child = HERE / (script or f"peers_child_{name}.py")
+        command = [str(envs / name / "bin" / "python"), str(child), str(told)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

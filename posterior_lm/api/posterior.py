@@ -232,7 +232,7 @@ class Posterior(Shown):
     # ------------------------------------------------------------- views
 
     def merged(self) -> list[Merged]:
-        """Draws with equal texts merged, heaviest first."""
+        """Draws with equal texts merged, heaviest first; of equal weights, as decoders give, the highest log reward first."""
         names = list(self.draws.values)
         w = self.weights
         groups: dict[tuple[Datum, ...], list[int]] = {}
@@ -245,7 +245,7 @@ class Posterior(Shown):
             log_reward = float(distinct[0]) if len(distinct) == 1 else logsumexp(distinct)
             values = dict(zip(names, data, strict=True))
             merged.append(Merged(values, float(w[rows].sum()), log_reward, len(sequences)))
-        return sorted(merged, key=lambda m: (-m.weight, tuple(map(str, m.values.values()))))
+        return sorted(merged, key=lambda m: (-m.weight, -m.log_reward, tuple(map(str, m.values.values()))))
 
     def marginal(self, latent: str) -> list[tuple[Datum, float]]:
         """Each value of one latent with its posterior probability, likeliest first. Raises DataError PLM602."""

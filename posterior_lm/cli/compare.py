@@ -25,7 +25,7 @@ from posterior_lm.infer.request import checked
 from posterior_lm.validate.comparison import DRAWS, Comparison, compare
 from posterior_lm.validate.database import entries
 from posterior_lm.validate.plots import need_plots, plot_comparison
-from posterior_lm.validate.trials import HEAD, SEEDS, Trials, trials
+from posterior_lm.validate.trials import HEAD, NEAR, SEEDS, Trials, trials
 
 
 @click.command(cls=Command)
@@ -139,6 +139,11 @@ def _show_trials(found: Trials) -> None:
         for method, rows in found.tables().items()
     ]
     said = [f"fault: {one}" for one in found.faults]
+    if near := found.near_best:
+        far = "".join(f", not on {name}" for name, held in near.items() if not held)
+        said.append(
+            f"auto is within {NEAR:g} times the best method's error at equal seconds on {sum(near.values())} of {len(near)} targets{far}"
+        )
     said += [f"left out: {name}: {why}" for name, why in found.absent.items()]
     click.echo("\n".join([line for lines in shown for line in lines][: None if said else -1] + said))
 

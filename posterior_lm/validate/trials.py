@@ -38,6 +38,10 @@ FAR = 0.3
 """A total variation above this is wrong, whatever is asked of the posterior."""
 ERRORS = 3.0
 """Standard errors of its own that a log evidence may be off."""
+NEAR = 2.0
+"""Times the best method's error at equal seconds that `auto` may have."""
+CHANCE = 0.02
+"""A total variation that a few seeds cannot tell from none."""
 ROUNDING = 1e-4
 """Nats that models of float32 are off by in one batch or another; no error is smaller than that."""
 TRUSTED = ("exact", "good", "usable")
@@ -207,6 +211,41 @@ class Trials:
             for name, r in found.items()
         ]
 
+    @property
+    def near_best(self) -> dict[str, bool]:
+        """By target, whether `auto` was within `NEAR` of the best other method's error at equal seconds.
+
+        Errors are mean total variations, those of draws scaled to the seconds of `auto` (error² times seconds is constant);
+        a list counts where it took no longer than `NEAR` times as long. Empty where `auto` ran alone, or not at all.
+        """
+        found = {}
+        for name in dict.fromkeys(f"{r.kind}/{r.target}" for r in self.runs):
+            costs = {
+                method: self._cost([r for r in self.runs if (f"{r.kind}/{r.target}", r.method) == (name, method)])
+                for method in dict.fromkeys(r.method for r in self.runs)
+            }
+            mine = costs.pop("auto", None)
+            tv, seconds, _ = mine or (math.inf, 1.0, False)
+            others = [
+                error if whole else error * math.sqrt(spent / seconds)
+                for error, spent, whole in filter(None, costs.values())
+                if not whole or spent <= NEAR * seconds
+            ]
+            if others and any(r.method == "auto" for r in self.runs):
+                found[name] = tv <= NEAR * min(others) + CHANCE
+        return found
+
+    @staticmethod
+    def _cost(runs: Sequence[Run]) -> tuple[float, float, bool] | None:
+        """Mean TV, mean seconds, and whether it is a list; None where a run drew nothing."""
+        if not runs or any(r.tv is None for r in runs):
+            return None
+        return (
+            float(np.mean([r.tv for r in runs if r.tv is not None])),
+            float(np.mean([r.seconds for r in runs])),
+            any(r.whole for r in runs),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm compare --db --format json`."""
         by_class = [
@@ -224,6 +263,7 @@ class Trials:
                 "targets": by_target,
                 "left_out": self.absent,
                 "faults": self.faults,
+                "near_best": self.near_best,
             }
         )
         return found

@@ -17,7 +17,7 @@ from posterior_lm.infer.base import Info
 from posterior_lm.infer.verdict import LEVELS
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.validate.database import Answer, Entry, entries, read_answer
-from posterior_lm.validate.trials import Run, summary, trials
+from posterior_lm.validate.trials import Run, Trials, summary, trials
 from posteriors import brute, make
 from tests.cli import ROOT, plm
 from tests.conftest import SHARED
@@ -279,6 +279,25 @@ def test_a_summary_counts() -> None:
     )
     assert (found["seconds"], found["tokens"]) == (2.0, 10.0)
     assert found["levels"] == {"bad": 1, "care": 1, "good": 2, "usable": 1}
+
+
+def test_auto_is_held_against_the_best_method_at_equal_seconds() -> None:
+    def one(target: str, method: str, seconds: float, tv: float, whole: bool = False) -> Run:
+        return Run("k", target, method, 0, seconds, 10, level="good", tv=tv, whole=whole)
+
+    runs = [
+        one("near", "auto", 4.0, 0.1), one("near", "smc", 1.0, 0.12),  # 0.06 in four seconds
+        one("far", "auto", 1.0, 0.4), one("far", "smc", 1.0, 0.1), one("far", "importance", 1.0, 0.9),
+        one("cheap", "auto", 4.0, 0.4), one("cheap", "smc", 1.0, 0.3),  # 0.15 in four seconds
+        one("late", "auto", 1.0, 0.3), one("late", "exact", 9.0, 0.0, True), one("late", "smc", 9.0, 0.1),
+        one("listed", "auto", 1.0, 0.3), one("listed", "exact", 1.5, 0.0, True),
+    ]  # fmt: skip
+    found = Trials(tuple(runs), {}, 1).near_best
+    assert found == {"k/near": True, "k/far": False, "k/cheap": False, "k/late": True, "k/listed": False}
+    assert not Trials(tuple(r for r in runs if r.method == "auto"), {}, 1).near_best
+    assert not Trials(tuple(r for r in runs if r.method != "auto"), {}, 1).near_best
+    dead = Run("k", "near", "auto", 0, 1.0, 10, failed="PLM702")
+    assert Trials((dead, runs[1]), {}, 1).near_best == {"k/near": False}
 
 
 # ------------------------------------------------------------------------------- the command
