@@ -193,7 +193,9 @@ def _shards(
 
 def _sent(row: Mapping[str, object], predicted: str | None) -> Mapping[str, object]:
     """A row as JSON has it: what is predicted may be of any kind, and is no answer then."""
-    return {name: cell for name, cell in row.items() if name != predicted or isinstance(cell, str | int | float)}
+    return {
+        name: cell for name, cell in row.items() if name != predicted or isinstance(cell, str | int | float)
+    }
 
 
 # ------------------------------------------------------------------------------- the work

@@ -99,7 +99,9 @@ def command(
     if (many_rows := many()) is not None:
         if scores is not None:
             graph = open_query(**{**opening, "policy": None, "em": None}).graph
-            _check_answers(data is not None and any(answer is not None for answer, _ in _known(graph, data, name)), name)
+            _check_answers(
+                data is not None and any(answer is not None for answer, _ in _known(graph, data, name)), name
+            )
         code = answer_many(
             many_rows, "predict", opening, asking, given=given, data=data, row=row, format=format
         )
@@ -108,7 +110,9 @@ def command(
     query = open_query(**opening)
     check_predicted(query.graph, name)
     asked = cases(query.graph, given, data, row, predicted=name)
-    answers = {} if data is None else dict(enumerate(_known(query.graph, data, name)))
+    answers: dict[int | None, tuple[Datum | None, str | None]] = (
+        {} if data is None else dict(enumerate(_known(query.graph, data, name)))
+    )
     if scores is not None:
         _check_answers(any(answers.get(case.row, NONE)[0] is not None for case in asked), name)
     held: list[Mapping[str, Any]] = []
@@ -202,7 +206,9 @@ def _show_scores(
     if other and format != "json":
         count = f"{len(other)} row{'s' * (len(other) > 1)}"
         number, text = other[0]
-        click.echo(f"\n{count} in which `{name}` is no value of its type are not counted: row {number} has {text}")
+        click.echo(
+            f"\n{count} in which `{name}` is no value of its type are not counted: row {number} has {text}"
+        )
     if found is None:
         return
     if format != "json":
@@ -213,9 +219,7 @@ def _show_scores(
         write_scores(found, scores)
 
 
-def _counted(
-    held: Iterable[Mapping[str, Any]], other: list[tuple[int, str]]
-) -> Iterator[Mapping[str, Any]]:
+def _counted(held: Iterable[Mapping[str, Any]], other: list[tuple[int, str]]) -> Iterator[Mapping[str, Any]]:
     """Those with an answer; `other` gets the row and the text of those with something in its place."""
     for one in held:
         if one.get("answer") is not None:

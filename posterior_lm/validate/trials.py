@@ -221,7 +221,9 @@ class Trials:
         found = {}
         for name in dict.fromkeys(f"{r.kind}/{r.target}" for r in self.runs):
             costs = {
-                method: self._cost([r for r in self.runs if (f"{r.kind}/{r.target}", r.method) == (name, method)])
+                method: self._cost(
+                    [r for r in self.runs if (f"{r.kind}/{r.target}", r.method) == (name, method)]
+                )
                 for method in dict.fromkeys(r.method for r in self.runs)
             }
             mine = costs.pop("auto", None)

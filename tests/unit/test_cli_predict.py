@@ -101,7 +101,7 @@ def test_answers_of_another_type_are_none_and_csv_is_typed(tmp_path: Path) -> No
     assert 'known: "two", which is no value of `n` and is not counted' in shown
     assert '3 rows in which `n` is no value of its type are not counted: row 0 has "two"' in shown
     out = ("--out", tmp_path / "out", "--workers", 1)
-    assert "row 0 has \"two\"" in plm("predict", path, "n", "--data", mixed, *out).stdout
+    assert 'row 0 has "two"' in plm("predict", path, "n", "--data", mixed, *out).stdout
 
 
 def test_rows_from_standard_input_are_predicted_too(program: Path) -> None:

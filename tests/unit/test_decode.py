@@ -185,7 +185,9 @@ def test_later_latents_are_decoded_after_earlier_ones() -> None:
     (z_of_first,) = asked.using("beam", n=1, beams=4).draw().draws.values["z"]
     assert two_beams.draws.values["z"][0] == z_of_first
     told = [m.log_reward for m in two_beams.merged()]
-    assert told == sorted(told, reverse=True) and len(set(told)) == 4, "of equal weights, the best comes first"
+    assert told == sorted(told, reverse=True) and len(set(told)) == 4, (
+        "of equal weights, the best comes first"
+    )
 
 
 def test_latents_that_no_model_draws_keep_their_distribution() -> None:
