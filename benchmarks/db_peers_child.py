@@ -151,6 +151,10 @@ def llamppl(told, job):
 
         async def step(self):
             logs = await told.weights(self.ids, self.state)
+            if not np.isfinite(logs).any():
+                self.score(-np.inf)
+                self.finish()
+                return
             self.score(float(np.logaddexp.reduce(logs)))
             token = int(await self.sample(LogCategorical(logs)))
             if token < len(logs) - 1:

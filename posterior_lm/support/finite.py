@@ -26,6 +26,9 @@ _BLOCK = 1 << 16
 _MASKS = 256
 """Masks kept; with GPT-2's vocabulary each takes 50 kB."""
 
+_PLACES = 1 << 14
+"""Values whose place is kept: draws ask for the same ones again and again."""
+
 
 @frozen(eq=False)
 class FiniteSupport(Stepwise):
@@ -47,6 +50,7 @@ class FiniteSupport(Stepwise):
     ending: Ending = field(init=False, default="value")
     stop_ids: tuple[int, ...] = field(init=False, default=())
     _masks: dict[State, np.ndarray] = field(init=False, factory=dict, repr=False)
+    _places: dict[tuple[int, ...], int] = field(init=False, factory=dict, repr=False)
 
     @property
     def max_tokens(self) -> int:
@@ -116,10 +120,14 @@ class FiniteSupport(Stepwise):
 
     def place(self, ids: Sequence[int]) -> int:
         """The place in the declaration of the value with these tokens; ValueError for other tokens."""
-        row = self.row(ids)
-        if row is None:
-            raise ValueError(f"the tokens {tuple(ids)} are no value of this type")
-        return int(self.order[row])
+        ids = tuple(ids)
+        place = self._places.get(ids)
+        if place is None:
+            row = self.row(ids)
+            if row is None:
+                raise ValueError(f"the tokens {ids} are no value of this type")
+            place = keep(self._places, ids, int(self.order[row]), _PLACES)
+        return place
 
     def ids_of(self, datum: int | str) -> tuple[int, ...]:
         """The tokens of an integer or a string; ValueError for what is no value of this type."""
