@@ -2,8 +2,8 @@
 
 It shares nothing with `graph`, `support` and `target`: only the parser, a table's
 `next_log_probs` and its tokenizer. Tables are the only models it knows. Assignments
-map ground names (`z`, `z[0]`, `z[1][0]`) to the token ids of a text, and to the integer
-or string of a finite type; every number is in nats.
+map ground names (`z`, `z[0]`, `z[1][0]`) to the token ids of a text, and to the number,
+truth value or string of a finite type; every number is in nats.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 
 Ids = tuple[int, ...]
-Assigned = Ids | int | str
+Assigned = Ids | float | str
 Assignment = Mapping[str, Assigned]
 LN0 = -math.inf
 
@@ -30,10 +30,11 @@ class Declared:
     """A latent of one row: what it may be."""
 
     name: str
-    kind: str  # text | int | one_of
+    kind: str  # text | int | one_of | bool | real
     model: object
-    low: int = 0
-    high: int = 0
+    low: float = 0
+    high: float = 0
+    grid: int = 0
     lead: str = ""
     choices: tuple[str, ...] = ()
     stop: str | None = None
@@ -41,10 +42,19 @@ class Declared:
     chars: str | None = None
     canonical: bool = False
 
-    def data(self) -> list[int | str]:
+    @property
+    def width(self) -> float:
+        """Of a cell of a real."""
+        return (self.high - self.low) / self.grid
+
+    def data(self) -> list[float | str]:
+        if self.kind == "bool":
+            return [False, True]
+        if self.kind == "real":
+            return [round(self.low + (k + 0.5) * self.width, 9) for k in range(self.grid)]
         return list(range(self.low, self.high + 1)) if self.kind == "int" else list(self.choices)
 
-    def datum(self, value: Assigned) -> int | str:
+    def datum(self, value: Assigned) -> float | str:
         """What expressions see."""
         return self.text(value) if self.kind == "text" else value
 
@@ -163,11 +173,13 @@ class Brute:
                     out.append(times(power, self._dist(s.name, s.dist, env)) if inside else LN0)
                 case ast.Observe() if self.values is not None:
                     out.append(times(power, self._dist(s.value, s.dist, env)))
+                case ast.Prefer() if self.values is not None:
+                    out.append(times(power, self._order(s.items, s.dist, env)))
                 case ast.Factor() if self.values is not None:
                     out.append(times(power, float(self.eval(s.value, env))))
                 case ast.Condition() if self.values is not None:
                     out.append(0.0 if self.eval(s.value, env) else LN0)
-                case ast.Observe() | ast.Factor() | ast.Condition():
+                case ast.Observe() | ast.Prefer() | ast.Factor() | ast.Condition():
                     out.append(0.0)
                 case ast.Temper():
                     inner, env = self._body(s.body, env, power * self.eval(s.exponent, env), order)
@@ -202,7 +214,12 @@ class Brute:
         lead = self.eval(options["lead"], env) if "lead" in options else ""
         if s.type.name == "int":
             low, high = self.eval(s.type.args[0].low, env), self.eval(s.type.args[0].high, env)
-            return Declared(name, "int", model, low, high, lead)
+            return Declared(name, "int", model, low, high, lead=lead)
+        if s.type.name == "bool":
+            return Declared(name, "bool", model)
+        if s.type.name == "real":
+            low, high = self.eval(s.type.args[0].low, env), self.eval(s.type.args[0].high, env)
+            return Declared(name, "real", model, low, high, self.eval(options["grid"], env))
         if s.type.name == "one_of":
             return Declared(name, "one_of", model, choices=tuple(a.value for a in s.type.args))
         low, high = self.eval(options["tokens"].low, env), self.eval(options["tokens"].high, env)
@@ -242,6 +259,20 @@ class Brute:
             return scores[found] - log_sum(scores.values()) if found in scores else LN0
         return self._pmf(name, self.eval(value, env), dist.args, value, env)
 
+    def _order(self, items: Sequence[ast.Expr], dist: ast.Expr, env: Env) -> float:
+        """log P(the items in this order): each place goes to one of those left, in proportion to exp(beta score)."""
+        if isinstance(dist, ast.PowerExpr):
+            return times(self.eval(dist.exponent, env), self._order(items, dist.base, env))
+        if dist.function.id == "mix":
+            w = self.eval(dist.args[0], env)
+            a, b = (self._order(items, part, env) for part in dist.args[1:])
+            return log_sum([ln(w) + a] * (w > 0) + [ln(1 - w) + b] * (w < 1))
+        beta, scores = self.eval(dist.args[1], env), []
+        for item in items:
+            inner = replace(env, lets={**env.lets, "it": (item, env)})
+            scores.append(beta * self.eval(dist.args[0], inner))
+        return sum(x - log_sum(scores[k:]) for k, x in enumerate(scores))
+
     def _finite(self, value: ast.Expr, env: Env) -> tuple[list[object], str]:
         latent = self._latent(value, env)
         if latent is not None:
@@ -271,6 +302,14 @@ class Brute:
             case "binomial":
                 n, p = numbers
                 return ln(math.comb(n, v) * p**v * (1 - p) ** (n - v)) if 0 <= v <= n else LN0
+            case "bernoulli":
+                return ln(numbers[0] if v == 1 else 1 - numbers[0]) if v in (0, 1) else LN0
+            case "normal" | "beta":
+                declared = self._latent(value, env)
+                if declared is None:
+                    return ln(density(name, *numbers, v))
+                half = declared.width / 2
+                return ln(below(name, *numbers, v + half) - below(name, *numbers, v - half))
         raise AssertionError(name)
 
     def _items(self, expr: ast.Expr, env: Env) -> Sequence[ast.Expr]:
@@ -478,6 +517,22 @@ def spell(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
+def density(name: str, first: float, second: float, x: float) -> float:
+    """Of `normal(mean, sd)`, and of `beta(a, b)` with whole a and b."""
+    if name == "normal":
+        return math.exp(-((x - first) ** 2) / (2 * second**2)) / (second * math.sqrt(2 * math.pi))
+    whole = math.factorial(first - 1) * math.factorial(second - 1) / math.factorial(first + second - 1)
+    return x ** (first - 1) * (1 - x) ** (second - 1) / whole if 0 <= x <= 1 else 0.0
+
+
+def below(name: str, first: float, second: float, x: float) -> float:
+    """The distribution function of the same; of a beta by the sum over a binomial's tail."""
+    if name == "normal":
+        return 0.5 * (1 + math.erf((x - first) / (second * math.sqrt(2))))
+    n, x = first + second - 1, min(1.0, max(0.0, x))
+    return sum(math.comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(first, n + 1))
+
+
 def ln(p: float) -> float:
     return math.log(p) if p > 0 else LN0
 
@@ -504,6 +559,6 @@ def leaves(body: Sequence[ast.Statement]) -> int:
     for s in body:
         if isinstance(s, ast.Temper | ast.Plate):
             total += leaves(s.body)
-        elif isinstance(s, ast.Latent | ast.Observe | ast.Factor | ast.Condition):
+        elif isinstance(s, ast.Latent | ast.Observe | ast.Prefer | ast.Factor | ast.Condition):
             total += 1
     return total

@@ -319,7 +319,7 @@ class _Writer:
 
     def latent(self, names: _Names, *, prefix: str = "z") -> str:
         self.room -= 1
-        kind = self.pick("text", "text", "int", "one_of")
+        kind = self.pick("text", "text", "int", "one_of", "real", "bool")
         name = self.name(prefix)
         before = names.copy()
         if kind == "text":
@@ -338,6 +338,21 @@ class _Writer:
             names.texts.append(name)
             if self.draw(st.integers(0, 2)) == 0:
                 self.asides_of(name, before)
+        elif kind == "real":
+            low, high, grid = self.pick(("0", "1", 2), ("-1", "2", 3), ("0.2", "0.7", 1))
+            dist = self.pick(
+                "normal(0.4, 0.8)",
+                "beta(2, 3)",
+                "beta(1, 4)",
+                "uniform()",
+                f"normal({self.number(names, 0)}, 2)",
+            )
+            statement = f"latent {name}: real({low}..{high}, grid={grid}) ~ {dist}{self.power(names)}"
+            names.numbers.append(name)
+        elif kind == "bool":
+            dist = self.pick("bernoulli(0.2)", "uniform()", f"bernoulli(sigmoid({self.number(names, 0)}))")
+            statement = f"latent {name}: bool ~ {dist}{self.power(names)}"
+            names.bools.append(name)
         elif kind == "int":
             low, high = self.pick((0, 1), (0, 2), (1, 2), (2, 2))
             lead = self.pick("", "", ', lead=" "')
@@ -359,7 +374,7 @@ class _Writer:
             statement = f"latent {name}: one_of({shown}) ~ {dist}{self.power(names)}"
             names.texts.append(name)
             names.finite[name] = len(choices)
-        if kind != "int":
+        if kind in ("text", "one_of"):
             names.written.append(name)
         return statement
 
@@ -390,7 +405,9 @@ class _Writer:
         return self.lm(names)
 
     def statement(self, names: _Names, depth: int) -> str:
-        kinds = ["observe", "observe", "factor", "condition", "let"] + ["latent"] * 2 * (self.room > 0)
+        kinds = ["observe", "observe", "factor", "condition", "let", "number", "truth", "prefer"] + [
+            "latent"
+        ] * 2 * (self.room > 0)
         kinds += ["finite"] * bool(names.finite)
         kinds += (["temper"] + ["plate"] * 2 * bool(names.tables)) if depth else []
         match self.pick(*kinds):
@@ -398,6 +415,23 @@ class _Writer:
                 return self.latent(names)
             case "observe":
                 return f"observe {self.value(names)} ~ {self.dist(names)}"
+            case "number":
+                dist = self.pick(
+                    "normal(0.4, 1.5)", f"normal({self.number(names, 0)}, 2) ^ {self.exponent(names)}"
+                )
+                return f"observe {self.number(names)} ~ {dist}"
+            case "prefer":
+                items = [self.text(names) for _ in range(self.pick(2, 2, 3))]
+                score = self.pick(
+                    "chars(it)",
+                    f"{self.number(names, 0)} * words(it)",
+                    f"max(log_prob(it, {self.lm(names)}), -9)",
+                )
+                beta = self.pick("0.5", "2", f"min(3, {self.number(names, 0)})")
+                order = f"{'bradley_terry' if len(items) == 2 else 'plackett_luce'}({score}, {beta}){self.power(names)}"
+                return f"prefer {' over '.join(items)} ~ {order}"
+            case "truth":
+                return f"observe {self.test(names)} ~ bernoulli({self.pick('0.3', f'sigmoid({self.number(names, 0)})')})"
             case "finite":
                 name, size = self.pick(*names.finite.items())
                 kind = "int" if name in names.ints else "one_of"

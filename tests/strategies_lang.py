@@ -65,6 +65,7 @@ calls = _calls(expressions)
 _flat_statements = st.one_of(
     st.builds(ast.Latent, name_nodes, types, expressions),
     st.builds(ast.Observe, expressions, expressions),
+    st.builds(ast.Prefer, _tuples(expressions, 2, 3), expressions),
     st.builds(ast.Factor, expressions),
     st.builds(ast.Condition, expressions),
     st.builds(ast.Let, name_nodes, expressions),

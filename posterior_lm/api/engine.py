@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
     from posterior_lm.infer.guide import Guide
     from posterior_lm.target.target import Target
-    from posterior_lm.target.values import Value
+    from posterior_lm.target.values import Datum, Value
 
 # ------------------------------------------------------------------------------- preparing
 
@@ -151,7 +151,7 @@ class Score:
         return found
 
 
-def score(target: Target, values: Mapping[str, str | int]) -> Score:
+def score(target: Target, values: Mapping[str, Datum]) -> Score:
     """See `Query.score`. Raises DataError PLM601, PLM602 or PLM610 for the values."""
     names = target.names
     listed = f"its latents are {', '.join(names) or 'none'}"
@@ -179,7 +179,7 @@ def score(target: Target, values: Mapping[str, str | int]) -> Score:
     return Score(target.program.name, target.program.fingerprint, float(terms.sum()), pairs)
 
 
-def _value(target: Target, name: str, given: str | int) -> Value:
+def _value(target: Target, name: str, given: Datum) -> Value:
     """The value; of a text that a tool would have written otherwise its plain tokens, whose log reward is −∞."""
     try:
         return target.value(name, given)

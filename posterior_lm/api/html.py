@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import posterior_lm.report as report
 from posterior_lm.api.posteriors import in_short
+from posterior_lm.graph.ops import spelled
 from posterior_lm.report.draws import bar, draws_view
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.page import summary, tone
 from posterior_lm.report.program import given_view, program_view, source_of_module
 
 if TYPE_CHECKING:
-    from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.posterior import Datum, Posterior
     from posterior_lm.api.posteriors import Posteriors
     from posterior_lm.api.query import Query
     from posterior_lm.predict import Prediction
@@ -63,8 +64,8 @@ def posteriors(found: Posteriors) -> Html:
     return cell([plural(len(found), "posterior"), *of], table(head, rows, right) if rows else None, note)
 
 
-def _values(values: Mapping[str, str | int]) -> list[Html]:
-    return [text_span(str(value), most=MOST_LETTERS) for value in values.values()]
+def _values(values: Mapping[str, Datum]) -> list[Html]:
+    return [text_span(spelled(value), most=MOST_LETTERS) for value in values.values()]
 
 
 def query(found: Query) -> Html:
@@ -96,7 +97,7 @@ def prediction(found: Prediction) -> Html:
         between = (
             "" if bounds is None or not bounds[0] < bounds[1] else f"{share(bounds[0])} to {share(bounds[1])}"
         )
-        rows.append([text_span(str(value), most=MOST_LETTERS), bar(p, bounds), share(p), between])
+        rows.append([text_span(spelled(value), most=MOST_LETTERS), bar(p, bounds), share(p), between])
     head, right = (found.name, "", "probability", "90 % interval"), (False, False, True, False)
     more = len(rows) - MOST
     parts = [table(head, rows[:MOST], right)]

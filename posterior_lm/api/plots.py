@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_lm.api.tables import optional
+from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import DataError, either, shortened
 from posterior_lm.lang.signatures import value_type
 from posterior_lm.validate.plots import BLUE, GREY, difference, reliability_curve, selective_curve
@@ -31,7 +32,20 @@ def posterior(found: Posterior, latent: str | None, ax: Axes | None) -> Axes:
     name = latent if latent is not None else next(iter(found.draws.values), "")
     mass = found.marginal(name)
     axes = _axes(ax)
-    if isinstance(mass[0][0], int) and value_type(found.types.get(name, "int")).kind == "int":
+    kind = value_type(found.types.get(name, "int" if isinstance(mass[0][0], int) else "text")).kind
+    if kind == "real":
+        numbers = np.array([value for value, _ in mass])
+        axes.hist(
+            numbers,
+            bins=min(MOST_NUMBERS, len(numbers)),
+            weights=[p for _, p in mass],
+            color=BLUE,
+            rwidth=0.9,
+        )
+        axes.set_xlabel(name)
+        axes.set_ylabel("posterior probability")
+        return axes  # type: ignore[no-any-return]
+    if kind == "int":
         numbers = np.array([value for value, _ in mass])
         least, most = int(numbers.min()), int(numbers.max())
         bins = (
@@ -48,7 +62,7 @@ def posterior(found: Posterior, latent: str | None, ax: Axes | None) -> Axes:
     if not found.draws.decoded and len(mass) > 1:
         bounds = [found.prob(lambda row, v=value: row[name] == v) for value, _ in mass[:MOST_BARS]]  # type: ignore[misc]
         errors = [(b.low, b.high) for b in bounds]
-    _bars(axes, [(str(value), p) for value, p in mass], errors, "posterior probability")
+    _bars(axes, [(spelled(value), p) for value, p in mass], errors, "posterior probability")
     axes.set_title(name, loc="left")
     return axes  # type: ignore[no-any-return]
 
@@ -59,7 +73,10 @@ def prediction(found: Prediction, ax: Axes | None) -> Axes:
     bounds = [found.interval(value) for value, _ in found.probs[:MOST_BARS]]
     known = [b for b in bounds if b is not None]
     _bars(
-        ax, [(str(v), p) for v, p in found.probs], known if len(known) == len(bounds) else None, "probability"
+        ax,
+        [(spelled(v), p) for v, p in found.probs],
+        known if len(known) == len(bounds) else None,
+        "probability",
     )
     ax.set_title(found.name, loc="left")
     return ax

@@ -13,22 +13,23 @@ from attrs import field, fields, frozen
 from posterior_lm.api import saved
 from posterior_lm.api.expressions import evaluate, refuse_nan
 from posterior_lm.api.tables import apart, dataset, frame, optional
+from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import level, verdict
 from posterior_lm.infer.weights import Z90, logsumexp, wilson
 from posterior_lm.lang.diagnostics import DataError, refuse_unknown
+from posterior_lm.lang.signatures import value_type
 from posterior_lm.lang.values import number_text
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.shown import Shown
 from posterior_lm.storage import folder_named, plain
+from posterior_lm.target.values import Datum
 
 if TYPE_CHECKING:
     import datasets
     import pandas
     import xarray
     from matplotlib.axes import Axes
-
-Datum = str | int
 
 
 @frozen
@@ -46,8 +47,19 @@ class Estimate:
 
 
 @frozen
+class Spread:
+    """Of a latent that is a number: posterior mean with its standard error, standard deviation, middle 90 %."""
+
+    mean: float
+    se: float
+    sd: float
+    low: float
+    high: float
+
+
+@frozen
 class Draw:
-    """One draw: the value of each latent (a text, or an int), its normalised weight, its log reward in nats."""
+    """One draw: the value of each latent (a text, a number, true or false), its normalised weight, its log reward in nats."""
 
     values: Mapping[str, Datum]
     weight: float
@@ -78,7 +90,7 @@ class Posterior(Shown):
     seed: int
     reason: str = ""
     types: Mapping[str, str] = field(factory=dict)
-    """The declared type of each latent: text, int or one_of."""
+    """The declared type of each latent: text, int, one_of, real or bool."""
     threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
     """By model, how many threads it was computed with, phase by phase; on a CPU other numbers round differently."""
     notes: tuple[str, ...] = ()
@@ -198,6 +210,27 @@ class Posterior(Shown):
         missing = self.draws.missing
         return Estimate(p, estimate.se, low * (1 - missing), high * (1 - missing) + missing)
 
+    def spread(self, latent: str) -> Spread:
+        """What there is to say of a latent that is a number, an int or a real, of one row of a plate by `r[3]`.
+
+        The ends of the middle are values of the latent: for a real, midpoints of cells. Raises DataError PLM602 for any other name.
+        """
+        numbers = [name for name, kind in self.types.items() if value_type(kind).kind in ("int", "real")]
+        refuse_unknown(self.program, [latent], numbers, "number", DataError, "PLM602")
+        values, w = np.array(self._column(latent), dtype=np.float64), self.weights
+        mean = self._mean(values)
+        order = np.argsort(values, kind="stable")
+        below = np.cumsum(w[order])
+        low, high = (
+            float(values[order[min(self.n - 1, int(np.searchsorted(below, p)))]]) for p in (0.05, 0.95)
+        )
+        return Spread(mean.value, mean.se, float(np.sqrt(np.sum(w * (values - mean.value) ** 2))), low, high)
+
+    @property
+    def reals(self) -> dict[str, Spread]:
+        """`spread` of every latent that is a real."""
+        return {name: self.spread(name) for name in self.draws.values if self.types.get(name) == "real"}
+
     def _of_each(
         self, f: str | Callable[[Mapping[str, Datum]], float], wanted: Literal["number", "truth"]
     ) -> np.ndarray:
@@ -294,7 +327,7 @@ class Posterior(Shown):
             "notes": self.notes,
             "respelled": [
                 {
-                    "values": dict(zip(self.draws.values, map(str, one.datum), strict=True)),
+                    "values": dict(zip(self.draws.values, map(spelled, one.datum), strict=True)),
                     "log_reward": one.log_reward,
                     "share": one.share,
                     "left_out": one.left_out,
@@ -303,13 +336,15 @@ class Posterior(Shown):
             ],
             "draws": [
                 {
-                    "values": {k: str(v) for k, v in m.values.items()},
+                    "values": {k: spelled(v) for k, v in m.values.items()},
                     "weight": m.weight,
                     "log_reward": m.log_reward,
                 }
                 for m in merged
             ],
         }
+        if reals := self.reals:
+            whole["spreads"] = reals
         found: dict[str, Any] = plain(whole)
         return found
 

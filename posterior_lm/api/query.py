@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from posterior_lm.predict import Prediction, Vote
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
+    from posterior_lm.target.values import Datum
     from posterior_lm.train.adapter import Adapter
     from posterior_lm.train.fit import Fitted
     from posterior_lm.train.progress import Progress as FitProgress
@@ -113,17 +114,18 @@ class Query(Shown):
 
     def latent(self, name: str, type: str, dist: str) -> Query:
         """`latent name: type ~ dist`."""
-        return self._add(
-            ast.Latent(
-                compose.name(name), compose.fragment(type, "type"), compose.fragment(dist, "distribution")
-            )
-        )
+        parts = compose.fragment(type, "type"), compose.fragment(dist, "distribution")
+        return self._add(ast.Latent(compose.name(name), *parts))
 
     def observe(self, value: str, dist: str) -> Query:
         """`observe value ~ dist`."""
-        return self._add(
-            ast.Observe(compose.fragment(value, "expression"), compose.fragment(dist, "distribution"))
-        )
+        parts = compose.fragment(value, "expression"), compose.fragment(dist, "distribution")
+        return self._add(ast.Observe(*parts))
+
+    def prefer(self, items: Sequence[str], dist: str) -> Query:
+        """`prefer a over b ~ dist`, the best of the items first."""
+        values = tuple(compose.fragment(item, "expression") for item in items)
+        return self._add(ast.Prefer(values, compose.fragment(dist, "distribution")))
 
     def factor(self, value: str) -> Query:
         """`factor value`, in nats."""
@@ -152,9 +154,8 @@ class Query(Shown):
 
     def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
         """`plate row in table { … }`."""
-        return self._add(
-            ast.Plate(compose.name(row), compose.fragment(table, "expression"), self._block(block))
-        )
+        over = compose.fragment(table, "expression")
+        return self._add(ast.Plate(compose.name(row), over, self._block(block)))
 
     def _block(self, block: Callable[[Query], Query]) -> tuple[ast.Statement, ...]:
         empty = attrs.evolve(self.module, program=attrs.evolve(self.module.program, body=()))
@@ -188,14 +189,8 @@ class Query(Shown):
         Raises DataError PLM602 for a name that is no parameter.
         """
         found = {**(values or {}), **more}
-        refuse_unknown(
-            self.module.program.name.id,
-            found,
-            [param.name.id for param in self.module.program.params],
-            "parameter",
-            DataError,
-            "PLM602",
-        )
+        declared = [param.name.id for param in self.module.program.params]
+        refuse_unknown(self.module.program.name.id, found, declared, "parameter", DataError, "PLM602")
         return self._asking(data={**self.data, **{name: records(value) for name, value in found.items()}})
 
     def lm(self, **models: str | Path | LanguageModel | tuple[object, object]) -> Query:
@@ -295,7 +290,7 @@ class Query(Shown):
         """The program bound to its data and models."""
         return self.prepared.bind(self.data)
 
-    def score(self, values: Mapping[str, str | int]) -> Score:
+    def score(self, values: Mapping[str, Datum]) -> Score:
         """The log reward of given values of the latents, term by term."""
         from posterior_lm.api.engine import score
 

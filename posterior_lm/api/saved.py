@@ -27,6 +27,7 @@ from posterior_lm.infer.draws import (
     Spread,
 )
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.lang.signatures import value_type
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
 from posterior_lm.target.values import Value
@@ -140,6 +141,10 @@ def load(folder: Path) -> dict[str, Any]:
         return {"draws": _draws(whole), **{name: getattr(whole, name) for name in kept}}
 
 
+_DATA: Mapping[str, type] = {"text": str, "int": int, "real": float, "bool": bool}
+"""What the values of a latent are, by the kind of its type."""
+
+
 def _draws(whole: _Whole) -> Draws:
     """Raises ValueError where columns have different lengths, or what must agree does not."""
     n, particles, chains = len(whole.log_weights), whole.particles, whole.chains
@@ -157,6 +162,10 @@ def _draws(whole: _Whole) -> Draws:
     for name, values in whole.values.items():
         if any(min(value.ids, default=0) < 0 for value in values):
             raise ValueError(f"`values.{name}` has a token below 0")
+        kind = _DATA.get(value_type(whole.types.get(name, "")).kind, object)
+        odd = next((k for k, value in enumerate(values) if kind not in (type(value.datum), object)), None)
+        if odd is not None:
+            raise ValueError(f"`values.{name}[{odd}].datum` is no value of the type {whole.types[name]}")
     if origin is not None and max(origin) >= n:
         raise ValueError(f"`particles.origin` has {max(origin)}, and there are {n} particles")
     mixture = whole.mixture

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from attrs import evolve
 
+from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import Diagnostic, render_concise, render_full, to_json
 from posterior_lm.lang.values import number_text as number
 from posterior_lm.storage import plain
@@ -137,13 +138,36 @@ def show_posterior(posterior: Posterior, row: int | None) -> None:
         (
             m.weight,
             f"{m.weight:.4f}",
-            [number(m.log_reward), *(quoted(str(m.values[name])) for name in names)],
+            [number(m.log_reward), *(quoted(spelled(m.values[name])) for name in names)],
         )
         for m in merged[:TOP]
     ]
     show_table("weight", ["log reward", *names], cells, numeric=1)
     show_rest("weight", [m.weight for m in merged[TOP:]])
+    show_reals(posterior)
     click.echo("\n".join(["", _evidence(posterior), *checks(posterior), posterior.verdict]))
+
+
+def show_reals(posterior: Posterior, only: str | None = None) -> None:
+    """Mean, standard deviation and the middle 90 % of the latents that are reals, or of `only` one, where there are any."""
+    found = {name: s for name, s in posterior.reals.items() if only in (None, name)}
+    if not found:
+        return
+    exact = posterior.draws.exact
+    cells = [
+        (
+            name,
+            number(s.mean) + ("" if exact else f" ± {number(s.se)}"),
+            number(s.sd),
+            f"{s.low:g} .. {s.high:g}",
+        )
+        for name, s in list(found.items())[:TOP]
+    ]
+    click.echo(
+        "\n".join(["", *table(("real", "mean", "sd", "middle 90 %"), cells, (False, True, True, False))])
+    )
+    if len(found) > TOP:
+        click.echo(f"  ... {_counted(len(found) - TOP, 'more real')}")
 
 
 def show_score(score: Score, row: int | None) -> None:

@@ -23,10 +23,12 @@ from posterior_lm.cli.output import (
     progress,
     quoted,
     show_each,
+    show_reals,
     show_rest,
     show_table,
     table,
 )
+from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.values import number_text as number
 from posterior_lm.target.rows import stream_rows
 from posterior_lm.validate.reliability import reliability
@@ -173,6 +175,7 @@ def show_prediction(
     first = "votes" if prediction.vote == "hard" else "prob"
     show_table(first, [*["90 % interval"] * spread, prediction.name], cells)
     show_rest("probability", [p for _, p in prediction.probs[TOP:]])
+    show_reals(posterior, prediction.name)
     click.echo("\n".join(["", *_said(prediction, answer, uncounted), *checks(posterior), posterior.verdict]))
 
 
@@ -229,6 +232,4 @@ def _counted(held: Iterable[Mapping[str, Any]], other: list[tuple[int, str]]) ->
 
 
 def _plain(value: Datum) -> str:
-    if isinstance(value, str):
-        return quoted(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return quoted(value) if isinstance(value, str) else spelled(value)

@@ -87,7 +87,7 @@ def _at(
     elif opener.type == "LBRACE" and (last in ("LBRACE", "RBRACE") or (last in _ENDS and new_line)):
         yield from (Item(kind.lower(), "Keyword") for kind in sorted(STATEMENTS))
     elif last in _ENDS:
-        yield from (Item(word, "Operator") for word in ("and", "or", "then", "else"))
+        yield from (Item(word, "Operator") for word in ("and", "or", "then", "else", "over"))
     elif (options := _options(tokens, stack)) is not None:
         yield from _in_call(options, scope, tokens, last)
     elif opener.type != "LPAR" or kinds[stack[-1] + 1] != "PROGRAM":

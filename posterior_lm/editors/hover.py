@@ -86,6 +86,9 @@ def _adds(document: Document, statement: ast.Statement) -> str:
         case ast.Observe():
             text = f"adds the log-probability of the value under `{_line(statement.dist)}`, in nats"
             parts = (statement.value, statement.dist)
+        case ast.Prefer():
+            text = f"adds the log-probability of this order under `{_line(statement.dist)}`, in nats"
+            parts = (*statement.items, statement.dist)
         case ast.Factor():
             text, parts = "adds this number of nats", (statement.value,)
         case ast.Condition():

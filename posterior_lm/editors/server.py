@@ -41,7 +41,7 @@ _COLOURS = {
 _LEGEND = types.SemanticTokensLegend(list(dict.fromkeys(_COLOURS.values())), [])
 _SYMBOLS: dict[type, types.SymbolKind] = {
     ast.Param: types.SymbolKind.Property, ast.Latent: types.SymbolKind.Variable, ast.Let: types.SymbolKind.Constant,
-    ast.Observe: types.SymbolKind.Event, ast.Factor: types.SymbolKind.Number, ast.Condition: types.SymbolKind.Boolean,
+    ast.Observe: types.SymbolKind.Event, ast.Prefer: types.SymbolKind.Event, ast.Factor: types.SymbolKind.Number, ast.Condition: types.SymbolKind.Boolean,
     ast.Plate: types.SymbolKind.Array, ast.Temper: types.SymbolKind.Operator, ast.Guide: types.SymbolKind.Method,
     ast.Infer: types.SymbolKind.Method,
 }  # fmt: skip

@@ -71,7 +71,12 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
         rows.append([node.KIND, describe(node), [number[i] for i in node.inputs]])
     used = {row.name for i in number if hasattr(row := graph[i], "name") and row.KIND == "input"}
     signature: list[object] = [
-        [p.name, p.type, list(p.choices), [c.name + ":" + c.type for c in p.columns]]
+        [
+            p.name,
+            p.type,
+            [c for c in p.choices if isinstance(c, str)],
+            [c.name + ":" + c.type for c in p.columns],
+        ]
         for p in sorted(graph.params, key=lambda p: p.name)
         if p.name in used
     ]

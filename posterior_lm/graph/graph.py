@@ -63,9 +63,9 @@ class ParamSpec:
 
     name: str
     type: str  # a name in `lang.signatures`
-    choices: tuple[str, ...] = ()
-    low: int | None = None
-    high: int | None = None
+    choices: tuple[str | bool, ...] = ()
+    low: float | None = None
+    high: float | None = None
     lead: str = ""
     options: tuple[tuple[str, object], ...] = ()
     columns: tuple[ParamSpec, ...] = ()

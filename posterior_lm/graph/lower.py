@@ -158,6 +158,8 @@ class _Lowering:
             case ast.Observe(value=value, dist=dist):
                 term = self.score(value, dist)
                 self.term("observe", _about(value), term, statement)
+            case ast.Prefer(items=items, dist=dist):
+                self.term("prefer", _about(*items), self.score(statement, dist), statement)
             case ast.Factor(value=value):
                 self.term("factor", _about(value), self.value(value), statement)
             case ast.Condition(value=value):
@@ -262,8 +264,8 @@ class _Lowering:
             self.lms[name] = LmSpec(name, use.where, "use", span=use.span)
         return name
 
-    def score(self, value: ast.Expr, dist: ast.Expr) -> int:
-        """The node of log dist(value), in nats."""
+    def score(self, value: ast.Expr | ast.Prefer, dist: ast.Expr) -> int:
+        """The node of log dist(value), in nats; of a preference that of what it states."""
         match dist:
             case ast.Binary() | ast.PowerExpr() if len(_factors(dist)) > 1:
                 return self._product(value, dist)
@@ -276,7 +278,9 @@ class _Lowering:
                 return self._mix(
                     (self.value(share), self.score(value, first), self.score(value, second)), dist
                 )
-        if not isinstance(dist, ast.Call):
+        if isinstance(value, ast.Prefer) and isinstance(dist, ast.Call):
+            return self._order(value, dist)
+        if isinstance(value, ast.Prefer) or not isinstance(dist, ast.Call):
             raise InternalError(f"not a distribution: {type(dist).__name__}")
         name, span = dist.function.id, dist.span
         if self.checked.dist(dist).lm is dist:
@@ -298,14 +302,43 @@ class _Lowering:
                 inputs=(self.value(value), *args, *bounds),
                 choices=choices,
                 bounded=bool(bounds),
+                grid=0 if type_ is None else int(str(type_.options.get("grid") or 0)),
                 span=span,
             )
+        )
+
+    def _order(self, statement: ast.Prefer, call: ast.Call) -> int:
+        """log P of the order: each item against those behind it, by the log-odds x − log Σ exp(x of those).
+
+        Of two these are beta · (score a − score b) (Bradley and Terry 1952); of more this is Plackett and Luce's ranking.
+        """
+        it, span, add = self.checked.binding(statement), call.span, self.build.add
+        assert it is not None
+        scores = []
+        for item in statement.items:
+            self.names[it] = self.value(item)
+            scores.append(self.value(call.args[0]))
+        beta = self.value(call.args[1])
+        if len(scores) == 2:
+            apart = add(Apply(op="-", inputs=(scores[0], scores[1]), span=span))
+            odds = [add(Apply(op="*", inputs=(beta, apart), span=span))]
+        else:
+            tempered = [add(Apply(op="*", inputs=(beta, score), span=span)) for score in scores]
+            odds = []
+            for k, first in enumerate(tempered[:-1]):
+                rest = tempered[k + 1 :]
+                behind = (
+                    rest[0] if len(rest) == 1 else add(Apply(op="logsumexp", inputs=tuple(rest), span=span))
+                )
+                odds.append(add(Apply(op="-", inputs=(first, behind), span=span)))
+        return self.build.reduced(
+            "+", [add(Apply(op="log_sigmoid", inputs=(one,), span=span)) for one in odds], span
         )
 
     def _mix(self, inputs: tuple[int, int, int], dist: ast.Expr) -> int:
         return self.build.add(Mix(inputs=inputs, span=dist.span))
 
-    def _product(self, value: ast.Expr, dist: ast.Expr) -> int:
+    def _product(self, value: ast.Expr | ast.Prefer, dist: ast.Expr) -> int:
         """The sum of a product's factors; a factor that stands there twice is one with both its powers."""
         powers: dict[int, list[int]] = {}
         for factor, exponents in _factors(dist):
@@ -444,7 +477,7 @@ def _spec(
     )
 
 
-def _about(value: ast.Expr) -> str:
-    """A short name for a statement in tables: the source text of what it scores."""
-    text = value.id if isinstance(value, ast.Name) else " ".join(value.span.text.split())
-    return shortened(text, 40)
+def _about(*values: ast.Expr) -> str:
+    """A short name for a statement in tables: the source text of what it scores, or ranks."""
+    texts = [v.id if isinstance(v, ast.Name) else " ".join(v.span.text.split()) for v in values]
+    return shortened(" over ".join(texts), 40)

@@ -91,7 +91,7 @@ class RowField(Node):
 class Latent(Node):
     """An unknown. `options` names what the inputs are: (`low`, `high`, `lead`, `tokens`…).
 
-    `choices` holds the values of a type that lists strings; `lm` the model whose tokens spell the
+    `choices` holds the values of a type that lists strings or truth values; `lm` the model whose tokens spell the
     value (None in a program without one); `plates` the plates it stands in; `tools`
     write parts of a text, in the order of their triggers. `spans` says where its `type`
     and the values of its options stand.
@@ -101,7 +101,7 @@ class Latent(Node):
     name: str
     type: str  # a name in `lang.signatures`
     options: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | bool, ...] = ()
     lm: str | None = None
     plates: tuple[int, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
@@ -183,7 +183,7 @@ class ChoiceScore(Node):
 
     KIND = "choice_score"
     lm: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | bool, ...] = ()
     lead: str = ""
     powered: bool = False
 
@@ -196,20 +196,21 @@ class ChoiceScore(Node):
 
 @frozen(kw_only=True)
 class DistScore(Node):
-    """log pmf of a distribution that is not a language model.
+    """log pmf of a distribution that is not a language model; of a real that is not cut into cells its log density.
 
-    Inputs: value, the arguments, then (low, high) where `bounded` (an int type).
+    Inputs: value, the arguments, then (low, high) where `bounded` (an int type, or a real one of `grid` cells).
     """
 
     KIND = "dist_score"
     dist: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | bool, ...] = ()
     bounded: bool = False
+    grid: int = 0
 
     @property
     def detail(self) -> str:
         over = f" over {list(self.choices)}" if self.choices else ""
-        return self.dist + over
+        return self.dist + over + (f" over {self.grid} cells" if self.grid else "")
 
 
 @frozen(kw_only=True)

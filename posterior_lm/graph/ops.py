@@ -169,5 +169,7 @@ OPS: dict[str, Callable[..., Value]] = {
 
 
 def spelled(value: Value) -> str:
-    """A value as a segment of text: integers and reals in decimal."""
-    return str(value)  # the repr of a numpy float would name its type
+    """A value as a text: integers and reals in decimal, `true` and `false`."""
+    return (
+        str(value).lower() if isinstance(value, bool) else str(value)
+    )  # the repr of a numpy float names its type

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from posterior_lm.infer import weights
 from posterior_lm.storage import Stored
-from posterior_lm.target.values import Value, distinct
+from posterior_lm.target.values import Datum, Value, distinct
 
 Count = Annotated[int, Stored(low=0)]
 Share = Annotated[float, Stored(low=0.0, high=1.0)]
@@ -122,7 +122,7 @@ class Respelled:
     of the posterior as far as it is known (None where the evidence is not), `left_out` the part of them that was not drawn.
     """
 
-    datum: tuple[str | int, ...]
+    datum: tuple[Datum, ...]
     log_reward: Nats
     left_out: Share
     share: Share | None
@@ -248,9 +248,9 @@ class Draws:
         return float(1.0 / np.sum(shares**2))
 
     @property
-    def shares(self) -> dict[tuple[str | int, ...], float]:
+    def shares(self) -> dict[tuple[Datum, ...], float]:
         """The weight of each value: what expressions see of it, one entry for each latent."""
-        found: dict[tuple[str | int, ...], float] = {}
+        found: dict[tuple[Datum, ...], float] = {}
         columns = [[value.datum for value in column] for column in self.values.values()]
         for value, weight in zip(zip(*columns, strict=True), self.normalized_weights.tolist(), strict=True):
             found[value] = found.get(value, 0.0) + weight

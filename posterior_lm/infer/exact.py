@@ -304,6 +304,8 @@ class _Bounds:
         match node:
             case Constant(value=value) if isinstance(value, int | float):
                 return (float(value), float(value))
+            case DistScore(dist="normal" | "beta", grid=0):
+                return ANY  # a density
             case LmScore() | ChoiceScore() | DistScore() | Test():
                 return LOG
             case Power():

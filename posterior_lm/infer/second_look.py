@@ -37,7 +37,7 @@ from posterior_lm.infer.weights import log_evidence, log_evidence_se, logsumexp
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
 from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import Value, Values, distinct
+from posterior_lm.target.values import Datum, Value, Values, distinct
 
 SHARE = 0.125
 """Second draws for each first one, of flatter proposals; of another score as many as of one of them."""
@@ -143,13 +143,13 @@ def respelled(target: Target, draws: Draws) -> Draws:
     if draws.decoded or whole_list or all(isinstance(info.support, FiniteSupport) for info in target.latents):
         return draws
     shares = sorted(draws.shares.items(), key=lambda item: (-item[1], str(item[0])))
-    spelled: dict[tuple[str | int, ...], dict[tuple[tuple[int, ...], ...], int]] = {
+    spelled: dict[tuple[Datum, ...], dict[tuple[tuple[int, ...], ...], int]] = {
         d: {} for d, _ in shares[:HEAVIEST]
     }
     for d, row in enumerate(zip(*draws.values.values(), strict=True)):
         if (found := spelled.get(tuple(value.datum for value in row))) is not None:
             found[tuple(value.ids for value in row)] = d
-    own: dict[tuple[str | int, ...], list[Value]] = {}
+    own: dict[tuple[Datum, ...], list[Value]] = {}
     for datum, found in spelled.items():
         with suppress(
             DataError, ModelError

@@ -164,6 +164,14 @@ class Observe(Node):
 
 
 @frozen
+class Prefer(Node):
+    """`prefer a over b ~ bradley_terry(score, beta)`: the items, the best first; `it` in the score is each of them."""
+
+    items: tuple[Expr, ...]
+    dist: Expr
+
+
+@frozen
 class Factor(Node):
     value: Expr
 
@@ -205,7 +213,7 @@ class Infer(Node):
     method: Call
 
 
-Statement = Latent | Observe | Factor | Condition | Temper | Plate | Let | Guide | Infer
+Statement = Latent | Observe | Prefer | Factor | Condition | Temper | Plate | Let | Guide | Infer
 
 
 # ---------------------------------------------------------------- declarations

@@ -24,7 +24,7 @@ from posterior_lm.lang.source import Source, Span
 
 _DROPPED = frozenset(
     ("EQUAL", "LPAR", "RPAR", "LBRACE", "RBRACE", "LSQB", "RSQB", "COMMA", "COLON", "TILDE",
-     "CIRCUMFLEX", "DOT", "RANGE", "IF", "THEN", "ELSE", "IN", "FROM", *STATEMENTS, *DECLARATIONS)
+     "CIRCUMFLEX", "DOT", "RANGE", "IF", "THEN", "ELSE", "IN", "FROM", "OVER", *STATEMENTS, *DECLARATIONS)
 )  # fmt: skip
 """Tokens that say nothing beside the rule that they stand in."""
 
@@ -183,6 +183,9 @@ class Builder:
         columns = tuple(item for item in items if isinstance(item, ast.Column))
         args, options = self._arguments(plain)
         return ast.TypeExpr(str(name), args, options, columns, span=span)
+
+    def _prefer(self, span: Span, first: Any, more: Any, dist: Any) -> ast.Prefer:
+        return ast.Prefer((first, *more), dist, span=span)
 
     def _infer(self, span: Span, name: Token, arguments: Any = ()) -> ast.Infer:
         args, options = self._arguments(arguments)

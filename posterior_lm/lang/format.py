@@ -222,6 +222,9 @@ def _head(item: ast.Node) -> Pieces:
             return (f"latent {item.name.id}: ", *_type_(item.type), BREAK, "~ ", *_expression(item.dist))
         case ast.Observe():
             return ("observe ", *_expression(item.value), BREAK, "~ ", *_expression(item.dist))
+        case ast.Prefer():
+            over = tuple(piece for item in item.items[1:] for piece in (BREAK, "over ", *_expression(item)))
+            return ("prefer ", *_expression(item.items[0]), *over, BREAK, "~ ", *_expression(item.dist))
         case ast.Factor():
             return ("factor ", *_expression(item.value))
         case ast.Condition():

@@ -86,12 +86,12 @@ STRAY = "STRAY"
 """Type of a token that stands for text already complained about."""
 
 KEYWORDS = frozenset(
-    ("lm", "tool", "use", "from", "program", "latent", "observe", "factor", "condition",
-     "temper", "plate", "in", "let", "guide", "infer", "if", "then", "else",
+    ("lm", "tool", "use", "from", "program", "latent", "observe", "prefer", "over", "factor",
+     "condition", "temper", "plate", "in", "let", "guide", "infer", "if", "then", "else",
      "or", "and", "not", "true", "false", "bos", "eos")
 )  # fmt: skip
 STATEMENTS = frozenset(
-    ("LATENT", "OBSERVE", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER")
+    ("LATENT", "OBSERVE", "PREFER", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER")
 )
 DECLARATIONS = frozenset(("LM", "TOOL", "USE", "PROGRAM"))
 

@@ -28,7 +28,7 @@ from attrs import frozen
 from posterior_lm.infer.methods import OptionType
 from posterior_lm.lang.diagnostics import Diagnostic, error, nearest, shown
 from posterior_lm.lang.source import is_text
-from posterior_lm.lang.values import is_number
+from posterior_lm.lang.values import MOST_VALUES, is_number
 
 if TYPE_CHECKING:
     from posterior_lm.graph.graph import ParamSpec
@@ -57,16 +57,20 @@ class Distribution:
     """A distribution that is not a language model.
 
     `arities` are the allowed numbers of arguments; `over` says which declared
-    types it is a distribution over, "finite" standing for int(a..b) and one_of.
-    `bounds` gives the allowed range of each argument that is a plain number.
+    types it is a distribution over: whole numbers ("int"), any type that lists its
+    values ("finite"), reals ("real"), truth values and 0 and 1 ("truth"), the orders that
+    `prefer` states ("order"), or all ("any").
+    `bounds` gives the allowed range of each argument that is a plain number. A name that is not `reserved` may be
+    declared, as of a function.
     """
 
     name: str
     arguments: tuple[tuple[str, str], ...]
     arities: tuple[int, ...]
-    over: str  # "int" | "finite" | "any"
+    over: Literal["int", "finite", "real", "truth", "order", "any"]
     about: str
     bounds: tuple[tuple[float | None, float | None], ...] = ()
+    reserved: bool = True
 
 
 @frozen
@@ -137,6 +141,18 @@ DISTRIBUTIONS: dict[str, Distribution] = {
                      "failures before the first success: 0, 1, 2, …", ((0.0, 1.0),)),
         Distribution("binomial", (("n", "int"), ("p", "number")), (2,), "int",
                      "successes among n", ((0.0, None), (0.0, 1.0))),
+        Distribution("normal", (("mean", "number"), ("sd", "number")), (2,), "real",
+                     "the normal distribution with this mean and standard deviation", ((None, None), (0.0, None)), reserved=False),
+        Distribution("beta", (("a", "number"), ("b", "number")), (2,), "real",
+                     "a share between 0 and 1 with mean a / (a + b)", ((0.0, None), (0.0, None)), reserved=False),
+        Distribution("bernoulli", (("p", "number"),), (1,), "truth",
+                     "true, or 1, with probability p", ((0.0, 1.0),), reserved=False),
+        Distribution("bradley_terry", (("score", "number"), ("beta", "number")), (2,), "order",
+                     "of two: the one is preferred with probability sigmoid(beta * the difference of their scores); the score reads `it`",
+                     reserved=False),
+        Distribution("plackett_luce", (("score", "number"), ("beta", "number")), (2,), "order",
+                     "of a ranked list: each next one is drawn from what is left, in proportion to exp(beta * score); the score reads `it`",
+                     reserved=False),
         Distribution("choice", (("model", "lm"),), (1,), "finite",
                      "a language model renormalised over the values of the declared type"),
         Distribution("mix", (("w", "number"), ("d1", "dist"), ("d2", "dist")), (3,), "any",
@@ -194,16 +210,25 @@ USED_TOOL = Constructor("use", (), {
     "seconds": OptionType(kind="number", low=0.01, high=3600, default=5, about="that one call may take"),
 }, "a Python function of the text so far, named by `use`")  # fmt: skip
 
+IT = "it"
+"""What the score of a preference reads: each of the things that are compared. It is no reserved name."""
+
 ROLES = ("system", "user", "assistant")
 """Who says a message of a conversation. They are no reserved names: a role stands in a model's context alone."""
 
-BUILT_IN = frozenset(f.name for f in FUNCTIONS.values() if f.reserved) | frozenset(DISTRIBUTIONS)
+BUILT_IN = frozenset(f.name for f in FUNCTIONS.values() if f.reserved) | frozenset(
+    d.name for d in DISTRIBUTIONS.values() if d.reserved
+)
 """Names that no declaration may take, since calls look them up."""
 
-_REAL = "latents are texts and whole numbers; score a number with a factor, such as: factor -0.5 * x * x"
+_REAL = "reals have normal(mean, sd) and beta(a, b); any other density is a factor, such as: factor -abs(x)"
+_SHARES = (
+    "there are no vectors; break the whole: one share ~ beta(a, b + c), the next of what is left ~ beta(b, c)"
+)
 _POWER = "write exp(b * log(x)) for the power b of x"
 ELSEWHERE: dict[str, str] = {
-    **dict.fromkeys(("normal", "gaussian", "beta", "gamma", "exponential", "laplace", "student_t"), _REAL),
+    **dict.fromkeys(("gaussian", "gamma", "exponential", "laplace", "student_t"), _REAL),
+    "dirichlet": _SHARES,
     **dict.fromkeys(("len", "length", "strlen"), "count with chars(…), words(…) or tokens(…)"),
     **dict.fromkeys(
         ("int", "float", "real", "parse_int", "to_number"), "number(…) reads the number that a text spells"
@@ -220,7 +245,7 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(
         ("get", "getitem", "json", "json_field"), 'field(…, "name") reads a field of a JSON text'
     ),
-    "bernoulli": 'write int(0..1) ~ binomial(1, p), or one_of("yes", "no") ~ categorical([p, 1 - p])',
+    "flip": "write bernoulli(p)",
     "str": "numbers are spelled where they stand in a text",
     "regex": 'write matches(text, r"pattern")',
 }
@@ -257,12 +282,12 @@ class ValueType:
     instances: type | tuple[type, ...] = object
     """What its values are in Python; true and false are no numbers."""
 
-    def choices(self, args: Constants) -> tuple[str, ...]:
-        """The strings that are its values, in order; () for a type of other values."""
+    def choices(self, args: Constants) -> tuple[str | bool, ...]:
+        """The strings or truth values that are its values, in order; () for a type of numbers."""
         return ()
 
-    def range(self, args: Constants) -> tuple[int, int] | None:
-        """The ends of the range of whole numbers that are its values, where they are known."""
+    def range(self, args: Constants) -> tuple[float, float] | None:
+        """The ends of the range of numbers that its values lie in, where they are known."""
         return None
 
     def read(self, text: str) -> object:
@@ -328,7 +353,7 @@ class Int(ValueType):
     meant, advice = "a whole number", "give a whole number, such as 3, without quotes"
     elsewhere = ("integer",)
 
-    def range(self, args: Constants) -> tuple[int, int] | None:
+    def range(self, args: Constants) -> tuple[float, float] | None:
         return next((arg for arg in args if isinstance(arg, tuple)), None)
 
     def read(self, text: str) -> object:
@@ -348,10 +373,19 @@ class Int(ValueType):
 
 
 class Real(ValueType):
-    name = kind = form = example = "real"
+    name = kind = "real"
+    takes = "range"
+    options: ClassVar = {
+        "grid": OptionType(kind="int", low=1, high=MOST_VALUES, about="the number of equal cells that a latent's range is cut into"),
+    }  # fmt: skip
+    latent = finite = True
+    form, example = "real(a..b, grid=n)", "real(0..1, grid=20)"
     instances = (int, float)
     meant, advice = "a number", "give a number, such as 0.5, without quotes"
     elsewhere = ("float", "number")
+
+    def range(self, args: Constants) -> tuple[float, float] | None:
+        return next((arg for arg in args if isinstance(arg, tuple)), None)
 
     def read(self, text: str) -> object:
         word = text.strip()
@@ -368,9 +402,13 @@ class Real(ValueType):
 
 class Bool(ValueType):
     name = kind = form = example = "bool"
+    latent = finite = True
     instances = bool
     meant, advice = "true or false", "write true or false, without quotes"
     elsewhere = ("boolean",)
+
+    def choices(self, args: Constants) -> tuple[bool, ...]:
+        return (False, True)
 
     def read(self, text: str) -> object:
         return {"true": True, "false": False}.get(text.strip().lower(), text)
@@ -390,7 +428,7 @@ class OneOf(ValueType):
 
     def beyond(self, param: ParamSpec, value: Any) -> Iterator[tuple[str, str]]:
         if value not in param.choices:
-            close = nearest(value, param.choices)
+            close = nearest(value, map(str, param.choices))
             help = f"did you mean {close!r}?" if close else f"choose from {_quoted(param.choices)}"
             yield f"`{param.name}` is {shown(value)}, which is not one of its choices", help
 
@@ -440,5 +478,5 @@ def mistyped(param: ParamSpec, value: object, where: str, *, help: str | None = 
     )
 
 
-def _quoted(choices: tuple[str, ...]) -> str:
+def _quoted(choices: tuple[str | bool, ...]) -> str:
     return ", ".join(map(repr, choices))

@@ -18,7 +18,7 @@ from posterior_lm.lang.signatures import ValueType, value_type
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 
-Constant = str | int | float | bool | tuple[int, int]
+Constant = str | int | float | bool | tuple[float, float]
 """What is known before data are: a value, or both ends of a range."""
 
 KIND_NAMES = {
@@ -51,7 +51,7 @@ class Value:
 
     kind: str
     depends: frozenset[Binding] = frozenset()
-    choices: tuple[str, ...] | None = None
+    choices: tuple[str | bool, ...] | None = None
     numeric: bool = False
     constant: Constant | None = None
     written: bool = True
@@ -119,12 +119,12 @@ class Type:
     """A declared type with the values of its options; a range is both of its ends.
 
     An option that data decide, and one that names tools, has no constant: None. `range` holds
-    the ends of whole numbers, and `finite` the values that a type lists, where they can be read off.
+    the ends of numbers, and `finite` the values that a type lists, where they can be read off.
     """
 
     at: ast.TypeExpr
-    choices: tuple[str, ...] = ()
-    range: tuple[int, int] | None = None
+    choices: tuple[str | bool, ...] = ()
+    range: tuple[float, float] | None = None
     options: Mapping[str, Constant | None] = field(factory=dict)
     columns: Mapping[str, Type] = field(factory=dict)
 
@@ -142,7 +142,7 @@ class Type:
 
     @property
     def is_finite(self) -> bool:
-        """Whether it lists its values, as an int does with a range."""
+        """Whether it lists its values, as a number does with a range."""
         return self.known.finite and (self.known.takes != "range" or bool(self.at.args))
 
     @property
@@ -154,7 +154,7 @@ class Type:
     @property
     def finite(self) -> FiniteSpec | None:
         low, high = self.range or (None, None)
-        return finite_spec(self.choices, low, high, self.options.get("lead"))
+        return finite_spec(self.choices, low, high, self.options.get("lead"), self.options.get("grid"))
 
     @property
     def value(self) -> Value:

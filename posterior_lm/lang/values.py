@@ -1,8 +1,9 @@
 """Values apart from any program: JSON and numbers that others wrote, and the values of finite types.
 
 Whatever is wrong with JSON is said in one way. A finite type numbers its values in the order of
-declaration and says how each is spelled; the graph keeps it as one of two things: strings
-(`choices`), or the ends of a range of whole numbers with the `lead` that is spelled before each.
+declaration and says how each is spelled; the graph keeps it as one of three things: strings or
+truth values (`choices`), the ends of a range of whole numbers with the `lead` that is spelled before
+each, or the ends of a range of reals with the number of cells that it is cut into (`grid`).
 """
 
 from __future__ import annotations
@@ -120,12 +121,12 @@ class IntSpec:
 
 @frozen
 class ChoiceSpec:
-    """`one_of("…", "…")`: the strings in the order of declaration."""
+    """`one_of("…", "…")`: the strings in the order of declaration; of a `bool` false, then true."""
 
-    choices: tuple[str, ...]
+    choices: tuple[str | bool, ...]
 
     @cached_property
-    def _places(self) -> dict[str, int]:
+    def _places(self) -> dict[str | bool, int]:
         return {choice: place for place, choice in enumerate(self.choices)}
 
     @property
@@ -133,20 +134,21 @@ class ChoiceSpec:
         return len(self.choices)
 
     @property
-    def values(self) -> Sequence[str]:
+    def values(self) -> Sequence[str | bool]:
         return self.choices
 
-    def datum(self, number: int) -> str:
+    def datum(self, number: int) -> str | bool:
         """The value with this place in the order of declaration, from 0."""
         return self.choices[number]
 
     def number(self, datum: object) -> int | None:
         """The place of a value, or None where it is not one."""
-        return self._places.get(datum) if isinstance(datum, str) else None
+        return self._places.get(datum) if isinstance(datum, str | bool) else None
 
     def spelling(self, number: int) -> str:
-        """The text that stands for that value: itself."""
-        return self.choices[number]
+        """The text that stands for that value: itself, or `true` and `false`."""
+        value = self.choices[number]
+        return value if isinstance(value, str) else str(value).lower()
 
     def checks(self, span: Span | None = None) -> tuple[Diagnostic, ...]:
         """PLM330 without choices, PLM332 for one listed twice, PLM331 for too many, PLM531."""
@@ -172,19 +174,77 @@ class ChoiceSpec:
                     help=f"list {twice!r} once",
                 )
             )
-        found.extend(half_surrogate("", c, span) for c in self.choices if not is_text(c))
+        found.extend(
+            half_surrogate("", c, span) for c in self.choices if isinstance(c, str) and not is_text(c)
+        )
         return tuple(found)
 
 
-FiniteSpec = IntSpec | ChoiceSpec
+@frozen
+class GridSpec:
+    """`real(low..high, grid=size)`: the midpoints of `size` equally wide cells between the ends."""
+
+    low: float
+    high: float
+    size: int
+
+    @property
+    def values(self) -> Sequence[float]:
+        return [self.datum(number) for number in range(self.size)]
+
+    @property
+    def width(self) -> float:
+        """Of a cell."""
+        return (self.high - self.low) / self.size
+
+    def datum(self, number: int) -> float:
+        """The midpoint of the cell with this place, from 0, with the digits that tell it from its neighbours."""
+        middle = self.low + (number + 0.5) * self.width
+        short = float(f"{middle:.12g}")
+        return short if abs(short - middle) < 1e-6 * self.width else middle
+
+    def cell(self, number: int) -> tuple[float, float]:
+        """The ends of the cell with this place."""
+        return self.low + number * self.width, self.low + (number + 1) * self.width
+
+    def nearest(self, datum: float) -> int:
+        """The place of the cell that a number lies in, or of the one next to it."""
+        return min(self.size - 1, max(0, int((datum - self.low) / self.width)))
+
+    def number(self, datum: object) -> int | None:
+        """The place of a midpoint, or None where it is not one."""
+        if not is_number(datum):
+            return None
+        place = self.nearest(datum)
+        return place if self.datum(place) == datum else None
+
+    def spelling(self, number: int) -> str:
+        """The midpoint in decimal."""
+        return str(self.datum(number))
+
+    def checks(self, span: Span | None = None) -> tuple[Diagnostic, ...]:
+        """PLM330 for an empty range, PLM331 for too many cells, or for more than floats between its ends."""
+        what = f"real({self.low}..{self.high}, grid={self.size})"
+        if self.high <= self.low:
+            return (reversed_range(what, self.low, self.high, span),)
+        if self.width <= 1e-13 * max(abs(self.low), abs(self.high)):
+            help = "widen the range, or write a smaller grid"
+            return (error("PLM331", f"{what} has cells too narrow for numbers", span, "too fine", help=help),)
+        return _too_many(self.size, what, span)
+
+
+FiniteSpec = IntSpec | ChoiceSpec | GridSpec
 
 
 def finite_spec(
-    choices: Sequence[str], low: object = None, high: object = None, lead: object = None
-) -> FiniteSpec | None:
+    choices: Sequence[str | bool], low: object = None, high: object = None, lead: object = None,
+    grid: object = None,
+) -> FiniteSpec | None:  # fmt: skip
     """The values of a type that the graph keeps so; None where it lists none or its ends are not known."""
     if choices:
         return ChoiceSpec(tuple(choices))
+    if isinstance(grid, int) and is_number(low) and is_number(high):
+        return GridSpec(float(low), float(high), grid)
     if isinstance(low, int) and isinstance(high, int):
         return IntSpec(low, high, "" if lead is None else str(lead))
     return None
@@ -193,7 +253,7 @@ def finite_spec(
 # ------------------------------------------------------------- faults, also of texts
 
 
-def reversed_range(what: str, low: int, high: int, span: Span | None) -> Diagnostic:
+def reversed_range(what: str, low: float, high: float, span: Span | None) -> Diagnostic:
     """PLM330: the range that `what` spells has its ends the wrong way round."""
     return error(
         "PLM330",

@@ -139,8 +139,6 @@ def _values(param: ParamSpec) -> tuple[Datum, ...] | None:
     if finite is not None:
         return tuple(finite.values) if param.choices or finite.size <= MOST_VALUES else None
     match param.type:
-        case "bool":
-            return (False, True)
         case "int" | "text":
             return None
     raise InferenceError.of(

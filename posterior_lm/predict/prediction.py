@@ -14,12 +14,12 @@ from posterior_lm.infer.verdict import level
 from posterior_lm.lang.diagnostics import shown
 from posterior_lm.lang.values import number_text
 from posterior_lm.shown import Shown
+from posterior_lm.target.values import Datum
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-Datum = str | int | bool
 Vote = Literal["soft", "hard", "likeliest"]
 ROUNDING = 1e-9
 """By which sums of probabilities may be off."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.signatures import VALUE_TYPES
+from posterior_lm.lang.values import GridSpec
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.plots import Axes, bars, drawing
 
@@ -42,7 +44,7 @@ def draws_view(
     head = ["weight", "", "log reward", *(["spellings"] if spellings else []), *names]
     rows = [
         [share(m.weight), bar(m.weight / merged[0].weight), number(m.log_reward, 2), *([f"{m.sequences}"] if spellings else []),
-         *(_value(str(m.values[name]), posterior.types.get(name)) for name in names)]
+         *(_value(spelled(m.values[name]), posterior.types.get(name)) for name in names)]
         for m in merged[: most + folded]
     ]  # fmt: skip
     right = [True, False, True, *([True] if spellings else []), *(False for _ in names)]
@@ -69,7 +71,7 @@ def _value(text: str, kind: str | None) -> Html:
 
 
 def marginals_view(facts: Facts) -> Html | None:
-    """Bars for `one_of` and `int` latents; for texts the likeliest, where there are several latents."""
+    """Bars for latents of finite types; for texts the likeliest, where there are several latents."""
     several = len(facts.target.latents) > 1
     found = [
         el(
@@ -86,6 +88,11 @@ def marginals_view(facts: Facts) -> Html | None:
 
 def _caption(posterior: Posterior, info: LatentInfo) -> list[Html | str]:
     name = el("b", info.name)
+    if VALUE_TYPES[info.type].kind == "real":
+        found = posterior.spread(info.name)
+        spread = "" if posterior.draws.exact else f" \u00b1 {number(found.se, 2)}"
+        said = f": mean {number(found.mean, 2)}{spread}, standard deviation {number(found.sd, 2)}, 90% within {found.low:g} to {found.high:g}"
+        return [name, said]
     if VALUE_TYPES[info.type].kind == "int":
         mean = posterior.expect(lambda row: float(row[info.name]))
         bounds = ", with 90% intervals" if len(posterior.marginal(info.name)) <= MOST_BARS else ""
@@ -109,7 +116,10 @@ def _marginal(facts: Facts, info: LatentInfo) -> Html:
         listed: Sequence[Datum] = facts.target.evaluator.supports[info.name].spec.values  # type: ignore[attr-defined]
         values = [*listed, *(v for v in mass if v not in listed)]
     else:
-        values = sorted(mass)
+        values = sorted(mass)  # numbers, or false and true
+        grid = getattr(facts.target.evaluator.supports[info.name], "spec", None)
+        if isinstance(grid, GridSpec):
+            return _cells(info.name, grid, mass)
         if len(values) > MOST_BARS:
             return _histogram(posterior, info.name, mass)
     rows = [(v, mass.get(v, 0.0)) for v in values]
@@ -117,7 +127,7 @@ def _marginal(facts: Facts, info: LatentInfo) -> Html:
     shown = [row for row in rows if row in kept]
     bounds = [posterior.prob(lambda row, v=v: row[info.name] == v) for v, _ in shown]  # type: ignore[misc]
     return _bars(
-        [(str(v), p, (b.low, b.high)) for (v, p), b in zip(shown, bounds, strict=True)],
+        [(spelled(v), p, (b.low, b.high)) for (v, p), b in zip(shown, bounds, strict=True)],
         len(rows) - len(shown),
     )
 
@@ -135,6 +145,18 @@ def _bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], more: i
         )
     note = el("p", f"\u2026 and {plural(more, 'more value')}.", class_="faint") if more > 0 else None
     return join([table(None, cells, [False, False, True], "bars-table"), note])
+
+
+def _cells(name: str, grid: GridSpec, mass: dict[Datum, float]) -> Html:
+    """A bar for every cell of a real, or for as many together as leave `MOST_BINS`."""
+    wide = -(-grid.size // MOST_BINS)
+    edges = [grid.cell(k)[0] for k in range(0, grid.size, wide)] + [grid.high]
+    heights = [0.0] * (len(edges) - 1)
+    for value, p in mass.items():
+        heights[grid.nearest(float(value)) // wide] += p
+    axes = Axes((edges[0], edges[-1]), (0.0, max(heights) * 1.05), name, "probability")
+    titles = [f"{a:g} to {b:g}: {share(p)}" for a, b, p in zip(edges, edges[1:], heights, strict=False)]
+    return drawing(f"Marginal of {name}", axes, bars(axes, edges, heights, titles))
 
 
 def _histogram(posterior: Posterior, name: str, mass: dict[Datum, float]) -> Html:

@@ -14,6 +14,7 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
+from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import Request, Tokenizer
 from posterior_lm.report.markup import Html, el, join, number, share, text_span
@@ -171,12 +172,14 @@ def _card(facts: Facts, shown: int) -> Html:
 
 
 def _finite(facts: Facts, draw: int) -> list[Html]:
-    """The values of `one_of` and `int` latents, which no model may read token by token."""
+    """The values of latents of finite types, which no model may read token by token."""
     values = facts.posterior.draws.values
     listed = [info.name for info in facts.target.latents if info.type != "text"]
     if not listed:
         return []
-    return [el("span", el("code", name), " = ", text_span(str(values[name][draw].datum))) for name in listed]
+    return [
+        el("span", el("code", name), " = ", text_span(spelled(values[name][draw].datum))) for name in listed
+    ]
 
 
 def legend() -> Html:

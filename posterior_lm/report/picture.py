@@ -209,8 +209,8 @@ def spelled(graph: RewardGraph, i: int) -> str:
             return ", ".join(_messages(graph, node, inside))
         case LmScore(lm=lm) | ChoiceScore(lm=lm):
             return f"log {lm}({inside[1]} | {inside[0]})" if inside[0] else f"log {lm}({inside[1]})"
-        case DistScore(dist=dist):
-            return f"log {dist}({', '.join(inside[1:])})({inside[0]})"
+        case DistScore(dist=dist, bounded=bounded):
+            return f"log {dist}({', '.join(inside[1:-2] if bounded else inside[1:])})({inside[0]})"
         case Apply(op=op):
             if not op[0].isalpha() or op in ("and", "or", "unary -", "unary not"):
                 loose = [_is_loose(graph[j]) for j in node.inputs]

@@ -38,6 +38,7 @@ from posterior_lm.report.graph_svg import graph_svg
 from posterior_lm.report.picture import picture
 from posterior_lm.storage import Stored, structured
 from posterior_lm.target.validate import validate_data
+from posterior_lm.target.values import Datum
 
 Models = Mapping[str, LanguageModel]
 Check = Callable[[Source], list[Diagnostic]]
@@ -155,7 +156,7 @@ class Asked:
     budget: Annotated[float, Stored(low=0)] | None = None
     name: str | None = None
     vote: str = "soft"
-    values: Mapping[str, str | int] = field(factory=dict)
+    values: Mapping[str, Datum] = field(factory=dict)
     stream: bool = False
 
 

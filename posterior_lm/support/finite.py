@@ -114,8 +114,8 @@ class FiniteSupport(Stepwise):
             for ids, length in zip(self.table[some].tolist(), lengths[some].tolist(), strict=True):
                 yield tuple(ids[:length])
 
-    def datum(self, ids: Sequence[int]) -> int | str:
-        """The integer or the string that the tokens stand for; ValueError for other tokens."""
+    def datum(self, ids: Sequence[int]) -> float | str:
+        """The number, truth value or string that the tokens stand for; ValueError for other tokens."""
         return self.spec.datum(self.place(ids))
 
     def place(self, ids: Sequence[int]) -> int:
@@ -129,8 +129,8 @@ class FiniteSupport(Stepwise):
             place = keep(self._places, ids, int(self.order[row]), _PLACES)
         return place
 
-    def ids_of(self, datum: int | str) -> tuple[int, ...]:
-        """The tokens of an integer or a string; ValueError for what is no value of this type."""
+    def ids_of(self, datum: float | str) -> tuple[int, ...]:
+        """The tokens of a value; ValueError for what is no value of this type."""
         number = self.spec.number(datum)
         if number is None:
             raise ValueError(f"{datum!r} is no value of this type")
@@ -147,8 +147,8 @@ class FiniteSupport(Stepwise):
 class KeptSupport(FiniteSupport):
     """Some values of a finite type, each with the tokens and the place that it has there."""
 
-    def ids_of(self, datum: int | str) -> tuple[int, ...]:
-        """The tokens of an integer or a string; ValueError for what was taken, and for no value of the type."""
+    def ids_of(self, datum: float | str) -> tuple[int, ...]:
+        """The tokens of a value; ValueError for what was taken, and for no value of the type."""
         ids = super().ids_of(datum)
         if not self.accepts(ids):
             raise ValueError(f"{datum!r} is no value that the conditions leave")

@@ -17,7 +17,7 @@ from posterior_lm.graph.ops import OPS, spelled
 from posterior_lm.lang.diagnostics import Diagnostic, error
 from posterior_lm.lang.values import finite_spec
 from posterior_lm.target.prefix_values import Between, Certain, Text, apply, certain, joined
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import Datum, Value
 
 Parts = Sequence[Conjunct]
 ANY_COUNT = Between(0, math.inf)
@@ -145,7 +145,7 @@ def impossible(graph: RewardGraph) -> list[Diagnostic]:
         parts = [part for part in conjuncts(graph) if part.kind(latent.name) == "mask"]
 
         def leaves(
-            some: Parts, latent: Latent = latent, values: Sequence[tuple[str, str | int]] = values
+            some: Parts, latent: Latent = latent, values: Sequence[tuple[str, Datum]] = values
         ) -> bool:
             return any(holds(graph, latent.name, text, datum, some) for text, datum in values)
 
@@ -154,16 +154,17 @@ def impossible(graph: RewardGraph) -> list[Diagnostic]:
     return found
 
 
-def holds(graph: RewardGraph, name: str, text: str, datum: str | int, parts: Parts) -> bool:
+def holds(graph: RewardGraph, name: str, text: str, datum: Datum, parts: Parts) -> bool:
     """Whether a value of a finite latent satisfies the parts, as far as that is certain."""
     return Certainty(graph, {name: Value((), text, datum)}).allows(parts)
 
 
-def _values(graph: RewardGraph, latent: Latent) -> list[tuple[str, str | int]]:
+def _values(graph: RewardGraph, latent: Latent) -> list[tuple[str, Datum]]:
     """Text and datum of every value, where they are few and known; else none."""
     options = dict(zip(latent.options, (graph[i] for i in latent.inputs), strict=True))
     known = {name: node.value for name, node in options.items() if isinstance(node, Constant)}
-    finite = finite_spec(latent.choices, known.get("low"), known.get("high"), known.get("lead"))
+    names = ("low", "high", "lead", "grid")
+    finite = finite_spec(latent.choices, *(known.get(name) for name in names))
     if finite is None or finite.size > LISTED:
         return []
     return [(finite.spelling(k), finite.datum(k)) for k in range(finite.size)]

@@ -12,7 +12,8 @@ from posterior_lm.graph.ops import OPS
 from posterior_lm.lang.diagnostics import InferenceError, InternalError
 from posterior_lm.lang.regex import mend
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.values import FiniteSpec, IntSpec, finite_spec
+from posterior_lm.lang.values import FiniteSpec, GridSpec, IntSpec, finite_spec
+from posterior_lm.target.densities import Beta, Normal, Real, log_mass
 
 Column = list
 """N values of one node: floats, integers, booleans or texts."""
@@ -149,7 +150,7 @@ def _integer(value: object, name: str) -> int:
 
 
 LogPmf = Callable[[object], float]
-"""Log probability of a value, nats."""
+"""Log probability of a value, or its log density, nats."""
 
 
 def uniform(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
@@ -238,12 +239,51 @@ def binomial(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
     return log_pmf
 
 
+def normal(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
+    """log density, or of a cell of a grid its log mass."""
+    mean, sd = _number(args[0], "the mean"), _number(args[1], "the standard deviation")
+    if sd <= 0:
+        raise ParameterError(f"the standard deviation of normal is {sd:g}, not above 0")
+    return _of_reals(Normal(mean, sd), finite)
+
+
+def beta(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
+    """log density, or of a cell of a grid its log mass."""
+    a, b = _number(args[0], "a"), _number(args[1], "b")
+    if a <= 0 or b <= 0:
+        raise ParameterError(f"beta({a:g}, {b:g}) needs numbers above 0")
+    return _of_reals(Beta(a, b), finite)
+
+
+def _of_reals(of: Real, finite: FiniteSpec | None) -> LogPmf:
+    if not isinstance(finite, GridSpec):
+        return lambda value: of.log_density(_number(value, "the value"))
+
+    def log_pmf(value: object) -> float:
+        place = finite.number(value)
+        return -math.inf if place is None else log_mass(of, *finite.cell(place))
+
+    return log_pmf
+
+
+def bernoulli(args: Sequence[object], finite: FiniteSpec | None) -> LogPmf:
+    """log p of true and of 1, log(1 − p) of false and of 0."""
+    p = _number(args[0], "p")
+    if not 0 <= p <= 1:
+        raise ParameterError(f"the p of bernoulli is {p:g}, outside [0, 1]")
+    logs = (math.log1p(-p) if p < 1 else -math.inf, math.log(p) if p > 0 else -math.inf)
+    return lambda value: logs[int(value)] if value in (0, 1) else -math.inf  # type: ignore[call-overload]
+
+
 DISTS: dict[str, Callable[[Sequence[object], FiniteSpec | None], LogPmf]] = {
     "uniform": uniform,
     "categorical": categorical,
     "poisson": poisson,
     "geometric": geometric,
     "binomial": binomial,
+    "normal": normal,
+    "beta": beta,
+    "bernoulli": bernoulli,
 }
 
 
@@ -255,7 +295,7 @@ def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
         args, bounds = args[:-2], args[-2:]
     given = DISTS[node.dist]
     listed = finite_spec(node.choices)
-    ranges: dict[tuple[int, ...], FiniteSpec | None] = {}
+    ranges: dict[tuple[float, ...], FiniteSpec | None] = {}
     log_pmf: LogPmf | None = None
     last: tuple = ()
     out = []
@@ -265,9 +305,9 @@ def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
             if log_pmf is None or not all(map(operator.is_, of, last)):
                 finite = listed
                 if bounds:
-                    ends = (int(of[-2]), int(of[-1]))
+                    ends = low, high = of[-2:]
                     if ends not in ranges:
-                        ranges[ends] = finite_spec((), *ends)
+                        ranges[ends] = finite_spec((), low, high, grid=node.grid or None)
                     finite = ranges[ends]
                 log_pmf, last = given(of[: len(args)], finite), of
             out.append(log_pmf(value[d]))

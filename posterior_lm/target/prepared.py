@@ -225,5 +225,6 @@ def support_of(graph: RewardGraph, latent: Latent, models: Mapping[str, Language
 def spec_of(graph: RewardGraph, latent: Latent) -> Spec:
     """What the type of a latent of a grounded graph asks of its values."""
     options = options_of(graph, latent)
-    finite = finite_spec(latent.choices, options.get("low"), options.get("high"), options.get("lead"))
+    names = ("low", "high", "lead", "grid")
+    finite = finite_spec(latent.choices, *(options.get(name) for name in names))
     return finite or TextSpec.of(options, latent.tools)

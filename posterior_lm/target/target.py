@@ -17,6 +17,7 @@ from posterior_lm.graph.nodes import TermInfo
 from posterior_lm.lang.diagnostics import DataError, shown
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.values import FiniteSpec, GridSpec, is_number
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
@@ -24,7 +25,7 @@ from posterior_lm.support.grammar import GrammarSupport
 from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prefixes import log_reward_prefixes
-from posterior_lm.target.values import Value, Values, count, distinct, take
+from posterior_lm.target.values import Datum, Value, Values, count, distinct, take
 from posterior_lm.tools import shown_end
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Target:
 
     # ------------------------------------------------------------- values
 
-    def value(self, latent: str, text: str | int) -> Value:
+    def value(self, latent: str, text: Datum) -> Value:
         """The value that a text or an integer spells, in its tokenizer's own spelling.
 
         Where tools write into the text, drawn parts and outputs are spelled apart. Raises
@@ -144,7 +145,7 @@ class Target:
                 info.span,
                 "this type",
                 where=latent,
-                help="give one of the values that its type lists"
+                help=_instead(support.spec, VALUE_TYPES[info.type].read(str(text)))
                 if isinstance(support, FiniteSupport)
                 else "give a text that its grammar or schema derives; JSON is written with the characters themselves, "
                 "as by json.dumps(…, ensure_ascii=False)"
@@ -183,6 +184,12 @@ class Target:
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
         return Value(ids, text, text)
+
+
+def _instead(spec: FiniteSpec, given: object) -> str:
+    if isinstance(spec, GridSpec) and is_number(given):
+        return f"the nearest value is {spec.spelling(spec.nearest(given))}"
+    return "give one of the values that its type lists"
 
 
 @lru_cache(maxsize=64)

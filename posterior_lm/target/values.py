@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
+Datum = str | int | float | bool
+"""What expressions and users see of a value."""
+
 
 @frozen
 class Value:
@@ -17,7 +20,7 @@ class Value:
 
     ids: tuple[int, ...]
     text: str
-    datum: str | int
+    datum: Datum
 
     def __str__(self) -> str:
         return self.text

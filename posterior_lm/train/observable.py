@@ -121,7 +121,7 @@ def simulated(graph: RewardGraph, found: tuple[Observable, ...]) -> RewardGraph:
     nodes = dict(graph.nodes)
     fresh = max(nodes) + 1
     for one in found:
-        options: list[tuple[str, str | int]] = []
+        options: list[tuple[str, str | float]] = []
         if one.spec.type == "text":
             options = [("tokens_low", 1), ("tokens_high", LONGEST), ("end", "free")]
         elif one.spec.low is not None and one.spec.high is not None:

@@ -19,6 +19,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.api.engine import draw
 from posterior_lm.api.posterior import Posterior
+from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.base import Info
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import Request
@@ -133,7 +134,7 @@ def _predicted(posterior: Posterior, answer: Answer, near: float) -> bool | None
     known = answer.marginals.get(names[0]) or {str(value[0]): prob for value, prob in answer.values}
     value, prob = max(known.items(), key=lambda item: item[1])
     draws = posterior.draws
-    said = {str(datum): e for datum, e in marginal(posterior, names[0], "soft").estimates.items()}
+    said = {spelled(datum): e for datum, e in marginal(posterior, names[0], "soft").estimates.items()}
     if value in said:
         low, high = said[value].low, said[value].high
     else:

@@ -16,7 +16,7 @@ from posterior_lm.lang.check.types import value, written
 from posterior_lm.lang.diagnostics import meant, nearest
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL, VALUE_TYPES, Constructor, OptionType, value_type
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import Constant, Type, Value, joined
+from posterior_lm.lang.typed import KIND_NAMES, Constant, Type, Value, joined
 
 
 def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> tuple[Type, bool]:
@@ -86,7 +86,7 @@ def _shape(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     elif takes == "choices":
         _choices(scope, type_)
     elif takes == "range":
-        _int(scope, type_, place)
+        _ranged(scope, type_, place)
     elif type_.args:
         for arg in type_.args:
             inner(scope, arg)
@@ -133,20 +133,28 @@ def _choices(scope: Scope, type_: ast.TypeExpr) -> None:
             seen[found] = arg.span
 
 
-def _int(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
-    args = type_.args
-    if not args and place == "latent":
-        scope.error("PLM308", "a latent int needs a range", type_.span, "no range",
+def _ranged(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
+    """The range of an int or a real; a latent real is cut into cells, and any other real is the number that is given."""
+    args, name = type_.args, type_.name
+    cells = [option for option in type_.options if option.name == "grid"]
+    if place == "latent" and not args:
+        scope.error("PLM308", f"a latent {name} needs a range", type_.span, "no range",
                     help=_like(type_))  # fmt: skip
+    elif place == "latent" and name == "real" and not cells:
+        scope.error("PLM308", "a latent real needs a grid, the number of cells its range is cut into", type_.span,
+                    "no grid", help=_like(type_))  # fmt: skip
+    elif place != "latent" and name == "real" and (args or cells):
+        scope.error("PLM322", f"the real of a {place} is the number that is given", type_.span,
+                    "a range and a grid are of latents", help="write real")  # fmt: skip
     if not args:
         return
     if len(args) > 1 or not isinstance(args[0], ast.Range):
         for arg in args:
             inner(scope, arg)
-        scope.error("PLM322", "an int takes one range", args[0].span, "expected low..high",
+        scope.error("PLM322", f"{KIND_NAMES.get(name, f'a {name}')} takes one range", args[0].span, "expected low..high",
                     help=_like(type_))  # fmt: skip
         return
-    int_range(scope, args[0], constants=place != "latent")
+    number_range(scope, args[0], constants=place != "latent", reals=name == "real")
 
 
 def _text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
@@ -182,10 +190,11 @@ def inner(scope: Scope, part: ast.Expr | ast.Range) -> None:
         value(scope, one)
 
 
-def int_range(
-    scope: Scope, range_: ast.Range, *, constants: bool = False, at_least: int | None = None
-) -> None:
-    """Checks low..high: ints, known before anything is drawn, not empty."""
+def number_range(
+    scope: Scope, range_: ast.Range, *, constants: bool = False, at_least: int | None = None,
+    reals: bool = False,
+) -> None:  # fmt: skip
+    """Checks low..high: ints, or `reals`, known before anything is drawn, not empty."""
     ends = []
     for bound in (range_.low, range_.high):
         if constants and written(scope, bound) is None:
@@ -194,24 +203,26 @@ def int_range(
             )
             continue
         ends.append(found := scope.findings.values[id(bound)] if constants else value(scope, bound))
-        if found.kind not in ("int", "unknown"):
-            scope.error("PLM301", "a range is made of ints", bound.span, f"this is {found.shown}")
+        if not found.is_number if reals else found.kind not in ("int", "unknown"):
+            wanted = "numbers" if reals else "ints"
+            scope.error("PLM301", f"a range is made of {wanted}", bound.span, f"this is {found.shown}")
         elif found.latents:
             scope.error("PLM322", "a range cannot depend on a latent", bound.span,
                         f"depends on '{found.latents[0]}'")  # fmt: skip
     low, high = scope.written(range_.low), scope.written(range_.high)
-    known = (low, high) if isinstance(low, int) and isinstance(high, int) else None
+    kinds = (int, float) if reals else int
+    known = (low, high) if isinstance(low, kinds) and isinstance(high, kinds) else None
     scope.findings.values[id(range_)] = Value("unknown", joined(*ends), constant=known)
     if known is None:
         return
     low, high = known
-    if low > high:
+    if low > high or (reals and low == high):
         scope.error(
             "PLM302",
             f"the range {low}..{high} is empty",
             range_.span,
-            "the first number is the larger",
-            help=f"write {high}..{low}",
+            "the first number is the larger" if low > high else "no real lies between these",
+            help=f"write {high}..{low}" if low > high else None,
         )
     elif at_least is not None and low < at_least:
         scope.error("PLM302", "a number of tokens cannot be negative", range_.low.span, "below 0")
@@ -251,7 +262,7 @@ def _option(scope: Scope, option: ast.Option, wanted: OptionType) -> None:
         return
     if wanted.kind == "range":
         if isinstance(given, ast.Range):
-            int_range(scope, given, at_least=0)
+            number_range(scope, given, at_least=0)
         else:
             found = value(scope, given)
             number = scope.written(given)

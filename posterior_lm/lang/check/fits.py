@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from posterior_lm.lang import ast
+from posterior_lm.lang.ast import names
 from posterior_lm.lang.automaton import automaton
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.regex import PatternError, wrong_pattern
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, Distribution, finite_forms
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, Distribution, finite_forms
 from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
 
 
@@ -50,7 +51,7 @@ def comparison(scope: Scope, expr: ast.Binary, left: Value, right: Value) -> Non
             text = other.constant
             if one.choices and isinstance(text, str) and text not in one.choices:
                 scope.error("PLM316", f'"{text}" is not one of the choices', side.span, "never equal",
-                            help=meant(text, one.choices, None, '"'))  # fmt: skip
+                            help=meant(text, map(str, one.choices), None, '"'))  # fmt: skip
 
 
 def count(
@@ -114,21 +115,42 @@ def probabilities(scope: Scope, arg: ast.Expr) -> None:
         )
 
 
-def fits_type(scope: Scope, type_: Type, dist: Dist, what: str) -> None:
-    """Reports a distribution that is not over a declared type; `what` names the value."""
+_INSTEAD = {
+    "text": "a text comes from a language model",
+    "real": "write normal(mean, sd), beta(a, b) or uniform()",
+    "bool": "write bernoulli(p)",
+}
+
+
+def fits_type(scope: Scope, type_: Type, dist: Dist, what: str, *, drawn: bool = False) -> None:
+    """Reports a distribution that is not over a declared type; `what` names the value, which may be `drawn` from it."""
     for part in dist.parts:
-        fits_type(scope, type_, part, what)
+        fits_type(scope, type_, part, what, drawn=drawn)
     call = dist.call
     kind, called = type_.known.kind, KIND_NAMES.get(type_.name, f"a {type_.name}")
-    if call is None or dist.sort not in DISTRIBUTIONS or kind in ("table", "unknown"):
+    if call is None or kind in ("table", "unknown"):
+        return
+    if dist.lm is not None and kind in ("real", "bool"):
+        scope.error("PLM311", f"a language model draws no {kind}, and {what} is one", call.span,
+                    "wrong distribution for this type", secondary=type_.span.said("the type"),
+                    help=_INSTEAD[kind] if kind == "real" else 'write one_of("yes", "no")')  # fmt: skip
+        return
+    if dist.sort not in DISTRIBUTIONS:
         return
     over = DISTRIBUTIONS[dist.sort].over
+    if over == "order":
+        no_order(scope, dist)
+        return
     by_numbers = over == "int" or (dist.sort == "uniform" and len(call.args) == 2)
-    if by_numbers and kind != "int":
-        help = "write uniform() or categorical([…])"
-        if type_.name == "text":
-            help = "a text comes from a language model"
-        scope.error("PLM311", f"{dist.sort} is over numbers, and {what} is {called}", call.span,
+    strange = {
+        "int": kind != "int",
+        "real": kind != "real" and (drawn or kind != "int"),
+        "truth": kind not in ("bool", "int"),
+    }.get("int" if by_numbers else over, False)
+    if strange:
+        of = {"real": "reals", "truth": "truth values, and 0 and 1"}.get(over, "whole numbers")
+        help = _INSTEAD.get(type_.name, "write uniform() or categorical([…])")
+        scope.error("PLM311", f"{dist.sort} is over {of}, and {what} is {called}", call.span,
                     "wrong distribution for this type", secondary=type_.span.said("the type"),
                     help=help)  # fmt: skip
     elif over == "finite" and not by_numbers and not type_.is_finite:
@@ -170,8 +192,16 @@ def fits_value(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> None:
         type_ = binding.type if binding else None
         if isinstance(expr, ast.Field):
             type_ = binding.columns.get(expr.column) if binding else None
-    if type_ is not None:
+    over = DISTRIBUTIONS[name].over
+    if over == "order":
+        no_order(scope, dist)
+    elif type_ is not None:
         fits_type(scope, type_, dist, "the value")
+    elif over in ("real", "truth"):
+        fits = found.is_number if over == "real" else found.kind in ("bool", "int")
+        if not fits:
+            needs = "a number" if over == "real" else "a truth value, 0 or 1"
+            scope.error("PLM311", f"{name} needs {needs}", expr.span, f"this is {found.shown}")
     elif found.kind != "int" or name in ("choice", "categorical") or not dist.call.args:
         needs = "a declared value of a type that lists its values" if name != "uniform" else "an int"
         if found.kind != "int" and DISTRIBUTIONS[name].over == "int":
@@ -179,11 +209,41 @@ def fits_value(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> None:
         scope.error("PLM311", f"{name} needs {needs}", expr.span, f"this is {found.shown}")
 
 
+def no_order(scope: Scope, dist: Dist) -> None:
+    """Reports a distribution over orders where a value has to be scored."""
+    if dist.call is not None:
+        scope.error("PLM350", f"{dist.sort} says what is preferred, not what a value is", dist.call.span,
+                    "a distribution of preferences", help=f"write prefer a over b ~ {dist.sort}(…)")  # fmt: skip
+
+
+def preference(scope: Scope, statement: ast.Prefer, dist: Dist) -> None:
+    """Reports what is no distribution over the orders of the items, and `it` where nothing is scored."""
+    scores: set[int] = set()
+    for leaf in dist.leaves:
+        call = leaf.call
+        if call is None:
+            continue
+        if leaf.sort not in DISTRIBUTIONS or DISTRIBUTIONS[leaf.sort].over != "order":
+            scope.error("PLM350", f"{call.function.id}(…) says nothing of what is preferred", call.span, "not over preferences",
+                        help="write bradley_terry(score, beta) of two, plackett_luce(score, beta) of a ranked list")  # fmt: skip
+        elif leaf.sort == "bradley_terry" and len(statement.items) > 2:
+            scope.error("PLM350", f"bradley_terry is of two, and {len(statement.items)} are ranked", call.span, "of two",
+                        help="write plackett_luce(score, beta)")  # fmt: skip
+        elif call.args and not any(name.id == IT for name in names(call.args[0])):
+            scope.error("PLM350", "this score does not read `it`, so it is the same for all", call.args[0].span, "the score",
+                        help="`it` stands for each of what is compared, as in bradley_terry(words(it), 1)")  # fmt: skip
+        scores |= {id(name) for arg in call.args[:1] for name in names(arg)}
+    for name in names(statement.dist):
+        if name.id == IT and id(name) not in scores:
+            scope.error("PLM350", "`it` is known in the score alone", name.span, "of which one?",
+                        help="read what all of them share, or write it into the score")  # fmt: skip
+
+
 def as_distribution(scope: Scope) -> str:
     """What could stand where a distribution has to."""
-    names = [b.name for b in scope.levels[0].values() if b.sort == "lm"]
-    if names:
-        return f"a language model is called: {names[0]}(…)"
+    models = [b.name for b in scope.levels[0].values() if b.sort == "lm"]
+    if models:
+        return f"a language model is called: {models[0]}(…)"
     return 'declare a language model, lm base = "tiny", and call it: base(…)'
 
 

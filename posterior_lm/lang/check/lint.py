@@ -214,7 +214,9 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
     """
     body = list(statements(program.body))
     latents = {s.name.id for s in body if isinstance(s, ast.Latent)}
-    draws_only = not any(isinstance(s, (ast.Observe, ast.Factor, ast.Condition, ast.Temper)) for s in body)
+    draws_only = not any(
+        isinstance(s, (ast.Observe, ast.Prefer, ast.Factor, ast.Condition, ast.Temper)) for s in body
+    )
     read: set[str] = set()
     tempered: set[int] = set()
     for statement in body:
@@ -227,6 +229,8 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
                 read |= {n.id for n in names((type_, dist))}
             case ast.Observe(value=value, dist=dist):
                 read |= {n.id for n in names((value, dist))}
+            case ast.Prefer(items=items, dist=dist):
+                read |= {n.id for n in names((items, dist))}
             case ast.Factor(value=value) | ast.Condition(value=value) | ast.Let(value=value):
                 read |= {n.id for n in names(value)}
     for statement in body:
@@ -348,7 +352,7 @@ def _begins_a_word(checked: CheckedModule, after: ast.Expr) -> bool:
         return False
     if type_.known.kind == "int":
         return not type_.options.get("lead")
-    return any(choice[:1].isalnum() for choice in type_.choices)
+    return any(str(choice)[:1].isalnum() for choice in type_.choices)
 
 
 def _latent(checked: CheckedModule, expr: ast.Expr) -> Type | None:

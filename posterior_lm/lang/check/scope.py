@@ -95,8 +95,8 @@ class Scope:
 
     # ------------------------------------------------------------ finding out
 
-    def bind(self, name: ast.Name, binding: Binding) -> None:
-        """Keeps what a name stands for."""
+    def bind(self, name: ast.Name | ast.Prefer, binding: Binding) -> None:
+        """Keeps what a name stands for, and what `it` does in a preference."""
         self.shared |= self.findings.bindings.setdefault(id(name), binding) is not binding
 
     def written(self, expr: ast.Expr | ast.Range) -> Constant | None:
@@ -273,8 +273,10 @@ class Scope:
             self._use(name, binding)
             if binding.sort in ("lm", "use") or binding.value.kind == "unknown":
                 return binding
+            taken = name.id in DISTRIBUTIONS or name.id in FUNCTIONS
             self.error("PLM305", f"'{name.id}' is {binding.value.shown} and cannot be called", name.span,
-                       "not a function", secondary=[(binding.span, "declared here")])  # fmt: skip
+                       "not a function", secondary=[(binding.span, "declared here")],
+                       help=f"give that one another name, and {name.id}(…) is the built-in one" if taken else None)  # fmt: skip
             return None
         if not name.id or name.id in self.broken or name.id in self._reported:
             return None

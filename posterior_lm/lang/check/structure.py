@@ -14,13 +14,13 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names
 from posterior_lm.lang.check import declared
 from posterior_lm.lang.check.declared import constructor_of, needs_trigger, options
-from posterior_lm.lang.check.fits import count, fits_type, fits_value
+from posterior_lm.lang.check.fits import count, fits_type, fits_value, preference
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.check.types import distribution, exponent, segments, value, written
+from posterior_lm.lang.check.types import distribution, exponent, scored, segments, value, written
 from posterior_lm.lang.diagnostics import meant
-from posterior_lm.lang.signatures import LMS, TOOLS, Constructor
+from posterior_lm.lang.signatures import IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value
+from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value, joined
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -104,11 +104,11 @@ def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
             default.span,
             "not a choice",
             secondary=[(type_.span, "the choices")],
-            help=meant(str(found), wanted.choices, None, '"'),
+            help=meant(str(found), map(str, wanted.choices), None, '"'),
         )
     elif type_.range is not None:
         low, high = type_.range
-        if low <= high and not low <= int(str(found)) <= high:
+        if low <= high and not low <= float(str(found)) <= high:
             scope.error("PLM315", f"the default {found} is outside {low}..{high}", default.span,
                         "out of range", secondary=[((type_.at.args or (type_,))[0].span, "the range")])  # fmt: skip
 
@@ -147,8 +147,13 @@ class Structure:
                 case ast.Latent():
                     self._latent(statement)
                 case ast.Observe():
-                    found = segments(self.scope, statement.value)
-                    fits_value(self.scope, statement.value, found, distribution(self.scope, statement.dist))
+                    found = value(self.scope, statement.value)
+                    dist = distribution(self.scope, statement.dist)
+                    fits_value(
+                        self.scope, statement.value, scored(self.scope, statement.value, found, dist), dist
+                    )
+                case ast.Prefer():
+                    self._prefer(statement)
                 case ast.Factor():
                     self._factor(statement)
                 case ast.Condition():
@@ -178,7 +183,7 @@ class Structure:
         type_, known = declared.check_type(scope, statement.type, place="latent")
         found = distribution(scope, statement.dist)
         if known:
-            fits_type(scope, type_, found, f"'{name.id}'")
+            fits_type(scope, type_, found, f"'{name.id}'", drawn=True)
         earlier = self.latents.get(name.id)
         if earlier is not None and scope.get(name.id) is None:
             message, help = f"two plates hold a latent named '{name.id}'", "rename one of them"
@@ -197,6 +202,31 @@ class Structure:
         if is_new and scope.get(name.id) is binding:
             self.latents[name.id] = binding
             self.spellers[name.id] = found.model
+
+    def _prefer(self, statement: ast.Prefer) -> None:
+        """The score is read once, with `it` for whatever is compared: all of it has to be of one kind."""
+        scope = self.scope
+        found = [segments(scope, item) for item in statement.items]
+        kinds = {one.kind for one in found} - {"unknown"}
+        wider = {"list": {"text", "list", "marker"}, "real": {"int", "real"}}
+        kind = (
+            kinds.copy().pop()
+            if len(kinds) == 1
+            else next((k for k in wider if kinds <= wider[k]), "unknown")
+        )
+        if kind == "unknown" and kinds:
+            scope.error("PLM350", "what is compared differs in kind", statement.items[0].span, found[0].shown,
+                        secondary=[(item.span, one.shown) for item, one in zip(statement.items[1:], found[1:], strict=True)])  # fmt: skip
+        it = Value(kind, joined(*found), special=any(one.special for one in found), written=False)
+        binding = Binding(ast.Name(IT, span=statement.dist.span), "let", it, block=self._block)
+        scope.levels.append({})
+        scope.declare(binding)
+        scope.bind(statement, binding)
+        before = len(scope.found)
+        dist = distribution(scope, statement.dist)
+        scope.levels.pop()
+        if len(scope.found) == before:
+            preference(scope, statement, dist)
 
     def _factor(self, statement: ast.Factor) -> None:
         found = value(self.scope, statement.value)

@@ -53,7 +53,16 @@ def written(scope: Scope, expr: ast.Expr | ast.Range) -> Constant | None:
 
 def segments(scope: Scope, expr: ast.Expr) -> Value:
     """A value that can stand in a context or be scored by a language model."""
-    result = value(scope, expr)
+    return _segment(scope, expr, value(scope, expr))
+
+
+def scored(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> Value:
+    """A value that a distribution scores: a truth value only where no model spells it."""
+    asks_model = any(leaf.lm is not None or leaf.sort == "unknown" for leaf in dist.leaves)
+    return found if found.kind == "bool" and not asks_model else _segment(scope, expr, found)
+
+
+def _segment(scope: Scope, expr: ast.Expr, result: Value) -> Value:
     if not result.is_segment:
         scope.error(
             "PLM306",
@@ -238,8 +247,11 @@ def _arguments(
         kind = "any" if arguments is None else arguments[index][1]
         if kind == "dist":
             dist = distribution(scope, arg)
-            fits_value(scope, expr.args[0], first, dist)
+            fits_value(scope, expr.args[0], scored(scope, expr.args[0], first, dist), dist)
             found.append(dist)
+        elif kind == "segments" and function.name == "log_prob":
+            first = value(scope, arg)
+            found.append(first)
         elif kind == "segments":
             first = segments(scope, arg)
             found.append(first)
