@@ -203,15 +203,15 @@ def compare(
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By class, method and side: root mean square error, mean TV, median seconds."""
+def table(rows: list[dict[str, Any]], by: str = "class") -> list[dict[str, Any]]:
+    """By class or target, method and side: root mean square error, mean TV, median seconds."""
     groups = defaultdict(list)
     for row in rows:
-        for kind in (row["class"], "all"):
+        for kind in (row[by], "all"):
             groups[kind, row["method"], row["who"]].append(row)
     return [
         {
-            "class": kind, "method": method, "who": who, "runs": len(some),
+            by: kind, "method": method, "who": who, "runs": len(some),
             "rmse": math.sqrt(statistics.fmean(r["error"] ** 2 for r in some)),
             "tv": statistics.fmean(r["tv"] for r in some),
             "seconds": statistics.median(r["seconds"] for r in some),
@@ -251,8 +251,8 @@ def main(argv: list[str] | None = None) -> int:
             "particles": options.particles,
             "seeds": options.seeds,
             "packages": PACKAGES,
-            "table": found,
-            "runs": rows,
+            "classes": found,
+            "targets": [row for row in table(rows, "target") if row["target"] != "all"],
         }
         options.json.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     return 0
