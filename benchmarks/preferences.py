@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def show(recipe: str, **found: object) -> None:
         rounded: Mapping[str, object] = {
-            k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()
+            k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()
         }
         print(json.dumps({"recipe": recipe, **rounded}), flush=True)
 

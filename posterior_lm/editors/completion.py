@@ -12,7 +12,16 @@ from posterior_lm.editors.hover import builtin, option_text
 from posterior_lm.infer.methods import METHODS, OptionType
 from posterior_lm.lang import ast
 from posterior_lm.lang.lexer import STATEMENTS, STRAY, extent, tokenize
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, ROLES, TOOLS, USED_TOOL, VALUE_TYPES
+from posterior_lm.lang.signatures import (
+    DISTRIBUTIONS,
+    FUNCTIONS,
+    IT,
+    LMS,
+    ROLES,
+    TOOLS,
+    USED_TOOL,
+    VALUE_TYPES,
+)
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import Binding
 
@@ -96,6 +105,9 @@ def _at(
             yield from _distributions(scope)
             return
         yield from _names(scope, "parameter", "latent", "let", "row", "use")
+        calls = [str(tokens[k - 1]) for k in stack if tokens[k].type == "LPAR"]
+        if any(DISTRIBUTIONS[name].over == "order" for name in calls if name in DISTRIBUTIONS):
+            yield Item(IT, "Variable", "each of what is compared")
         yield from _words(FUNCTIONS, "Function")
         if called in scope and scope[called].sort == "lm":
             yield from (Item(role, "Function", "a message of a conversation", insert=role) for role in ROLES)

@@ -13,7 +13,7 @@ from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.lexer import KEYWORDS
-from posterior_lm.lang.signatures import BUILT_IN
+from posterior_lm.lang.signatures import BUILT_IN, IT
 from posterior_lm.lang.source import Source, Span
 from posterior_lm.lang.typed import Binding, CheckedModule
 
@@ -96,7 +96,7 @@ class Document:
     def rename(self, offset: int, new: str) -> list[Span]:
         """The places that a new name goes to. Raises PlmError PLM202 or PLM203 where it cannot have that name."""
         found = self.named(offset)
-        if found is None or not self.readable:
+        if found is None or not self.readable or getattr(found[1], "sort", "") == IT:
             help = (
                 "name a parameter, latent, let, row, column, model or tool, in a text without syntax errors"
             )

@@ -15,7 +15,8 @@ from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, U
 from posterior_lm.lang.source import Span
 
 _SORTS = {"lm": "a language model", "tool": "a tool", "use": "an imported function", "row": "a row of a table",
-          "parameter": "a parameter", "latent": "a latent", "let": "a name for a value"}  # fmt: skip
+          "parameter": "a parameter", "latent": "a latent", "let": "a name for a value",
+          "it": "each of what is compared, one after the other"}  # fmt: skip
 
 
 def hover(document: Document, offset: int) -> tuple[Span, str] | None:
@@ -40,9 +41,9 @@ def _of_name(document: Document, named: Named) -> str:
         return f"{_code(named.span.text)}\na column of a table"
     checked, value = document.checked, named.value
     text = _SORTS[named.sort]
-    if named.sort in ("parameter", "latent", "let") and value.kind != "unknown":
+    if named.sort in ("parameter", "latent", "let", "it") and value.kind != "unknown":
         text += f": {value.shown}{_always(value.constant)}"
-    if named.sort == "let":
+    if named.sort in ("let", "it"):
         text += _reads(b.name for b in value.depends)
     made = next(
         (n for n in document.nodes if named.at in (getattr(n, "name", 0), getattr(n, "row", 0))), None

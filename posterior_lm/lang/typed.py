@@ -167,7 +167,7 @@ class Binding:
     """A name: how it was made and where, and what it stands for."""
 
     at: ast.Name
-    sort: str  # "parameter" | "latent" | "let" | "row" | "lm" | "tool" | "use"
+    sort: str  # "parameter" | "latent" | "let" | "it" | "row" | "lm" | "tool" | "use"
     value: Value
     type: Type | None = None
     """Of a parameter or latent; of a row, that of its table."""
@@ -189,7 +189,7 @@ class Binding:
     @cached_property
     def read(self) -> Value:
         """The value of an expression that names it."""
-        if self.sort in ("let", "use"):
+        if self.sort in ("let", "it", "use"):
             return self.value
         return evolve(self.value, depends=self.value.depends | {self})
 

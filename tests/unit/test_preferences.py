@@ -9,6 +9,9 @@ from collections.abc import Callable
 import pytest
 
 import posterior_lm as plm
+from posterior_lm.editors.completion import complete
+from posterior_lm.editors.document import Document
+from posterior_lm.editors.hover import hover
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.source import Source
@@ -163,3 +166,23 @@ def test_what_the_checker_refuses(statement: str, code: str) -> None:
 def test_two_impossible_texts_cannot_be_compared() -> None:
     with pytest.raises(plm.PlmError, match="PLM701"):
         log_reward('prefer "a" over "b" ~ bradley_terry(log(chars(it) - 1), 1)')
+
+
+def test_editors_know_it() -> None:
+    """It is told of and offered where something is compared, and has no other name."""
+    text = (
+        program("prefer p.good over p.bad ~ bradley_terry(words(it), 1)").replace(
+            "prefer", "plate p in pairs { prefer", 1
+        )
+        + "}"
+    )
+    document, place = Document("p.plm", text), text.index("(it)") + 1
+    found = hover(document, place)
+    assert (
+        found is not None
+        and found[1] == "each of what is compared, one after the other: text; reads `p`, `pairs`"
+    )
+    assert "it" in {item.label for item in complete(document, place)}
+    assert "it" not in {item.label for item in complete(document, text.index("p.good"))}
+    with pytest.raises(plm.PlmError, match="PLM201"):
+        document.rename(place, "other")

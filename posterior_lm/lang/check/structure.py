@@ -218,7 +218,7 @@ class Structure:
             scope.error("PLM350", "what is compared differs in kind", statement.items[0].span, found[0].shown,
                         secondary=[(item.span, one.shown) for item, one in zip(statement.items[1:], found[1:], strict=True)])  # fmt: skip
         it = Value(kind, joined(*found), special=any(one.special for one in found), written=False)
-        binding = Binding(ast.Name(IT, span=statement.dist.span), "let", it, block=self._block)
+        binding = Binding(ast.Name(IT, span=statement.dist.span), IT, it, block=self._block)
         scope.levels.append({})
         scope.declare(binding)
         scope.bind(statement, binding)
