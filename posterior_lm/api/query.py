@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from posterior_lm.infer.guide import Guide
     from posterior_lm.lang.typed import CheckedModule
     from posterior_lm.lm.protocol import LanguageModel
-    from posterior_lm.predict import Prediction, Vote
+    from posterior_lm.predict import Prediction, Predictions, Vote
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Datum
@@ -421,6 +421,23 @@ class Query(Shown):
             return predict(
                 self.prepared, self.request, self.data, name, n, vote=vote, abstain=abstain, seed=seed,
                 budget=budget, progress=watch,
+            )  # fmt: skip
+
+    def predict_rows(
+        self, rows: Rows, name: str, *, n: int | None = None, vote: Vote = "soft", abstain: float | None = None,
+        seed: int = 0, budget: float | None = None, progress: Callable[[Info], None] | None = None,
+    ) -> Predictions:  # fmt: skip
+        """`predict` for each row of parameters, over what is given; `budget` is in seconds for each.
+
+        A column of the rows with that name is not shown to the program and becomes `known`. Every row has a seed of its own, as in
+        `plm predict --data`. Raises DataError naming the row before any is predicted.
+        """
+        from posterior_lm.predict import predict_rows
+
+        with watching(progress, "drawing") as watch:
+            return predict_rows(
+                self.prepared, self.request, records(rows), name, n, given=self.data, vote=vote, abstain=abstain,
+                seed=seed, budget=budget, progress=watch,
             )  # fmt: skip
 
 
