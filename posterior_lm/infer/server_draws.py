@@ -186,16 +186,16 @@ def choose(
         masses = np.array([*good.values(), *[fill] * len(free)])
         place = int(rng.choice(len(names), p=masses / masses.sum()))
         return names[place], math.log(masses[place] / masses.sum()), None
-    token = name(drawn.token)
-    if token is None and drawn.token in likeliest and good:
+    picked = name(drawn.token)
+    if picked is None and drawn.token in likeliest and good:
         names = [*good]
-        token = names[int(rng.choice(len(names), p=np.array([*good.values()]) / inside))]
-    if token is None:
+        picked = names[int(rng.choice(len(names), p=np.array([*good.values()]) / inside))]
+    if picked is None:
         return None, 0.0, None
     raised = seen / inside if good else 1.0
-    if token == END and any(e not in likeliest for e in ends) and len(ends) > 1:
+    if picked == END and any(e not in likeliest for e in ends) and len(ends) > 1:
         return END, 0.0, (good.get(END, 0.0), raised)
-    return token, math.log(good[token] * raised) if token in good else drawn.log_prob, None
+    return picked, math.log(good[picked] * raised) if picked in good else drawn.log_prob, None
 
 
 def _texts(

@@ -229,8 +229,8 @@ class ServedModel:
             values = [told.get(name, math.nan) for name in names]
             row = np.array([v if isinstance(v, int | float) else math.nan for v in values], dtype=np.float32)
             if known := int(np.isnan(row).sum()):
-                told = f"the server {self.endpoint.url} tells the log-probs of {size - known} next tokens of {size}"
-                self.without_rows(told)
+                said = f"the server {self.endpoint.url} tells the log-probs of {size - known} next tokens of {size}"
+                self.without_rows(said)
         if len(row) != size or np.isnan(row).any():
             self.endpoint.wrong("the row of the vocabulary that it answers with is not whole")
         row = np.where(row <= NEVER, np.float32(-np.inf), row)
@@ -315,7 +315,7 @@ class ServedModel:
             named = others.items() if isinstance(others, dict) else ()
             row = {_id(name): self._log_prob(p) for name, p in named if not _no_id(name)}
             # The drawn one stands beside the k where it is none of them.
-            first = sorted(row, key=lambda i, row=row, token=token: (-row[i], i == token))[:k]
+            first = sorted(row, key=lambda i: (-row[i], i == token))[:k]
             found.append(Drawn(token, self._log_prob(value), {i: row[i] for i in first}))
         return found
 

@@ -247,18 +247,18 @@ def _answer(
     if asked.action == "score":
         return _named_as_served(score(target, asked.values).to_json(), query)
     posterior = draw(program, target, query.request, **how)
-    found = _named_as_served(posterior.to_json(), query)
+    drawn = _named_as_served(posterior.to_json(), query)
     if asked.tokens:
-        _add_tokens(found["draws"], target, posterior)
-    return {**found, "verdict": posterior.verdict}
+        _add_tokens(drawn["draws"], target, posterior)
+    return {**drawn, "verdict": posterior.verdict}
 
 
 def _add_tokens(draws: Sequence[dict[str, Any]], target: Target, posterior: Posterior) -> None:
     """To the first draws the `tokens` of their texts as their own distributions score them: text, log-prob and shade of each."""
     columns = posterior.draws.values
     first: dict[tuple[object, ...], int] = {}
-    for one in heaviest(posterior):
-        first.setdefault(tuple(column[one.draw].datum for column in columns.values()), one.draw)
+    for found in heaviest(posterior):
+        first.setdefault(tuple(column[found.draw].datum for column in columns.values()), found.draw)
     places = {k: first.get(tuple(one["values"].values())) for k, one in enumerate(draws[:SHOWN])}
     heavy = {k: d for k, d in places.items() if d is not None}
     readings = read_tokens(target, take(columns, [*heavy.values()]), len(heavy))

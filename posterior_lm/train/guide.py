@@ -230,6 +230,7 @@ class PolicyGuide(PriorGuide):
         return total
 
     def _inside(self, values: Values, n: int) -> np.ndarray:
+        assert isinstance(self.model, TransformersModel)
         total = np.zeros(n)
         for info, paths in paths_of(self.target, self.readings, values, n):
             if paths is None:
