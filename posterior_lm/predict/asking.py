@@ -66,8 +66,9 @@ def predict(
 
 
 def predict_rows(
-    program: PreparedProgram, request: Request, rows: Any, name: str, n: int | None, *, given: Data, vote: Vote,
-    abstain: float | None, seed: int, budget: float | None, progress: Callable[[Info], None] | None,
+    program: PreparedProgram, request: Request, rows: Any, name: str, *, given: Data, n: int | None = None,
+    vote: Vote = "soft", abstain: float | None = None, seed: int = 0, budget: float | None = None,
+    progress: Callable[[Info], None] | None = None,
 ) -> Predictions:  # fmt: skip
     """See `Query.predict_rows`."""
     check_rows(rows)
