@@ -461,7 +461,7 @@ def program(
     `lm` maps an alias to a model's name, `use` a name to "module:function", `tool` a name
     to what makes it (`'calculator(trigger="=")'`).
     """
-    declarations = (
+    declarations: tuple[ast.Declaration, ...] = (
         *(ast.LmDecl(compose.name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()),
         *(ast.UseDecl(compose.name(alias), ast.Literal(where)) for alias, where in (use or {}).items()),
         *(ast.ToolDecl(compose.name(alias), compose.call(made)) for alias, made in (tool or {}).items()),
