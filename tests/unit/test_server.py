@@ -361,13 +361,13 @@ def test_draws_are_told_token_by_token(served: Served, tiny) -> None:
     for draw in found["draws"]:
         value, tokens = draw["values"]["middle"], draw["tokens"]["middle"]
         assert "".join(text for text, _, _ in tokens) == value
-        ids = next(ids for ids in [tiny.tokenizer.encode(value)])
+        ids = tiny.tokenizer.encode(value)
         if [tiny.tokenizer.decode([i]) for i in ids] == [text for text, _, _ in tokens]:
             [scores] = tiny.score([Request((*opening, *ids), len(opening))])
             assert np.allclose([nats for _, nats, _ in tokens], scores.tokens, atol=1e-4)
         assert all((shade == 0) == (nats >= math.log(0.5)) for _, nats, shade in tokens)
     coin = served.ask("/v1/posterior", {"program": COIN, "tokens": True})[1]["results"][0]
-    assert [draw["tokens"] for draw in coin["draws"]] == [{}, {}]
+    assert [draw["tokens"] for draw in coin["draws"] if draw["weight"]] == [{}, {}]
 
 
 def test_results_name_models_as_they_are_served(tiny) -> None:

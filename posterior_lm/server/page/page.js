@@ -186,7 +186,7 @@ function written(value, tokens) {
   if (!tokens) return make("span", { className: "text" }, value);
   return make("span", { className: "text" }, ...tokens.map(([text, nats, shade]) => make("span", {
     className: `tok s${shade}`, title: nats === null ? "p = 0" : `p = ${Math.exp(nats).toPrecision(3)}, ${nats.toFixed(2)} nats`,
-  }, text)));
+  }, text.replace(/\n/g, "\u21b5\n"))));
 }
 
 const SHADES = ["likely", "", "", "", "", "below 0.1 %"];
