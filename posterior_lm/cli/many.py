@@ -28,6 +28,7 @@ from posterior_lm.cli.showing import showing
 from posterior_lm.cli.workers import Crew, Processes, Shard, Task, settings_of_threads
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError
 from posterior_lm.lang.values import read_json
+from posterior_lm.lm.notices import notice
 from posterior_lm.storage import Lock, folder_named, remove_asides
 from posterior_lm.target.rows import stream_rows
 from posterior_lm.target.validate import validate_data
@@ -126,6 +127,11 @@ def answer_many(
         missing = set(shards.missing())
         stand = _Stand(course, shards.rows, missing, shards)
         if missing:
+            if many.workers > len(missing):
+                notice(
+                    f"{len(missing)} of {many.workers} workers {'is' if len(missing) == 1 else 'are'} used: {shards.rows:,} rows "
+                    f"in shards of {shards.size} leave no more to do; --shard-rows makes them smaller"
+                )
             course.enter("starting workers")
             crew = _crew(many, Task(command, opening, known, asking))
             try:
