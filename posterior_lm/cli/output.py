@@ -74,7 +74,9 @@ def json_text(value: object, *, lines: bool = False) -> str:
 
 
 def quoted(text: object) -> str:
-    """A text as JSON would quote it, so that spaces at its ends and line breaks can be seen."""
+    """A text as JSON would quote it, so that spaces at its ends and line breaks can be seen; a dash for what is not there."""
+    if text is None:
+        return "-"
     shown = json.dumps(str(text), ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
@@ -138,7 +140,7 @@ def show_posterior(posterior: Posterior, row: int | None) -> None:
         (
             m.weight,
             f"{m.weight:.4f}",
-            [number(m.log_reward), *(quoted(spelled(m.values[name])) for name in names)],
+            [number(m.log_reward), *(quoted(m.values[name]) for name in names)],
         )
         for m in merged[:TOP]
     ]
