@@ -186,9 +186,8 @@ class Lowering:
                 self.test = mine
             case ast.Else(body=body):
                 assert self.test is not None
-                blocks.branch(self, 
-                    self.build.add(Apply(op="unary not", inputs=(self.test,), span=statement.span)), body
-                )
+                other = self.build.add(Apply(op="unary not", inputs=(self.test,), span=statement.span))
+                blocks.branch(self, other, body)
             case ast.Let(name=name, value=value):
                 self.name(name, self.value(value))
             case ast.Guide(name=name, dist=dist):

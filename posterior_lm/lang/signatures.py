@@ -121,7 +121,7 @@ FUNCTIONS: dict[str, Function] = {
                  many=True, reserved=False, pools="and"),
         Function("join", (("part", "segments"), ("separator", "text")), "list",
                  "the parts of all rows of a plate, one after the other", reserved=False, pools="join"),
-        Function("previous", (("value", "any"), ("first", "any")), "any",
+        Function("previous", (("value", "any"), ("first", "any")), "unknown",
                  "the value in the row before of the plate, and of the first row the other one", reserved=False),
         Function("len", (("list", "items"),), "int", "how many items a list has", reserved=False),
         Function("item", (("list", "items"), ("place", "place")), "text",
