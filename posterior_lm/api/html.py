@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import posterior_lm.report as report
 from posterior_lm.api.posteriors import in_short
-from posterior_lm.graph.ops import spelled
 from posterior_lm.report.draws import bar, draws_view
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.page import summary, tone

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_lm.api.tables import optional
-from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import DataError, either, shortened
 from posterior_lm.lang.signatures import value_type
 from posterior_lm.target.values import spelled_datum

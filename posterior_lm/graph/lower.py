@@ -49,7 +49,6 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.diagnostics import InternalError, shortened
 from posterior_lm.lang.signatures import FUNCTIONS
-from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
 from posterior_lm.tools import ToolSpec
 

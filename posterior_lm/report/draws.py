@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.values import GridSpec
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
