@@ -20,7 +20,7 @@ from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 
 Ids = tuple[int, ...]
-Assigned = Ids | float | str
+Assigned = Ids | float | str | None  # None of a latent in a branch that is not taken
 Assignment = Mapping[str, Assigned]
 LN0 = -math.inf
 
@@ -41,6 +41,7 @@ class Declared:
     ending: str = "value"
     chars: str | None = None
     canonical: bool = False
+    optional: bool = False
 
     @property
     def width(self) -> float:
@@ -83,6 +84,9 @@ class Declared:
 
     def values(self) -> list[Assigned]:
         """Every value."""
+        return [None, *self._values()] if self.optional else self._values()
+
+    def _values(self) -> list[Assigned]:
         if self.kind != "text":
             return self.data()
         usable = range(len(self.model.tokenizer.tokens))
@@ -108,6 +112,10 @@ class Env:
     lets: Mapping[str, tuple[ast.Expr, Env]] = field(default_factory=dict)
     latents: Mapping[str, Declared] = field(default_factory=dict)
     index: tuple[int, ...] = ()
+    before: Env | None = None
+    """What names mean in the row before of the innermost plate; None in its first row."""
+    branches: int = 0
+    taken: bool = True
 
 
 class Brute:
@@ -159,25 +167,47 @@ class Brute:
     ) -> tuple[list[float], Env]:
         """The terms of some statements, and what names mean after them."""
         out: list[float] = []
+        before: ast.Statement | None = None
         for s in body:
+            behind, before = before, s
             match s:
+                case ast.If() | ast.Else():
+                    # Where nothing is taken nothing is asked, so a test may read what is not there.
+                    asked = env.taken and self.values is not None
+                    test = (
+                        bool(self.eval(s.test if isinstance(s, ast.If) else behind.test, env))
+                        if asked
+                        else False
+                    )
+                    taken = env.taken and test == isinstance(s, ast.If)
+                    inner, _ = self._body(
+                        s.body, replace(env, branches=env.branches + 1, taken=taken), power, order
+                    )
+                    out += inner
+                case ast.Latent() if not env.taken or self.values is None:
+                    declared = self._declare(s, env)
+                    env = replace(env, latents={**env.latents, s.name.id: declared},
+                                  types={**env.types, s.name.id: s.type})  # fmt: skip
+                    order.append((s.span.start, declared))
+                    out.append(0.0 if self.values is None or self.values[declared.name] is None else LN0)
                 case ast.Latent():
                     declared = self._declare(s, env)
                     env = replace(env, latents={**env.latents, s.name.id: declared},
                                   types={**env.types, s.name.id: s.type})  # fmt: skip
                     order.append((s.span.start, declared))
-                    if self.values is None:
-                        out.append(0.0)
+                    if self.values[declared.name] is None:  # impossible, whatever else it says
+                        out.append(LN0)
+                        env = replace(env, taken=False)
                         continue
                     inside = declared.holds(self.values[declared.name])
                     out.append(times(power, self._dist(s.name, s.dist, env)) if inside else LN0)
-                case ast.Observe() if self.values is not None:
+                case ast.Observe() if self.values is not None and env.taken:
                     out.append(times(power, self._dist(s.value, s.dist, env)))
-                case ast.Prefer() if self.values is not None:
+                case ast.Prefer() if self.values is not None and env.taken:
                     out.append(times(power, self._order(s.items, s.dist, env)))
-                case ast.Factor() if self.values is not None:
+                case ast.Factor() if self.values is not None and env.taken:
                     out.append(times(power, float(self.eval(s.value, env))))
-                case ast.Condition() if self.values is not None:
+                case ast.Condition() if self.values is not None and env.taken:
                     out.append(0.0 if self.eval(s.value, env) else LN0)
                 case ast.Observe() | ast.Prefer() | ast.Factor() | ast.Condition():
                     out.append(0.0)
@@ -185,13 +215,13 @@ class Brute:
                     inner, env = self._body(s.body, env, power * self.eval(s.exponent, env), order)
                     out += inner
                 case ast.Plate():
-                    sums = [0.0] * leaves(s.body)
+                    sums, after = [0.0] * leaves(s.body), None
                     for i, row in enumerate(env.params[s.table.id]):
                         table = env.types[s.table.id]
                         types = {f"{s.row.id}.{c.name.id}": c.type for c in table.columns}
                         inner = replace(env, rows={**env.rows, s.row.id: row}, index=(*env.index, i),
-                                        types={**env.types, **types})  # fmt: skip
-                        terms, _ = self._body(s.body, inner, power, order)
+                                        types={**env.types, **types}, before=after)  # fmt: skip
+                        terms, after = self._body(s.body, inner, power, order)
                         sums = [add(pair) for pair in zip(sums, terms, strict=True)]
                     out += sums
                 case ast.Let():
@@ -199,6 +229,11 @@ class Brute:
         return out, env
 
     def _declare(self, s: ast.Latent, env: Env) -> Declared:
+        found = replace(self._declared(s, env), optional=env.branches > 0)
+        self.found[found.name] = found
+        return found
+
+    def _declared(self, s: ast.Latent, env: Env) -> Declared:
         name = s.name.id + "".join(f"[{i}]" for i in env.index)
         options = {o.name: o.value for o in s.type.options}
         dist = s.dist
@@ -365,7 +400,7 @@ class Brute:
             if p.kind == "computed":
                 ids += tokenizer.encode(p.text)
             elif p.kind == "latent":
-                declared = next(d for d in env.latents.values() if d.name == p.text)
+                declared = self.found[p.text]
                 own = declared.model.tokenizer
                 same = (own.tokens, own.bos) == (tokenizer.tokens, tokenizer.bos)
                 value = self.values[p.text]
@@ -386,6 +421,8 @@ class Brute:
                 return self.pieces(*env.lets[name])
             case ast.Name(id=name) if name in env.latents:
                 return [Piece("latent", env.latents[name].name)]
+            case ast.Call(function=ast.Name(id="previous")):
+                return self.pieces(*_before(expr, env))
             case ast.IfExpr() if not self.moves(expr.test, env):
                 return self.pieces(expr.then if self.eval(expr.test, env) else expr.orelse, env)
         text = spell(self.eval(expr, env))
@@ -398,6 +435,8 @@ class Brute:
                 return self.moves(*env.lets[name])
             case ast.Name(id=name):
                 return name in env.latents
+            case ast.Call(function=ast.Name(id="previous")):
+                return self.moves(*_before(expr, env))
             case ast.Node():
                 return any(
                     self.moves(getattr(expr, a.name), env) for a in expr.__attrs_attrs__ if a.name != "span"
@@ -424,9 +463,7 @@ class Brute:
             case ast.ListExpr():
                 shown = []
                 for p in self.pieces(expr, env):
-                    latent = next(
-                        (d for d in env.latents.values() if p.kind == "latent" and d.name == p.text), None
-                    )
+                    latent = self.found[p.text] if p.kind == "latent" else None
                     shown.append(latent.text(self.values[p.text]) if latent else p.text)
                 return "".join(shown)
             case ast.Unary(op=op, operand=operand):
@@ -440,6 +477,8 @@ class Brute:
                 return self.eval(expr.left, env) or self.eval(expr.right, env)
             case ast.Binary():
                 return _binary(expr.op, self.eval(expr.left, env), self.eval(expr.right, env))
+            case ast.Call(function=ast.Name(id="previous")):
+                return self.eval(*_before(expr, env))
             case ast.Call(function=function, args=args):
                 return self._call(function.id, args, env)
         raise AssertionError(expr)
@@ -533,6 +572,12 @@ def below(name: str, first: float, second: float, x: float) -> float:
     return sum(math.comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(first, n + 1))
 
 
+def _before(call: ast.Call, env: Env) -> tuple[ast.Expr, Env]:
+    """What `previous(value, first)` stands for, and where."""
+    value, first = call.args
+    return (first, env) if env.before is None else (value, env.before)
+
+
 def ln(p: float) -> float:
     return math.log(p) if p > 0 else LN0
 
@@ -557,7 +602,7 @@ def leaves(body: Sequence[ast.Statement]) -> int:
     """How many statements in a body add a term."""
     total = 0
     for s in body:
-        if isinstance(s, ast.Temper | ast.Plate):
+        if isinstance(s, ast.Block):
             total += leaves(s.body)
         elif isinstance(s, ast.Latent | ast.Observe | ast.Prefer | ast.Factor | ast.Condition):
             total += 1

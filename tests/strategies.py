@@ -25,7 +25,7 @@ from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import ABSENT, Value
 from tests.brute import Assigned, Brute, add
 
 SINGLE = ("a", "b", "0", "1", "2", " ", ".")
@@ -143,7 +143,9 @@ def values_of(target: Target, rows: list[Mapping[str, Assigned]]) -> dict[str, l
 def assigned(target: Target, values: Mapping[str, Sequence[Value]], draw: int) -> tuple[Assigned, ...]:
     """One draw as an assignment, in the order of the target's latents."""
     text = {info.name: info.type == "text" for info in target.latents}
-    return tuple(v.ids if text[n] else v.datum for n in target.names for v in (values[n][draw],))
+    return tuple(
+        v.ids if text[n] and v != ABSENT else v.datum for n in target.names for v in (values[n][draw],)
+    )
 
 
 # ------------------------------------------------------------------- programs

@@ -77,6 +77,8 @@ statements = st.recursive(
     lambda inner: st.one_of(
         st.builds(ast.Temper, expressions, _tuples(inner)),
         st.builds(ast.Plate, name_nodes, expressions, _tuples(inner)),
+        st.builds(ast.If, expressions, _tuples(inner)),
+        st.builds(ast.Else, _tuples(inner)),
     ),
     max_leaves=3,
 )

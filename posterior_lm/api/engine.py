@@ -25,6 +25,7 @@ from posterior_lm.lm.protocol import threads_of
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.resources import Named
+from posterior_lm.target.values import ABSENT
 
 if TYPE_CHECKING:
     from posterior_lm.graph.nodes import TermInfo
@@ -169,11 +170,23 @@ def score(target: Target, values: Mapping[str, Datum]) -> Score:
             help=f"give it with `--value {info.name}=TEXT`",
         )
         for info in target.latents
-        if info.name not in values
+        if info.name not in values and info.when is None
     ]  # fmt: skip
     if found:
         raise DataError(found)
-    column = {name: [_value(target, name, values[name])] for name in names}
+    column: dict[str, list[Value]] = {}
+    for info in target.latents:
+        there = target.there(info, column, 1)
+        if (info.name in values) != (there is None or bool(there[0])):
+            message, help = (
+                ("stands in a branch that is not taken with these values", "leave it out")
+                if info.name in values
+                else ("has no value to score", f"give it with `--value {info.name}=TEXT`")
+            )
+            raise DataError.of(
+                "PLM601", f"the latent `{info.name}` {message}", info.span, where=info.name, help=help
+            )
+        column[info.name] = [_value(target, info.name, values[info.name]) if info.name in values else ABSENT]
     terms = target.terms(column)[0]
     pairs = tuple(zip(target.statements, map(float, terms), strict=True))
     return Score(target.program.name, target.program.fingerprint, float(terms.sum()), pairs)

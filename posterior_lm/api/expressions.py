@@ -38,8 +38,10 @@ def evaluate(
     """
     value = parse_fragment(Source("<expression>", text), "expression")
     statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
+    lists = _lists(value, types)
     kinds = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
-    places = _rows_of(types)
+    kinds = {name: kind for name, kind in kinds.items() if name not in lists}
+    places = {name: each for name, each in _rows_of(types).items() if name not in lists}
     tables: dict[int, list[str]] = {}
     for name, each in places.items():
         tables.setdefault(len(each), []).append(name)
@@ -52,12 +54,17 @@ def evaluate(
         body = tuple(ast.Let(ast.Name(name), ast.Field(ast.Name(row), name)) for name in columns)
         plates.append(ast.Plate(ast.Name(row), ast.Name(table), body))
     declared = tuple(ast.LmDecl(ast.Name(alias), ast.Literal("tiny")) for alias in models)
-    program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, statement))
+    # A list is what it was, so that its places are read as they were drawn; nobody asks the model.
+    latents = (
+        ast.Latent(ast.Name(name), declared_list, ast.Call(ast.Name(next(iter(models)))))
+        for name, declared_list in lists.items()
+    )
+    program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, *latents, statement))
     checked = check(ast.Module(declared, program, span=NOWHERE))
     if checked.errors:
         raise CompileError([_of_an_expression(d, types) for d in checked.errors])
     graph = lower(checked)
-    for node in graph.nodes.values():
+    for node in map(graph.__getitem__, graph.ancestors(graph.sink.inputs[-1])):
         if isinstance(node, LmScore | ChoiceScore):
             message = "an expression over draws asks no model"
             help = "use `log_reward` of the draws, or score values with the query"
@@ -67,11 +74,27 @@ def evaluate(
         param.name.id: [{}] * n for param, n in zip(params[len(params) - len(tables) :], tables, strict=True)
     }
     graph = ground(graph.rebuilt(nodes), rows)
-    (term,) = graph.sink.inputs
+    term = graph.sink.inputs[-1]
     root = graph[term].inputs[0] if wanted == "truth" else term
     drawn = {f"{name}[{k}]": values[place] for name, each in places.items() for k, place in enumerate(each)}
     evaluator = Evaluator(graph, {}, {}, {})
     return [float(x) for x in evaluator.node(root, {**values, **drawn}, count(values))]  # type: ignore[arg-type]
+
+
+def _lists(value: ast.Expr, types: Mapping[str, str]) -> dict[str, ast.TypeExpr]:
+    """The types of those latents that an expression asks for the length of, or for an item."""
+    found: dict[str, ast.TypeExpr] = {}
+    for call in ast.nodes(value):
+        if isinstance(call, ast.Call) and call.function.id in ("len", "item") and call.args:
+            name = call.args[0].id if isinstance(call.args[0], ast.Name) else ""
+            places = [one for one in types if one.split("[", 1)[0] == name and one.count("[") == 1]
+            if places:
+                item = ast.Call(ast.Name("text"), (), (
+                    ast.Option("tokens", ast.Range(ast.Literal(1), ast.Literal(1))), ast.Option("stop", ast.Literal(".")),
+                ))  # fmt: skip
+                most = ast.Range(ast.Literal(0), ast.Literal(len(places)))
+                found[name] = ast.TypeExpr("list", (item, most), (ast.Option("end", ast.Literal(".")),))
+    return found
 
 
 def _rows_of(names: Iterable[str]) -> dict[str, list[str]]:

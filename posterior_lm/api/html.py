@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import posterior_lm.report as report
 from posterior_lm.api.posteriors import in_short
-from posterior_lm.graph.ops import spelled
 from posterior_lm.report.draws import bar, draws_view
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.page import summary, tone
 from posterior_lm.report.program import given_view, program_view, source_of_module
+from posterior_lm.target.values import spelled_datum
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Datum, Posterior
@@ -65,7 +65,7 @@ def posteriors(found: Posteriors) -> Html:
 
 
 def _values(values: Mapping[str, Datum]) -> list[Html]:
-    return [text_span(spelled(value), most=MOST_LETTERS) for value in values.values()]
+    return [text_span(spelled_datum(value), most=MOST_LETTERS) for value in values.values()]
 
 
 def query(found: Query) -> Html:
@@ -116,7 +116,7 @@ def prediction(found: Prediction) -> Html:
         between = (
             "" if bounds is None or not bounds[0] < bounds[1] else f"{share(bounds[0])} to {share(bounds[1])}"
         )
-        rows.append([text_span(spelled(value), most=MOST_LETTERS), bar(p, bounds), share(p), between])
+        rows.append([text_span(spelled_datum(value), most=MOST_LETTERS), bar(p, bounds), share(p), between])
     head, right = (found.name, "", "probability", "90 % interval"), (False, False, True, False)
     more = len(rows) - MOST
     parts = [table(head, rows[:MOST], right)]

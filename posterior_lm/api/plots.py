@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_lm.api.tables import optional
-from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import DataError, either, shortened
 from posterior_lm.lang.signatures import value_type
+from posterior_lm.target.values import spelled_datum
 from posterior_lm.validate.plots import BLUE, GREY, difference, reliability_curve, selective_curve
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def posterior(found: Posterior, latent: str | None, ax: Axes | None) -> Axes:
     mass = found.marginal(name)
     axes = _axes(ax)
     kind = value_type(found.types.get(name, "int" if isinstance(mass[0][0], int) else "text")).kind
+    kind = "text" if any(value is None for value, _ in mass) else kind
     if kind == "real":
         numbers = np.array([value for value, _ in mass])
         axes.hist(
@@ -62,7 +63,7 @@ def posterior(found: Posterior, latent: str | None, ax: Axes | None) -> Axes:
     if not found.draws.decoded and len(mass) > 1:
         bounds = [found.prob(lambda row, v=value: row[name] == v) for value, _ in mass[:MOST_BARS]]  # type: ignore[misc]
         errors = [(b.low, b.high) for b in bounds]
-    _bars(axes, [(spelled(value), p) for value, p in mass], errors, "posterior probability")
+    _bars(axes, [(spelled_datum(value), p) for value, p in mass], errors, "posterior probability")
     axes.set_title(name, loc="left")
     return axes  # type: ignore[no-any-return]
 
@@ -74,7 +75,7 @@ def prediction(found: Prediction, ax: Axes | None) -> Axes:
     known = [b for b in bounds if b is not None]
     _bars(
         ax,
-        [(spelled(v), p) for v, p in found.probs],
+        [(spelled_datum(v), p) for v, p in found.probs],
         known if len(known) == len(bounds) else None,
         "probability",
     )

@@ -237,7 +237,7 @@ class Posterior(Shown):
         """(N,) what an expression or a function is of every draw, a truth value as 1 or 0; 0 for dead draws."""
         alive = self.weights > 0
         if isinstance(f, str):
-            kinds = {name: "int" if isinstance(column[0].datum, int) else "text"
+            kinds = {name: "int" if any(isinstance(value.datum, int) for value in column) else "text"
                      for name, column in self.draws.values.items()}  # fmt: skip
             values = np.array(evaluate(f, wanted, {**kinds, **self.types}, self.lm, self.draws.values))
             refuse_nan(f, values[alive].tolist())
@@ -327,7 +327,10 @@ class Posterior(Shown):
             "notes": self.notes,
             "respelled": [
                 {
-                    "values": dict(zip(self.draws.values, map(spelled, one.datum), strict=True)),
+                    "values": {
+                        k: None if v is None else spelled(v)
+                        for k, v in zip(self.draws.values, one.datum, strict=True)
+                    },
                     "log_reward": one.log_reward,
                     "share": one.share,
                     "left_out": one.left_out,
@@ -336,7 +339,7 @@ class Posterior(Shown):
             ],
             "draws": [
                 {
-                    "values": {k: spelled(v) for k, v in m.values.items()},
+                    "values": {k: None if v is None else spelled(v) for k, v in m.values.items()},
                     "weight": m.weight,
                     "log_reward": m.log_reward,
                 }

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
 
+Verbs = Callable[["Query"], "Query"]
 Rows = Any
 """A list of mappings from names of parameters to values, or a data frame, dataset or table that `records` reads."""
 
@@ -107,12 +108,12 @@ class Query(Shown):
 
     # ------------------------------------------------------------- the verbs of the language
 
-    def _add(self, *statements: ast.Statement) -> Query:
-        return self._holding((*self.module.program.body, *statements))
-
-    def _holding(self, body: tuple[ast.Statement, ...]) -> Query:
+    def _of(self, body: tuple[ast.Statement, ...]) -> Query:
         program = attrs.evolve(self.module.program, body=body)
         return attrs.evolve(self, module=attrs.evolve(self.module, program=program))
+
+    def _add(self, *statements: ast.Statement) -> Query:
+        return self._of((*self.module.program.body, *statements))
 
     def latent(self, name: str, type: str, dist: str) -> Query:
         """`latent name: type ~ dist`."""
@@ -145,20 +146,25 @@ class Query(Shown):
         """`guide name ~ dist`."""
         return self._add(ast.Guide(compose.name(name), compose.fragment(dist, "distribution")))
 
-    def temper(self, exponent: str | float, block: Callable[[Query], Query] | None = None) -> Query:
+    def temper(self, exponent: str | float, block: Verbs | None = None) -> Query:
         """`temper exponent { … }`: the block's statements, or without one everything so far."""
         power = compose.fragment(compose.number(exponent), "expression")
         if block is not None:
             return self._add(ast.Temper(power, self._block(block)))
-        return self._holding(compose.tempered(self.module.program.body, power))
+        return self._of(compose.tempered(self.module.program.body, power))
 
-    def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
+    def plate(self, row: str, table: str, block: Verbs) -> Query:
         """`plate row in table { … }`."""
         over = compose.fragment(table, "expression")
         return self._add(ast.Plate(compose.name(row), over, self._block(block)))
 
-    def _block(self, block: Callable[[Query], Query]) -> tuple[ast.Statement, ...]:
-        return block(self._holding(())).module.program.body
+    def when(self, test: str, block: Verbs, orelse: Verbs | None = None) -> Query:
+        """`if test { … }`, and `else { … }` where `orelse` says what stands in it."""
+        branch = self._add(ast.If(compose.fragment(test, "expression"), self._block(block)))
+        return branch if orelse is None else branch._add(ast.Else(self._block(orelse)))
+
+    def _block(self, block: Verbs) -> tuple[ast.Statement, ...]:
+        return block(self._of(())).module.program.body
 
     # ------------------------------------------------------------- composing
 

@@ -163,7 +163,8 @@ def _draws(whole: _Whole) -> Draws:
         if any(min(value.ids, default=0) < 0 for value in values):
             raise ValueError(f"`values.{name}` has a token below 0")
         kind = _DATA.get(value_type(whole.types.get(name, "")).kind, object)
-        odd = next((k for k, value in enumerate(values) if kind not in (type(value.datum), object)), None)
+        held = [(k, value) for k, value in enumerate(values) if value.datum is not None]
+        odd = next((k for k, value in held if kind not in (type(value.datum), object)), None)
         if odd is not None:
             raise ValueError(f"`values.{name}[{odd}].datum` is no value of the type {whole.types[name]}")
     if origin is not None and max(origin) >= n:

@@ -195,13 +195,14 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
     for latent in statements(checked.module.program.body):
         if not isinstance(latent, ast.Latent):
             continue
-        type_ = checked.type(latent.type)
+        whole = checked.type(latent.type)
+        type_ = whole.item or whole
         wrong = _language(type_, allowed)
         found += wrong
         alias = checked.dist(latent.dist).model
         if wrong or alias not in models or not type_.is_written:
             continue
-        if models[alias] == "tiny" and never_empty(type_):
+        if models[alias] == "tiny" and whole.item is None and never_empty(type_):
             continue
         if alias not in tokenizers:
             tokenizers[alias] = _tokenizer(models[alias], name)
@@ -209,9 +210,13 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
         if tokenizer is None:
             continue
         from posterior_lm.support.build import build_support
+        from posterior_lm.support.spec import TextSpec
 
         try:
-            build_support(_spec(type_, allowed), tokenizer, span=type_.span)
+            spec = _spec(type_, allowed)
+            if isinstance(spec, TextSpec) and whole.item is not None:
+                spec = evolve(spec, mark=str(whole.options["end"]), may_end=True)
+            build_support(spec, tokenizer, span=type_.span)
         except CompileError as wrong_type:
             found += wrong_type.diagnostics
     return found

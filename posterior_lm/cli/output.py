@@ -25,7 +25,7 @@ from posterior_lm.storage import plain
 
 if TYPE_CHECKING:
     from posterior_lm.api.engine import Score
-    from posterior_lm.api.posterior import Posterior
+    from posterior_lm.api.posterior import Datum, Posterior
     from posterior_lm.infer.base import Info
 
 C = TypeVar("C")
@@ -77,6 +77,11 @@ def quoted(text: object) -> str:
     """A text as JSON would quote it, so that spaces at its ends and line breaks can be seen."""
     shown = json.dumps(str(text), ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
+
+
+def _cell(value: Datum) -> str:
+    """A value as a text that is quoted, and a dash for what a draw does not have."""
+    return "-" if value is None else quoted(spelled(value))
 
 
 def bar(share: float, mark: str) -> str:
@@ -138,7 +143,7 @@ def show_posterior(posterior: Posterior, row: int | None) -> None:
         (
             m.weight,
             f"{m.weight:.4f}",
-            [number(m.log_reward), *(quoted(spelled(m.values[name])) for name in names)],
+            [number(m.log_reward), *(_cell(m.values[name]) for name in names)],
         )
         for m in merged[:TOP]
     ]

@@ -232,4 +232,6 @@ def _counted(held: Iterable[Mapping[str, Any]], other: list[tuple[int, str]]) ->
 
 
 def _plain(value: Datum) -> str:
+    if value is None:
+        return "-"
     return quoted(value) if isinstance(value, str) else spelled(value)

@@ -24,6 +24,7 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending, Support
+from posterior_lm.target.prepared import refuse_branches
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.guide import Reading, readings_of
@@ -65,6 +66,7 @@ class Decoder:
     batch: int = BATCH
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
+        refuse_branches(target.graph, "a decoder")
         policy: LanguageModel | None = getattr(guide, "model", None)
         if policy is not None:
             readings = dict(readings_of(target))

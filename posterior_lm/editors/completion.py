@@ -11,7 +11,7 @@ from posterior_lm.editors.document import Document
 from posterior_lm.editors.hover import builtin, option_text
 from posterior_lm.infer.methods import METHODS, OptionType
 from posterior_lm.lang import ast
-from posterior_lm.lang.lexer import STATEMENTS, STRAY, extent, tokenize
+from posterior_lm.lang.lexer import STRAY, extent, tokenize
 from posterior_lm.lang.signatures import (
     DISTRIBUTIONS,
     FUNCTIONS,
@@ -23,6 +23,7 @@ from posterior_lm.lang.signatures import (
     VALUE_TYPES,
 )
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.syntax_errors import BEGINNINGS
 from posterior_lm.lang.typed import Binding
 
 
@@ -90,11 +91,12 @@ def _at(
     elif last == "GUIDE":
         yield from _names(scope, "latent")
     elif last == "IN":
-        yield from (item for item in _names(scope, "parameter") if scope[item.label].value.kind == "table")
+        rows = (item for item in _names(scope, "parameter", "latent") if scope[item.label].type is not None)
+        yield from (item for item in rows if scope[item.label].value.kind in ("table", "list"))
     elif last == "TILDE":
         yield from _distributions(scope)
     elif opener.type == "LBRACE" and (last in ("LBRACE", "RBRACE") or (last in _ENDS and new_line)):
-        yield from (Item(kind.lower(), "Keyword") for kind in sorted(STATEMENTS))
+        yield from (Item(word, "Keyword") for word in (*BEGINNINGS, *["else"] * (last == "RBRACE")))
     elif last in _ENDS:
         yield from (Item(word, "Operator") for word in ("and", "or", "then", "else", "over"))
     elif (options := _options(tokens, stack)) is not None:

@@ -98,6 +98,10 @@ def _adds(document: Document, statement: ast.Statement) -> str:
             text, parts = f"multiplies what is in it by `{_line(statement.exponent)}`", (statement.exponent,)
         case ast.Plate():
             text, parts = f"adds what is in it once for each row of `{_line(statement.table)}`", ()
+        case ast.If():
+            text, parts = f"adds what is in it where `{_line(statement.test)}`", (statement.test,)
+        case ast.Else():
+            text, parts = "adds what is in it where the test of the `if` before is false", ()
         case ast.Guide():
             text, parts = f"adds nothing: proposes values of `{statement.name.id}`", (statement.dist,)
         case ast.Let():
@@ -110,6 +114,8 @@ def _adds(document: Document, statement: ast.Statement) -> str:
             text += f"\n- times `{_line(outer.exponent)}`, by the `temper` around it"
         elif isinstance(outer, ast.Plate) and outer is not statement:
             text += f"\n- once for each row of `{_line(outer.table)}`"
+        elif isinstance(outer, ast.If) and outer is not statement:
+            text += f"\n- where `{_line(outer.test)}`"
     if isinstance(statement, ast.Condition):
         text += "".join(_tested(document, statement))
     return text

@@ -82,7 +82,7 @@ def _move_up(module: ast.Module, d: Diagnostic, span: Span, match: re.Match[str]
     if not d.secondary:
         return []
     late = d.secondary[0].span
-    around = [s for s in ast.statements(module.program.body) if not isinstance(s, ast.Plate | ast.Temper)]
+    around = [s for s in ast.statements(module.program.body) if not isinstance(s, ast.Block)]
     moved = next((s for s in around if s.span.start <= late.start < s.span.end), None)
     reader = next((s for s in around if s.span.start <= span.start < s.span.end), None)
     if moved is None or reader is None:

@@ -42,7 +42,8 @@ _LEGEND = types.SemanticTokensLegend(list(dict.fromkeys(_COLOURS.values())), [])
 _SYMBOLS: dict[type, types.SymbolKind] = {
     ast.Param: types.SymbolKind.Property, ast.Latent: types.SymbolKind.Variable, ast.Let: types.SymbolKind.Constant,
     ast.Observe: types.SymbolKind.Event, ast.Prefer: types.SymbolKind.Event, ast.Factor: types.SymbolKind.Number, ast.Condition: types.SymbolKind.Boolean,
-    ast.Plate: types.SymbolKind.Array, ast.Temper: types.SymbolKind.Operator, ast.Guide: types.SymbolKind.Method,
+    ast.Plate: types.SymbolKind.Array, ast.Temper: types.SymbolKind.Operator,
+    ast.If: types.SymbolKind.Enum, ast.Else: types.SymbolKind.Enum, ast.Guide: types.SymbolKind.Method,
     ast.Infer: types.SymbolKind.Method,
 }  # fmt: skip
 
@@ -297,7 +298,7 @@ def _edit(uri: str, places: Places, edits: Iterable[tuple[Span, str]]) -> types.
 def _outline(items: Iterable[ast.Node], places: Places) -> list[types.DocumentSymbol]:
     found = []
     for item in items:
-        inner = _outline(item.body, places) if isinstance(item, ast.Plate | ast.Temper) else []
+        inner = _outline(item.body, places) if isinstance(item, ast.Block) else []
         name = getattr(item, "name", None)
         head = item.span.text.partition("{")[0].split("\n")[0].strip()
         title = name.id if isinstance(name, ast.Name) and not isinstance(item, ast.Guide) else head[:60]

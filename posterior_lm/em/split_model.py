@@ -105,7 +105,7 @@ def _renamed(
     out: list[ast.Statement] = []
     for statement in body:
         match statement:
-            case ast.Temper() | ast.Plate():
+            case ast.Temper() | ast.Plate() | ast.If() | ast.Else():
                 out.append(attrs.evolve(statement, body=_renamed(statement.body, marked, new, train_prior)))
             case ast.Observe() if id(statement) in marked:
                 out.append(attrs.evolve(statement, dist=rename(statement.dist, new)))

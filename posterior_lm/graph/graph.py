@@ -31,6 +31,7 @@ from posterior_lm.graph.nodes import (
     PlateSum,
     Pool,
     Power,
+    Previous,
     Role,
     RowField,
     Segments,
@@ -44,6 +45,8 @@ from posterior_lm.lang.values import FiniteSpec, finite_spec
 
 if TYPE_CHECKING:
     from networkx import DiGraph
+
+    from posterior_lm.lang.typed import Type
 
 
 @frozen
@@ -72,6 +75,19 @@ class ParamSpec:
     default: object = None
     required: bool = True
     span: Span = field(default=NOWHERE, eq=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, name: str, type_: Type, span: Span, columns: tuple[ParamSpec, ...] = (), default: object = None,
+        required: bool = True,
+    ) -> ParamSpec:  # fmt: skip
+        """From a declared type."""
+        low, high = type_.range or (None, None)
+        options = sorted((option, value) for option, value in type_.options.items() if option != "lead")
+        lead = str(type_.options.get("lead", ""))
+        return cls(
+            name, type_.name, type_.choices, low, high, lead, tuple(options), columns, default, required, span
+        )
 
     @property
     def finite(self) -> FiniteSpec | None:
@@ -266,9 +282,9 @@ class GraphBuilder:
 
 # ------------------------------------------------------------- what a legal graph looks like
 
-VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Apply)
+VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Previous, Apply)
 LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, Mix, PlateSum, Sum)
-TERMS = (*LOGS, Pool, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
+TERMS = (*LOGS, Pool, Previous, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
 
 SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     # kind -> the kinds its inputs may have; None stands for "any value or log", last one repeats
@@ -278,8 +294,9 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     Role: (),
     RowField: (),
     Latent: (VALUES,),
-    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, Pool, Segments),),
+    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, Pool, Previous, Segments),),
     Pool: ((Input,), None),
+    Previous: (None,),
     Apply: (None,),
     LmScore: ((Segments,), (Segments,)),
     ChoiceScore: ((Segments,), VALUES),
@@ -292,7 +309,7 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     Total: (TERMS,),
 }
 
-FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, Mix: 3, PlateSum: 2}
+FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, Mix: 3, PlateSum: 2, Previous: 2}
 
 
 def verify(graph: RewardGraph) -> RewardGraph:

@@ -21,6 +21,7 @@ from posterior_lm.graph.nodes import (
     Node,
     PlateSum,
     Pool,
+    Previous,
     RowField,
     Segments,
     Sum,
@@ -37,6 +38,7 @@ class _Grounding:
     build: GraphBuilder = field(factory=GraphBuilder)
     memo: dict[tuple[int, tuple[tuple[int, int], ...]], int] = field(factory=dict)
     plates_of: dict[int, frozenset[int]] = field(factory=dict)
+    tables: dict[int, Sequence[Row]] = field(factory=dict)  # plate -> its rows
     homes: dict[str, tuple[str, Env]] = field(factory=dict)  # ground name -> (name, rows)
 
     def run(self) -> RewardGraph:
@@ -56,7 +58,7 @@ class _Grounding:
         for i in node.inputs:
             inside |= self.plates_of[i]
         match node:
-            case RowField(plate=plate):
+            case RowField(plate=plate) | Previous(plate=plate):
                 return inside | {plate}
             case Latent(plates=plates):
                 return inside | set(plates)
@@ -71,6 +73,8 @@ class _Grounding:
             node = self.graph[i]
             if isinstance(node, Pool):
                 self.memo[i, rows] = self.pool(node, env)
+            elif isinstance(node, Previous):
+                self.memo[i, rows] = self.previous(node, env)
             elif isinstance(node, Segments):  # which stay flat where rows are joined in one
                 inputs = [self.place(j, env) for j in node.inputs]
                 self.memo[i, rows] = self.build.segments(inputs, node.span)
@@ -87,7 +91,8 @@ class _Grounding:
             case PlateSum(plate=plate):
                 return Sum(inputs=tuple(self.each(node, plate, env)), span=node.span)
             case Latent(name=name, plates=plates):
-                ground = name + "".join(f"[{env[p][0]}]" for p in plates)
+                base, bracket, place = name.partition("[")  # of a list the places come last
+                ground = base + "".join(f"[{env[p][0]}]" for p in plates) + bracket + place
                 self.homes[ground] = (name, {p: env[p] for p in plates})
                 inputs = tuple(self.place(i, env) for i in node.inputs)
                 return evolve(node, name=ground, inputs=inputs, plates=())
@@ -98,7 +103,7 @@ class _Grounding:
 
     def each(self, node: Node, plate: int, env: Env) -> list[int]:
         """What a node reads of every row of its table."""
-        table = self._rows(node.inputs[0])
+        table = self.tables[plate] = self._rows(node.inputs[0])
         return [self.place(node.inputs[1], {**env, plate: (r, row)}) for r, row in enumerate(table)]
 
     def pool(self, node: Pool, env: Env) -> int:
@@ -112,6 +117,13 @@ class _Grounding:
             case "mean":
                 return self.build.add(Apply(op="mean", inputs=tuple(rows), span=node.span))
         return self.build.reduced(node.op, rows, node.span)
+
+    def previous(self, node: Previous, env: Env) -> int:
+        """The ground id of the value in the row before."""
+        row = env[node.plate][0]
+        if row == 0:
+            return self.place(node.inputs[1], env)
+        return self.place(node.inputs[0], {**env, node.plate: (row - 1, self.tables[node.plate][row - 1])})
 
     def _rows(self, table: int) -> Sequence[Row]:
         node = self.graph[table]

@@ -22,8 +22,10 @@ from posterior_lm.graph.graph import (
     RewardGraph,
     UseSpec,
 )
+from posterior_lm.graph import blocks
 from posterior_lm.graph.named_files import FILE_OPTIONS, text_beside, tool_spec, tools_of
 from posterior_lm.graph.nodes import (
+    WHEN,
     Apply,
     ChoiceScore,
     DistScore,
@@ -33,8 +35,8 @@ from posterior_lm.graph.nodes import (
     Marker,
     Mix,
     PlateSum,
-    Pool,
     Power,
+    Previous,
     Role,
     RowField,
     Segments,
@@ -47,7 +49,6 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.diagnostics import InternalError, shortened
 from posterior_lm.lang.signatures import FUNCTIONS
-from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
 from posterior_lm.tools import ToolSpec
 
@@ -59,11 +60,11 @@ def lower(checked: CheckedModule, base: Path | None = None, allowed: tuple[Path,
     stay below it or below one of the `allowed` folders. Raises CompileError: PLM336 or PLM344 where one
     cannot be read, PLM347 where it lies elsewhere.
     """
-    return _Lowering(checked, base, allowed).run()
+    return Lowering(checked, base, allowed).run()
 
 
 @define
-class _Lowering:
+class Lowering:
     """The statements of one program, in order; `wrappers` are the blocks around the current one."""
 
     checked: CheckedModule
@@ -82,6 +83,13 @@ class _Lowering:
     uses: dict[str, UseSpec] = field(factory=dict)
     tools: dict[str, ToolSpec] = field(factory=dict)
     wrappers: list[tuple[OneOf["temper", "plate"], int, int]] = field(factory=list)
+    branches: list[int] = field(factory=list)
+    """The tests of the branches around the current statement, outermost first."""
+    lists: dict[Binding, blocks.Places] = field(factory=dict)
+    index: list[int] = field(factory=list)
+    """The places of the lists that the current statement is repeated for."""
+    test: int | None = None
+    """That of the last `if` block, which an `else` block is the other side of."""
     terms: list[int] = field(factory=list)
     infos: list[TermInfo] = field(factory=list)
     guides: dict[str, GuideSpec] = field(factory=dict)
@@ -132,8 +140,8 @@ class _Lowering:
                 low, high = (self.build.constant(end) for end in declared.range)
                 self.bounds[declared] = (low, high)
         default = None if param.default is None else self.checked.constant(param.default)
-        columns = tuple(_spec(c.name.id, type_.columns[c.name.id], c.span) for c in param.type.columns)
-        return _spec(param.name.id, type_, param.span, columns, default, param.default is None)
+        columns = tuple(ParamSpec.of(c.name.id, type_.columns[c.name.id], c.span) for c in param.type.columns)
+        return ParamSpec.of(param.name.id, type_, param.span, columns, default, param.default is None)
 
     def name(self, name: ast.Name, node: int) -> None:
         """Says which node a declared name stands for."""
@@ -171,6 +179,14 @@ class _Lowering:
                 self.wrappers.pop()
             case ast.Plate():
                 self.plate(statement)
+            case ast.If(test=test, body=body):
+                mine = self.value(test)
+                blocks.branch(self, mine, body)
+                self.test = mine
+            case ast.Else(body=body):
+                assert self.test is not None
+                other = self.build.add(Apply(op="unary not", inputs=(self.test,), span=statement.span))
+                blocks.branch(self, other, body)
             case ast.Let(name=name, value=value):
                 self.name(name, self.value(value))
             case ast.Guide(name=name, dist=dist):
@@ -181,8 +197,10 @@ class _Lowering:
                 raise InternalError(f"cannot lower {type(statement).__name__}")
 
     def term(
-        self, keyword: str, about: str, node: int, statement: ast.Statement, *, tempered: bool = True
+        self, keyword: str, about: str, node: int, statement: ast.Statement, *, tempered: bool = True, whole: bool = False
     ) -> None:
+        """Adds a term, inside the blocks around it; `whole` says that what is not taken is left out of it already."""
+        node = node if whole else blocks.where_taken(self, node)
         for kind, first, plate in reversed(self.wrappers):
             if kind == "plate":
                 node = self.build.add(PlateSum(plate=plate, inputs=(first, node), span=statement.span))
@@ -191,21 +209,34 @@ class _Lowering:
         self.terms.append(node)
         self.infos.append(TermInfo(keyword, about, statement.span))
 
+    @property
+    def around(self) -> tuple[int, ...]:
+        """The plates around the current statement, outermost first."""
+        return tuple(plate for kind, _, plate in self.wrappers if kind == "plate")
+
+    def placed(self, name: str) -> str:
+        """The name of a latent, at the place of the lists around it."""
+        return name + "".join(f"[{k}]" for k in self.index)
+
     def latent(self, statement: ast.Latent) -> None:
         name, declared = statement.name.id, statement.type
         type_ = self.bound(statement.name).type
         assert type_ is not None
+        if type_.item is not None:
+            blocks.latent_list(self, statement, type_)
+            return
         names, inputs = self.options(declared)
-        plates = tuple(p for kind, _, p in self.wrappers if kind == "plate")
+        if (taken := blocks.taken_here(self)) is not None:
+            names, inputs = (*names, WHEN), (*inputs, taken)
         node = self.build.add(
             Latent(
-                name=name,
+                name=self.placed(name),
                 type=declared.name,
                 options=names,
                 inputs=inputs,
                 choices=type_.choices,
                 lm=self.model(self.checked.spellers[name]),
-                plates=plates,
+                plates=self.around,
                 tools=tools_of(declared, self.tools),
                 spans=(("type", declared.span), *((o.name, o.value.span) for o in declared.options)),
                 span=statement.name.span,
@@ -238,6 +269,10 @@ class _Lowering:
         return tuple(name for name, _ in parts), tuple(self.value(part) for _, part in parts)
 
     def plate(self, statement: ast.Plate) -> None:
+        over = self.checked.binding(statement.table)
+        if over is not None and over in self.lists:
+            blocks.over_list(self, statement, self.lists[over])
+            return
         table, plate = self.value(statement.table), len(self.plates)
         row = self.checked.binding(statement.row)
         assert row is not None
@@ -253,7 +288,7 @@ class _Lowering:
             raise InternalError("a guide reads a language model")
         context = self.build.segments(self.context(call), call.span)
         reads = tuple(sorted({n.id for n in nodes(call) if isinstance(n, ast.Name)}))
-        self.guides[name.id] = GuideSpec(lm, context, reads, statement.span)
+        self.guides[self.placed(name.id)] = GuideSpec(lm, context, reads, statement.span)
 
     # ------------------------------------------------------------- scores
 
@@ -420,32 +455,20 @@ class _Lowering:
                 if function.id == "log_prob":
                     return self.score(args[0], args[1])
                 known = FUNCTIONS.get(function.id)
+                if function.id in ("len", "item") and function.id not in self.uses:
+                    made = blocks.length if function.id == "len" else blocks.item_at
+                    return made(self, self.lists[self.bound(args[0])], expr)
+                if function.id == "previous" and function.id not in self.uses:
+                    (row,) = self.checked.pooled(expr)
+                    inputs = tuple(self.value(a, listed=listed) for a in args)
+                    return add(Previous(plate=self.plates[row], inputs=inputs, span=span))
                 if known is not None and known.pools and function.id not in self.uses:
-                    return self.pool(expr, known.name, known.pools)
+                    return blocks.pooled(self, expr, known.name, known.pools)
                 op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
                 lists = op in FUNCTIONS and FUNCTIONS[op].many
                 return add(Apply(op=op, inputs=tuple(self.value(a, listed=lists) for a in args), span=span))
         raise InternalError(f"cannot lower {type(expr).__name__}")
 
-    def pool(self, call: ast.Call, name: str, op: str) -> int:
-        """A function of many values, or of those of every row of plates that have ended, inner ones first."""
-        add, span, rows = self.build.add, call.span, self.checked.pooled(call)
-        between: tuple[int, ...] = ()
-        if op == "join":
-            row, between = self.value(call.args[0]), (self.value(call.args[1]),)
-        else:
-            given = [self.value(arg, listed=True) for arg in call.args]
-            if name == op:
-                row = add(Apply(op=op, inputs=tuple(given), span=span))
-            else:
-                lists = (self.build.nodes[i] for i in given)
-                parts = [j for i, n in zip(given, lists, strict=True)
-                         for j in (n.inputs if isinstance(n, Apply) and n.op == "list" else (i,))]  # fmt: skip
-                row = self.build.reduced(op, parts, span)
-        for one in reversed(rows):
-            plate = self.plates[one]
-            row = add(Pool(op=op, plate=plate, inputs=(self.tables[plate], row, *between), span=span))
-        return row
 
 
 def _factors(
@@ -458,23 +481,6 @@ def _factors(
         case ast.Binary(left=left, right=right):
             return _factors(left, exponents) + _factors(right, exponents)
     return [(dist, exponents)]
-
-
-def _spec(
-    name: str,
-    type_: Type,
-    span: Span,
-    columns: tuple[ParamSpec, ...] = (),
-    default: object = None,
-    required: bool = True,
-) -> ParamSpec:
-    """A parameter or column as the data binder sees it."""
-    low, high = type_.range or (None, None)
-    options = sorted((option, value) for option, value in type_.options.items() if option != "lead")
-    lead = str(type_.options.get("lead", ""))
-    return ParamSpec(
-        name, type_.name, type_.choices, low, high, lead, tuple(options), columns, default, required, span
-    )
 
 
 def _about(*values: ast.Expr) -> str:

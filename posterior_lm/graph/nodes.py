@@ -1,8 +1,8 @@
 """The closed set of node kinds of a log-reward graph.
 
 A node refers to its inputs by their ids, in order. Spans are left out of
-equality and of the fingerprint. Three kinds exist only before a graph is bound
-to data (`Input`, `RowField`, `PlateSum`).
+equality and of the fingerprint. Some kinds exist only before a graph is bound
+to data (`Input`, `RowField`, `PlateSum`, `Pool` and `Previous` too).
 """
 
 from __future__ import annotations
@@ -87,9 +87,13 @@ class RowField(Node):
     column: str
 
 
+WHEN, MARK = "when", "mark"
+"""Options of latents: of one in a branch whether it exists, of one of a list the list's end."""
+
+
 @frozen(kw_only=True)
 class Latent(Node):
-    """An unknown. `options` names what the inputs are: (`low`, `high`, `lead`, `tokens`…).
+    """An unknown. `options` names what the inputs are: (`low`, `high`, `lead`, `tokens`…, and `when` it exists).
 
     `choices` holds the values of a type that lists strings or truth values; `lm` the model whose tokens spell the
     value (None in a program without one); `plates` the plates it stands in; `tools`
@@ -106,6 +110,11 @@ class Latent(Node):
     plates: tuple[int, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
     spans: tuple[tuple[str, Span], ...] = field(default=(), eq=False, repr=False)
+
+    @property
+    def when(self) -> int | None:
+        """The node that says whether it exists; None where it always does."""
+        return self.inputs[self.options.index(WHEN)] if WHEN in self.options else None
 
     @property
     def detail(self) -> str:
@@ -139,6 +148,15 @@ class Pool(Node):
     DETAIL = "{0.plate} {0.op}"
     plate: int
     op: str
+
+
+@frozen(kw_only=True)
+class Previous(Node):
+    """A value in the row before of a plate. Inputs (value, what it is in the first row)."""
+
+    KIND = "previous"
+    DETAIL = "{0.plate}"
+    plate: int
 
 
 @frozen(kw_only=True)
@@ -273,6 +291,6 @@ class Total(Node):
 
 
 NODE_KINDS: tuple[type[Node], ...] = (
-    Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Apply,
+    Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Previous, Apply,
     LmScore, ChoiceScore, DistScore, Test, Power, Mix, PlateSum, Sum, Total,
 )  # fmt: skip

@@ -160,10 +160,15 @@ def prune(graph: RewardGraph) -> RewardGraph:
     Latents stay even where nothing but their own term reads them, because that term
     is part of the total.
     """
-    keep = graph.ancestors(graph.total, *(g.context for g in graph.guides.values()))
+    read = graph.ancestors(graph.total)
+    names = {
+        node.name for i, node in graph.latents() if i in read
+    }  # those of a branch that is never taken are gone
+    guides = {name: guide for name, guide in graph.guides.items() if name in names}
+    keep = read | graph.ancestors(*(g.context for g in guides.values()))
     if len(keep) == len(graph.nodes):
         return graph
-    return graph.rebuilt({i: n for i, n in graph.nodes.items() if i in keep})
+    return graph.rebuilt({i: n for i, n in graph.nodes.items() if i in keep}, guides=guides)
 
 
 def share(graph: RewardGraph) -> RewardGraph:

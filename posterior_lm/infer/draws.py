@@ -153,7 +153,7 @@ def cells(shares: Mapping[tuple, float]) -> tuple[dict[tuple, int], list[float]]
     """The cell of each value, and the share of each: heavy values alone, light neighbours in order together."""
     places: dict[tuple, int] = {}
     sums: list[float] = []
-    for value, share in sorted(shares.items()):
+    for value, share in sorted(shares.items(), key=lambda item: [(x is not None, x) for x in item[0]]):
         if not sums or max(sums[-1], share) >= LIGHT:
             sums.append(0.0)
         places[value] = len(sums) - 1

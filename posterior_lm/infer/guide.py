@@ -27,7 +27,7 @@ from posterior_lm.infer.schedule import Prior, alone, prior_of, scores_alone
 from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values, count, distinct, take
+from posterior_lm.target.values import ABSENT, Value, Values, count, distinct, take
 
 CHUNK_ELEMENTS = 1 << 25
 """Draws × vocabulary proposed at a time: 2^25 float64 are 256 MB per temporary."""
@@ -120,7 +120,10 @@ class PriorGuide:
             part = self._walk(None, len(some), mine, scored=scored)
             inside = np.ones(len(some), dtype=bool)
             for info in self.target.latents:
-                inside &= [info.support.accepts(v.ids) for v in mine[info.name]]
+                there = self.target.there(info, mine, len(some))
+                here = np.array([v != ABSENT for v in mine[info.name]], dtype=bool)
+                inside &= here == (True if there is None else there)
+                inside &= ~here | [info.support.accepts(v.ids) for v in mine[info.name]]
             parts.append(evolve(part, log_prob=np.where(inside, part.log_prob, -np.inf)))
         return joined(parts, self.target.names)
 
@@ -166,20 +169,16 @@ class PriorGuide:
             # From its prior to a scored end, drawing a text adds up to its own term.
             adds_up = scored and begun is None and self.is_prior(info)
             adds_up = adds_up and info.support.ending in ("stop", "eos")
-            walk = finished(self.begin(info, drawn, n, begun=begun, late=adds_up), choose)
+            there = self.target.there(info, drawn, n)
+            walk = finished(self.begin(info, drawn, n, begun=begun, late=adds_up, alive=there), choose)
             if adds_up:
                 prior = self.priors[info.name]
                 scores[prior.node] = (walk.log_q + walk.log_mass) / prior.exponent
             begun = None
             log_q = log_q + walk.log_q
-            made: dict[tuple[int, ...], Value] = {}
-            if values is not None:
-                drawn[info.name] = tuple(values[info.name])
-                continue
-            for one in walk.values:
-                if one not in made:
-                    made[one] = self.target.value_of(info.name, one)
-            drawn[info.name] = tuple(made[one] for one in walk.values)
+            drawn[info.name] = (
+                self.target.made(info, walk.values, there) if values is None else tuple(values[info.name])
+            )
         return Proposal(drawn, log_q, scores)
 
     def begin(

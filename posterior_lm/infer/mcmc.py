@@ -40,7 +40,7 @@ from posterior_lm.infer.moves import (
 from posterior_lm.infer.weights import all_dead
 from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, take
+from posterior_lm.target.values import ABSENT, Value, take
 
 START = 16
 """Draws per chain that its first value is resampled from, so that few chains begin far out."""
@@ -307,6 +307,8 @@ def features_of(
 
 def _number(info: LatentInfo, value: Value) -> int:
     if isinstance(info.support, FiniteSupport):
+        if value == ABSENT:
+            return -1
         place = info.support.spec.number(value.datum)
         assert place is not None
         return place

@@ -29,7 +29,7 @@ from posterior_lm.infer.choosers import Chooser, Follow
 from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
 from posterior_lm.infer.rollout import finished
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values
+from posterior_lm.target.values import ABSENT, Value, Values
 
 GIBBS = 32
 """Values of a finite type up to which all are scored in one move; as many as one text has tokens."""
@@ -122,6 +122,7 @@ def suffix(
 def conditional(target: Target, choose: Chooser, info: LatentInfo, values: Values, n: int) -> Proposed:
     """Draws a latent of a finite type from its distribution given everything else; ρ is +inf: always accepted."""
     candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
+    candidates += [] if info.when is None else [ABSENT]  # of which the log reward knows which are possible
     size = len(candidates)
     grid = {name: [v for v in column for _ in range(size)] for name, column in values.items()}
     grid[info.name] = candidates * n
@@ -230,7 +231,8 @@ def redraw(
         kept = [v[:t] if keeps else () for v, t in zip(old, cuts, strict=True)]
         rest = Follow([v[len(k) :] for v, k in zip(old, kept, strict=True)])
         pick = BackAndForth(size, rest, choose)
-        walk = finished(prior.begin(info, both, 2 * size, begun=[*kept, *kept]), pick)
-        new[info.name] = tuple(prior.target.value_of(info.name, one) for one in walk.values[size:])
+        there = prior.target.there(info, both, 2 * size)
+        walk = finished(prior.begin(info, both, 2 * size, begun=[*kept, *kept], alive=there), pick)
+        new[info.name] = prior.target.made(info, walk.values[size:], None if there is None else there[size:])
         back, forth = back + walk.log_q[:size], forth + walk.log_q[size:]
     return Redrawn(new, forth, back)

@@ -58,7 +58,7 @@ class Retained:
 
     others: Sample
     ids: Sequence[tuple[int, ...]]
-    """Of each latent in turn."""
+    """Of each latent that it has, in turn."""
     latent: int = -1
 
     def ancestors(self, weights: np.ndarray) -> np.ndarray:

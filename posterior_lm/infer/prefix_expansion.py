@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import compress
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore
 from posterior_lm.infer.drawing import drawing
@@ -18,7 +19,7 @@ from posterior_lm.lm.protocol import eos_log_probs
 from posterior_lm.support.base import uncounted
 from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import ABSENT, Value
 
 SMALL = 20_000
 """Values that are listed whole, in a second or two with a small model, and without looking ahead."""
@@ -144,7 +145,7 @@ class Branching:
         finished: list[Partial] = []
         texts: dict[int, list[Partial]] = {}
         families: list[Family] = []
-        for partial in partials:
+        for partial in self._there(partials):
             k = len(partial.values)
             if k == len(self.target.latents):
                 finished.append(partial)
@@ -155,6 +156,22 @@ class Branching:
         for k, group in texts.items():
             families += self._texts(self.target.latents[k], group)
         return families, finished
+
+    def _there(self, partials: list[Partial]) -> list[Partial]:
+        """Those that end before a latent that they do not have, with what they hold of it."""
+        out: list[Partial] = []
+        asked: dict[int, list[Partial]] = {}
+        for partial in partials:
+            k = len(partial.values)
+            begun = bool(partial.ids) or partial.state is not None
+            certain = begun or k == len(self.target.latents) or self.target.latents[k].when is None
+            (out if certain else asked.setdefault(k, [])).append(partial)
+        for k, group in asked.items():
+            there = self.target.there(self.target.latents[k], self._past(group), len(group))
+            assert there is not None
+            out += compress(group, there)
+            out += self._there([evolve(one, values=(*one.values, ABSENT)) for one in compress(group, ~there)])
+        return out
 
     def _past(self, partials: list[Partial]) -> dict[str, list[Value]]:
         k = len(partials[0].values)

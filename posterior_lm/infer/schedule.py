@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, DistScore, Latent, LmScore, Mix, Node, Power, Segments, Sum
 from posterior_lm.lang.diagnostics import InferenceError, InternalError
-from posterior_lm.target.functions import share
+from posterior_lm.target.functions import is_nan, share
 from posterior_lm.target.restrict import PrefixTests
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
@@ -68,7 +68,10 @@ class Prior:
         for i in shares:
             w = target.graph[i].inputs[0]
             column = target.evaluator.node(w, drawn, n)
-            first = np.array([share(value, target.graph[i].span) for value in column])
+            # Not a number is for the target to report, of draws that have the latent.
+            first = np.array(
+                [1.0 if is_nan(value) else share(value, target.graph[i].span) for value in column]
+            )
             with np.errstate(divide="ignore"):
                 logs = {True: np.log(first), False: np.log1p(-first)}
             for k, part in enumerate(self.parts):
@@ -105,9 +108,12 @@ def _search(target: Target, i: int, name: str, exponent: float) -> Prior | None:
             return None
         case Power():
             return _search(target, node.inputs[1], name, exponent * _fixed(target, node.inputs[0]))
-        case Mix() if all(scores_alone(target, target.graph[part.node], name) for part in _parts(target, i)):
-            parts = _parts(target, i)
+        case Mix():
             latent = next(one for _, one in target.graph.latents() if one.name == name)
+            branch = latent.when == node.inputs[0]  # its own term is what is in it, and 0 elsewhere
+            parts = _parts(target, node.inputs[1] if branch else i)
+            if not all(scores_alone(target, target.graph[part.node], name) for part in parts):
+                return None
             set_aside = any(tool.output == "intervene" for tool in latent.tools)
             whole = not any(isinstance(target.graph[j], Sum) for j in _inside(target, i))
             whole = whole and all(part.exponent > 0 for part in parts)

@@ -149,12 +149,16 @@ def respelled(target: Target, draws: Draws) -> Draws:
     for d, row in enumerate(zip(*draws.values.values(), strict=True)):
         if (found := spelled.get(tuple(value.datum for value in row))) is not None:
             found[tuple(value.ids for value in row)] = d
+    held = draws.values
     own: dict[tuple[Datum, ...], list[Value]] = {}
     for datum, found in spelled.items():
         with suppress(
             DataError, ModelError
         ):  # what its type, or its tokenizer, does not allow is no spelling
-            values = [target.value(name, x) for name, x in zip(draws.values, datum, strict=True)]
+            values = [
+                held[name][next(iter(found.values()))] if x is None else target.value(name, x)
+                for name, x in zip(draws.values, datum, strict=True)
+            ]
             if tuple(value.ids for value in values) not in found:
                 own[datum] = values
     if not own:

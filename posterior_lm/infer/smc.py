@@ -33,7 +33,7 @@ from posterior_lm.infer.twists import ConditionTwist, LookAhead, Twist, told
 from posterior_lm.infer.weights import all_dead, all_dead_on_the_way, logsumexp
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, distinct, take
+from posterior_lm.target.values import ABSENT, Value, distinct, take
 
 
 @frozen(eq=False)
@@ -166,7 +166,9 @@ class Smc:
             swarm = evolve(swarm, began=int(particles.alive.sum()))
             # The end-of-text that a full length forces is a term of its own: it is only worth a
             # step of the model where something can still be resampled for it.
-            walk = guide.begin(info, particles.values, particles.n, alive=particles.alive, late=not last)
+            there = target.there(info, particles.values, particles.n)
+            alive = particles.alive if there is None else particles.alive & there
+            walk = guide.begin(info, particles.values, particles.n, alive=alive, late=not last)
         if walk.goes_on:
             walk, log_mass = walk.ahead()
             if weighs:
@@ -205,11 +207,9 @@ def _holding(
     alive = particles.alive
     # A dead particle holds another's values: its weight is zero, and they are whole.
     keep = np.where(alive, np.arange(particles.n), np.flatnonzero(alive)[0])
-    made = {
-        one: target.value_of(info.name, one) for one in {walk.values[int(d)] for d in np.flatnonzero(alive)}
-    }
     values = take(particles.values, keep.tolist())
-    values[info.name] = [made[walk.values[int(d)]] for d in keep]
+    there = target.there(info, values, particles.n)
+    values[info.name] = list(target.made(info, [walk.values[int(d)] for d in keep], there))
     scores = {node: column[keep] for node, column in particles.scores.items()}
     if prior is not None:
         scores[prior.node] = ((walk.log_q + walk.log_mass) / prior.exponent)[keep]
@@ -270,7 +270,8 @@ def swarm_beside(
     with the probability that its weight says (Andrieu, Doucet & Holenstein 2010, §4.3, conditional SMC;
     Grosse, Ghahramani & Adams 2015).
     """
-    retained = Retained(Sample(rng), [values[name].ids for name in target.names])
+    held = [values[name].ids for name in target.names if values[name] != ABSENT]
+    retained = Retained(Sample(rng), held)
     kept = evolve(smc, draws=n, batch=None, chance=lambda rng, scheme: retained)
     return run(kept, target, n=n, rng=rng, guide=guide)
 

@@ -46,7 +46,7 @@ def verdict(draws: Draws) -> str:
     if not draws.respelled:
         return said
     one = max(draws.respelled, key=lambda text: text.left_out * (text.share or 1.0))
-    text = ", ".join(shown(x) for x in one.datum)
+    text = ", ".join("nothing" if x is None else shown(x) for x in one.datum)
     share = "" if one.share is None else f" and {one.share:.0%} of the posterior"
     more = len(draws.respelled) - 1
     others = f" (nor {more} other{'s' * (more != 1)})" if more else ""

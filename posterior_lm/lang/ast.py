@@ -195,6 +195,21 @@ class Plate(Node):
 
 
 @frozen
+class If(Node):
+    """`if test { … }`: the statements inside exist where the test is true."""
+
+    test: Expr
+    body: tuple[Statement, ...] = ()
+
+
+@frozen
+class Else(Node):
+    """`else { … }`, right behind an `if` block: where its test is false."""
+
+    body: tuple[Statement, ...] = ()
+
+
+@frozen
 class Let(Node):
     name: Name
     value: Expr
@@ -213,7 +228,8 @@ class Infer(Node):
     method: Call
 
 
-Statement = Latent | Observe | Prefer | Factor | Condition | Temper | Plate | Let | Guide | Infer
+Statement = Latent | Observe | Prefer | Factor | Condition | Temper | Plate | If | Else | Let | Guide | Infer
+Block = Temper | Plate | If | Else
 
 
 # ---------------------------------------------------------------- declarations
@@ -316,10 +332,10 @@ def names(root: object) -> Iterator[Name]:
 
 
 def statements(body: tuple[Statement, ...]) -> Iterator[Statement]:
-    """Every statement of a body, those inside plates and tempers after their head."""
+    """Every statement of a body, those inside blocks after their head."""
     stack = list(reversed(body))
     while stack:
         statement = stack.pop()
         yield statement
-        if isinstance(statement, (Plate, Temper)):
+        if isinstance(statement, Block):
             stack.extend(reversed(statement.body))

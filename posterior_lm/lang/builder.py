@@ -33,6 +33,7 @@ _NODES: dict[str, type[ast.Node]] = {
     "unary": ast.Unary, "if_expr": ast.IfExpr, "range": ast.Range, "option": ast.Option,
     "column": ast.Column, "param": ast.Param, "latent": ast.Latent, "observe": ast.Observe,
     "factor": ast.Factor, "condition": ast.Condition, "temper": ast.Temper, "plate": ast.Plate,
+    "if_block": ast.If, "else_block": ast.Else,
     "let": ast.Let, "guide": ast.Guide,
 }  # fmt: skip
 """Rules whose parts are the fields of a node, in order."""

@@ -40,7 +40,7 @@ def _kind(kind: str, text: str, before: str, after: str) -> str | None:
         return "comment"
     if kind == STRAY:
         return "error"
-    if kind in _KEYWORD_TYPES:
+    if kind.removesuffix("_BLOCK") in _KEYWORD_TYPES:
         return "keyword"
     if kind in ("STRING", "RAW_STRING"):
         return "string"

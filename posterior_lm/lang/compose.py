@@ -85,18 +85,18 @@ def product(a: ast.Module, b: ast.Module) -> ast.Module:
 def _kinds(module: ast.Module) -> dict[str, tuple[str, ast.Name, object]]:
     """What each name of a program is, where it stands, and what must agree to share it.
 
-    A latent inside a plate agrees with nothing, not even its like: which row would
+    A latent inside a plate or a branch agrees with nothing, not even its like: which row would
     belong to which is not said anywhere.
     """
     kinds: dict[str, tuple[str, ast.Name, object]] = {
         p.name.id: ("parameter", p.name, (p.type, p.default)) for p in module.program.params
     }
-    plates = [s for s in ast.statements(module.program.body) if isinstance(s, ast.Plate)]
-    per_row = {id(s) for plate in plates for s in ast.statements(plate.body)}
+    blocks = [s for s in ast.statements(module.program.body) if isinstance(s, ast.Plate | ast.If | ast.Else)]
+    inside = {id(s) for block in blocks for s in ast.statements(block.body)}
     for statement in ast.statements(module.program.body):
         match statement:
             case ast.Latent(name=name, type=declared):
-                kinds[name.id] = ("latent", name, object() if id(statement) in per_row else declared)
+                kinds[name.id] = ("latent", name, object() if id(statement) in inside else declared)
             case ast.Let(name=name) | ast.Plate(row=name):
                 kinds[name.id] = ("bound", name, None)
     return kinds
@@ -141,7 +141,7 @@ def _observed(
                 continue
             case ast.Infer(method=method) if method.function.id in methods:
                 continue
-            case ast.Temper() | ast.Plate():
+            case ast.Temper() | ast.Plate() | ast.If() | ast.Else():
                 body.append(attrs.evolve(statement, body=_observed(statement.body, shared, a)))
             case _:
                 body.append(statement)

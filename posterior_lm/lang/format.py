@@ -87,6 +87,8 @@ def _body(
         _lines(lines, above, indent)
         if lines and (unit.blank or (apart and not above)):
             lines.append("")
+        if isinstance(item, ast.Else) and lines and lines[-1] == " " * indent + "}" and not unit.blank:
+            head = [lines.pop() + " else {"]
         if isinstance(item, _Block):
             lines += [*head[:-1], _behind(head[-1], unit.head_after)]
             inside = item.span.end - 1 if comments.here(item.span) else 0
@@ -96,7 +98,7 @@ def _body(
     _lines(lines, rest, indent)
 
 
-_Block = ast.Program | ast.Temper | ast.Plate
+_Block = ast.Program | ast.Block
 
 
 def _brace(comments: Comments, item: ast.Node) -> int | None:
@@ -105,8 +107,16 @@ def _brace(comments: Comments, item: ast.Node) -> int | None:
         return None
     if isinstance(item, ast.Program):
         before = [item.name, *(p for p in item.params if comments.here(p.span))]
+    elif isinstance(item, ast.Else):
+        return comments.brace(item.span.start)
     else:
-        before = [item.exponent if isinstance(item, ast.Temper) else item.table]
+        before = [
+            item.exponent
+            if isinstance(item, ast.Temper)
+            else item.test
+            if isinstance(item, ast.If)
+            else item.table
+        ]
     return comments.brace(max(node.span.end for node in before))
 
 
@@ -233,6 +243,10 @@ def _head(item: ast.Node) -> Pieces:
             return ("temper ", *_expression(item.exponent), " {")
         case ast.Plate():
             return (f"plate {item.row.id} in ", *_expression(item.table), " {")
+        case ast.If():
+            return ("if ", *_expression(item.test), " {")
+        case ast.Else():
+            return ("else {",)
         case ast.Let():
             return (f"let {item.name.id} = ", *_expression(item.value))
         case ast.Guide():

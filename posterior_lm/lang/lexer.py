@@ -91,9 +91,28 @@ KEYWORDS = frozenset(
      "or", "and", "not", "true", "false", "bos", "eos")
 )  # fmt: skip
 STATEMENTS = frozenset(
-    ("LATENT", "OBSERVE", "PREFER", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER")
+    ("LATENT", "OBSERVE", "PREFER", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER",
+     "IF_BLOCK", "ELSE_BLOCK")  # fmt: skip
 )
 DECLARATIONS = frozenset(("LM", "TOOL", "USE", "PROGRAM"))
+_ENDS = frozenset(
+    (
+        "NAME",
+        "STRING",
+        "RAW_STRING",
+        "INT",
+        "REAL",
+        "TRUE",
+        "FALSE",
+        "BOS",
+        "EOS",
+        "RPAR",
+        "RSQB",
+        "LBRACE",
+        "RBRACE",
+    )
+)
+"""What stands before an `if` that begins a statement: nothing that an expression goes on after with one."""
 
 _ALIEN = re.compile(r"""[^\s\w"(){}\[\],:=~^.<>!+\-*/#]+|[^\x00-\x7f\s]+""")
 """Runs of characters that begin no token."""
@@ -195,7 +214,14 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnosti
             diagnostics.append(_bad_name(source, tokens[-1], token))
             tokens[-1] = Token(STRAY, "", start_pos=tokens[-1].start_pos, end_pos=token.end_pos)
         else:
-            tokens.append(token)
+            tokens.append(_block(token, tokens))
+
+
+def _block(token: Token, before: list[Token]) -> Token:
+    """The token, of another type where it is an `if` or `else` that begins a statement."""
+    last = before[-1].type if before else "LBRACE"
+    begins = last in _ENDS if token.type == "IF" else token.type == "ELSE" and last == "RBRACE"
+    return Token.new_borrow_pos(f"{token.type}_BLOCK", str(token), token) if begins else token
 
 
 def _lexer() -> BasicLexer:

@@ -121,6 +121,11 @@ FUNCTIONS: dict[str, Function] = {
                  many=True, reserved=False, pools="and"),
         Function("join", (("part", "segments"), ("separator", "text")), "list",
                  "the parts of all rows of a plate, one after the other", reserved=False, pools="join"),
+        Function("previous", (("value", "any"), ("first", "any")), "unknown",
+                 "the value in the row before of the plate, and of the first row the other one", reserved=False),
+        Function("len", (("list", "items"),), "int", "how many items a list has", reserved=False),
+        Function("item", (("list", "items"), ("place", "place")), "text",
+                 "the item at a place, counted from 0; empty where there is none", reserved=False),
         Function("number", (_TEXT,), "real", "the number that a text spells; not a number where it spells none",
                  reserved=False),
         Function("field", (_TEXT, ("name", "text")), "text",
@@ -231,7 +236,7 @@ _POWER = "write exp(b * log(x)) for the power b of x"
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("gaussian", "gamma", "exponential", "laplace", "student_t"), _REAL),
     "dirichlet": _SHARES,
-    **dict.fromkeys(("len", "length", "strlen"), "count with chars(…), words(…) or tokens(…)"),
+    **dict.fromkeys(("length", "strlen"), "count with chars(…), words(…) or tokens(…)"),
     **dict.fromkeys(
         ("int", "float", "real", "parse_int", "to_number"), "number(…) reads the number that a text spells"
     ),
@@ -265,7 +270,7 @@ class ValueType:
     name: str
     kind = "unknown"
     """What its values are in expressions: text, int, real, bool or table."""
-    takes: Literal["nothing", "range", "choices", "columns"] = "nothing"
+    takes: Literal["nothing", "range", "choices", "columns", "items"] = "nothing"
     """What stands in its parentheses beside options."""
     options: ClassVar[Mapping[str, OptionType]] = {}
     latent = False
@@ -442,11 +447,23 @@ class Table(ValueType):
     takes = "columns"
     form, example = "table(…)", "table(input: text, output: text)"
     meant, advice = "a list of rows", "a table is a list of objects, one per row"
-    elsewhere = ("list",)
+    elsewhere = ("rows",)
+
+
+class List(ValueType):
+    """Its items are checked by `lang.check.declared`, and it is lowered by `graph.blocks`."""
+
+    name = kind = "list"
+    takes = "items"
+    options: ClassVar = {"end": OptionType(kind="nonempty", about="what stands behind the last item")}
+    latent = True
+    form, example = "list(…)", 'list(text(tokens=1..12, stop="\\n"), 1..4, end="Answer:")'
+    meant = "texts with an end"
+    elsewhere = ("array", "sequence")
 
 
 VALUE_TYPES: dict[str, ValueType] = {
-    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table())
+    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List())
 }  # fmt: skip
 
 

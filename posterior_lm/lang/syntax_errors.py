@@ -31,6 +31,8 @@ _NOT_AFTER_KEYWORD = frozenset(
      "SLASH", "CIRCUMFLEX", "LBRACE", "RBRACE", "RANGE")
 )  # fmt: skip
 _NOT_AFTER_FIRST = frozenset(("COLON", "COMMA", "RPAR", "RSQB", "DOT"))
+BEGINNINGS = sorted(kind.lower().removesuffix("_block") for kind in STATEMENTS - {"ELSE_BLOCK"})
+"""The words that a statement begins with."""
 
 
 def begins_statement(tokens: list[Token], index: int) -> bool:
@@ -51,7 +53,7 @@ def misspelt_statement(tokens: list[Token], index: int) -> bool:
         return False
     if (tokens[index - 1].end_line or 0) >= (token.line or 0):
         return False
-    return nearest(str(token), [kind.lower() for kind in STATEMENTS]) is not None
+    return nearest(str(token), BEGINNINGS) is not None
 
 
 def balance(source: Source, tokens: list[Token]) -> tuple[list[Token], list[Diagnostic]]:
@@ -291,6 +293,8 @@ def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:
         return "a file holds one program"
     if kind in STATEMENTS and "PROGRAM" in accepted:
         return "statements stand inside a program: program name() { … }"
+    if kind == "ELSE":
+        return "put it right behind the '}' of an if block, or write 'if … then … else …'"
     if kind == "IF" and "INT" in accepted:
         return "put parentheses around 'if … then … else …'"
     if kind == "NAME" and accepted & STATEMENTS:
@@ -301,7 +305,7 @@ def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:
 
 
 def _near_keyword(word: str) -> str:
-    names = sorted(kind.lower() for kind in STATEMENTS)
+    names = BEGINNINGS
     other = {"sample": "latent", "return": None, "assume": "latent", "assert": "condition",
              "for": "plate", "reward": "factor", "weight": "factor", "var": "let", "def": "let"}  # fmt: skip
     near = nearest(word, names) or other.get(word)

@@ -127,6 +127,9 @@ class Type:
     range: tuple[float, float] | None = None
     options: Mapping[str, Constant | None] = field(factory=dict)
     columns: Mapping[str, Type] = field(factory=dict)
+    item: Type | None = None
+    """Of a list; `places` are its fewest and its most items."""
+    places: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:

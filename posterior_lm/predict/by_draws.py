@@ -128,12 +128,12 @@ def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
     `likeliest` is the value of the draw with the highest log reward.
     """
     draws, weights = posterior.draws, posterior.weights
-    rows = posterior.marginal(latent)
+    rows: list[tuple[Datum, float]] = [*posterior.marginal(latent)]
     probs = np.array([p for _, p in rows])
     total = entropy(probs)
     if vote == "likeliest":
         alive = np.where(np.isfinite(draws.log_weights), draws.log_reward, -np.inf)
-        value = draws.values[latent][int(np.argmax(alive))].datum
+        value: Datum = draws.values[latent][int(np.argmax(alive))].datum
         return Prediction(latent, ((value, 1.0),), posterior, vote, {}, 0.0, total, 0.0, total)
     if draws.decoded:
         return Prediction(latent, tuple(rows), posterior, vote, {}, 0.0, total, 0.0, total)
@@ -142,7 +142,7 @@ def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
         n = independent(draws, weights)
         errors = _marginal_errors(posterior, latent, [value for value, _ in rows], probs, n)
     bounds = intervals(probs.tolist(), errors.tolist(), n=n, missing=draws.missing)
-    estimates = {
+    estimates: dict[Datum, Estimate] = {
         value: Estimate(p, float(se), low, high)
         for (value, p), se, (low, high) in zip(rows, errors, bounds, strict=True)
     }
@@ -150,7 +150,7 @@ def marginal(posterior: Posterior, latent: str, vote: Vote) -> Prediction:
 
 
 def _marginal_errors(
-    posterior: Posterior, latent: str, values: list[Datum], probs: np.ndarray, n: float
+    posterior: Posterior, latent: str, values: Sequence[Datum], probs: np.ndarray, n: float
 ) -> np.ndarray:
     """(V,) as `standard_errors` of indicators, without a column for each value.
 
@@ -160,7 +160,7 @@ def _marginal_errors(
     draws, weights = posterior.draws, posterior.weights
     found = origins(draws)
     origin = np.arange(len(weights)) if found is None else found
-    place = {value: k for k, value in enumerate(values)}
+    place: dict[Datum, int] = {value: k for k, value in enumerate(values)}
     of_draw = np.array([place[v.datum] for v in draws.values[latent]])
     pairs, at = np.unique(np.stack([origin, of_draw]), axis=1, return_inverse=True)
     share = np.bincount(at.reshape(-1), weights=weights)

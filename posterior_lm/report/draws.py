@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.values import GridSpec
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.plots import Axes, bars, drawing
+from posterior_lm.target.values import spelled_datum
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Datum, Posterior
@@ -44,7 +44,7 @@ def draws_view(
     head = ["weight", "", "log reward", *(["spellings"] if spellings else []), *names]
     rows = [
         [share(m.weight), bar(m.weight / merged[0].weight), number(m.log_reward, 2), *([f"{m.sequences}"] if spellings else []),
-         *(_value(spelled(m.values[name]), posterior.types.get(name)) for name in names)]
+         *(_value(spelled_datum(m.values[name]), posterior.types.get(name)) for name in names)]
         for m in merged[: most + folded]
     ]  # fmt: skip
     right = [True, False, True, *([True] if spellings else []), *(False for _ in names)]
@@ -88,13 +88,13 @@ def marginals_view(facts: Facts) -> Html | None:
 
 def _caption(posterior: Posterior, info: LatentInfo) -> list[Html | str]:
     name = el("b", info.name)
-    if VALUE_TYPES[info.type].kind == "real":
+    if VALUE_TYPES[info.type].kind == "real" and None not in dict(posterior.marginal(info.name)):
         found = posterior.spread(info.name)
         spread = "" if posterior.draws.exact else f" \u00b1 {number(found.se, 2)}"
         said = f": mean {number(found.mean, 2)}{spread}, standard deviation {number(found.sd, 2)}, 90% within {found.low:g} to {found.high:g}"
         return [name, said]
-    if VALUE_TYPES[info.type].kind == "int":
-        mean = posterior.expect(lambda row: float(row[info.name]))
+    if VALUE_TYPES[info.type].kind == "int" and None not in dict(posterior.marginal(info.name)):
+        mean = posterior.expect(lambda row: float(str(row[info.name])))
         bounds = ", with 90% intervals" if len(posterior.marginal(info.name)) <= MOST_BARS else ""
         spread = "" if posterior.draws.exact else f" \u00b1 {number(mean.se, 2)}"
         return [
@@ -111,14 +111,14 @@ def _marginal(facts: Facts, info: LatentInfo) -> Html:
     mass = dict(posterior.marginal(info.name))
     if info.type == "text":
         rows = list(mass.items())[:MOST_TEXTS]
-        return _bars([(str(v), p, None) for v, p in rows], len(mass) - len(rows))
+        return _bars([(spelled_datum(v), p, None) for v, p in rows], len(mass) - len(rows))
     if VALUE_TYPES[info.type].kind == "text":
         listed: Sequence[Datum] = facts.target.evaluator.supports[info.name].spec.values  # type: ignore[attr-defined]
         values = [*listed, *(v for v in mass if v not in listed)]
     else:
-        values = sorted(mass)  # numbers, or false and true
+        values = sorted(mass, key=lambda v: (v is None, v))  # numbers, or false and true
         grid = getattr(facts.target.evaluator.supports[info.name], "spec", None)
-        if isinstance(grid, GridSpec):
+        if isinstance(grid, GridSpec) and None not in mass:
             return _cells(info.name, grid, mass)
         if len(values) > MOST_BARS:
             return _histogram(posterior, info.name, mass)
@@ -127,7 +127,7 @@ def _marginal(facts: Facts, info: LatentInfo) -> Html:
     shown = [row for row in rows if row in kept]
     bounds = [posterior.prob(lambda row, v=v: row[info.name] == v) for v, _ in shown]  # type: ignore[misc]
     return _bars(
-        [(spelled(v), p, (b.low, b.high)) for (v, p), b in zip(shown, bounds, strict=True)],
+        [(spelled_datum(v), p, (b.low, b.high)) for (v, p), b in zip(shown, bounds, strict=True)],
         len(rows) - len(shown),
     )
 
@@ -160,11 +160,12 @@ def _cells(name: str, grid: GridSpec, mass: dict[Datum, float]) -> Html:
 
 
 def _histogram(posterior: Posterior, name: str, mass: dict[Datum, float]) -> Html:
-    numbers = np.array([float(v) for v in mass])
-    low, high = int(numbers.min()), int(numbers.max())
+    numbers = np.array([np.nan if v is None else float(v) for v in mass])
+    whole = ~np.isnan(numbers)
+    low, high = int(np.nanmin(numbers)), int(np.nanmax(numbers))
     wide = -(-(high - low + 1) // MOST_BINS)  # values a bar stands for
     edges = np.arange(low, high + wide + 1, wide) - 0.5
-    heights, _ = np.histogram(numbers, bins=edges, weights=list(mass.values()))
+    heights, _ = np.histogram(numbers[whole], bins=edges, weights=np.array(list(mass.values()))[whole])
     axes = Axes(
         (float(edges[0]), float(edges[-1])),
         (0.0, float(heights.max()) * 1.05),

@@ -20,7 +20,7 @@ from posterior_lm.lm.protocol import Request, Tokenizer
 from posterior_lm.report.markup import Html, el, join, number, share, text_span
 from posterior_lm.target.scores import ScorePlan
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import Values, distinct, take
+from posterior_lm.target.values import Values, distinct, spelled_datum, take
 
 if TYPE_CHECKING:
     from posterior_lm.api.posterior import Posterior
@@ -178,7 +178,8 @@ def _finite(facts: Facts, draw: int) -> list[Html]:
     if not listed:
         return []
     return [
-        el("span", el("code", name), " = ", text_span(spelled(values[name][draw].datum))) for name in listed
+        el("span", el("code", name), " = ", text_span(spelled_datum(values[name][draw].datum)))
+        for name in listed
     ]
 
 
@@ -269,7 +270,9 @@ def read_tokens(target: Target, values: Values, n: int) -> tuple[tuple[Reading, 
     for term, node, part, parts in places[:MOST_TEXTS]:
         plan = target.evaluator.plan(node)
         label = target.statements[term].label
-        for d, tokens in enumerate(_score(target, plan, values, n)):
+        read = target.evaluator.readers(node, values, n)
+        scored = _score(target, plan, take(values, read), len(read)) if read else []
+        for d, tokens in zip(read, scored, strict=True):
             found[d].append(Reading(term, label, plan.lm, tokens, part, parts, left_out))
     return tuple(map(tuple, found))
 

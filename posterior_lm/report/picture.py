@@ -24,6 +24,7 @@ from posterior_lm.graph.nodes import (
     PlateSum,
     Pool,
     Power,
+    Previous,
     Role,
     RowField,
     Segments,
@@ -223,6 +224,10 @@ def spelled(graph: RewardGraph, i: int) -> str:
         case Pool(op=op):
             name = {"+": "sum", "or": "any", "and": "all"}.get(op, op)
             return f"{name} over the rows of {inside[0]} of {inside[1]}"
+        case Mix(inputs=(_, _, other)) if graph[other] == Constant(value=0.0):  # a statement of a branch
+            return f"{inside[1]} where {inside[0]}"
+        case Previous():
+            return f"previous({', '.join(inside)})"
         case Mix():
             return f"log mix({', '.join(inside)})"
         case Sum():

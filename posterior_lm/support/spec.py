@@ -100,13 +100,16 @@ class TextSpec:
     grammar: str | None = None
     json: str | None = None
     tools: tuple[ToolSpec, ...] = ()
+    mark: str | None = None
+    """Of an item of a list, the end of the list: no item begins with it, and where one `may_end` it may stand instead."""
+    may_end: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, object], tools: tuple[ToolSpec, ...] = ()) -> TextSpec:
         """From the options of a text as the graph names them, `tokens` as `tokens_low` and `tokens_high`."""
         texts = {
             name: str(options[name])
-            for name in ("stop", "chars", "pattern", "grammar", "json")
+            for name in ("stop", "chars", "pattern", "grammar", "json", "mark")
             if options.get(name) is not None
         }
         return cls(
@@ -114,6 +117,7 @@ class TextSpec:
             max_tokens=int(str(options.get("tokens_high", DEFAULT_TOKENS[1]))),
             end="stop" if "stop" in texts else str(options.get("end", "eos")),  # type: ignore[arg-type]
             canonical=bool(options.get("canonical", False)),
+            may_end=bool(options.get("may_end", False)),
             tools=tools,
             **texts,  # type: ignore[arg-type]
         )
@@ -177,7 +181,7 @@ def language(spec: TextSpec, span: Span | None = None) -> BytesDfa:
     else:
         body = any_characters() if spec.canonical else any_bytes()
     plain = text_dfa(None if spec.stop is None else spec.stop.encode("utf-8"), body)
-    if spec.pattern is None and not spec.also:
+    if spec.pattern is None and not spec.also and spec.mark is None:
         return plain
     try:
         dfa = plain if spec.pattern is None else _small(both(plain, pattern_dfa(spec.pattern)))
@@ -188,9 +192,18 @@ def language(spec: TextSpec, span: Span | None = None) -> BytesDfa:
             dfa = _small(both(dfa, regular.dfa()))
         except PatternError:
             continue
+    if spec.mark is not None:
+        dfa = _marked(dfa, spec.mark, spec.may_end)
     if not dfa.accepting.any():
         raise CompileError(_no_text(spec, span))
     return dfa
+
+
+def _marked(dfa: BytesDfa, mark: str, may_end: bool) -> BytesDfa:
+    """The texts that do not begin with a mark, and with `may_end` the mark itself."""
+    others = both(dfa, Regular("starts_with", mark, negated=True).dfa())
+    itself = Regular("matches", re.escape(mark)).dfa()
+    return smallest(opposite(both(opposite(others), opposite(itself)))) if may_end else others
 
 
 def _small(dfa: BytesDfa) -> BytesDfa:

@@ -61,7 +61,7 @@ from posterior_lm.target.segments import (
     Unspellable,
     join,
 )
-from posterior_lm.target.values import Value, Values
+from posterior_lm.target.values import ABSENT, Value, Values, take
 
 
 @define(eq=False)
@@ -75,17 +75,24 @@ class Evaluator:
     uses: Mapping[str, Callable[..., object]] = field(factory=dict)
     levels: list[list[int]] = field(init=False)
     plans: dict[int, ScorePlan] = field(factory=dict)
+    sides: Mapping[int, frozenset[tuple[int, bool]]] = field(init=False)
+    """Of what nothing but a branch reads: the `Mix` nodes, and whether it is in the first part of each."""
     _fixed: dict[int, object] = field(factory=dict)
+    _optional: tuple[Latent, ...] = field(init=False)
+    """The latents that not every draw has."""
 
     def __attrs_post_init__(self) -> None:
         self.graph = mark(self.graph)
+        self._optional = tuple(node for _, node in self.graph.latents() if node.when is not None)
+        self.sides = _sides(self.graph)
         level: dict[int, int] = {}
-        for i in self.graph.order():
+        for i in _tests_first(self.graph, self.sides) if self.sides else self.graph.order():
             node = self.graph[i]
-            below = max((level[j] for j in node.inputs), default=0)
+            tests = (self.graph[mix].inputs[0] for mix, _ in self.sides.get(i, ()))
+            below = max((level[j] for j in (*node.inputs, *tests)), default=0)
             level[i] = below + isinstance(node, LmScore | ChoiceScore)
         self.levels = [[] for _ in range(max(level.values(), default=0) + 1)]
-        for i in sorted(level):
+        for i in level:
             self.levels[level[i]].append(i)
         self._settle()
 
@@ -123,6 +130,11 @@ class Evaluator:
         columns = self._walk([[j for j in level if j in needed] for level in self.levels], values, n, {})
         return columns | {i: [self._fixed[i]] * n for i in nodes if i in self.graph.fixed}
 
+    def readers(self, i: int, values: Values, n: int) -> Sequence[int]:
+        """The draws in which something reads a node: those that take the branches it stands in."""
+        tests = {self.graph[mix].inputs[0] for mix, _ in self.sides.get(i, ())}
+        return self._read(i, self.some(sorted(tests), values, n), n)
+
     def fixed_value(self, i: int) -> object:
         """The value of a node that depends on no latent."""
         return self._fixed[i]
@@ -132,6 +144,25 @@ class Evaluator:
 
         Raises InferenceError PLM701 (NaN) or PLM704 (+inf) naming the statement.
         """
+        held = [k for k, fits in enumerate(self._fits(values, n)) if fits]
+        if len(held) == n:
+            return self._terms(values, n, given)
+        out = np.full((n, len(self.graph.sink.inputs)), -math.inf)
+        if held:
+            some = {i: [column[d] for d in held] for i, column in (given or {}).items()}
+            out[held] = self._terms(take(values, held), len(held), some)
+        return out
+
+    def _fits(self, values: Values, n: int) -> np.ndarray:
+        """(N,) whether draws hold a value of each latent of a branch that they take, and of no other."""
+        out = np.ones(n, dtype=bool)
+        for node in self._optional:
+            assert node.when is not None
+            there = self.node(node.when, values, n)
+            out &= [(v != ABSENT) == (t is True) for v, t in zip(values[node.name], there, strict=True)]
+        return out
+
+    def _terms(self, values: Values, n: int, given: Mapping[int, Column] | None) -> np.ndarray:
         columns = self.columns(values, n, given)
         sink = self.graph.sink
         out = np.empty((n, len(sink.inputs)))
@@ -141,7 +172,7 @@ class Evaluator:
             if info.keyword == "latent":
                 for name, support in self.supports.items():
                     if name.split("[", 1)[0] == info.about:
-                        inside = [support.accepts(v.ids) for v in values[name]]
+                        inside = [v == ABSENT or support.accepts(v.ids) for v in values[name]]
                         out[~np.array(inside, dtype=bool), k] = -math.inf
         refuse_nonsense(out, sink.terms)
         return out
@@ -161,9 +192,27 @@ class Evaluator:
             scores = [i for i in todo if isinstance(self.graph[i], LmScore | ChoiceScore)]
             columns.update(self._score(scores, columns, values, n))
             for i in todo:
-                if i not in columns:
+                if i in columns:
+                    continue
+                rows = self._read(i, columns, n)
+                if len(rows) == n:
                     columns[i] = self._node(self.graph[i], columns, values, n)
+                else:  # nothing reads it of the other draws
+                    some = {j: [columns[j][d] for d in rows] for j in self.graph[i].inputs if j in columns}
+                    found = iter(
+                        self._node(self.graph[i], some, take(values, rows), len(rows)) if rows else ()
+                    )
+                    columns[i] = [next(found) if d in set(rows) else math.nan for d in range(n)]
         return columns
+
+    def _read(self, i: int, columns: Mapping[int, Column], n: int) -> Sequence[int]:
+        """The draws of which something reads a node, as far as the tests around it are known."""
+        rows: Sequence[int] = range(n)
+        for mix, first in self.sides.get(i, ()):
+            test = self.graph[mix].inputs[0]
+            if test in columns or test in self._fixed:
+                rows = [d for d in rows if self._at(columns, test, d) != (0 if first else 1)]
+        return rows
 
     # ------------------------------------------------------------- plain nodes
 
@@ -172,7 +221,7 @@ class Evaluator:
             case Constant(value=value):
                 return [value] * n
             case Latent(name=name):
-                return [v.datum for v in values[name]]
+                return [math.nan if v.datum is None else v.datum for v in values[name]]
             case Marker() | Role():
                 return [""] * n
         inputs = [self._column(columns, i, n) for i in node.inputs]
@@ -204,6 +253,10 @@ class Evaluator:
         return [spelled(v) for v in column]
 
     def _apply(self, node: Apply, inputs: list[Column], values: Values, n: int) -> Column:
+        if node.op == "holds":  # a place of a list: an item, rather than the end or nothing
+            place = self.graph[node.inputs[0]]
+            assert isinstance(place, Latent)
+            return [v.datum is not None for v in values[place.name]]
         if node.op == "tokens":
             source = self.graph[node.inputs[0]]
             if isinstance(source, Latent) and source.type == "text":
@@ -288,6 +341,7 @@ class Evaluator:
         batches = {lm: Batch(model) for lm, model in self.models.items()}
         plans = {i: self.plan(i) for i in nodes if isinstance(self.graph[i], LmScore)}
         longest: dict[str, tuple[int, int]] = dict.fromkeys(batches, (0, -1))  # tokens, score node
+        read = {i: {*self._read(i, columns, n)} for i in nodes}
         for host, riders in hosts_and_riders(plans):
             speller = self.spellers[host.lm]
             with at(self.graph[host.node].span, "the model reads this"):
@@ -295,6 +349,8 @@ class Evaluator:
                     readers = self._readers(columns, values, d)
                     spelt: list[tuple[ScorePlan, Scored]] = []
                     for plan in (host, *riders):
+                        if d not in read[plan.node]:
+                            continue
                         try:
                             spelt.append((plan, plan.spell(speller, *readers)))
                         except Unspellable:
@@ -312,7 +368,7 @@ class Evaluator:
         for i in nodes:
             node = self.graph[i]
             if isinstance(node, ChoiceScore):
-                choices += self._choice(i, node, batches[node.lm], columns, values, n, out)
+                choices += self._choice(i, node, batches[node.lm], columns, values, sorted(read[i]), out)
         for lm, batch in batches.items():
             asked = longest[lm][1] if longest[lm][1] >= 0 else next(iter(nodes), self.graph.total)
             with at(self.graph[asked].span, "the model reads this"):
@@ -327,8 +383,8 @@ class Evaluator:
         return (lambda name: values[name][d]), (lambda node: spelled(self._at(columns, node, d)))
 
     def _choice(
-        self, i: int, node: ChoiceScore, batch: Batch, columns: Mapping[int, Column], values: Values, n: int,
-        out: dict[int, Column],
+        self, i: int, node: ChoiceScore, batch: Batch, columns: Mapping[int, Column], values: Values,
+        read: Sequence[int], out: dict[int, Column],
     ) -> list[Callable[[], None]]:  # fmt: skip
         """Ask for every candidate after each draw's context; what to do once the answers are in."""
         speller = self.spellers[node.lm]
@@ -337,7 +393,7 @@ class Evaluator:
         drawn = isinstance(self.graph[node.inputs[1]], Latent)  # never has a dummy prefix
         lists: dict[tuple[int, ...], FiniteSpec] = {}
         groups: dict[tuple[tuple[int, ...], bool, tuple[int, ...]], list[Picked]] = {}
-        for d in range(n):
+        for d in read:
             try:
                 ids, empty = speller.context(context, *self._readers(columns, values, d))
             except Unspellable:
@@ -367,6 +423,34 @@ class Evaluator:
         found = finite_spec(node.choices, low, high, node.lead)
         assert found is not None
         return found
+
+
+def _sides(graph: RewardGraph) -> dict[int, frozenset[tuple[int, bool]]]:
+    """The sides of mixtures that all that reads a node stands in, of what the total reads."""
+    if not any(isinstance(node, Mix) for node in graph.nodes.values()):
+        return {}
+    found: dict[int, frozenset[tuple[int, bool]]] = {graph.total: frozenset()}
+    for i in reversed(graph.order()):
+        node = graph[i]
+        for place, j in enumerate(node.inputs if i in found else ()):
+            mine = found[i] | ({(i, place == 1)} if isinstance(node, Mix) and place else set())
+            found[j] = found[j] & mine if j in found else mine
+    return {i: sides for i, sides in found.items() if sides}
+
+
+def _tests_first(graph: RewardGraph, sides: Mapping[int, frozenset[tuple[int, bool]]]) -> list[int]:
+    """Every node after its inputs, and after the tests of the branches that it stands in."""
+    placed: dict[int, None] = {}
+    stack = [*reversed(graph.order())]
+    while stack:
+        i = stack[-1]
+        tests = sorted(graph[mix].inputs[0] for mix, _ in sides.get(i, ()))
+        before = [j for j in (*graph[i].inputs, *tests) if j not in placed]
+        if before and i not in placed:
+            stack += before
+        else:
+            placed[stack.pop()] = None
+    return [*placed]
 
 
 def refuse_nonsense(terms: np.ndarray, statements: Sequence[TermInfo]) -> None:

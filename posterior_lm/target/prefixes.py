@@ -21,7 +21,7 @@ from posterior_lm.graph.nodes import LmScore
 from posterior_lm.lm.protocol import Branch, Request, Scores
 from posterior_lm.target.scores import Batch, ScorePlan, counted, hosts_and_riders
 from posterior_lm.target.segments import Speller, Splice
-from posterior_lm.target.values import Value, Values, count, distinct, take
+from posterior_lm.target.values import ABSENT, Value, Values, count, distinct, take
 
 if TYPE_CHECKING:
     from posterior_lm.target.target import LatentInfo, Target
@@ -41,6 +41,9 @@ def cuts(target: Target, values: Values, info: LatentInfo) -> tuple[list[Cut], i
     found: list[Cut] = []
     column = values[info.name]
     for d, value in enumerate(column):
+        if value == ABSENT:
+            found.append(Cut(d, 0, value))
+            continue
         for after in range(len(value.ids) + 1):
             ids = info.support.cut(value.ids, after)
             if ids is not None:

@@ -15,9 +15,9 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.ground import ground
-from posterior_lm.graph.nodes import Constant, Latent
+from posterior_lm.graph.nodes import MARK, WHEN, Constant, Latent
 from posterior_lm.graph.passes import optimize
-from posterior_lm.lang.diagnostics import CompileError, InternalError, PlmError
+from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, PlmError
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.values import finite_spec
 from posterior_lm.lm.protocol import LanguageModel
@@ -180,8 +180,10 @@ def bind_program(prepared: PreparedProgram, data: Mapping[str, object]) -> Targe
     supports = {n.name: support_of(grounded, n, models) for _, n in grounded.latents()}
     specs = {n.name: spec_of(grounded, n) for _, n in grounded.latents()}
     narrow = narrowed(program, grounded, specs, supports, models)
+    marks = {name: spec.mark for name, spec in specs.items() if isinstance(spec, TextSpec)}
     latents = tuple(
-        LatentInfo(n.name, n.type, narrow[n.name], n.lm, i, n.span) for i, n in grounded.latents()
+        LatentInfo(n.name, n.type, narrow[n.name], n.lm, i, n.span, n.when, marks.get(n.name))
+        for i, n in grounded.latents()
     )
     spellers = {}
     for alias, model in models.items():
@@ -204,10 +206,23 @@ def _check_used_tools(program: RewardGraph, functions: Mapping[str, object]) -> 
                 raise CompileError.of("PLM541", message, latent.span, "it writes into this", help="pass --allow-use, or call `.allow_use()`")  # fmt: skip
 
 
+def refuse_branches(graph: RewardGraph, who: str) -> None:
+    """Raises InferenceError PLM540 for a latent that not every draw has, where `who` needs all of them."""
+    for _, latent in graph.latents():
+        if latent.when is not None or MARK in latent.options:
+            what = "is a list" if MARK in latent.options else "exists in a branch alone"
+            raise InferenceError.of(
+                "PLM540", f"{who} cannot draw `{latent.name.partition('[')[0]}`, which {what}", latent.span,
+                "not the same in every draw", help="draw with exact, importance, smc or mcmc",
+            )  # fmt: skip
+
+
 def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:
     """A latent's options by name; they are constants once the graph is grounded."""
     found: dict[str, object] = {}
     for name, i in zip(latent.options, latent.inputs, strict=True):
+        if name == WHEN:
+            continue
         node = graph[i]
         if not isinstance(node, Constant):
             raise InternalError(f"the option `{name}` of `{latent.name}` is not a constant")

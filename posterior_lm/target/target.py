@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from posterior_lm.support.grammar import GrammarSupport
 from posterior_lm.support.tools import Disagreement, ToolSupport, read
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prefixes import log_reward_prefixes
-from posterior_lm.target.values import Datum, Value, Values, count, distinct, take
+from posterior_lm.target.values import ABSENT, Datum, Value, Values, count, distinct, take
 from posterior_lm.tools import shown_end
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class LatentInfo:
     lm: str | None
     node: int
     span: Span
+    when: int | None = None
+    """The node that says whether a draw has it; None where every draw does."""
+    mark: str | None = None
+    """Of a place of a list, the text that is its end and no item."""
 
 
 @frozen(eq=False)
@@ -155,6 +160,23 @@ class Target:
             )
         return self.value_of(latent, ids)
 
+    def there(self, info: LatentInfo, drawn: Values, n: int) -> np.ndarray | None:
+        """(N,) bool: which draws have a latent, by those drawn before it; None for all."""
+        if info.when is None:
+            return None
+        return np.array(self.evaluator.node(info.when, drawn, n), dtype=bool)
+
+    def made(
+        self, info: LatentInfo, ids: Sequence[tuple[int, ...]], there: np.ndarray | None
+    ) -> tuple[Value, ...]:
+        """The values with these tokens, of N draws of which some may not be `there`."""
+        known = {
+            one: self.value_of(info.name, one) for one in {*(ids if there is None else compress(ids, there))}
+        }
+        if there is None:
+            return tuple(known[one] for one in ids)
+        return tuple(known[one] if here else ABSENT for one, here in zip(ids, there, strict=True))
+
     def _read(self, info: LatentInfo, support: Support, text: str) -> tuple[int, ...]:
         """The tokens of a given text."""
         assert info.lm is not None
@@ -183,7 +205,7 @@ class Target:
             return Value(ids, support.spec.spelling(place), support.spec.datum(place))
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
-        return Value(ids, text, text)
+        return Value(ids, text, None if info.mark is not None and text == info.mark else text)
 
 
 def _instead(spec: FiniteSpec, given: object) -> str:

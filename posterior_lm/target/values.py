@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
-Datum = str | int | float | bool
-"""What expressions and users see of a value."""
+from posterior_lm.graph.ops import spelled
+
+Datum = str | int | float | bool | None
+"""What expressions and users see of a value; None where there is none."""
 
 
 @frozen
@@ -24,6 +26,15 @@ class Value:
 
     def __str__(self) -> str:
         return self.text
+
+
+ABSENT = Value((), "", None)
+"""What a draw holds of a latent in a branch that it does not take."""
+
+
+def spelled_datum(datum: Datum) -> str:
+    """What expressions see of a value, as text; a dash where there is none."""
+    return "\u2013" if datum is None else spelled(datum)
 
 
 Values = Mapping[str, Sequence[Value]]

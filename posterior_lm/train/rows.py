@@ -13,7 +13,7 @@ from posterior_lm.graph.nodes import Input, Total
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError
 from posterior_lm.target.evaluate import Evaluator
-from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row, refuse_branches
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.guide import Reading, readings_of
@@ -130,6 +130,7 @@ def read_inputs(
     `given` are parameters of every row. Raises DataError with what is wrong in any row, InferenceError PLM624.
     """
     graph = program.graph
+    refuse_branches(graph, "a policy")
     check_rows(rows, graph.name)
     latents = {node.name for _, node in graph.latents()}
     found: list[Diagnostic] = []

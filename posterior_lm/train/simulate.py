@@ -25,7 +25,7 @@ from posterior_lm.infer.choosers import SampleEach
 from posterior_lm.infer.drawing import contexts_of, drawing, together
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.schedule import Prior, prior_of
-from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, refuse_branches
 from posterior_lm.target.segments import Known, Segment
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
@@ -86,6 +86,7 @@ class Simulator:
         late: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         graph = program.graph
+        refuse_branches(graph, "a simulation")
         self.program, self.rows, self.late = program, rows, late
         self._speed: float | None = None
         self._first = 0

@@ -68,7 +68,7 @@ def _numbers(info: LatentInfo, column: object) -> np.ndarray:
     if info.type == "text":
         return np.array([len(v.ids) for v in values], dtype=np.float64)
     if VALUE_TYPES[info.type].kind in ("int", "real"):
-        return np.array([float(v.datum) for v in values], dtype=np.float64)
+        return np.array([float(str(v.datum)) for v in values], dtype=np.float64)
     places = {tuple(ids): k for k, ids in enumerate(info.support.values())}  # type: ignore[attr-defined]
     return np.array([places[v.ids] for v in values], dtype=np.float64)
 

@@ -110,6 +110,14 @@ def review_rows() -> list[Row]:
     ]
 
 
+def run_rows() -> list[Row]:
+    """Four reviews in a row each, those of the world's kinds turned by one for each row."""
+    said = [str(row["review"]) for row in review_rows()]
+    return [
+        {"sentences": [{"said": said[(k + i) % len(said)]} for i in range(4)]} for k in range(len(said))
+    ]
+
+
 def sum_rows() -> list[Row]:
     """Questions of three and four operands with right answers and one worked demonstration."""
     rng = np.random.default_rng([SEED, 5])
@@ -151,6 +159,9 @@ PROGRAMS: dict[str, Callable[[], list[Row]]] = {
     "latent_rationale": review_rows,
     "direct_label": bare_review_rows,
     "arithmetic_with_tool": sum_rows,
+    "steps_or_not": sum_rows,
+    "reasons": review_rows,
+    "runs_of_a_kind": run_rows,
     "instruction_induction": instruction_rows,
     "constrained": opening_rows,
 }

@@ -37,10 +37,18 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
         choices=known.choices(constants),
         range=known.range(constants),
         options={option.name: scope.written(option.value) for option in type_.options},
+        item=_item(scope, type_),
+        places=next((c for c in constants if isinstance(c, tuple)), None) if known.takes == "items" else None,
         columns={
             c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.columns
         },
     )
+
+
+def _item(scope: Scope, type_: ast.TypeExpr) -> Type | None:
+    """The type of a list's items, where it was found to be one."""
+    call = type_.args[0] if type_.name == "list" and type_.args else None
+    return scope.findings.types.get(id(call)) if isinstance(call, ast.Call) else None
 
 
 def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
@@ -83,6 +91,8 @@ def _shape(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
                     help=_like(type_))  # fmt: skip
     if takes == "columns":
         _table(scope, type_)
+    elif takes == "items":
+        _items(scope, type_, place)
     elif takes == "choices":
         _choices(scope, type_)
     elif takes == "range":
@@ -112,6 +122,40 @@ def _table(scope: Scope, type_: ast.TypeExpr) -> None:
             scope.twice("PLM202", message, column.name.span, seen[column.name.id], "declared")
         seen.setdefault(column.name.id, column.name.span)
         check_type(scope, column.type, place="column")
+
+
+MOST_ITEMS = 64
+"""Of a list; every place has a latent."""
+
+
+def _items(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
+    """The plain arguments of a list: what an item is, and how many there may be."""
+    call, rest = (type_.args[0], type_.args[1:]) if type_.args else (None, ())
+    is_text = isinstance(call, ast.Call) and call.function.id == "text"
+    if not is_text or len(rest) != 1 or not isinstance(rest[0], ast.Range):
+        for arg in type_.args:
+            if not isinstance(arg, ast.Call):
+                inner(scope, arg)
+        scope.error("PLM322", "a list takes a text and a range", type_.span, "expected text(…), low..high",
+                    help=_like(type_))  # fmt: skip
+        return
+    assert isinstance(call, ast.Call)
+    item = ast.TypeExpr(call.function.id, call.args, call.options, span=call.span)
+    scope.findings.types[id(call)], _ = check_type(scope, item, place=place)
+    given = {option.name: option for option in call.options}
+    for name in ("grammar", "json", "end"):
+        if name in given:
+            scope.error("PLM322", f"an item of a list has no {name}=", given[name].span, "not of an item",
+                        help="an item ends in its stop, and the list in its end")  # fmt: skip
+    if "stop" not in given:
+        scope.error("PLM322", "an item of a list ends in a stop", call.span, "no stop",
+                    help='name one: text(tokens=1..12, stop="\\n")')  # fmt: skip
+    if "end" not in {option.name for option in type_.options}:
+        scope.error("PLM308", "a list needs an end", type_.span, "no end", help=_like(type_))
+    number_range(scope, rest[0], constants=True, at_least=0)
+    known = scope.written(rest[0])
+    if isinstance(known, tuple) and known[0] <= known[1] and not 1 <= known[1] <= MOST_ITEMS:
+        scope.error("PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, "too few or too many")
 
 
 def _choices(scope: Scope, type_: ast.TypeExpr) -> None:

@@ -9,7 +9,7 @@ from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, Distribution, finite_forms
-from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
+from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value, joined
 
 
 def operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:
@@ -237,6 +237,64 @@ def preference(scope: Scope, statement: ast.Prefer, dist: Dist) -> None:
         if name.id == IT and id(name) not in scores:
             scope.error("PLM350", "`it` is known in the score alone", name.span, "of which one?",
                         help="read what all of them share, or write it into the score")  # fmt: skip
+
+
+# ---------------------------------------------------------------- rows before, and lists
+
+
+def previous(scope: Scope, call: ast.Call, then: Value, first: Value) -> Value:
+    """What an expression was in the row before of the innermost plate; both arguments are of one kind."""
+    depends, kinds = joined(then, first), {then.kind, first.kind} - {"unknown"}
+    row = next((row for row in reversed(scope.rows) if row is not None), None)
+    if row is None:
+        scope.error("PLM414", "previous reads the row before, and this stands in no plate", call.span,
+                    "not in a plate", help="put this statement into the plate")  # fmt: skip
+        return Value("unknown", depends)
+    scope.findings.pools[id(call)] = (row,)
+    if len(kinds) < 2:
+        kind = min(kinds, default="unknown")
+    elif kinds == {"int", "real"} or kinds <= {"text", "list", "marker"}:
+        kind = "real" if "int" in kinds else "list"
+    else:
+        scope.error("PLM319", "the row before and what stands for it in the first row differ in kind", call.span,
+                    secondary=[(call.args[0].span, then.shown), (call.args[1].span, first.shown)])  # fmt: skip
+        kind = "unknown"
+    return Value(kind, depends | row.value.depends, special=then.special or first.special)
+
+
+def fits_part(scope: Scope, owner: str, expr: ast.Expr, kind: str, found: Value) -> None:
+    """Reports what is not the name of a list ("items"), or not the number of a place ("place")."""
+    place = found.constant
+    if kind == "place":
+        if not isinstance(place, int) or isinstance(place, bool) or place < 0:
+            scope.error("PLM301", f"{owner} needs a place that is written out here", expr.span, "not 0, 1, 2, …")
+        return
+    binding = scope.get(expr.id) if isinstance(expr, ast.Name) else None
+    if binding is None or binding.sort != "latent" or binding.type is None or binding.type.item is None:
+        scope.error("PLM301", f"{owner} needs a list here", expr.span, f"this is {found.shown}",
+                    help='name a latent that is one: latent steps: list(text(…), 1..4, end="…") ~ …')  # fmt: skip
+
+
+def within_list(scope: Scope, call: ast.Call) -> None:
+    """Reports a place that a list never has."""
+    binding = scope.get(call.args[0].id) if isinstance(call.args[0], ast.Name) else None
+    place = scope.findings.values[id(call.args[1])].constant
+    if binding is not None and binding.type is not None and binding.type.places is not None:
+        most = binding.type.places[1]
+        if isinstance(place, int) and place >= most:
+            scope.error("PLM302", f"'{binding.name}' has at most {most} items, counted from 0", call.args[1].span,
+                        "never there", secondary=[(binding.type.span, "the type")])  # fmt: skip
+
+
+def is_called(scope: Scope, *exprs: ast.Expr) -> bool:
+    """Whether one of them calls a distribution, raised to a power or not."""
+    for expr in exprs:
+        called = expr.base if isinstance(expr, ast.PowerExpr) else expr
+        if isinstance(called, ast.Call):
+            binding = scope.get(called.function.id)
+            if called.function.id in DISTRIBUTIONS if binding is None else binding.sort == "lm":
+                return True
+    return False
 
 
 def as_distribution(scope: Scope) -> str:

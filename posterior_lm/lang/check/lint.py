@@ -231,7 +231,12 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
                 read |= {n.id for n in names((value, dist))}
             case ast.Prefer(items=items, dist=dist):
                 read |= {n.id for n in names((items, dist))}
-            case ast.Factor(value=value) | ast.Condition(value=value) | ast.Let(value=value):
+            case (
+                ast.Factor(value=value)
+                | ast.Condition(value=value)
+                | ast.Let(value=value)
+                | ast.If(test=value)
+            ):
                 read |= {n.id for n in names(value)}
     for statement in body:
         if not isinstance(statement, ast.Latent) or isinstance(statement.dist, ast.PowerExpr | ast.Binary):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from attrs import evolve, frozen
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.ast import names, statements
+from posterior_lm.lang.ast import names, nodes, statements
 from posterior_lm.lang.diagnostics import Diagnostic, error, meant, nearest
 from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, ELSEWHERE, FUNCTIONS, ROLES
 from posterior_lm.lang.source import Span
@@ -25,24 +25,33 @@ class Planned:
     name: str
     span: Span
     sort: str
-    blocks: tuple[int, ...]  # the plates around it, outermost first
+    blocks: tuple[int, ...]  # the plates and branches around it, outermost first
+    branches: frozenset[int] = frozenset()  # those that are branches
+
+    def in_branch(self, here: Sequence[int]) -> bool:
+        """Whether a block that leaves its names out of reach `here` is a branch."""
+        return not self.branches.isdisjoint({*self.blocks} - {*here})
 
 
 def planned(body: Iterable[ast.Statement]) -> dict[str, Planned]:
     """Every latent, let and plate row of a program by name, the first of each."""
     found: dict[str, Planned] = {}
 
+    branches = frozenset(id(s) for s in statements(tuple(body)) if isinstance(s, ast.If | ast.Else))
+
     def walk(statements: Iterable[ast.Statement], blocks: tuple[int, ...]) -> None:
         for statement in statements:
             if isinstance(statement, (ast.Latent, ast.Let)):
                 sort = "latent" if isinstance(statement, ast.Latent) else "let"
                 name = statement.name
-                found.setdefault(name.id, Planned(name.id, name.span, sort, blocks))
+                found.setdefault(name.id, Planned(name.id, name.span, sort, blocks, branches))
             elif isinstance(statement, ast.Plate):
                 inner = (*blocks, id(statement))
                 row = statement.row
-                found.setdefault(row.id, Planned(row.id, row.span, "row", inner))
+                found.setdefault(row.id, Planned(row.id, row.span, "row", inner, branches))
                 walk(statement.body, inner)
+            elif isinstance(statement, ast.If | ast.Else):
+                walk(statement.body, (*blocks, id(statement)))
             elif isinstance(statement, ast.Temper):
                 walk(statement.body, blocks)
 
@@ -52,10 +61,11 @@ def planned(body: Iterable[ast.Statement]) -> dict[str, Planned]:
 
 @frozen(eq=False)
 class Closed:
-    """A plate that has ended: the plates around it and itself, outermost first, with their rows and names."""
+    """A plate that has ended: the blocks around it and itself, outermost first, with their rows and names."""
 
     blocks: tuple[int, ...]
-    rows: tuple[Binding, ...]
+    rows: tuple[Binding | None, ...]
+    """None of a branch."""
     levels: tuple[dict[str, Binding], ...]
 
 
@@ -68,8 +78,8 @@ class Scope:
         self.findings = Findings()
         self.shared = False  # whether a node stands in two places where its names mean different things
         self.levels: list[dict[str, Binding]] = [{}]
-        self.blocks: list[int] = []  # the plates we are inside of
-        self.rows: list[Binding] = []  # the row of each of them
+        self.blocks: list[int] = []  # the plates and branches we are inside of
+        self.rows: list[Binding | None] = []  # the row of each plate
         self.closed: list[Closed] = []  # the plates that ended
         self.planned = planned(module.program.body)
         self.cyclic: frozenset[str] = frozenset()  # names whose cycle has been reported
@@ -153,15 +163,17 @@ class Scope:
     # ------------------------------------------------------------ plates
 
     @contextmanager
-    def within(self, block: int, row: Binding) -> Iterator[None]:
-        """Inside the plate `block`; its names are out of reach behind it, but where its rows are pooled."""
+    def within(self, block: int, row: Binding | None = None) -> Iterator[None]:
+        """Inside a plate with its `row`, or a branch; its names are out of reach behind it, but where rows are pooled."""
         self.levels.append({})
         self.blocks.append(block)
         self.rows.append(row)
-        self.declare(row)
+        if row is not None:
+            self.declare(row)
         yield
         depth = len(self.levels) - len(self.blocks)
-        self.closed.append(Closed(tuple(self.blocks), tuple(self.rows), tuple(self.levels[depth:])))
+        if row is not None:
+            self.closed.append(Closed(tuple(self.blocks), tuple(self.rows), tuple(self.levels[depth:])))
         for stack in (self.levels, self.blocks, self.rows):
             stack.pop()
 
@@ -172,6 +184,7 @@ class Scope:
         """
         here = tuple(self.blocks)
         ended = [plate for plate in self.closed if plate.blocks[: len(here)] == here]
+        ended = [plate for plate in ended if None not in plate.rows[len(here) :]]
         known = [{name for level in plate.levels[len(here) :] for name in level} for plate in ended]
         mine = [name for name in names(parts) if self.get(name.id) is None]
         mine = [name for name in mine if any(name.id in inside for inside in known)]
@@ -193,7 +206,7 @@ class Scope:
         self.levels += plate.levels[depth:]
         self.blocks += plate.blocks[depth:]
         self.rows += plate.rows[depth:]
-        yield plate.rows[depth:]
+        yield tuple(row for row in plate.rows[depth:] if row is not None)
         inner = len(plate.blocks) - depth
         for stack in (self.levels, self.blocks, self.rows):
             del stack[len(stack) - inner :]
@@ -234,6 +247,11 @@ class Scope:
     def _too_early(self, name: ast.Name, plan: Planned) -> None:
         drawn = {"latent": "drawn", "let": "given a value", "row": "a row of the plate"}[plan.sort]
         if plan.blocks != tuple(self.blocks[: len(plan.blocks)]):
+            if plan.in_branch(self.blocks):
+                self.error("PLM412", f"'{name.id}' belongs to a branch and is not known outside it", name.span,
+                           "used outside the branch", secondary=[(plan.span, f"{drawn} here, where the branch is taken")],
+                           help="move this statement into the branch")  # fmt: skip
+                return
             self.error(
                 "PLM405",
                 f"'{name.id}' belongs to a plate and is not known outside it",
@@ -357,13 +375,20 @@ def report_cycles(scope: Scope, program: ast.Program) -> None:
             continue
         made[name.id] = name
         uses: dict[str, Span] = {}
+        before = {id(n) for node in nodes(parts) if _reads_before(node) for n in nodes(node)}
         for used in names(parts):
-            uses.setdefault(used.id, used.span)
+            if id(used) not in before:
+                uses.setdefault(used.id, used.span)
         reads[name.id] = uses
     graph = {name: [used for used in uses if used in made] for name, uses in reads.items()}
     for circle in _circles(graph):
         _report(scope, circle, made, reads)
     scope.cyclic = frozenset(scope.cyclic)
+
+
+def _reads_before(node: ast.Node) -> bool:
+    """Whether what stands in it is read of the row before, which closes no circle."""
+    return isinstance(node, ast.Call) and node.function.id == "previous"
 
 
 def _report(

@@ -16,7 +16,7 @@ from posterior_lm.lang.check import declared
 from posterior_lm.lang.check.declared import constructor_of, needs_trigger, options
 from posterior_lm.lang.check.fits import count, fits_type, fits_value, preference
 from posterior_lm.lang.check.scope import Scope
-from posterior_lm.lang.check.types import distribution, exponent, scored, segments, value, written
+from posterior_lm.lang.check.types import distribution, exponent, scored, segments, truth, value, written
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.signatures import IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
@@ -142,8 +142,11 @@ class Structure:
             self._judge(guided)
 
     def _body(self, body: tuple[ast.Statement, ...]) -> None:
+        before: ast.Statement | None = None
         for statement in body:
             match statement:
+                case ast.If() | ast.Else():
+                    self._branch(statement, before)
                 case ast.Latent():
                     self._latent(statement)
                 case ast.Observe():
@@ -171,6 +174,7 @@ class Structure:
                     self._guide(statement)
                 case ast.Infer():
                     self._infer(statement)
+            before = statement
 
     @property
     def _block(self) -> int:
@@ -181,13 +185,11 @@ class Structure:
     def _latent(self, statement: ast.Latent) -> None:
         scope, name = self.scope, statement.name
         type_, known = declared.check_type(scope, statement.type, place="latent")
-        found = distribution(scope, statement.dist)
-        if known:
-            fits_type(scope, type_, found, f"'{name.id}'", drawn=True)
         earlier = self.latents.get(name.id)
         if earlier is not None and scope.get(name.id) is None:
-            message, help = f"two plates hold a latent named '{name.id}'", "rename one of them"
+            message, help = f"two blocks hold a latent named '{name.id}'", "rename one of them"
             scope.twice("PLM202", message, name.span, earlier.span, "declared", help)
+            distribution(scope, statement.dist)
             return
         is_new = scope.get(name.id) is None
         binding = Binding(
@@ -198,7 +200,12 @@ class Structure:
             block=self._block,
             order=len(self.latents) + 1,
         )
-        scope.declare(binding)
+        scope.declare(binding)  # its distribution may read what it was in the row before
+        found = distribution(scope, statement.dist)
+        if known and type_.name == "list":
+            self._list(statement, found)
+        elif known:
+            fits_type(scope, type_, found, f"'{name.id}'", drawn=True)
         if is_new and scope.get(name.id) is binding:
             self.latents[name.id] = binding
             self.spellers[name.id] = found.model
@@ -228,6 +235,15 @@ class Structure:
         if len(scope.found) == before:
             preference(scope, statement, dist)
 
+    def _list(self, statement: ast.Latent, found: Dist) -> None:
+        """A list is drawn item by item from one call of a language model, whose context is no conversation."""
+        call = found.lm
+        messages = call is not None and any(isinstance(arg, ast.Role) for arg in call.args)
+        if found.sort != "unknown" and (found.sort != "lm" or found.parts or messages):
+            self.scope.error("PLM311", "a list comes from one call of a language model", statement.dist.span,
+                             "a conversation" if messages else f"this is a {found.sort}",
+                             help="write base(…), with a power or without; decide between models in a branch")  # fmt: skip
+
     def _factor(self, statement: ast.Factor) -> None:
         found = value(self.scope, statement.value)
         if not found.is_number:
@@ -255,16 +271,37 @@ class Structure:
         self._body(statement.body)
         self.tempers -= 1
 
+    def _branch(self, statement: ast.If | ast.Else, before: ast.Statement | None) -> None:
+        scope = self.scope
+        if isinstance(statement, ast.If):
+            truth(scope, statement.test)
+        elif not isinstance(before, ast.If):
+            scope.error("PLM413", "this else belongs to no if", statement.span, "no if block right before it",
+                        help="put it behind the `}` of an if block")  # fmt: skip
+        if not statement.body and statement.span.text:
+            scope.error("PLM411", "this branch has nothing in it", statement.span, "no statements",
+                        help="put statements between the braces or drop it")  # fmt: skip
+        with scope.within(id(statement)):
+            self._body(statement.body)
+
     def _plate(self, statement: ast.Plate) -> None:
         scope = self.scope
-        type_, depends = self._table(statement.table)
         row = statement.row
+        binding = scope.get(statement.table.id) if isinstance(statement.table, ast.Name) else None
+        if binding is not None and binding.type is not None and binding.type.item is not None:
+            value(scope, statement.table)
+            with scope.within(id(statement)):
+                read = Value("text", binding.read.depends)
+                scope.declare(Binding(row, "row", read, binding.type.item, block=id(statement)))
+                self._body(statement.body)
+            return
+        type_, depends = self._table(statement.table)
         if not statement.body and row.id:
             scope.error("PLM411", "this plate has nothing in it", statement.span, "no statements",
                         help="put statements between the braces or drop it")  # fmt: skip
         kind = "unknown" if type_ is None or not type_.columns else "row"
-        binding = Binding(row, "row", Value(kind, depends), type_, block=id(statement))
-        with scope.within(id(statement), binding):
+        own = Binding(row, "row", Value(kind, depends), type_, block=id(statement))
+        with scope.within(id(statement), own):
             self._body(statement.body)
 
     def _table(self, table: ast.Expr) -> tuple[Type | None, frozenset[Binding]]:
@@ -322,6 +359,9 @@ class Structure:
             return
         scope.bind(name, latent)
         self.spellers[name.id] = self.spellers[name.id] or guided.found.model
+        if latent.type is not None and latent.type.item is not None:
+            scope.error("PLM409", f"'{name.id}' is a list, which is drawn item by item", name.span, "not guided",
+                        help="drop the guide: its own distribution is proposed from")  # fmt: skip
         if latent.block != guided.block:
             scope.error(
                 "PLM409",

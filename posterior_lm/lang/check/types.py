@@ -18,11 +18,15 @@ from posterior_lm.lang.check.fits import (
     bare_name,
     comparison,
     count,
+    fits_part,
     fits_value,
+    is_called,
     operand,
     pattern,
+    previous,
     probabilities,
     within,
+    within_list,
 )
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import nearest
@@ -154,7 +158,7 @@ def _sum(op: str, left: Value, right: Value) -> Constant | None:
     return a + b if op == "+" else a - b if op == "-" else a * b  # type: ignore[operator, return-value]
 
 
-def _test(scope: Scope, expr: ast.Expr) -> Value:
+def truth(scope: Scope, expr: ast.Expr) -> Value:
     found = value(scope, expr)
     if not found.is_bool:
         scope.error("PLM303", "the test of an 'if' is true or false", expr.span, f"this is {found.shown}")
@@ -162,7 +166,7 @@ def _test(scope: Scope, expr: ast.Expr) -> Value:
 
 
 def _if(scope: Scope, expr: ast.IfExpr) -> Value:
-    test, then, orelse = _test(scope, expr.test), value(scope, expr.then), value(scope, expr.orelse)
+    test, then, orelse = truth(scope, expr.test), value(scope, expr.then), value(scope, expr.orelse)
     depends = joined(test, then, orelse)
     special = then.special or orelse.special
     if test.latents and special:
@@ -214,6 +218,8 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
     for option in expr.options:
         value(scope, option.value)
         scope.error("PLM206", f"{function.name} takes no option '{option.name}'", option.span, "drop it")
+    if function.name == "previous" and len(expr.args) == 2:
+        return previous(scope, expr, *(value(scope, arg) for arg in expr.args))
     arguments = function.arguments * (max(1, len(expr.args)) if function.many else 1)
     right_number = count(scope, expr, arguments, (len(arguments),))
     plate = scope.pools(expr.args) if function.pools else None
@@ -226,6 +232,8 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
         if function.name == "join" and right_number:
             scope.error("PLM329", "join puts the rows of a plate together, and nothing here belongs to one", expr.span,
                         "no name of a plate that has ended", help="write a list: [a, separator, b]")  # fmt: skip
+    if function.name == "item" and right_number:
+        within_list(scope, expr)
     result = function.result
     if result == "number":
         kinds = {f.kind for f in found if isinstance(f, Value)}
@@ -264,6 +272,9 @@ def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     """A plain argument checked against the kind that a signature wants."""
     found = value(scope, expr)
     if kind == "any" or found.kind == "unknown":
+        return found
+    if kind in ("items", "place"):
+        fits_part(scope, owner, expr, kind, found)
         return found
     fits = {
         "text": found.kind in ("text", "list") and not found.special,
@@ -331,10 +342,10 @@ def _distribution(scope: Scope, expr: ast.Expr) -> Dist:
             bare_name(scope, expr)
             return Dist("unknown")
         case ast.IfExpr(test=test, then=then, orelse=orelse):
-            return put_together("branch", (_test(scope, test),), scope, (then, orelse))
+            return put_together("branch", (truth(scope, test),), scope, (then, orelse))
         case ast.Binary(op="*", left=left, right=right):
             return put_together("product", (), scope, (left, right))
-        case ast.Binary(op="+" | "-" | "/", left=left, right=right) if _is_called(scope, left, right):
+        case ast.Binary(op="+" | "-" | "/", left=left, right=right) if is_called(scope, left, right):
             scope.error("PLM312", f"'{expr.op}' makes no distribution of two", expr.span, "not a distribution",
                         help="write mix(w, d1, d2) for a mixture, d1 * d2 ^ b for a product")  # fmt: skip
             return Dist("unknown", put_together("product", (), scope, (left, right)).depends)
@@ -347,17 +358,6 @@ def _distribution(scope: Scope, expr: ast.Expr) -> Dist:
         help=as_distribution(scope),
     )
     return Dist("unknown", depends)
-
-
-def _is_called(scope: Scope, *exprs: ast.Expr) -> bool:
-    """Whether one of them calls a distribution, raised to a power or not."""
-    for expr in exprs:
-        called = expr.base if isinstance(expr, ast.PowerExpr) else expr
-        if isinstance(called, ast.Call):
-            binding = scope.get(called.function.id)
-            if called.function.id in DISTRIBUTIONS if binding is None else binding.sort == "lm":
-                return True
-    return False
 
 
 def put_together(sort: str, read: tuple[Value, ...], scope: Scope, exprs: tuple[ast.Expr, ...]) -> Dist:
@@ -467,7 +467,7 @@ def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Dist:
                     "not an option", help=f"its arguments are plain: {wanted}")  # fmt: skip
     if "dist" in dict(dist.arguments).values():
         right = count(scope, expr, dist.arguments, dist.arities) and not expr.options
-        parts = tuple(arg for arg in expr.args if right or _is_called(scope, arg))[-2:]
+        parts = tuple(arg for arg in expr.args if right or is_called(scope, arg))[-2:]
         read = [argument(scope, arg, "number", dist.name) for arg in expr.args[:1] if arg not in parts]
         if right:
             within(scope, dist, 0, expr.args[0])

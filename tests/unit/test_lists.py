@@ -1,0 +1,192 @@
+"""`list(text(…), a..b, end="…")`: what it is worth and how it is drawn, against sequences of tokens written out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterior_lm as plm
+from posterior_lm.infer.base import run
+from posterior_lm.infer.draws import Draws
+from posterior_lm.infer.exact import Exact
+from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.mcmc import Mcmc
+from posterior_lm.infer.smc import Smc
+from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.driver import check
+from posterior_lm.lang.parser import parse
+from posterior_lm.lang.source import Source
+from posterior_lm.target.prepared import refuse_branches
+from tests.brute import log_sum
+from tests.strategies import compiled, fingerprint, table
+from tests.unit.test_put_together import MODELS, A, B, answer, source, target_of
+
+Ids = tuple[int, ...]
+ITEM = 'text(tokens=1..2, stop=".")'
+END = "ab"
+LIST = f'latent z: list({ITEM}, 1..3, end="{END}") ~ a1("b")'
+PLAIN = 'latent n: int(0..1) ~ binomial(1, 0.3)'
+ALGORITHMS = {
+    "exact": Exact(10**6, 1.0),
+    "importance": Importance(2000),
+    "smc": Smc(2000),
+    "mcmc": Mcmc(steps=2000),
+}
+
+
+def text(ids: Ids) -> str:
+    return "".join(A.tokenizer.tokens[i] for i in ids)
+
+
+def log_prob(model: plm.TabularModel, context: Ids, ids: Ids) -> float:
+    total = 0.0
+    for k, token in enumerate(ids):
+        total += float(model.next_log_probs((*context, *ids[:k]))[token])
+    return total
+
+
+def spellings(what: str, most: int = 2) -> list[Ids]:
+    tokens = range(len(A.tokenizer.tokens))
+    every = [ids for n in range(1, most + 1) for ids in itertools.product(tokens, repeat=n)]
+    return [ids for ids in every if text(ids) == what]
+
+
+def items() -> list[Ids]:
+    tokens = range(len(A.tokenizer.tokens))
+    every = [ids for n in (1, 2) for ids in itertools.product(tokens, repeat=n)]
+    return [ids for ids in every if text(ids).find(".") == len(text(ids)) - 1 and not text(ids).startswith(END)]
+
+
+def lists(low: int = 1, high: int = 3) -> Iterator[tuple[tuple[Ids, ...], Ids]]:
+    """Items and the tokens of the end, which behind the last item that there may be are the tokenizer's own."""
+    for n in range(low, high + 1):
+        ends = [A.tokenizer.encode(END)] if n == high else spellings(END)
+        yield from itertools.product(itertools.product(items(), repeat=n), ends)
+
+
+def posterior(reward) -> tuple[dict[tuple[Ids | None, ...], float], float]:  # noqa: ANN001
+    """The posterior over the tokens at each place, and the log evidence."""
+    start = A.tokenizer.encode("b")
+    logs: dict[tuple[Ids | None, ...], float] = {}
+    for found, end in lists():
+        score = log_prob(A, start, tuple(itertools.chain(*found)) + end)
+        places = (*found, end, None, None)[:3] if len(found) < 3 else found
+        logs[places] = score + reward(found)
+    whole = log_sum(logs.values())
+    return {k: float(np.exp(v - whole)) for k, v in logs.items()}, whole
+
+
+def distance(draws: Draws, wanted: dict[tuple[Ids | None, ...], float]) -> float:
+    weights = np.exp(draws.log_weights - np.logaddexp.reduce(draws.log_weights))
+    found: dict[tuple[Ids | None, ...], float] = {}
+    for d, w in enumerate(weights):
+        values = [column[d] for column in draws.values.values()]
+        key = tuple(None if v.ids == () else v.ids for v in values)
+        found[key] = found.get(key, 0.0) + float(w)
+    return 0.5 * sum(abs(found.get(k, 0.0) - wanted.get(k, 0.0)) for k in {*found, *wanted})
+
+
+def agrees(body: str, reward, method: str) -> None:  # noqa: ANN001
+    wanted, whole = posterior(reward)
+    found = run(ALGORITHMS[method], target_of(body), n=12000 if method == "mcmc" else 2000, rng=np.random.default_rng(3))
+    assert distance(found, wanted) < (1e-12 if method == "exact" else 0.15)
+    if method != "mcmc":
+        assert found.log_evidence == pytest.approx(whole, abs=1e-9 if method == "exact" else 0.2)
+
+
+@pytest.mark.parametrize("method", ALGORITHMS)
+def test_the_score_of_a_list_is_that_of_its_tokens(method: str) -> None:
+    agrees(LIST, lambda found: 0.0, method)
+
+
+@pytest.mark.parametrize("method", ALGORITHMS)
+def test_a_plate_over_a_list_is_its_statements_for_each_item(method: str) -> None:
+    def reward(found: Sequence[Ids]) -> float:
+        if any(text(item) == "." for item in found):
+            return -np.inf
+        asked = sum(log_prob(B, item, B.tokenizer.encode("b")) for item in found)
+        return asked - 0.4 * len(found) + (0.7 if len(found) > 1 and text(found[1]) == "a." else 0.0)
+
+    body = f"""{LIST}
+        plate s in z {{ observe "b" ~ b1(s) condition chars(s) > 1 }}
+        factor -0.4 * len(z) + (if item(z, 1) == "a." then 0.7 else 0)"""
+    agrees(body, reward, method)
+
+
+def test_a_list_of_one_length_is_the_program_that_spells_it_out() -> None:
+    body = f'latent z: list({ITEM}, 2..2, end="{END}") ~ a1("b") ^ 1.5 observe "a" ~ b1(z)'
+    plain = f"""latent x: {ITEM} ~ a1("b") ^ 1.5 latent y: {ITEM} ~ a1("b", x) ^ 1.5
+                condition not starts_with(x, "{END}") and not starts_with(y, "{END}")
+                observe "{END}" ~ a1("b", x, y) ^ 1.5 observe "a" ~ b1(x, y, "{END}")"""
+    found = run(Exact(10**6, 1.0), target_of(body), n=1, rng=np.random.default_rng(0))
+    assert found.log_evidence == pytest.approx(answer(plain)[1], abs=1e-12)
+    assert found.distinct == len(items()) ** 2
+
+
+def test_a_list_in_a_plate_in_a_branch_and_what_nothing_reads() -> None:
+    rows = "rows: table(t: text)"
+    body = f'plate r in rows {{ latent z: list({ITEM}, 0..1, end="b") ~ a1(r.t) plate s in z {{ latent k: int(0..1) ~ binomial(1, 0.3) }} }}'
+    target = compiled(source(body, rows), {"rows": [{"t": "a"}, {"t": "b"}]}, MODELS)
+    assert target.names == ("z[0][0]", "z[1][0]", "k[0][0]", "k[1][0]")
+    alone = [
+        run(Exact(10**6, 1.0), target_of(f'latent z: list({ITEM}, 0..1, end="b") ~ a1("{t}")'), n=1,
+            rng=np.random.default_rng(0)).log_evidence
+        for t in "ab"
+    ]  # fmt: skip
+    both = run(Exact(10**6, 1.0), target, n=1, rng=np.random.default_rng(0))
+    assert both.log_evidence == pytest.approx(sum(alone), abs=1e-12)
+    branch = f'latent b: int(0..1) ~ binomial(1, 0.4) if b == 1 {{ {LIST} }}'
+    whole = run(Exact(10**6, 1.0), target_of(branch), n=1, rng=np.random.default_rng(0)).log_evidence
+    assert whole == pytest.approx(np.logaddexp(np.log(0.6), np.log(0.4) + posterior(lambda f: 0.0)[1]), abs=1e-12)
+
+
+def test_fingerprints_and_text() -> None:
+    assert fingerprint(source(LIST)) == fingerprint(source(LIST.replace("z:", "steps:")))
+    for other in (LIST.replace("1..3", "1..2"), LIST.replace("1..3", "0..3"), LIST.replace(END, "b")):
+        assert fingerprint(source(LIST)) != fingerprint(source(other))
+    query = plm.loads(source(LIST))
+    assert plm.loads(str(query)).fingerprint == query.fingerprint
+    built = plm.loads(source(PLAIN)).latent("z", f'list({ITEM}, 1..3, end="{END}")', 'a1("b")')
+    assert built.fingerprint == plm.loads(source(f"{PLAIN} {LIST}")).fingerprint
+
+
+def test_questions_and_views_of_a_list(tmp_path: Path) -> None:
+    query = plm.loads(source(LIST)).lm(**MODELS)
+    found = query.using("exact", mass=1.0, values=10_000).draw()
+    wanted, _ = posterior(lambda items: 0.0)
+    longer = sum(p for places, p in wanted.items() if places[1] is not None and text(places[1]) != END)
+    assert found.prob("len(z) > 1").value == pytest.approx(longer, abs=1e-12)
+    first = sum(p for places, p in wanted.items() if text(places[0]) == "a.")
+    assert found.prob('item(z, 0) == "a."').value == pytest.approx(first, abs=1e-12)
+    assert dict(found.marginal("z[1]"))[None] == pytest.approx(1 - longer, abs=1e-12)
+    assert found.to_json()["draws"][0]["values"].keys() == {"z[0]", "z[1]", "z[2]"}
+    again = plm.Posterior.load(found.save(tmp_path))
+    assert again.to_json() == found.to_json()
+    with pytest.raises(InferenceError, match="is a list"):
+        refuse_branches(query.graph, "a policy")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('latent z: list(text(tokens=1..2), 1..3, end="b") ~ a1()', "PLM322"),
+        (f'latent z: list({ITEM}, 1..3) ~ a1()', "PLM308"),
+        (f'latent z: list({ITEM}, 3..1, end="b") ~ a1()', "PLM302"),
+        (f'latent z: list({ITEM}, 0..0, end="b") ~ a1()', "PLM302"),
+        ('latent z: list(one_of("a"), 0..2, end="b") ~ a1()', "PLM322"),
+        (f'latent z: list({ITEM}, 1..3, end="b") ~ mix(0.5, a1(), b1())', "PLM311"),
+        (f'latent z: list({ITEM}, 1..3, end="b") ~ a1(user("a"))', "PLM311"),
+        (f'{LIST} guide z ~ b1()', "PLM409"),
+        (f'{LIST} factor item(z, 3) == "a"', "PLM302"),
+        (f'{LIST} factor len("a")', "PLM301"),
+        (f'{LIST} factor words(item(z, len(z)))', "PLM301"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_list_is_said(body: str, code: str) -> None:
+    module, found = parse(Source("p.plm", source(body)))
+    assert module is not None and not found
+    assert code in [d.code for d in check(module).errors]
