@@ -109,8 +109,7 @@ class Query(Shown):
     # ------------------------------------------------------------- the verbs of the language
 
     def _of(self, body: tuple[ast.Statement, ...]) -> Query:
-        program = attrs.evolve(self.module.program, body=body)
-        return attrs.evolve(self, module=attrs.evolve(self.module, program=program))
+        return attrs.evolve(self, module=compose.holding(self.module, body))
 
     def _add(self, *statements: ast.Statement) -> Query:
         return self._of((*self.module.program.body, *statements))
@@ -122,8 +121,8 @@ class Query(Shown):
 
     def observe(self, value: str, dist: str) -> Query:
         """`observe value ~ dist`."""
-        parts = compose.fragment(value, "expression"), compose.fragment(dist, "distribution")
-        return self._add(ast.Observe(*parts))
+        of = compose.fragment(dist, "distribution")
+        return self._add(ast.Observe(compose.fragment(value, "expression"), of))
 
     def prefer(self, items: Sequence[str], dist: str) -> Query:
         """`prefer a over b ~ dist`, the best of the items first."""
@@ -149,14 +148,15 @@ class Query(Shown):
     def temper(self, exponent: str | float, block: Verbs | None = None) -> Query:
         """`temper exponent { … }`: the block's statements, or without one everything so far."""
         power = compose.fragment(compose.number(exponent), "expression")
-        if block is not None:
-            return self._add(ast.Temper(power, self._block(block)))
-        return self._of(compose.tempered(self.module.program.body, power))
+        if block is None:
+            return self._of(compose.tempered(self.module.program.body, power))
+        return self._add(ast.Temper(power, self._block(block)))
 
     def plate(self, row: str, table: str, block: Verbs) -> Query:
         """`plate row in table { … }`."""
-        over = compose.fragment(table, "expression")
-        return self._add(ast.Plate(compose.name(row), over, self._block(block)))
+        return self._add(
+            ast.Plate(compose.name(row), compose.fragment(table, "expression"), self._block(block))
+        )
 
     def when(self, test: str, block: Verbs, orelse: Verbs | None = None) -> Query:
         """`if test { … }`, and `else { … }` where `orelse` says what stands in it."""
@@ -333,14 +333,13 @@ class Query(Shown):
     ) -> Fitted:  # fmt: skip
         """Train a policy on rows of parameters and save it, certified, in the folder `out`.
 
-        `watch` is told of every step, `say` of what is skipped; a `train.course.Course` is where the
-        whole stands, phase by phase. A budget is counted from here on. `settings` are those of `train.settings.FitSettings`, over what `infer gflownet(…)`
-        states. A column named after a latent holds a known good value of it.
+        `watch` is told of every step, `say` of what is skipped; a `train.course.Course` is where the whole stands, phase by phase.
+        A budget is counted from here on. `settings` are those of `train.settings.FitSettings`, over what `infer gflownet(…)` states. A
+        column named after a latent holds a known good value of it.
         """
         from posterior_lm.train.fit import fit
 
-        course = course or Course()
-        program = self.prepared
+        course, program = course or Course(), self.prepared
         chosen = settings_of({**self.request.fit_settings(program), **settings})
         with bar(course.tick is None) as move:
             if move is not None:
@@ -378,8 +377,7 @@ class Query(Shown):
         """
         from posterior_lm.em.saved import read_record, restored
 
-        folder = Path(folder)
-        return self._restored(restored(self.prepared, folder, read_record(folder)))
+        return self._restored(restored(self.prepared, Path(folder), read_record(Path(folder))))
 
     def _restored(self, found: Restored) -> Query:
         models = {**self.models, **found.models}
@@ -413,8 +411,8 @@ class Query(Shown):
         """The posterior predictive distribution of a parameter left out, or a latent's marginal.
 
         `vote` is soft, hard or likeliest, as `Prediction` has it. An int without bounds and a
-        text are drawn, `n` times, and what was drawn is scored under every draw. With `abstain` the
-        prediction has an `answer` only where it is wrong with at most that probability.
+        text are drawn, `n` times, and scored under every draw. With `abstain` there is an `answer` only
+        where it is wrong with at most that probability.
         """
         from posterior_lm.predict import predict
 
@@ -472,8 +470,7 @@ def program(
         *(ast.UseDecl(compose.name(alias), ast.Literal(where)) for alias, where in (use or {}).items()),
         *(ast.ToolDecl(compose.name(alias), compose.call(made)) for alias, made in (tool or {}).items()),
     )
-    parsed = tuple(compose.fragment(p, "parameter") for p in params)
-    body = ast.Program(compose.name(name), parsed, ())
+    body = ast.Program(compose.name(name), tuple(compose.fragment(p, "parameter") for p in params), ())
     return Query(ast.Module(declarations, body, span=NOWHERE))
 
 
@@ -498,6 +495,9 @@ def load_em(folder: str | Path) -> Query:
 
 def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
     """The query of a checked module, which is not checked again."""
-    query = Query(checked.module, base_dir=base_dir)
-    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, checked=checked)
+    query, made = (
+        Query(checked.module, base_dir=base_dir),
+        _Preparation(checked.module, base_dir, {}, False, checked=checked),
+    )
+    query.__dict__["_preparation"] = made
     return query

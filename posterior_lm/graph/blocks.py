@@ -86,7 +86,12 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     def scored(before: list[int], value: int, *, bare: bool) -> int:
         text = build.segments([value], call.span)
         node = build.add(
-            LmScore(lm=lm, bare=bare, inputs=(build.segments([*context, *before], call.span), text), span=call.span)
+            LmScore(
+                lm=lm,
+                bare=bare,
+                inputs=(build.segments([*context, *before], call.span), text),
+                span=call.span,
+            )
         )
         for exponent in exponents:
             node = build.add(Power(inputs=(lowering.value(exponent), node), span=statement.dist.span))
@@ -99,7 +104,12 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
         with _where(lowering, holds[-1] if holds else None):
             taken = taken_here(lowering)
             when = () if taken is None else ((WHEN, taken),)
-            mine = (*zip(options, inputs, strict=True), (MARK, mark), ("may_end", build.constant(k >= low)), *when)
+            mine = (
+                *zip(options, inputs, strict=True),
+                (MARK, mark),
+                ("may_end", build.constant(k >= low)),
+                *when,
+            )
             node = build.add(
                 Latent(
                     name=lowering.placed(name.id) + f"[{k}]",
@@ -123,7 +133,9 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
         mark = build.add(Apply(op="if", inputs=(full, mark, build.constant("")), span=name.span))
     lowering.name(name, build.segments([*latents, mark], name.span))
     lowering.lists[lowering.bound(name)] = Places(tuple(latents), tuple(holds))
-    lowering.term("latent", name.id, build.add(Sum(inputs=tuple(terms), span=statement.span)), statement, whole=True)
+    lowering.term(
+        "latent", name.id, build.add(Sum(inputs=tuple(terms), span=statement.span)), statement, whole=True
+    )
 
 
 def over_list(lowering: Lowering, statement: ast.Plate, places: Places) -> None:

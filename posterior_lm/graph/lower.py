@@ -13,6 +13,7 @@ from typing import Literal as OneOf
 
 from attrs import define, field
 
+from posterior_lm.graph import blocks
 from posterior_lm.graph.graph import (
     GraphBuilder,
     GuideSpec,
@@ -22,7 +23,6 @@ from posterior_lm.graph.graph import (
     RewardGraph,
     UseSpec,
 )
-from posterior_lm.graph import blocks
 from posterior_lm.graph.named_files import FILE_OPTIONS, text_beside, tool_spec, tools_of
 from posterior_lm.graph.nodes import (
     WHEN,
@@ -197,7 +197,14 @@ class Lowering:
                 raise InternalError(f"cannot lower {type(statement).__name__}")
 
     def term(
-        self, keyword: str, about: str, node: int, statement: ast.Statement, *, tempered: bool = True, whole: bool = False
+        self,
+        keyword: str,
+        about: str,
+        node: int,
+        statement: ast.Statement,
+        *,
+        tempered: bool = True,
+        whole: bool = False,
     ) -> None:
         """Adds a term, inside the blocks around it; `whole` says that what is not taken is left out of it already."""
         node = node if whole else blocks.where_taken(self, node)
@@ -468,7 +475,6 @@ class Lowering:
                 lists = op in FUNCTIONS and FUNCTIONS[op].many
                 return add(Apply(op=op, inputs=tuple(self.value(a, listed=lists) for a in args), span=span))
         raise InternalError(f"cannot lower {type(expr).__name__}")
-
 
 
 def _factors(

@@ -38,7 +38,12 @@ def power(module: ast.Module, exponent: float) -> ast.Module:
     """The program with its whole body tempered; conditions stay conditions."""
     body = module.program.body
     number = ast.Unary("-", ast.Literal(-exponent)) if exponent < 0 else ast.Literal(exponent)
-    return attrs.evolve(module, program=attrs.evolve(module.program, body=tempered(body, number)))
+    return holding(module, tempered(body, number))
+
+
+def holding(module: ast.Module, body: tuple[ast.Statement, ...]) -> ast.Module:
+    """The module with these statements in the place of its program's."""
+    return attrs.evolve(module, program=attrs.evolve(module.program, body=body))
 
 
 def tempered(body: tuple[ast.Statement, ...], exponent: ast.Expr) -> tuple[ast.Statement, ...]:

@@ -92,8 +92,8 @@ KEYWORDS = frozenset(
 )  # fmt: skip
 STATEMENTS = frozenset(
     ("LATENT", "OBSERVE", "PREFER", "FACTOR", "CONDITION", "TEMPER", "PLATE", "LET", "GUIDE", "INFER",
-     "IF_BLOCK", "ELSE_BLOCK")  # fmt: skip
-)
+     "IF_BLOCK", "ELSE_BLOCK")
+)  # fmt: skip
 DECLARATIONS = frozenset(("LM", "TOOL", "USE", "PROGRAM"))
 _ENDS = frozenset(
     (

@@ -14,7 +14,6 @@ import numpy as np
 from attrs import frozen
 
 from posterior_lm.graph.nodes import LmScore
-from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import Request, Tokenizer
 from posterior_lm.report.markup import Html, el, join, number, share, text_span
@@ -315,8 +314,8 @@ def _score(target: Target, plan: ScorePlan, values: Values, n: int) -> list[tupl
 
 def _texts(tokenizer: Tokenizer, ids: tuple[int, ...]) -> list[str]:
     """Each token's bytes as text; a part of a character is spelled `\\x` and two digits."""
-    spelled = (tokenizer.token_bytes[i] for i in ids)
+    parts = (tokenizer.token_bytes[i] for i in ids)
     return [
         tokenizer.decode([i]) or f"<{i}>" if b is None else b.decode("utf-8", "backslashreplace")
-        for i, b in zip(ids, spelled, strict=True)
+        for i, b in zip(ids, parts, strict=True)
     ]

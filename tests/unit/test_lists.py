@@ -22,14 +22,14 @@ from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.target.prepared import refuse_branches
 from tests.brute import log_sum
-from tests.strategies import compiled, fingerprint, table
+from tests.strategies import compiled, fingerprint
 from tests.unit.test_put_together import MODELS, A, B, answer, source, target_of
 
 Ids = tuple[int, ...]
 ITEM = 'text(tokens=1..2, stop=".")'
 END = "ab"
 LIST = f'latent z: list({ITEM}, 1..3, end="{END}") ~ a1("b")'
-PLAIN = 'latent n: int(0..1) ~ binomial(1, 0.3)'
+PLAIN = "latent n: int(0..1) ~ binomial(1, 0.3)"
 ALGORITHMS = {
     "exact": Exact(10**6, 1.0),
     "importance": Importance(2000),
@@ -58,7 +58,9 @@ def spellings(what: str, most: int = 2) -> list[Ids]:
 def items() -> list[Ids]:
     tokens = range(len(A.tokenizer.tokens))
     every = [ids for n in (1, 2) for ids in itertools.product(tokens, repeat=n)]
-    return [ids for ids in every if text(ids).find(".") == len(text(ids)) - 1 and not text(ids).startswith(END)]
+    return [
+        ids for ids in every if text(ids).find(".") == len(text(ids)) - 1 and not text(ids).startswith(END)
+    ]
 
 
 def lists(low: int = 1, high: int = 3) -> Iterator[tuple[tuple[Ids, ...], Ids]]:
@@ -68,7 +70,7 @@ def lists(low: int = 1, high: int = 3) -> Iterator[tuple[tuple[Ids, ...], Ids]]:
         yield from itertools.product(itertools.product(items(), repeat=n), ends)
 
 
-def posterior(reward) -> tuple[dict[tuple[Ids | None, ...], float], float]:  # noqa: ANN001
+def posterior(reward) -> tuple[dict[tuple[Ids | None, ...], float], float]:
     """The posterior over the tokens at each place, and the log evidence."""
     start = A.tokenizer.encode("b")
     logs: dict[tuple[Ids | None, ...], float] = {}
@@ -90,9 +92,14 @@ def distance(draws: Draws, wanted: dict[tuple[Ids | None, ...], float]) -> float
     return 0.5 * sum(abs(found.get(k, 0.0) - wanted.get(k, 0.0)) for k in {*found, *wanted})
 
 
-def agrees(body: str, reward, method: str) -> None:  # noqa: ANN001
+def agrees(body: str, reward, method: str) -> None:
     wanted, whole = posterior(reward)
-    found = run(ALGORITHMS[method], target_of(body), n=12000 if method == "mcmc" else 2000, rng=np.random.default_rng(3))
+    found = run(
+        ALGORITHMS[method],
+        target_of(body),
+        n=12000 if method == "mcmc" else 2000,
+        rng=np.random.default_rng(3),
+    )
     assert distance(found, wanted) < (1e-12 if method == "exact" else 0.15)
     if method != "mcmc":
         assert found.log_evidence == pytest.approx(whole, abs=1e-9 if method == "exact" else 0.2)
@@ -139,9 +146,11 @@ def test_a_list_in_a_plate_in_a_branch_and_what_nothing_reads() -> None:
     ]  # fmt: skip
     both = run(Exact(10**6, 1.0), target, n=1, rng=np.random.default_rng(0))
     assert both.log_evidence == pytest.approx(sum(alone), abs=1e-12)
-    branch = f'latent b: int(0..1) ~ binomial(1, 0.4) if b == 1 {{ {LIST} }}'
+    branch = f"latent b: int(0..1) ~ binomial(1, 0.4) if b == 1 {{ {LIST} }}"
     whole = run(Exact(10**6, 1.0), target_of(branch), n=1, rng=np.random.default_rng(0)).log_evidence
-    assert whole == pytest.approx(np.logaddexp(np.log(0.6), np.log(0.4) + posterior(lambda f: 0.0)[1]), abs=1e-12)
+    assert whole == pytest.approx(
+        np.logaddexp(np.log(0.6), np.log(0.4) + posterior(lambda f: 0.0)[1]), abs=1e-12
+    )
 
 
 def test_fingerprints_and_text() -> None:

@@ -15,7 +15,7 @@ from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from tests.strategies import fingerprint
-from tests.unit.test_put_together import A, MODELS, answer, distance, source, target_of
+from tests.unit.test_put_together import MODELS, A, answer, distance, source, target_of
 
 GIVEN = {"rows": [{"t": "a"}, {"t": "b"}, {"t": "a"}]}
 STAYS = 'if previous(k, "a") == "a" then categorical([0.8, 0.2]) else categorical([0.3, 0.7])'
@@ -70,14 +70,16 @@ def test_a_hidden_markov_model_has_the_evidence_of_the_forward_recursion() -> No
 
 
 def test_it_reads_the_row_before_and_nothing_of_one_row() -> None:
-    spelled = f'''latent k: one_of("a", "b") ~ {STAYS.replace('previous(k, "a")', '"a"')} observe "a" ~ a1(k)
-                 latent l: one_of("a", "b") ~ {STAYS.replace('previous(k, "a")', "k")} observe "b" ~ a1(l)'''
+    spelled = f"""latent k: one_of("a", "b") ~ {STAYS.replace('previous(k, "a")', '"a"')} observe "a" ~ a1(k)
+                 latent l: one_of("a", "b") ~ {STAYS.replace('previous(k, "a")', "k")} observe "b" ~ a1(l)"""
     two, one = {"rows": GIVEN["rows"][:2]}, {"rows": GIVEN["rows"][:1]}
     assert answer(HIDDEN, **two)[1] == pytest.approx(answer(spelled)[1], abs=1e-12)
     assert answer(HIDDEN, **one)[1] == pytest.approx(answer(spelled.split("latent l")[0])[1], abs=1e-12)
     rows = "rows: table(t: text)"
     assert fingerprint(source(HIDDEN, rows)) == fingerprint(source(HIDDEN.replace("k", "state"), rows))
-    assert fingerprint(source(HIDDEN, rows)) != fingerprint(source(HIDDEN.replace('previous(k, "a")', 'previous(k, "b")'), rows))
+    assert fingerprint(source(HIDDEN, rows)) != fingerprint(
+        source(HIDDEN.replace('previous(k, "a")', 'previous(k, "b")'), rows)
+    )
 
 
 def test_questions_over_draws_may_read_the_row_before() -> None:

@@ -113,9 +113,7 @@ def review_rows() -> list[Row]:
 def run_rows() -> list[Row]:
     """Four reviews in a row each, those of the world's kinds turned by one for each row."""
     said = [str(row["review"]) for row in review_rows()]
-    return [
-        {"sentences": [{"said": said[(k + i) % len(said)]} for i in range(4)]} for k in range(len(said))
-    ]
+    return [{"sentences": [{"said": said[(k + i) % len(said)]} for i in range(4)]} for k in range(len(said))]
 
 
 def sum_rows() -> list[Row]:

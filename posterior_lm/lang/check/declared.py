@@ -155,7 +155,9 @@ def _items(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     number_range(scope, rest[0], constants=True, at_least=0)
     known = scope.written(rest[0])
     if isinstance(known, tuple) and known[0] <= known[1] and not 1 <= known[1] <= MOST_ITEMS:
-        scope.error("PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, "too few or too many")
+        scope.error(
+            "PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, "too few or too many"
+        )
 
 
 def _choices(scope: Scope, type_: ast.TypeExpr) -> None:

@@ -267,7 +267,9 @@ def fits_part(scope: Scope, owner: str, expr: ast.Expr, kind: str, found: Value)
     place = found.constant
     if kind == "place":
         if not isinstance(place, int) or isinstance(place, bool) or place < 0:
-            scope.error("PLM301", f"{owner} needs a place that is written out here", expr.span, "not 0, 1, 2, …")
+            scope.error(
+                "PLM301", f"{owner} needs a place that is written out here", expr.span, "not 0, 1, 2, …"
+            )
         return
     binding = scope.get(expr.id) if isinstance(expr, ast.Name) else None
     if binding is None or binding.sort != "latent" or binding.type is None or binding.type.item is None:
