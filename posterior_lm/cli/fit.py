@@ -1,7 +1,8 @@
-"""`plm fit`: a policy for a program, trained on rows, certified and saved."""
+"""`plm fit`: a policy for a program, or for several, trained on rows, certified and saved."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,31 @@ from posterior_lm.cli.options import (
     budget_option,
     check_folder,
     data_option,
+    misuse,
     objective_option,
+    pairs,
     program_options,
     stated,
     training_options,
 )
 from posterior_lm.cli.output import json_text
 from posterior_lm.cli.showing import showing
+from posterior_lm.lang.diagnostics import meant
 from posterior_lm.train.course import Course
 from posterior_lm.train.settings import settings_of
 
 if TYPE_CHECKING:
+    from posterior_lm.api.query import Query
     from posterior_lm.train.fit import Fitted
 
 
 @click.command(cls=Command)
-@click.argument("file")
-@data_option("A column named after a latent holds a known good value of it.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@data_option(
+    "A column named after a latent holds a known good value of it. With several programs NAME=FILE, "
+    "by the name of the program's file, once for each that has parameters.",
+    multiple=True,
+)
 @click.option("--out", metavar="DIR", help="Where the policy goes: a folder that holds none yet.")
 @click.option(
     "--dry-run",
@@ -77,7 +86,7 @@ if TYPE_CHECKING:
 @click.option("--curves", metavar="FILE.png", help="Also draw loss, ESS and log evidence over the steps.")
 @training_options("a fit", "from the checkpoint")
 def command(
-    file: str, data: str | None, out: str | None, dry_run: bool, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
+    files: tuple[str, ...], data: tuple[str, ...], out: str | None, dry_run: bool, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     steps: int | None, budget: float | None, objective: str | None, rank: int | None, targets: str | None,
     scope: str | None, start: str | None, rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
     more: tuple[str, ...], seed: int | None, resume: bool, curves: str | None, format: str,
@@ -86,6 +95,9 @@ def command(
 
     Of many rows it answers any row of the program's parameters; rows that are held out, and rows simulated from the program
     itself, say how far to trust it. Of few it is for them. The verdict is stored with the policy.
+
+    Several programs of one model have one policy, which reads the program that it draws for: it serves
+    others too.
 
     \b
     Example:
@@ -99,9 +111,14 @@ def command(
     with showing(course) as say:
         if out is not None:
             check_folder(out)
-        query = open_query(file, lm, allow_use=allow_use, method=None)
-        latents = [n.name for _, n in query.graph.latents()]
-        asked = [case.data for case in cases(query.graph, given, data, None, extra=latents)]
+        sources = named_data(files, data)
+        queries = {file: open_query(file, lm, allow_use=allow_use, method=None) for file in files}
+        asked = {
+            file: [
+                case.data for case in cases(query.graph, given, sources[file], None, extra=_latents(query))
+            ]
+            for file, query in queries.items()
+        }
         flags = {
             "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
             "scope": scope, "start": start,
@@ -111,13 +128,30 @@ def command(
         from posterior_lm.train.fit import fit
         from posterior_lm.train.progress import curves as draw_curves
 
-        settings = settings_of({**query.request.fit_settings(query.prepared), **stated(more, flags)})
-        if out is None or dry_run:
-            from posterior_lm.train.rehearsal import rehearse
+        (first, query), *others = queries.items()
+        chosen = stated(more, flags)
+        if others:
+            if out is None or dry_run:
+                misuse(
+                    "--dry-run forecasts the fit of one program", "name one program, or leave out --dry-run"
+                )
+            from posterior_lm.train.many import Asked, fit_many
 
-            forecast = rehearse(query.prepared, asked, settings, course=course)
+            for file, one in queries.items():
+                if one.request.fit_settings(one.prepared):
+                    say(f"{file}: what its `infer gflownet` states is for a policy of its own, and not used")
+            programs = {name_of(file): Asked(one.prepared, asked[file]) for file, one in queries.items()}
+            fitted = fit_many(programs, out, settings_of(chosen), resume=resume, say=say, course=course)
         else:
-            fitted = fit(query.prepared, asked, out, settings, resume=resume, say=say, course=course)
+            settings = settings_of({**query.request.fit_settings(query.prepared), **chosen})
+            if out is None or dry_run:
+                from posterior_lm.train.rehearsal import rehearse
+
+                forecast = rehearse(query.prepared, asked[first], settings, course=course)
+            else:
+                fitted = fit(
+                    query.prepared, asked[first], out, settings, resume=resume, say=say, course=course
+                )
     if out is None or dry_run:
         click.echo(json_text(forecast.to_json()) if format == "json" else "\n".join(forecast.lines()))
         return FINE
@@ -133,6 +167,41 @@ def command(
     return INTERRUPTED if fitted.interrupted else FINE
 
 
+def _latents(query: Query) -> list[str]:
+    return [node.name for _, node in query.graph.latents()]
+
+
+def name_of(file: str) -> str:
+    """What a program is called beside others: its file without the ending."""
+    return Path(file).stem
+
+
+def named_data(files: Sequence[str], data: Sequence[str]) -> dict[str, str | None]:
+    """The data file of each program file. Ends the command where programs or data cannot be told apart."""
+    if len(files) == 1:
+        if len(data) > 1:
+            misuse("--data stands twice, and there is one program", "put the rows into one file")
+        return {files[0]: data[0] if data else None}
+    names: dict[str, str] = {}
+    for file in files:
+        if (name := name_of(file)) in names:
+            what = (
+                f"{file} stands twice"
+                if file == names[name]
+                else f"{names[name]} and {file} are both `{name}`"
+            )
+            misuse(what, "name each program once, by files of different names")
+        names[name] = file
+    found = pairs("--data", data, "NAME=FILE")
+    for name in found:
+        if name not in names:
+            misuse(
+                f"--data {name}: there is no program `{name}`",
+                meant(name, names, f"the programs are {', '.join(names)}"),
+            )
+    return {file: found.get(name) for name, file in names.items()}
+
+
 # ---- what it shows
 
 
@@ -146,8 +215,11 @@ def announce(fitted: Fitted) -> None:
             "uncertified; go on with --resume."
         )
         return
-    certificate = manifest.checked
-    if certificate is not None:
-        click.echo()
-        for text in certificate.lines():
-            click.echo(text)
+    for one in manifest.programs or (manifest,):
+        certificate = one.checked
+        if manifest.programs:
+            click.echo(f"\n{one.name}: {one.steps} of the steps, in {one.seconds:.0f} s")
+        if certificate is not None:
+            click.echo()
+            for text in certificate.lines():
+                click.echo(text)

@@ -39,10 +39,12 @@ def format_option(*choices: str) -> Decorator:
     )
 
 
-def data_option(more: str = "", *, required: bool = False) -> Decorator:
+def data_option(more: str = "", *, required: bool = False, multiple: bool = False) -> Decorator:
     """`--data`; `more` is what the command does with the rows."""
     told = "Rows of parameters: .jsonl, .json, .csv, .parquet; - reads JSON lines from standard input."
-    return click.option("--data", metavar="FILE", required=required, help=f"{told} {more}".rstrip())
+    return click.option(
+        "--data", metavar="FILE", required=required, multiple=multiple, help=f"{told} {more}".rstrip()
+    )
 
 
 _PATHS = "posterior_lm.allowed paths"

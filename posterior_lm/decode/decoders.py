@@ -27,7 +27,7 @@ from posterior_lm.support.base import Ending, Support
 from posterior_lm.target.prepared import refuse_branches
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Value
-from posterior_lm.train.guide import Reading, readings_of
+from posterior_lm.train.guide import PolicyGuide, Reading
 
 BATCH = 256
 """Draws by chance that are made at a time."""
@@ -67,9 +67,9 @@ class Decoder:
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
         refuse_branches(target.graph, "a decoder")
-        policy: LanguageModel | None = getattr(guide, "model", None)
-        if policy is not None:
-            readings = dict(readings_of(target))
+        policy: LanguageModel | None = None
+        if isinstance(guide, PolicyGuide):
+            policy, readings = guide.model, dict(guide.readings)
         else:
             readings = guide_readings(target) if self.proposal == "guide" else prior_readings(target)
         if self.shots:

@@ -60,7 +60,7 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
         )
     if named.proposes and policy is not None:
         reason = f"{method} was asked for, proposing with {policy.name}, {policy.state}"
-        if policy.level in ("poor", "uncertified"):
+        if policy.level not in ("good", "usable"):
             reason += "; warning: compare with the method auto before you trust this"
         return method, reason
     if named.decoder and policy is not None:

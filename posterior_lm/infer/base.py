@@ -76,11 +76,15 @@ def run(
     return evolve(draws, seconds=time.monotonic() - began)
 
 
+UNSEEN = "unseen"
+"""The level of a policy for many programs where it has not seen the one that asks."""
+
+
 @frozen(eq=False)
 class Offer:
     """A stored policy: where it lies, what its certificate says, and how to make its guide.
 
-    `level` is good, usable, poor or uncertified.
+    `level` is good, usable, poor, uncertified or unseen.
     """
 
     where: str
@@ -94,6 +98,8 @@ class Offer:
     @property
     def state(self) -> str:
         """Its verdict, in words that follow its name."""
+        if self.level == UNSEEN:
+            return "which has not seen this program; weights correct it"
         return "which is not certified" if self.level == "uncertified" else f"whose verdict is {self.level}"
 
 

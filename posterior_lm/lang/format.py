@@ -38,6 +38,14 @@ def format_statement(statement: ast.Statement) -> str:
     return "\n".join(lines)
 
 
+def on_one_line(statement: ast.Statement) -> str:
+    """One statement without comments and line breaks, the statements of its block separated by semicolons."""
+    text = flat(_head(statement))
+    if isinstance(statement, _Block):
+        text += " " + "; ".join(map(on_one_line, statement.body)) + " }"
+    return text
+
+
 def _behind(line: str, comment: str | None) -> str:
     return line if comment is None else f"{line}  {comment}"
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -65,8 +65,8 @@ class Adapter:
     def __init__(self, base: TransformersModel, wrapped: PeftModel, name: str, config: LoraConfig) -> None:
         self.base = base
         self.config = config
-        self.own_contexts = False
-        """Whether its guides read what `readings_of` calls own."""
+        self.reads: Literal["observed", "own", "outline"] = "observed"
+        """What its guides read, as for `train.guide.readings_of`."""
         self._wrapped = wrapped
         self._name = name
         layers = (m for m in wrapped.modules() if isinstance(m, BaseTunerLayer))
@@ -76,6 +76,11 @@ class Adapter:
         }
         _living.setdefault(base._forward.module, WeakSet()).add(self)
         self._settle()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters as the first adapter of a process has them, so that a checkpoint fits any."""
+        return [name.replace(f".{self._name}.", ".plm0.") for name in self.parameters]
 
     def _settle(self) -> None:
         """Every adapter's weights trainable: peft freezes those of the others when it adds or deletes one."""

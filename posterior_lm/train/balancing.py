@@ -194,7 +194,7 @@ class Balancer:
         for k, pair in self._pairs(step, tuple(k for k in slots if k >= first)).items():
             with in_row(pair.row):
                 target = self.rows.program.bind_valid(pair.data)
-                found[k] = _Slot(pair.row, target, readings_of(target), dict(pair.values))
+                found[k] = _Slot(pair.row, target, readings_of(target, self.rows.reads), dict(pair.values))
         return list(found.values())
 
     def _pairs(self, step: int, slots: tuple[int, ...]) -> dict[int, Pair]:

@@ -88,6 +88,19 @@ class Course:
         """Say how many seconds from now on the fit should end, which no budget exceeds."""
         self._expected = self.elapsed + seconds
 
+    def part(self, name: str, share: float) -> Course:
+        """A course of its own for a part of the work, which says how far it is through this one; it may take this share of
+        what is left of the budget."""
+
+        def told(stand: Stand) -> None:
+            self.enter(stand.phase)
+            self.move(stand.share, f"{name}: {stand.note}".removesuffix(": "))
+
+        found = Course(told, clock=self.clock)
+        found.watched, found._stand = self.watched, Stand(self.phase)
+        found.budget = None if self.budget is None else share * self.left
+        return found
+
     def _move(self, stand: Stand) -> None:
         self._stand = stand
         if self.tick is not None:

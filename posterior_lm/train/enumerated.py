@@ -198,7 +198,7 @@ class EnumeratedRows:
             return []
         with in_row(row):
             target = self.rows.reader(row, self.cells.data(cells))
-            readings, name = readings_of(target), target.latents[0].name
+            readings, name = readings_of(target, self.rows.reads), target.latents[0].name
             return [
                 (walk(target, readings, {name: target.value_of(name, self.values[k])}), weight)
                 for k, weight in shares(log_reward, rng)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import asdict, frozen
@@ -46,6 +47,7 @@ from posterior_lm.train.rows import Inputs, read_inputs
 from posterior_lm.train.settings import FitSettings, settings_of
 from posterior_lm.train.setup import Allotment, Setup, setting_up
 from posterior_lm.train.trainer import Trainer
+from posterior_lm.train.turns import Turns
 
 
 @frozen(eq=False)
@@ -62,9 +64,13 @@ class Fitted(Shown):
 
     def __repr__(self) -> str:
         made = self.manifest
-        certificate = made.checked
-        verdict = "Interrupted, and not certified." if certificate is None else certificate.verdict.words
-        return f"<Policy of {made.name} in {self.folder}: {made.steps:,} steps in {made.seconds:.0f} s>\n{verdict}"
+        said = []
+        for one in made.programs or (made,):
+            certificate = one.checked
+            verdict = "Interrupted, and not certified." if certificate is None else certificate.verdict.words
+            said.append(f"{one.name}: {verdict}" if made.programs else verdict)
+        head = f"<Policy of {made.name} in {self.folder}: {made.steps:,} steps in {made.seconds:.0f} s>"
+        return "\n".join([head, *said])
 
 
 def fit(
@@ -97,17 +103,30 @@ def fit(
     world = join_world()
     folder = folder_named(out)
     inputs = read_inputs(program, rows, settings, given)
-    if resume and (folder / MANIFEST).exists() and not (folder / checkpoint.ROOM).exists():
-        return _whole(inputs, folder, settings, world, say)
+    if is_whole(folder, resume):
+        of = (inputs.program.graph.fingerprint, data_digest(inputs.data))
+        return whole(folder, of, settings, world, say)
     if not world.is_main:
         return _fit(inputs, folder, settings, world, resume, course, None, None)
+    with opened(folder, resume) as resume:
+        return _fit(inputs, folder, settings, world, resume, course, watch, say)
+
+
+def is_whole(folder: Path, resume: bool) -> bool:
+    """Whether what is to be resumed has come to its end."""
+    return resume and (folder / MANIFEST).exists() and not (folder / checkpoint.ROOM).exists()
+
+
+@contextmanager
+def opened(folder: Path, resume: bool) -> Iterator[bool]:
+    """The folder of a fit, locked; gives whether there is something to go on from. Raises DataError PLM621."""
     with Lock(folder):
         checkpoint.clean(folder)
         resume = (
             resume and (folder / checkpoint.ROOM).exists()
         )  # of what was kept; else there is nothing but a beginning
         checkpoint.check_unused(folder, resume, {MANIFEST: "a policy", checkpoint.ROOM: "an unfinished fit"})
-        return _fit(inputs, folder, settings, world, resume, course, watch, say)
+        yield resume
 
 
 def _fit(
@@ -117,20 +136,20 @@ def _fit(
     tell = say or (lambda text: None)
     with setting_up(inputs, settings, world, course) as setup:
         trainer, adapter, settings = setup.trainer, setup.adapter, setup.settings
-        identity = _identity(inputs, settings, setup.lm)
+        identity = identity_of(inputs, settings, setup.lm)
         allotted = setup.allot(course, world)
         if world.broadcast(resume):
-            _resume(trainer, folder, identity, tell, world)
+            go_on(trainer, folder, identity, tell, world)
         for note in setup.notes:
             tell(note)
-        interrupted = _train(trainer, folder, settings, identity, course, allotted.after, watch, world)
+        interrupted = train(trainer, folder, settings, identity, course, allotted.after, watch, world)
         certificate, left_out, found = None, "", []
         if not interrupted and not OBJECTIVES[settings.objective].peer:
             found = [*trainer.without_rewards(trainer.check_rewards(trainer.balanced)), trainer.settle()]
             for note in filter(None, found):
                 tell(note)
         if not interrupted and world.is_main:
-            certificate, left_out = _certificate(setup, course, allotted)
+            certificate, left_out = certificate_of(setup, course, allotted)
             if left_out:
                 tell(left_out)
         course.enter(SAVING)
@@ -139,7 +158,7 @@ def _fit(
             inputs.program, setup.lm, inputs.data,
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
-            own_contexts=adapter.own_contexts,
+            own_contexts=adapter.reads == "own",
             note="; ".join(n for n in (note, *setup.notes, *trainer.notes, *found, left_out) if n),
         )  # fmt: skip
         if world.is_main:
@@ -150,13 +169,12 @@ def _fit(
         return Fitted(folder, manifest, interrupted, tuple(setup.notes), world.is_main)
 
 
-def _whole(
-    inputs: Inputs, folder: Path, settings: FitSettings, world: World, say: Callable[[str], None] | None
+def whole(
+    folder: Path, of: tuple[str, str], settings: FitSettings, world: World, say: Callable[[str], None] | None
 ) -> Fitted:
-    """What a fit left that came to its end. Raises DataError PLM625 where it was another program's or of other rows."""
+    """What a fit left that came to its end; `of` are the digests of program and rows. Raises DataError PLM625 where they differ."""
     manifest = read_manifest(folder)
-    there = (manifest.fingerprint, manifest.data, manifest.seed)
-    if there != (inputs.program.graph.fingerprint, data_digest(inputs.data), settings.seed):
+    if (manifest.fingerprint, manifest.data, manifest.seed) != (*of, settings.seed):
         raise DataError.of(
             "PLM625",
             f"the policy in {folder} is of another fit: program, rows or seed differ",
@@ -168,7 +186,7 @@ def _whole(
     return Fitted(folder, manifest, leads=world.is_main)
 
 
-def _certificate(
+def certificate_of(
     setup: Setup, course: Course, allotted: Allotment
 ) -> tuple[Mapping[str, object] | None, str]:
     """The certificate as JSON values, None where there is no time for one; and what the budget left out.
@@ -215,8 +233,8 @@ def _certified(setup: Setup, course: Course, draws: int, rows: int, simulated: i
     )  # fmt: skip
 
 
-def _train(
-    trainer: Trainer, folder: Path, settings: FitSettings, identity: Mapping[str, object], course: Course,
+def train(
+    trainer: Trainer | Turns, folder: Path, settings: FitSettings, identity: Mapping[str, object], course: Course,
     ahead: float, watch: Callable[[Progress], None] | None, world: World,
 ) -> bool:  # fmt: skip
     """Step until done. Returns whether it was interrupted; there is then a checkpoint of the last step.
@@ -247,7 +265,7 @@ def _train(
     return False
 
 
-def _save(trainer: Trainer, folder: Path, identity: Mapping[str, object], world: World) -> None:
+def _save(trainer: Trainer | Turns, folder: Path, identity: Mapping[str, object], world: World) -> None:
     trainer.forget()
     # Every process keeps a buffer of its own; only the first one's is stored.
     if world.is_main:
@@ -255,15 +273,20 @@ def _save(trainer: Trainer, folder: Path, identity: Mapping[str, object], world:
             folder,
             step=trainer.steps_done,
             tensors=trainer.tensors(),
-            arrays=trainer.replay.to_arrays(),
+            arrays=trainer.arrays(),
             state={**trainer.state(), "fit": dict(identity)},
         )
     world.wait()
 
 
-def _resume(
-    trainer: Trainer, folder: Path, identity: Mapping[str, object], tell: Callable[[str], None], world: World
+def go_on(
+    trainer: Trainer | Turns,
+    folder: Path,
+    identity: Mapping[str, object],
+    tell: Callable[[str], None],
+    world: World,
 ) -> None:
+    """Stand where the newest checkpoint was taken. Raises DataError PLM622, PLM625 for one of another fit."""
     found = load_same(folder, "fit", "fit", identity)
     try:
         alike = trainer.adapter.base.take_threads(found.state.get("threads", {}))
@@ -279,7 +302,7 @@ def _resume(
         tell("the number of threads is another than before, so the weights will differ by rounding")
 
 
-def _identity(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, object]:
+def identity_of(inputs: Inputs, settings: FitSettings, lm: str) -> dict[str, object]:
     """What a checkpoint has to agree with, by name."""
     flat = {f"settings.{k}": v for k, v in settings.to_json().items()}
     return {

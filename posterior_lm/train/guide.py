@@ -3,17 +3,17 @@
 What it reads is the latent's `guide` statement, or a default, which shows what was observed after
 the latent before it: the texts that follow it in the observed statements, each on a line of its own,
 then the context of the latent's own distribution. A policy that reads left to right can then look
-at everything that its value has to fit.
+at everything that its value has to fit. One for many programs reads which one it is for before that (`lang/outline.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
@@ -23,6 +23,7 @@ from posterior_lm.infer.guide import PriorGuide, check_guide
 from posterior_lm.infer.rollout import TextWalk, Walk, finished
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.outline import outline
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending
@@ -36,6 +37,9 @@ from posterior_lm.train.scoring import Path, path_maker, score_paths
 
 BREAK = "\n"
 """Between what comes later and what comes before."""
+Reads = Literal["observed", "own", "outline"]
+"""What guides read beside what is stated: what was observed after the latent, the context of the latent's own
+distribution alone, or an outline of the whole program before all the rest."""
 
 
 @frozen
@@ -53,19 +57,19 @@ def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
     return target.evaluator.spellers[reading.lm].turn_ids(reading.segments)
 
 
-def readings_of(target: Target, own: bool = False) -> Mapping[str, Reading]:
+def readings_of(target: Target, reads: Reads = "observed") -> Mapping[str, Reading]:
     """The reading of every latent that a language model can draw; the others keep their prior.
 
-    With `own` a latent without a `guide` statement is read after the context of its own distribution alone,
+    With "own" a latent without a `guide` statement is read after the context of its own distribution alone,
     so that a policy that has learnt nothing is the prior; it cannot see what was observed.
 
     Raises InferenceError PLM540 for a guide over another tokenizer, PLM623 where no
-    latent can be drawn by a model or the guides read several models.
+    latent can be drawn by a model, the guides read several models, or there is no program text to outline.
     """
     found: dict[str, Reading] = {}
     for k, info in enumerate(target.latents):
         earlier = frozenset(target.names[:k])
-        reading = _stated(target, info) or _default(target, info, earlier, own)
+        reading = _stated(target, info) or _default(target, info, earlier, reads == "own")
         if reading is not None:
             found[info.name] = reading
     models = sorted({r.lm for r in found.values()})
@@ -82,6 +86,23 @@ def readings_of(target: Target, own: bool = False) -> Mapping[str, Reading]:
             "and a policy adapts one",
             help="let every `guide` statement read the same model",
         )
+    return _outlined(target, found) if reads == "outline" else found
+
+
+def _outlined(target: Target, readings: Mapping[str, Reading]) -> Mapping[str, Reading]:
+    """The same with the program's outline in front of what is read, or of what the user said last."""
+    checked = target.prepared.checked
+    if checked is None:
+        raise InferenceError.of(
+            "PLM623",
+            f"`{target.program.name}` has no text that a policy for many programs could read",
+            help="give it as `.plm` text, or draw without this policy",
+        )
+    text = Known(outline(checked.module, target.data) + BREAK)
+    found = {}
+    for name, reading in readings.items():
+        first = _front(reading.segments)
+        found[name] = evolve(reading, segments=join((*first, text, *reading.segments[len(first) :])))
     return found
 
 
@@ -122,12 +143,17 @@ def _default(target: Target, info: LatentInfo, earlier: frozenset[str], alone: b
             known = tuple(p for p in tail if _known(target, p, earlier))
             if join(known):
                 after += [*_stripped(known), Known(BREAK)]
-    first = own[:1] if own and isinstance(own[0], Special) else ()
-    if is_chat(own):  # what comes later is shown at the front of what the user said last
-        turns = [k for k, p in enumerate(own) if isinstance(p, Turn)]
-        asked = [k for k in turns if own[k] == Turn("user")] or turns
-        first = own[: asked[-1] + 1]
+    first = _front(own)
     return Reading(info.lm, join((*first, *after, *own[len(first) :])), stated=False)
+
+
+def _front(context: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """What stays in front of what is shown before a context; of a conversation all before what the user said last."""
+    if is_chat(context):
+        turns = [k for k, p in enumerate(context) if isinstance(p, Turn)]
+        asked = [k for k in turns if context[k] == Turn("user")] or turns
+        return context[: asked[-1] + 1]
+    return context[:1] if context and isinstance(context[0], Special) else ()
 
 
 def _tail(target: Target, i: int, latent: str) -> tuple[Segment, ...] | None:
@@ -173,7 +199,7 @@ def _stripped(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 class Adapting(Protocol):
     """What a guide asks of an `Adapter`, or of one that a server has."""
 
-    own_contexts: bool
+    reads: Reads
 
     def model(self) -> LanguageModel: ...
 
@@ -192,7 +218,7 @@ class PolicyGuide(PriorGuide):
 
     @classmethod
     def of(cls, target: Target, adapter: Adapting, *, exponent: float = 1.0) -> PolicyGuide:
-        readings = readings_of(target, adapter.own_contexts)
+        readings = readings_of(target, adapter.reads)
         return cls(target, model=adapter.model(), readings=readings, exponent=exponent)
 
     @property

@@ -1,4 +1,8 @@
-"""A policy on disk: the files of a peft adapter and `manifest.json`, which says what it belongs to and how it came about."""
+"""A policy on disk: the files of a peft adapter and `manifest.json`, which says what it belongs to and how it came about.
+
+One of many programs has a manifest of each in its own. It serves any program of its model: one that it has not seen has no
+certificate, and its weights make up for what the policy does not know.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from attrs import define, field, frozen
 
 from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.infer.base import Offer
+from posterior_lm.infer.base import UNSEEN, Offer
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import LanguageModel, ModelIdentity, threads_of
 from posterior_lm.lm.served import ServedModel
@@ -25,11 +29,11 @@ from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter
 from posterior_lm.train.certificate import Level, PolicyReport
-from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.guide import PolicyGuide, Reads
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
-LATER: Mapping[str, object] = {"templates": [], "threads": {}, "own_contexts": False}
+LATER: Mapping[str, object] = {"templates": [], "threads": {}, "own_contexts": False, "programs": []}
 """What earlier manifests lack, as it is where there is nothing to state."""
 _LIBRARIES = {
     "posterior_lm": "posterior-lm",
@@ -72,6 +76,8 @@ class Manifest:
     threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
     own_contexts: bool = False
     """Whether its guides read what `readings_of` calls own."""
+    programs: tuple[Manifest, ...] = ()
+    """Of a policy for many programs the manifest of each; texts, fingerprints and rows above are then those of all together."""
     format: str = FORMAT
 
     @classmethod
@@ -86,6 +92,22 @@ class Manifest:
             templates=template_digests(program), threads=threads_of(program.models), **more,
         )  # fmt: skip
 
+    @classmethod
+    def of_many(cls, programs: Sequence[Manifest], **more: Any) -> Manifest:
+        """Of one policy for the programs of these manifests, which are of one model."""
+        first = programs[0]
+        fingerprint, guide, data = digests_of(programs)
+        return cls(
+            "\n".join(one.program for one in programs), ", ".join(one.name for one in programs), fingerprint,
+            guide, first.lm, first.identity, data, sum(one.rows for one in programs), versions=first.versions,
+            threads=first.threads, programs=tuple(programs),
+            certificate=None, **more,
+        )  # fmt: skip
+
+    def of_program(self, program: PreparedProgram) -> Manifest | None:
+        """What a policy for many programs has to say of this one; None where it has not seen it."""
+        return next((one for one in self.programs if not _differences(one, program)[1]), None)
+
     @property
     def checked(self) -> PolicyReport | None:
         """The certificate as numbers, where there is one."""
@@ -93,12 +115,14 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `manifest.json`. ValueError for a number that is not finite."""
-        whole = attrs.asdict(self)
+        return json.dumps(self._plain(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+    def _plain(self) -> dict[str, Any]:
+        whole = {**attrs.asdict(self), "programs": [one._plain() for one in self.programs]}
         for name in LATER:
             if not whole[name]:  # as manifests were before they stated any
                 del whole[name]
-        ordered = {"format": whole.pop("format"), **whole}
-        return json.dumps(ordered, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        return {"format": whole.pop("format"), **whole}
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = MANIFEST) -> Manifest:
@@ -107,8 +131,15 @@ class Manifest:
             whole = object_of(text)
             if whole.get("format") != FORMAT:
                 raise ValueError(f"its format is {whole.get('format')!r}, and {FORMAT!r} is read here")
+            parts = whole.get("programs", [])
+            if isinstance(parts, list):
+                whole = {
+                    **whole,
+                    "programs": [{**LATER, **one} if isinstance(one, dict) else one for one in parts],
+                }
             found: Manifest = structured(cls, {**LATER, **whole})
-            _ = found.checked
+            for one in (found, *found.programs):
+                _ = one.checked
         return found
 
 
@@ -166,6 +197,16 @@ def data_digest(rows: Sequence[Mapping[str, object]]) -> str:
     return _digest([dict(row) for row in rows])
 
 
+def digests_of(programs: Sequence[Manifest]) -> tuple[str, str, str]:
+    """Fingerprint, guide and rows of programs together, in their order."""
+    of = (
+        [one.fingerprint for one in programs],
+        [one.guide for one in programs],
+        [one.data for one in programs],
+    )
+    return _digest(of[0]), _digest(of[1]), _digest(of[2])
+
+
 def versions() -> dict[str, str]:
     """The versions of what a policy is made with."""
     found = {"python": platform.python_version()}
@@ -205,8 +246,20 @@ class Policy:
     adapter: Adapter | ServedAdapter
 
     def guide(self, target: Target) -> PolicyGuide:
-        """The policy as a proposal for a bound program."""
-        return PolicyGuide.of(target, self.adapter)
+        """The policy as a proposal for a bound program. Raises DataError PLM625 where its guides read another model."""
+        guide = PolicyGuide.of(target, self.adapter)
+        model = target.models[next(iter(guide.readings.values())).lm]
+        if _weights(model) not in (None, self.manifest.identity.digest):
+            raise DataError.of(
+                "PLM625",
+                f"the policy in {self.folder} is of another model",
+                notes=[
+                    f"the model: the policy adapts {self.manifest.identity.name}; the guides here read {model.identity.name}"
+                ],
+                where=str(self.folder),
+                help="let the guides read the model that the policy adapts",
+            )
+        return guide
 
     @property
     def certificate(self) -> PolicyReport | None:
@@ -268,7 +321,7 @@ class ServedAdapter:
     """What a guide asks of an `Adapter`, of one that a server has."""
 
     base: ServedModel
-    own_contexts: bool = False
+    reads: Reads = "observed"
 
     def model(self) -> ServedModel:
         return self.base.adapted()
@@ -279,8 +332,13 @@ class ServedAdapter:
 
 def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
     adapter = ServedAdapter(model) if isinstance(model, ServedModel) else Adapter.load(model, folder)
-    adapter.own_contexts = manifest.own_contexts
+    adapter.reads = reads_of(manifest)
     return Policy(folder, manifest, adapter)
+
+
+def reads_of(manifest: Manifest) -> Reads:
+    """What the guides of a policy read."""
+    return "outline" if manifest.programs else "own" if manifest.own_contexts else "observed"
 
 
 def begun_from(folder: Path, model: LanguageModel) -> tuple[Adapter, Manifest]:
@@ -321,38 +379,22 @@ def offer_of(folder: Path, program: PreparedProgram, target: Target) -> Offer:
     """
     manifest = read_manifest(folder)
     check_policy(folder, manifest, program)
+    own = manifest.of_program(program) if manifest.programs else manifest
     return Offer(
         where=str(folder),
-        level=level_of(manifest),
+        level=UNSEEN if own is None else level_of(own),
         guide=lambda: held_policy(folder, manifest, program).guide(target),
     )
 
 
 def check_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> str:
-    """The alias of the model to adapt. Raises DataError PLM625 that names each thing that differs."""
-    graph, models = program.graph, program.models
-    notes = []
-    if manifest.fingerprint != graph.fingerprint:
-        notes.append(
-            f"the program: the policy is of `{manifest.name}`, fingerprint {manifest.fingerprint[:12]}; "
-            f"this is `{graph.name}`, fingerprint {graph.fingerprint[:12]}"
-        )
-    if manifest.guide != guide_digest(graph):
-        notes.append("what the guides read: a `guide` statement was added, removed or changed")
-    fitting = [a for a, m in models.items() if _weights(m) in (None, manifest.identity.digest)]
-    if not fitting:
-        here = ", ".join(f"{m.identity.name} ({m.identity.digest[:12]})" for m in models.values())
-        own = f"{manifest.identity.name} ({manifest.identity.digest[:12]})"
-        notes.append(f"the model: the policy adapts {own}; here is {here or 'none'}")
-    chosen = manifest.lm if manifest.lm in fitting else next(iter(fitting), "")
-    if fitting and other_digests(models, chosen) != manifest.others:
-        here = ", ".join(d[:12] for d in other_digests(models, chosen))
-        own = ", ".join(d[:12] for d in manifest.others)
-        notes.append(
-            f"the models beside the adapted one: the policy is of {own or 'none'}; here is {here or 'none'}"
-        )
-    if manifest.templates != template_digests(program):
-        notes.append("the model: its chat template is another one")
+    """The alias of the model to adapt. Raises DataError PLM625 that names each thing that differs.
+
+    Of a policy for many programs that is the model alone.
+    """
+    chosen, notes = _differences(manifest, program)
+    if manifest.programs:
+        notes = [note for note in notes if note.startswith(_OTHER_MODEL)]
     if notes:
         what = ("program", "guide", "model")
         said = [w for w in what if any(n.startswith(("the " + w, f"what the {w}s")) for n in notes)]
@@ -371,6 +413,37 @@ def _weights(model: LanguageModel) -> str | None:
     if isinstance(model, ServedModel) and (model.weights is not None or model.policy is not None):
         return model.weights
     return model.identity.digest
+
+
+_OTHER_MODEL = "the model: the policy adapts"
+
+
+def _differences(manifest: Manifest, program: PreparedProgram) -> tuple[str, list[str]]:
+    """The alias of the model to adapt, and what differs from the program that the manifest is of, each in words."""
+    graph, models = program.graph, program.models
+    notes = []
+    if manifest.fingerprint != graph.fingerprint:
+        notes.append(
+            f"the program: the policy is of `{manifest.name}`, fingerprint {manifest.fingerprint[:12]}; "
+            f"this is `{graph.name}`, fingerprint {graph.fingerprint[:12]}"
+        )
+    if manifest.guide != guide_digest(graph):
+        notes.append("what the guides read: a `guide` statement was added, removed or changed")
+    fitting = [a for a, m in models.items() if _weights(m) in (None, manifest.identity.digest)]
+    if not fitting:
+        here = ", ".join(f"{m.identity.name} ({m.identity.digest[:12]})" for m in models.values())
+        own = f"{manifest.identity.name} ({manifest.identity.digest[:12]})"
+        notes.append(f"{_OTHER_MODEL} {own}; here is {here or 'none'}")
+    chosen = manifest.lm if manifest.lm in fitting else next(iter(fitting), "")
+    if fitting and other_digests(models, chosen) != manifest.others:
+        here = ", ".join(d[:12] for d in other_digests(models, chosen))
+        own = ", ".join(d[:12] for d in manifest.others)
+        notes.append(
+            f"the models beside the adapted one: the policy is of {own or 'none'}; here is {here or 'none'}"
+        )
+    if manifest.templates != template_digests(program):
+        notes.append("the model: its chat template is another one")
+    return chosen, notes
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

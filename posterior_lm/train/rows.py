@@ -16,7 +16,7 @@ from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row, refuse_branches
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-from posterior_lm.train.guide import Reading, readings_of
+from posterior_lm.train.guide import Reading, Reads, readings_of
 from posterior_lm.train.scoring import has_end_points
 from posterior_lm.train.settings import FitSettings
 
@@ -24,10 +24,9 @@ from posterior_lm.train.settings import FitSettings
 class Rows(BoundRows):
     """Rows of one program by number, and what the guide reads in each."""
 
-    def __init__(self, program: PreparedProgram, data: Sequence[Data]) -> None:
+    def __init__(self, program: PreparedProgram, data: Sequence[Data], reads: Reads = "observed") -> None:
         super().__init__(program, data)
-        self.own_contexts = False
-        """Whether guides read what `readings_of` calls own."""
+        self.reads = reads
         self._readings: dict[int, tuple[Target, Mapping[str, Reading]]] = {}
         self._guides: RewardGraph | None = None
 
@@ -39,12 +38,12 @@ class Rows(BoundRows):
             if len(self._readings) >= self.HELD:
                 self._readings.clear()
             with in_row(number):
-                found = self._readings[number] = (target, readings_of(target, self.own_contexts))
+                found = self._readings[number] = (target, readings_of(target, self.reads))
         return found[1]
 
     def read_own(self) -> None:
         """Let guides read what `readings_of` calls own from now on."""
-        self.own_contexts = True
+        self.reads = "own"
         self._readings.clear()
 
     def told_apart(self) -> bool:
@@ -53,7 +52,7 @@ class Rows(BoundRows):
         for number in range(len(self)):
             target = self.target(number)
             with in_row(number):
-                reading = readings_of(target, own=True).get(target.names[0])
+                reading = readings_of(target, "own").get(target.names[0])
             if reading is None or reading.segments in seen:
                 return False
             seen.add(reading.segments)

@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.prepared import Data
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.certificate import FEWEST
@@ -153,9 +154,14 @@ def fewest_draws(rows: int) -> int:
 
 
 @contextmanager
-def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Course) -> Iterator[Setup]:
-    """Everything before the first step, in the order of the phases; the adapter is taken off the model in the end."""
-    rows = Rows(inputs.program, inputs.data)
+def setting_up(
+    inputs: Inputs, settings: FitSettings, world: World, course: Course, shared: Adapter | None = None
+) -> Iterator[Setup]:
+    """Everything before the first step, in the order of the phases; the adapter is taken off the model in the end.
+
+    One that is `shared` with other programs is theirs too, and stays on it.
+    """
+    rows = Rows(inputs.program, inputs.data, "observed" if shared is None else shared.reads)
     scope = settings.scope_of(len(rows))
     numbers, held_out = split(len(rows), settings.held_out if scope == "program" else 0, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
@@ -178,7 +184,7 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
     if sleeps and settings.listed != 0 and (scope == "program" or settings.listed):
         course.enter(LISTING)
         enumerated = _enumerated(rows, numbers, settings, course, world)
-    if scope == "rows" and enumerated is None and not entry.peer and rows.told_apart():
+    if scope == "rows" and enumerated is None and not entry.peer and shared is None and rows.told_apart():
         rows.read_own()
     if enumerated is not None:
         held = f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior"
@@ -201,18 +207,10 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
     elif not held_out:
         some = f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out"
         notes.append(f"{some}: the certificate is of the rows trained on")
-    model = inputs.program.models[lm]
-    if settings.start is not None:
-        adapter, before = begun_from(Path(settings.start), model)
-        chosen = evolve(chosen, rank=adapter.config.r)
-        notes.append(
-            f"it began from a policy of `{before.name}`, fingerprint {before.fingerprint[:12]}, of rank {chosen.rank}"
-        )
-    else:
-        adapter = Adapter.new(
-            model, rank=chosen.rank, alpha=chosen.alpha, targets=chosen.targets, seed=chosen.seed
-        )
-    adapter.own_contexts = rows.own_contexts
+    adapter, begun = (shared, "") if shared is not None else adapter_of(inputs.program.models[lm], settings)
+    chosen = evolve(chosen, rank=adapter.config.r)
+    notes += [begun] if begun else []
+    adapter.reads = rows.reads
     try:
         if entry.peer:
             trainer = entry.load()(inputs, rows, numbers, adapter, chosen, world)
@@ -235,7 +233,18 @@ def setting_up(inputs: Inputs, settings: FitSettings, world: World, course: Cour
             tuple(notes),
         )
     finally:
-        adapter.close()
+        if shared is None:
+            adapter.close()
+
+
+def adapter_of(model: LanguageModel, settings: FitSettings) -> tuple[Adapter, str]:
+    """What is trained, and what to say of where it began. Raises DataError PLM622, PLM625 for a policy that it cannot begin with."""
+    if settings.start is None:
+        s = settings
+        return Adapter.new(model, rank=s.rank, alpha=s.alpha, targets=s.targets, seed=s.seed), ""
+    adapter, before = begun_from(Path(settings.start), model)
+    of = f"`{before.name}`, fingerprint {before.fingerprint[:12]}, of rank {adapter.config.r}"
+    return adapter, f"it began from a policy of {of}"
 
 
 def _alike(data: Sequence[Data], others: bool) -> list[str]:

@@ -164,7 +164,7 @@ class SleepPhase:
             return walk(self.rows.target(pair.row), self.rows.readings(pair.row), pair.values)
         with in_row(pair.row):
             target = self.rows.reader(pair.row, pair.data)
-            return walk(target, readings_of(target), pair.values)
+            return walk(target, readings_of(target, self.rows.reads), pair.values)
 
 
 def in_turn(numbers: Sequence[int], at: int, count: int, seed: Sequence[int]) -> list[int]:

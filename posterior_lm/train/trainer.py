@@ -67,7 +67,7 @@ class Trainer:
             self.objective: Objective = objective_of(settings)
         self.balancer = Balancer(rows, numbers, settings, self.prefixes, simulator)
         self.replay = Replay(settings.capacity, settings.capacity_total)
-        self.names = list(adapter.parameters)
+        self.names = adapter.names
         self.parameters = list(adapter.parameters.values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
@@ -431,6 +431,10 @@ class Trainer:
         found |= {f"kept.{step}.{k}": v for step, some in self.kept.items() for k, v in some.items()}
         return found | {"log_z": self.log_z.detach().cpu().clone()}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The buffer, by name."""
+        return self.replay.to_arrays()
+
     def state(self) -> dict[str, object]:
         return {
             "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
@@ -438,6 +442,10 @@ class Trainer:
             "recomputed": self.fit is not None and self.fit.recomputed,
             "threads": self.adapter.base.threads,
         }  # fmt: skip
+
+    def pause(self) -> None:
+        """Let the time until the next step be another's."""
+        self._last = None
 
     def restore(
         self, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], state: Mapping[str, object]

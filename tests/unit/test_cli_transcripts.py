@@ -28,6 +28,8 @@ TRANSCRIPTS = {
     "bad_value": "score walk.plm --given start=a --given end=a --value z=bab --format json",
     "bad_predict": "predict walk.plm ned --given start=a",
     "bad_method": "run walk.plm --given start=a --given end=a --method exat",
+    "bad_fit_twice": "fit walk.plm walk.plm --data walk=rows.jsonl --out p",
+    "bad_fit_data": "fit walk.plm wrong.plm --data wlak=rows.jsonl --out p",
 }
 
 

@@ -70,9 +70,9 @@ def test_a_policy_of_its_rows_begins_as_the_prior_and_keeps_to_them(tmp_path: Pa
     fresh = Adapter.new(query.prepared.models["base"], rank=2, seed=0)
     try:
         drawn = PriorGuide(target).sample(np.random.default_rng(0), 20)
-        fresh.own_contexts = True
+        fresh.reads = "own"
         assert PolicyGuide.of(target, fresh).log_prob(drawn.values) == pytest.approx(drawn.log_prob, abs=1e-4)
-        fresh.own_contexts = False
+        fresh.reads = "observed"
         assert abs(PolicyGuide.of(target, fresh).log_prob(drawn.values) - drawn.log_prob).max() > 0.5
         assert (
             held.guide(target).readings["z"].segments != PolicyGuide.of(target, fresh).readings["z"].segments
@@ -180,7 +180,7 @@ def test_the_best_weights_are_taken_by_the_draws_of_the_buffer() -> None:
     replay = Replay(64, 64).add(0, [Entry((v.ids,), float(r)) for v, r in zip(values, rewards, strict=True)])
     assert len(replay) >= 4
     adapter = Adapter.new(query.prepared.models["base"], rank=2, seed=0)
-    adapter.own_contexts = True
+    adapter.reads = "own"
     try:
         start = adapter.tensors()
         random = torch.Generator().manual_seed(3)

@@ -1,0 +1,111 @@
+"""The trainers of several programs as one: they share the adapter and its optimiser, and take turns.
+
+The next step is one of the program that is least far, by its own steps and its own share of the budget, so that all
+come to each part of their schedules together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from attrs import evolve
+from torch import Tensor
+
+from posterior_lm.lang.diagnostics import PlmError
+from posterior_lm.train.progress import Progress
+from posterior_lm.train.trainer import Trainer
+
+
+@contextmanager
+def in_program(name: str) -> Iterator[None]:
+    """Errors inside the block say which of several programs they are about."""
+    try:
+        yield
+    except PlmError as problem:
+        note = f"in the program `{name}`"
+        problem.diagnostics = tuple(evolve(d, notes=(*d.notes, note)) for d in problem.diagnostics)
+        raise
+
+
+class Turns:
+    """As a `Trainer`, of the programs together."""
+
+    def __init__(self, trainers: Mapping[str, Trainer]) -> None:
+        self.trainers = dict(trainers)
+        self.adapter = next(iter(trainers.values())).adapter
+        for trainer in trainers.values():
+            trainer.optimizer = self._all[0].optimizer
+            trainer.kept.clear()  # whose best ones are of one program
+
+    @property
+    def _all(self) -> Sequence[Trainer]:
+        return list(self.trainers.values())
+
+    @property
+    def _next(self) -> str:
+        left = {name: one for name, one in self.trainers.items() if not one.finished} or self.trainers
+        return min(left, key=lambda name: left[name].progress())
+
+    @property
+    def steps_done(self) -> int:
+        return sum(one.steps_done for one in self._all)
+
+    @property
+    def seconds(self) -> float:
+        return sum(one.seconds for one in self._all)
+
+    @property
+    def finished(self) -> bool:
+        return all(one.finished for one in self._all)
+
+    def progress(self) -> float:
+        """Share of the training that is behind."""
+        return float(np.mean([one.progress() for one in self._all]))
+
+    def stage(self) -> str:
+        """Which stage the next step belongs to."""
+        return self.trainers[self._next].stage()
+
+    def stage_share(self) -> float:
+        """Share of the stage of the next step that is behind, of its program."""
+        return self.trainers[self._next].stage_share()
+
+    def step(self) -> Progress:
+        """A step of the program whose turn it is."""
+        name = self._next
+        trainer = self.trainers[name]
+        trainer.pause()
+        with in_program(name):
+            found = trainer.step()
+        trainer.kept.clear()
+        return evolve(found, step=self.steps_done, seconds=self.seconds, done=self.progress())
+
+    # ------------------------------------------------------------- the state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Adapter and optimiser once, and the log evidences of each program."""
+        found = {k: v for k, v in self._all[0].tensors().items() if k != "log_z"}
+        return found | {f"log_z.{k}": one.tensors()["log_z"] for k, one in enumerate(self._all)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The buffers, by the number of the program and by name."""
+        return {f"{k}.{n}": v for k, one in enumerate(self._all) for n, v in one.arrays().items()}
+
+    def state(self) -> dict[str, object]:
+        return {"programs": [one.state() for one in self._all], "threads": self.adapter.base.threads}
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], state: Mapping[str, object]
+    ) -> None:
+        """Stand where these were taken. ValueError where they do not fit."""
+        common = {k: v for k, v in tensors.items() if not k.startswith("log_z.")}
+        for k, (one, known) in enumerate(zip(self._all, state["programs"], strict=True)):  # type: ignore[call-overload]
+            own = {n.removeprefix(f"{k}."): v for n, v in arrays.items() if n.startswith(f"{k}.")}
+            one.restore({**common, "log_z": tensors[f"log_z.{k}"]}, own, known)
+
+    def forget(self) -> None:
+        """Drop what is remembered, so that a resumed fit and this one go on alike."""
+        for one in self._all:
+            one.forget()
