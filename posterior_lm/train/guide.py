@@ -87,7 +87,9 @@ def readings_of(target: Target, own: bool = False) -> Mapping[str, Reading]:
 
 def _stated(target: Target, info: LatentInfo) -> Reading | None:
     guide = target.graph.guides.get(info.name)
-    if guide is None:
+    if (
+        guide is None or guide.masked
+    ):  # a policy is one of a causal model, and reads what it reads without a guide
         return None
     check_guide(target, info)
     return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
