@@ -383,10 +383,10 @@ class Structure:
         own = [part for part in parts if isinstance(part, ast.Name) and part.id == name.id]
         read = [scope.findings.values.get(id(part), UNKNOWN) for part in parts if part not in own]
         if roles:
-            scope.error("PLM413", "a masked model reads one text, and no conversation", roles[0].span, "a message",
+            scope.error("PLM416", "a masked model reads one text, and no conversation", roles[0].span, "a message",
                         help="write the text as the model was trained on it")  # fmt: skip
         elif len(own) != 1 or any(latent in one.depends for one in read):
-            scope.error("PLM413", f"the guide has to say once where '{name.id}' stands in the text", call.span,
+            scope.error("PLM416", f"the guide has to say once where '{name.id}' stands in the text", call.span,
                         f"its places are masked where '{name.id}' stands",
                         help=f"write {call.function.id}(before, {name.id}, behind)")  # fmt: skip
         options = latent.type.options
@@ -397,7 +397,7 @@ class Structure:
                 if written
                 else KIND_NAMES.get(latent.type.name, latent.type.name)
             )
-            scope.error("PLM413", f"a masked model fills no {what.split(' ', 1)[-1]}", name.span, f"'{name.id}' is {what}",
+            scope.error("PLM416", f"a masked model fills no {what.split(' ', 1)[-1]}", name.span, f"'{name.id}' is {what}",
                         secondary=latent.type.span.said("the type"),
                         help="drop the guide: the prior is proposed with as it is")  # fmt: skip
 

@@ -416,7 +416,7 @@ def _called(scope: Scope, expr: ast.Call) -> Dist:
     if binding.value.kind == "masked":
         if expr is scope.guided:
             return Dist("masked", depends, call=expr, lm=expr)
-        scope.error("PLM412", f"'{name}' fills masked places, and gives no text a probability", expr.span,
+        scope.error("PLM415", f"'{name}' fills masked places, and gives no text a probability", expr.span,
                     "a masked model", help=f"it proposes, in the guide of a latent z: guide z ~ {name}(before, z, behind)")  # fmt: skip
         return Dist("unknown", depends)
     return Dist("lm", depends, call=expr, lm=expr)
