@@ -295,7 +295,8 @@ class Lowering:
             raise InternalError("a guide reads a language model")
         context = self.build.segments(self.context(call), call.span)
         reads = tuple(sorted({n.id for n in nodes(call) if isinstance(n, ast.Name)}))
-        self.guides[self.placed(name.id)] = GuideSpec(lm, context, reads, statement.span)
+        masked = self.lms[lm].kind == "masked"
+        self.guides[self.placed(name.id)] = GuideSpec(lm, context, reads, masked, statement.span)
 
     # ------------------------------------------------------------- scores
 

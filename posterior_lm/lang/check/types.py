@@ -92,7 +92,7 @@ def _name(scope: Scope, expr: ast.Name) -> Value:
     binding = scope.resolve(expr)
     if binding is None:
         return UNKNOWN
-    if binding.value.kind in ("lm", "tool"):
+    if binding.value.kind in ("lm", "masked", "tool"):
         scope.error(
             "PLM305",
             f"'{expr.id}' is {binding.value.shown}, not a value",
@@ -208,7 +208,7 @@ def _call(scope: Scope, expr: ast.Call) -> Value:
         kind = binding.value.kind if binding else None
     made = kind == "distribution" and "dist" in dict(DISTRIBUTIONS[name].arguments).values()
     depends = distribution(scope, expr).depends if made else arguments_of(scope, expr)
-    if kind in ("distribution", "lm"):
+    if kind in ("distribution", "lm", "masked"):
         scope.error("PLM305", f"{name}(…) is a distribution, not a value", expr.span, "not a value",
                     help="a distribution stands after '~' or in log_prob(value, …)")  # fmt: skip
     return Value("unknown", depends)
@@ -413,6 +413,12 @@ def _called(scope: Scope, expr: ast.Call) -> Dist:
             else "write a power as base(…) ^ b" if option.name in ("temperature", "beta", "power")
             else "limits of the text stand in its type",
         )  # fmt: skip
+    if binding.value.kind == "masked":
+        if expr is scope.guided:
+            return Dist("masked", depends, call=expr, lm=expr)
+        scope.error("PLM415", f"'{name}' fills masked places, and gives no text a probability", expr.span,
+                    "a masked model", help=f"it proposes, in the guide of a latent z: guide z ~ {name}(before, z, behind)")  # fmt: skip
+        return Dist("unknown", depends)
     return Dist("lm", depends, call=expr, lm=expr)
 
 
