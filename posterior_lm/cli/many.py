@@ -28,7 +28,6 @@ from posterior_lm.cli.showing import showing
 from posterior_lm.cli.workers import Crew, Processes, Shard, Task, settings_of_threads
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError
 from posterior_lm.lang.values import read_json
-from posterior_lm.lm.notices import notice
 from posterior_lm.storage import Lock, folder_named, remove_asides
 from posterior_lm.target.rows import stream_rows
 from posterior_lm.target.validate import validate_data
@@ -112,7 +111,7 @@ def answer_many(
     known = given_values(graph, texts("--given", given))
     validate_data(graph, known, missing=[p.name for p in graph.params])
     folder, course = folder_named(many.out), Course(watched=True)
-    with showing(course), Lock(folder):
+    with showing(course) as say, Lock(folder):
         remove_asides(folder)
         course.enter("checking rows")
         shards = Shards(folder, _checked(data, graph, known, predicted, course), many.shard_rows)
@@ -128,8 +127,8 @@ def answer_many(
         stand = _Stand(course, shards.rows, missing, shards)
         if missing:
             if many.workers > len(missing):
-                notice(
-                    f"{len(missing)} of {many.workers} workers {'is' if len(missing) == 1 else 'are'} used: {shards.rows:,} rows "
+                say(
+                    f"note: {len(missing)} of {many.workers} workers {'is' if len(missing) == 1 else 'are'} used: {shards.rows:,} rows "
                     f"in shards of {shards.size} leave no more to do; --shard-rows makes them smaller"
                 )
             course.enter("starting workers")

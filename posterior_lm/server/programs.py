@@ -259,7 +259,8 @@ def _add_tokens(draws: Sequence[dict[str, Any]], target: Target, posterior: Post
     first: dict[tuple[object, ...], int] = {}
     for found in heaviest(posterior):
         first.setdefault(tuple(column[found.draw].datum for column in columns.values()), found.draw)
-    places = {k: first.get(tuple(one["values"].values())) for k, one in enumerate(draws[:SHOWN])}
+    listed = enumerate(posterior.merged()[:SHOWN])  # as the draws stand in their JSON
+    places = {k: first.get(tuple(one.values.values())) for k, one in listed}
     heavy = {k: d for k, d in places.items() if d is not None}
     readings = read_tokens(target, take(columns, [*heavy.values()]), len(heavy))
     for k, texts in zip(heavy, readings, strict=True):
