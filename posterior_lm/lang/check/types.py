@@ -18,6 +18,7 @@ from posterior_lm.lang.check.fits import (
     bare_name,
     comparison,
     count,
+    filled,
     fits_part,
     fits_value,
     is_called,
@@ -25,13 +26,13 @@ from posterior_lm.lang.check.fits import (
     pattern,
     previous,
     probabilities,
+    role_outside,
     within,
     within_list,
 )
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import nearest
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, ROLES, Distribution, Function
-from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)",
@@ -414,11 +415,7 @@ def _called(scope: Scope, expr: ast.Call) -> Dist:
             else "limits of the text stand in its type",
         )  # fmt: skip
     if binding.value.kind == "masked":
-        if expr is scope.guided:
-            return Dist("masked", depends, call=expr, lm=expr)
-        scope.error("PLM415", f"'{name}' fills masked places, and gives no text a probability", expr.span,
-                    "a masked model", help=f"it proposes, in the guide of a latent z: guide z ~ {name}(before, z, behind)")  # fmt: skip
-        return Dist("unknown", depends)
+        return filled(scope, expr, depends)
     return Dist("lm", depends, call=expr, lm=expr)
 
 
@@ -441,11 +438,6 @@ def context_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
             scope.error("PLM325", "a message holds no bos or eos", part.span, "a special token",
                         help="leave it out: the model's chat template writes them where they belong")  # fmt: skip
     return frozenset[Binding]().union(*read)
-
-
-def role_outside(scope: Scope, role: str, span: Span) -> None:
-    scope.error("PLM324", f"{role}(…) stands outside the context of a language model", span, "a message",
-                help=f"messages are arguments of a model: base({role}(…))")  # fmt: skip
 
 
 def _role(scope: Scope, expr: ast.Role) -> Value:
