@@ -459,11 +459,8 @@ def program(
     name: str, *params: str, lm: Mapping[str, str] | None = None, use: Mapping[str, str] | None = None,
     tool: Mapping[str, str] | None = None,
 ) -> Query:  # fmt: skip
-    """An empty program to add statements to.
-
-    `params` are written as in a file (`"opening: text"`, `"beta: real = 1.25"`);
-    `lm` maps an alias to a model's name, `use` a name to "module:function", `tool` a name
-    to what makes it (`'calculator(trigger="=")'`).
+    """An empty program to add statements to. `params` are written as in a file (`"beta: real = 1.25"`); `lm` maps an alias
+    to a model's name, `use` a name to "module:function", `tool` a name to what makes it (`'calculator(trigger="=")'`).
     """
     declarations: tuple[ast.Declaration, ...] = (
         *(ast.LmDecl(compose.name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()),
@@ -495,9 +492,6 @@ def load_em(folder: str | Path) -> Query:
 
 def _of_checked(checked: CheckedModule, base_dir: Path | None) -> Query:
     """The query of a checked module, which is not checked again."""
-    query, made = (
-        Query(checked.module, base_dir=base_dir),
-        _Preparation(checked.module, base_dir, {}, False, checked=checked),
-    )
-    query.__dict__["_preparation"] = made
+    query = Query(checked.module, base_dir=base_dir)
+    query.__dict__["_preparation"] = _Preparation(checked.module, base_dir, {}, False, checked=checked)
     return query
