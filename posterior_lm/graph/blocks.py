@@ -76,7 +76,8 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     build, name, item = lowering.build, statement.name, type_.item
     call, exponents = statement.dist, list[ast.Expr]()
     while isinstance(call, ast.PowerExpr):
-        call, exponents = call.base, [call.exponent, *exponents]
+        exponents.insert(0, call.exponent)
+        call = call.base
     lm = lowering.model(lowering.checked.spellers[name.id])
     assert item is not None and type_.places is not None and lm is not None and isinstance(call, ast.Call)
     context, mark = lowering.context(call), build.constant(str(type_.options["end"]))

@@ -465,11 +465,12 @@ class Lowering:
                 known = FUNCTIONS.get(function.id)
                 if function.id in ("len", "item") and function.id not in self.uses:
                     made = blocks.length if function.id == "len" else blocks.item_at
+                    assert isinstance(args[0], ast.Name)
                     return made(self, self.lists[self.bound(args[0])], expr)
                 if function.id == "previous" and function.id not in self.uses:
-                    (row,) = self.checked.pooled(expr)
-                    inputs = tuple(self.value(a, listed=listed) for a in args)
-                    return add(Previous(plate=self.plates[row], inputs=inputs, span=span))
+                    (plate,) = self.checked.pooled(expr)
+                    both = tuple(self.value(a, listed=listed) for a in args)
+                    return add(Previous(plate=self.plates[plate], inputs=both, span=span))
                 if known is not None and known.pools and function.id not in self.uses:
                     return blocks.pooled(self, expr, known.name, known.pools)
                 op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id

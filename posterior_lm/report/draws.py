@@ -153,7 +153,8 @@ def _cells(name: str, grid: GridSpec, mass: dict[Datum, float]) -> Html:
     edges = [grid.cell(k)[0] for k in range(0, grid.size, wide)] + [grid.high]
     heights = [0.0] * (len(edges) - 1)
     for value, p in mass.items():
-        heights[grid.nearest(float(value)) // wide] += p
+        if value is not None:  # a branch that is not taken has none
+            heights[grid.nearest(float(value)) // wide] += p
     axes = Axes((edges[0], edges[-1]), (0.0, max(heights) * 1.05), name, "probability")
     titles = [f"{a:g} to {b:g}: {share(p)}" for a, b, p in zip(edges, edges[1:], heights, strict=False)]
     return drawing(f"Marginal of {name}", axes, bars(axes, edges, heights, titles))

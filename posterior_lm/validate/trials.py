@@ -134,7 +134,8 @@ def _predicted(posterior: Posterior, answer: Answer, near: float) -> bool | None
     known = answer.marginals.get(names[0]) or {str(value[0]): prob for value, prob in answer.values}
     value, prob = max(known.items(), key=lambda item: item[1])
     draws = posterior.draws
-    said = {spelled(datum): e for datum, e in marginal(posterior, names[0], "soft").estimates.items()}
+    estimates = marginal(posterior, names[0], "soft").estimates
+    said = {spelled(datum): e for datum, e in estimates.items() if datum is not None}
     if value in said:
         low, high = said[value].low, said[value].high
     else:

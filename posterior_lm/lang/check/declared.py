@@ -38,7 +38,9 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
         range=known.range(constants),
         options={option.name: scope.written(option.value) for option in type_.options},
         item=_item(scope, type_),
-        places=next((c for c in constants if isinstance(c, tuple)), None) if known.takes == "items" else None,
+        places=next(((int(c[0]), int(c[1])) for c in constants if isinstance(c, tuple)), None)
+        if known.takes == "items"
+        else None,
         columns={
             c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.columns
         },
