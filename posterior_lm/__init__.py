@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         ModelError,
         PlmError,
     )
-    from posterior_lm.lm.protocol import LanguageModel
+    from posterior_lm.lm.masked_table import MaskedTable
+    from posterior_lm.lm.protocol import LanguageModel, MaskedModel
     from posterior_lm.lm.resolve import load_model
     from posterior_lm.lm.tabular import TabularModel
     from posterior_lm.predict import Prediction
@@ -43,6 +44,8 @@ _HOMES = {
     "Prediction": "posterior_lm.predict",
     "Target": "posterior_lm.target.target",
     "LanguageModel": "posterior_lm.lm.protocol",
+    "MaskedModel": "posterior_lm.lm.protocol",
+    "MaskedTable": "posterior_lm.lm.masked_table",
     "TabularModel": "posterior_lm.lm.tabular",
     "load_model": "posterior_lm.lm.resolve",
     "PlmError": "posterior_lm.lang.diagnostics",
@@ -59,6 +62,8 @@ __all__ = [
     "DataError",
     "InferenceError",
     "LanguageModel",
+    "MaskedModel",
+    "MaskedTable",
     "ModelError",
     "PlmError",
     "Posterior",

@@ -7,6 +7,7 @@ so that no name occurs inside a string: latents `z0`, lets `y0`, rows `r0`, para
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
+from posterior_lm.lm.masked_table import MaskedTable
+from posterior_lm.lm.protocol import MaskedModel
 from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
@@ -126,7 +129,19 @@ def fingerprint(source: str) -> str:
 def compiled(source: str, data: Mapping[str, object], models: Mapping[str, object]) -> Target:
     """Parsed, checked, lowered, optimised and bound."""
     graph = optimize(graph_of(source))
-    return PreparedProgram.of(graph, models).bind_valid(validate_data(graph, data))  # type: ignore[arg-type]
+    masked = {alias: model for alias, model in models.items() if isinstance(model, MaskedModel)}
+    scoring = {alias: model for alias, model in models.items() if alias not in masked}
+    return PreparedProgram.of(graph, scoring, masked=masked).bind_valid(validate_data(graph, data))  # type: ignore[arg-type]
+
+
+def masked_table(model: TabularModel, *, seed: int, longest: int) -> MaskedTable:
+    """A masked model over the tokens of a table, of very unequal texts of at most so many tokens; not those of the table."""
+    rng = np.random.default_rng(seed)
+    ids = range(len(model.tokenizer.tokens))
+    texts = [text for n in range(1, longest + 1) for text in itertools.product(ids, repeat=n)]
+    return MaskedTable.of(
+        model.tokenizer, dict(zip(texts, rng.random(len(texts)) ** 6, strict=True)), flat=0.05
+    )
 
 
 def values_of(target: Target, rows: list[Mapping[str, Assigned]]) -> dict[str, list]:

@@ -116,7 +116,7 @@ def draw(
     return Posterior(
         program=target.program.name,
         fingerprint=target.program.fingerprint,
-        lm={alias: model.identity for alias, model in target.models.items()},
+        lm=target.prepared.identities,
         draws=draws,
         seed=seed,
         reason=draws.reason,

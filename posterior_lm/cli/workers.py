@@ -94,7 +94,7 @@ class Worker:
             with_what = {
                 "opened": hashlib.sha256(program.text.encode()).hexdigest(),
                 "fingerprint": program.graph.fingerprint,
-                "models": {alias: asdict(model.identity) for alias, model in program.models.items()},
+                "models": {alias: asdict(identity) for alias, identity in program.identities.items()},
             }
         except PlmError as wrong:
             yield "wrong", _diagnostics(wrong)

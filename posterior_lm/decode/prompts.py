@@ -48,7 +48,7 @@ def guide_readings(target: Target) -> dict[str, Reading]:
     found = prior_readings(target)
     for info in target.latents:
         guide = target.graph.guides.get(info.name)
-        if guide is not None:
+        if guide is not None and not guide.masked:
             check_guide(target, info)
             found[info.name] = Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
     return found

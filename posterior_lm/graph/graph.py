@@ -52,7 +52,7 @@ class LmSpec:
 
     alias: str
     spec: str
-    kind: str = "auto"  # "auto" | "transformers" | "tabular" | "server"
+    kind: str = "auto"  # "auto" | "transformers" | "tabular" | "server" | "masked" | "use"
     options: tuple[tuple[str, object], ...] = ()
     span: Span = field(default=NOWHERE, eq=False, repr=False)
 
@@ -81,11 +81,15 @@ class ParamSpec:
 
 @frozen
 class GuideSpec:
-    """What the proposal of a latent reads: a model alias and a `Segments` node."""
+    """What the proposal of a latent reads: a model alias and a `Segments` node.
+
+    A `masked` model fills the latent, which stands among the segments, instead of going on behind them.
+    """
 
     lm: str
     context: int
     reads: tuple[str, ...] = ()
+    masked: bool = False
     span: Span = field(default=NOWHERE, eq=False, repr=False)
 
 
@@ -205,6 +209,11 @@ class RewardGraph:
     def rebuilt(self, nodes: Mapping[int, Node], **changes: Any) -> RewardGraph:
         """The same program over other nodes."""
         return evolve(self, nodes=nodes, **changes)
+
+    @property
+    def filled(self) -> bool:
+        """Whether a masked model is the guide of a latent."""
+        return any(guide.masked for guide in self.guides.values())
 
     @cached_property
     def conversing(self) -> frozenset[str]:

@@ -253,7 +253,7 @@ class _Lowering:
             raise InternalError("a guide reads a language model")
         context = self.build.segments(self.context(call), call.span)
         reads = tuple(sorted({n.id for n in nodes(call) if isinstance(n, ast.Name)}))
-        self.guides[name.id] = GuideSpec(lm, context, reads, statement.span)
+        self.guides[name.id] = GuideSpec(lm, context, reads, self.lms[lm].kind == "masked", statement.span)
 
     # ------------------------------------------------------------- scores
 

@@ -15,7 +15,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import is_whole, listed_early
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
-from posterior_lm.infer.mixture import FLOOR, Mixture
+from posterior_lm.infer.mixture import FLOOR, Mixture, mixture_of
 from posterior_lm.infer.second_look import looked, respelled
 from posterior_lm.infer.verdict import FEW, MANY
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
@@ -50,7 +50,7 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
     Raises InferenceError PLM627 for a method that needs a policy without one.
     """
     named = METHODS[method]
-    if named.needs_policy and policy is None:
+    if named.needs_policy and policy is None and not (method == MIXTURE and target.graph.filled):
         raise InferenceError.of(
             "PLM627",
             "no policy: run `plm fit` first",
@@ -221,7 +221,10 @@ def infer(
         if progress is not None:
             progress(Info(False, "a second look"))
         early = early if alone else listed_early(target, len(draws), left())
-        draws = looked(target, draws, guide, rng.spawn(1)[0], early)
+        proposed = guide
+        if guide is None and draws.mixture is not None:
+            proposed = mixture_of(target, draws.mixture, None)
+        draws = looked(target, draws, proposed, rng.spawn(1)[0], early)
         if alone and (why := lacking(draws)) and left() != 0.0:
             with suppress(InferenceError, ModelError):
                 # What the second look has found may be more than a pilot finds again.

@@ -23,6 +23,10 @@ class Chooser(Protocol):
         """(M,) for draws at one point: a place in `probs` (C,), whose values' tokens are `ids`; −1 for none."""
         return self.tokens(draws, np.zeros(len(draws), dtype=np.int64), 0, probs[None, :])
 
+    def lengths(self, draws: np.ndarray, probs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """(M,) for draws at one point: a place in `probs` (C,), the number of tokens that a text will have; −1 for none."""
+        return self.values(draws, probs, [(length,) for length in lengths])
+
 
 @frozen
 class Sample(Chooser):
@@ -35,7 +39,7 @@ class Sample(Chooser):
 
 
 @frozen
-class SampleEach:
+class SampleEach(Chooser):
     """Independent draws, each from a generator of its own: what one draws does not depend on the others.
 
     With `powers` (N,), draw d takes its tokens in proportion to their probability to that
@@ -85,7 +89,7 @@ def _invert(at: np.ndarray, point: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 @frozen
-class Follow:
+class Follow(Chooser):
     """Goes where given values go, to learn the probability of drawing them."""
 
     ids: Sequence[tuple[int, ...]]
@@ -97,3 +101,7 @@ class Follow:
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
         places = {one: place for place, one in enumerate(ids)}
         return np.array([places.get(tuple(self.ids[d]), -1) for d in draws])
+
+    def lengths(self, draws: np.ndarray, probs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        places = {length: place for place, length in enumerate(lengths)}
+        return np.array([places.get(len(self.ids[d]), -1) for d in draws])

@@ -22,6 +22,7 @@ from attrs import evolve, field, frozen
 from posterior_lm.graph.nodes import Latent, LmScore
 from posterior_lm.infer.choosers import Chooser, Follow, Sample
 from posterior_lm.infer.drawing import Drawing, contexts_of, drawing
+from posterior_lm.infer.fill import TRIED, filling
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished, flattened
 from posterior_lm.infer.schedule import Prior, alone, prior_of, scores_alone
 from posterior_lm.infer.weights import log_shares
@@ -91,6 +92,7 @@ class PriorGuide:
     target: Target
     reads: Literal["prior", "guide"] = "prior"
     priors: Mapping[str, Prior] = field(init=False)
+    _tried: dict[str, list[int]] = field(init=False, factory=dict)
 
     @priors.default
     def _priors(self) -> Mapping[str, Prior]:
@@ -98,7 +100,10 @@ class PriorGuide:
 
     @property
     def name(self) -> str:
-        return self.reads
+        masked = sorted({guide.lm for guide in self.target.graph.guides.values() if guide.masked})
+        if self.reads == "prior" or not masked:
+            return self.reads
+        return f"the masked model{'s' * (len(masked) > 1)} {' and '.join(masked)}"
 
     def sample(self, rng: np.random.Generator, n: int) -> Proposal:
         """Draws and their log probability; the same generator state gives the same draws."""
@@ -185,7 +190,17 @@ class PriorGuide:
         """N values of one latent after those drawn already; the rest as for a `TextWalk`."""
         if hasattr(info.support, "ids_of"):
             return self._finite(info, drawn, n, alive)
+        guide = self.target.graph.guides.get(info.name)
+        if self.reads == "guide" and guide is not None and guide.masked:
+            return filling(self.target, info, drawn, n, self._lengths(info.name), alive=alive)
         return self._text(info, drawn, n, begun=begun, late=late, alive=alive)
+
+    def _lengths(self, name: str) -> Sequence[int]:
+        """Tokens of draws of the prior, always the same ones."""
+        if not self._tried:
+            found = PriorGuide(self.target).sample(np.random.default_rng(0), TRIED).values
+            self._tried.update({latent: [len(v.ids) for v in column] for latent, column in found.items()})
+        return self._tried[name]
 
     def is_prior(self, info: LatentInfo) -> bool:
         """See `StepGuide`. A guide built on this one draws from something else."""

@@ -264,6 +264,16 @@ class Mixture:
         return Draws(whole.values, log_weights, log_reward, self.name, whole.log_prob, mixture=report)
 
 
+def mixture_of(
+    target: Target, report: MixtureReport, guide: Guide | None, listed: Draws | None = None
+) -> MixtureGuide:
+    """What the draws behind the pilot came from. Where flatter guides are among them, a policy is not."""
+    flat = 0.0 if flatter(target)[0].name in report.names else None
+    others = None if flat is not None or type(guide) is PriorGuide else guide
+    begun = Mixture(1, flat=flat, listed=listed).init(np.random.default_rng(0), target, others)
+    return evolve(begun.guide, shares=np.array(report.shares))
+
+
 # ---------------------------------------------------------------- as a method
 
 
@@ -273,7 +283,8 @@ class _Mixture(Backend):
 
     def applies(self, target: Target, policy: Offer | None) -> str | None:
         if policy is None:
-            return None
+            other = PriorGuide(target, reads="guide").name if target.graph.filled else None
+            return None if other is None else f"{LARGE}, and they are drawn from the prior and from {other}"
         return f"{LARGE}, and they are drawn from the prior and from {policy.name}, {policy.state}"
 
     def upper_bound(
@@ -288,12 +299,8 @@ class _Mixture(Backend):
         """
         report = draws.mixture
         assert report is not None
-        flat = 0.0 if flatter(target)[0].name in report.names else None
         listed = listed_early(target, len(draws)) if ListGuide.name in report.names else None
-        mixture = evolve(
-            Mixture(1, flat=flat, listed=listed).init(rng, target, guide if flat is None else None).guide,
-            shares=np.array(report.shares),
-        )
+        mixture = mixture_of(target, report, guide, listed)
         late = evolve(draws, log_weights=draws.log_weights[report.pilot :])
         return Backend.upper_bound(self, target, options, late, mixture, exact, rng)[0], None
 

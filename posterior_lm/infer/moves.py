@@ -178,7 +178,7 @@ class Redrawn:
 
 
 @frozen(eq=False)
-class BackAndForth:
+class BackAndForth(Chooser):
     """Draws below `half` follow old values; the others, counted from there, are chosen anew."""
 
     half: int

@@ -83,6 +83,13 @@ class Retained:
             picked[place] = list(ids).index(self.ids[self.latent])
         return picked
 
+    def lengths(self, draws: np.ndarray, probs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        picked = np.array(self.others.lengths(draws, probs, lengths))
+        place = np.flatnonzero(draws == 0)
+        if len(place):
+            picked[place] = list(lengths).index(len(self.ids[self.latent + 1]))
+        return picked
+
 
 @frozen(eq=False)
 class Particles:

@@ -180,6 +180,12 @@ LMS: dict[str, Constructor] = {
             "tokenizer": OptionType(kind="nonempty",
                                     about="a folder or a name; that of the model, where none is named"),
         }, "a model of a server that scores prompts: vLLM, SGLang or plm serve"),
+        Constructor("masked", (("name", "text"),), {
+            "revision": OptionType(kind="nonempty"),
+            "dtype": OptionType(kind="choice", choices=("float32", "bfloat16", "float16"),
+                                about="what the weights are stored in, where none is named"),
+            "device": OptionType(kind="nonempty", about="the first GPU, else the CPU, where none is named"),
+        }, "a masked language model, which fills places of a text: for guides to propose with"),
     )
 }  # fmt: skip
 

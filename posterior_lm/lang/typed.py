@@ -32,6 +32,7 @@ KIND_NAMES = {
     "table": "a table",
     "row": "a row",
     "lm": "a language model",
+    "masked": "a masked language model",
     "tool": "a tool",
     "function": "a function",
     "distribution": "a distribution",
@@ -90,7 +91,7 @@ UNKNOWN = Value("unknown")
 class Dist:
     """What stands where a distribution has to.
 
-    `sort` is "lm", the name of a built-in, or "unknown", as that of an imported function is;
+    `sort` is "lm", "masked", the name of a built-in, or "unknown", as that of an imported function is;
     `call` is what is raised to powers, where `tempered`, or stands alone; `lm` the call of a
     language model in it, itself or inside choice(…). What is put together of other distributions
     ("mixture", "branch" or "product") has them as `parts`, and no call of its own; `lm` is then the first of theirs.

@@ -209,6 +209,48 @@ class LanguageModel(Protocol):
         ...
 
 
+@frozen
+class Blanks:
+    """A text with masked places, which are None; `asked` are some of them, by their number in `ids`."""
+
+    ids: tuple[int | None, ...]
+    asked: tuple[int, ...]
+
+
+@runtime_checkable
+class MaskedModel(Protocol):
+    """A frozen model that says what stands at masked places of a text.
+
+    Texts are whole: what the model's tokenizer puts around one is put there by the model.
+    """
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a text that fit in the model's window; None where there is no limit."""
+        ...
+
+    def fill(self, texts: Sequence[Blanks]) -> list[np.ndarray]:
+        """Of each text (A, V) log p(token at an asked place | what is not masked), one row for each; nats, float32 or float64.
+
+        Raises `ModelError` (PLM520) past `max_length`.
+        """
+        ...
+
+
+def same_tokens(own: Tokenizer, other: Tokenizer) -> bool:
+    """Whether every token of `own` that spells something has the same id and bytes in `other`, which may have more."""
+    if own.digest == other.digest:
+        return True
+    mine, theirs = own.token_bytes, other.token_bytes
+    return len(theirs) >= len(mine) and all(a is None or a == b for a, b in zip(mine, theirs, strict=False))
+
+
 def threads_of(models: Mapping[str, LanguageModel]) -> dict[str, dict[str, int]]:
     """By alias, how many threads a model was computed with, phase by phase; without those that state none."""
     found = {alias: getattr(model, "threads", None) for alias, model in models.items()}

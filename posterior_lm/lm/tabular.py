@@ -47,13 +47,13 @@ EOS, BOS = "<eos>", "<bos>"
 SUM_TOLERANCE = 1e-6  # what six printed decimals of a long row may be off by
 
 
-def wrong(name: str, where: str, what: str) -> ModelError:
-    """PLM514 for one entry of a table."""
+def wrong(name: str, where: str, what: str, described: str = "tabular") -> ModelError:
+    """PLM514 for one entry of a table; `described` is the module that says how tables are written."""
     return ModelError.of(
         "PLM514",
         f"the table {name} cannot be read: {what}",
         where=where or None,
-        help="the format is described in posterior_lm/lm/tabular.py",
+        help=f"the format is described in posterior_lm/lm/{described}.py",
     )
 
 
@@ -78,7 +78,7 @@ def parse_table(
     unknown = sorted(set(table) - {"tokens", "order", "max_tokens", "bos", "rows", "contexts"})
     if unknown:
         raise wrong(name, unknown[0], f"there is no entry {unknown[0]!r} in this format")
-    tokens = _tokens(table.get("tokens"), name)
+    tokens = parse_tokens(table.get("tokens"), name)
     order = _whole(table.get("order", 0), 0, 2, "order", name)
     max_tokens = _whole(table.get("max_tokens"), 0, 10_000, "max_tokens", name)
     bos = table.get("bos", False)
@@ -99,7 +99,8 @@ def parse_table(
     return tokens, order, max_tokens, bos, rows
 
 
-def _tokens(value: Any, name: str) -> tuple[str, ...]:
+def parse_tokens(value: Any, name: str) -> tuple[str, ...]:
+    """The tokens of a table; PLM514 names the wrong one."""
     if not isinstance(value, list) or not value:
         raise wrong(name, "tokens", "'tokens' is not a list of texts")
     for i, token in enumerate(value):

@@ -76,6 +76,12 @@ class TokenizerFiles:
         both = (*_ids(self.model.get("eos_token_id")), *_ids(self.generation.get("eos_token_id")))
         return tuple(sorted({*named, *both}))  # type: ignore[type-var]
 
+    def mask_id(self, to_id: Callable[[str], int | None]) -> int | None:
+        """The id of a masked place: the tokenizer's own, else the model's; None of a model without masks."""
+        own = _content(self.config.get("mask_token"))
+        found = None if own is None else to_id(own)
+        return next(iter(_ids(self.model.get("mask_token_id"))), None) if found is None else found
+
     def model_vocabulary_size(self) -> int | None:
         """V as `config.json` gives it, also where it is nested under `text_config`."""
         nested = self.model.get("text_config")

@@ -30,6 +30,9 @@ class HFTokenizer:
     start_ids: tuple[int, ...]
     bos_id: int | None
     eos_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    """What the tokenizer writes after a text, which only a masked model reads."""
+    mask_id: int | None
     _start: Backend = field(repr=False)
     _continuation: Backend = field(repr=False)
     _chat: ChatText | None = field(default=None, repr=False)
@@ -99,13 +102,16 @@ def load_tokenizer(folder: str | Path, name: str | None = None) -> HFTokenizer:
     bos_id = files.bos_id(start.token_to_id)
     eos_ids = tuple(i for i in files.eos_ids(start.token_to_id) if 0 <= i < size)
     named = {*eos_ids, *(() if bos_id is None else (bos_id,))}
+    start_ids, end_ids = _around(start)
     return HFTokenizer(
         digest=files.digest(),
         vocabulary_size=size,
         token_bytes=table_of_bytes(files.spec, size, special_ids(files.spec, files.config) | named),
-        start_ids=_start_ids(start),
+        start_ids=start_ids,
         bos_id=bos_id,
         eos_ids=eos_ids,
+        end_ids=end_ids,
+        mask_id=files.mask_id(start.token_to_id),
         start=start,
         continuation=continuation,
         chat=files.chat_text(),
@@ -180,8 +186,8 @@ def _vocabulary_size(files: TokenizerFiles, backend: Backend) -> int:
     return known if declared is None else declared
 
 
-def _start_ids(backend: Backend) -> tuple[int, ...]:
-    """What the tokenizer writes before a text. What it writes after one is not wanted.
+def _around(backend: Backend) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer writes before and after a text.
 
     Only `tokenizer.json` counts: transformers, too, leaves `add_bos_token` of
     `tokenizer_config.json` aside where that file exists.
@@ -191,8 +197,8 @@ def _start_ids(backend: Backend) -> tuple[int, ...]:
         full = backend.encode(text, add_special_tokens=True).ids
         for at in range(len(full) - len(bare) + 1 if bare else 0):
             if full[at : at + len(bare)] == bare:
-                return tuple(full[:at])
-    return ()
+                return tuple(full[:at]), tuple(full[at + len(bare) :])
+    return (), ()
 
 
 def _checked_utf8(text: str) -> bytes:

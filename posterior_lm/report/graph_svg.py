@@ -93,7 +93,7 @@ def _order(shown: Picture) -> list[str]:
     done: list[str] = []
     while waiting:
         ready = [n for n in waiting if all(a in done for a, b, _ in shown.arrows if b == n)]
-        # A guide that reads the latent it proposes would go round; the checker allows none.
+        # A guide that reads the latent it proposes would go round; there is none.
         done += ready[:1] or waiting[:1]
         waiting.remove(done[-1])
     return done

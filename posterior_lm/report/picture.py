@@ -73,10 +73,10 @@ def picture(graph: RewardGraph) -> Picture:
         box = Box(f"g-{name}", "guide", f"guide {name}", f"{guide.lm}({spelled(graph, guide.context)})")
         boxes.append(box)
         readers = _sources(graph, guide.context, drawn) | ({guide.context} & drawn)
-        arrows += [(f"n{j}", box.id, True) for j in sorted(readers)]
-        arrows += [
-            (box.id, f"n{i}", True) for i, latent in graph.latents() if latent.name == name and i in drawn
-        ]
+        proposed = {i for i, latent in graph.latents() if latent.name == name and i in drawn}
+        # A masked model is told where the latent stands, which is no reading of it.
+        arrows += [(f"n{j}", box.id, True) for j in sorted(readers - proposed)]
+        arrows += [(box.id, f"n{i}", True) for i in sorted(proposed)]
     return Picture(tuple(boxes), tuple(arrows))
 
 

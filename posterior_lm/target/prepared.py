@@ -20,7 +20,7 @@ from posterior_lm.graph.passes import optimize
 from posterior_lm.lang.diagnostics import CompileError, InternalError, PlmError
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.values import finite_spec
-from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel, MaskedModel, ModelIdentity, Tokenizer, same_tokens
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
 from posterior_lm.support.spec import Spec, TextSpec
@@ -59,9 +59,10 @@ class PreparedProgram:
     def of(
         cls, graph: RewardGraph, models: Mapping[str, LanguageModel],
         functions: Mapping[str, Callable[..., object]] | None = None,
+        masked: Mapping[str, MaskedModel] | None = None,
     ) -> PreparedProgram:  # fmt: skip
         """A graph with resources that are there already."""
-        return cls(graph, Resources(models, functions or {}))
+        return cls(graph, Resources(models, functions or {}, masked or {}))
 
     @cached_property
     def resources(self) -> Resources:
@@ -75,6 +76,17 @@ class PreparedProgram:
     @property
     def models(self) -> Mapping[str, LanguageModel]:
         return self.resources.models
+
+    @property
+    def masked(self) -> Mapping[str, MaskedModel]:
+        """The models that fill masked places, which only guides read."""
+        return self.resources.masked
+
+    @property
+    def identities(self) -> dict[str, ModelIdentity]:
+        """Which model each alias is, the masked ones last."""
+        scoring = {alias: model.identity for alias, model in self.models.items()}
+        return scoring | {alias: model.identity for alias, model in self.masked.items()}
 
     @property
     def functions(self) -> Mapping[str, Callable[..., object]]:
@@ -184,15 +196,22 @@ def bind_program(prepared: PreparedProgram, data: Mapping[str, object]) -> Targe
         LatentInfo(n.name, n.type, narrow[n.name], n.lm, i, n.span) for i, n in grounded.latents()
     )
     spellers = {}
-    for alias, model in models.items():
+    tokenizers = {alias: model.tokenizer for alias, model in models.items()}
+    tokenizers |= {alias: model.tokenizer for alias, model in prepared.masked.items()}
+    for alias, tokenizer in tokenizers.items():
         own = frozenset(
             info.name
             for info in latents
-            if info.lm is not None and models[info.lm].tokenizer.digest == model.tokenizer.digest
+            if info.lm is not None and _reads(tokenizers[info.lm], tokenizer, alias in models)
         )
-        spellers[alias] = Speller.of(model.tokenizer, own)
+        spellers[alias] = Speller.of(tokenizer, own)
     evaluator = Evaluator(grounded, models, spellers, supports, functions)
     return Target(prepared, grounded, dict(data), latents, evaluator)
+
+
+def _reads(own: Tokenizer, other: Tokenizer, scores: bool) -> bool:
+    """Whether a latent's tokens are those of another model; one that scores has none besides."""
+    return own.digest == other.digest if scores else same_tokens(own, other)
 
 
 def _check_used_tools(program: RewardGraph, functions: Mapping[str, object]) -> None:

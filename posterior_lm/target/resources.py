@@ -16,8 +16,8 @@ from posterior_lm.graph.graph import LmSpec, RewardGraph, UseSpec
 from posterior_lm.graph.nodes import Apply
 from posterior_lm.lang.diagnostics import CompileError, ModelError, meant
 from posterior_lm.lang.files import below
-from posterior_lm.lm.protocol import LanguageModel
-from posterior_lm.lm.resolve import Asked, adopt, load_model
+from posterior_lm.lm.protocol import LanguageModel, MaskedModel
+from posterior_lm.lm.resolve import Asked, adopt, load_masked, load_model
 from posterior_lm.lm.resolve import resolve as locate
 
 
@@ -27,10 +27,11 @@ def _shut(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @frozen(eq=False)
 class Resources:
-    """Models by alias, and Python functions by "module:function"."""
+    """Models by alias, those that fill masked places apart, and Python functions by "module:function"."""
 
     models: Mapping[str, LanguageModel] = field(converter=_shut)
     functions: Mapping[str, Callable[..., object]] = field(factory=dict, converter=_shut)
+    masked: Mapping[str, MaskedModel] = field(factory=dict, converter=_shut)
 
 
 @frozen(eq=False)
@@ -63,10 +64,11 @@ def resolve(
                 help=meant(alias, declared, f"it declares {', '.join(declared) or 'none'}"),
             )
     used = {getattr(n, "lm", None) for n in graph.nodes.values()} | {g.lm for g in graph.guides.values()}
+    scoring = [alias for alias, spec in declared.items() if spec.kind != "masked"]
     if any(isinstance(n, Apply) and n.op == "tokens" for n in graph.nodes.values()):
-        used |= set(list(declared)[:1])  # `tokens` of a text counts those of the first model
+        used |= set(scoring[:1])  # `tokens` of a text counts those of the first model
     found = {
-        alias: _replaced(models[alias], alias, named)
+        alias: _replaced(models[alias], spec, named)
         if alias in models
         else _model(spec, base_dir, named, allowed)
         for alias, spec in declared.items()
@@ -75,20 +77,32 @@ def resolve(
     called = {n.op[4:] for n in graph.nodes.values() if isinstance(n, Apply) and n.op.startswith("use ")}
     called |= {tool.where for _, latent in graph.latents() for tool in latent.tools}
     wanted = [use for use in graph.uses if use.name not in found and use.where in called]
-    return Resources(found, {use.where: _imported(use, uses_allowed) for use in wanted})
+    return Resources(
+        {alias: found[alias] for alias in scoring if alias in found},
+        {use.where: _imported(use, uses_allowed) for use in wanted},
+        {alias: model for alias, model in found.items() if alias not in scoring},
+    )
 
 
-def _replaced(given: object, alias: str, named: Named) -> LanguageModel:
-    """The model that was given in place of the one declared."""
+def _replaced(given: object, spec: LmSpec, named: Named) -> Any:
+    """The model that was given in place of the one declared, which is of the same kind."""
     if isinstance(given, str | os.PathLike):
         given = Asked(os.fspath(given))
+    kind = "masked" if spec.kind == "masked" else "auto"
     if isinstance(given, Asked):
-        everywhere = _everywhere(given.spec, None, "auto", named)
-        return _load(given.spec, None, "auto", tuple({**everywhere, **dict(given.options)}.items()))
-    return given if isinstance(given, LanguageModel) else adopt(given, alias)
+        everywhere = _everywhere(given.spec, None, kind, named)
+        return _load(given.spec, None, kind, tuple({**everywhere, **dict(given.options)}.items()))
+    if kind == "masked":
+        if isinstance(given, MaskedModel):
+            return given
+        message = f"the model for `{spec.alias}`, a {type(given).__name__}, is no masked model"
+        raise ModelError.of(
+            "PLM514", message, help="give a folder, a name, or an object that follows plm.MaskedModel"
+        )
+    return given if isinstance(given, LanguageModel) else adopt(given, spec.alias)
 
 
-def _model(spec: LmSpec, base_dir: Path | None, named: Named, allowed: tuple[Path, ...]) -> LanguageModel:
+def _model(spec: LmSpec, base_dir: Path | None, named: Named, allowed: tuple[Path, ...]) -> Any:
     if spec.kind == "use":
         used = _imported(UseSpec(spec.alias, spec.spec, spec.span), named.uses_allowed)
         made = used if isinstance(used, LanguageModel) else used()
@@ -98,7 +112,7 @@ def _model(spec: LmSpec, base_dir: Path | None, named: Named, allowed: tuple[Pat
     try:
         return _load(spec.spec, base, spec.kind, tuple({**dict(spec.options), **everywhere}.items()))
     except ModelError as problem:
-        table = locate(spec.spec, base, spec.kind).kind == "tabular"
+        table = locate(spec.spec, base, _place(spec.kind)).kind == "tabular"
         if (
             table
             and problem.diagnostics[0].code == "PLM514"
@@ -110,16 +124,21 @@ def _model(spec: LmSpec, base_dir: Path | None, named: Named, allowed: tuple[Pat
         raise
 
 
+def _place(kind: str) -> str:
+    """How a model's name is looked up: one of a masked model may be that of a folder, of the hub or of a table."""
+    return "auto" if kind == "masked" else kind
+
+
 def _everywhere(spec: str, base_dir: str | None, kind: str, named: Named) -> dict[str, object]:
     """The options for all models, none of which a table or a server has."""
-    return {} if locate(spec, base_dir, kind).kind in ("tabular", "server") else dict(named.loading)
+    return {} if locate(spec, base_dir, _place(kind)).kind in ("tabular", "server") else dict(named.loading)
 
 
 @lru_cache(maxsize=4)
-def _load(
-    spec: str, base_dir: str | None, kind: str, options: tuple[tuple[str, object], ...]
-) -> LanguageModel:
+def _load(spec: str, base_dir: str | None, kind: str, options: tuple[tuple[str, object], ...]) -> Any:
     # Models are frozen, so one loaded copy may serve every program of the process.
+    if kind == "masked":
+        return load_masked(spec, base_dir=base_dir, **dict(options))  # type: ignore[arg-type]
     return load_model(spec, base_dir=base_dir, kind=kind, **dict(options))  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from posterior_lm.lang.diagnostics import DataError, shown
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import FiniteSpec, GridSpec, is_number
-from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.lm.protocol import LanguageModel, MaskedModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.support.grammar import GrammarSupport
@@ -69,6 +69,11 @@ class Target:
     def models(self) -> Mapping[str, LanguageModel]:
         """The program's models by alias."""
         return self.prepared.models
+
+    @property
+    def masked(self) -> Mapping[str, MaskedModel]:
+        """Those that fill masked places."""
+        return self.prepared.masked
 
     @property
     def statements(self) -> tuple[TermInfo, ...]:

@@ -108,7 +108,9 @@ def _outlined(target: Target, readings: Mapping[str, Reading]) -> Mapping[str, R
 
 def _stated(target: Target, info: LatentInfo) -> Reading | None:
     guide = target.graph.guides.get(info.name)
-    if guide is None:
+    if (
+        guide is None or guide.masked
+    ):  # a policy is one of a causal model, and reads what it reads without a guide
         return None
     check_guide(target, info)
     return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)

@@ -19,7 +19,7 @@ from posterior_lm.api.tables import frame
 from posterior_lm.infer.auto import infer
 from posterior_lm.infer.base import Info
 from posterior_lm.infer.draws import Draws
-from posterior_lm.infer.methods import AUTO, EXACT, METHODS
+from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.values import number_text
@@ -67,7 +67,11 @@ def compare(
         name
         for name, method in METHODS.items()
         if name not in (AUTO, EXACT)
-        and (not method.needs_policy or request.policy is not None)
+        and (
+            not method.needs_policy
+            or request.policy is not None
+            or (name == MIXTURE and program.graph.filled)
+        )
         and (not method.decoder or name == request.method)
     ]
     for k, name in enumerate(names):
@@ -124,7 +128,9 @@ def _measured(
     rng = np.random.default_rng(seed)
     try:
         bound = bound_counting(program, data, count)
-        guide = _policy(program, request, bound, count) if METHODS[name].needs_policy else None
+        guide = (
+            _policy(program, request, bound, count) if request.policy and METHODS[name].needs_policy else None
+        )
         draws = infer(
             bound, method=name, options=options, n=n, rng=rng, guide=guide, budget=budget, look=False
         )

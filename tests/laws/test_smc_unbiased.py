@@ -22,7 +22,7 @@ from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values
 from tests.brute import Brute
-from tests.strategies import assigned, compiled, table
+from tests.strategies import assigned, compiled, masked_table, table
 
 MODEL = table(("a", "b", "."), seed=41, order=2, max_tokens=30)
 
@@ -62,6 +62,9 @@ class Tree:
         return np.array([self.pick(probs[u]) for u in point])
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
+        return np.array([self.pick(probs) for _ in draws])
+
+    def lengths(self, draws: np.ndarray, probs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         return np.array([self.pick(probs) for _ in draws])
 
     def ancestors(self, weights: np.ndarray) -> np.ndarray:
@@ -204,9 +207,18 @@ def test_with_any_twist() -> None:
     )
 
 
-def test_the_guides_own_probabilities_are_weighed() -> None:
-    source = f'lm base = "b"\nprogram p() {{ {TWO} guide x ~ base("b", "b") guide z ~ base("a") }}'
-    target, brute = compiled(source, {}, {"base": MODEL}), Brute(source, {}, {"base": MODEL})
+@pytest.mark.parametrize(
+    "body",
+    (
+        TWO + ' guide x ~ base("b", "b") guide z ~ base("a")',
+        TWO + ' guide x ~ d(x, "b") guide z ~ d("b", x, z)',
+        TWO.replace("z: text(tokens=1..1", "z: text(tokens=0..1") + ' guide z ~ d("b", x, z)',
+    ),
+)
+def test_the_guides_own_probabilities_are_weighed(body: str) -> None:
+    source = f'lm base = "b"\nlm d = masked("d")\nprogram p() {{ {body} }}'
+    models = {"base": MODEL, "d": masked_table(MODEL, seed=3, longest=4)}
+    target, brute = compiled(source, {}, models), Brute(source, {}, models)
     mass: dict[tuple, float] = {}
     tree = Tree("systematic")
     algorithm = Smc(chance=lambda rng, scheme: tree, threshold=0.95)  # type: ignore[arg-type, return-value]

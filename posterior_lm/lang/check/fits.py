@@ -9,7 +9,8 @@ from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, Distribution, finite_forms
-from posterior_lm.lang.typed import KIND_NAMES, Dist, Type, Value
+from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import KIND_NAMES, Binding, Dist, Type, Value
 
 
 def operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:
@@ -265,3 +266,18 @@ def bare_name(scope: Scope, expr: ast.Name) -> None:
             "not called" if binding.sort == "lm" else "not a distribution",
             help=f"write {name}(…)" if binding.sort == "lm" else as_distribution(scope),
         )
+
+
+def role_outside(scope: Scope, role: str, span: Span) -> None:
+    scope.error("PLM324", f"{role}(…) stands outside the context of a language model", span, "a message",
+                help=f"messages are arguments of a model: base({role}(…))")  # fmt: skip
+
+
+def filled(scope: Scope, call: ast.Call, depends: frozenset[Binding]) -> Dist:
+    """A call of a masked model, which is a guide; reports one that is to score."""
+    if call is scope.guided:
+        return Dist("masked", depends, call=call, lm=call)
+    name = call.function.id
+    scope.error("PLM412", f"'{name}' fills masked places, and gives no text a probability", call.span, "a masked model",
+                help=f"it proposes, in the guide of a latent z: guide z ~ {name}(before, z, behind)")  # fmt: skip
+    return Dist("unknown", depends)

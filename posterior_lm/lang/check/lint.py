@@ -263,7 +263,7 @@ def _boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
     seen: set[tuple[str, Span]] = set()
     for statement in statements(checked.module.program.body):
         scored: list[tuple[ast.Expr, ast.Expr]] = []
-        if isinstance(statement, (ast.Latent, ast.Guide)):
+        if isinstance(statement, (ast.Latent, ast.Guide)) and checked.dist(statement.dist).sort != "masked":
             scored.append((statement.name, statement.dist))
         elif isinstance(statement, ast.Observe):
             scored.append((statement.value, statement.dist))

@@ -73,6 +73,9 @@ class Scope:
         self.closed: list[Closed] = []  # the plates that ended
         self.planned = planned(module.program.body)
         self.cyclic: frozenset[str] = frozenset()  # names whose cycle has been reported
+        self.guided: ast.Expr | None = (
+            None  # what a guide is, while it is looked at: it may call a masked model
+        )
         self.has_lm = any(isinstance(d, ast.LmDecl) for d in module.declarations)
         self.used: set[str] = set()
         self.tools: dict[str, ast.ToolDecl] = {}  # declared tools by name

@@ -6,6 +6,7 @@ Those say what is drawn when, and which statement may stand where.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from attrs import evolve, frozen
 
@@ -20,7 +21,7 @@ from posterior_lm.lang.check.types import distribution, exponent, scored, segmen
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.signatures import IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value, joined
+from posterior_lm.lang.typed import KIND_NAMES, UNKNOWN, Binding, Dist, Type, Value, joined
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -42,7 +43,7 @@ def declaration(scope: Scope, decl: ast.Declaration) -> None:
         ):
             scope.error("PLM211", "the language model has no name", decl.model.span, "an empty string",
                         help='write "tiny", a folder, a .json file or a name on the hub')  # fmt: skip
-        sort, value = "lm", Value("lm")
+        sort, value = "lm", Value(kind_of_lm(decl))
     elif isinstance(decl, ast.ToolDecl):
         scope.tools.setdefault(name.id, decl)
         constructor = constructor_of(scope, decl.tool)
@@ -58,6 +59,12 @@ def declaration(scope: Scope, decl: ast.Declaration) -> None:
                         "expected module:name", help='write it like "package.module:function"')  # fmt: skip
         sort = "use"
     scope.declare(Binding(name, sort, value))
+
+
+def kind_of_lm(decl: ast.LmDecl) -> str:
+    """`masked` of a declared `masked(…)`, else `lm`."""
+    called = isinstance(decl.model, ast.Call) and decl.model.function.id == "masked"
+    return "masked" if called else "lm"
 
 
 def _constructor(scope: Scope, call: ast.Call, known: dict[str, Constructor], what: str) -> None:
@@ -114,6 +121,11 @@ def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
 
 
 # ---------------------------------------------------------------- statements
+
+
+def _parts(args: Sequence[ast.Expr]) -> list[ast.Expr]:
+    """The parts of a context, those of lists one by one."""
+    return [one for arg in args for one in (_parts(arg.items) if isinstance(arg, ast.ListExpr) else [arg])]
 
 
 @frozen(eq=False)
@@ -298,6 +310,8 @@ class Structure:
     def _guide(self, statement: ast.Guide) -> None:
         scope, name = self.scope, statement.name
         own = [used for used in names(statement.dist) if used.id == name.id]
+        if self._is_masked(statement.dist):
+            own, scope.guided = [], statement.dist
         if own and (name.id in scope.planned):
             scope.error("PLM407", f"the guide of '{name.id}' reads '{name.id}' itself", own[0].span,
                         "not known when the guide draws it")  # fmt: skip
@@ -305,13 +319,18 @@ class Structure:
         if own:
             scope.cyclic = cyclic | {name.id}
         found = distribution(scope, statement.dist)
-        scope.cyclic = cyclic
+        scope.cyclic, scope.guided = cyclic, None
         if name.id in self.guides:
             scope.error("PLM406", f"'{name.id}' has two guides", name.span, "second guide",
                         secondary=[(self.guides[name.id].statement.name.span, "first guide")],
                         help="keep one of them")  # fmt: skip
             return
         self.guides[name.id] = _Guided(statement, found, self._block)
+
+    def _is_masked(self, dist: ast.Expr) -> bool:
+        """Whether it is one call of a masked model, which reads the latent that it proposes: there it fills."""
+        binding = self.scope.get(dist.function.id) if isinstance(dist, ast.Call) else None
+        return binding is not None and binding.value.kind == "masked"
 
     def _judge(self, guided: _Guided) -> None:
         scope, statement = self.scope, guided.statement
@@ -321,7 +340,8 @@ class Structure:
             self._not_a_latent(name)
             return
         scope.bind(name, latent)
-        self.spellers[name.id] = self.spellers[name.id] or guided.found.model
+        if guided.found.sort != "masked":
+            self.spellers[name.id] = self.spellers[name.id] or guided.found.model
         if latent.block != guided.block:
             scope.error(
                 "PLM409",
@@ -339,7 +359,9 @@ class Structure:
                         f"this is a {guided.found.sort}",
                         help="let it read one context, and say in it what the others say; or drop the guide: all parts are proposed from")  # fmt: skip
             return
-        if guided.found.sort not in ("lm", "unknown"):
+        if guided.found.sort == "masked":
+            self._judge_masked(statement, latent)
+        elif guided.found.sort not in ("lm", "unknown"):
             scope.error("PLM409", "a guide reads text, so it is a language model", statement.dist.span,
                         f"{guided.found.sort} reads nothing",
                         help="write `guide z ~ base(...)`, or drop the guide: the prior is proposed with as it is")  # fmt: skip
@@ -351,6 +373,33 @@ class Structure:
                 scope.error("PLM407", f"the guide of '{name.id}' reads '{other}', which is drawn later",
                             uses[0] if uses else statement.dist.span, "not known when the guide draws",
                             secondary=[(later.span, "drawn here")])  # fmt: skip
+
+    def _judge_masked(self, statement: ast.Guide, latent: Binding) -> None:
+        """Reports a guide that does not say where the latent stands, and a latent that no masked model fills."""
+        scope, call, name = self.scope, statement.dist, statement.name
+        assert isinstance(call, ast.Call) and latent.type is not None
+        roles = [arg for arg in call.args if isinstance(arg, ast.Role)]
+        parts = _parts(call.args)
+        own = [part for part in parts if isinstance(part, ast.Name) and part.id == name.id]
+        read = [scope.findings.values.get(id(part), UNKNOWN) for part in parts if part not in own]
+        if roles:
+            scope.error("PLM413", "a masked model reads one text, and no conversation", roles[0].span, "a message",
+                        help="write the text as the model was trained on it")  # fmt: skip
+        elif len(own) != 1 or any(latent in one.depends for one in read):
+            scope.error("PLM413", f"the guide has to say once where '{name.id}' stands in the text", call.span,
+                        f"its places are masked where '{name.id}' stands",
+                        help=f"write {call.function.id}(before, {name.id}, behind)")  # fmt: skip
+        options = latent.type.options
+        written = [o for o in ("grammar", "json", "tools", "canonical") if o in options]
+        if latent.type.name != "text" or written:
+            what = (
+                f"a text with {written[0]}="
+                if written
+                else KIND_NAMES.get(latent.type.name, latent.type.name)
+            )
+            scope.error("PLM413", f"a masked model fills no {what.split(' ', 1)[-1]}", name.span, f"'{name.id}' is {what}",
+                        secondary=latent.type.span.said("the type"),
+                        help="drop the guide: the prior is proposed with as it is")  # fmt: skip
 
     def _not_a_latent(self, name: ast.Name) -> None:
         scope = self.scope

@@ -18,16 +18,17 @@ from posterior_lm.lang.check.fits import (
     bare_name,
     comparison,
     count,
+    filled,
     fits_value,
     operand,
     pattern,
     probabilities,
+    role_outside,
     within,
 )
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import nearest
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, ROLES, Distribution, Function
-from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)",
@@ -88,7 +89,7 @@ def _name(scope: Scope, expr: ast.Name) -> Value:
     binding = scope.resolve(expr)
     if binding is None:
         return UNKNOWN
-    if binding.value.kind in ("lm", "tool"):
+    if binding.value.kind in ("lm", "masked", "tool"):
         scope.error(
             "PLM305",
             f"'{expr.id}' is {binding.value.shown}, not a value",
@@ -204,7 +205,7 @@ def _call(scope: Scope, expr: ast.Call) -> Value:
         kind = binding.value.kind if binding else None
     made = kind == "distribution" and "dist" in dict(DISTRIBUTIONS[name].arguments).values()
     depends = distribution(scope, expr).depends if made else arguments_of(scope, expr)
-    if kind in ("distribution", "lm"):
+    if kind in ("distribution", "lm", "masked"):
         scope.error("PLM305", f"{name}(…) is a distribution, not a value", expr.span, "not a value",
                     help="a distribution stands after '~' or in log_prob(value, …)")  # fmt: skip
     return Value("unknown", depends)
@@ -413,6 +414,8 @@ def _called(scope: Scope, expr: ast.Call) -> Dist:
             else "write a power as base(…) ^ b" if option.name in ("temperature", "beta", "power")
             else "limits of the text stand in its type",
         )  # fmt: skip
+    if binding.value.kind == "masked":
+        return filled(scope, expr, depends)
     return Dist("lm", depends, call=expr, lm=expr)
 
 
@@ -435,11 +438,6 @@ def context_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
             scope.error("PLM325", "a message holds no bos or eos", part.span, "a special token",
                         help="leave it out: the model's chat template writes them where they belong")  # fmt: skip
     return frozenset[Binding]().union(*read)
-
-
-def role_outside(scope: Scope, role: str, span: Span) -> None:
-    scope.error("PLM324", f"{role}(…) stands outside the context of a language model", span, "a message",
-                help=f"messages are arguments of a model: base({role}(…))")  # fmt: skip
 
 
 def _role(scope: Scope, expr: ast.Role) -> Value:

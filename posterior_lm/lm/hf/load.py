@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+FILLS = 'a masked model can propose what another one scores: lm d = masked("…")'
+
+
 def load_module(
     folder: Path,
     name: str,
@@ -67,10 +71,10 @@ def load_module(
     dtype = dtype or (weights.dtype if quantize else dtype_of(weights, name, place))
     if dtype not in DTYPES:
         raise ModelError.of("PLM514", f"there is no dtype {dtype!r}", help=f"use one of {', '.join(DTYPES)}")
-    config = _config(folder)
+    config = config_of(folder)
     bits = None if quantize is None else quantization(quantize, getattr(torch, dtype), place, name)
     check_memory(name, weights.bytes_in(dtype, quantize), quantize or dtype, place)
-    module = _module(weights, config, getattr(torch, dtype), place, bits)
+    module = module_of(weights, _class_of(config, folder), config, getattr(torch, dtype), place, bits)
     digest = digest or weights.digest
     if adapter is not None:
         if quantize is not None:
@@ -98,19 +102,21 @@ def forward_of(
     # Padding is on the right of causal attention here and carries no meaning;
     # a pad id would only make some models warn about ids that equal it.
     module.config.pad_token_id = None
-    forward = Forward(module.eval().requires_grad_(False), size, _window(config))
+    forward = Forward(module.eval().requires_grad_(False), size, window_of(config))
     try:
         encoder = looks_ahead(forward)
     except Exception as problem:  # a model's code may fail in any way
         raise failed(what, f"a first forward pass ended in: {first_line(problem)}") from None
     if encoder:
         why = "it reads the tokens after a token to predict it, so a text has no log-prob from left to right"
-        help = "use a causal model; an encoder such as BERT is one where it was trained so, and config.json says is_decoder"
+        help = (
+            f"use a causal model, which an encoder such as BERT is where config.json says is_decoder; {FILLS}"
+        )
         raise failed(what, why, help=help)
     return forward
 
 
-def _config(folder: Path) -> PreTrainedConfig:
+def config_of(folder: Path) -> PreTrainedConfig:
     try:
         kind = read_json((folder / "config.json").read_bytes(), finite=False).get("model_type")
     except FileNotFoundError:
@@ -126,16 +132,17 @@ def _config(folder: Path) -> PreTrainedConfig:
         raise failed(folder, first_line(problem)) from None
 
 
-def _module(
-    weights: Weights, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, bits: Any
-) -> PreTrainedModel:
+def module_of(
+    weights: Weights, kind: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype, device: torch.device,
+    bits: Any = None,
+) -> PreTrainedModel:  # fmt: skip
     """The module over the tensors of these files. transformers is given no folder: it would follow an index
     out of it, and add an adapter that lies in it, without a word."""
     folder = weights.folder
     options = {} if bits is None else {"quantization_config": bits, "device_map": {"": device}}
     try:
         with quiet():
-            module, info = _class_of(config).from_pretrained(
+            module, info = kind.from_pretrained(
                 None,
                 config=config,
                 state_dict=_tensors(weights),
@@ -157,13 +164,21 @@ def _module(
     return module
 
 
-def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+def _class_of(config: PreTrainedConfig, folder: Path) -> type[PreTrainedModel]:
+    found = class_in(MODEL_FOR_CAUSAL_LM_MAPPING, config)
     if found is None:
-        raise ValueError(f"its model_type {config.model_type!r} is no causal language model")
+        masked = class_in(MODEL_FOR_MASKED_LM_MAPPING, config) is not None
+        why = f"its model_type {config.model_type!r} is no causal language model"
+        raise failed(folder, why, help=f"use a causal model; {FILLS}" if masked else None)
+    return found
+
+
+def class_in(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class of a model in one of transformers' tables; of several the one that its configuration names."""
+    found = mapping.get(type(config), None)
     if isinstance(found, tuple):
         return next((c for c in found if c.__name__ in (config.architectures or ())), found[0])
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def _tensors(weights: Weights) -> dict[str, torch.Tensor]:
@@ -207,7 +222,7 @@ def lora_config(folder: Path) -> LoraConfig:
     return config
 
 
-def _window(config: PreTrainedConfig) -> int | None:
+def window_of(config: PreTrainedConfig) -> int | None:
     """Tokens that fit. A `longrope` model is kept within its short window: beyond it every
     position turns by other angles, so a cached prompt would no longer agree with a long text."""
     text = config.get_text_config(decoder=True)
