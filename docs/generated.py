@@ -47,7 +47,7 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
                 "infer.base.InferenceAlgorithm", "infer.guide.Guide",
             ),
             "Results": (
-                "api.posterior.Estimate", "api.posterior.Draw", "api.posterior.Merged", "api.posteriors.Posteriors", "api.engine.Score", "train.fit.Fitted",
+                "api.posterior.Estimate", "api.posterior.Draw", "api.posterior.Merged", "api.posteriors.Posteriors", "predict.prediction.Predictions", "api.engine.Score", "train.fit.Fitted",
                 "train.certificate.PolicyReport", "api.query.EmResult", "em.rounds.Round",
                 "validate.calibration.Calibration", "validate.comparison.Comparison", "validate.reliability.Reliability", "lang.diagnostics.Diagnostic",
             ),

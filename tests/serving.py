@@ -86,10 +86,10 @@ class Moody(BaseHTTPRequestHandler):
         server: Any = self.server
         server.asked.append((self.path, body, dict(self.headers)))
         if body is None:
-            answer: Any = {"data": [{"id": "model"}]}
+            answer: Any = {"data": [{"id": name, **more} for name, more in server.listed.items()]}
         else:
             try:
-                answer = complete(body, {"model": server.model})
+                answer = complete(body, {"model": server.model, **server.others})
             except PlmError as refused:
                 return self.say(400, json.dumps({"error": {"message": refused.diagnostics[0].message}}))
         found = server.mood(self, body, answer)
@@ -111,11 +111,15 @@ Mood = Callable[[Moody, dict[str, Any] | None, dict[str, Any]], dict[str, Any] |
 
 
 @contextmanager
-def moody(model: LanguageModel, mood: Mood) -> Iterator[Any]:
-    """A server whose answers go through `mood`; it has `url`, and `asked`: path, body and headers of every request."""
+def moody(model: LanguageModel, mood: Mood, **others: LanguageModel) -> Iterator[Any]:
+    """A server whose answers go through `mood`; it has `url`, and `asked`: path, body and headers of every request.
+
+    It calls the model `model`, and others as they are named; `listed` is what it tells of each.
+    """
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
     server.daemon_threads = True
-    server.model, server.mood, server.asked = model, mood, []
+    server.model, server.others, server.mood, server.asked = model, others, mood, []
+    server.listed = {name: {} for name in ("model", *others)}
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

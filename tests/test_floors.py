@@ -103,6 +103,7 @@ ROOMS: dict[str, Room] = {
             "supports",
             "language",
             "model protocol",
+            "light models",
             "heavy models",
         ),
         ("attrs", "numpy", "torch", "transformers", "peft", "accelerate", "safetensors"),

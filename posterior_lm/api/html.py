@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from posterior_lm.api.posterior import Datum, Posterior
     from posterior_lm.api.posteriors import Posteriors
     from posterior_lm.api.query import Query
-    from posterior_lm.predict import Prediction
+    from posterior_lm.predict import Prediction, Predictions
     from posterior_lm.train.fit import Fitted
     from posterior_lm.validate.calibration import Calibration
     from posterior_lm.validate.comparison import Comparison
@@ -87,6 +87,25 @@ def query(found: Query) -> Html:
             el("p", f"Other models than the program's for {', '.join(found.models)}.", class_="faint")
         )
     return cell(["Query of ", el("b", found.module.program.name.id)], *parts)
+
+
+def predictions(found: Predictions) -> Html:
+    rows: list[list[Html | str]] = []
+    for k, one in enumerate(found.rows[:MOST_POSTERIORS]):
+        said = (
+            el("span", "no answer", class_="faint")
+            if one.answer is None
+            else text_span(str(one.answer), most=MOST_LETTERS)
+        )
+        p, known = one.probs[0][1], found.known[k]
+        rows.append(
+            [f"{k}", said, bar(p, one.interval(one.best)), share(p), "" if known is None else str(known)]
+        )
+    head, right = ["row", "answer", "", "probability", "known"], [True, False, False, True, False]
+    more = len(found) - MOST_POSTERIORS
+    note = el("p", f"… and {plural(more, 'more row')}.", class_="faint") if more > 0 else None
+    of = [" of ", el("b", found.rows[0].name)] if found.rows else []
+    return cell([plural(len(found), "prediction"), *of], table(head, rows, right) if rows else None, note)
 
 
 def prediction(found: Prediction) -> Html:

@@ -31,6 +31,20 @@ def draw_rows(
     budget: float | None, progress: Callable[[Info], None] | None,
 ) -> Posteriors:  # fmt: skip
     """See `Query.draw_rows`."""
+    check_rows(rows)
+    found: list[Posterior] = []
+    valid = [program.validate({**given, **row}, path=f"rows[{k}].") for k, row in enumerate(rows)]
+    bound = BoundRows(program, valid)
+    for k in range(len(valid)):
+        with in_row(k):
+            how: dict[str, Any] = {"seed": seed_of_row(seed, k), "budget": budget}
+            watch = of_row(progress, k, len(valid))
+            found.append(draw(program, bound.target(k), request, n, progress=watch, **how))
+    return Posteriors(tuple(found))
+
+
+def check_rows(rows: Any) -> None:
+    """Raises DataError PLM603 for what is no list of mappings."""
     if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
         help = "give a list of mappings, such as [{…}, {…}], or a data frame"
         raise DataError.of("PLM603", f"rows are a list, not {shown(rows)}", help=help)
@@ -38,21 +52,17 @@ def draw_rows(
         if not hasattr(row, "keys"):
             help = "a row is a mapping from the names of parameters to values"
             raise DataError.of("PLM603", f"a row is {shown(row)}", where=f"rows[{k}]", help=help)
-    found: list[Posterior] = []
-    valid = [program.validate({**given, **row}, path=f"rows[{k}].") for k, row in enumerate(rows)]
-    bound = BoundRows(program, valid)
+
+
+def of_row(progress: Callable[[Info], None] | None, row: int, rows: int) -> Callable[[Info], None] | None:
+    """What takes the progress of one row of several and tells that of all."""
 
     def tell(info: Info) -> None:
-        if progress is not None:
-            done = (len(found) + (info.fraction or 0.0)) / len(valid)
-            note = f"row {len(found)} of {len(valid)}: {info.note}".removesuffix(": ")
-            progress(evolve(info, fraction=done, note=note))
+        assert progress is not None
+        note = f"row {row} of {rows}: {info.note}".removesuffix(": ")
+        progress(evolve(info, fraction=(row + (info.fraction or 0.0)) / rows, note=note))
 
-    for k in range(len(valid)):
-        with in_row(k):
-            own = seed_of_row(seed, k)
-            found.append(draw(program, bound.target(k), request, n, seed=own, budget=budget, progress=tell))
-    return Posteriors(tuple(found))
+    return None if progress is None else tell
 
 
 def in_short(verdict: str) -> str:

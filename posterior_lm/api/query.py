@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from posterior_lm.infer.guide import Guide
     from posterior_lm.lang.typed import CheckedModule
     from posterior_lm.lm.protocol import LanguageModel
-    from posterior_lm.predict import Prediction, Vote
+    from posterior_lm.predict import Prediction, Predictions, Vote
     from posterior_lm.target.prepared import PreparedProgram
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Datum
@@ -108,9 +108,11 @@ class Query(Shown):
     # ------------------------------------------------------------- the verbs of the language
 
     def _add(self, *statements: ast.Statement) -> Query:
-        program = self.module.program
-        body = (*program.body, *statements)
-        return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
+        return self._holding((*self.module.program.body, *statements))
+
+    def _holding(self, body: tuple[ast.Statement, ...]) -> Query:
+        program = attrs.evolve(self.module.program, body=body)
+        return attrs.evolve(self, module=attrs.evolve(self.module, program=program))
 
     def latent(self, name: str, type: str, dist: str) -> Query:
         """`latent name: type ~ dist`."""
@@ -148,9 +150,7 @@ class Query(Shown):
         power = compose.fragment(compose.number(exponent), "expression")
         if block is not None:
             return self._add(ast.Temper(power, self._block(block)))
-        program = self.module.program
-        body = compose.tempered(program.body, power)
-        return attrs.evolve(self, module=attrs.evolve(self.module, program=attrs.evolve(program, body=body)))
+        return self._holding(compose.tempered(self.module.program.body, power))
 
     def plate(self, row: str, table: str, block: Callable[[Query], Query]) -> Query:
         """`plate row in table { … }`."""
@@ -158,8 +158,7 @@ class Query(Shown):
         return self._add(ast.Plate(compose.name(row), over, self._block(block)))
 
     def _block(self, block: Callable[[Query], Query]) -> tuple[ast.Statement, ...]:
-        empty = attrs.evolve(self.module, program=attrs.evolve(self.module.program, body=()))
-        return block(attrs.evolve(self, module=empty)).module.program.body
+        return block(self._holding(())).module.program.body
 
     # ------------------------------------------------------------- composing
 
@@ -304,10 +303,8 @@ class Query(Shown):
         from posterior_lm.api.engine import draw
 
         with watching(progress, "drawing") as watch:
-            return draw(
-                self.prepared, self.target(), self.request, n, seed=seed, budget=budget, guide=guide,
-                progress=watch,
-            )  # fmt: skip
+            how: dict[str, Any] = {"seed": seed, "budget": budget, "guide": guide, "progress": watch}
+            return draw(self.prepared, self.target(), self.request, n, **how)
 
     def draw_rows(
         self, rows: Rows, n: int | None = None, *, seed: int = 0, budget: float | None = None,
@@ -320,10 +317,8 @@ class Query(Shown):
         from posterior_lm.api.posteriors import draw_rows
 
         with watching(progress, "drawing") as watch:
-            return draw_rows(
-                self.prepared, self.request, records(rows), n, given=self.data, seed=seed, budget=budget,
-                progress=watch,
-            )  # fmt: skip
+            how: dict[str, Any] = {"given": self.data, "seed": seed, "budget": budget, "progress": watch}
+            return draw_rows(self.prepared, self.request, records(rows), n, **how)
 
     def fit(
         self, rows: Rows, out: str | Path, /, *, resume: bool = False,
@@ -418,10 +413,21 @@ class Query(Shown):
         from posterior_lm.predict import predict
 
         with watching(progress, "drawing") as watch:
-            return predict(
-                self.prepared, self.request, self.data, name, n, vote=vote, abstain=abstain, seed=seed,
-                budget=budget, progress=watch,
-            )  # fmt: skip
+            how: dict[str, Any] = {"abstain": abstain, "seed": seed, "budget": budget, "progress": watch}
+            return predict(self.prepared, self.request, self.data, name, n, vote=vote, **how)
+
+    def predict_rows(
+        self, rows: Rows, name: str, *, progress: Callable[[Info], None] | None = None, **settings: Any
+    ) -> Predictions:
+        """`predict`, with its settings, for each row of parameters, with a seed of its own as in `plm predict --data`.
+
+        What a column of that name holds is not shown, but `known`. Raises DataError naming the row before any is predicted.
+        """
+        from posterior_lm.predict import predict_rows
+
+        with watching(progress, "drawing") as watch:
+            how = {"given": self.data, "progress": watch, **settings}
+            return predict_rows(self.prepared, self.request, records(rows), name, **how)
 
 
 @frozen(eq=False)
@@ -455,18 +461,14 @@ def program(
     `lm` maps an alias to a model's name, `use` a name to "module:function", `tool` a name
     to what makes it (`'calculator(trigger="=")'`).
     """
-    declarations: list[ast.Declaration] = [
-        ast.LmDecl(compose.name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()
-    ]
-    declarations += [
-        ast.UseDecl(compose.name(alias), ast.Literal(where)) for alias, where in (use or {}).items()
-    ]
-    declarations += [
-        ast.ToolDecl(compose.name(alias), compose.call(made)) for alias, made in (tool or {}).items()
-    ]
+    declarations: tuple[ast.Declaration, ...] = (
+        *(ast.LmDecl(compose.name(alias), ast.Literal(model)) for alias, model in (lm or {}).items()),
+        *(ast.UseDecl(compose.name(alias), ast.Literal(where)) for alias, where in (use or {}).items()),
+        *(ast.ToolDecl(compose.name(alias), compose.call(made)) for alias, made in (tool or {}).items()),
+    )
     parsed = tuple(compose.fragment(p, "parameter") for p in params)
     body = ast.Program(compose.name(name), parsed, ())
-    return Query(ast.Module(tuple(declarations), body, span=NOWHERE))
+    return Query(ast.Module(declarations, body, span=NOWHERE))
 
 
 def load(path: str | Path) -> Query:

@@ -111,7 +111,7 @@ def answer_many(
     known = given_values(graph, texts("--given", given))
     validate_data(graph, known, missing=[p.name for p in graph.params])
     folder, course = folder_named(many.out), Course(watched=True)
-    with showing(course), Lock(folder):
+    with showing(course) as say, Lock(folder):
         remove_asides(folder)
         course.enter("checking rows")
         shards = Shards(folder, _checked(data, graph, known, predicted, course), many.shard_rows)
@@ -126,6 +126,11 @@ def answer_many(
         missing = set(shards.missing())
         stand = _Stand(course, shards.rows, missing, shards)
         if missing:
+            if many.workers > len(missing):
+                say(
+                    f"note: {len(missing)} of {many.workers} workers {'is' if len(missing) == 1 else 'are'} used: {shards.rows:,} rows "
+                    f"in shards of {shards.size} leave no more to do; --shard-rows makes them smaller"
+                )
             course.enter("starting workers")
             crew = _crew(many, Task(command, opening, known, asking))
             try:

@@ -88,8 +88,8 @@ def command(
         program, request = query.prepared, query.request
 
         def drawn(case: Case) -> tuple[object, Callable[[], None]]:
-            target = program.bind_valid(case.valid)
-            with progress("drawing") as watch:
+            with progress("opening models") as watch:
+                target = program.bind_valid(case.valid)
                 posterior = draw(
                     program, target, request, n, seed=case.seed(seed), budget=budget, progress=watch
                 )

@@ -17,9 +17,10 @@ from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
 from posterior_lm.infer.mixture import FLOOR, Mixture, mixture_of
 from posterior_lm.infer.second_look import looked, respelled
+from posterior_lm.infer.server_draws import ServerGuide, cost, without_rows
 from posterior_lm.infer.verdict import FEW, MANY
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
-from posterior_lm.target.target import Target
+from posterior_lm.target.target import LatentInfo, Target
 
 BUDGET_BATCH = 64
 """Draws between two looks at the clock, where there is a budget."""
@@ -163,7 +164,7 @@ def infer(
     An explicit `guide` stands before a `policy`. Under auto a policy proposes together with the
     prior; where more is known to pay than importance sampling, both are tried on this target first. Without a
     policy it lists the values where that costs no more than the draws, and has flatter proposals help where draws
-    lack something. With `look`, draws get a second look (`infer/second_look.py`).
+    lack something. Texts of servers that tell no whole rows are drawn by these. With `look`, draws get a second look (`infer/second_look.py`).
     """
     began = time.monotonic()
     if guide is not None and METHODS[method].needs_policy:
@@ -179,6 +180,16 @@ def infer(
         elif options.get("proposal") == "guide" and chosen.proposes:
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
+    by_server: list[LatentInfo] = []
+    weighs = asked()[-1].name
+    if policy is None and (method == AUTO or name == weighs) and (guide is None or type(guide) is PriorGuide):
+        reads = "prior" if guide is None else guide.reads
+        if by_server := without_rows(target, reads):
+            guide = ServerGuide(target, reads)
+            reason = (
+                reason if name == weighs else f"{weighs}: other methods take whole rows of the vocabulary"
+            )
+            name = weighs
 
     batch = None if budget is None else BUDGET_BATCH
 
@@ -216,7 +227,7 @@ def infer(
     else:
         draws = drawn(name, guide)
     weighed = METHODS[name].evidence and not draws.exact and (guide is None or isinstance(guide, PriorGuide))
-    weighed = weighed or draws.chains is not None
+    weighed = (weighed or draws.chains is not None) and not by_server
     if weighed and (look or alone) and affords(left(), draws):
         if progress is not None:
             progress(Info(False, "a second look"))
@@ -235,6 +246,8 @@ def infer(
                     name, draws, reason = MIXTURE, second, f"{reason}, so wider ones propose too"
                 else:
                     reason = f"{reason}, but drawing from wider ones too is worth less"
+    if by_server:
+        reason = f"{reason}; {cost(target, by_server, draws)}"
     if look:
         draws = respelled(target, draws)
     if not draws.exact and budget is not None and len(draws) < n:

@@ -169,7 +169,8 @@ class Draws:
     `log_prob` (N,) of the proposal (None where draws are listed, not proposed).
     `particles` is there for sequential Monte Carlo, `second_look` where one was taken. `chains` is there for Markov
     chains, whose draws have equal weights and say nothing of the evidence. `decoded` draws
-    are what a decoder says: they have equal weights too, and are no draws from the posterior.
+    are what a decoder says: they have equal weights too, and are no draws from the posterior. `left` draws have
+    left their supports, hold another's values and weigh nothing (`infer/server_draws.py`).
     """
 
     values: Mapping[str, tuple[Value, ...]]
@@ -186,6 +187,7 @@ class Draws:
     decoded: bool = False
     second_look: SecondLook | None = None
     respelled: tuple[Respelled, ...] = ()
+    left: int = 0
 
     def __len__(self) -> int:
         return len(self.log_weights)

@@ -44,6 +44,8 @@ class Proposal:
     values: Mapping[str, tuple[Value, ...]]
     log_prob: np.ndarray
     scores: Mapping[int, np.ndarray] = field(factory=dict)
+    alive: np.ndarray | None = None
+    """(N,) bool where some draws are none of the support: they hold another's values and weigh nothing."""
 
 
 def joined(parts: Sequence[Proposal], names: Sequence[str]) -> Proposal:
@@ -51,7 +53,9 @@ def joined(parts: Sequence[Proposal], names: Sequence[str]) -> Proposal:
     values = {name: tuple(v for part in parts for v in part.values[name]) for name in names}
     known = set.intersection(*(set(part.scores) for part in parts))
     scores = {i: np.concatenate([part.scores[i] for part in parts]) for i in sorted(known)}
-    return Proposal(values, np.concatenate([part.log_prob for part in parts]), scores)
+    alive = [part.alive for part in parts if part.alive is not None]
+    log_prob = np.concatenate([part.log_prob for part in parts])
+    return Proposal(values, log_prob, scores, np.concatenate(alive) if alive else None)
 
 
 class Guide(Protocol):

@@ -80,7 +80,10 @@ class Importance:
             state = self._propose(rng, state, n - state.drawn)
         whole = joined(state.proposals, state.target.names)
         weights, log_reward = log_weights(state.target, whole.values, whole.log_prob, whole.scores)
-        return Draws(whole.values, weights, log_reward, self.name, whole.log_prob)
+        alive = np.ones(len(weights), dtype=bool) if whole.alive is None else whole.alive
+        weights = np.where(alive, weights, -np.inf)
+        left = int(np.count_nonzero(~alive))
+        return Draws(whole.values, weights, log_reward, self.name, whole.log_prob, left=left)
 
 
 class _Importance(Backend):

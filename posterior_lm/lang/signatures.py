@@ -179,6 +179,8 @@ LMS: dict[str, Constructor] = {
             "model": OptionType(kind="nonempty", about="which of its models, where it has several"),
             "tokenizer": OptionType(kind="nonempty",
                                     about="a folder or a name; that of the model, where none is named"),
+            "policy": OptionType(kind="nonempty",
+                                 about="by which of its names the adapter of a policy's folder is served"),
         }, "a model of a server that scores prompts: vLLM, SGLang or plm serve"),
         Constructor("masked", (("name", "text"),), {
             "revision": OptionType(kind="nonempty"),

@@ -251,6 +251,36 @@ def same_tokens(own: Tokenizer, other: Tokenizer) -> bool:
     return len(theirs) >= len(mine) and all(a is None or a == b for a, b in zip(mine, theirs, strict=False))
 
 
+@frozen
+class Drawn:
+    """A token that a model drew, and the likeliest at its place with their log-probs: none, or always equally many."""
+
+    token: int
+    log_prob: float
+    likeliest: Mapping[int, float]
+
+
+class DrawingModel(LanguageModel, Protocol):
+    """A model that draws by itself, where it may not tell the log-probs of all next tokens; one without these members tells them."""
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether a rollout of it has its `log_probs`."""
+        ...
+
+    @property
+    def told(self) -> int:
+        """How many likeliest tokens it tells of at each place that it draws."""
+        ...
+
+    def sample(
+        self, asked: Sequence[tuple[tuple[int, ...], int]], tokens: int, rng: np.random.Generator
+    ) -> list[list[list[Drawn]]]:
+        """For each sequence as many continuations as are asked for, drawn at temperature 1: of at least one token and at
+        most `tokens`, fewer where end-of-text, the last one then, was drawn."""
+        ...
+
+
 def threads_of(models: Mapping[str, LanguageModel]) -> dict[str, dict[str, int]]:
     """By alias, how many threads a model was computed with, phase by phase; without those that state none."""
     found = {alias: getattr(model, "threads", None) for alias, model in models.items()}

@@ -139,11 +139,11 @@ def find_folder(
     return folder, folder.name
 
 
-def _missing(spec: str, looked: str, help: str | None = None) -> ModelError:
+def _missing(spec: str, looked: str, help: str | None = None, *, what: str = "model") -> ModelError:
     near = nearest(spec, ("tiny", *PACKAGED))
     return ModelError.of(
         "PLM510",
-        f"the model {spec!r} was not found: {looked}",
+        f"the {what} {spec!r} was not found: {looked}",
         help=help
         or (f"did you mean the packaged model {near!r}?" if near else None)
         or f"to go on offline, run `hf download {spec.split('@')[0]} --local-dir FOLDER` with "
@@ -202,11 +202,13 @@ def load_model(
     adapter: str | Path | None = None,
     model: str | None = None,
     tokenizer: str | None = None,
+    policy: str | None = None,
 ) -> LanguageModel:
     """The model that `spec` names; `ModelError` PLM510 to PLM519, of a server PLM560 to PLM564.
 
     `kind` "tabular", "transformers" or "server" says which it is, whatever its name looks
-    like. `model` and `tokenizer` are of servers: which of their models, and what has its tokenizer. The other options are for transformers models only; a table refuses them. `dtype` is by
+    like. `model`, `tokenizer` and `policy` are of servers: which of their models, what has its tokenizer, and which of their
+    models is that with the adapter of a policy. The other options are for transformers models only; a table refuses them. `dtype` is by
     default what the weights are stored in, `device` the first GPU, else the CPU; `quantize` is "8bit" or
     "4bit"; `adapter` a folder with a LoRA adapter to apply, relative to `base_dir`.
     """
@@ -214,8 +216,9 @@ def load_model(
     options: dict[str, Any] = {"dtype": dtype, "device": device, "quantize": quantize, "adapter": adapter}
     if location.kind == "server":
         _leave_out(f"the server {spec}", {"revision": revision, **options})
-        return _load_server(spec, model, tokenizer, base_dir)
-    _leave_out(f"{spec}, which is no server,", {"model": model, "tokenizer": tokenizer})
+        return _load_server(spec, model, tokenizer, policy, base_dir)
+    of_servers = {"model": model, "tokenizer": tokenizer, "policy": policy}
+    _leave_out(f"{spec}, which is no server,", of_servers)
     if location.kind == "tabular" and location.path is not None:
         from posterior_lm.lm.tabular import TabularModel
 
@@ -273,19 +276,20 @@ def _leave_out(what: str, options: Mapping[str, object]) -> None:
 
 
 def _load_server(
-    url: str, model: str | None, tokenizer: str | None, base_dir: str | Path | None
+    url: str, model: str | None, tokenizer: str | None, policy: str | None, base_dir: str | Path | None
 ) -> LanguageModel:
     """The model of a server; its tokenizer is that of the model of its name, where no other is named."""
     from posterior_lm.lm.served import serve
 
-    return serve(url, model, lambda name: _find_tokenizer(tokenizer or name, base_dir))
+    return serve(url, model, lambda name: _find_tokenizer(tokenizer or name, base_dir), policy=policy)
 
 
 def _find_tokenizer(spec: str, base_dir: str | Path | None) -> Tokenizer:
     """The tokenizer of a model, without its weights where they are apart. Raises PLM510 to PLM514."""
     location = resolve(spec, base_dir)
+    help = "name a folder that holds tokenizer.json: tokenizer=…"
     if location.kind == "server":
-        raise _missing(spec, "an address is no tokenizer", _FORMS)
+        raise _missing(spec, "an address is none", help, what="tokenizer")
     if location.kind == "gguf":
         return load_model(spec, base_dir=base_dir).tokenizer
     if location.path is not None or not _HUB_NAME.fullmatch(spec):
@@ -297,7 +301,7 @@ def _find_tokenizer(spec: str, base_dir: str | Path | None) -> Tokenizer:
         folder = _snapshot(spec, None, offline=False, wanted=_OF_TOKENIZER)
     if folder is None:
         raise _missing(
-            spec, "no tokenizer of this name", "name a folder that holds tokenizer.json: tokenizer=…"
+            spec, "no folder with one, nor a model on the hub, has this name", help, what="tokenizer"
         )
     from posterior_lm.lm.tokenizers import load_tokenizer
 

@@ -2,7 +2,8 @@
 
 Token ids go out and come back: a text that is cut into tokens again elsewhere drifts. `serve` probes a server before
 it is used, since some score nothing, or another model, and say nothing of it. Log-probs of prompts take no whole rows of
-the vocabulary; what draws inside a support does (`open`), and asks for a row for every sequence and token.
+the vocabulary; what draws inside a support does (`open`), and asks for a row for every sequence and token. Where a server
+tells the likeliest tokens alone, there is what its own sampler draws (`sample`).
 """
 
 from __future__ import annotations
@@ -11,37 +12,43 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.lang.diagnostics import ModelError, meant
 from posterior_lm.lm.notices import notice
-from posterior_lm.lm.protocol import ModelIdentity, Request, Scores, Tokenizer, unpack_branches
+from posterior_lm.lm.protocol import Drawn, ModelIdentity, Request, Scores, Tokenizer, unpack_branches
 from posterior_lm.lm.score_cache import ScoreCache
 from posterior_lm.lm.served_http import TIMEOUT, Endpoint, RefusedRequest
 
 Ids = tuple[int, ...]
 NEVER = -9999.0
 """What servers write for −∞."""
-SCORED_AT_ONCE, DRAWN_AT_ONCE = 64, 16
-"""Prompts of one request: of scores, and of rows of the vocabulary."""
+SCORED_AT_ONCE, DRAWN_AT_ONCE, TEXTS_AT_ONCE = 64, 16, 64
+"""Prompts of one request: of scores, and of rows of the vocabulary; and texts that it draws after one prompt."""
+LIKELIEST = (20, 5, 0)
+"""Tokens that a server is asked to tell of where it draws, till it does: as many as vLLM tells, as OpenAI, or none."""
+PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Draws from the model as it is; vLLM else does what the model's folder says of sampling."""
 NOISE, WORST = 0.2, 0.75
 """Nats by which log-probs may move with the batch that they are computed in, on average and each of them. Engines move by
 0.05, and bfloat16, whose logits near 20 have steps of 0.125, moves an unlikely token by 0.25."""
 SPARE = 2
 """Places of the window that a request for scores takes: end-of-text, and the token that some draw all the same."""
 ROWS_HELP = (
-    "start vLLM with --max-logprobs -1 --logprobs-mode raw_logprobs, or serve the model with plm serve"
+    "start vLLM with --max-logprobs -1 --logprobs-mode raw_logprobs, serve the model with plm serve, "
+    "or use the method importance, for which the server draws texts itself"
 )
 
 
 @frozen(eq=False, slots=False)
 class ServedModel:
-    """A model of a server. `told` is what the server says of it; `ends` whether other tokens are scored at a place, `echo`
-    whether prompts are scored by echoing them."""
+    """A model of a server. `ends` says whether other tokens are scored at a place, `echo` whether prompts are scored by echoing
+    them; `weights` is the digest that the server tells of the model itself, and `policy` its name with an adapter."""
 
     endpoint: Endpoint = field(repr=False)
     model: str
@@ -52,6 +59,21 @@ class ServedModel:
     ends: bool = True
     cache: ScoreCache | None = field(default=None, repr=False)
     packed: bool = False
+    weights: str | None = None
+    policy: str | None = None
+
+    def adapted(self) -> ServedModel:
+        """The same with the adapter of a policy, which draws and scores nothing that is kept.
+
+        Raises ModelError PLM516 where no policy of the server was named.
+        """
+        if self.policy is None:
+            help = "name the model that has its adapter on the server, as --lm NAME=http://…,policy=ADAPTER"
+            raise ModelError.of(
+                "PLM516", f"{self.identity.name} has no weights to put a policy's adapter on", help=help
+            )
+        name = f"{self.policy} on {self.endpoint.url}"
+        return evolve(self, model=self.policy, cache=None, identity=evolve(self.identity, name=name))
 
     # ------------------------------------------------------------- scores
 
@@ -182,7 +204,11 @@ class ServedModel:
             for chunk in chunks
         ]  # fmt: skip
         rows = []
-        for chunk, answer in zip(chunks, self.endpoint.post_all("/completions", bodies), strict=True):
+        try:
+            answers = self.endpoint.post_all("/completions", bodies)
+        except RefusedRequest as refused:  # vLLM has a limit, and says so
+            self.without_rows(refused.diagnostics[0].message)
+        for chunk, answer in zip(chunks, answers, strict=True):
             rows += [self._whole(choice) for choice in choices(self.endpoint, answer, len(chunk))]
         place = {ids: i for i, ids in enumerate(distinct)}
         return np.stack(rows)[[place[ids] for ids in sequences]] if rows else np.empty((0, size), np.float32)
@@ -203,7 +229,8 @@ class ServedModel:
             values = [told.get(name, math.nan) for name in names]
             row = np.array([v if isinstance(v, int | float) else math.nan for v in values], dtype=np.float32)
             if known := int(np.isnan(row).sum()):
-                self.without_rows(size - known)
+                said = f"the server {self.endpoint.url} tells the log-probs of {size - known} next tokens of {size}"
+                self.without_rows(said)
         if len(row) != size or np.isnan(row).any():
             self.endpoint.wrong("the row of the vocabulary that it answers with is not whole")
         row = np.where(row <= NEVER, np.float32(-np.inf), row)
@@ -214,14 +241,83 @@ class ServedModel:
             )
         return row
 
-    def without_rows(self, known: int) -> None:
+    def without_rows(self, why: str) -> NoReturn:
         """Raises ModelError PLM564."""
-        raise ModelError.of(
-            "PLM564",
-            f"the server {self.endpoint.url} gives the log-probs of {known} next tokens, and drawing inside a support takes "
-            f"all {self.tokenizer.vocabulary_size}",
-            help=ROWS_HELP,
-        )
+        raise ModelError.of("PLM564", f"{why}, and drawing inside a type takes all of them", help=ROWS_HELP)
+
+    # ------------------------------------------------------------- what its own sampler draws
+
+    @cached_property
+    def whole_rows(self) -> bool:
+        """See `DrawingModel`; found out when it is first asked."""
+        try:
+            self.next_rows(_probe_prompts(self.tokenizer)[:1])
+        except ModelError as problem:
+            if problem.diagnostics[0].code != "PLM564":
+                raise
+            return False
+        return True
+
+    @cached_property
+    def told(self) -> int:
+        """See `DrawingModel`: the most that the server takes of `LIKELIEST`, and no more than it then tells."""
+        for k in LIKELIEST:
+            body = self._drawing_body(_probe_prompts(self.tokenizer)[0], 1, 1, k) | {"temperature": 0.0}
+            with suppress(RefusedRequest):
+                choice = choices(self.endpoint, self.endpoint.post("/completions", body), 1)[0]
+                # The likeliest of all is drawn, so no other stands beside those that are told.
+                return max((len(place.likeliest) for place in self._places(choice, k)), default=0)
+        return 0
+
+    def sample(
+        self, asked: Sequence[tuple[Ids, int]], tokens: int, rng: np.random.Generator
+    ) -> list[list[list[Drawn]]]:
+        """See `DrawingModel`. A request has one prompt and a seed of its own, since servers may use one for each of several prompts."""
+        parts = [(ids, min(TEXTS_AT_ONCE, n - k)) for ids, n in asked for k in range(0, n, TEXTS_AT_ONCE)]
+        bodies = []
+        for ids, n in parts:
+            self._check_length((*ids, 0))
+            room = tokens if self.max_length is None else min(tokens, self.max_length - len(ids))
+            body = self._drawing_body(ids, n, room, self.told)
+            bodies.append(body | {"seed": int(rng.integers(2**31))})
+        texts: list[list[Drawn]] = []
+        answers = self.endpoint.post_all("/completions", bodies)
+        for (_, n), body, answer in zip(parts, bodies, answers, strict=True):
+            for choice in choices(self.endpoint, answer, n):
+                text = self._places(choice, self.told)
+                if any(len(place.likeliest) != self.told for place in text):
+                    self.endpoint.wrong(f"of the {self.told} likeliest tokens it does not always tell")
+                if len(text) < body["max_tokens"] and (
+                    not text or text[-1].token not in self.tokenizer.eos_ids
+                ):
+                    self.endpoint.wrong("it does not tell the log-prob of the end-of-text that it draws")
+                texts.append(text)
+        given = iter(texts)
+        return [[next(given) for _ in range(n)] for _, n in asked]
+
+    def _drawing_body(self, ids: Ids, n: int, tokens: int, k: int) -> dict[str, Any]:
+        return {
+            "model": self.model, "prompt": [list(ids)], "n": n, "max_tokens": tokens, "logprobs": k,
+            "return_tokens_as_token_ids": True, **PLAIN,
+        }  # fmt: skip
+
+    def _places(self, choice: dict[str, Any], k: int) -> list[Drawn]:
+        """What was drawn at each place; of the likeliest the first k, whether the drawn one is among them or not."""
+        told = choice.get("logprobs")
+        told = told if isinstance(told, dict) else {}
+        parts = [told.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs")]
+        tokens, log_probs, likeliest = (part if isinstance(part, list) else [] for part in parts)
+        likeliest = likeliest or [{}] * len(tokens)
+        if len({len(tokens), len(log_probs), len(likeliest)}) > 1 or any(map(_no_id, tokens)):
+            self.endpoint.wrong("it does not name the tokens that it draws")
+        found = []
+        for token, value, others in zip(map(_id, tokens), log_probs, likeliest, strict=True):
+            named = others.items() if isinstance(others, dict) else ()
+            row = {_id(name): self._log_prob(p) for name, p in named if not _no_id(name)}
+            # The drawn one stands beside the k where it is none of them.
+            first = sorted(row, key=lambda i: (-row[i], i == token))[:k]
+            found.append(Drawn(token, self._log_prob(value), {i: row[i] for i in first}))
+        return found
 
 
 @frozen(eq=False, slots=False)
@@ -255,8 +351,9 @@ def choices(endpoint: Endpoint, answer: dict[str, Any], n: int) -> list[dict[str
 
 
 def serve(
-    url: str, model: str | None, tokenizer_of: Callable[[str], Tokenizer], *, timeout: float = TIMEOUT
-) -> ServedModel:
+    url: str, model: str | None, tokenizer_of: Callable[[str], Tokenizer], *, policy: str | None = None,
+    timeout: float = TIMEOUT,
+) -> ServedModel:  # fmt: skip
     """The model of a server, once it has shown that it scores every place of a prompt as it draws.
 
     `tokenizer_of` gives the tokenizer of a model by the name that the server has for it.
@@ -266,6 +363,8 @@ def serve(
     """
     endpoint = Endpoint.of(url, timeout)
     told = _model_told(endpoint, model)
+    if policy is not None:
+        _model_told(endpoint, policy)
     name = str(told["id"])
     tokenizer = tokenizer_of(name)
     digest = told.get("tokenizer")
@@ -282,7 +381,8 @@ def serve(
         dtype=str(told.get("dtype", "unknown")),
     )
     length = window - SPARE if isinstance(window, int) and window > SPARE else None
-    found = ServedModel(endpoint, name, tokenizer, identity, length)
+    weights = told["digest"] if isinstance(told.get("digest"), str) else None
+    found = ServedModel(endpoint, name, tokenizer, identity, length, weights=weights, policy=policy)
     found, probe = _probed(found)
     return evolve(found, cache=ScoreCache.of(identity.digest, probe))
 
@@ -317,19 +417,22 @@ def _probed(model: ServedModel) -> tuple[ServedModel, np.ndarray]:
         "return_tokens_as_token_ids": True, "return_token_ids": True,
     })  # fmt: skip
     choice = choices(model.endpoint, drawn, 1)[0]
-    token, log_prob = _first_drawn(choice)
+    told = choice.get("logprobs")
+    told = told if isinstance(told, dict) else {}
+    [name], [log_prob] = ((told.get(field) or [None])[:1] for field in ("tokens", "token_logprobs"))
     alone = {p: model._scored([(p, 1)])[p, 1] for p in prompts}
     together = model._scored([(p, 1) for p in prompts])
     for p in prompts:
         if not _close(alone[p], together[p, 1]):
             _unfit(model, "prompts that are scored together get other log-probs than each by itself")
-    if token is None:
+    if _no_id(name):
         notice(
             f"the server {model.endpoint.url} does not name the tokens that it draws, so its scores are not held against them"
         )
     else:
-        longer = (*prompts[0][:-1], token)
+        longer = (*prompts[0][:-1], _id(name))
         value = model._scored([(longer, 1)])[longer, 1][len(longer) - 2]
+        log_prob = math.nan if log_prob is None else float(log_prob)
         if not _close(value, log_prob):
             _unfit(model, f"a token that it draws with log-prob {log_prob:.3f} it scores with {value:.3f}")
     return model, alone[prompts[0]][: len(prompts[0]) - 1]
@@ -366,14 +469,13 @@ def _unfit(model: ServedModel, why: str) -> None:
     )
 
 
-def _first_drawn(choice: dict[str, Any]) -> tuple[int | None, float]:
-    logprobs = choice.get("logprobs")
-    names = (logprobs or {}).get("tokens") or [None]
-    values = (logprobs or {}).get("token_logprobs") or [math.nan]
-    name, value = names[0], values[0]
-    if isinstance(name, str) and name.startswith("token_id:") and name[9:].isdigit():
-        return int(name[9:]), float(value)
-    return None, math.nan
+def _no_id(name: object) -> bool:
+    return not (isinstance(name, str) and name.startswith("token_id:") and name[9:].isdigit())
+
+
+def _id(name: str) -> int:
+    """The token of a name like `token_id:5`."""
+    return int(name[9:])
 
 
 def _close(a: np.ndarray | float, b: np.ndarray | float) -> bool:

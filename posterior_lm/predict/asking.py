@@ -18,18 +18,19 @@ from attrs import evolve
 
 from posterior_lm.api.engine import draw
 from posterior_lm.api.posterior import Estimate, Posterior
+from posterior_lm.api.posteriors import check_rows, of_row
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.infer.methods import METHODS
-from posterior_lm.infer.request import Request
+from posterior_lm.infer.request import Request, seed_of_row
 from posterior_lm.infer.verdict import level
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import DataError, InferenceError, either, meant
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws, entropy, intervals, marginal, nothing_possible
 from posterior_lm.predict.open_answers import by_drawn_answers
-from posterior_lm.predict.prediction import Datum, Prediction, Vote
+from posterior_lm.predict.prediction import Datum, Prediction, Predictions, Vote
 from posterior_lm.predict.terms import read_by_prior, readers
-from posterior_lm.target.prepared import Data, PreparedProgram
+from posterior_lm.target.prepared import Data, PreparedProgram, in_row
 
 if TYPE_CHECKING:
     from posterior_lm.infer.base import Info
@@ -62,6 +63,26 @@ def predict(
         program, request, given, name, n, vote, {"seed": seed, "budget": budget, "progress": progress}
     )
     return evolve(found, abstain=abstain)
+
+
+def predict_rows(
+    program: PreparedProgram, request: Request, rows: Any, name: str, *, given: Data, n: int | None = None,
+    vote: Vote = "soft", abstain: float | None = None, seed: int = 0, budget: float | None = None,
+    progress: Callable[[Info], None] | None = None,
+) -> Predictions:  # fmt: skip
+    """See `Query.predict_rows`."""
+    check_rows(rows)
+    for k, row in enumerate(rows):
+        own = row if program.graph.param(name) is not None else {p: x for p, x in row.items() if p != name}
+        program.validate({**given, **own}, path=f"rows[{k}].", missing=[name])
+    found = []
+    for k, row in enumerate(rows):
+        data = {**given, **{p: x for p, x in row.items() if p != name}}
+        watch = of_row(progress, k, len(rows))
+        how: dict[str, Any] = {"seed": seed_of_row(seed, k), "budget": budget, "progress": watch}
+        with in_row(k):
+            found.append(predict(program, request, data, name, n, vote=vote, abstain=abstain, **how))
+    return Predictions(tuple(found), tuple(row.get(name) for row in rows))
 
 
 def _check_abstain(abstain: float, vote: Vote) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from attrs import field, frozen
 
 from posterior_lm.api.posterior import Estimate, Posterior
-from posterior_lm.api.tables import frame
+from posterior_lm.api.posteriors import MOST_LINES
+from posterior_lm.api.tables import dataset, frame
 from posterior_lm.infer.verdict import level
 from posterior_lm.lang.diagnostics import shown
 from posterior_lm.lang.values import number_text
@@ -17,6 +18,7 @@ from posterior_lm.shown import Shown
 from posterior_lm.target.values import Datum
 
 if TYPE_CHECKING:
+    import datasets
     import pandas
     from matplotlib.axes import Axes
 
@@ -157,3 +159,51 @@ class Prediction(Shown):
         se = None if found is None or not math.isfinite(found.se) else found.se
         low, high = (None, None) if found is None else (found.low, found.high)
         return {"value": value, "prob": p, "se": se, "low": low, "high": high}
+
+
+@frozen(eq=False)
+class Predictions(Shown, Sequence[Prediction]):
+    """The prediction of each row of data, in their order; `known` is what the rows themselves hold, None where nothing.
+
+    `reliability(found, found.known)` holds the ones against the others.
+    """
+
+    rows: tuple[Prediction, ...]
+    known: tuple[Datum | None, ...]
+
+    @overload
+    def __getitem__(self, item: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, item: slice) -> Predictions: ...
+    def __getitem__(self, item: int | slice) -> Prediction | Predictions:
+        return Predictions(self.rows[item], self.known[item]) if isinstance(item, slice) else self.rows[item]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.rows)
+
+    def __repr__(self) -> str:
+        of = f" of {self.rows[0].name}" if self.rows else ""
+        lines = []
+        for k, one in enumerate(self.rows[:MOST_LINES]):
+            said = "no answer" if one.answer is None else shown(one.answer)
+            known = "" if self.known[k] is None else f", known {shown(self.known[k])}"
+            lines.append(f"  row {k}: {said}, probability {number_text(one.probs[0][1], 4)}{known}")
+        more = [f"  … and {len(self) - MOST_LINES:,} more"] if len(self) > MOST_LINES else []
+        return "\n".join([f"<Predictions{of}: {len(self):,} row{'s' * (len(self) != 1)}>", *lines, *more])
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One entry per row: `answer`, `prob`, `se`, `low` and `high` of its likeliest value, and what is `known`."""
+        best = [one._row(*one.probs[0]) for one in self.rows]
+        numbers = {name: [row[name] for row in best] for name in ("prob", "se", "low", "high")}
+        return {"answer": [one.answer for one in self.rows], **numbers, "known": list(self.known)}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`columns` as a data frame. Raises DataError PLM732 without pandas."""
+        return frame(self.columns())
+
+    def to_datasets(self) -> datasets.Dataset:
+        """`columns` as a dataset of Hugging Face. Raises DataError PLM732 without `datasets`."""
+        return dataset(self.columns())

@@ -222,6 +222,8 @@ def _token(token: Token) -> Html:
 
 # ---- what is read token by token
 
+END_OF_TEXT = "end of text"
+"""What stands for it where it is scored."""
 MOST_TEXTS = 12
 """Texts of one draw that are shown: a plate over many rows has as many."""
 
@@ -303,7 +305,7 @@ def _score(target: Target, plan: ScorePlan, values: Values, n: int) -> list[tupl
             for pair in zip(_texts(model.tokenizer, one.text), map(float, score.tokens), strict=True)
         ]
         if plan.ends:
-            tokens.append(Token("end of text", float(score.eos[len(one.text)])))
+            tokens.append(Token(END_OF_TEXT, float(score.eos[len(one.text)])))
         found.append(tuple(tokens))
     return found
 

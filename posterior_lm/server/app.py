@@ -170,7 +170,7 @@ def application(
     async def listed(request: Request) -> Response:
         data = [
             {"id": name, "object": "model", "owned_by": "posterior_lm", "max_model_len": model.max_length,
-             "digest": model.identity.digest, "tokenizer": model.tokenizer.digest,
+             "digest": model.identity.digest, "dtype": model.identity.dtype, "tokenizer": model.tokenizer.digest,
              "vocabulary_size": model.tokenizer.vocabulary_size}
             for name, model in models.items()
         ]  # fmt: skip

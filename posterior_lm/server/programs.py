@@ -6,13 +6,14 @@ They see the models that are served and nothing else of the machine: no files, t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import attrs
 from attrs import field, frozen
 
 from posterior_lm.api.engine import draw, score
+from posterior_lm.api.posterior import Posterior
 from posterior_lm.api.query import Query, loads
 from posterior_lm.graph.named_files import FILE_OPTIONS
 from posterior_lm.infer.base import Info
@@ -34,11 +35,13 @@ from posterior_lm.lang.diagnostics import (
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 from posterior_lm.lm.protocol import LanguageModel
+from posterior_lm.report.facts import END_OF_TEXT, SHOWN, heaviest, read_tokens, shade
 from posterior_lm.report.graph_svg import graph_svg
 from posterior_lm.report.picture import picture
-from posterior_lm.storage import Stored, structured
+from posterior_lm.storage import Stored, plain, structured
+from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data
-from posterior_lm.target.values import Datum
+from posterior_lm.target.values import Datum, take
 
 Models = Mapping[str, LanguageModel]
 Check = Callable[[Source], list[Diagnostic]]
@@ -143,7 +146,7 @@ _Whole = Annotated[int, Stored(low=1, high=MOST)]
 class Asked:
     """A request for posteriors, one for each row of parameters; `budget` is in seconds, for each row.
 
-    `name` and `vote` are those of a prediction, `values` the latents of a score.
+    `name` and `vote` are those of a prediction, `values` the latents of a score. With `tokens` the first draws are told token by token.
     """
 
     program: str
@@ -158,6 +161,7 @@ class Asked:
     vote: str = "soft"
     values: Mapping[str, Datum] = field(factory=dict)
     stream: bool = False
+    tokens: bool = False
 
 
 def ask(body: object, served: Models, longest: float) -> tuple[Asked, Query]:
@@ -236,10 +240,42 @@ def _answer(
     }  # fmt: skip
     if asked.action == "predict":
         assert asked.name is not None
-        return query.given(data).predict(asked.name, vote=asked.vote, **how).to_json()  # type: ignore[arg-type]
+        found = query.given(data).predict(asked.name, vote=asked.vote, **how)  # type: ignore[arg-type]
+        return _named_as_served(found.to_json(), query)
     program = query.prepared
     target = program.bind_valid(validate_data(program.graph, data, path=f"rows[{row}]."))
     if asked.action == "score":
-        return score(target, asked.values).to_json()
+        return _named_as_served(score(target, asked.values).to_json(), query)
     posterior = draw(program, target, query.request, **how)
-    return {**posterior.to_json(), "verdict": posterior.verdict}
+    drawn = _named_as_served(posterior.to_json(), query)
+    if asked.tokens:
+        _add_tokens(drawn["draws"], target, posterior)
+    return {**drawn, "verdict": posterior.verdict}
+
+
+def _add_tokens(draws: Sequence[dict[str, Any]], target: Target, posterior: Posterior) -> None:
+    """To the first draws the `tokens` of their texts as their own distributions score them: text, log-prob and shade of each."""
+    columns = posterior.draws.values
+    first: dict[tuple[object, ...], int] = {}
+    for found in heaviest(posterior):
+        first.setdefault(tuple(column[found.draw].datum for column in columns.values()), found.draw)
+    listed = enumerate(posterior.merged()[:SHOWN])  # as the draws stand in their JSON
+    places = {k: first.get(tuple(one.values.values())) for k, one in listed}
+    heavy = {k: d for k, d in places.items() if d is not None}
+    readings = read_tokens(target, take(columns, [*heavy.values()]), len(heavy))
+    for k, texts in zip(heavy, readings, strict=True):
+        told = draws[k]["tokens"] = {}
+        own = [one for one in texts if target.statements[one.term].keyword == "latent"]
+        for name, value in draws[k]["values"].items():
+            for one in own:
+                last = len(one.tokens) - (one.tokens[-1].text == END_OF_TEXT)
+                if "".join(token.text for token in one.tokens[:last]) == value:
+                    told[name] = [[t.text, plain(t.log_prob), shade(t.log_prob)] for t in one.tokens]
+
+
+def _named_as_served(result: dict[str, Any], query: Query) -> dict[str, Any]:
+    """Models by the names that they are served by: their own may be folders of this machine."""
+    for declared in query.module.declarations:
+        if isinstance(declared, ast.LmDecl) and declared.name.id in result.get("lm", {}):
+            result["lm"][declared.name.id]["name"] = declared.model.value  # type: ignore[union-attr]
+    return result

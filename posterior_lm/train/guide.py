@@ -9,7 +9,7 @@ at everything that its value has to fit. One for many programs reads which one i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from posterior_lm.infer.schedule import prior_of
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.outline import outline
 from posterior_lm.lm.hf.transformers import TransformersModel
+from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, Turn, is_chat, join
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values, count
-from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.observable import observed_scores
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
@@ -198,6 +198,14 @@ def _stripped(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 # ------------------------------------------------------------------------------- how it draws
 
 
+class Adapting(Protocol):
+    """What a guide asks of an `Adapter`, or of one that a server has."""
+
+    reads: Reads
+
+    def model(self) -> LanguageModel: ...
+
+
 @frozen(eq=False)
 class PolicyGuide(PriorGuide):
     """Draws from an adapter under the supports of a target; latents without a reading keep their prior.
@@ -205,13 +213,13 @@ class PolicyGuide(PriorGuide):
     `exponent` below 1 flattens every step, above 1 sharpens it; 1 is the policy itself.
     """
 
-    model: TransformersModel = field(kw_only=True)
-    """The adapted model, as `Adapter.model` gives it."""
+    model: LanguageModel = field(kw_only=True)
+    """The adapted model, as `Adapter.model` gives it, or one of a server."""
     readings: Mapping[str, Reading] = field(kw_only=True)
     exponent: float = field(kw_only=True, default=1.0)
 
     @classmethod
-    def of(cls, target: Target, adapter: Adapter, *, exponent: float = 1.0) -> PolicyGuide:
+    def of(cls, target: Target, adapter: Adapting, *, exponent: float = 1.0) -> PolicyGuide:
         readings = readings_of(target, adapter.reads)
         return cls(target, model=adapter.model(), readings=readings, exponent=exponent)
 
@@ -250,6 +258,7 @@ class PolicyGuide(PriorGuide):
         return total
 
     def _inside(self, values: Values, n: int) -> np.ndarray:
+        assert isinstance(self.model, TransformersModel)
         total = np.zeros(n)
         for info, paths in paths_of(self.target, self.readings, values, n):
             if paths is None:

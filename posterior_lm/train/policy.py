@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.infer.base import UNSEEN, Offer
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import LanguageModel, ModelIdentity, threads_of
+from posterior_lm.lm.served import ServedModel
 from posterior_lm.storage import object_of, read_bytes, refusing, structured, together
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
@@ -181,7 +182,8 @@ def guide_digest(graph: RewardGraph) -> str:
 
 def other_digests(models: Mapping[str, LanguageModel], lm: str) -> tuple[str, ...]:
     """Digests of all models but the adapted one, sorted: aliases do not matter."""
-    return tuple(sorted(model.identity.digest for alias, model in models.items() if alias != lm))
+    others = (model for alias, model in models.items() if alias != lm)
+    return tuple(sorted(_weights(model) or model.identity.digest for model in others))
 
 
 def template_digests(program: PreparedProgram) -> tuple[str, ...]:
@@ -241,13 +243,14 @@ class Policy:
 
     folder: Path
     manifest: Manifest
-    adapter: Adapter
+    adapter: Adapter | ServedAdapter
 
     def guide(self, target: Target) -> PolicyGuide:
         """The policy as a proposal for a bound program. Raises DataError PLM625 where its guides read another model."""
         guide = PolicyGuide.of(target, self.adapter)
-        read = target.models[next(iter(guide.readings.values())).lm].identity
-        if read.digest != self.manifest.identity.digest:
+        model = target.models[next(iter(guide.readings.values())).lm]
+        read = model.identity
+        if _weights(model) not in (None, self.manifest.identity.digest):
             raise DataError.of(
                 "PLM625",
                 f"the policy in {self.folder} is of another model",
@@ -314,8 +317,22 @@ def load_policy(folder: Path, program: PreparedProgram) -> Policy:
     return _loaded(folder, manifest, program.models[alias])
 
 
+@define(eq=False)
+class ServedAdapter:
+    """What a guide asks of an `Adapter`, of one that a server has."""
+
+    base: ServedModel
+    reads: Reads = "observed"
+
+    def model(self) -> ServedModel:
+        return self.base.adapted()
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+
 def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
-    adapter = Adapter.load(model, folder)
+    adapter = ServedAdapter(model) if isinstance(model, ServedModel) else Adapter.load(model, folder)
     adapter.reads = reads_of(manifest)
     return Policy(folder, manifest, adapter)
 
@@ -406,7 +423,7 @@ def _differences(manifest: Manifest, program: PreparedProgram) -> tuple[str, lis
         )
     if manifest.guide != guide_digest(graph):
         notes.append("what the guides read: a `guide` statement was added, removed or changed")
-    fitting = [a for a, m in models.items() if m.identity.digest == manifest.identity.digest]
+    fitting = [a for a, m in models.items() if _weights(m) in (None, manifest.identity.digest)]
     if not fitting:
         here = ", ".join(f"{m.identity.name} ({m.identity.digest[:12]})" for m in models.values())
         own = f"{manifest.identity.name} ({manifest.identity.digest[:12]})"
@@ -421,6 +438,13 @@ def _differences(manifest: Manifest, program: PreparedProgram) -> tuple[str, lis
     if manifest.templates != template_digests(program):
         notes.append("the model: its chat template is another one")
     return chosen, notes
+
+
+def _weights(model: LanguageModel) -> str | None:
+    """The digest of a model's weights; None where a server does not tell, and names a policy that it has for them."""
+    if isinstance(model, ServedModel) and (model.weights is not None or model.policy is not None):
+        return model.weights
+    return model.identity.digest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -84,6 +84,21 @@ def test_a_program_is_mended_run_and_shared(page: sync_api.Page) -> None:
     assert page.input_value("#program") == COIN and page.input_value("#rows") == ""
 
 
+def test_texts_are_coloured_token_by_token(page: sync_api.Page) -> None:
+    page.fill("#n", "20")
+    run(page)
+    first = page.locator(".bars li").first
+    tokens = first.locator(".text .tok")
+    assert tokens.count() > 2 and "".join(tokens.all_inner_texts()) == first.locator(".text").inner_text()
+    assert all(
+        re.fullmatch(r"p = \S+, -?[\d.]+ nats", one.get_attribute("title") or "") for one in tokens.all()
+    )
+    shades = {
+        one.evaluate("e => getComputedStyle(e).backgroundColor") for one in page.locator("p .tok").all()
+    }
+    assert len(shades) == 6
+
+
 def test_what_cannot_be_run_is_said(page: sync_api.Page) -> None:
     page.fill("#rows", "{not json")
     page.keyboard.press("Control+Enter")

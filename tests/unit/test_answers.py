@@ -208,6 +208,32 @@ def test_predictions_and_comparisons_are_tables_too() -> None:
     assert list(compared.to_pandas()["method"]) == [m.method for m in compared.methods]
 
 
+def test_rows_are_predicted_beside_what_they_know() -> None:
+    asked = query().using("importance")
+    rows = [{"y": "a", "k": 2}, {"y": "b"}, {"y": "a"}]
+    found = asked.predict_rows(rows, "k", n=60, seed=3)
+    assert found.known == (2, None, None) and [p.name for p in found] == ["k"] * 3
+    alone = asked.given(y="b").predict("k", n=60, seed=seed_of_row(3, 1))
+    assert found[1].to_json() == alone.to_json() and len(found[1:]) == 2
+    assert found[0].probs != found[2].probs, "one row, and two seeds"
+    columns = found.columns()
+    assert columns["answer"] == [p.best for p in found] and columns["known"] == [2, None, None]
+    assert columns["prob"][1] == alone.probs[0][1] and columns["low"][1] == alone.interval(alone.best)[0]
+    assert plm.reliability(found, found.known).confidence.tolist() == [found[0].probs[0][1]]
+    assert repr(found).startswith("<Predictions of k: 3 rows>\n  row 0: ") and ", known 2" in repr(found)
+
+
+def test_a_known_answer_is_not_shown_to_the_program() -> None:
+    found = query().predict_rows([{"y": "a"}, {"y": "c"}][:1], "y")
+    assert found[0].to_json() == query().predict("y", seed=seed_of_row(0, 0)).to_json()
+    unsure = query().predict_rows([{"y": "b"}, {}], "y", abstain=0.0)
+    assert unsure.columns()["answer"] == [None, None] and "row 1: no answer, probability" in repr(unsure)
+    for rows, where in (([{"y": "a"}, {"y": "c"}], "rows[1].y"), ([3], "rows[0]")):
+        with pytest.raises(plm.DataError) as caught:
+            query().predict_rows(rows, "y")
+        assert where in str(caught.value)
+
+
 # ------------------------------------------------------------------------------- as text, HTML and plots
 
 
@@ -220,6 +246,7 @@ def answers(exact: plm.Posterior, drawn: plm.Posterior) -> dict[str, Any]:
         "drawn": drawn,
         "rows": query().using("importance").draw_rows([{"y": "a"}], 20),
         "prediction": query().predict("y"),
+        "predictions": query().predict_rows([{"y": "b"}], "y"),
         "comparison": asked.compare(draws=20),
         "calibration": query().using("importance").calibrate(simulate=16, draws=8),
     }
@@ -230,6 +257,7 @@ WORDS = {
     "exact": ["Posterior of t", "252 values by exact", "Exact: every value"],
     "drawn": ["Posterior of t", "300 draws by importance", "ESS 124.9", "± 0.068"],
     "rows": ["Posteriors of t: 1 row", "row 0: 20 draws by importance"],
+    "predictions": ["Predictions of y: 1 row", "row 0: 'b', probability 0.5097, known 'b'"],
     "prediction": ["Prediction of y: 'b' with probability 0.5097", "3 values", "Exact"],
     "comparison": ["Comparison of t", "importance", "exact log evidence -1.590"],
     "calibration": ["importance: 16 simulated rows", "Assumed:"],

@@ -73,7 +73,7 @@ def test_rows_are_answered_alike_by_any_number_of_workers_and_a_run_goes_on(tmp_
     many = (*asked, "--shard-rows", 3, "--out", out)
     result = plm(*many, "--workers", 2)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"8 rows in 3 shards of {out}, 8 of them now\n"
+    assert result.stdout == f"8 rows in 3 shards of {out}, 8 of them now\n" and "note:" not in result.stderr
     first = shards(out)
     assert [len(lines.splitlines()) for lines in first.values()] == [3, 3, 2]
     lines = [json.loads(line) for line in plm(*asked, "--format", "jsonl").stdout.splitlines()]
@@ -84,8 +84,9 @@ def test_rows_are_answered_alike_by_any_number_of_workers_and_a_run_goes_on(tmp_
     with pytest.raises(DataError, match="1 of 3 shards"):
         posterior_lm.results(out)
     assert [found["row"] for found in posterior_lm.results(out, unfinished=True)] == [0, 1, 2, 6, 7]
-    result = plm(*many, "--workers", 1, "--format", "json")
+    result = plm(*many, "--workers", 2, "--format", "json")
     assert json.loads(result.stdout)["rows"] == 8, result.stderr
+    assert "note: 1 of 2 workers is used: 8 rows in shards of 3 leave no more to do" in result.stderr
     assert shards(out) == first and not list(out.glob(".*"))
 
     # Another seed, other rows, another program: refused by name before a worker is started.

@@ -17,6 +17,7 @@ import posterior_lm as plm
 from posterior_lm.api.query import Query, loads
 from posterior_lm.infer.weights import logsumexp
 from posterior_lm.lm.protocol import ModelIdentity
+from posterior_lm.lm.resolve import load_model
 from posterior_lm.train import policy as policies
 from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter
 from posterior_lm.train.certificate import PolicyReport, RowCheck, Simulated
@@ -31,6 +32,7 @@ from posterior_lm.train.policy import (
     save_policy,
 )
 from tests.cli import plm as command
+from tests.serving import moody
 
 PROGRAM = """
 lm base = "tiny"
@@ -417,6 +419,37 @@ def test_prediction_with_a_policy_that_may_be_asked(tmp_path: Path) -> None:
     assert found.posterior.method == "gflownet"
     plain = guided.given(review="A clever film.").using("importance").predict("label", n=200)
     assert found.prob("good") == pytest.approx(plain.prob("good"), abs=0.15)
+
+
+# ------------------------------------------------------------------------------- on a server
+
+
+def test_an_adapter_that_a_server_has_is_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTERIOR_LM_CACHE", str(tmp_path / "cache"))
+    query = loads(PROGRAM).given(ROW)
+    folder = saved(tmp_path / "policy", query, noise=0.2)
+    here = query.policy(folder).using("gflownet").draw(12, seed=4)
+    tiny, adapted = load_model("tiny"), load_model("tiny", adapter=folder)
+    with moody(tiny, lambda handler, body, answer: answer, story=adapted) as server:
+        asked = {"model": "model", "tokenizer": "tiny"}
+        for digest in (None, tiny.identity.digest):  # vLLM does not say which weights it has
+            server.listed["model"] = {} if digest is None else {"digest": digest}
+            model = load_model(server.url, policy="story", **asked)
+            there = query.lm(base=model).policy(folder).using("gflownet").draw(12, seed=4)
+            assert [m.values for m in there.merged()] == [m.values for m in here.merged()]
+            assert np.allclose(there.draws.log_weights, here.draws.log_weights, atol=1e-3)
+            assert "proposing with the policy in" in there.reason
+        server.listed["model"] = {"digest": "0" * 64}
+        assert "the model: " in refused(
+            "PLM625", folder, query, base=load_model(server.url, policy="story", **asked)
+        )
+        server.listed["model"] = {"digest": tiny.identity.digest}
+        with pytest.raises(plm.ModelError) as caught:
+            query.lm(base=load_model(server.url, **asked)).policy(folder).using("gflownet").draw(2)
+        [found] = caught.value.diagnostics
+        assert found.code == "PLM516" and "policy=ADAPTER" in str(found.help)
+        with pytest.raises(plm.ModelError, match="it does not serve 'stori'"):
+            load_model(server.url, policy="stori", **asked)
 
 
 # ------------------------------------------------------------------------------- the command line

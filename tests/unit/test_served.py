@@ -298,6 +298,13 @@ def test_servers_that_are_not_there() -> None:
 
 
 def test_models_and_tokenizers_that_a_server_lacks(running: Any, letters: LanguageModel) -> None:
+    for absent in ("nowhere/at-all", "http://elsewhere"):
+        with pytest.raises(ModelError) as caught:
+            load_model(running.url, tokenizer=absent)
+        [found] = caught.value.diagnostics
+        assert found.message.startswith(f"the tokenizer '{absent}' was not found: ") and "tokenizer=…" in str(
+            found.help
+        )
     for model, help in (("modle", "did you mean `model`?"), ("x", "it serves model")):
         with pytest.raises(ModelError) as caught:
             serve(running.url, model, lambda name: letters.tokenizer)
@@ -314,7 +321,7 @@ def test_models_and_tokenizers_that_a_server_lacks(running: Any, letters: Langua
         opened(server)
 
 
-def test_without_rows_of_the_vocabulary_nothing_is_drawn(letters: LanguageModel) -> None:
+def test_without_rows_of_the_vocabulary_nothing_is_drawn_inside_a_type(letters: LanguageModel) -> None:
     def few(answer: Answer, body: Answer) -> None:
         for choice in answer["choices"]:
             choice.pop("dense_logprobs", None)
@@ -326,7 +333,7 @@ def test_without_rows_of_the_vocabulary_nothing_is_drawn(letters: LanguageModel)
             plm.load(WALK).given(start="a", end="b").score({"z": "ab."}).log_reward, abs=1e-5
         )
         with pytest.raises(ModelError) as caught:
-            query.using("importance").draw(5)
+            query.using("smc").draw(5)
         [found] = caught.value.diagnostics
         assert found.code == "PLM564" and "--max-logprobs -1" in str(found.help)
 

@@ -351,6 +351,39 @@ def test_a_drawn_result_has_its_verdict(served: Served) -> None:
     assert found["verdict"].startswith("Exact")
 
 
+def test_draws_are_told_token_by_token(served: Served, tiny) -> None:
+    asked = {"program": STORY, "rows": [ROW], "method": "importance", "n": 4, "tokens": True}
+    [found] = served.ask("/v1/posterior", asked)[1]["results"]
+    assert (
+        "tokens" not in served.ask("/v1/posterior", {**asked, "tokens": False})[1]["results"][0]["draws"][0]
+    )
+    opening = (*tiny.tokenizer.start_ids, *tiny.tokenizer.encode_start(ROW["opening"]))
+    for draw in found["draws"]:
+        value, tokens = draw["values"]["middle"], draw["tokens"]["middle"]
+        assert "".join(text for text, _, _ in tokens) == value
+        ids = tiny.tokenizer.encode(value)
+        if [tiny.tokenizer.decode([i]) for i in ids] == [text for text, _, _ in tokens]:
+            [scores] = tiny.score([Request((*opening, *ids), len(opening))])
+            assert np.allclose([nats for _, nats, _ in tokens], scores.tokens, atol=1e-4)
+        assert all((shade == 0) == (nats >= math.log(0.5)) for _, nats, shade in tokens)
+    coin = served.ask("/v1/posterior", {"program": COIN, "tokens": True})[1]["results"][0]
+    assert [draw["tokens"] for draw in coin["draws"] if draw["weight"]] == [{}, {}]
+
+
+def test_results_name_models_as_they_are_served(tiny) -> None:
+    with serving({"mine": tiny}) as found:
+        [model] = found.ask("/v1/models")[1]["data"]
+        assert model["dtype"] == tiny.identity.dtype
+        text = STORY.replace('"tiny"', '"mine"')
+        for more in (
+            {"n": 2},
+            {"action": "score", "values": {"middle": " He ran."}},
+            {"action": "predict", "name": "middle", "n": 2},
+        ):
+            [result] = found.ask("/v1/posterior", {"program": text, "rows": [ROW], **more})[1]["results"]
+            assert result.get("lm", {"base": {"name": "mine"}})["base"]["name"] == "mine"
+
+
 def test_the_command_serves_and_ends() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "posterior_lm", "serve", "small=tests/golden/cli/letters.json", "--port", "0"],

@@ -73,7 +73,8 @@ def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -
     lasts = [parts[-1] for parts in observed if parts]
     scored = {id(checked.declared(last)) for last in lasts if isinstance(last, ast.Name | ast.Field)}
     scored |= {id(checked.type(s.type)) for s in latents if _spelled(checked, s)}
-    quiet = {id(s.type) for s in latents if _is_ended(checked, s.name.id)}
+    ended = set(_ended(checked))
+    quiet = {id(s.type) for s in latents if s.name.id in ended}
     for node in nodes(program):
         if not isinstance(node, ast.TypeExpr) or not checked.has_type(node):
             continue
@@ -128,8 +129,8 @@ def _spelled(checked: CheckedModule, latent: ast.Latent) -> bool:
     return binding is not None and binding.sort == "lm"
 
 
-def _is_ended(checked: CheckedModule, name: str) -> bool:
-    """Whether something is scored right behind a latent that does not go on as a number does."""
+def _ended(checked: CheckedModule) -> Iterator[str]:
+    """The latents right behind which something is scored that does not go on as a number does."""
     for statement in statements(checked.module.program.body):
         if not isinstance(statement, ast.Latent | ast.Observe):
             continue
@@ -138,12 +139,11 @@ def _is_ended(checked: CheckedModule, name: str) -> bool:
         context = _segments(
             checked, ast.ListExpr(last[0].args if last and isinstance(last[0], ast.Role) else last)
         )
-        if context and isinstance(context[-1], ast.Name) and context[-1].id == name:
+        if context and isinstance(context[-1], ast.Name):
             value = statement.value if isinstance(statement, ast.Observe) else statement.name
             first = _segments(checked, value)[:1]
             if first and not (isinstance(first[0], ast.Literal) and str(first[0].value)[:1].isdigit()):
-                return True
-    return False
+                yield context[-1].id
 
 
 def _scored_end(checked: CheckedModule, latent: ast.Latent) -> str:

@@ -156,7 +156,7 @@ async function run() {
   at("results").replaceChildren();
   const began = performance.now();
   try {
-    const body = { program: at("program").value, rows: rowsOf(at("rows").value), stream: true,
+    const body = { program: at("program").value, rows: rowsOf(at("rows").value), stream: true, tokens: true,
                    n: Number(at("n").value), seed: Number(at("seed").value) };
     if (at("method").value) body.method = at("method").value;
     say("waiting for the model");
@@ -181,6 +181,18 @@ async function run() {
   }
 }
 
+// A value, its tokens coloured by how likely the model finds each of them.
+function written(value, tokens) {
+  if (!tokens) return make("span", { className: "text" }, value);
+  return make("span", { className: "text" }, ...tokens.map(([text, nats, shade]) => make("span", {
+    className: `tok s${shade}`, title: nats === null ? "p = 0" : `p = ${Math.exp(nats).toPrecision(3)}, ${nats.toFixed(2)} nats`,
+  }, text.replace(/\n/g, "\u21b5\n"))));
+}
+
+const SHADES = ["likely", "", "", "", "", "below 0.1 %"];
+const legend = () => make("p", { className: "faint" }, "Tokens, by the model's probability of each: ",
+  ...SHADES.map((text, k) => make("span", { className: `tok s${k}` }, text || "\u00a0\u00a0")));
+
 function answered(found, many) {
   const nats = (x) => (x === null ? "–" : x.toFixed(3));
   const se = found.log_evidence_se === null ? "" : ` ± ${nats(found.log_evidence_se)}`;
@@ -189,7 +201,7 @@ function answered(found, many) {
     const bar = make("span", { className: "bar" });
     bar.style.width = `${100 * draw.weight}%`;
     const values = Object.entries(draw.values).flatMap(([name, value], k, all) => [
-      ...(k ? [" "] : []), ...(all.length > 1 ? [`${name} `] : []), make("span", { className: "text" }, value)]);
+      ...(k ? [" "] : []), ...(all.length > 1 ? [`${name} `] : []), written(value, (draw.tokens || {})[name])]);
     const share = make("span", { className: "share" }, `${(100 * draw.weight).toFixed(1)} %`);
     return make("li", { title: `log reward ${nats(draw.log_reward)} nats` }, share, make("span", {}, ...values),
                 make("span", { className: "track" }, bar));
@@ -200,6 +212,7 @@ function answered(found, many) {
     make("p", { className: "verdict" }, found.verdict),
     make("p", { className: "faint" }, `log evidence ${nats(found.log_evidence)}${se} nats by ${found.method}${ess}`),
     make("ol", { className: "bars" }, ...bars),
+    ...(found.draws.some((draw) => Object.keys(draw.tokens || {}).length) ? [legend()] : []),
     ...(rest > 0 ? [make("p", { className: "faint" }, `and ${rest} more values`)] : []));
 }
 
