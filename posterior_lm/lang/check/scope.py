@@ -10,7 +10,8 @@ from attrs import evolve, frozen
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, nodes, statements
 from posterior_lm.lang.diagnostics import Diagnostic, error, meant, nearest
-from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, ELSEWHERE, FUNCTIONS, ROLES
+from posterior_lm.lang.elsewhere import ELSEWHERE
+from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, ROLES
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
