@@ -202,7 +202,7 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
         alias = checked.dist(latent.dist).model
         if wrong or alias not in models or not type_.is_written:
             continue
-        if models[alias] == "tiny" and never_empty(type_):
+        if models[alias] == "tiny" and never_empty(type_) and _certainly_ends(whole):
             continue
         if alias not in tokenizers:
             tokenizers[alias] = _tokenizer(models[alias], name)
@@ -220,6 +220,14 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
         except CompileError as wrong_type:
             found += wrong_type.diagnostics
     return found
+
+
+def _certainly_ends(type_: Type) -> bool:
+    """Whether the end of a list has as many tokens as its items may have, whatever they are: no token is empty."""
+    if type_.item is None:
+        return True
+    low, high = _ends(type_.item.options["tokens"])
+    return low <= 1 and len(str(type_.options["end"]).encode()) <= high
 
 
 def _tables(module: ast.Module, allowed: tuple[Path, ...]) -> list[Diagnostic]:
