@@ -34,9 +34,8 @@ _LETTERS: Mapping[type[ast.Node], str] = {
 
 def outline(module: ast.Module, data: Mapping[str, object]) -> str:
     """The outline of a program for one row of data, whose values are of its parameters; at most `MOST` characters."""
-    writer = _Writer(module, data)
-    asked = [s for s in module.program.body if not isinstance(s, ast.Guide | ast.Infer)]
-    return _cut("\n".join(on_one_line(writer.written(s)) for s in asked), MOST)
+    asked = _Writer(module, data).written(module.program.body)
+    return _cut("\n".join(map(on_one_line, asked)), MOST)
 
 
 def _cut(text: str, most: int) -> str:
@@ -63,7 +62,8 @@ class _Writer:
         """The node; with `texts` also parameters that are texts have their values."""
         match node:
             case tuple():
-                return tuple(self.written(one, texts) for one in node)
+                asked = (one for one in node if not isinstance(one, ast.Guide | ast.Infer))
+                return tuple(self.written(one, texts) for one in asked)
             case ast.Literal(value=str(text)):
                 return ast.Literal(_cut(text, LONGEST))
             case ast.Name(id=name):

@@ -37,7 +37,7 @@ DOWN = UP.replace("program up", "program down").replace("0.05, 0.1, 0.25, 0.6", 
 EVEN = UP.replace("program up", "program even").replace("  guide", "  condition n != 1\n  guide")
 ROWS = [{"x": k} for k in range(4)]
 SMALL: dict[str, Any] = {
-    "steps": 40, "pairs": 16, "rows": 4, "draws": 16, "rank": 4, "scope": "program", "certify_draws": 20,
+    "steps": 32, "pairs": 16, "rows": 4, "draws": 16, "rank": 4, "scope": "program", "certify_draws": 20,
     "certify_rows": 4, "seed": 1,
 }  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_the_evidence_is_that_of_the_list(policy: Path, text: str) -> None:
 def test_each_program_has_a_certificate_and_others_have_not_been_seen(policy: Path) -> None:
     manifest = read_manifest(policy)
     assert [one.name for one in manifest.programs] == ["up", "down"]
-    assert [one.steps for one in manifest.programs] == [20, 20] and manifest.steps == 40
+    assert [one.steps for one in manifest.programs] == [16, 16] and manifest.steps == 32
     assert all(isinstance(one.checked, PolicyReport) for one in manifest.programs)
     assert type(manifest).from_json(manifest.to_json()) == manifest
     for text, level in ((UP, manifest.programs[0].checked), (EVEN, None)):

@@ -67,6 +67,26 @@ def test_what_the_data_ask_for_is_read(name: str, value: object, said: str) -> N
     assert said in found and found != SHORT
 
 
+def test_blocks_hold_what_is_asked_and_no_guides() -> None:
+    text = """
+lm base = "tiny"
+program plan() {
+  latent plan: one_of("a", "b") ~ categorical([0.3, 0.7])
+  if plan == "a" {
+    latent x: text(tokens=1..2) ~ base("A")
+    guide x ~ base("B")
+  } else {
+    latent y: text(tokens=1..3) ~ base(plan)
+  }
+}
+"""
+    assert of(text, {}) == (
+        'latent z: one_of("a", "b") ~ categorical([0.3, 0.7])\n'
+        'if z == "a" { latent z2: text(tokens=1..2) ~ m("A") }\n'
+        "else { latent z3: text(tokens=1..3) ~ m(z) }"
+    )
+
+
 def test_long_programs_are_cut() -> None:
     lines = "".join(f'  condition not contains(middle, "word{k}")\n' for k in range(40))
     found = of(STORY.replace("  guide", lines + "  guide", 1), DATA)
