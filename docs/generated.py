@@ -33,7 +33,7 @@ PYTHON: Mapping[str, tuple[str, str, Mapping[str, Sequence[str]]]] = {
         {
             "Programs": ("load", "loads", "program", "Query"),
             "Answers": ("Posterior", "Prediction", "Target", "reliability", "results"),
-            "Models": ("load_model", "TabularModel", "LanguageModel"),
+            "Models": ("load_model", "TabularModel", "LanguageModel", "MaskedTable", "MaskedModel"),
             "Errors": ("PlmError", "CompileError", "DataError", "ModelError", "InferenceError"),
         },
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from hypothesis import strategies as st
 
 from posterior_lm.lang import ast
@@ -78,7 +80,6 @@ statements = st.recursive(
         st.builds(ast.Temper, expressions, _tuples(inner)),
         st.builds(ast.Plate, name_nodes, expressions, _tuples(inner)),
         st.builds(ast.If, expressions, _tuples(inner)),
-        st.builds(ast.Else, _tuples(inner)),
     ),
     max_leaves=3,
 )
@@ -88,7 +89,13 @@ declarations = st.one_of(
     st.builds(ast.UseDecl, name_nodes, st.builds(ast.Literal, texts)),
 )
 params = st.builds(ast.Param, name_nodes, types, st.none() | expressions)
-programs = st.builds(ast.Program, name_nodes, _tuples(params), _tuples(statements, 1, 4))
+_or_else = st.builds(
+    lambda block, other: (block, ast.Else(other)),
+    st.builds(ast.If, expressions, _tuples(statements)),
+    _tuples(statements),
+)
+_bodies = st.builds(operator.add, _tuples(statements, 1, 3), st.just(()) | _or_else)
+programs = st.builds(ast.Program, name_nodes, _tuples(params), _bodies)
 modules = st.builds(ast.Module, _tuples(declarations, high=2), programs)
 """Modules as Python builds them: no spans, no comments."""
 

@@ -201,3 +201,11 @@ def pooled(lowering: Lowering, call: ast.Call, name: str, op: str) -> int:
         plate = lowering.plates[one]
         row = add(Pool(op=op, plate=plate, inputs=(lowering.tables[plate], row, *between), span=span))
     return row
+
+
+def folded(expr: ast.Expr) -> ast.Expr:
+    """A number with its minus as one constant."""
+    match expr:
+        case ast.Unary(op="-", operand=ast.Literal(value=int() | float() as number)):
+            return ast.Literal(-number, span=expr.span)
+    return expr

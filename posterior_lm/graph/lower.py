@@ -262,7 +262,7 @@ class Lowering:
         parts: list[tuple[str, ast.Expr]] = []
         for arg in declared.args:
             if isinstance(arg, ast.Range):
-                parts += [("low", arg.low), ("high", arg.high)]
+                parts += [("low", blocks.folded(arg.low)), ("high", blocks.folded(arg.high))]
         if not parts and (ends := self.checked.type(declared).range) is not None:
             parts += [("low", ast.Literal(ends[0])), ("high", ast.Literal(ends[1]))]
         for option in sorted(declared.options, key=lambda o: o.name):

@@ -174,8 +174,13 @@ def refuse(source: Source) -> Diagnostic | None:
     return None
 
 
-def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnostic]]:
-    """Tokens without space or comments, the comments, and one diagnostic per stray run."""
+def tokenize(
+    source: Source, *, statements: bool = True
+) -> tuple[list[Token], list[Comment], list[Diagnostic]]:
+    """Tokens without space or comments, the comments, and one diagnostic per stray run.
+
+    `statements` says whether an `if` at the very front begins a statement.
+    """
     text = source.text
     if text.startswith("\ufeff"):
         text = " " + text[1:]  # a byte order mark: same offsets, no token
@@ -214,12 +219,12 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment], list[Diagnosti
             diagnostics.append(_bad_name(source, tokens[-1], token))
             tokens[-1] = Token(STRAY, "", start_pos=tokens[-1].start_pos, end_pos=token.end_pos)
         else:
-            tokens.append(_block(token, tokens))
+            tokens.append(_block(token, tokens, statements))
 
 
-def _block(token: Token, before: list[Token]) -> Token:
+def _block(token: Token, before: list[Token], statements: bool) -> Token:
     """The token, of another type where it is an `if` or `else` that begins a statement."""
-    last = before[-1].type if before else "LBRACE"
+    last = before[-1].type if before else "LBRACE" if statements else ""
     begins = last in _ENDS if token.type == "IF" else token.type == "ELSE" and last == "RBRACE"
     return Token.new_borrow_pos(f"{token.type}_BLOCK", str(token), token) if begins else token
 

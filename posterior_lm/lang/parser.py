@@ -79,7 +79,7 @@ def _parse(
     refused = refuse(source)
     if refused:
         return None, [refused], (), frozenset()
-    tokens, comments, found = tokenize(source)
+    tokens, comments, found = tokenize(source, statements=start in ("module", "statement"))
     tokens, unbalanced = balance(source, tokens)
     found += unbalanced
     deep = too_deep(source, tokens)

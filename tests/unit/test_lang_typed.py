@@ -166,6 +166,8 @@ def test_every_expression_is_looked_at_once(text: str, monkeypatch: pytest.Monke
     makers += [d.model for d in checked.module.declarations if isinstance(d, ast.LmDecl)]
     makers += [s.method for s in checked.module.program.body if isinstance(s, ast.Infer)]
     makers += [o.value for n in nodes(checked.module) if isinstance(n, ast.TypeExpr) for o in n.options]
+    items = [a for n in nodes(checked.module) if isinstance(n, ast.TypeExpr) for a in n.args]
+    makers += [n for a in items if isinstance(a, ast.Call) for n in nodes(a)]  # the type of a list's items
     for node in nodes(checked.module):
         if isinstance(node, tuple(types._OF)) and not isinstance(node, (ast.Name, ast.Range, ast.Role)):
             assert id(node) in looked or node in makers, node

@@ -202,10 +202,9 @@ def test_new_names_can_still_be_declared() -> None:
 @pytest.mark.parametrize(
     ("statement", "help"),
     [
-        ("latent x: int(0..3) ~ normal(0, 1)", "factor -0.5 * x * x"),
-        ("latent x: int(0..1) ~ bernoulli(0.5)", "binomial(1, p)"),
-        ("latent x: int(0..1) ~ bernouli(0.5)", "binomial(1, p)"),
-        ("condition len(z) > 3", "chars(…)"),
+        ("latent x: int(0..3) ~ gamma(1, 1)", "factor -abs(x)"),
+        ("latent x: bool ~ bernouli(0.5)", "bernoulli"),
+        ("condition length(z) > 3", "chars(…)"),
         ('condition "cat" in z', "contains(text, part)"),
         ('condition z not in "cat"', "contains(text, part)"),
         ('observe z == "cat"', "condition"),

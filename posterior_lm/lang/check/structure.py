@@ -19,7 +19,7 @@ from posterior_lm.lang.check.fits import count, fits_type, fits_value, preferenc
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import distribution, exponent, scored, segments, truth, value, written
 from posterior_lm.lang.diagnostics import meant
-from posterior_lm.lang.signatures import IT, LMS, TOOLS, Constructor
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, UNKNOWN, Binding, Dist, Type, Value, joined
 
@@ -212,8 +212,12 @@ class Structure:
             block=self._block,
             order=len(self.latents) + 1,
         )
-        scope.declare(binding)  # its distribution may read what it was in the row before
+        built_in = name.id in DISTRIBUTIONS or name.id in FUNCTIONS
+        if not built_in:
+            scope.declare(binding)  # its distribution may read what it was in the row before
         found = distribution(scope, statement.dist)
+        if built_in:
+            scope.declare(binding)
         if known and type_.name == "list":
             self._list(statement, found)
         elif known:
