@@ -253,6 +253,7 @@ _ROW = re.compile(r"^\s*N( #)? .*\"")
 _MASKS = (
     # What a few steps of training come to depends on the processor's rounding, and the verdict with it.
     (re.compile(r"^(Good|Usable|Poor): .*(ESS/N|KL\(|simulated|prior's).*$"), "a verdict"),
+    (re.compile(r"whose verdict is (good|usable|poor)$"), "whose verdict is one"),
     (re.compile(r"^One draw of the policy replaces .*$"), "a worth"),
     (re.compile(r"\b[0-9a-f]{8,64}\b"), "H"),
     (re.compile(r"-?\b\d+(\.\d+)?(e[+-]?\d+)?(?![\w.])"), "N"),
