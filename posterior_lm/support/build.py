@@ -120,9 +120,7 @@ def _text(spec: TextSpec, tokenizer: Tokenizer, span: Span | None, spans: Mappin
         finish=finish,
     )
     if spec.may_end and not support.accepts(ids := _encode(tokenizer, str(spec.mark), span)):
-        message = (
-            f"end={spec.mark!r} has {len(ids)} tokens, and an item {spec.min_tokens} to {spec.max_tokens}"
-        )
+        message = f"end={spec.mark!r} has {len(ids)} token{'s' * (len(ids) != 1)}, and an item {spec.min_tokens} to {spec.max_tokens}"
         help = (
             f"write tokens={min(spec.min_tokens, len(ids))}..{max(spec.max_tokens, len(ids))}, or another end"
         )

@@ -5,8 +5,8 @@
 A ModernBERT of 1.0 M parameters reads documents in which places are masked, and is trained on what
 stood there: in two thirds of them one run of tokens, as when a text between two others is filled from
 left to right, else any places, as many as a number drawn from 0 to 1 says (Sahoo et al. 2024; Nie et
-al. 2025, LLaDA). `--out` is then a folder for `lm d = masked("DIR")`. 1,500 of the steps took 38 minutes of a core
-that was shared with much other work; that model was no good proposal yet (benchmarks/README.md).
+al. 2025, LLaDA). `--out` is then a folder for `lm d = masked("DIR")`. 2,200 of the steps took 51 minutes of a core
+that was shared with much other work; that model is no good proposal yet (benchmarks/README.md).
 """
 
 from __future__ import annotations
