@@ -12,14 +12,11 @@ from hypothesis import assume, given
 import posterior_lm as plm
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
-from posterior_lm.infer.importance import Importance
-from posterior_lm.infer.mcmc import Mcmc
-from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.train.simulate import Simulator
 from tests.brute import log_sum
 from tests.strategies import Bound, bound_cases, compiled, fingerprint, listed
-from tests.unit.test_put_together import MODELS, answer, distance, source, target_of
+from tests.unit.test_put_together import ALGORITHMS, MODELS, answer, distance, source, target_of
 
 TEXT = 'text(tokens=1..3, stop=".")'
 PLAN = 'latent plan: one_of("a", "b") ~ categorical([0.7, 0.3])'
@@ -42,12 +39,6 @@ ROWS = """plate r in rows {
            }"""
 BODIES = {"two": TWO, "nested": NESTED, "later": LATER, "rows": ROWS}
 GIVEN = {"rows": [{"t": "a"}, {"t": "b"}]}
-ALGORITHMS = {
-    "exact": Exact(10**6, 1.0),
-    "importance": Importance(2000),
-    "smc": Smc(2000),
-    "mcmc": Mcmc(steps=1000),
-}
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -8,14 +8,11 @@ import pytest
 import posterior_lm as plm
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
-from posterior_lm.infer.importance import Importance
-from posterior_lm.infer.mcmc import Mcmc
-from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from tests.strategies import fingerprint
-from tests.unit.test_put_together import MODELS, A, answer, distance, source, target_of
+from tests.unit.test_put_together import ALGORITHMS, MODELS, A, answer, distance, source, target_of
 
 GIVEN = {"rows": [{"t": "a"}, {"t": "b"}, {"t": "a"}]}
 STAYS = 'if previous(k, "a") == "a" then categorical([0.8, 0.2]) else categorical([0.3, 0.7])'
@@ -31,12 +28,6 @@ LATER = """plate r in rows {
              condition n == 1 or previous(n, 1) == 1
            }"""
 BODIES = {"hidden": HIDDEN, "texts": TEXTS, "later": LATER}
-ALGORITHMS = {
-    "exact": Exact(10**6, 1.0),
-    "importance": Importance(2000),
-    "smc": Smc(2000),
-    "mcmc": Mcmc(steps=1000),
-}
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -251,6 +251,7 @@ def put(*way: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         ("dead", ("log_prob",), [0.0] * 7, "`log_prob` has 7"),
         ("dead", ("values", "n", 0, 2), {}, "`values.n[0].datum` is an object, not a text"),
         ("dead", ("values", "n", 0, 2), True, "`values.n[0].datum`"),
+        ("dead", ("values", "n", 0, 2), None, "`values.n[0].datum` is null"),
         ("dead", ("values", "n", 0, 2), 1.5, "`values.n[0].datum`"),
         ("dead", ("values", "n", 0, 1), 4, "`values.n[0].text` is a whole number, not a text"),
         ("dead", ("values", "n", 0, 0), [-1], "`values.n` has a token below 0"),
