@@ -80,6 +80,7 @@ class _Whole:
     second_look: SecondLook | None
     respelled: tuple[Respelled, ...]
     decoded: bool
+    parts: Count
     threads: Mapping[str, Mapping[str, Annotated[int, Stored(low=1)]]]
     notes: tuple[str, ...]
 
@@ -114,6 +115,8 @@ def save(folder: Path, draws: Draws, **more: Any) -> Path:
         whole["second_look"] = draws.second_look
     if draws.respelled:
         whole["respelled"] = draws.respelled
+    if draws.parts:
+        whole["parts"] = draws.parts
     text = json.dumps(plain(whole, named=True), ensure_ascii=False, allow_nan=False)
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ def load(folder: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
         # Posteriors saved by earlier versions have none of these.
         absent = {"particles": None, "chains": None, "mixture": None, "second_look": None, "respelled": ()}
-        found = {**absent, "decoded": False, "threads": {}, "notes": (), **found}
+        found = {**absent, "decoded": False, "parts": 0, "threads": {}, "notes": (), **found}
         known = {f.name for f in attrs.fields(_Whole)}
         whole = structured(_Whole, {name: value for name, value in found.items() if name in known})
         kept = ("program", "fingerprint", "lm", "seed", "reason", "types", "threads", "notes")
@@ -203,4 +206,5 @@ def _draws(whole: _Whole) -> Draws:
         second_look=whole.second_look,
         respelled=whole.respelled,
         decoded=whole.decoded,
+        parts=whole.parts,
     )

@@ -14,8 +14,10 @@ from posterior_lm.infer.base import Backend, InferenceAlgorithm, Info, Offer, ru
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import is_whole, listed_early
 from posterior_lm.infer.guide import Guide, PriorGuide
+from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
 from posterior_lm.infer.mixture import FLOOR, Mixture, mixture_of
+from posterior_lm.infer.parts import listed_parts
 from posterior_lm.infer.second_look import looked, respelled
 from posterior_lm.infer.server_draws import ServerGuide, cost, without_rows
 from posterior_lm.infer.verdict import FEW, MANY
@@ -163,7 +165,7 @@ def infer(
 
     An explicit `guide` stands before a `policy`. Under auto a policy proposes together with the
     prior; where more is known to pay than importance sampling, both are tried on this target first. Without a
-    policy it lists the values where that costs no more than the draws, and has flatter proposals help where draws
+    policy it lists the values, or those of parts that no term ties together, where that costs no more than the draws, and has flatter proposals help where draws
     lack something. Texts of servers that tell no whole rows are drawn by these. With `look`, draws get a second look (`infer/second_look.py`).
     """
     began = time.monotonic()
@@ -204,10 +206,12 @@ def infer(
 
     # What is tried beside the draws has streams of its own: they are those that would have come without it.
     alone = method == AUTO and policy is None and guide is None
-    early = None
+    early = parts = None
     if alone and name != EXACT:
         if progress is not None:
             progress(Info(False, "listing"))
+        parts = listed_parts(target, n)
+    if alone and name != EXACT and parts is None:
         early = listed_early(target, n, None if budget is None else LISTING * budget)
     if method == AUTO and name == MIXTURE and policy is not None and guide is not None:
         try:
@@ -221,13 +225,17 @@ def infer(
             name, reason = choose(target, AUTO)
             reason = f"{reason}; {policy.name} is not used, since {why}"
             draws = drawn(name, None)
+    elif parts is not None:
+        count = len(parts.lists)
+        name, draws = Importance().name, evolve(ran(Importance(n, batch), parts, rng), parts=count)
+        reason = f"{name}: no term ties the latents of {count} parts together, and each part is listed"
     elif early is not None and is_whole(early):
         name, draws = EXACT, early
         reason = f"exact: its list was done after {len(early)} values, for no more than {n} draws cost"
     else:
         draws = drawn(name, guide)
     weighed = METHODS[name].evidence and not draws.exact and (guide is None or isinstance(guide, PriorGuide))
-    weighed = (weighed or draws.chains is not None) and not by_server
+    weighed = (weighed or draws.chains is not None) and not by_server and not draws.parts
     if weighed and (look or alone) and affords(left(), draws):
         if progress is not None:
             progress(Info(False, "a second look"))

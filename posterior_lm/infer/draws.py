@@ -170,7 +170,8 @@ class Draws:
     `particles` is there for sequential Monte Carlo, `second_look` where one was taken. `chains` is there for Markov
     chains, whose draws have equal weights and say nothing of the evidence. `decoded` draws
     are what a decoder says: they have equal weights too, and are no draws from the posterior. `left` draws have
-    left their supports, hold another's values and weigh nothing (`infer/server_draws.py`).
+    left their supports, hold another's values and weigh nothing (`infer/server_draws.py`). Of `parts` above 0 they are
+    draws of the posterior itself, joined of so many lists (`infer/parts.py`).
     """
 
     values: Mapping[str, tuple[Value, ...]]
@@ -188,6 +189,7 @@ class Draws:
     second_look: SecondLook | None = None
     respelled: tuple[Respelled, ...] = ()
     left: int = 0
+    parts: int = 0
 
     def __len__(self) -> int:
         return len(self.log_weights)

@@ -83,6 +83,8 @@ def _verdict(draws: Draws) -> str:
         )
     if draws.chains is not None:
         return _of_chains(draws, draws.chains)
+    if draws.parts:
+        return _of_parts(draws)
     ess, khat, n, distinct = draws.independent or 0.0, draws.khat, len(draws), draws.distinct
     checked = f"ESS {draws.ess or 0.0:.0f} of {n}, {distinct} distinct value{'s' * (distinct != 1)}"
     if draws.mixture is not None:
@@ -142,6 +144,18 @@ def _verdict(draws: Draws) -> str:
         error = 1 / math.sqrt(ess)
         return f"Usable: {checked}; averages are off by about {error:.0%} of their spread, and {UNSEEN}."
     return f"Good by what the draws can show: {checked}; {UNSEEN}."
+
+
+def _of_parts(draws: Draws) -> str:
+    n, noise = len(draws), draws.noise
+    checked = f"{n} independent draws of the posterior, whose {draws.parts} parts are listed"
+    if noise > NOISE:
+        more = math.ceil(n * (noise / NOISE) ** 2 / 100) * 100
+        return (
+            f"Usable: {checked}; by chance alone the shares of whole values are off by about {noise:.0%} of the mass "
+            f"together. Draw more with -n, about {more:,}, for these."
+        )
+    return f"Good: {checked}; averages are off by about {1 / math.sqrt(n):.0%} of their spread."
 
 
 def _missed(draws: Draws, checked: str) -> str | None:

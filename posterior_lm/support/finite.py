@@ -103,6 +103,9 @@ class FiniteSupport(Stepwise):
         state = follow(self.start(), self.step, ids)
         return state[0] if state is not None and self.may_stop(state) else None
 
+    def accepts(self, ids: Sequence[int]) -> bool:
+        return tuple(ids) in self._places or self.row(ids) is not None
+
     def cut(self, ids: Sequence[int], tokens: int) -> tuple[int, ...] | None:
         head = tuple(ids[:tokens])
         return head if self.accepts(head) else None

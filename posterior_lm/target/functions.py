@@ -6,6 +6,8 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 
 from posterior_lm.graph.nodes import Apply, DistScore
 from posterior_lm.graph.ops import OPS
@@ -27,6 +29,9 @@ def apply(node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Call
         return [_call(node, call, (), user=user)] * n
     if user:
         return [_call(node, call, args, user=True) for args in zip(*inputs, strict=True)]
+    if node.op in ("+", "-", "*") and all({*map(type, column)} <= {int, float} for column in inputs):
+        with suppress(ArithmeticError):  # a NaN stays one, and so nothing else is to be looked at
+            return list(map(call, *inputs))
     # Where every value of a latent is scored, what does not read it comes in long runs.
     out: Column = []
     last: tuple = ()
@@ -287,6 +292,12 @@ DISTS: dict[str, Callable[[Sequence[object], FiniteSpec | None], LogPmf]] = {
 }
 
 
+@lru_cache(maxsize=1 << 14, typed=True)
+def _made(given: Callable[..., LogPmf], finite: FiniteSpec | None, *args: object) -> LogPmf:
+    """A distribution with its parameters: rows of a plate, and rows of data, often ask for the same ones."""
+    return given(args, finite)
+
+
 def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
     """Log pmf of each draw's value. Raises InferenceError PLM705 for a bad parameter."""
     value, *args = inputs
@@ -309,7 +320,7 @@ def dist(node: DistScore, inputs: Sequence[list], n: int) -> list:
                     if ends not in ranges:
                         ranges[ends] = finite_spec((), low, high, grid=node.grid or None)
                     finite = ranges[ends]
-                log_pmf, last = given(of[: len(args)], finite), of
+                log_pmf, last = _made(given, finite, *of[: len(args)]), of
             out.append(log_pmf(value[d]))
     except ParameterError as problem:
         raise InferenceError.of("PLM705", str(problem), node.span) from None

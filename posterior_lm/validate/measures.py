@@ -31,6 +31,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.methods import AUTO, METHODS
+from posterior_lm.infer.parts import listed_parts
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.target.prepared import PreparedProgram
@@ -180,6 +181,8 @@ def method_under_test(program: PreparedProgram, request: Request) -> MethodUnder
             offer = policy_offer(program, request, target)
             assert offer is not None
             return offer.guide()
+        if draws.parts and (parts := listed_parts(target, len(draws))) is not None:
+            return parts
         return PriorGuide(target, reads="guide" if options.get("proposal") == "guide" else "prior")
 
     return MethodUnderTest(method, draw, guide, options)
