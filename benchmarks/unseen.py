@@ -168,17 +168,19 @@ def measured(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="plm-unseen-") as top:
         folder = Path(top) / "policy"
-        adapter = None
+        adapter, guide_of = None, None
         if method == "fit":
             query.fit(rows, folder, budget=seconds, seed=seed)
-            adapter = load_policy(folder, query.prepared).adapter
+            policy = load_policy(folder, query.prepared)
+            adapter, guide_of = policy.adapter, policy.guide
         elif method in KINDS:
-            adapter = train_peer(query, rows, method, seconds, seed)
+            adapter = trained = train_peer(query, rows, method, seconds, seed)
+            guide_of = lambda target: PolicyGuide.of(target, trained)  # noqa: E731
         spent, found = time.perf_counter() - began, []
         for number, row in enumerate(rows):
             asked = query.given(row)
             target = asked.target()
-            guide = None if adapter is None else PolicyGuide.of(target, adapter)
+            guide = None if guide_of is None else guide_of(target)
             if method == "fit":
                 draws = asked.policy(folder).draw(DRAWS, seed=seed).draws
             elif method in KINDS:

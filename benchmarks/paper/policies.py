@@ -16,8 +16,8 @@ from posterior_lm.train.policy import MANIFEST
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
+    from posterior_lm.infer.guide import PriorGuide
     from posterior_lm.target.target import Target
-    from posterior_lm.train.guide import PolicyGuide
 
 ROOM, CHECKPOINTS = "policies", "checkpoints"
 
@@ -91,7 +91,7 @@ def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings:
         raise KeyboardInterrupt
 
 
-def guide(query: Query, target: Target, folder: Path) -> PolicyGuide:
+def guide(query: Query, target: Target, folder: Path) -> PriorGuide:
     """The policy in the folder as a proposal for a bound target, loaded once per process."""
     from posterior_lm.train.policy import held_policy, read_manifest
 
@@ -99,7 +99,7 @@ def guide(query: Query, target: Target, folder: Path) -> PolicyGuide:
 
 
 @contextmanager
-def untrained(query: Query, target: Target) -> Iterator[PolicyGuide]:
+def untrained(query: Query, target: Target) -> Iterator[PriorGuide]:
     """The frozen model as a guide: what every policy begins from."""
     from posterior_lm.train.adapter import Adapter
     from posterior_lm.train.guide import PolicyGuide, readings_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from posterior_lm.infer.base import Backend, InferenceAlgorithm, Info, Offer, run
+from posterior_lm.infer.base import WORSE, Backend, InferenceAlgorithm, Info, Offer, run
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import is_whole, listed_early
 from posterior_lm.infer.guide import Guide, PriorGuide
@@ -164,15 +164,24 @@ def infer(
     """Draws by the named method; `options` are those of `METHODS[method]`.
 
     An explicit `guide` stands before a `policy`. Under auto a policy proposes together with the
-    prior; where more is known to pay than importance sampling, both are tried on this target first. Without a
-    policy it lists the values, or those of parts that no term ties together, where that costs no more than the draws, and has flatter proposals help where draws
+    prior, unless by its certificate that is better alone; where more is known to pay than importance sampling, both are tried on this
+    target first. Without a policy it lists the values, or those of parts that no term ties together, where that costs no
+    more than the draws, and has flatter proposals help where draws
     lack something. Texts of servers that tell no whole rows are drawn by these. With `look`, draws get a second look (`infer/second_look.py`).
     """
     began = time.monotonic()
+    worse = (
+        policy if method == AUTO and guide is None and policy is not None and policy.level == WORSE else None
+    )
+    policy = None if worse is not None else policy
     if guide is not None and METHODS[method].needs_policy:
         name, reason = method, f"{method} was asked for"
     else:
         name, reason = choose(target, method, policy if guide is None else None)
+    if worse is not None:
+        reason = (
+            f"{reason}; {worse.name} is not used, since by its certificate the prior is the better proposal"
+        )
     chosen = METHODS[name]
     if chosen.proposes or chosen.decoder:
         if guide is not None:

@@ -78,13 +78,15 @@ def run(
 
 UNSEEN = "unseen"
 """The level of a policy for many programs where it has not seen the one that asks."""
+WORSE = "worse"
+"""The level of a policy by whose certificate the prior is the better proposal, so that its draws are the prior's."""
 
 
 @frozen(eq=False)
 class Offer:
     """A stored policy: where it lies, what its certificate says, and how to make its guide.
 
-    `level` is good, usable, poor, uncertified or unseen.
+    `level` is good, usable, poor, worse, uncertified or unseen.
     """
 
     where: str
@@ -100,6 +102,8 @@ class Offer:
         """Its verdict, in words that follow its name."""
         if self.level == UNSEEN:
             return "which has not seen this program; weights correct it"
+        if self.level == WORSE:
+            return "by whose certificate the prior is the better proposal, so that is what draws"
         return "which is not certified" if self.level == "uncertified" else f"whose verdict is {self.level}"
 
 

@@ -59,7 +59,8 @@ class Bounds:
     Both sets together are draws of the mixture m of both, stratified, so that u = exp(log reward) / m has the
     evidence as its mean (Owen & Zhou 2000) and weights draws towards the posterior: `evidence` = log mean u, and
     `forward` = Σ ū log w with ū = u / Σ u, an estimate of E_p[log w] that sees what either of the two drew. It is +∞ where
-    the policy cannot draw what the prior did. The reverse bound is the row's `elbo`, a plain mean.
+    the policy cannot draw what the prior did. The reverse bound is the row's `elbo`, a plain mean. `gain` =
+    Σ ū (log policy − log prior) is what KL(posterior‖·) has fallen by from the prior to the policy, −∞ in the same case.
 
     Standard errors are by the delta method within the two strata (Owen 2013, §9.2), of `evidence` that of ū, of
     `forward` that of ū (log w − forward), of `divergence` that of ū (log w − forward − 1); that of a share
@@ -77,6 +78,8 @@ class Bounds:
     ess_se: Spread
     prior_ess_se: Spread
     seconds: tuple[Seconds, Seconds] = field(default=(0.0, 0.0), eq=False)
+    gain: LowerBound = 0.0
+    """0 in certificates of before it was measured."""
 
     @property
     def divergence(self) -> float:
@@ -206,6 +209,16 @@ class PolicyReport:
         return max(0.0, mean - half), max(0.0, mean + half)
 
     @property
+    def gain(self) -> float:
+        """Nats by which the policy is nearer to the posterior than the prior is, averaged over the rows; 0 where nobody measured."""
+        return float(np.mean([b.gain for b in self.bounds])) if self.bounds else 0.0
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the prior is the better proposal: by the ESS, which does not see what the policy never draws, and by the gain, which does."""
+        return self.ess < self.prior_ess and self.gain < 0
+
+    @property
     def replaced(self) -> tuple[float, float, float] | None:
         """How many draws of the prior one of the policy is worth, and the 90 % interval of that.
 
@@ -297,6 +310,8 @@ class PolicyReport:
         found = []
         if self.ess < WORSE * self.prior_ess:
             found.append(f"ESS/N is {self.ess:.2f}, less than the prior's {self.prior_ess:.2f}")
+        if self.is_worse:
+            found.append(f"KL(posterior‖policy) is {_nats(-self.gain)} above the prior's")
         if self.worst_ess < POOR_WORST_ESS:
             worst = min(self.measured, key=lambda r: r.ess)
             found.append(f"ESS/N on row {worst.row} is {worst.ess:.3f}, below {POOR_WORST_ESS}")
@@ -403,7 +418,7 @@ class PolicyReport:
         """
         told = {k: v for k, v in whole.items() if k not in ("worth", "verdict")}
         if isinstance(rows := whole.get("rows"), list):
-            told["rows"] = [{"bounds": None, **row} if isinstance(row, Mapping) else row for row in rows]
+            told["rows"] = [_whole(row) for row in rows]
         found: PolicyReport = structured(cls, {**LATER, **told}, where)
         if not found.rows:
             raise ValueError("a certificate has at least one row")
@@ -412,6 +427,14 @@ class PolicyReport:
 
 LATER: Mapping[str, object] = {"held_out": True, "training": None}
 """What earlier certificates lack, beside the bounds of their rows."""
+
+
+def _whole(row: Any) -> Any:
+    """A row of a certificate with what earlier ones lack."""
+    if not isinstance(row, Mapping):
+        return row
+    bounds = row.get("bounds")
+    return {**row, "bounds": {"gain": 0.0, **bounds} if isinstance(bounds, Mapping) else bounds}
 
 
 def _and(reasons: list[str]) -> str:

@@ -173,13 +173,14 @@ def bounds_of(both: Both) -> Bounds:
     n = both.log_reward.shape[1]
     own, prior = both.log_weights
     log_u = both.log_reward - mixed(both.log_prob, np.array([0.5, 0.5]))
-    evidence, forward, errors = -math.inf, math.inf, [math.inf] * 3
+    evidence, forward, gain, errors = -math.inf, math.inf, 0.0, [math.inf] * 3
     if np.isfinite(log_u).any():
         evidence = log_evidence(log_u.ravel())
         share = normalize(log_u.ravel()).reshape(log_u.shape)
         alive = share > 0
         log_w = np.where(alive, both.log_reward, 0.0) - np.where(alive, both.log_prob[..., 0], 0.0)
         forward, errors[0] = float(np.sum(share * log_w)), _stratified(share)
+        gain = float(np.sum(share[alive] * (both.log_prob[..., 0] - both.log_prob[..., 1])[alive]))
         if forward < math.inf:
             errors[1:] = [_stratified(share * (log_w - forward - one)) for one in (0.0, 1.0)]
     return Bounds(
@@ -192,6 +193,7 @@ def bounds_of(both: Both) -> Bounds:
         ess_se=_share_se(own),
         prior_ess_se=_share_se(prior),
         seconds=both.seconds,
+        gain=gain,
     )
 
 

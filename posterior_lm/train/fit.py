@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from posterior_lm.infer.auto import rather_than_a_policy
 from posterior_lm.infer.methods import AUTO, OBJECTIVES
@@ -161,6 +161,7 @@ def _fit(
             own_contexts=adapter.reads == "own",
             note="; ".join(n for n in (note, *setup.notes, *trainer.notes, *found, left_out) if n),
         )  # fmt: skip
+        manifest = noted(manifest, setup, tell)
         if world.is_main:
             manifest = save_policy(folder, adapter, manifest)
             if not interrupted:
@@ -219,6 +220,22 @@ def certificate_of(
         plan = setup.planned(pace, course.left - saving)
     wanted = "{} draws, {} rows and {} simulated ones".format(*whole)
     return report.to_json(), f"the budget cut the certificate, which was to be of {wanted}"
+
+
+def noted(manifest: Manifest, setup: Setup, tell: Callable[[str], None]) -> Manifest:
+    """The manifest, where the prior is the better proposal with a note of that and of what to change, which is told too."""
+    if not manifest.is_prior:
+        return manifest
+    changes, rate = ["more steps or a larger budget"], setup.settings.balance_learning_rate / 3
+    if setup.settings.scope == "program":
+        changes.append("`--for rows`, where these rows are all that it is for")
+    changes.append(f"a lower rate (`--set balance_learning_rate={rate:.1g}`)")
+    said = (
+        f"after {manifest.steps} steps the policy is a worse proposal than the prior, so that is what draws with it: "
+        f"try {'; or '.join(changes)}"
+    )
+    tell(said)
+    return evolve(manifest, note="; ".join(filter(None, [manifest.note, said])))
 
 
 def _certified(setup: Setup, course: Course, draws: int, rows: int, simulated: int) -> PolicyReport:

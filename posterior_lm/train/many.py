@@ -20,7 +20,17 @@ from posterior_lm.target.prepared import Data, PreparedProgram
 from posterior_lm.train import checkpoint
 from posterior_lm.train.adapter import Adapter, check_model
 from posterior_lm.train.course import SAVING, Course
-from posterior_lm.train.fit import Fitted, certificate_of, go_on, identity_of, is_whole, opened, train, whole
+from posterior_lm.train.fit import (
+    Fitted,
+    certificate_of,
+    go_on,
+    identity_of,
+    is_whole,
+    noted,
+    opened,
+    train,
+    whole,
+)
 from posterior_lm.train.parallel import World, join_world
 from posterior_lm.train.policy import Manifest, digests_of, save_policy
 from posterior_lm.train.progress import Progress
@@ -161,11 +171,12 @@ def _fit(
             for note in said:
                 tell(f"{name}: {note}")
             trainer = setup.trainer
-            manifests.append(parts[name].manifest(
+            one = parts[name].manifest(
                 settings=setup.settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
                 seconds=round(trainer.seconds, 3), certificate=certificate,
                 note="; ".join([*setup.notes, *trainer.notes, *said]),
-            ))  # fmt: skip
+            )  # fmt: skip
+            manifests.append(noted(one, setup, lambda note, name=name: tell(f"{name}: {note}")))
         course.enter(SAVING)
         manifest = Manifest.of_many(
             manifests, settings=settings.to_json(), seed=settings.seed, steps=turns.steps_done,

@@ -20,7 +20,9 @@ from attrs import define, field, frozen
 
 from posterior_lm.graph.fingerprint import canonical
 from posterior_lm.graph.graph import RewardGraph
-from posterior_lm.infer.base import UNSEEN, Offer
+from posterior_lm.infer.base import UNSEEN, WORSE, Offer
+from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import LanguageModel, ModelIdentity, threads_of
 from posterior_lm.lm.served import ServedModel
@@ -112,6 +114,14 @@ class Manifest:
     def checked(self) -> PolicyReport | None:
         """The certificate as numbers, where there is one."""
         return None if self.certificate is None else PolicyReport.from_json(self.certificate, "certificate")
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether draws with it are the prior's, since its certificate says that this is the better proposal. What a peer's
+        objective made is taken as it is: it need not be after the posterior."""
+        found, objective = self.checked, self.settings.get("objective")
+        peer = objective in OBJECTIVES and OBJECTIVES[objective].peer
+        return found is not None and not peer and found.is_worse
 
     def to_json(self) -> str:
         """The text of `manifest.json`. ValueError for a number that is not finite."""
@@ -245,8 +255,11 @@ class Policy:
     manifest: Manifest
     adapter: Adapter | ServedAdapter
 
-    def guide(self, target: Target) -> PolicyGuide:
-        """The policy as a proposal for a bound program. Raises DataError PLM625 where its guides read another model."""
+    def guide(self, target: Target) -> PriorGuide:
+        """The policy as a proposal for a bound program, or the prior where `Manifest.is_prior`.
+
+        Raises DataError PLM625 where its guides read another model.
+        """
         guide = PolicyGuide.of(target, self.adapter)
         model = target.models[next(iter(guide.readings.values())).lm]
         if _weights(model) not in (None, self.manifest.identity.digest):
@@ -259,7 +272,7 @@ class Policy:
                 where=str(self.folder),
                 help="let the guides read the model that the policy adapts",
             )
-        return guide
+        return PriorGuide(target) if self.manifest.is_prior else guide
 
     @property
     def certificate(self) -> PolicyReport | None:
@@ -382,8 +395,12 @@ def offer_of(folder: Path, program: PreparedProgram, target: Target) -> Offer:
     own = manifest.of_program(program) if manifest.programs else manifest
     return Offer(
         where=str(folder),
-        level=UNSEEN if own is None else level_of(own),
-        guide=lambda: held_policy(folder, manifest, program).guide(target),
+        level=UNSEEN if own is None else WORSE if own.is_prior else level_of(own),
+        guide=lambda: (
+            PriorGuide(target)
+            if own and own.is_prior
+            else held_policy(folder, manifest, program).guide(target)
+        ),
     )
 
 

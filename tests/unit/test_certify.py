@@ -314,6 +314,7 @@ def test_bounds_and_their_errors_by_hand() -> None:
     assert found.divergence == pytest.approx(9 / 16 * THIRD - math.log(8 / 21))
     assert found.forward_se == pytest.approx(math.sqrt(2) * abs(126 / 512 * THIRD))
     assert found.divergence_se == pytest.approx(math.sqrt(2) * abs(126 / 512 * THIRD - 2 / 32))
+    assert found.gain == pytest.approx(9 / 16 * math.log(1.8) + 7 / 16 * math.log(0.2))
     assert found.elbo_se == pytest.approx(-THIRD / 2)
     assert found.ess_se == pytest.approx(0.16), "relative weights 0.5 and 1.5"
     assert found.prior_ess_se == pytest.approx(0.16) and found.seconds == (3.0, 1.0)
@@ -379,6 +380,26 @@ def test_a_certificate_of_trained_rows_says_so() -> None:
 def test_levels_by_draws_of_the_prior(forward: float, level: str, words: str) -> None:
     found = evolve(TRAINED, rows=(evolve(WORTH, bounds=evolve(BOUNDS, forward=forward)),)).verdict
     assert found.level == level and words in found.words
+
+
+def test_the_prior_is_better_where_its_own_draws_and_those_of_both_say_so() -> None:
+    def report(ess: float, gain: float) -> PolicyReport:
+        rows = [evolve(WORTH, ess=ess, bounds=evolve(BOUNDS, gain=one)) for one in (gain - 1, gain + 1)]
+        return evolve(TRAINED, rows=tuple(rows))
+
+    prior = WORTH.prior_ess
+    assert report(prior / 2, -0.5).is_worse and report(prior / 2, -0.5).gain == pytest.approx(-0.5)
+    words = report(prior / 2, -0.5).verdict.words
+    assert words.startswith("Poor") and "KL(posterior‖policy) is 0.50 nats above the prior's" in words
+    assert not report(prior / 2, 0.5).is_worse, "it covers more than the prior does"
+    assert not report(prior * 2, -0.5).is_worse, "its draws are worth more, whatever they miss"
+    assert not FINE.is_worse and FINE.gain == 0, "nothing was measured"
+    lost = report(prior / 2, -math.inf)
+    assert lost.is_worse and PolicyReport.from_json(json.loads(json.dumps(lost.to_json()))).is_worse
+    whole = lost.to_json()
+    for row in whole["rows"]:
+        del row["bounds"]["gain"]
+    assert not PolicyReport.from_json(whole).is_worse, "certificates of before do not know"
 
 
 def test_certificates_of_before_are_read() -> None:

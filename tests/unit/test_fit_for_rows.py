@@ -209,6 +209,40 @@ def test_a_fit_that_is_ruined_is_saved_as_it_began(tmp_path: Path) -> None:
         policy.adapter.close()
 
 
+def test_a_policy_that_ends_below_the_prior_draws_as_the_prior_and_says_what_to_change(
+    tmp_path: Path,
+) -> None:
+    """What it reads is a prompt that the model never saw, from which one step does not find back."""
+    query, said = loads(WORD), []
+    settings = {**SMALL, "steps": 1, "scope": "program", "sleep": 0.0, "simulated": 0.0, "certify_draws": 60}
+    fitted = fit(query.prepared, ROWS, tmp_path / "p", settings_of(settings), say=said.append)
+    certificate = fitted.manifest.checked
+    assert certificate is not None and certificate.ess < certificate.prior_ess and certificate.gain < -1
+    assert said[-1].startswith("after 1 steps the policy is a worse proposal than the prior")
+    assert "`--for rows`" in said[-1] and said[-1] in fitted.manifest.note
+    target = query.given(ROWS[0]).target()
+    policy = load_policy(fitted.folder, query.prepared)
+    try:
+        assert type(policy.guide(target)) is PriorGuide
+        assert any(v.any() for k, v in policy.adapter.tensors().items() if "lora_B" in k), "nothing is lost"
+    finally:
+        policy.adapter.close()
+    asked = query.given(ROWS[0])
+    alone, auto = asked.draw(30).draws, asked.policy(fitted.folder).draw(30).draws
+    assert "is not used, since by its certificate the prior is the better proposal" in auto.reason
+    assert auto.log_weights == pytest.approx(alone.log_weights) and auto.method == alone.method
+    drawn = asked.policy(fitted.folder).using("gflownet").draw(30).draws
+    assert drawn.values == asked.using("importance").draw(30).draws.values
+    assert "so that is what draws" in drawn.reason
+
+
+def test_what_a_peer_made_is_taken_as_it_is(tmp_path: Path) -> None:
+    settings = settings_of({**SMALL, "steps": 1, "objective": "rloo", "certify_draws": 60})
+    fitted = fit(loads(WORD).prepared, ROWS, tmp_path / "p", settings)
+    assert fitted.manifest.checked is not None and fitted.manifest.checked.is_worse
+    assert not fitted.manifest.is_prior and "worse" not in fitted.manifest.note
+
+
 # ------------------------------------------------------------------------------- another policy's weights
 
 

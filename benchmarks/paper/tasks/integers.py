@@ -20,9 +20,9 @@ from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
+    from posterior_lm.infer.guide import PriorGuide
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
-    from posterior_lm.train.guide import PolicyGuide
 
 PROGRAMS: Mapping[str, tuple[str, Row]] = {
     "uniform": ("random_integer", {"low": 0, "high": 100}),
@@ -63,7 +63,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
         return _prompting(bench, cell, bound)
     size = bench.size("integers")
     target = bound.target()
-    made: AbstractContextManager[PolicyGuide]
+    made: AbstractContextManager[PriorGuide]
     if cell.method == "base":
         made = untrained(query, target)
         note = ""
