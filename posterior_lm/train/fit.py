@@ -161,7 +161,9 @@ def _fit(
             own_contexts=adapter.reads == "own",
             note="; ".join(n for n in (note, *setup.notes, *trainer.notes, *found, left_out) if n),
         )  # fmt: skip
-        manifest = noted(manifest, setup, tell)
+        manifest, said = noted(manifest, setup)
+        if said:
+            tell(said)
         if world.is_main:
             manifest = save_policy(folder, adapter, manifest)
             if not interrupted:
@@ -222,10 +224,10 @@ def certificate_of(
     return report.to_json(), f"the budget cut the certificate, which was to be of {wanted}"
 
 
-def noted(manifest: Manifest, setup: Setup, tell: Callable[[str], None]) -> Manifest:
-    """The manifest, where the prior is the better proposal with a note of that and of what to change, which is told too."""
+def noted(manifest: Manifest, setup: Setup) -> tuple[Manifest, str]:
+    """The manifest, where the prior is the better proposal with a note of that and of what to change; and that note."""
     if not manifest.is_prior:
-        return manifest
+        return manifest, ""
     changes, rate = ["more steps or a larger budget"], setup.settings.balance_learning_rate / 3
     if setup.settings.scope == "program":
         changes.append("`--for rows`, where these rows are all that it is for")
@@ -234,8 +236,7 @@ def noted(manifest: Manifest, setup: Setup, tell: Callable[[str], None]) -> Mani
         f"after {manifest.steps} steps the policy is a worse proposal than the prior, so that is what draws with it: "
         f"try {'; or '.join(changes)}"
     )
-    tell(said)
-    return evolve(manifest, note="; ".join(filter(None, [manifest.note, said])))
+    return evolve(manifest, note="; ".join(filter(None, [manifest.note, said]))), said
 
 
 def _certified(setup: Setup, course: Course, draws: int, rows: int, simulated: int) -> PolicyReport:

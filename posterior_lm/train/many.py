@@ -176,7 +176,10 @@ def _fit(
                 seconds=round(trainer.seconds, 3), certificate=certificate,
                 note="; ".join([*setup.notes, *trainer.notes, *said]),
             )  # fmt: skip
-            manifests.append(noted(one, setup, lambda note, name=name: tell(f"{name}: {note}")))
+            manifest, note = noted(one, setup)
+            manifests.append(manifest)
+            if note:
+                tell(f"{name}: {note}")
         course.enter(SAVING)
         manifest = Manifest.of_many(
             manifests, settings=settings.to_json(), seed=settings.seed, steps=turns.steps_done,

@@ -118,10 +118,9 @@ class Manifest:
     @property
     def is_prior(self) -> bool:
         """Whether draws with it are the prior's, since its certificate says that this is the better proposal. What a peer's
-        objective made is taken as it is: it need not be after the posterior."""
-        found, objective = self.checked, self.settings.get("objective")
-        peer = objective in OBJECTIVES and OBJECTIVES[objective].peer
-        return found is not None and not peer and found.is_worse
+        objective made, or em, is taken as it is: it need not be after this posterior."""
+        found, objective = self.checked, OBJECTIVES.get(self.settings.get("objective", ""))
+        return found is not None and objective is not None and not objective.peer and found.is_worse
 
     def to_json(self) -> str:
         """The text of `manifest.json`. ValueError for a number that is not finite."""
