@@ -200,12 +200,14 @@ class Posterior(Shown):
     def prob(self, predicate: str | Callable[[Mapping[str, Datum]], bool]) -> Estimate:
         """The posterior probability of an expression that is true or false, with a 90 % interval; as `expect`.
 
-        For draws, Wilson's interval (1927) with the number of independent draws in place
-        of N (`Draws.independent`). What is `Draws.missing`, of a list or of draws, may be all of it or none.
+        For draws, Wilson's interval (1927) with the N that has this standard error, or where all draws agree with the
+        number of independent ones (`Draws.independent`). What is `Draws.missing`, of a list or of draws, may be all of it or none.
         """
         estimate = self._mean(self._of_each(predicate, "truth"))
         p = min(1.0, max(0.0, estimate.value))
         n = self.draws.independent or (self.n if self.draws.decoded else 1.0)
+        # Equal weights within the event and without it say more than the ESS, and unequal ones less.
+        n = p * (1 - p) / estimate.se**2 if 1e-9 < p < 1 - 1e-9 and estimate.se > 0 else n
         low, high = (p, p) if self.draws.certificate is not None else wilson(p, n)
         missing = self.draws.missing
         return Estimate(p, estimate.se, low * (1 - missing), high * (1 - missing) + missing)

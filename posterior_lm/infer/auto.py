@@ -101,12 +101,16 @@ def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHEC
     return None
 
 
+WORTH = 0.02
+"""The part of the draws that they should be worth, else wider proposals are tried too; and `FEW` at least."""
+
+
 def lacking(draws: Draws) -> str | None:
     """What is wrong with draws that flatter proposals may mend, in words before "so wider ones propose too"; None where nothing is."""
     look, worth = draws.second_look, draws.independent or 0.0
     if look is not None and (missed := look.missed(draws.log_evidence_se)):
         return f"its draws miss about {missed:.0%} of the evidence that a second look finds"
-    if worth < FEW and len(draws) >= MANY:  # of fewer nobody expects more
+    if worth < max(FEW, WORTH * len(draws)) and len(draws) >= MANY:  # of fewer nobody expects more
         return f"its draws are worth {worth:.1f}"
     return None
 

@@ -156,3 +156,18 @@ def test_a_byte_order_mark_is_dropped_wherever_a_program_reads(home: Path) -> No
         )
     )
     assert query.draw(3).n == 2
+
+
+def test_examples_lie_beside_the_program_for_every_command(home: Path) -> None:
+    """`compare` resolved its options by a copy of what `run` does, and lost the folder."""
+    rows = {"tokens": ["a", "b", "\n"], "order": 0, "max_tokens": 30}
+    rows["rows"] = {"": {"a": 0.3, "b": 0.5, "\n": 0.1, "<eos>": 0.1}}
+    written(home, "t.json", json.dumps(rows))
+    written(home, "shots.jsonl", '{"z": "ab"}\n')
+    body = "program p() {\n  latent z: text(tokens=2..2, end=\"free\") ~ base()\n  guide z ~ base()\n"
+    infer = '  infer few_shot(examples="shots.jsonl", shots=1)\n}\n'
+    file = written(home, "p.plm", f'lm base = tabular("t.json")\n\n{body}{infer}')
+    query = plm.load(file)
+    assert query.draw(3).n == 3 and query.using("few_shot").draw(3).method == "few_shot"
+    compared = query.using("few_shot").compare(draws=20)
+    assert "few_shot" in {one.method for one in compared.methods if not one.failed}
