@@ -20,7 +20,8 @@ PROGRAMS = sorted([*(ROOT / "programs").glob("*.plm"), *GOOD.glob("*.plm")])
 
 
 def dumped(path: Path) -> str:
-    graph = lower(compile_source(Source(path.name, path.read_text(encoding="utf-8"))).without_errors())
+    checked = compile_source(Source(path.name, path.read_text(encoding="utf-8"))).without_errors()
+    graph = lower(checked, path.parent)
     done = optimize(graph)
     return f"{text(graph)}\nafter the passes:\n{text(done)}\nfingerprint {done.fingerprint}\n"
 

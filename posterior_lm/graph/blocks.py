@@ -6,16 +6,17 @@ with a branch at each place would be, and whoever draws latents one by one, or w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
 from posterior_lm.graph.named_files import tools_of
-from posterior_lm.graph.nodes import MARK, WHEN, Apply, Latent, LmScore, Mix, Pool, Power, Sum
+from posterior_lm.graph.nodes import MARK, WHEN, Apply, Latent, LmScore, Mix, Pool, Power, Previous, Sum
 from posterior_lm.lang import ast
-from posterior_lm.lang.typed import Type
+from posterior_lm.lang.source import Span
+from posterior_lm.lang.typed import Binding, Type
 
 if TYPE_CHECKING:
     from posterior_lm.graph.lower import Lowering
@@ -143,6 +144,7 @@ def over_list(lowering: Lowering, statement: ast.Plate, places: Places) -> None:
     """`plate item in list { … }`: what stands inside for every place that holds an item, a term for each statement."""
     row = lowering.bound(statement.row)
     outside, columns = (lowering.terms, lowering.infos), []
+    lowering.items[row] = mine = []
     for k, (latent, holds) in enumerate(zip(places.latents, places.holds, strict=True)):
         lowering.names[row] = latent
         lowering.terms, lowering.infos = [], []
@@ -151,11 +153,37 @@ def over_list(lowering: Lowering, statement: ast.Plate, places: Places) -> None:
             lowering.body(statement.body)
         lowering.index.pop()
         columns.append(lowering.terms)
+        mine.append(Place(holds, *map(dict, _meanings(lowering))))
     infos = lowering.infos
     lowering.terms, lowering.infos = outside
     for parts, info in zip(zip(*columns, strict=True), infos, strict=True):
         lowering.terms.append(lowering.build.add(Sum(inputs=parts, span=info.span)))
         lowering.infos.append(info)
+
+
+@frozen
+class Place:
+    """One place of a list that a plate goes over: whether it holds an item, and what names mean in the plate."""
+
+    holds: int | None
+    names: dict[Binding, int]
+    plates: dict[Binding, int]
+    lists: dict[Binding, Places]
+    items: dict[Binding, list[Place]]
+
+
+def _meanings(lowering: Lowering) -> tuple[dict[Binding, Any], ...]:
+    return lowering.names, lowering.plates, lowering.lists, lowering.items
+
+
+@contextmanager
+def _at(lowering: Lowering, place: Place) -> Iterator[None]:
+    """Where names mean what they do at a place of a list."""
+    before = _meanings(lowering)
+    lowering.names, lowering.plates = place.names, place.plates
+    lowering.lists, lowering.items = place.lists, place.items
+    yield
+    lowering.names, lowering.plates, lowering.lists, lowering.items = before
 
 
 def length(lowering: Lowering, places: Places, call: ast.Call) -> int:
@@ -182,25 +210,83 @@ def item_at(lowering: Lowering, places: Places, call: ast.Call) -> int:
 # ---------------------------------------------------------------- rows of plates that have ended
 
 
-def pooled(lowering: Lowering, call: ast.Call, name: str, op: str) -> int:
-    """A function of many values, or of those of every row of plates that have ended, inner ones first."""
+def previous(lowering: Lowering, call: ast.Call, *, listed: bool) -> int:
+    """What a value is in the row before of a plate, or at the place before of a list."""
+    (row,) = lowering.checked.pooled(call)
+    value, first = call.args
+    if row not in lowering.items:
+        both = lowering.value(value, listed=listed), lowering.value(first, listed=listed)
+        return lowering.build.add(Previous(plate=lowering.plates[row], inputs=both, span=call.span))
+    if not lowering.items[row]:
+        return lowering.value(first, listed=listed)
+    with _at(lowering, lowering.items[row][-1]):
+        return lowering.value(value, listed=listed)
+
+
+def pooled(lowering: Lowering, call: ast.Call, name: str, op: str, *, listed: bool) -> int:
+    """A function of many values, or of those of every row of plates and lists that have ended, inner ones first."""
     add, span, rows = lowering.build.add, call.span, lowering.checked.pooled(call)
-    between: tuple[int, ...] = ()
+    if op == "mean" and any(
+        row in lowering.items for row in rows
+    ):  # over lists, of which no two are of one length
+        whole, count = (
+            _over(lowering, "+", rows, row, (), span)
+            for row in (lambda: _row(lowering, call, name, op, listed), lambda: lowering.build.constant(1))
+        )
+        return add(Apply(op="/", inputs=(whole, count), span=span))
+    beside = (lowering.value(call.args[1], listed=listed),) if op in ("join", "last") else ()
+    return _over(lowering, op, rows, lambda: _row(lowering, call, name, op, listed), beside, span)
+
+
+def _row(lowering: Lowering, call: ast.Call, name: str, op: str, listed: bool) -> int:
+    """The value of one row."""
+    add, span = lowering.build.add, call.span
+    if op in ("join", "last"):
+        return lowering.value(call.args[0], listed=listed and op == "last")
+    given = [lowering.value(arg, listed=True) for arg in call.args]
+    if name == op:
+        return add(Apply(op=op, inputs=tuple(given), span=span))
+    lists = (lowering.build.nodes[i] for i in given)
+    parts = [j for i, n in zip(given, lists, strict=True)
+             for j in (n.inputs if isinstance(n, Apply) and n.op == "list" else (i,))]  # fmt: skip
+    return lowering.build.reduced(op, parts, span)
+
+
+def _over(
+    lowering: Lowering, op: str, rows: Sequence[Binding], row: Callable[[], int], beside: tuple[int, ...], span: Span,
+) -> int:  # fmt: skip
+    """The value of all these rows, outermost first; `beside` is what `join` puts between, and `last` falls back on."""
+    if not rows:
+        return row()
+    add, first = lowering.build.add, rows[0]
+    if first not in lowering.items:
+        plate = lowering.plates[first]
+        inner = _over(lowering, op, rows[1:], row, beside, span)
+        return add(Pool(op=op, plate=plate, inputs=(lowering.tables[plate], inner, *beside), span=span))
+    values: list[tuple[int | None, int]] = []
+    for place in lowering.items[first]:
+        with _at(lowering, place):
+            values.append((place.holds, _over(lowering, op, rows[1:], row, beside, span)))
+
+    def where(holds: int | None, value: int, otherwise: int) -> int:
+        return value if holds is None else add(Apply(op="if", inputs=(holds, value, otherwise), span=span))
+
+    if op == "last":
+        (found,) = beside
+        for holds, value in values:
+            found = where(holds, value, found)
+        return found
     if op == "join":
-        row, between = lowering.value(call.args[0]), (lowering.value(call.args[1]),)
-    else:
-        given = [lowering.value(arg, listed=True) for arg in call.args]
-        if name == op:
-            row = add(Apply(op=op, inputs=tuple(given), span=span))
-        else:
-            lists = (lowering.build.nodes[i] for i in given)
-            parts = [j for i, n in zip(given, lists, strict=True)
-                     for j in (n.inputs if isinstance(n, Apply) and n.op == "list" else (i,))]  # fmt: skip
-            row = lowering.build.reduced(op, parts, span)
-    for one in reversed(rows):
-        plate = lowering.plates[one]
-        row = add(Pool(op=op, plate=plate, inputs=(lowering.tables[plate], row, *between), span=span))
-    return row
+        parts = [
+            lowering.build.segments([*(beside if k else ()), value], span)
+            for k, (_, value) in enumerate(values)
+        ]
+        none = lowering.build.constant("")
+        return lowering.build.segments(
+            [where(holds, part, none) for (holds, _), part in zip(values, parts, strict=True)], span
+        )
+    none = lowering.build.reduced(op, [], span)
+    return lowering.build.reduced(op, [where(holds, value, none) for holds, value in values], span)
 
 
 def folded(expr: ast.Expr) -> ast.Expr:

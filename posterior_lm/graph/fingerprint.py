@@ -14,7 +14,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from posterior_lm.graph.nodes import ChoiceScore, Latent, LmScore, Node, PlateSum, Pool, RowField
+from posterior_lm.graph.nodes import Apply, ChoiceScore, Latent, LmScore, Node, PlateSum, Pool, RowField
+from posterior_lm.tools import ToolSpec
 
 if TYPE_CHECKING:
     from posterior_lm.graph.graph import RewardGraph
@@ -52,6 +53,8 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
                 return [plates.setdefault(node.plate, len(plates)), node.column]
             case Pool():
                 return [plates.setdefault(node.plate, len(plates)), node.op]
+            case Apply(op=op, tool=ToolSpec() as tool):
+                return [op, *tool.identity]
             case PlateSum():
                 return [plates.setdefault(node.plate, len(plates))]
             case _:

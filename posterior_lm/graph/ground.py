@@ -114,6 +114,8 @@ class _Grounding:
                 between = self.place(node.inputs[2], env)
                 parts = [part for row in rows for part in (between, row)]
                 return self.build.segments(parts[1:], node.span)
+            case "last":
+                return rows[-1] if rows else self.place(node.inputs[2], env)
             case "mean":
                 return self.build.add(Apply(op="mean", inputs=tuple(rows), span=node.span))
         return self.build.reduced(node.op, rows, node.span)

@@ -36,7 +36,6 @@ from posterior_lm.graph.nodes import (
     Mix,
     PlateSum,
     Power,
-    Previous,
     Role,
     RowField,
     Segments,
@@ -86,6 +85,8 @@ class Lowering:
     branches: list[int] = field(factory=list)
     """The tests of the branches around the current statement, outermost first."""
     lists: dict[Binding, blocks.Places] = field(factory=dict)
+    items: dict[Binding, list[blocks.Place]] = field(factory=dict)
+    """Of plates over lists, by their rows, what stands at each place so far."""
     index: list[int] = field(factory=list)
     """The places of the lists that the current statement is repeated for."""
     test: int | None = None
@@ -280,7 +281,7 @@ class Lowering:
         if over is not None and over in self.lists:
             blocks.over_list(self, statement, self.lists[over])
             return
-        table, plate = self.value(statement.table), len(self.plates)
+        table, plate = self.value(statement.table), len(self.tables)
         row = self.checked.binding(statement.row)
         assert row is not None
         self.plates[row] = plate
@@ -468,11 +469,12 @@ class Lowering:
                     assert isinstance(args[0], ast.Name)
                     return made(self, self.lists[self.bound(args[0])], expr)
                 if function.id == "previous" and function.id not in self.uses:
-                    (plate,) = self.checked.pooled(expr)
-                    both = tuple(self.value(a, listed=listed) for a in args)
-                    return add(Previous(plate=self.plates[plate], inputs=both, span=span))
+                    return blocks.previous(self, expr, listed=listed)
                 if known is not None and known.pools and function.id not in self.uses:
-                    return blocks.pooled(self, expr, known.name, known.pools)
+                    return blocks.pooled(self, expr, known.name, known.pools, listed=listed)
+                if function.id in self.tools:
+                    text = self.value(args[0])
+                    return add(Apply(op="tool", tool=self.tools[function.id], inputs=(text,), span=span))
                 op = f"use {self.uses[function.id].where}" if function.id in self.uses else function.id
                 lists = op in FUNCTIONS and FUNCTIONS[op].many
                 return add(Apply(op=op, inputs=tuple(self.value(a, listed=lists) for a in args), span=span))

@@ -42,6 +42,8 @@ def tool_spec(
         path = call.args[0]
         assert isinstance(path, ast.Literal)
         own = {"table": table_beside(path, base, allowed)}
+    elif kind == "list_functions":
+        own = {}
     else:
         own = {"operands": options["operands"]}
     shared = {option: options[option] for option in ("trigger", "output", "whole")}

@@ -164,8 +164,13 @@ class Apply(Node):
     """A function or operator on values."""
 
     KIND = "apply"
-    DETAIL = "{0.op}"
     op: str
+    tool: ToolSpec | None = None
+    """Of the op `tool`: which one says what it would write behind the text."""
+
+    @property
+    def detail(self) -> str:
+        return self.op if self.tool is None else f"{self.op} {self.tool.kind}({self.tool.trigger!r})"
 
 
 # ------------------------------------------------------------------- log scores

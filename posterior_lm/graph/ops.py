@@ -117,6 +117,17 @@ def field(text: str, name: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def before(text: str, part: str) -> str:
+    """What stands in front of the first `part`; empty where there is none."""
+    return text[: max(0, text.find(part))]
+
+
+def after(text: str, part: str) -> str:
+    """What stands behind the first `part`; empty where there is none."""
+    place = text.find(part)
+    return text[place + len(part) :] if place >= 0 else ""
+
+
 _WORD = re.compile(r"\w+")
 
 
@@ -164,6 +175,9 @@ OPS: dict[str, Callable[..., Value]] = {
     "mean": mean,
     "number": number,
     "field": field,
+    "before": before,
+    "after": after,
+    "replace": lambda text, part, by: text.replace(part, by) if part else text,
 }
 """`tokens` is not here: it counts a latent's tokens, which only the evaluator knows."""
 

@@ -216,7 +216,7 @@ def spelled(graph: RewardGraph, i: int) -> str:
             if not op[0].isalpha() or op in ("and", "or", "unary -", "unary not"):
                 loose = [_is_loose(graph[j]) for j in node.inputs]
                 inside = [f"({x})" if wrap else x for x, wrap in zip(inside, loose, strict=True)]
-            return _applied(op, inside)
+            return _applied(op if node.tool is None else node.tool.name, inside)
         case Power():
             return f"{inside[0]} \u00d7 " + (
                 f"({inside[1]})" if _is_loose(graph[node.inputs[1]]) else inside[1]

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from posterior_lm.graph.nodes import Apply, DistScore
 from posterior_lm.graph.ops import OPS
@@ -16,6 +16,7 @@ from posterior_lm.lang.regex import mend
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.values import FiniteSpec, GridSpec, IntSpec, finite_spec
 from posterior_lm.target.densities import Beta, Normal, Real, log_mass
+from posterior_lm.tools.answers import answer
 
 Column = list
 """N values of one node: floats, integers, booleans or texts."""
@@ -24,7 +25,10 @@ Column = list
 def apply(node: Apply, inputs: Sequence[Column], n: int, uses: Mapping[str, Callable[..., object]]) -> Column:
     """A function of its inputs, draw by draw; what raises an arithmetic error is NaN."""
     user = node.op.startswith("use ")
-    call = uses[node.op[4:]] if user else OPS[node.op]
+    if node.tool is not None:
+        call: Callable[..., object] = partial(answer, node.tool)
+    else:
+        call = uses[node.op[4:]] if user else OPS[node.op]
     if not inputs:
         return [_call(node, call, (), user=user)] * n
     if user:
@@ -69,6 +73,8 @@ def _call(node: Apply, call: Callable[..., object], args: tuple, *, user: bool) 
     except re.error as problem:  # a pattern that came with the data
         message = f"the pattern is not a regular expression: {problem}"
         raise InferenceError.of("PLM317", message, node.span, help=mend(problem.msg)) from None
+    except InferenceError:  # of a tool
+        raise
     except Exception as problem:
         if not user:
             raise InternalError(f"{node.op}: {problem}") from problem

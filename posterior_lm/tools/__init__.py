@@ -28,7 +28,7 @@ class ToolSpec:
 
     name: str
     """Its name in the program, for messages."""
-    kind: Literal["calculator", "lookup", "use"]
+    kind: Literal["calculator", "list_functions", "lookup", "use"]
     trigger: str
     output: Output = "observe"
     whole: bool = False
@@ -50,6 +50,8 @@ class ToolSpec:
             case "lookup":
                 text = json.dumps(self.table, ensure_ascii=True, separators=(",", ":"))
                 return [*found, hashlib.sha256(text.encode()).hexdigest()]
+            case "list_functions":
+                return found
         return [*found, self.where]
 
     @property
@@ -58,6 +60,8 @@ class ToolSpec:
         match self.kind:
             case "calculator":
                 return b" -0123456789"
+            case "list_functions":
+                return b" ,-0123456789[]"
             case "lookup":
                 return bytes(sorted(set("".join(text for _, text in self.table).encode("utf-8", "replace"))))
         return None

@@ -29,6 +29,7 @@ from attrs import define, field
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.tools import ToolSpec, shown_end
 from posterior_lm.tools.calculator import Calculator
+from posterior_lm.tools.list_functions import ListFunctions
 from posterior_lm.tools.lookup import Lookup
 
 KEPT = 1 << 18
@@ -82,10 +83,17 @@ def answers_of(spec: ToolSpec) -> Answers:
         return _answers[spec]
 
 
+def answer(spec: ToolSpec, text: str) -> str:
+    """What a tool says of a text that it does not write into, its trigger put behind it; empty where it declines."""
+    return answers_of(spec)(text if text.endswith(spec.trigger) else text + spec.trigger) or ""
+
+
 def _made(spec: ToolSpec) -> Callable[[str], object]:
     match spec.kind:
         case "calculator":
             return Calculator(spec.trigger, spec.operands)
+        case "list_functions":
+            return ListFunctions(spec.trigger)
         case "lookup":
             return Lookup(spec.trigger, spec.table)
     return Process(spec.name, spec.where, spec.seconds)

@@ -153,6 +153,71 @@ def test_a_list_in_a_plate_in_a_branch_and_what_nothing_reads() -> None:
     )
 
 
+POOLED = {
+    "sum, mean": (
+        'let n = count(s, "a")', "factor 0.5 * sum(n) - mean(chars(s), 1)",
+        lambda x: 0.5 * sum(i.count("a") for i in x) - np.mean([(len(i) + 1) / 2 for i in x]),
+    ),
+    "any, all": (
+        'let n = contains(s, "a")', "condition any(n) or all(chars(s) == 1)",
+        lambda x: 0.0 if any("a" in i for i in x) or all(len(i) == 1 for i in x) else -np.inf,
+    ),
+    "join, last": (
+        "let n = chars(s)",
+        'factor (if contains(join(["b", s], "-"), ".-b.") then 0.7 else 0) - last(n, 9) * count(last([s], ""), "a")',
+        lambda x: 0.7 * (".-b." in "-".join("b" + i for i in x)) - len(x[-1]) * x[-1].count("a"),
+    ),
+    "previous": (
+        'factor if previous(s, "") == s then 0.8 else 0', "",
+        lambda x: 0.8 * sum(i == j for i, j in itertools.pairwise(x)),
+    ),
+    "a running let": (
+        'let total = 2 * previous(total, 1) + count(s, "a") factor 0.1 * total', "factor -0.2 * last(total, 0)",
+        lambda x: 0.1 * sum(running(x)) - 0.2 * running(x)[-1],
+    ),
+}  # fmt: skip
+
+
+def running(found: Sequence[str]) -> list[int]:
+    totals = [1]
+    for one in found:
+        totals.append(2 * totals[-1] + one.count("a"))
+    return totals[1:]
+
+
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("method", ["exact", "smc"])
+def test_items_are_pooled_behind_their_plate_and_read_the_one_before(name: str, method: str) -> None:
+    inside, behind, reward = POOLED[name]
+    agrees(f"{LIST} plate s in z {{ {inside} }} {behind}", lambda x: reward([text(i) for i in x]), method)
+
+
+def test_rows_of_lists_in_lists_and_in_plates_are_pooled_together() -> None:
+    inner = f'latent y: list({ITEM}, 0..1, end="b") ~ b1(s) plate t in y {{ let m = chars(s) + chars(t) }}'
+    body = f"{LIST} plate s in z {{ {inner} factor 0.1 * sum(m) }} condition sum(m) > 3"
+    spelled = f"{LIST} plate s in z {{ {inner} factor if len(y) > 0 then 0.1 * (chars(s) + chars(item(y, 0))) else 0 }}"
+    found = run(Exact(10**6, 1.0), target_of(body), n=1, rng=np.random.default_rng(0))
+    other = run(Exact(10**6, 1.0), target_of(spelled), n=1, rng=np.random.default_rng(0))
+    total = 0.0
+    for d, weight in enumerate(other.log_weights):
+        read = {name: values[d] for name, values in other.values.items()}
+        m = sum(
+            len(read[f"z[{k}]"].text) + len(read[f"y[{k}][0]"].text)
+            for k in range(3)
+            if read[f"z[{k}]"].datum is not None and read[f"y[{k}][0]"].datum is not None
+        )
+        total += float(np.exp(weight)) * (m > 3)
+    assert found.log_evidence == pytest.approx(np.log(total), abs=1e-9)
+    rows = f'plate r in rows {{ latent z: list({ITEM}, 0..1, end="b") ~ a1(r.t) plate s in z {{ let n = chars(s) }} }}'
+    given = {"rows": [{"t": "a"}, {"t": "b"}]}
+
+    def evidence(terms: str) -> float:
+        target = compiled(source(f"{rows} {terms}", "rows: table(t: text)"), given, MODELS)
+        return float(run(Exact(10**6, 1.0), target, n=1, rng=np.random.default_rng(0)).log_evidence)
+
+    assert evidence("factor sum(n)") == pytest.approx(evidence("factor sum(chars(item(z, 0)))"), abs=1e-12)
+
+
 def test_fingerprints_and_text() -> None:
     assert fingerprint(source(LIST)) == fingerprint(source(LIST.replace("z:", "steps:")))
     for other in (LIST.replace("1..3", "1..2"), LIST.replace("1..3", "0..3"), LIST.replace(END, "b")):
@@ -193,6 +258,10 @@ def test_questions_and_views_of_a_list(tmp_path: Path) -> None:
         (f'{LIST} factor item(z, 3) == "a"', "PLM302"),
         (f'{LIST} factor len("a")', "PLM301"),
         (f'{LIST} factor words(item(z, len(z)))', "PLM301"),
+        (f'{LIST} plate s in z {{ let n = chars(s) }} factor last(n, "a")', "PLM319"),
+        (f'{LIST} plate s in z {{ let n = previous(n, 1) / 2 factor n }}', "PLM319"),
+        (f'{LIST} plate s in z {{ let n = chars(s) }} observe join([s, bos], "a") ~ a1()', "PLM306"),
+        (f'{LIST} factor last(1, 2)', "PLM329"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_list_is_said(body: str, code: str) -> None:

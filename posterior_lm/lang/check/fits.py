@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attrs import evolve
+
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names
 from posterior_lm.lang.automaton import automaton
@@ -245,22 +247,44 @@ def preference(scope: Scope, statement: ast.Prefer, dist: Dist) -> None:
 
 def previous(scope: Scope, call: ast.Call, then: Value, first: Value) -> Value:
     """What an expression was in the row before of the innermost plate; both arguments are of one kind."""
-    depends, kinds = joined(then, first), {then.kind, first.kind} - {"unknown"}
     row = next((row for row in reversed(scope.rows) if row is not None), None)
     if row is None:
         scope.error("PLM414", "previous reads the row before, and this stands in no plate", call.span,
                     "not in a plate", help="put this statement into the plate")  # fmt: skip
-        return Value("unknown", depends)
+        return Value("unknown", joined(then, first))
     scope.findings.pools[id(call)] = (row,)
+    either = _either(scope, call, "the row before and what stands for it in the first row", then, first)
+    return evolve(either, depends=either.depends | row.value.depends)
+
+
+def of_rows(
+    scope: Scope, call: ast.Call, name: str, rows: tuple[Binding, ...], each: Value, beside: Value
+) -> Value:
+    """The value of `join` and `last`, of an expression that is read for every row and of what it stands beside."""
+    if not rows:
+        scope.error("PLM329", f"{name} reads the rows of a plate, and nothing here belongs to one", call.span,
+                    "no name of a plate that has ended",
+                    help="write a list: [a, separator, b]" if name == "join" else None)  # fmt: skip
+    elif each.special and any(row.type is not None and row.type.name != "table" for row in rows):
+        scope.error("PLM306", "a special token cannot stand in the items of a list", call.args[0].span, "a token, not text",
+                    help="how many items there are is drawn: join text")  # fmt: skip
+    if name == "last":
+        return _either(scope, call, "the last row and what stands for it where there is none", each, beside)
+    return Value("list", joined(each, beside), special=each.special or beside.special)
+
+
+def _either(scope: Scope, call: ast.Call, what: str, one: Value, other: Value) -> Value:
+    """One of two values, which are of one kind."""
+    kinds, special = {one.kind, other.kind} - {"unknown"}, one.special or other.special
     if len(kinds) < 2:
         kind = min(kinds, default="unknown")
     elif kinds == {"int", "real"} or kinds <= {"text", "list", "marker"}:
         kind = "real" if "int" in kinds else "list"
     else:
-        scope.error("PLM319", "the row before and what stands for it in the first row differ in kind", call.span,
-                    secondary=[(call.args[0].span, then.shown), (call.args[1].span, first.shown)])  # fmt: skip
+        scope.error("PLM319", f"{what} differ in kind", call.span,
+                    secondary=[(call.args[0].span, one.shown), (call.args[1].span, other.shown)])  # fmt: skip
         kind = "unknown"
-    return Value(kind, depends | row.value.depends, special=then.special or first.special)
+    return Value(kind, joined(one, other), special=special)
 
 
 def fits_part(scope: Scope, owner: str, expr: ast.Expr, kind: str, found: Value) -> None:

@@ -186,10 +186,8 @@ class Scope:
 
         None too where no plate has all the names, which are then unknown. Reports PLM405 where two plates have.
         """
-        here = tuple(self.blocks)
-        ended = [plate for plate in self.closed if plate.blocks[: len(here)] == here]
-        ended = [plate for plate in ended if None not in plate.rows[len(here) :]]
-        known = [{name for level in plate.levels[len(here) :] for name in level} for plate in ended]
+        ended = [plate for plate in self.closed if None not in plate.rows[self._shared(plate) :]]
+        known = [{name for level in plate.levels[self._shared(plate) :] for name in level} for plate in ended]
         mine = [name for name in names(parts) if self.get(name.id) is None]
         mine = [name for name in mine if any(name.id in inside for inside in known)]
         if not mine:
@@ -203,10 +201,18 @@ class Scope:
                        help="give the two different names")  # fmt: skip
         return fit[0] if fit else None
 
+    def _shared(self, plate: Closed) -> int:
+        """How many of the blocks around a plate that has ended are around the current statement too."""
+        pairs = zip(plate.blocks, self.blocks, strict=False)
+        return next(
+            (k for k, (one, other) in enumerate(pairs) if one != other),
+            min(len(plate.blocks), len(self.blocks)),
+        )
+
     @contextmanager
     def over(self, plate: Closed) -> Iterator[tuple[Binding, ...]]:
         """Inside a plate that has ended, for each of its rows; gives those that the rows around do not settle."""
-        depth = len(self.blocks)
+        depth = self._shared(plate)
         self.levels += plate.levels[depth:]
         self.blocks += plate.blocks[depth:]
         self.rows += plate.rows[depth:]
@@ -293,7 +299,7 @@ class Scope:
         binding = self.get(name.id)
         if binding is not None:
             self._use(name, binding)
-            if binding.sort in ("lm", "use") or binding.value.kind == "unknown":
+            if binding.sort in ("lm", "use", *(() if dist else ("tool",))) or binding.value.kind == "unknown":
                 return binding
             taken = name.id in DISTRIBUTIONS or name.id in FUNCTIONS
             self.error("PLM305", f"'{name.id}' is {binding.value.shown} and cannot be called", name.span,

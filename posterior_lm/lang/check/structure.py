@@ -6,22 +6,22 @@ Those say what is drawn when, and which statement may stand where.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
-from posterior_lm.lang.ast import names
+from posterior_lm.lang.ast import names, nodes
 from posterior_lm.lang.check import declared
 from posterior_lm.lang.check.declared import constructor_of, needs_trigger, options
 from posterior_lm.lang.check.fits import count, fits_type, fits_value, preference
+from posterior_lm.lang.check.guides import Guided, is_masked, judge
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import distribution, exponent, scored, segments, truth, value, written
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import KIND_NAMES, UNKNOWN, Binding, Dist, Type, Value, joined
+from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value, joined
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -123,20 +123,6 @@ def _default(scope: Scope, name: str, default: ast.Expr, type_: Type) -> None:
 # ---------------------------------------------------------------- statements
 
 
-def _parts(args: Sequence[ast.Expr]) -> list[ast.Expr]:
-    """The parts of a context, those of lists one by one."""
-    return [one for arg in args for one in (_parts(arg.items) if isinstance(arg, ast.ListExpr) else [arg])]
-
-
-@frozen(eq=False)
-class _Guided:
-    """A guide statement as it stood, judged once every latent is known."""
-
-    statement: ast.Guide
-    found: Dist
-    block: int
-
-
 class Structure:
     """One walk over the statements of a program, in order."""
 
@@ -144,14 +130,14 @@ class Structure:
         self.scope = scope
         self.latents: dict[str, Binding] = {}
         self.spellers: dict[str, str | None] = {}
-        self.guides: dict[str, _Guided] = {}
+        self.guides: dict[str, Guided] = {}
         self.methods: dict[str, Span] = {}
         self.tempers = 0
 
     def program(self, body: tuple[ast.Statement, ...]) -> None:
         self._body(body)
         for guided in self.guides.values():
-            self._judge(guided)
+            judge(self.scope, guided, self.latents, self.spellers)
 
     def _body(self, body: tuple[ast.Statement, ...]) -> None:
         before: ast.Statement | None = None
@@ -178,10 +164,7 @@ class Structure:
                 case ast.Plate():
                     self._plate(statement)
                 case ast.Let():
-                    found = evolve(value(self.scope, statement.value), written=False)
-                    self.scope.declare(
-                        Binding(statement.name, "let", found, definition=statement.value, block=self._block)
-                    )
+                    self._let(statement)
                 case ast.Guide():
                     self._guide(statement)
                 case ast.Infer():
@@ -225,6 +208,32 @@ class Structure:
         if is_new and scope.get(name.id) is binding:
             self.latents[name.id] = binding
             self.spellers[name.id] = found.model
+
+    def _let(self, statement: ast.Let) -> None:
+        """A name for an expression; in a plate over a list it may read what it was at the item before."""
+        scope, name, expr = self.scope, statement.name, statement.value
+        running = [call for call in nodes(expr) if isinstance(call, ast.Call) and call.function.id == "previous"
+                   and len(call.args) == 2 and any(used.id == name.id for used in names(call.args[0]))]  # fmt: skip
+        row = next((row for row in reversed(scope.rows) if row is not None), None)
+        if not running or scope.get(name.id) is not None or row is None:
+            found = evolve(value(scope, expr), written=False)
+            scope.declare(Binding(name, "let", found, definition=expr, block=self._block))
+            return
+        if row.type is None or row.type.name == "table":
+            scope.error("PLM417", f"'{name.id}' reads what it was in the row before, and its rows are those of a table",
+                        running[0].span, "what it was itself",
+                        help="a let over the items of a list can; over a table, read a latent or a column of the row before")  # fmt: skip
+        known = [scope.get(used.id) for used in names(expr) if used.id != name.id]
+        depends = joined(*(one.read for one in known if one is not None))
+        first = evolve(value(scope, running[0].args[1]), constant=None, written=False)
+        mine = Binding(
+            name, "let", evolve(first, depends=first.depends | depends), definition=expr, block=self._block
+        )
+        scope.declare(mine)
+        found = value(scope, expr)
+        if {found.kind, first.kind} - {"unknown"} > {first.kind}:
+            scope.error("PLM319", f"'{name.id}' is {first.shown} in the first row and {found.shown} behind it", expr.span,
+                        secondary=[(running[0].args[1].span, first.shown)])  # fmt: skip
 
     def _prefer(self, statement: ast.Prefer) -> None:
         """The score is read once, with `it` for whatever is compared: all of it has to be of one kind."""
@@ -306,9 +315,10 @@ class Structure:
         binding = scope.get(statement.table.id) if isinstance(statement.table, ast.Name) else None
         if binding is not None and binding.type is not None and binding.type.item is not None:
             value(scope, statement.table)
-            with scope.within(id(statement)):
-                read = Value("text", binding.read.depends)
-                scope.declare(Binding(row, "row", read, binding.type.item, block=id(statement)))
+            read = Value("text", binding.read.depends)
+            with scope.within(
+                id(statement), Binding(row, "row", read, binding.type.item, block=id(statement))
+            ):
                 self._body(statement.body)
             return
         type_, depends = self._table(statement.table)
@@ -351,7 +361,7 @@ class Structure:
     def _guide(self, statement: ast.Guide) -> None:
         scope, name = self.scope, statement.name
         own = [used for used in names(statement.dist) if used.id == name.id]
-        if self._is_masked(statement.dist):
+        if is_masked(scope, statement.dist):
             own, scope.guided = [], statement.dist
         if own and (name.id in scope.planned):
             scope.error("PLM407", f"the guide of '{name.id}' reads '{name.id}' itself", own[0].span,
@@ -366,101 +376,7 @@ class Structure:
                         secondary=[(self.guides[name.id].statement.name.span, "first guide")],
                         help="keep one of them")  # fmt: skip
             return
-        self.guides[name.id] = _Guided(statement, found, self._block)
-
-    def _is_masked(self, dist: ast.Expr) -> bool:
-        """Whether it is one call of a masked model, which reads the latent that it proposes: there it fills."""
-        binding = self.scope.get(dist.function.id) if isinstance(dist, ast.Call) else None
-        return binding is not None and binding.value.kind == "masked"
-
-    def _judge(self, guided: _Guided) -> None:
-        scope, statement = self.scope, guided.statement
-        name = statement.name
-        latent = self.latents.get(name.id)
-        if latent is None:
-            self._not_a_latent(name)
-            return
-        scope.bind(name, latent)
-        if guided.found.sort != "masked":
-            self.spellers[name.id] = self.spellers[name.id] or guided.found.model
-        if latent.type is not None and latent.type.item is not None:
-            scope.error("PLM409", f"'{name.id}' is a list, which is drawn item by item", name.span, "not guided",
-                        help="drop the guide: its own distribution is proposed from")  # fmt: skip
-        if latent.block != guided.block:
-            scope.error(
-                "PLM409",
-                f"the guide of '{name.id}' stands in another block than its latent",
-                name.span,
-                "guided here",
-                secondary=[(latent.span, "drawn here")],
-                help="move the guide next to the latent",
-            )
-        if guided.found.tempered:
-            scope.error("PLM409", "a guide is drawn from, so it has no power", statement.dist.span,
-                        "raised to a power", help="drop '^'; the target keeps its own")  # fmt: skip
-        if guided.found.parts:
-            scope.error("PLM409", "a guide is one call of a language model", statement.dist.span,
-                        f"this is a {guided.found.sort}",
-                        help="let it read one context, and say in it what the others say; or drop the guide: all parts are proposed from")  # fmt: skip
-            return
-        if guided.found.sort == "masked":
-            self._judge_masked(statement, latent)
-        elif guided.found.sort not in ("lm", "unknown"):
-            scope.error("PLM409", "a guide reads text, so it is a language model", statement.dist.span,
-                        f"{guided.found.sort} reads nothing",
-                        help="write `guide z ~ base(...)`, or drop the guide: the prior is proposed with as it is")  # fmt: skip
-            return
-        for later in sorted(guided.found.depends, key=lambda other: other.name):
-            if later.order > latent.order:
-                other = later.name
-                uses = [used.span for used in names(statement.dist) if used.id == other]
-                scope.error("PLM407", f"the guide of '{name.id}' reads '{other}', which is drawn later",
-                            uses[0] if uses else statement.dist.span, "not known when the guide draws",
-                            secondary=[(later.span, "drawn here")])  # fmt: skip
-
-    def _judge_masked(self, statement: ast.Guide, latent: Binding) -> None:
-        """Reports a guide that does not say where the latent stands, and a latent that no masked model fills."""
-        scope, call, name = self.scope, statement.dist, statement.name
-        assert isinstance(call, ast.Call) and latent.type is not None
-        roles = [arg for arg in call.args if isinstance(arg, ast.Role)]
-        parts = _parts(call.args)
-        own = [part for part in parts if isinstance(part, ast.Name) and part.id == name.id]
-        read = [scope.findings.values.get(id(part), UNKNOWN) for part in parts if part not in own]
-        if roles:
-            scope.error("PLM416", "a masked model reads one text, and no conversation", roles[0].span, "a message",
-                        help="write the text as the model was trained on it")  # fmt: skip
-        elif len(own) != 1 or any(latent in one.depends for one in read):
-            scope.error("PLM416", f"the guide has to say once where '{name.id}' stands in the text", call.span,
-                        f"its places are masked where '{name.id}' stands",
-                        help=f"write {call.function.id}(before, {name.id}, behind)")  # fmt: skip
-        options = latent.type.options
-        written = [o for o in ("grammar", "json", "tools", "canonical") if o in options]
-        if latent.type.name != "text" or written:
-            what = (
-                f"a text with {written[0]}="
-                if written
-                else KIND_NAMES.get(latent.type.name, latent.type.name)
-            )
-            scope.error("PLM416", f"a masked model fills no {what.split(' ', 1)[-1]}", name.span, f"'{name.id}' is {what}",
-                        secondary=latent.type.span.said("the type"),
-                        help="drop the guide: the prior is proposed with as it is")  # fmt: skip
-
-    def _not_a_latent(self, name: ast.Name) -> None:
-        scope = self.scope
-        if name.id in scope.broken or (name.id in scope.planned and scope.planned[name.id].sort == "latent"):
-            return
-        binding = scope.get(name.id)
-        if binding is not None:
-            scope.error(
-                "PLM408",
-                f"'{name.id}' is a {binding.sort}, and only a latent has a guide",
-                name.span,
-                "not a latent",
-                secondary=[(binding.span, "declared here")],
-            )
-            return
-        help = meant(name.id, self.latents, None, "'")
-        scope.error("PLM201", f"unknown latent '{name.id}'", name.span, "no such latent", help=help)
+        self.guides[name.id] = Guided(statement, found, self._block)
 
     def _infer(self, statement: ast.Infer) -> None:
         scope, call = self.scope, statement.method

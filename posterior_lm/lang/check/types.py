@@ -7,6 +7,7 @@ What has to fit together in them stands in `fits`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from attrs import evolve
@@ -22,6 +23,7 @@ from posterior_lm.lang.check.fits import (
     fits_part,
     fits_value,
     is_called,
+    of_rows,
     operand,
     pattern,
     previous,
@@ -199,6 +201,9 @@ def _call(scope: Scope, expr: ast.Call) -> Value:
     name = expr.function.id
     if name in FUNCTIONS and scope.get(name) is None:
         return _function(scope, FUNCTIONS[name], expr)
+    if (tool := scope.get(name)) is not None and tool.sort == "tool":
+        scope.resolve(expr.function)
+        return _function(scope, Function(name, (("text", "text"),), "text", ""), expr)
     if name in DISTRIBUTIONS and scope.get(name) is None:
         kind: str | None = "distribution"
     elif name in ROLES and scope.get(name) is None:
@@ -223,47 +228,38 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
         return previous(scope, expr, *(value(scope, arg) for arg in expr.args))
     arguments = function.arguments * (max(1, len(expr.args)) if function.many else 1)
     right_number = count(scope, expr, arguments, (len(arguments),))
-    plate = scope.pools(expr.args) if function.pools else None
+    each = expr.args[:1] if function.pools and not function.many else expr.args  # what is read for every row
+    plate = scope.pools(each) if function.pools else None
+    kinds = [kind for _, kind in arguments] if right_number else ["any"] * len(expr.args)
+    with nullcontext(()) if plate is None else scope.over(plate) as rows:
+        found = _arguments(scope, function, each, kinds[: len(each)])
+    found += _arguments(scope, function, expr.args[len(each) :], kinds[len(each) :])
     if plate is not None:
-        with scope.over(plate) as rows:
-            found = _arguments(scope, function, expr, arguments if right_number else None)
         scope.findings.pools[id(expr)] = rows
-    else:
-        rows, found = (), _arguments(scope, function, expr, arguments if right_number else None)
-        if function.name == "join" and right_number:
-            scope.error("PLM329", "join puts the rows of a plate together, and nothing here belongs to one", expr.span,
-                        "no name of a plate that has ended", help="write a list: [a, separator, b]")  # fmt: skip
+    depends = joined(*found) - {*rows}
     if function.name == "item" and right_number:
         within_list(scope, expr)
+    if function.pools and not function.many and right_number:
+        return of_rows(scope, expr, function.name, rows, evolve(found[0], depends=depends), found[1])
     result = function.result
     if result == "number":
-        kinds = {f.kind for f in found if isinstance(f, Value)}
-        result = "unknown" if "unknown" in kinds else "int" if kinds == {"int"} else "real"
-    return Value(
-        result,
-        joined(*found) - {*rows},
-        special=function.pools == "join" and any(isinstance(f, Value) and f.special for f in found),
-    )
+        kinds = [f.kind for f in found if isinstance(f, Value)]
+        result = "unknown" if "unknown" in kinds else "int" if {*kinds} == {"int"} else "real"
+    return Value(result, depends)
 
 
 def _arguments(
-    scope: Scope, function: Function, expr: ast.Call, arguments: Sequence[tuple[str, str]] | None
-) -> list[Value | Dist]:
-    """What the arguments are; of a wrong number of them nobody knows which is which."""
-    found: list[Value | Dist] = []
-    first = UNKNOWN
-    for index, arg in enumerate(expr.args):
-        kind = "any" if arguments is None else arguments[index][1]
+    scope: Scope, function: Function, args: Sequence[ast.Expr], kinds: Sequence[str]
+) -> list[Any]:  # fmt: skip
+    """What the arguments are, values or distributions; of a wrong number of them nobody knows which is which."""
+    found: list[Any] = []
+    for arg, kind in zip(args, kinds, strict=True):
         if kind == "dist":
             dist = distribution(scope, arg)
-            fits_value(scope, expr.args[0], scored(scope, expr.args[0], first, dist), dist)
+            fits_value(scope, args[0], scored(scope, args[0], found[0], dist), dist)
             found.append(dist)
-        elif kind == "segments" and function.name == "log_prob":
-            first = value(scope, arg)
-            found.append(first)
         elif kind == "segments":
-            first = segments(scope, arg)
-            found.append(first)
+            found.append(value(scope, arg) if function.name == "log_prob" else segments(scope, arg))
         else:
             found.append(argument(scope, arg, kind, function.name))
     return found
