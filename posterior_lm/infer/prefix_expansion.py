@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 
 import numpy as np
 from attrs import evolve, field, frozen
 
-from posterior_lm.graph.nodes import ChoiceScore, LmScore
+from posterior_lm.graph.graph import RewardGraph
+from posterior_lm.graph.nodes import Apply, ChoiceScore, LmScore
 from posterior_lm.infer.drawing import drawing
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.schedule import Prior
@@ -32,12 +33,41 @@ KEPT = 4096
 
 
 def support_size(target: Target, limit: int = SMALL) -> int | None:
-    """The number of joint values, or None above `limit`."""
-    total = 1
+    """The number of joint values, of branches that exclude each other that of the larger one; None above `limit`."""
+    sizes = []
     for info in target.latents:
-        size = info.support.count_values(limit)
-        if size is None or (total := total * size) > limit:
+        if (size := info.support.count_values(limit)) is None:
             return None
+        sizes.append((_tests(target.graph, info.when), size))
+    total = _most(sizes)
+    return total if total <= limit else None
+
+
+def _tests(graph: RewardGraph, when: int | None) -> frozenset[tuple[int, bool]]:
+    """The tests that have to come out so for a latent to exist."""
+    node = None if when is None else graph[when]
+    match node:
+        case None:
+            return frozenset()
+        case Apply(op="and", inputs=inputs):
+            return frozenset().union(*(_tests(graph, i) for i in inputs))
+        case Apply(op="unary not", inputs=(test,)):
+            return frozenset({(test, False)})
+    return frozenset({(when, True)})  # type: ignore[arg-type]
+
+
+def _most(sizes: Sequence[tuple[frozenset[tuple[int, bool]], int]]) -> int:
+    """The most values that latents of these sizes have together, whatever their tests say."""
+    total = math.prod(size for tests, size in sizes if not tests)
+    rest = [(tests, size) for tests, size in sizes if tests]
+    while rest:
+        test = min(rest[0][0])[0]
+        sides = [
+            [(tests - {(test, side)}, size) for tests, size in rest if (test, side) in tests]
+            for side in (True, False)
+        ]
+        total *= max(map(_most, sides))
+        rest = [one for one in rest if not {(test, True), (test, False)} & one[0]]
     return total
 
 

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 import posterior_lm as plm
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
+from posterior_lm.infer.prefix_expansion import support_size
 from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.train.simulate import Simulator
 from tests.brute import log_sum
@@ -61,6 +62,17 @@ def test_a_branch_is_two_programs_weighed() -> None:
     parts = [np.log(w) + answer(body)[1] for w, body in ((0.7, first), (0.3, second))]
     found = run(Exact(10**6, 1.0), target_of(TWO), n=1, rng=np.random.default_rng(0))
     assert found.log_evidence == pytest.approx(np.logaddexp(*parts), abs=1e-12)
+
+
+def test_branches_that_exclude_each_other_are_not_multiplied() -> None:
+    inner = "if n == 1 { latent k: int(0..9) ~ uniform() } else { latent m: int(0..4) ~ uniform() }"
+    body = f"""{PLAN} if plan == "a" {{ latent n: int(0..2) ~ uniform() {inner} }}
+               else {{ latent j: int(0..19) ~ uniform() }} latent i: int(0..3) ~ uniform()"""
+    target = target_of(body)
+    found = run(Exact(10**6, 1.0), target, n=1, rng=np.random.default_rng(0))
+    assert found.distinct == 4 * (20 + 10 + 5 + 5)
+    assert support_size(target) == 2 * 4 * max(3 * max(10, 5), 20) >= found.distinct
+    assert support_size(target, 239) is None
 
 
 def test_where_parameters_decide_the_program_is_the_branch_that_is_taken() -> None:
