@@ -164,7 +164,7 @@ def test_examples_lie_beside_the_program_for_every_command(home: Path) -> None:
     rows["rows"] = {"": {"a": 0.3, "b": 0.5, "\n": 0.1, "<eos>": 0.1}}
     written(home, "t.json", json.dumps(rows))
     written(home, "shots.jsonl", '{"z": "ab"}\n')
-    body = "program p() {\n  latent z: text(tokens=2..2, end=\"free\") ~ base()\n  guide z ~ base()\n"
+    body = 'program p() {\n  latent z: text(tokens=2..2, end="free") ~ base()\n  guide z ~ base()\n'
     infer = '  infer few_shot(examples="shots.jsonl", shots=1)\n}\n'
     file = written(home, "p.plm", f'lm base = tabular("t.json")\n\n{body}{infer}')
     query = plm.load(file)

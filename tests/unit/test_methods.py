@@ -18,7 +18,11 @@ from posterior_lm.infer.draws import Chains, Draws, SecondLook, SmcReport
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.infer.request import checked
 from posterior_lm.infer.verdict import verdict
+from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.values import Value
+from posterior_lm.validate.database import entries
+from posterior_lm.validate.trials import TRUSTED, trials
+from tests.cli import ROOT
 from tests.strategies import compiled, table
 
 MODEL = table(("a", "b", ".", " "), seed=61, order=1, max_tokens=40)
@@ -105,6 +109,21 @@ def test_auto_takes_smc_where_something_is_known_on_the_way() -> None:
         chosen(f'{large} latent y: text(tokens=1..9) ~ base(z) observe "b" ~ base(z, y)')[0] == "importance"
     )
     assert chosen("latent z: text(tokens=1..2) ~ base() condition words(z) <= 1")[0] == "exact"
+
+
+def test_a_way_that_ends_later_is_never_good() -> None:
+    """Particles crowd where the first latent is likely, and what the second one sees dies there."""
+    (entry,) = [one for one in entries(ROOT / "posteriors", ["several_latents"]) if one.name == "garden_path"]
+    found = trials([entry], methods=["smc", "auto"], seeds=3).runs
+    assert not any(run.wrong and run.level in TRUSTED for run in found), found
+    assert not any(run.wrong for run in found if run.method == "auto"), found
+
+
+def test_no_draws_and_no_seed_are_said() -> None:
+    for how in ({"n": 0}, {"seed": -1}):
+        with pytest.raises(InferenceError) as caught:
+            query(TWO).draw(**how)
+        assert caught.value.diagnostics[0].code == "PLM802"
 
 
 # ------------------------------------------------------------------- what is shown
