@@ -25,7 +25,7 @@ from posterior_lm.lang.colours import pieces
 from posterior_lm.lang.diagnostics import Diagnostic, PlmError, render_concise
 from posterior_lm.lang.source import Source, Span
 
-PAUSE = 0.01
+PAUSE = 0.002
 """Seconds without a change after which a text is checked: keys that come faster than checking are one change."""
 REFUSED = -32803
 """LSP's code of a request that cannot be met, with a message for the user."""

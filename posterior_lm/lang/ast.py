@@ -6,6 +6,7 @@ law. Nothing here knows what a name refers to; `check` finds that out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -301,7 +302,10 @@ class Module(Node):
 
 @cache
 def _fields(kind: type[Node]) -> tuple[str, ...]:
-    return tuple(f.name for f in attrs.fields(kind) if f.name not in ("span", "comments", "broken"))
+    """The fields that may hold nodes, the last one first."""
+    plain = {"str", "int", "float", "bool", "None"}
+    found = [f.name for f in attrs.fields(kind) if not set(re.findall(r"\w+", str(f.type))) <= plain]
+    return tuple(name for name in reversed(found) if name not in ("span", "comments", "broken"))
 
 
 def nodes(root: object) -> Iterator[Node]:
@@ -309,11 +313,11 @@ def nodes(root: object) -> Iterator[Node]:
     stack = [root]
     while stack:
         item = stack.pop()
-        if isinstance(item, tuple):
-            stack.extend(reversed(item))
-        elif isinstance(item, Node):
+        if isinstance(item, Node):
             yield item
-            stack.extend(reversed([getattr(item, name) for name in _fields(type(item))]))  # type: ignore[arg-type]
+            stack += [getattr(item, name) for name in _fields(type(item))]
+        elif isinstance(item, tuple):
+            stack += item[::-1]
 
 
 def names(root: object) -> Iterator[Name]:

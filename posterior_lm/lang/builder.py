@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -96,15 +95,16 @@ class Builder:
         self.source = source
         self.found: list[Diagnostic] = []
 
-    def callbacks(self, rules: list[Rule]) -> dict[Rule, Callable[[list[Any]], Any]]:
-        return {rule: self._callback(rule) for rule in rules}
+    def callbacks(self, rules: list[Rule]) -> dict[int, Callable[[list[Any]], Any] | None]:
+        """By the rule's identity, since lark hashes all that a rule holds; None where the only part stays as it is."""
+        return {id(rule): self._callback(rule) for rule in rules}
 
-    def _callback(self, rule: Rule) -> Callable[[list[Any]], Any]:
+    def _callback(self, rule: Rule) -> Callable[[list[Any]], Any] | None:
         name = rule.alias or rule.origin.name
         if name.startswith("__") or name in ("params", "type_items", "arguments"):
             return _sequence
         if rule.options.expand1 and rule.alias is None:
-            return itemgetter(0) if len(rule.expansion) == 1 else self._parenthesised
+            return None if len(rule.expansion) == 1 else self._parenthesised
         make = partial(self._node, _NODES[name]) if name in _NODES else getattr(self, f"_{name}")
 
         def callback(parts: list[Any]) -> Any:

@@ -14,14 +14,14 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lark
-from lark.exceptions import UnexpectedCharacters
 from lark.grammar import Rule
-from lark.lexer import BasicLexer, LexerThread, TerminalDef, Token
+from lark.lexer import BasicLexer, TerminalDef, Token
 
 from posterior_lm import installed
 from posterior_lm.lang.ast import Comment
@@ -184,35 +184,33 @@ def tokenize(
     text = source.text
     if text.startswith("\ufeff"):
         text = " " + text[1:]  # a byte order mark: same offsets, no token
-    state = LexerThread.from_text(_lexer(), text).state
-    assert state is not None
+    match, words = _scanner()
+    position, line = 0, 1
     tokens: list[Token] = []
     comments: list[Comment] = []
     diagnostics: list[Diagnostic] = []
-    while True:
-        try:
-            token = _lexer().next_token(state)
-        except EOFError:
-            return tokens, comments, diagnostics
-        except UnexpectedCharacters as stray:
-            start = stray.pos_in_stream or 0
-            end = _skip(text, start)
+    while position < len(text):
+        start, found = position, match(text, position)
+        if found is not None:
+            kind, value, position = str(found.lastgroup), found.group(), found.end()
+            if kind == "SPACE":
+                line += value.count("\n")
+                continue
+            kind = words.get(value, kind)
+            token = Token(kind, value, start_pos=start, end_pos=position, line=line, end_line=line)
+        else:
+            position = _skip(text, start)
             if tokens and tokens[-1].end_pos == start and tokens[-1] == "r" and text[start] == '"':
                 start = extent(tokens.pop())[0]
-            state.line_ctr.feed(text[state.line_ctr.char_pos : end], True)
+            line += text.count("\n", start, position)
             token = Token(
-                STRAY,
-                text[start:end],
-                start_pos=start,
-                end_pos=end,
-                line=state.line_ctr.line,
-                end_line=state.line_ctr.line,
+                STRAY, text[start:position], start_pos=start, end_pos=position, line=line, end_line=line
             )
             if tokens and tokens[-1].type == STRAY and "\n" not in text[tokens[-1].end_pos : start]:
                 continue  # one message a line is enough
-            diagnostics.append(_stray(source, start, end))
+            diagnostics.append(_stray(source, start, position))
             if len(diagnostics) > MOST_ERRORS:
-                return tokens, comments, diagnostics
+                break
         if token.type == "COMMENT":
             comments.append(Comment(str(token), span=span_of(source, token)))
         elif token.type == "NAME" and tokens and _glued(tokens[-1], token):
@@ -220,6 +218,7 @@ def tokenize(
             tokens[-1] = Token(STRAY, "", start_pos=tokens[-1].start_pos, end_pos=token.end_pos)
         else:
             tokens.append(_block(token, tokens, statements))
+    return tokens, comments, diagnostics
 
 
 def _block(token: Token, before: list[Token], statements: bool) -> Token:
@@ -229,13 +228,13 @@ def _block(token: Token, before: list[Token], statements: bool) -> Token:
     return Token.new_borrow_pos(f"{token.type}_BLOCK", str(token), token) if begins else token
 
 
-def _lexer() -> BasicLexer:
-    parser = lark_parser()
-    if not hasattr(parser, "plm_lexer"):
-        conf = parser.lexer_conf
-        conf.ignore = tuple(name for name in conf.ignore if name != "COMMENT")
-        parser.plm_lexer = BasicLexer(conf)  # type: ignore[attr-defined]
-    return parser.plm_lexer  # type: ignore[attr-defined]
+@cache
+def _scanner() -> tuple[Callable[[str, int], re.Match[str] | None], Mapping[str, str]]:
+    """What finds the token at a place, by lark's order of the terminals; and the kinds of words that would be names."""
+    made = BasicLexer(lark_parser().lexer_conf).scanner.terminals
+    pattern = "|".join(f"(?P<{one.name}>{one.pattern.to_regexp()})" for one in made)
+    words = {word: word.upper() for word in KEYWORDS}
+    return re.compile(pattern).match, words
 
 
 def _skip(text: str, start: int) -> int:

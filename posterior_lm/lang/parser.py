@@ -7,13 +7,15 @@ up to the next such place is skipped, and parsing goes on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import lark
 from attrs import evolve, frozen
-from lark.exceptions import UnexpectedToken
 from lark.lexer import Token
-from lark.parsers.lalr_interactive_parser import InteractiveParser
+from lark.parsers.lalr_analysis import Shift
 
 from posterior_lm.lang import ast, lexer
 from posterior_lm.lang.builder import Builder
@@ -102,11 +104,94 @@ def _first(found: list[Diagnostic]) -> list[Diagnostic]:
     return [*found[: MOST_ERRORS - 1], last]
 
 
+# ---------------------------------------------------------------- the stack machine
+
+Action = tuple[int, Any, str]
+"""Of a state and a symbol: (−1, the next state, "") to shift; else how many parts are reduced, by which rule's id, to what."""
+
+
+class UnexpectedToken(Exception):
+    """A token that the state has no way on with."""
+
+
+@cache
+def _table(parser: lark.Lark, start: str) -> tuple[int, int, Mapping[int, Mapping[str, Action]]]:
+    """The first state, the last, and what is to be done in each: lark's tables without its rules' slow hashes."""
+    conf = parser.parse_interactive(start=start).parser_state.parse_conf
+    table = {
+        state: {
+            symbol: (-1, arg, "") if action is Shift else (len(arg.expansion), id(arg), arg.origin.name)
+            for symbol, (action, arg) in row.items()
+        }
+        for state, row in conf.states.items()
+    }  # fmt: skip
+    return conf.start_state, conf.end_state, table
+
+
+class _Parser:
+    """What has been read so far: the states gone through, and the values built."""
+
+    def __init__(self, start: str, builder: Builder) -> None:
+        parser = lexer.lark_parser()
+        first, self.end, self.table = _table(parser, start)
+        self.callbacks = builder.callbacks(parser.rules)
+        self.states: list[int] = [first]
+        self.values: list[Any] = []
+
+    def copy(self) -> _Parser:
+        found = object.__new__(_Parser)
+        found.end, found.table, found.callbacks = self.end, self.table, self.callbacks
+        found.states, found.values = self.states.copy(), self.values.copy()  # builders never change a value
+        return found
+
+    def feed_token(self, token: Token) -> Any:
+        """Reads one more; of the end of the text it gives what was built. Raises UnexpectedToken."""
+        table, states, values, kind = self.table, self.states, self.values, token.type
+        callbacks = self.callbacks
+        while True:
+            action = table[states[-1]].get(kind)
+            if action is None:
+                raise UnexpectedToken(kind)
+            size, target, name = action
+            if size < 0:
+                states.append(target)
+                values.append(token)
+                return None
+            make = callbacks[target]
+            if make is None:  # of one part, which stays; most reductions are such
+                states[-1] = table[states[-2]][name][1]
+            else:
+                parts = values[-size:] if size else []
+                if size:
+                    del states[-size:], values[-size:]
+                values.append(make(parts))
+                states.append(table[states[-1]][name][1])
+            if kind == "$END" and states[-1] == self.end:
+                return values[-1]
+
+    def takes(self, kind: str) -> bool:
+        """Whether a token of this kind may come next."""
+        states = self.states.copy()
+        while (action := self.table[states[-1]].get(kind)) is not None:
+            size, _, name = action
+            if size < 0:
+                return True
+            del states[len(states) - size :]
+            states.append(self.table[states[-1]][name][1])
+            if kind == "$END" and states[-1] == self.end:
+                return True
+        return False
+
+    def accepts(self) -> set[str]:
+        """The kinds of token that may come next."""
+        return {kind for kind in self.table[self.states[-1]] if kind.isupper() and self.takes(kind)}
+
+
 @frozen(eq=False)
 class _Point:
     """A parser state to come back to, and the index of the token that comes next in it."""
 
-    parser: InteractiveParser
+    parser: _Parser
     index: int
     kind: str  # "statement" | "declaration" | "parameter"
 
@@ -119,24 +204,18 @@ class _Driver:
         self.found: list[Diagnostic] = []
         self.broken: set[str] = set()
         self.reported = -1  # where the last error is
-        lark = lexer.lark_parser()
-        self.parser = lark.parse_interactive(start=start)
-        conf = self.parser.parser_state.parse_conf
-        conf.callbacks = self.builder.callbacks(lark.rules)  # type: ignore[assignment]
+        self.parser = _Parser(start, self.builder)
         self.whole = start == "module"
         self.parens = 0  # open ( and [
         self.header = False  # between `program name (` and its `)`
-        self.point = _Point(self._snapshot(), 0, "declaration")
-
-    def _snapshot(self) -> InteractiveParser:
-        return self.parser.copy(deepcopy_values=False)  # builders never change a value
+        self.point = _Point(self.parser.copy(), 0, "declaration")
 
     def run(self) -> Any:
         index = 0
         while index < len(self.tokens):
             token = self.tokens[index]
             try:
-                before = self._snapshot() if token.type in STATEMENTS | DECLARATIONS else None
+                before = self.parser.copy() if token.type in STATEMENTS | DECLARATIONS else None
                 self.parser.feed_token(token)
             except UnexpectedToken:
                 self._report(index)
@@ -156,7 +235,7 @@ class _Driver:
             self._report(len(self.tokens), end)
             return None
 
-    def _mark(self, index: int, before: InteractiveParser | None) -> None:
+    def _mark(self, index: int, before: _Parser | None) -> None:
         """Keeps the state where this token, now accepted, begins or ends something."""
         kind = self.tokens[index].type
         if before is not None and kind != "IN":
@@ -164,14 +243,14 @@ class _Driver:
             self.parens = 0
             self.header = kind == "PROGRAM"
         elif kind in ("LBRACE", "RBRACE"):
-            self.point = _Point(self._snapshot(), index + 1, "statement")
+            self.point = _Point(self.parser.copy(), index + 1, "statement")
             self.header = False
         elif kind in ("LPAR", "LSQB"):
             self.parens += 1
         elif kind in ("RPAR", "RSQB"):
             self.parens -= 1
         if self.header and self.parens == 1 and kind in ("LPAR", "COMMA"):
-            self.point = _Point(self._snapshot(), index + 1, "parameter")
+            self.point = _Point(self.parser.copy(), index + 1, "parameter")
 
     # ------------------------------------------------------------ errors
 
@@ -207,7 +286,7 @@ class _Driver:
         index, kind = self._skip_parameter(at) if kind == "parameter" else (self._skip(at), kind)
         self.header = kind == "parameter"
         self.parens = 1 if self.header else 0
-        self.point = _Point(self._snapshot(), max(index, at), kind)
+        self.point = _Point(self.parser.copy(), max(index, at), kind)
         return index
 
     def _skip_parameter(self, at: int) -> tuple[int, str]:
@@ -237,20 +316,17 @@ class _Driver:
                 self._note_broken(skipped)
                 return self._enter_block(index, skipped)
             here = index > at or index > start
-            if here and begins_statement(self.tokens, index) and self._takes(token):
+            if here and begins_statement(self.tokens, index) and self.parser.takes(token.type):
                 self._note_broken(self.tokens[start:index])
                 return index
-            if index > at and misspelt_statement(self.tokens, index) and "LET" in self.parser.accepts():
+            if index > at and misspelt_statement(self.tokens, index) and self.parser.takes("LET"):
                 self._note_broken(self.tokens[start:index])
                 return index
-            if token.type == "RBRACE" and self._takes(token):
+            if token.type == "RBRACE" and self.parser.takes(token.type):
                 self._note_broken(self.tokens[start:index])
                 return index
         self._note_broken(self.tokens[start:])
         return len(self.tokens)
-
-    def _takes(self, token: Token) -> bool:
-        return token.type in self.parser.accepts()
 
     def _enter_block(self, index: int, skipped: list[Token]) -> int:
         """Puts a stand-in before `{` so that the statements inside are still read."""
