@@ -19,7 +19,7 @@ from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
 from posterior_lm.infer.mixture import FLOOR, Mixture, mixture_of
 from posterior_lm.infer.parts import listed_parts
 from posterior_lm.infer.second_look import looked, respelled
-from posterior_lm.infer.server_draws import ServerGuide, cost, without_rows
+from posterior_lm.infer.server_draws import cost
 from posterior_lm.infer.verdict import FEW, MANY
 from posterior_lm.lang.diagnostics import InferenceError, ModelError
 from posterior_lm.target.target import LatentInfo, Target
@@ -196,15 +196,11 @@ def infer(
             guide = PriorGuide(target, reads="guide")
             reason = f"{reason}, proposing with {guide.name}"
     by_server: list[LatentInfo] = []
-    weighs = asked()[-1].name
-    if policy is None and (method == AUTO or name == weighs) and (guide is None or type(guide) is PriorGuide):
-        reads = "prior" if guide is None else guide.reads
-        if by_server := without_rows(target, reads):
-            guide = ServerGuide(target, reads)
-            reason = (
-                reason if name == weighs else f"{weighs}: other methods take whole rows of the vocabulary"
-            )
-            name = weighs
+    if chosen.proposes or method == AUTO:
+        by_server = (guide if isinstance(guide, PriorGuide) else PriorGuide(target)).by_server()
+    if by_server and method == AUTO and policy is None:
+        name = asked()[-1].name
+        reason = f"{name}: what else there is takes whole rows of the vocabulary"
 
     batch = None if budget is None else BUDGET_BATCH
 
@@ -218,7 +214,7 @@ def infer(
         return ran(backend_of(name).build(target, options, n, batch), guide, rng)
 
     # What is tried beside the draws has streams of its own: they are those that would have come without it.
-    alone = method == AUTO and policy is None and guide is None
+    alone = method == AUTO and policy is None and guide is None and not by_server
     early = parts = None
     if alone and name != EXACT:
         if progress is not None:

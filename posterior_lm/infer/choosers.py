@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from attrs import frozen
 
+from posterior_lm.lang.diagnostics import InferenceError
+
 
 class Chooser(Protocol):
     """Picks for draws that stand at points; a point's choices have relative probabilities.
@@ -27,6 +29,23 @@ class Chooser(Protocol):
         """(M,) for draws at one point: a place in `probs` (C,), the number of tokens that a text will have; −1 for none."""
         return self.values(draws, probs, [(length,) for length in lengths])
 
+    def along(self, draw: int) -> tuple[int, ...] | None:
+        """The tokens that a draw will be given; None where they are chosen."""
+        return None
+
+    def generator(self) -> np.random.Generator:
+        """What a server that draws by itself gets its seeds from. Raises InferenceError PLM565 for choices without one."""
+        raise otherwise_chosen()
+
+
+def otherwise_chosen() -> InferenceError:
+    """For texts of a server that draws by itself, where something else is to choose their tokens."""
+    return InferenceError.of(
+        "PLM565",
+        "the server tells no whole rows of the vocabulary and draws texts itself, and here their tokens are chosen otherwise",
+        help="start vLLM with --max-logprobs -1, or serve the model with plm serve",
+    )
+
 
 @frozen
 class Sample(Chooser):
@@ -36,6 +55,9 @@ class Sample(Chooser):
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
         return _invert(self.rng.random(len(draws)), point, probs)
+
+    def generator(self) -> np.random.Generator:
+        return self.rng
 
 
 @frozen
@@ -105,3 +127,9 @@ class Follow(Chooser):
     def lengths(self, draws: np.ndarray, probs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         places = {length: place for place, length in enumerate(lengths)}
         return np.array([places.get(len(self.ids[d]), -1) for d in draws])
+
+    def along(self, draw: int) -> tuple[int, ...] | None:
+        return tuple(self.ids[draw])
+
+    def generator(self) -> np.random.Generator:
+        return np.random.default_rng(0)  # nothing is chosen

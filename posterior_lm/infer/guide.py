@@ -20,13 +20,15 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from posterior_lm.graph.nodes import Latent, LmScore
-from posterior_lm.infer.choosers import Chooser, Follow, Sample
+from posterior_lm.infer.choosers import Chooser, Follow, Sample, otherwise_chosen
 from posterior_lm.infer.drawing import Drawing, contexts_of, drawing
 from posterior_lm.infer.fill import TRIED, filling
 from posterior_lm.infer.rollout import TextWalk, ValueWalk, Walk, finished, flattened
 from posterior_lm.infer.schedule import Prior, alone, prior_of, scores_alone
+from posterior_lm.infer.server_draws import ServedWalk, all_left, keeps_rows
 from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
+from posterior_lm.support.base import Support
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import ABSENT, Value, Values, count, distinct, take
 
@@ -48,14 +50,19 @@ class Proposal:
     """(N,) bool where some draws are none of the support: they hold another's values and weigh nothing."""
 
 
+def weighed(proposal: Proposal, log_reward: np.ndarray) -> np.ndarray:
+    """(N,) log rewards, −∞ for draws that are none of the support."""
+    return log_reward if proposal.alive is None else np.where(proposal.alive, log_reward, -np.inf)
+
+
 def joined(parts: Sequence[Proposal], names: Sequence[str]) -> Proposal:
     """Proposals one after another; of scores, those that every one of them has."""
     values = {name: tuple(v for part in parts for v in part.values[name]) for name in names}
     known = set.intersection(*(set(part.scores) for part in parts))
     scores = {i: np.concatenate([part.scores[i] for part in parts]) for i in sorted(known)}
-    alive = [part.alive for part in parts if part.alive is not None]
     log_prob = np.concatenate([part.log_prob for part in parts])
-    return Proposal(values, log_prob, scores, np.concatenate(alive) if alive else None)
+    alive = [np.ones(len(part.log_prob), bool) if part.alive is None else part.alive for part in parts]
+    return Proposal(values, log_prob, scores, None if all(map(np.all, alive)) else np.concatenate(alive))
 
 
 class Guide(Protocol):
@@ -167,7 +174,7 @@ class PriorGuide:
         scored: bool = True,
     ) -> Proposal:
         drawn: dict[str, tuple[Value, ...]] = {k: tuple(v) for k, v in (known or {}).items()}
-        log_q = np.zeros(n)
+        log_q, alive = np.zeros(n), np.ones(n, dtype=bool)
         scores: dict[int, np.ndarray] = {}
         for info in self.target.latents[len(drawn) :]:
             choose = chooser or Follow([v.ids for v in values[info.name]])  # type: ignore[index]
@@ -175,16 +182,27 @@ class PriorGuide:
             adds_up = scored and begun is None and self.is_prior(info)
             adds_up = adds_up and info.support.ending in ("stop", "eos")
             there = self.target.there(info, drawn, n)
-            walk = finished(self.begin(info, drawn, n, begun=begun, late=adds_up, alive=there), choose)
+            going = there if alive.all() else alive if there is None else alive & there
+            walk = finished(self.begin(info, drawn, n, begun=begun, late=adds_up, alive=going), choose)
+            if values is None and walk.lean is not None and np.isneginf(walk.lean).any():
+                alive = alive & ~np.isneginf(walk.lean)
+                if not alive.any():
+                    raise all_left(info, n)
             if adds_up:
                 prior = self.priors[info.name]
                 scores[prior.node] = (walk.log_q + walk.log_mass) / prior.exponent
             begun = None
             log_q = log_q + walk.log_q
-            drawn[info.name] = (
-                self.target.made(info, walk.values, there) if values is None else tuple(values[info.name])
-            )
-        return Proposal(drawn, log_q, scores)
+            if values is not None:
+                drawn[info.name] = tuple(values[info.name])
+                continue
+            # A draw that has left a support holds another's values.
+            keep = [d if alive[d] else int(np.flatnonzero(alive)[0]) for d in range(n)]
+            drawn = {name: tuple(column[k] for k in keep) for name, column in drawn.items()}
+            here = None if there is None else there[keep]
+            drawn[info.name] = tuple(self.target.made(info, [walk.values[k] for k in keep], here))
+            log_q = log_q[keep]
+        return Proposal(drawn, log_q, scores, alive=None if alive.all() else alive)
 
     def begin(
         self, info: LatentInfo, drawn: Values, n: int, *, alive: np.ndarray | None = None,
@@ -209,16 +227,25 @@ class PriorGuide:
         """See `StepGuide`. A guide built on this one draws from something else."""
         stated = self.reads == "guide" and info.name in self.target.graph.guides
         prior = self.priors[info.name]
-        return type(self) is PriorGuide and not stated and prior.exponent > 0 and prior.adds_up
+        own = type(self) is PriorGuide and not stated and prior.exponent > 0 and prior.adds_up
+        return own and not (prior.lm is not None and keeps_rows(self.target.models[prior.lm]))
+
+    def by_server(self) -> list[LatentInfo]:
+        """The latents whose texts a server has to draw; it is asked here whether it tells whole rows."""
+        found = []
+        for info in self.target.latents:
+            guide = self.target.graph.guides.get(info.name) if self.reads == "guide" else None
+            lm = self.priors[info.name].lm if guide is None or guide.masked else guide.lm
+            # A mixture of models has no one of them, and takes whole rows.
+            if not hasattr(info.support, "ids_of") and lm is not None and keeps_rows(self.target.models[lm]):
+                found.append(info)
+        return found
 
     def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
         span = self.target.graph[self.priors[info.name].node].span
         with at(span, "the model reads this"):
             found = self._drawing(info, drawn, n)
-            return TextWalk.begin(
-                found.model, found.contexts, info.support, exponent=found.power, shared=found.shared, span=span,
-                eos_ids=found.eos_ids, **options,
-            )  # fmt: skip
+            return text_walk(found, info.support, span=span, **options)
 
     def _drawing(self, info: LatentInfo, drawn: Values, n: int) -> Drawing:
         guide = self.target.graph.guides.get(info.name)
@@ -269,6 +296,25 @@ class PriorGuide:
         # Not a number is for the target to report; a proposal only has to go on until then.
         column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
         return column.reshape(len(first), size), np.array(where, dtype=np.int64)
+
+
+def text_walk(found: Drawing, support: Support, **options: Any) -> Walk:
+    """Texts of a drawing on their way: by rows of the vocabulary, or as a server draws that tells none."""
+    if keeps_rows(found.model):
+        if options.pop("flat", 0.0):
+            raise otherwise_chosen()
+        return ServedWalk.begin(
+            found.model,  # type: ignore[arg-type]
+            found.contexts,
+            support,
+            eos_ids=found.eos_ids,
+            power=found.power,
+            **options,
+        )
+    return TextWalk.begin(
+        found.model, found.contexts, support, exponent=found.power, shared=found.shared, eos_ids=found.eos_ids,
+        **options,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- flatter than the prior

@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws
-from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined, weighed
 from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.weights import all_dead
 from posterior_lm.target.target import Target
@@ -80,9 +80,8 @@ class Importance:
             state = self._propose(rng, state, n - state.drawn)
         whole = joined(state.proposals, state.target.names)
         weights, log_reward = log_weights(state.target, whole.values, whole.log_prob, whole.scores)
-        alive = np.ones(len(weights), dtype=bool) if whole.alive is None else whole.alive
-        weights = np.where(alive, weights, -np.inf)
-        left = int(np.count_nonzero(~alive))
+        weights = weighed(whole, weights)
+        left = 0 if whole.alive is None else int(np.count_nonzero(~whole.alive))
         return Draws(whole.values, weights, log_reward, self.name, whole.log_prob, left=left)
 
 

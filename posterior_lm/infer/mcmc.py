@@ -24,7 +24,7 @@ from posterior_lm.infer import weights
 from posterior_lm.infer.base import Backend, Info
 from posterior_lm.infer.choosers import Sample
 from posterior_lm.infer.draws import Chains, Draws
-from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, weighed
 from posterior_lm.infer.moves import (
     Proposed,
     Site,
@@ -119,7 +119,7 @@ class Mcmc:
         while True:
             proposal = guide.sample(rng, size)
             terms = np.broadcast_to(target.terms(proposal.values), (size, len(target.statements)))
-            log_reward = terms.sum(axis=1)
+            log_reward = weighed(proposal, terms.sum(axis=1))
             log_w = log_reward - proposal.log_prob
             if np.isfinite(log_w).any():
                 break

@@ -42,6 +42,7 @@ from posterior_lm.infer.guide import (
     elsewhere,
     flatter,
     joined,
+    weighed,
 )  # fmt: skip
 from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.weights import all_dead, log_shares
@@ -174,7 +175,7 @@ class Part:
 
     @property
     def log_reward(self) -> np.ndarray:
-        return np.asarray(self.terms.sum(axis=1))
+        return weighed(self.proposal, np.asarray(self.terms.sum(axis=1)))
 
     @property
     def log_weights(self) -> np.ndarray:

@@ -26,7 +26,7 @@ from attrs import frozen
 
 from posterior_lm.graph.nodes import Latent
 from posterior_lm.infer.choosers import Chooser, Follow
-from posterior_lm.infer.guide import Guide, PriorGuide, Proposal
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, weighed
 from posterior_lm.infer.rollout import finished
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import ABSENT, Value, Values
@@ -110,7 +110,8 @@ def suffix(
     info = prior.target.latent(site.latent)
     found = redraw(prior, choose, (site.latent, *site.readers), values, cuts)
     rewards = _rewards(prior.target, found.values, len(log_reward))
-    ratio = rewards - log_reward + found.back - found.forth
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(found.left, -np.inf, rewards - log_reward + found.back - found.forth)
     if info.type == "text":
         before = [decisions(info, v) for v in values[site.latent]]
         after = [decisions(info, v) for v in found.values[site.latent]]
@@ -138,7 +139,7 @@ def conditional(target: Target, choose: Chooser, info: LatentInfo, values: Value
 def from_guide(rng: np.random.Generator, target: Target, guide: Guide, n: int) -> tuple[Proposal, np.ndarray]:
     """N draws from the guide and their log rewards (N,): what independence moves propose, whatever is held."""
     proposal = guide.sample(rng, n)
-    return proposal, _rewards(target, proposal.values, n)
+    return proposal, weighed(proposal, _rewards(target, proposal.values, n))
 
 
 def independence(
@@ -176,6 +177,8 @@ class Redrawn:
     values: dict[str, tuple[Value, ...]]
     forth: np.ndarray
     back: np.ndarray
+    left: np.ndarray
+    """(C,) bool: new values that have left their supports (`infer/server_draws.py`); the old ones stand for them."""
 
 
 @frozen(eq=False)
@@ -188,6 +191,12 @@ class BackAndForth(Chooser):
 
     def tokens(self, draws: np.ndarray, point: np.ndarray, step: int, probs: np.ndarray) -> np.ndarray:
         return self._each(draws, lambda one, mine, at: one.tokens(mine, point[at], step, probs))
+
+    def along(self, draw: int) -> tuple[int, ...] | None:
+        return self.back.along(draw) if draw < self.half else self.forth.along(draw - self.half)
+
+    def generator(self) -> np.random.Generator:
+        return self.forth.generator()
 
     def values(self, draws: np.ndarray, probs: np.ndarray, ids: Sequence[tuple[int, ...]]) -> np.ndarray:
         return self._each(draws, lambda one, mine, at: one.values(mine, probs, ids))
@@ -221,7 +230,7 @@ def redraw(
     """
     size = len(cuts)
     new = {name: tuple(column) for name, column in values.items()}
-    forth, back = np.zeros(size), np.zeros(size)
+    forth, back, left = np.zeros(size), np.zeros(size), np.zeros(size, dtype=bool)
     for info in prior.target.latents:
         if info.name not in names:
             continue
@@ -233,6 +242,9 @@ def redraw(
         pick = BackAndForth(size, rest, choose)
         there = prior.target.there(info, both, 2 * size)
         walk = finished(prior.begin(info, both, 2 * size, begun=[*kept, *kept], alive=there), pick)
-        new[info.name] = prior.target.made(info, walk.values[size:], None if there is None else there[size:])
+        if walk.lean is not None:
+            left = left | np.isneginf(walk.lean[size:])
+        kept_ids = [o if gone else v for o, v, gone in zip(old, walk.values[size:], left, strict=True)]
+        new[info.name] = prior.target.made(info, kept_ids, None if there is None else there[size:])
         back, forth = back + walk.log_q[:size], forth + walk.log_q[size:]
-    return Redrawn(new, forth, back)
+    return Redrawn(new, forth, back, left)

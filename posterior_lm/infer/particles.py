@@ -49,7 +49,7 @@ class Dice(Sample):
 
 
 @define(eq=False)
-class Retained:
+class Retained(Chooser):
     """Chance for all particles but the first, which follows given tokens and is its own ancestor.
 
     The ancestors of the others are drawn independently, for which keeping one is right as

@@ -56,6 +56,9 @@ class Walk:
     """Where the last choice led to."""
     rows: np.ndarray
     steps: int = 0
+    lean: np.ndarray | None = None
+    """(N,) what the target may have of each beyond q, nats, where that is guessed on the way (`infer/server_draws.py`);
+    −∞ for one that has left its support."""
 
     @property
     def points(self) -> list[Point]:

@@ -176,6 +176,9 @@ class Smc:
             particles, ancestors = particles.resample(chance, self.threshold)
             walk = walk.moved(ancestors, particles.alive).step(chance)
             log_psi = told(state.twists, info, walk.stand, particles.values, particles.twist)
+            if (lean := walk.lean) is not None:
+                for point in walk.stand:
+                    log_psi[point.draws] += lean[point.draws]
             particles = particles.twisted(log_psi)
             walk = walk.moved(None, particles.alive)
         if walk.goes_on:

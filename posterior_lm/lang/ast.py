@@ -315,7 +315,7 @@ def nodes(root: object) -> Iterator[Node]:
         item = stack.pop()
         if isinstance(item, Node):
             yield item
-            stack += [getattr(item, name) for name in _fields(type(item))]
+            stack += [getattr(item, name) for name in _fields(type(item))]  # type: ignore[arg-type]
         elif isinstance(item, tuple):
             stack += item[::-1]
 

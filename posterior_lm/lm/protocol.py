@@ -231,6 +231,10 @@ class DrawingModel(LanguageModel, Protocol):
         """How many likeliest tokens it tells of at each place that it draws."""
         ...
 
+    def likeliest(self, asked: Sequence[tuple[tuple[int, ...], int]]) -> list[list[Drawn]]:
+        """For each sequence and start, at each of its places from there on: its own token as if it were drawn."""
+        ...
+
     def sample(
         self, asked: Sequence[tuple[tuple[int, ...], int]], tokens: int, rng: np.random.Generator
     ) -> list[list[list[Drawn]]]:

@@ -26,8 +26,7 @@ from posterior_lm.lm.score_cache import ScoreCache
 from posterior_lm.lm.served_http import TIMEOUT, Endpoint, RefusedRequest
 
 Ids = tuple[int, ...]
-NEVER = -9999.0
-"""What servers write for −∞."""
+NEVER = -9999.0  # what servers write for −∞
 SCORED_AT_ONCE, DRAWN_AT_ONCE, TEXTS_AT_ONCE = 64, 16, 64
 """Prompts of one request: of scores, and of rows of the vocabulary; and texts that it draws after one prompt."""
 LIKELIEST = (20, 5, 0)
@@ -37,11 +36,10 @@ PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetitio
 NOISE, WORST = 0.2, 0.75
 """Nats by which log-probs may move with the batch that they are computed in, on average and each of them. Engines move by
 0.05, and bfloat16, whose logits near 20 have steps of 0.125, moves an unlikely token by 0.25."""
-SPARE = 2
-"""Places of the window that a request for scores takes: end-of-text, and the token that some draw all the same."""
+SPARE = 2  # places of the window that a request for scores takes: end-of-text, and the token that some draw all the same
 ROWS_HELP = (
     "start vLLM with --max-logprobs -1 --logprobs-mode raw_logprobs, serve the model with plm serve, "
-    "or use the method importance, for which the server draws texts itself"
+    "or use importance, smc or mcmc, for which the server draws texts itself"
 )
 
 
@@ -69,9 +67,8 @@ class ServedModel:
         """
         if self.policy is None:
             help = "name the model that has its adapter on the server, as --lm NAME=http://…,policy=ADAPTER"
-            raise ModelError.of(
-                "PLM516", f"{self.identity.name} has no weights to put a policy's adapter on", help=help
-            )
+            message = f"{self.identity.name} has no weights to put a policy's adapter on"
+            raise ModelError.of("PLM516", message, help=help)
         name = f"{self.policy} on {self.endpoint.url}"
         return evolve(self, model=self.policy, cache=None, identity=evolve(self.identity, name=name))
 
@@ -89,8 +86,7 @@ class ServedModel:
             self.cache.keep(new)
         found |= new
         scores = {}
-        for ids, start in wanted:
-            values = found[ids, start]
+        for (ids, start), values in ((key, found[key]) for key in wanted):
             scores[ids, start] = Scores(values[: len(ids) - start].copy(), values[len(ids) - start :].copy())
         return [
             evolve(scores[trunk.ids, trunk.start], branches=tuple(scores[b.ids, b.start] for b in branches))
@@ -100,9 +96,8 @@ class ServedModel:
     def _check_length(self, ids: Ids) -> None:
         if self.max_length is not None and len(ids) > self.max_length:
             message = f"{len(ids)} tokens are more than the {self.max_length} that {self.identity.name} takes"
-            raise ModelError.of(
-                "PLM520", message, help="shorten the context, or serve a model with a longer window"
-            )
+            help = "shorten the context, or serve a model with a longer window"
+            raise ModelError.of("PLM520", message, help=help)
 
     def _scored(self, asked: Sequence[tuple[Ids, int]]) -> dict[tuple[Ids, int], np.ndarray]:
         """(2T + 1,) for each: log-probs of its tokens, and of end-of-text after each prefix from its start on."""
@@ -139,13 +134,13 @@ class ServedModel:
                 found.append([self._row(ids, k, rows[k]) for k in range(start, len(ids))])
         return found
 
-    def _body(self, jobs: Sequence[tuple[Ids, int]]) -> dict[str, Any]:
+    def _body(self, jobs: Sequence[tuple[Ids, int]], *, ends: bool = True) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model, "prompt": [list(ids) for ids, _ in jobs], "temperature": 1.0, "return_token_ids": True,
         }  # fmt: skip
         if self.echo:
             return {**body, "max_tokens": 0, "echo": True, "logprobs": 0}
-        if self.ends and self.tokenizer.eos_ids:
+        if ends and self.ends and self.tokenizer.eos_ids:
             body["prompt_logprob_token_ids"] = list(self.tokenizer.eos_ids)
         start = min(start for _, start in jobs)
         return {**body, "max_tokens": 0, "echo": True, "prompt_logprobs": 0, "prompt_logprob_start": start}
@@ -165,10 +160,10 @@ class ServedModel:
             self.endpoint.wrong(f"of a prompt of {len(ids)} tokens it scores {many}")
         return rows
 
-    def _row(self, ids: Ids, place: int, row: Any) -> dict[int, float]:
+    def _row(self, ids: Ids, place: int, row: Any, *, ends: bool = True) -> dict[int, float]:
         if self.echo:
             return {ids[place]: self._log_prob(row)}
-        wanted = (ids[place], *(self.tokenizer.eos_ids if self.ends else ()))
+        wanted = (ids[place], *(self.tokenizer.eos_ids if self.ends and ends else ()))
         if not isinstance(row, dict):
             self.endpoint.wrong(f"it says nothing of place {place} of a prompt")
         if (missing := next((i for i in wanted if str(i) not in row), None)) is not None:
@@ -229,8 +224,9 @@ class ServedModel:
             values = [told.get(name, math.nan) for name in names]
             row = np.array([v if isinstance(v, int | float) else math.nan for v in values], dtype=np.float32)
             if known := int(np.isnan(row).sum()):
-                said = f"the server {self.endpoint.url} tells the log-probs of {size - known} next tokens of {size}"
-                self.without_rows(said)
+                self.without_rows(
+                    f"the server {self.endpoint.url} tells the log-probs of {size - known} next tokens of {size}"
+                )
         if len(row) != size or np.isnan(row).any():
             self.endpoint.wrong("the row of the vocabulary that it answers with is not whole")
         row = np.where(row <= NEVER, np.float32(-np.inf), row)
@@ -265,7 +261,6 @@ class ServedModel:
             body = self._drawing_body(_probe_prompts(self.tokenizer)[0], 1, 1, k) | {"temperature": 0.0}
             with suppress(RefusedRequest):
                 choice = choices(self.endpoint, self.endpoint.post("/completions", body), 1)[0]
-                # The likeliest of all is drawn, so no other stands beside those that are told.
                 return max((len(place.likeliest) for place in self._places(choice, k)), default=0)
         return 0
 
@@ -295,6 +290,31 @@ class ServedModel:
         given = iter(texts)
         return [[next(given) for _ in range(n)] for _, n in asked]
 
+    def likeliest(self, asked: Sequence[tuple[Ids, int]]) -> list[list[Drawn]]:
+        for ids, _ in asked:
+            self._check_length(ids)
+        chunks = [asked[k : k + SCORED_AT_ONCE] for k in range(0, len(asked), SCORED_AT_ONCE)]
+        more = {"logprobs" if self.echo else "prompt_logprobs": self.told, "return_tokens_as_token_ids": True}
+        answers = self.endpoint.post_all("/completions", [self._body(c, ends=False) | more for c in chunks])
+        found = []
+        for chunk, answer in zip(chunks, answers, strict=True):
+            for (ids, start), choice in zip(chunk, choices(self.endpoint, answer, len(chunk)), strict=True):
+                rows = self._told(ids, choice)
+                others = (choice["logprobs"].get("top_logprobs") or [{}] * len(ids)) if self.echo else rows
+                owns = [self._row(ids, k, rows[k], ends=False)[ids[k]] for k in range(start, len(ids))]
+                found.append([*map(self._place, ids[start:], owns, others[start:])])
+        if any(len(place.likeliest) != self.told for text in found for place in text):
+            self.endpoint.wrong(f"of the {self.told} likeliest tokens it does not always tell")
+        return found
+
+    def _place(self, token: int, log_prob: float, others: Any, k: int | None = None) -> Drawn:
+        """The token at a place, and the first k of the others, whether it is among them or not."""
+        named = others.items() if isinstance(others, dict) else ()
+        row = {_id(name): self._log_prob(p) for name, p in named if name.isdigit() or not _no_id(name)}
+        # The token itself stands beside the k where it is none of them.
+        first = sorted(row, key=lambda i: (-row[i], i == token))[: self.told if k is None else k]
+        return Drawn(token, log_prob, {i: row[i] for i in first})
+
     def _drawing_body(self, ids: Ids, n: int, tokens: int, k: int) -> dict[str, Any]:
         return {
             "model": self.model, "prompt": [list(ids)], "n": n, "max_tokens": tokens, "logprobs": k,
@@ -310,14 +330,10 @@ class ServedModel:
         likeliest = likeliest or [{}] * len(tokens)
         if len({len(tokens), len(log_probs), len(likeliest)}) > 1 or any(map(_no_id, tokens)):
             self.endpoint.wrong("it does not name the tokens that it draws")
-        found = []
-        for token, value, others in zip(map(_id, tokens), log_probs, likeliest, strict=True):
-            named = others.items() if isinstance(others, dict) else ()
-            row = {_id(name): self._log_prob(p) for name, p in named if not _no_id(name)}
-            # The drawn one stands beside the k where it is none of them.
-            first = sorted(row, key=lambda i: (-row[i], i == token))[:k]
-            found.append(Drawn(token, self._log_prob(value), {i: row[i] for i in first}))
-        return found
+        values = map(self._log_prob, log_probs)
+        return [
+            self._place(_id(t), v, others, k) for t, v, others in zip(tokens, values, likeliest, strict=True)
+        ]
 
 
 @frozen(eq=False, slots=False)
@@ -474,8 +490,8 @@ def _no_id(name: object) -> bool:
 
 
 def _id(name: str) -> int:
-    """The token of a name like `token_id:5`."""
-    return int(name[9:])
+    """The token of a name like `token_id:5`, or `5`."""
+    return int(name.removeprefix("token_id:"))
 
 
 def _close(a: np.ndarray | float, b: np.ndarray | float) -> bool:

@@ -17,11 +17,12 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
-from posterior_lm.infer.choosers import Follow
-from posterior_lm.infer.drawing import contexts_of
-from posterior_lm.infer.guide import PriorGuide, check_guide
-from posterior_lm.infer.rollout import TextWalk, Walk, finished
+from posterior_lm.infer.choosers import Follow, otherwise_chosen
+from posterior_lm.infer.drawing import Drawing, contexts_of
+from posterior_lm.infer.guide import PriorGuide, check_guide, text_walk
+from posterior_lm.infer.rollout import Walk, finished
 from posterior_lm.infer.schedule import prior_of
+from posterior_lm.infer.server_draws import keeps_rows
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.outline import outline
 from posterior_lm.lm.hf.transformers import TransformersModel
@@ -236,10 +237,15 @@ class PolicyGuide(PriorGuide):
         reading = self.readings[info.name]
         contexts, shared = contexts_of(self.target, reading.lm, reading.segments, drawn, n)
         ending: Ending = "stop" if info.support.ending == "stop" else "eos"
-        return TextWalk.begin(
-            self.model, contexts, info.support, exponent=self.exponent, shared=shared, ending=ending,
-            eos_ids=turn_ids(self.target, reading), **options,
-        )  # fmt: skip
+        if self.exponent != 1.0 and keeps_rows(self.model):
+            raise otherwise_chosen()
+        found = Drawing(self.model, contexts, shared, turn_ids(self.target, reading), self.exponent)
+        return text_walk(found, info.support, ending=ending, **options)
+
+    def by_server(self) -> list[LatentInfo]:
+        served = keeps_rows(self.model)
+        others = [info for info in super().by_server() if info.name not in self.readings]
+        return others + [info for info in self.target.latents if served and info.name in self.readings]
 
     def log_prob(self, values: Values) -> np.ndarray:
         """(N,) float64 nats; −inf for a value outside the supports."""

@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from posterior_lm.infer import server_draws
 from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.particles import SCHEMES
 from posterior_lm.infer.smc import Smc
 from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lm.protocol import Drawn, Request, Scores
+from posterior_lm.lm.tabular import TabularModel
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import Values
 from tests.brute import Brute
@@ -55,6 +58,17 @@ class Tree:
             self.path[-1] += 1
         self.sizes, self.log_prob = [], 0.0
         return bool(self.path)
+
+    # What a server that draws by itself asks of chance.
+
+    def generator(self) -> Tree:
+        return self
+
+    def along(self, draw: int) -> None:
+        return None
+
+    def choice(self, n: int, p: np.ndarray) -> int:
+        return self.pick(np.asarray(p))
 
     # What a swarm asks of chance.
 
@@ -94,6 +108,32 @@ class Tree:
         return float(ends[place] + widths[place] / 2)
 
 
+class Telling:
+    """A model that draws one token at a time, and tells of its two likeliest beside it."""
+
+    whole_rows, told = False, 2
+
+    def __init__(self, model: TabularModel) -> None:
+        self.model, self.identity, self.tokenizer = model, model.identity, model.tokenizer
+        self.max_length, self.packed = model.max_length, False
+
+    def score(self, requests: Sequence[Request]) -> list[Scores]:
+        return self.model.score(requests)
+
+    def _drawn(self, token: int, row: np.ndarray) -> Drawn:
+        first = np.argsort(-row, kind="stable")[:2].tolist()
+        return Drawn(token, float(row[token]), {i: float(row[i]) for i in first})
+
+    def sample(
+        self, asked: Sequence[tuple[tuple[int, ...], int]], tokens: int, rng: Tree
+    ) -> list[list[list[Drawn]]]:
+        rows = [self.model.next_log_probs(ids) for ids, _ in asked]
+        return [
+            [[self._drawn(rng.pick(np.exp(row)) if server_draws.FEW == 0 else 0, row)] for _ in range(n)]
+            for (_, n), row in zip(asked, rows, strict=True)  # a guess does not look at what was drawn
+        ]
+
+
 def outcomes(
     target: Target, n: int, scheme: str, **options: object
 ) -> Iterator[tuple[float, Draws | None, int]]:
@@ -130,9 +170,11 @@ def expected(target: Target, n: int, scheme: str, **options: object) -> tuple[di
     return mass, ways, moved
 
 
-def check(body: str, n: int, scheme: str, *, moves: bool = True, **options: object) -> None:
+def check(
+    body: str, n: int, scheme: str, *, moves: bool = True, model: object = MODEL, **options: object
+) -> None:
     source = f'lm base = "b"\nprogram p() {{ {body} }}'
-    target, brute = compiled(source, {}, {"base": MODEL}), Brute(source, {}, {"base": MODEL})
+    target, brute = compiled(source, {}, {"base": model}), Brute(source, {}, {"base": MODEL})
     mass, ways, moved = expected(target, n, scheme, **options)
     exact = {tuple(row.values()): math.exp(brute.log_reward(row)) for row in brute.assignments()}
     assert ways > 8 and bool(moved) is moves
@@ -164,6 +206,20 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 def test_every_value_has_its_reward(body: str) -> None:
     check(body, 2, "systematic", threshold=0.95)
+
+
+@pytest.mark.parametrize("few_others", [0, server_draws.FEW], ids=["kept or drawn again", "by a guess"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        'latent z: text(tokens=1..3, stop=".") ~ base("a") ^ 1.7 observe "b" ~ base(z)',
+        'latent z: text(tokens=1..2, chars="ab") ~ base("b") observe "a" ~ base(z)',
+    ],
+)
+def test_where_a_server_draws(body: str, few_others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw that leaves its type dies, and what is guessed on the way is taken back."""
+    monkeypatch.setattr(server_draws, "FEW", few_others)
+    check(body, 2, "systematic", threshold=0.95, model=Telling(MODEL), moves=few_others == 0 or "1.7" in body)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -333,7 +333,7 @@ def test_without_rows_of_the_vocabulary_nothing_is_drawn_inside_a_type(letters: 
             plm.load(WALK).given(start="a", end="b").score({"z": "ab."}).log_reward, abs=1e-5
         )
         with pytest.raises(ModelError) as caught:
-            query.using("smc").draw(5)
+            query.using("exact").draw(5)
         [found] = caught.value.diagnostics
         assert found.code == "PLM564" and "--max-logprobs -1" in str(found.help)
 

@@ -13,6 +13,7 @@ import pytest
 
 import posterior_lm as plm
 from posterior_lm.infer import server_draws
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.server_draws import END, choose
 from posterior_lm.lang.diagnostics import ModelError
 from posterior_lm.lm.protocol import Drawn
@@ -67,14 +68,49 @@ def program(model: Any, kind: str, last: str = "observe end ~ base(start, z) ^ 2
     return plm.loads(text).given(start="a", end="a").lm(base=model)
 
 
+METHODS = {
+    "importance": (500, {}),
+    "smc": (500, {"threshold": 0.9}),
+    "mcmc": (400, {"steps": 120, "chains": 16}),
+}
+
+
+@pytest.mark.parametrize("few_others", [0, server_draws.FEW], ids=["kept or drawn again", "by a guess"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_has_the_probability_that_is_said(
+    few: ServedModel, kind: str, few_others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of given texts it is found by what the server tells of prompts, whatever was drawn."""
+    monkeypatch.setattr(server_draws, "FEW", few_others)
+    target = program(few, KINDS[kind]).target()
+    guide = PriorGuide(target)
+    proposal = guide.sample(np.random.default_rng(2), 60)
+    alive = np.ones(60, bool) if proposal.alive is None else proposal.alive
+    again = guide.log_prob({name: column for name, column in proposal.values.items()})
+    assert again[alive] == pytest.approx(proposal.log_prob[alive], abs=1e-5)
+    support = target.latents[0].support
+    letters = range(3)
+    texts = [ids for n in range(1, 5) for ids in itertools.product(letters, repeat=n) if support.accepts(ids)]
+    log_q = guide.log_prob({"z": tuple(target.value_of("z", ids) for ids in texts)})
+    assert np.exp(log_q).sum() == pytest.approx(alive.mean(), abs=0.25) and np.exp(log_q).sum() < 1 + 1e-6
+    assert few_others == 0 or np.exp(log_q).sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("few_others", [0, server_draws.FEW], ids=["kept or drawn again", "by a guess"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_exact(
-    few: ServedModel, kind: str, few_others: int, monkeypatch: pytest.MonkeyPatch
+    few: ServedModel, kind: str, few_others: int, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_draws, "FEW", few_others)
     exact = program(LETTERS, KINDS[kind]).using("exact").draw()
-    found = program(few, KINDS[kind]).using("importance").draw(500, seed=3)
+    n, options = METHODS[method]
+    found = program(few, KINDS[kind]).using(method, **options).draw(n, seed=3)
+    if method == "mcmc":
+        shares = {m.values["z"]: m.weight for m in exact.merged()}
+        drawn = {m.values["z"]: m.weight for m in found.merged()}
+        assert 0.5 * sum(abs(shares.get(v, 0.0) - drawn.get(v, 0.0)) for v in {*shares, *drawn}) < 0.15
+        return
     assert found.log_evidence == pytest.approx(exact.log_evidence, abs=4 * found.log_evidence_se)
     assert found.log_evidence_se < 0.3
     shares = {m.values["z"]: m.weight for m in exact.merged()}
@@ -93,18 +129,17 @@ def test_what_it_costs_is_said_and_other_methods_refuse(
     query = program(few, KINDS["a stop"])
     found = query.draw(200, seed=1)
     assert found.draws.reason.startswith(
-        "importance: other methods take whole rows of the vocabulary; the server tells no"
+        "importance: what else there is takes whole rows of the vocabulary; the server tells no"
     )
     assert (
         found.draws.left
         and f"{found.draws.left} of 200 draws left what the type allows" in found.draws.reason
     )
     assert np.isneginf(found.draws.log_weights).sum() >= found.draws.left
-    for method in ("exact", "smc", "mcmc"):
-        with pytest.raises(ModelError) as caught:
-            query.using(method).draw(10)
-        [problem] = caught.value.diagnostics
-        assert problem.code == "PLM564" and "the method importance" in str(problem.help)
+    with pytest.raises(ModelError) as caught:
+        query.using("exact").draw(10)
+    [problem] = caught.value.diagnostics
+    assert problem.code == "PLM564" and "use importance, smc or mcmc" in str(problem.help)
 
 
 def test_latents_after_one_another(few: ServedModel) -> None:
@@ -157,7 +192,7 @@ def made(
     told: dict[Any, float] = {}
     for x, place in itertools.product(range(len(ROW)), range(len(ROW) + 1)):
         rng = Every(place)
-        token, log_q, end = choose(Drawn(x, math.log(ROW[x]), likeliest), mask, ends, rng)  # type: ignore[arg-type]
+        token, log_q, _, end = choose(Drawn(x, math.log(ROW[x]), likeliest), mask, ends, rng)  # type: ignore[arg-type]
         if place and not rng.asked:
             continue
         chosen[token] = chosen.get(token, 0.0) + ROW[x] * rng.prob
