@@ -43,6 +43,11 @@ class Bench(ExitCodes, Command):
 )
 @click.option("--quick", is_flag=True, help="One seed, few rows, few steps: tries every path in minutes.")
 @click.option(
+    "--small",
+    is_flag=True,
+    help="One seed, tens of rows and steps, the default recipe: a real model on a processor, in hours.",
+)
+@click.option(
     "--out",
     metavar="DIR",
     default="bench-paper",
@@ -53,7 +58,7 @@ class Bench(ExitCodes, Command):
     "--seeds",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Seeds of every cell.  [default: 3, 1 with --quick]",
+    help="Seeds of every cell.  [default: 3, 1 with --quick or --small]",
 )
 @click.option(
     "--subj", metavar="DIR", help="SUBJ as train.jsonl and test.jsonl, in place of the world's reviews."
@@ -69,7 +74,7 @@ class Bench(ExitCodes, Command):
 @click.option("--judge-key", metavar="VARIABLE", help="The environment variable that holds the server's key.")
 @format_option("text", "json")
 def command(
-    tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, out: str,
+    tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, small: bool, out: str,
     seeds: int | None, subj: str | None, paper_data: str | None, bert: str | None, judge: str | None,
     judge_model: str | None, judge_key: str | None, format: str,
 ) -> int:  # fmt: skip
@@ -83,7 +88,7 @@ def command(
     Example:
       python -m benchmarks.paper --task integers --quick --out results
     """
-    from benchmarks.paper.plans import FULL, QUICK
+    from benchmarks.paper.plans import FULL, QUICK, SMALL
     from benchmarks.paper.presets import preset
     from benchmarks.paper.run import cells_of, chosen, open_bench, run
     from benchmarks.paper.tasks import TASKS
@@ -93,11 +98,13 @@ def command(
 
     kept = [TASKS[name] for name in chosen(tasks, tuple(TASKS), "task")]
     models = dict(pairs("--lm", lm, "ALIAS=MODEL"))
-    plan = QUICK if quick else FULL
+    if quick and small:
+        misuse("--quick and --small are two sizes", "give one of them")
+    plan = QUICK if quick else SMALL if small else FULL
     folders = {"subj": subj, "arithmetic": paper_data, "bert": bert}
     with watching() as (watch, say):
         bench = open_bench(
-            Path(out), plan, models=models, settings=preset(models, quick=quick), say=say,
+            Path(out), plan, models=models, settings={} if small else preset(models, quick=quick), say=say,
             data={name: Path(path).resolve() for name, path in folders.items() if path is not None},
             judge=_judge(judge, judge_model, judge_key),
         )  # fmt: skip

@@ -17,7 +17,7 @@ from benchmarks.paper.cells import Cell, Result, Store
 from benchmarks.paper.claims import claims, dominances
 from benchmarks.paper.markdown import markdown, table, value
 from benchmarks.paper.page import page
-from benchmarks.paper.plans import FULL, QUICK
+from benchmarks.paper.plans import FULL, QUICK, SMALL
 from benchmarks.paper.presets import PAPER, preset
 from benchmarks.paper.published import figures
 from benchmarks.paper.summary import entries, figure, mean_and_sd
@@ -282,7 +282,10 @@ def test_presets_are_settings_of_a_fit() -> None:
     assert preset({}, quick=False) == preset({"base": "tiny"}, quick=False) == {}
     assert "steps" in preset({"base": "gpt2"}, quick=False)["integers"]
     assert "steps" not in preset({"base": "gpt2"}, quick=True)["integers"]
-    assert set(PAPER) == set(FULL.sizes) == set(QUICK.sizes) == set(TASKS)
+    for plan in (FULL, QUICK, SMALL):
+        assert set(PAPER) == set(plan.sizes) == set(TASKS)
+        for size in plan.sizes.values():
+            settings_of({**size.fit, "steps": size.steps, "learning_rate": size.rates[0]})
 
 
 def test_layers_that_a_model_has_not_are_left_out() -> None:
@@ -351,7 +354,7 @@ def test_a_quick_bench_from_the_command_line(tmp_path: Path) -> None:
      (["--subj", "/nothing"], 1, "PLM822"), (["--paper-data", "/nothing"], 1, "PLM822"),
      (["--bert", "/nothing"], 1, "holds no model"), (["--lm", "other=tiny"], 1, "has no model `other`"),
      (["--judge", "http://127.0.0.1:9/v1"], 2, "--judge-model"), (["--judge-key", "KEY"], 2, "there is none"),
-     (["--judge", "ftp://here", "--judge-model", "m"], 1, "PLM784")],
+     (["--judge", "ftp://here", "--judge-model", "m"], 1, "PLM784"), (["--small"], 2, "two sizes")],
 )  # fmt: skip
 def test_what_the_command_refuses(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     result = paper("--quick", "--out", tmp_path / "out", *arguments)
