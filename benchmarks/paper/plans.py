@@ -119,28 +119,28 @@ SMALL = Plan(
     seeds=1,
     sizes={
         "integers": Size(
-            train=512, test=1, draws=1000, steps=100,
+            train=512, test=1, draws=300, steps=60,
             rates=(0.001,), fit={"rows": 1, "draws": 64, "certify_rows": 0, "certify_draws": 50},
         ),
         "continuation": Size(
-            train=40, test=4, draws=10, steps=40, rates=(0.001,),
-            fit={"rows": 4, "draws": 16, "certify_rows": 0, "certify_draws": 10},
+            train=40, test=4, draws=8, steps=20, rates=(0.001,),
+            fit={"rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10},
             more={"betas": [1.5], "chain": 100},
         ),
         "infilling": Size(
-            train=40, test=4, draws=40, steps=40, rates=(0.001,),
-            fit={"pairs": 24, "rows": 4, "draws": 16, "certify_rows": 0, "certify_draws": 10},
+            train=40, test=4, draws=40, steps=20, rates=(0.001,),
+            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10},
             more={"listed": 600, "chain": 100, "reverse": {}},
         ),
         "subjectivity": Size(
-            train=50, test=60, draws=8, steps=40, rates=(0.001,),
-            fit={"rows": 4, "draws": 16, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
+            train=50, test=40, draws=8, steps=20, rates=(0.001,),
+            fit={"pairs": 10, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
-            more={"labels": [10, 20, 50], "rounds": 1},
+            more={"labels": [10], "rounds": 1},
         ),
         "arithmetic": Size(
-            train=100, test=30, draws=8, steps=40, rates=(0.001,),
-            fit={"rows": 4, "draws": 16, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
+            train=100, test=20, draws=4, steps=20, rates=(0.001,),
+            fit={"pairs": 8, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
             more={"demos": 50, "shots": 2},
         ),
