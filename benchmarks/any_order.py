@@ -166,7 +166,11 @@ def fill(
 def train(
     policy: Filler, target: Target, steps: int, seed: int, *, any_order: bool, rate: float = RATE
 ) -> None:
-    """VarGrad on the policy's own draws, and the likelihood of as many texts of earlier steps, drawn by their rewards."""
+    """VarGrad on the policy's own draws, and the likelihood of as many texts that were seen, drawn by their rewards.
+
+    What it began as goes on drawing too, so that no text is lost because the policy has left it.
+    """
+    start = evolve(policy, module=copy.deepcopy(policy.module), shares=policy.shares.detach().clone())
     parameters = [*policy.module.parameters(), policy.shares]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     rng = np.random.default_rng(seed)
@@ -175,6 +179,9 @@ def train(
         own = fill(policy, BATCH // 2, rng, any_order=any_order)
         reward = log_reward(target, own.texts)
         seen |= zip(own.texts, reward.tolist(), strict=True)
+        with torch.no_grad():
+            others = fill(start, BATCH // 2, rng, any_order=any_order).texts
+        seen |= zip(others, log_reward(target, others).tolist(), strict=True)
         texts = list(seen)
         again = rng.choice(len(texts), size=BATCH // 2, p=normalize(np.array(list(seen.values()))))
         known = fill(policy, BATCH // 2, rng, any_order=any_order, made=[texts[k] for k in again])

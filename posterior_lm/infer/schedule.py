@@ -267,11 +267,19 @@ def log_terms(
     return out, scores
 
 
+MASKS = {"pattern", "grammar", "json", "chars"}
+"""Options of a type that leave a text some of the tokens: how much of the model's mass they are tells particles apart."""
+
+
 def on_the_way(target: Target) -> str | None:
     """What particles can be told before they are whole, in words that follow a comma; None where there is nothing."""
     for info in target.latents:
         if info.support is not target.evaluator.supports[info.name]:
             return f"a condition leaves `{info.name}` only some of the tokens"
+        latent = target.graph[info.node]
+        assert isinstance(latent, Latent)
+        if latent.tools or MASKS & {*latent.options}:
+            return f"the type of `{info.name}` allows only some of the tokens"
         if info.type == "text" and not PrefixTests.of(target, info.name).empty:
             return f"a condition can rule out the beginnings of `{info.name}`"
     for info, stage in list(zip(target.latents, stages(target), strict=True))[:-1]:

@@ -263,9 +263,9 @@ def test_auto_lets_flatter_proposals_help() -> None:
 
 def test_auto_leaves_sound_draws_as_they_are() -> None:
     posterior = WIDE.draw(300, seed=3)
-    assert posterior.method == "importance" and "propose too" not in posterior.reason
+    assert posterior.method == "smc" and "propose too" not in posterior.reason
     np.testing.assert_array_equal(
-        posterior.draws.log_weights, WIDE.using("importance").draw(300, seed=3).draws.log_weights
+        posterior.draws.log_weights, WIDE.using("smc").draw(300, seed=3).draws.log_weights
     )
 
 
