@@ -195,7 +195,10 @@ def train(
             group["lr"] = rate * (1 - step / steps)
         optimizer.step()
         if (step + 1) % 20 == 0:
-            print(f"step {step + 1}  variance of log w {float(spread.detach()):.2f}, log q {float(known.log_prob.detach().mean()):.2f}", flush=True)
+            print(
+                f"step {step + 1}  variance of log w {float(spread.detach()):.2f}, log q {float(known.log_prob.detach().mean()):.2f}",
+                flush=True,
+            )
 
 
 def log_reward(target: Target, texts: Sequence[tuple[int, ...]]) -> Tensor:

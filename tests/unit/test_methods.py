@@ -104,6 +104,9 @@ def test_auto_takes_smc_where_something_is_known_on_the_way() -> None:
     assert name == "smc" and "`z` is weighed before" in reason
     name, reason = chosen(f'{large} condition contains(z, "ab")')
     assert name == "smc" and "leaves `z` only some of the tokens" in reason
+    for mask in ('pattern="[ab]*b"', 'chars="ab"'):
+        name, reason = chosen(f'latent z: text(tokens=1..20, end="free", {mask}) ~ base("a")')
+        assert name == "smc" and "the type of `z` allows only some of the tokens" in reason
     # Both are only weighed at the very end.
     assert (
         chosen(f'{large} latent y: text(tokens=1..9) ~ base(z) observe "b" ~ base(z, y)')[0] == "importance"
