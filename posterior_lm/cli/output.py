@@ -10,10 +10,11 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 from attrs import evolve
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 TELL_EVERY = 2.0
 """Seconds between two lines about how many rows are done."""
+PATIENCE = 5.0
+"""Seconds after which a pipe is told what is waited for, again and again."""
 BAR = 20
 """Characters of a bar that stands for weight 1."""
 
@@ -278,12 +281,28 @@ def _counted(count: int, what: str) -> str:
 
 
 @contextmanager
-def progress(what: str, *, lines: bool = False) -> Iterator[Callable[[Info], None] | None]:
-    """The callback that `Query.draw` takes, or None where nobody is watching; with `lines` a pipe gets a line now and then."""
+def progress(
+    what: str, *, first: str | None = None, lines: bool = False, piped: bool = True
+) -> Iterator[Callable[[Info], None] | None]:
+    """The callback that `Query.draw` takes, or None where nobody is watching.
+
+    What is done is said in the callback's notes, else it is `what`, and before the first of them `first`. A terminal gets a bar; a
+    pipe a line every few seconds from the first ones on, unless it is not `piped`; with `lines` one at once.
+    """
     if sys.stderr.isatty():
-        with live_bar(what) as (move, _):
+        with live_bar(first or what) as (move, _):
             yield lambda info: move(info.fraction, info.note or what)
         return
+    if lines:
+        yield _line_now_and_then(what)
+    elif piped and _has_file(sys.stderr):
+        with _lines_where_it_takes_long(what, first or what) as watch:
+            yield watch
+    else:
+        yield None
+
+
+def _line_now_and_then(what: str) -> Callable[[Info], None]:
     began = time.monotonic()
     told = began - TELL_EVERY
 
@@ -292,10 +311,48 @@ def progress(what: str, *, lines: bool = False) -> Iterator[Callable[[Info], Non
         now = time.monotonic()
         if now - told >= TELL_EVERY:
             told = now
-            share = "" if info.fraction is None else f"{info.fraction:.0%}  "
-            click.echo(f"{share}{info.note or what}, {now - began:.0f} s", err=True)
+            click.echo(_line(what, info, now - began), err=True)
 
-    yield tell if lines else None
+    return tell
+
+
+def _line(what: str, info: Info, seconds: float) -> str:
+    share = "" if info.fraction is None else f"{info.fraction:.0%}  "
+    return f"{share}{info.note or what}, {seconds:.0f} s"
+
+
+def _has_file(stream: TextIO) -> bool:
+    """Whether it is a pipe or file of the process; a closed one is not, nor one in memory."""
+    try:
+        return stream.fileno() >= 0
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextmanager
+def _lines_where_it_takes_long(what: str, first: str) -> Iterator[Callable[[Info], None]]:
+    """A line every `PATIENCE` seconds, also while nobody tells anything: a model that loads, a server that does not answer."""
+    began, ended = time.monotonic(), threading.Event()
+    latest: list[Info] = []
+
+    def tell() -> None:
+        while not ended.wait(PATIENCE):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                seconds = time.monotonic() - began
+                click.echo(
+                    _line(what, latest[0], seconds) if latest else f"{first}, {seconds:.0f} s", err=True
+                )
+
+    def watch(info: Info) -> None:
+        latest[:] = [info]
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

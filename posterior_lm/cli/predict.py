@@ -120,7 +120,7 @@ def command(
     held: list[Mapping[str, Any]] = []
 
     def found(case: Case) -> tuple[object, Callable[[], None]]:
-        with progress("drawing") as watch:
+        with progress("drawing", piped=format != "jsonl") as watch:
             prediction = query.given(case.data).predict(
                 name, n=n, seed=case.seed(seed), budget=budget, progress=watch, vote=vote, abstain=abstain
             )
