@@ -123,32 +123,32 @@ def _box(graph: RewardGraph, i: int, terms: list[int], drawn: set[int]) -> Box:
     node, infos = graph[i], [graph.sink.terms[k] for k in terms]
     line = infos[0].span.line if infos and infos[0].span.source.text else None
     statement = " + ".join(info.keyword + f" {info.about}" * (info.keyword == "latent") for info in infos)
+    kind = "term" if infos else "score"
     match node:
         case Input(name=name):
             return Box(f"n{i}", "parameter", name)
-        case Latent(name=name, type=kind):
-            return Box(f"n{i}", "latent", f"{name}: {kind}", _options(graph, node))
+        case Latent(name=name, type=of):
+            return Box(f"n{i}", "latent", f"{name}: {of}", _options(graph, node))
         case Total():
             return Box(f"n{i}", "total", "log reward", "the sum of the terms")
         case Test():
             return Box(
                 f"n{i}",
-                "term",
+                kind,
                 f"{statement or 'test'}: 0 or \u2212\u221e",
                 spelled(graph, node.inputs[0]),
                 line,
             )
         case Power():
-            return Box(f"n{i}", "term", statement or "power", _power(graph, i, drawn), line)
+            return Box(f"n{i}", kind, statement or "power", _power(graph, i, drawn), line)
         case PlateSum():
             return Box(
                 f"n{i}",
-                "term",
+                kind,
                 statement or "plate",
                 f"sum over the rows of {spelled(graph, node.inputs[0])}",
                 line,
             )
-    kind = "term" if infos else "score"
     return Box(f"n{i}", kind, statement or "score", spelled(graph, i), line)
 
 

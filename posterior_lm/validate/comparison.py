@@ -143,11 +143,12 @@ def _measured(
 
 
 def _policy(program: PreparedProgram, request: Request, bound: Target, count: Count) -> Any:
-    """The policy as a guide, whose model counts too."""
+    """The policy as a guide, whose model counts too; where it draws as the prior, that is the bound program's own."""
     offer = policy_offer(program, request, bound)
     assert offer is not None
     guide: Any = offer.guide()
-    return evolve(guide, model=CountingModel(guide.model, count))
+    model = getattr(guide, "model", None)
+    return guide if model is None else evolve(guide, model=CountingModel(model, count))
 
 
 def _numbers(name: str, draws: Draws, listing: Listing | None, tokens: int, seconds: float) -> Measured:
