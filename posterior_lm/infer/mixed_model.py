@@ -61,9 +61,8 @@ class MixedModel:
             contexts = [strands[k][1].context for k in mine]
             common = _common(contexts)
             begun = [k for k in mine if drawn[k]]
-            asked = [
-                Request(strands[k][1].context + drawn[k], len(strands[k][1].context), common) for k in begun
-            ]
+            before = {k: strands[k][1].context for k in begun}
+            asked = [Request(before[k] + drawn[k], len(before[k]), common, ends=False) for k in begun]
             for k, scores in zip(begun, self.models[lm].score(asked) if asked else (), strict=True):
                 said[k] += strands[k][1].power * float(np.sum(scores.tokens))
             sequences_of = [context + drawn[k] for k, context in zip(mine, contexts, strict=True)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.lang.diagnostics import ModelError
 
@@ -140,13 +140,15 @@ class Request:
 
     `start` is at least 1. `shared` says how many leading tokens are a known
     prompt, the same for many requests, whose cache is worth keeping; it is at
-    most `start`. Every branch has `at >= start`.
+    most `start`. Every branch has `at >= start`. Where nobody reads what is said of
+    end-of-text, `ends` is false, and a model may leave NaN there.
     """
 
     ids: tuple[int, ...]
     start: int
     shared: int = 0
     branches: tuple[Branch, ...] = ()
+    ends: bool = True
 
 
 @frozen(eq=False)
@@ -303,8 +305,8 @@ def eos_log_probs(log_probs: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
 
 def unpack_branches(request: Request) -> list[Request]:
     """The plain requests that mean the same: the trunk, then one per branch."""
-    trunk = Request(request.ids, request.start, request.shared)
+    trunk = evolve(request, branches=())
     return [
         trunk,
-        *(Request(request.ids[: b.at] + b.ids, b.at, request.shared) for b in request.branches),
+        *(evolve(trunk, ids=request.ids[: b.at] + b.ids, start=b.at) for b in request.branches),
     ]

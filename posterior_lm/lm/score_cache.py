@@ -27,6 +27,8 @@ create table if not exists probes (space blob primary key, value blob not null);
 create table if not exists scores (key blob primary key, space blob not null, value blob not null);
 """
 Ids = tuple[int, ...]
+Place = tuple[Ids, int]
+"""A sequence, and from where on it is scored."""
 
 
 def _key(space: bytes, ids: Ids, start: int) -> bytes:
@@ -75,9 +77,9 @@ class ScoreCache:
                 "insert or replace into probes values (?, ?)", (self.space, probe.astype("<f8").tobytes())
             )
 
-    def find(self, asked: Sequence[tuple[Ids, int]]) -> dict[tuple[Ids, int], np.ndarray]:
-        """What is kept of sequences and their starts: (T + T + 1,) the tokens' scores and those of end-of-text."""
-        found: dict[tuple[Ids, int], np.ndarray] = {}
+    def find(self, asked: Sequence[Place]) -> dict[Place, np.ndarray]:
+        """What is kept of sequences and their starts: (T + T + 1,) the tokens' scores and those of end-of-text, NaN if not asked for."""
+        found: dict[Place, np.ndarray] = {}
         if self._base is None:
             return found
         try:
@@ -87,13 +89,14 @@ class ScoreCache:
                 ).fetchone()
                 if row is not None:
                     value = np.frombuffer(row[0], "<f8")
-                    if len(value) == 2 * (len(ids) - start) + 1 and not np.isnan(value).any():
+                    own = len(ids) - start
+                    if len(value) == 2 * own + 1 and not np.isnan(value[:own]).any():
                         found[ids, start] = value
         except sqlite3.Error as problem:
             self._without(problem)
         return found
 
-    def keep(self, scored: Mapping[tuple[Ids, int], np.ndarray]) -> None:
+    def keep(self, scored: Mapping[Place, np.ndarray]) -> None:
         """Keep scores, all of them or none."""
         if self._base is None or not scored:
             return

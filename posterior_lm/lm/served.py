@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NoReturn
@@ -22,10 +22,9 @@ from attrs import evolve, field, frozen
 from posterior_lm.lang.diagnostics import ModelError, meant
 from posterior_lm.lm.notices import notice
 from posterior_lm.lm.protocol import Drawn, ModelIdentity, Request, Scores, Tokenizer, unpack_branches
-from posterior_lm.lm.score_cache import ScoreCache
+from posterior_lm.lm.score_cache import Ids, Place, ScoreCache
 from posterior_lm.lm.served_http import TIMEOUT, Endpoint, RefusedRequest
 
-Ids = tuple[int, ...]
 NEVER = -9999.0  # what servers write for −∞
 SCORED_AT_ONCE, DRAWN_AT_ONCE, TEXTS_AT_ONCE = 64, 16, 64
 """Prompts of one request: of scores, and of rows of the vocabulary; and texts that it draws after one prompt."""
@@ -61,10 +60,7 @@ class ServedModel:
     policy: str | None = None
 
     def adapted(self) -> ServedModel:
-        """The same with the adapter of a policy, which draws and scores nothing that is kept.
-
-        Raises ModelError PLM516 where no policy of the server was named.
-        """
+        """The same with a policy's adapter, which draws and scores nothing that is kept. PLM516 where none was named."""
         if self.policy is None:
             help = "name the model that has its adapter on the server, as --lm NAME=http://…,policy=ADAPTER"
             message = f"{self.identity.name} has no weights to put a policy's adapter on"
@@ -80,8 +76,10 @@ class ServedModel:
         wanted = dict.fromkeys((p.ids, p.start) for part in parts for p in part)
         for ids, _ in wanted:
             self._check_length(ids)
-        found = {} if self.cache is None else self.cache.find(list(wanted))
-        new = self._scored([key for key in wanted if key not in found])
+        ending = {(p.ids, p.start) for part in parts for p in part if p.ends}
+        kept = {} if self.cache is None else self.cache.find(list(wanted))
+        found = {key: v for key, v in kept.items() if key not in ending or not np.isnan(v).any()}
+        new = self._scored([key for key in wanted if key not in found], ending)
         if self.cache is not None:
             self.cache.keep(new)
         found |= new
@@ -99,28 +97,29 @@ class ServedModel:
             help = "shorten the context, or serve a model with a longer window"
             raise ModelError.of("PLM520", message, help=help)
 
-    def _scored(self, asked: Sequence[tuple[Ids, int]]) -> dict[tuple[Ids, int], np.ndarray]:
-        """(2T + 1,) for each: log-probs of its tokens, and of end-of-text after each prefix from its start on."""
+    def _scored(self, asked: Sequence[Place], ending: Collection[Place]) -> dict[Place, np.ndarray]:
+        """(2T + 1,) for each: log-probs of its tokens, and of end-of-text after each prefix from its start on; of those
+        NaN where they take prompts of their own and it is not `ending`."""
         eos = self.tokenizer.eos_ids
-        jobs: dict[tuple[Ids, int], None] = {}
+        jobs: dict[Place, None] = {}
         for ids, start in asked:
-            if not self.ends:  # one prompt for each place where the text could end
+            if not self.ends and (ids, start) in ending:  # one prompt for each place where the text could end
                 jobs |= {((*ids[:k], e), k): None for k in range(start, len(ids) + 1) for e in eos}
             jobs[(*ids, *(eos[:1] if self.ends else ())), start] = None
         rows = dict(zip(jobs, self._rows_of_prompts(list(jobs)), strict=True))
         found = {}
         for ids, start in asked:
-            own = rows[(*ids, *(eos[:1] if self.ends else ())), start]
-            tokens = [own[k - start][ids[k]] for k in range(start, len(ids))]
-            places = range(start, len(ids) + 1)
-            if self.ends:
-                ends = [[own[k - start][e] for e in eos] for k in places]
-            else:
+            own, places = rows[(*ids, *(eos[:1] if self.ends else ())), start], range(start, len(ids) + 1)
+            if not self.ends and (ids, start) in ending:
                 ends = [[rows[(*ids[:k], e), k][0][e] for e in eos] for k in places]
-            last = (
-                np.logaddexp.reduce(np.array(ends), axis=1) if eos else np.full(len(ids) - start + 1, -np.inf)
+            else:
+                ends = [[own[k - start][e] for e in eos] for k in places if self.ends]
+            last = np.full(len(places), np.nan if eos else -np.inf)
+            if eos and ends:
+                last = np.logaddexp.reduce(np.array(ends), axis=1)
+            found[ids, start] = np.array(
+                [*(own[k - start][ids[k]] for k in places[:-1]), *last], dtype=np.float64
             )
-            found[ids, start] = np.array([*tokens, *last], dtype=np.float64)
         return found
 
     def _rows_of_prompts(self, jobs: Sequence[tuple[Ids, int]]) -> list[list[dict[int, float]]]:
@@ -436,8 +435,8 @@ def _probed(model: ServedModel) -> tuple[ServedModel, np.ndarray]:
     told = choice.get("logprobs")
     told = told if isinstance(told, dict) else {}
     [name], [log_prob] = ((told.get(field) or [None])[:1] for field in ("tokens", "token_logprobs"))
-    alone = {p: model._scored([(p, 1)])[p, 1] for p in prompts}
-    together = model._scored([(p, 1) for p in prompts])
+    alone = {p: model._scored([(p, 1)], {(p, 1)})[p, 1] for p in prompts}
+    together = model._scored([(p, 1) for p in prompts], {(p, 1) for p in prompts})
     for p in prompts:
         if not _close(alone[p], together[p, 1]):
             _unfit(model, "prompts that are scored together get other log-probs than each by itself")
@@ -447,7 +446,7 @@ def _probed(model: ServedModel) -> tuple[ServedModel, np.ndarray]:
         )
     else:
         longer = (*prompts[0][:-1], _id(name))
-        value = model._scored([(longer, 1)])[longer, 1][len(longer) - 2]
+        value = model._scored([(longer, 1)], ())[longer, 1][len(longer) - 2]
         log_prob = math.nan if log_prob is None else float(log_prob)
         if not _close(value, log_prob):
             _unfit(model, f"a token that it draws with log-prob {log_prob:.3f} it scores with {value:.3f}")

@@ -188,4 +188,5 @@ def _ask(
                     value = float(np.sum(found))
                 columns[one.plan.node][place] = value + (float(branch.eos[end]) if one.plan.ends else 0.0)
 
-    batch.ask(Request(host.trunk, start, min(start, *(one.shared for one in group)), branches), read)
+    shared, ends = min(start, *(one.shared for one in group)), any(one.plan.ends for one in group)
+    batch.ask(Request(host.trunk, start, shared, branches, ends), read)

@@ -147,7 +147,8 @@ def ask_group(
             put(plan.node, total(scores, at, tokens, ends=plan.ends))
 
     if host_tokens.text or host.ends or fitting:
-        batch.ask(Request(host_tokens.ids, start, shared), read)
+        ends = host.ends or any(plan.ends for plan, _ in fitting)
+        batch.ask(Request(host_tokens.ids, start, shared, ends=ends), read)
     else:
         put(host.node, 0.0)
 
@@ -188,7 +189,7 @@ def ask_choice(
         def read(answer: Scores, place: int = place, size: int = len(text)) -> None:
             scores[place] = float(np.sum(answer.tokens[:size]))
 
-        batch.ask(Request(context + text, len(context), len(context)), read)
+        batch.ask(Request(context + text, len(context), len(context), ends=False), read)
 
     def finish() -> None:
         with np.errstate(invalid="ignore"):  # 0 / 0 where every value is impossible

@@ -121,6 +121,23 @@ def test_scores_and_rows_are_those_of_the_model(letters: LanguageModel, mood: An
         assert not server.asked, "the cache has them"
 
 
+@pytest.mark.filterwarnings("ignore:.*scores end-of-text only")
+def test_ends_that_nobody_reads_take_no_prompts_and_are_asked_for_when_somebody_does(
+    letters: LanguageModel,
+) -> None:
+    with moody(letters, old) as server:
+        model, ids = opened(server), (0, 1, 2, 1, 0)
+        server.asked.clear()
+        (found,) = model.score([Request(ids, 1, ends=False)])
+        assert sum(len(body["prompt"]) for _, body, _ in server.asked) == 1 and np.isnan(found.eos).all()
+        (own,) = letters.score([Request(ids, 1)])
+        np.testing.assert_allclose(found.tokens, own.tokens, atol=1e-5)
+        assert_same(model.score([Request(ids, 1)])[0], own)
+        server.asked.clear()
+        model.score([Request(ids, 1), Request(ids, 1, ends=False)])
+        assert not server.asked, "the cache has them"
+
+
 def test_a_rollout_is_that_of_the_model(running: Any, letters: LanguageModel) -> None:
     served, local = (model.open([(0,), (1, 2), (0,)]) for model in (opened(running), letters))
     for rows, tokens in (([2, 0, 1, 1], [1, 1, 0, 2]), ([3], [0]), ([], [])):
