@@ -138,6 +138,29 @@ def test_ends_that_nobody_reads_take_no_prompts_and_are_asked_for_when_somebody_
         assert not server.asked, "the cache has them"
 
 
+@pytest.mark.filterwarnings("ignore:.*scores end-of-text only")
+def test_texts_that_end_with_end_of_text_are_asked_for_it(letters: LanguageModel) -> None:
+    """Whole and cut short, beside one that a stop ends and an observed one."""
+    query = plm.loads("""lm base = "unused"
+program p() {
+  latent z: text(tokens=1..3, end="eos") ~ base()
+  latent s: text(tokens=1..3, stop="b") ~ base(z)
+  observe "ab" ~ base(z, s)
+}""")
+    with moody(letters, old) as server:
+        there, here = (query.lm(base=model).target() for model in (opened(server), letters))
+        values = {
+            "z": [here.value("z", text) for text in ("b", "ab", "bab")],
+            "s": [here.value("s", "ab")] * 3,
+        }
+        expected = here.log_reward(values)
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(there.log_reward(values), expected, atol=1e-5)
+        for latent in ("z", "s"):
+            cut = here.log_reward_prefixes(values, latent)
+            np.testing.assert_allclose(there.log_reward_prefixes(values, latent), cut, atol=1e-5)
+
+
 def test_a_rollout_is_that_of_the_model(running: Any, letters: LanguageModel) -> None:
     served, local = (model.open([(0,), (1, 2), (0,)]) for model in (opened(running), letters))
     for rows, tokens in (([2, 0, 1, 1], [1, 1, 0, 2]), ([3], [0]), ([], [])):
