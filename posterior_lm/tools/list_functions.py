@@ -37,7 +37,9 @@ COUNTED: dict[str, Callable[[Numbers, int], Numbers]] = {
 }
 """Those that a number follows, as in `take 2`."""
 
-_CALL = re.compile(r"\[([-0-9, ]{0,400})\]((?: *,? *[a-z]+(?: -?[0-9]{1,9})?)*) *", re.ASCII)
+_CALL = re.compile(
+    r"\[([-0-9, ]{0,400})\]((?: *(?:, *)?[a-z]+(?![a-z])(?: -?[0-9]{1,9}(?![0-9]))?)*) *", re.ASCII
+)
 _STEP = re.compile(r"([a-z]+)(?: (-?[0-9]{1,9}))?", re.ASCII)
 
 

@@ -92,3 +92,11 @@ def test_what_is_wrong_is_said(body: str, code: str) -> None:
 )
 def test_functions_of_lists(text: str, written: str | None) -> None:
     assert ListFunctions("->")(text) == written
+
+
+@pytest.mark.parametrize(
+    "text", ["[1] " + "a" * 300 + "! ->", "[1]" + " a" * 300 + "! ->", "[1]" + " ," * 300 + "! ->"]
+)
+def test_what_is_no_call_is_declined_at_once(text: str) -> None:
+    """A pattern that reads it in many ways would not end."""
+    assert ListFunctions(" ->")(text) is None
