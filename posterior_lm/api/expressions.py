@@ -89,11 +89,9 @@ def _lists(value: ast.Expr, types: Mapping[str, str]) -> dict[str, ast.TypeExpr]
             name = call.args[0].id if isinstance(call.args[0], ast.Name) else ""
             places = [one for one in types if one.split("[", 1)[0] == name and one.count("[") == 1]
             if places:
-                item = ast.Call(ast.Name("text"), (), (
-                    ast.Option("tokens", ast.Range(ast.Literal(1), ast.Literal(1))), ast.Option("stop", ast.Literal(".")),
-                ))  # fmt: skip
-                most = ast.Range(ast.Literal(0), ast.Literal(len(places)))
-                found[name] = ast.TypeExpr("list", (item, most), (ast.Option("end", ast.Literal(".")),))
+                number = value_type(types[places[0]]).kind == "int"
+                item = "int(0..1)" if number else 'text(tokens=1..1, stop=".")'
+                found[name] = parse_fragment(f'list({item}, 0..{len(places)}, end=".")', "type")
     return found
 
 

@@ -166,9 +166,9 @@ def _draws(whole: _Whole) -> Draws:
         if any(min(value.ids, default=0) < 0 for value in values):
             raise ValueError(f"`values.{name}` has a token below 0")
         kind = _DATA.get(value_type(whole.types.get(name, "")).kind, object)
-        # What no branch took has no tokens; a list's end, among texts, has them.
-        odd = next((k for k, v in enumerate(values) if v.datum is None and v.ids and kind is not str), None)
-        if odd is not None:
+        # What no branch took has no tokens; a list's end, at one of its places, has them.
+        odd = next((k for k, v in enumerate(values) if v.datum is None and v.ids), None)
+        if odd is not None and kind is not str and not name.endswith("]"):
             raise ValueError(f"`values.{name}[{odd}].datum` is null, and it has tokens")
         held = [(k, value) for k, value in enumerate(values) if value.datum is not None]
         odd = next((k for k, value in held if kind not in (type(value.datum), object)), None)

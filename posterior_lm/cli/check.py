@@ -39,6 +39,7 @@ from posterior_lm.lang.diagnostics import (
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import CheckedModule, Type
+from posterior_lm.lang.values import PlaceSpec
 from posterior_lm.lm.resolve import peek_conversation, peek_special_tokens, peek_tokenizer, resolve
 from posterior_lm.target.certainty import impossible
 
@@ -210,13 +211,10 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
         if tokenizer is None:
             continue
         from posterior_lm.support.build import build_support
-        from posterior_lm.support.spec import TextSpec
 
         try:
-            spec = _spec(type_, allowed)
-            if isinstance(spec, TextSpec) and whole.item is not None:
-                spec = evolve(spec, mark=str(whole.options["end"]), may_end=True)
-            build_support(spec, tokenizer, span=type_.span)
+            end = None if whole.item is None else str(whole.options["end"])
+            build_support(_spec(type_, allowed, end), tokenizer, span=type_.span)
         except CompileError as wrong_type:
             found += wrong_type.diagnostics
     return found
@@ -224,7 +222,7 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
 
 def _certainly_ends(type_: Type) -> bool:
     """Whether the end of a list has as many tokens as its items may have, whatever they are: no token is empty."""
-    if type_.item is None:
+    if type_.item is None or type_.item.name != "text":
         return True
     low, high = _ends(type_.item.options["tokens"])
     return low <= 1 and len(str(type_.options["end"]).encode()) <= high
@@ -389,12 +387,12 @@ def _tokenizer(spec: str | None, name: str) -> Tokenizer | None:
         return None  # a model that is not there is no mistake of the program's text
 
 
-def _spec(type_: Type, allowed: tuple[Path, ...] = ()) -> Spec:
-    """The specification of a type of literals. Raises CompileError (PLM336, PLM347) for a file that it names."""
+def _spec(type_: Type, allowed: tuple[Path, ...] = (), end: str | None = None) -> Spec:
+    """The specification of a type of literals, of a place of a list with that end. Raises CompileError (PLM336, PLM347) for a file that it names."""
     from posterior_lm.support.spec import TextSpec
 
     if type_.finite is not None:
-        return type_.finite
+        return type_.finite if end is None else PlaceSpec(type_.finite, end)
     options: dict[str, object] = dict(type_.options)
     # A range of parameters is known when data are: until then any range will do.
     low, high = _ends(options["tokens"]) if type_.is_written else (0, 64)
@@ -402,7 +400,8 @@ def _spec(type_: Type, allowed: tuple[Path, ...] = ()) -> Spec:
         if option.name in _SPELT - {"pattern"}:
             assert isinstance(option.value, ast.Literal)
             options[option.name] = text_beside(option.value, allowed=allowed).value
-    return TextSpec.of({**options, "tokens_low": low, "tokens_high": high})
+    place = {"mark": end, "may_end": end is not None}
+    return TextSpec.of({**options, **place, "tokens_low": low, "tokens_high": high})
 
 
 def _ends(range_: object) -> tuple[int, int]:

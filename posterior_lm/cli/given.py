@@ -188,7 +188,7 @@ class Mistakes:
 def check_predicted(graph: RewardGraph, name: str) -> None:
     """Raises DataError PLM803 for a name that is neither a parameter nor a latent."""
     known = [p.name for p in graph.params] + [latent.name for _, latent in graph.latents()]
-    if name.split("[", 1)[0] not in known:
+    if name.split("[", 1)[0] not in {one.split("[", 1)[0] for one in known}:
         raise DataError.of(
             "PLM803",
             f"`{graph.name}` has no parameter or latent `{name}` to predict",

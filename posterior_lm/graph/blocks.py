@@ -1,4 +1,4 @@
-"""Lowering what is not there in every draw, branches and lists of texts, and the rows of plates that have ended.
+"""Lowering what is not there in every draw, branches and lists, and the rows of plates that have ended.
 
 A list has a latent for each place, which holds an item or the end, or does not exist behind the end. So it is what its program
 with a branch at each place would be, and whoever draws latents one by one, or weighs them in between, knows nothing of lists.
@@ -83,6 +83,8 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     assert item is not None and type_.places is not None and lm is not None and isinstance(call, ast.Call)
     context, mark = lowering.context(call), build.constant(str(type_.options["end"]))
     options, inputs = lowering.options(item.at)
+    if "low" in options:
+        lowering.bounds[item] = inputs[options.index("low")], inputs[options.index("high")]
     low, high = type_.places
 
     def scored(before: list[int], value: int, *, bare: bool) -> int:
@@ -118,6 +120,7 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
                     type=item.name,
                     options=tuple(option for option, _ in mine),
                     inputs=tuple(value for _, value in mine),
+                    choices=item.choices,
                     lm=lm,
                     plates=lowering.around,
                     tools=tools_of(item.at, lowering.tools),
@@ -198,13 +201,16 @@ def length(lowering: Lowering, places: Places, call: ast.Call) -> int:
 
 
 def item_at(lowering: Lowering, places: Places, call: ast.Call) -> int:
-    """The item at a place, as its tokens where it certainly is there; else its text, empty where there is none."""
+    """The item at a place, as its tokens where it certainly is there; else its text, or number, where it is."""
     build, k = lowering.build, lowering.checked.constant(call.args[1])
     assert isinstance(k, int)
     latent, holds = places.latents[k], places.holds[k]
     if holds is None:
         return latent
-    return build.add(Apply(op="if", inputs=(holds, latent, build.constant("")), span=call.span))
+    none = build.constant("")
+    if lowering.checked.value(call).is_number:
+        none = build.add(Apply(op="number", inputs=(none,), span=call.span))
+    return build.add(Apply(op="if", inputs=(holds, latent, none), span=call.span))
 
 
 # ---------------------------------------------------------------- rows of plates that have ended

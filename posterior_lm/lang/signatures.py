@@ -127,7 +127,7 @@ FUNCTIONS: dict[str, Function] = {
                  "the value in the row before of the plate, and of the first row the other one", reserved=False),
         Function("len", (("list", "items"),), "int", "how many items a list has", reserved=False),
         Function("item", (("list", "items"), ("place", "place")), "text",
-                 "the item at a place, counted from 0; empty where there is none", reserved=False),
+                 "the item at a place, counted from 0; empty, or not a number, where there is none", reserved=False),
         Function("number", (_TEXT,), "real", "the number that a text spells; not a number where it spells none",
                  reserved=False),
         Function("before", (_TEXT, _PART), "text",
@@ -447,7 +447,7 @@ class List(ValueType):
     options: ClassVar = {"end": OptionType(kind="nonempty", about="what stands behind the last item")}
     latent = True
     form, example = "list(…)", 'list(text(tokens=1..12, stop="\\n"), 1..4, end="Answer:")'
-    meant = "texts with an end"
+    meant = "items with an end"
     elsewhere = ("array", "sequence")
 
 

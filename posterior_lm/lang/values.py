@@ -236,6 +236,46 @@ class GridSpec:
 FiniteSpec = IntSpec | ChoiceSpec | GridSpec
 
 
+@frozen
+class PlaceSpec:
+    """A place of a list: a value of its items' type or, where it `may_end`, the list's end, which no expression sees."""
+
+    item: FiniteSpec
+    mark: str
+    may_end: bool = True
+
+    @property
+    def size(self) -> int:
+        return self.item.size + self.may_end
+
+    @property
+    def values(self) -> Sequence[str | float | None]:
+        return [*self.item.values, *[None] * self.may_end]
+
+    def datum(self, number: int) -> str | float | None:
+        """The value with this place in the order of declaration, from 0; None of the end, the last one."""
+        return self.item.datum(number) if number < self.item.size else None
+
+    def number(self, datum: object) -> int | None:
+        """The place of a value, or None where it is not one."""
+        return self.item.number(datum) if datum is not None else self.item.size if self.may_end else None
+
+    def spelling(self, number: int) -> str:
+        """The text that stands for that value."""
+        return self.item.spelling(number) if number < self.item.size else self.mark
+
+    def checks(self, span: Span | None = None) -> tuple[Diagnostic, ...]:
+        """What is wrong with the items' type, and PLM418 for an item that begins with the end."""
+        if found := self.item.checks(span):
+            return found
+        for spelled in map(self.item.spelling, range(self.item.size)):
+            if spelled.startswith(self.mark):
+                message = f"the item {spelled!r} begins with the list's end {self.mark!r}"
+                help = "choose an end that no item begins with"
+                return (error("PLM418", message, span, "an item, or the end?", help=help),)
+        return ()
+
+
 def finite_spec(
     choices: Sequence[str | bool], low: object = None, high: object = None, lead: object = None,
     grid: object = None,

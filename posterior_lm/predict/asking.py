@@ -136,7 +136,7 @@ def _of_latent(
 ) -> Prediction:  # fmt: skip
     graph = program.graph
     drawn = tuple(node.name for _, node in graph.latents())
-    if name.split("[", 1)[0] not in drawn:
+    if name.split("[", 1)[0] not in {one.split("[", 1)[0] for one in drawn}:
         raise _nothing(graph, name, drawn)
     bound = program.bind(given)
     if name not in bound.names:

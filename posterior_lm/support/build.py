@@ -10,7 +10,7 @@ from attrs import evolve
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, Label, ModelError, error, shown
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.values import FiniteSpec
+from posterior_lm.lang.values import FiniteSpec, PlaceSpec
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Cache, Support
 from posterior_lm.support.byte_automata import fragment
@@ -146,7 +146,7 @@ def _stop_ids(stop: bytes, own: tuple[int, ...], tokenizer: Tokenizer) -> tuple[
     return shortest_spelling(stop, tokenizer) or ()
 
 
-def _finite(spec: FiniteSpec, tokenizer: Tokenizer | None, span: Span | None) -> FiniteSupport:
+def _finite(spec: FiniteSpec | PlaceSpec, tokenizer: Tokenizer | None, span: Span | None) -> FiniteSupport:
     if tokenizer is None:
         encoded = np.arange(spec.size, dtype=np.int32)[:, None]
         return FiniteSupport(spec, spec.size, encoded, np.arange(spec.size), None)

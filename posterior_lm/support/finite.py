@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from attrs import field, frozen
 
-from posterior_lm.lang.values import FiniteSpec
+from posterior_lm.lang.values import FiniteSpec, PlaceSpec
 from posterior_lm.lm.protocol import Tokenizer
 from posterior_lm.support.base import Cache, Ending, Stepwise, follow, keep
 
@@ -42,7 +42,7 @@ class FiniteSupport(Stepwise):
     Without a tokenizer value number i is the single pseudo-token i.
     """
 
-    spec: FiniteSpec
+    spec: FiniteSpec | PlaceSpec
     vocabulary_size: int
     table: np.ndarray = field(repr=False)
     order: np.ndarray = field(repr=False)
@@ -117,8 +117,8 @@ class FiniteSupport(Stepwise):
             for ids, length in zip(self.table[some].tolist(), lengths[some].tolist(), strict=True):
                 yield tuple(ids[:length])
 
-    def datum(self, ids: Sequence[int]) -> float | str:
-        """The number, truth value or string that the tokens stand for; ValueError for other tokens."""
+    def datum(self, ids: Sequence[int]) -> float | str | None:
+        """The number, truth value or string that the tokens stand for, None of a list's end; ValueError for other tokens."""
         return self.spec.datum(self.place(ids))
 
     def place(self, ids: Sequence[int]) -> int:

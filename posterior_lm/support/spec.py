@@ -17,7 +17,7 @@ from posterior_lm.lang.automaton import automaton
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, error, shown
 from posterior_lm.lang.regex import PatternError, wrong_pattern
 from posterior_lm.lang.source import Span, is_text
-from posterior_lm.lang.values import FiniteSpec, half_surrogate, reversed_range
+from posterior_lm.lang.values import FiniteSpec, PlaceSpec, half_surrogate, reversed_range
 from posterior_lm.support.byte_automata import (
     MOST_STATES,
     BytesDfa,
@@ -165,7 +165,7 @@ class TextSpec:
         return tuple(found)
 
 
-Spec = TextSpec | FiniteSpec
+Spec = TextSpec | FiniteSpec | PlaceSpec
 
 
 def language(spec: TextSpec, span: Span | None = None) -> BytesDfa:

@@ -19,7 +19,7 @@ from posterior_lm.graph.nodes import MARK, WHEN, Constant, Latent
 from posterior_lm.graph.passes import optimize
 from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, PlmError
 from posterior_lm.lang.format import format_module
-from posterior_lm.lang.values import finite_spec
+from posterior_lm.lang.values import PlaceSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel, MaskedModel, ModelIdentity, Tokenizer, same_tokens
 from posterior_lm.support.base import Support
 from posterior_lm.support.build import build_support
@@ -261,4 +261,6 @@ def spec_of(graph: RewardGraph, latent: Latent) -> Spec:
     options = options_of(graph, latent)
     names = ("low", "high", "lead", "grid")
     finite = finite_spec(latent.choices, *(options.get(name) for name in names))
+    if finite is not None and MARK in options:
+        return PlaceSpec(finite, str(options[MARK]), bool(options["may_end"]))
     return finite or TextSpec.of(options, latent.tools)

@@ -18,7 +18,7 @@ from posterior_lm.graph.nodes import TermInfo
 from posterior_lm.lang.diagnostics import DataError, shown
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.values import FiniteSpec, GridSpec, is_number
+from posterior_lm.lang.values import FiniteSpec, GridSpec, PlaceSpec, is_number
 from posterior_lm.lm.protocol import LanguageModel, MaskedModel
 from posterior_lm.support.base import Support
 from posterior_lm.support.finite import FiniteSupport
@@ -213,7 +213,7 @@ class Target:
         return Value(ids, text, None if info.mark is not None and text == info.mark else text)
 
 
-def _instead(spec: FiniteSpec, given: object) -> str:
+def _instead(spec: FiniteSpec | PlaceSpec, given: object) -> str:
     if isinstance(spec, GridSpec) and is_number(given):
         return f"the nearest value is {spec.spelling(spec.nearest(given))}"
     return "give one of the values that its type lists"

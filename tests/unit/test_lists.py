@@ -1,4 +1,4 @@
-"""`list(text(…), a..b, end="…")`: what it is worth and how it is drawn, against sequences of tokens written out."""
+"""`list(T, a..b, end="…")`: what it is worth and how it is drawn, against sequences of tokens written out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.mcmc import Mcmc
 from posterior_lm.infer.smc import Smc
-from posterior_lm.lang.diagnostics import InferenceError
+from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
 from posterior_lm.target.prepared import refuse_branches
-from tests.brute import log_sum
-from tests.strategies import compiled, fingerprint
+from tests.brute import Brute, log_sum
+from tests.strategies import compiled, fingerprint, table
 from tests.unit.test_put_together import MODELS, A, B, answer, source, target_of
 
 Ids = tuple[int, ...]
@@ -218,10 +218,98 @@ def test_rows_of_lists_in_lists_and_in_plates_are_pooled_together() -> None:
     assert evidence("factor sum(n)") == pytest.approx(evidence("factor sum(chars(item(z, 0)))"), abs=1e-12)
 
 
+C = table(("0", "1", "a", "b", " 1"), seed=8, order=2, max_tokens=9)
+NUMBERS = 'latent z: list(int(0..1), 1..2, end="ab") ~ a1("b") ^ 1.2'
+CHOICES = 'latent z: list(one_of("a", " 1"), 0..2, end="b") ~ a1("b")'
+FINITE = {  # a list of a finite type, and the program that spells it out
+    "ints": (
+        f"""{NUMBERS} plate s in z {{ condition s + previous(s, 0) < 2 observe "b" ~ a1(s) let n = 2 * s }}
+            factor 0.3 * sum(n) - 0.2 * len(z) + last(n, 5)
+            factor if len(z) > 1 then 0.4 * item(z, 1) else 0""",
+        """latent x: int(0..1) ~ a1("b") ^ 1.2 latent y: one_of("0", "1", "ab") ~ a1("b", x) ^ 1.2
+           let m = if y == "1" then 1 else 0
+           if y != "ab" { observe "ab" ~ a1("b", x, y) ^ 1.2 condition m + x < 2 observe "b" ~ a1(y)
+                          factor 0.6 * m - 0.2 + 2 * m + 0.4 * m }
+           else { factor 2 * x }
+           condition x + 0 < 2 observe "b" ~ a1(x) factor 0.6 * x - 0.2""",
+    ),
+    "choices": (
+        f'{CHOICES} plate s in z {{ let same = s == "a" }} factor if any(same) then 0.5 else 0 observe "a" ~ a1(z)',
+        """latent x: one_of("a", " 1", "b") ~ a1("b")
+           if x != "b" {
+             latent y: one_of("a", " 1", "b") ~ a1("b", x)
+             factor if x == "a" or y == "a" then 0.5 else 0
+             if y != "b" { observe "b" ~ a1("b", x, y) observe "a" ~ a1(x, y, "b") } else { observe "a" ~ a1(x, y) }
+           } else { observe "a" ~ a1(x) }""",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize("method", ALGORITHMS)
+def test_a_list_of_a_finite_type_is_the_program_that_spells_it_out(method: str, name: str) -> None:
+    body, plain = FINITE[name]
+    models = {"a1": C, "b1": C}
+    brute = Brute(source(plain), {}, models)
+    rows = list(brute.assignments())
+    logs = [brute.log_reward(row) for row in rows]
+    whole = log_sum(logs)
+    wanted: dict[tuple[str, ...], float] = {}
+    for row, x in zip(rows, logs, strict=True):
+        key = tuple("" if v is None else str(v) for v in row.values())
+        wanted[key] = wanted.get(key, 0.0) + float(np.exp(x - whole))
+    target = compiled(source(body), {}, models)
+    found = run(
+        ALGORITHMS[method], target, n=12000 if method == "mcmc" else 2000, rng=np.random.default_rng(3)
+    )
+    weights = np.exp(found.log_weights - np.logaddexp.reduce(found.log_weights))
+    got: dict[tuple[str, ...], float] = {}
+    for d, w in enumerate(weights):
+        key = tuple(column[d].text for column in found.values.values())
+        got[key] = got.get(key, 0.0) + float(w)
+    apart = 0.5 * sum(abs(got.get(k, 0.0) - wanted.get(k, 0.0)) for k in {*got, *wanted})
+    assert apart < (1e-12 if method == "exact" else 0.15)
+    if method != "mcmc":
+        assert found.log_evidence == pytest.approx(whole, abs=1e-9 if method == "exact" else 0.2)
+
+
+def test_questions_and_views_of_a_list_of_numbers(tmp_path: Path) -> None:
+    query = plm.loads(source(NUMBERS)).lm(a1=C, b1=C)
+    found = query.using("exact", mass=1.0).draw()
+    assert {*found["z[0]"]} == {0, 1}
+    assert {*found["z[1]"]} == {0, 1, None}
+    share = 1 - found.prob("len(z) > 1").value
+    assert dict(found.marginal("z[1]"))[None] == pytest.approx(share, abs=1e-12)
+    second = found.expect("if len(z) > 1 then item(z, 1) + 1 else 0").value
+    assert second == pytest.approx(
+        2 * found.prob("len(z) > 1 and item(z, 1) == 1").value + dict(found.marginal("z[1]"))[0]
+    )
+    with pytest.raises(InferenceError, match="not a number for"):
+        found.expect("item(z, 1)")
+    assert dict(query.predict("z[1]").probs)[0] == pytest.approx(dict(found.marginal("z[1]"))[0])
+    assert plm.Posterior.load(found.save(tmp_path)).to_json() == found.to_json()
+    assert "z[1]" in found._repr_html_()
+
+
+def test_the_range_of_a_list_of_numbers_may_be_computed() -> None:
+    body = 'latent z: list(int(0..most), 1..2, end="b") ~ a1("b") factor 0.1 * len(z)'
+    for most in (0, 1):
+        wanted = run(Exact(10**6, 1.0), compiled(source(body.replace("most", str(most))), {}, {"a1": C, "b1": C}), n=1,
+                     rng=np.random.default_rng(0)).log_evidence  # fmt: skip
+        target = compiled(source(body, "most: int"), {"most": most}, {"a1": C, "b1": C})
+        assert run(Exact(10**6, 1.0), target, n=1, rng=np.random.default_rng(0)).log_evidence == wanted
+    with pytest.raises(CompileError, match="begins with the list's end"):
+        compiled(source(body.replace('"b") ~', '"1") ~'), "most: int"), {"most": 1}, {"a1": C, "b1": C})
+
+
 def test_fingerprints_and_text() -> None:
     assert fingerprint(source(LIST)) == fingerprint(source(LIST.replace("z:", "steps:")))
+    assert fingerprint(source(CHOICES)) != fingerprint(source(CHOICES.replace('" 1"', '"1"')))
     for other in (LIST.replace("1..3", "1..2"), LIST.replace("1..3", "0..3"), LIST.replace(END, "b")):
         assert fingerprint(source(LIST)) != fingerprint(source(other))
+    for body in (LIST, NUMBERS, CHOICES):
+        query = plm.loads(source(body))
+        assert plm.loads(str(query)).fingerprint == query.fingerprint
     query = plm.loads(source(LIST))
     assert plm.loads(str(query)).fingerprint == query.fingerprint
     built = plm.loads(source(PLAIN)).latent("z", f'list({ITEM}, 1..3, end="{END}")', 'a1("b")')
@@ -251,7 +339,15 @@ def test_questions_and_views_of_a_list(tmp_path: Path) -> None:
         (f'latent z: list({ITEM}, 1..3) ~ a1()', "PLM308"),
         (f'latent z: list({ITEM}, 3..1, end="b") ~ a1()', "PLM302"),
         (f'latent z: list({ITEM}, 0..0, end="b") ~ a1()', "PLM302"),
-        ('latent z: list(one_of("a"), 0..2, end="b") ~ a1()', "PLM322"),
+        ('latent z: list(bool, 0..2, end="b") ~ a1()', "PLM322"),
+        ('latent z: list(real(0..1, grid=4), 0..2, end="b") ~ a1()', "PLM322"),
+        ('latent z: list(int, 0..2, end="b") ~ a1()', "PLM322"),
+        ('latent z: list(int(3..1), 0..2, end="b") ~ a1()', "PLM302"),
+        ('latent z: list(one_of("a", "ba"), 0..2, end="b") ~ a1()', "PLM418"),
+        ('latent z: list(int(0..20, lead=" "), 0..2, end=" 1") ~ a1()', "PLM418"),
+        ('latent z: list(int(0..3), 0..2, end="b") ~ uniform()', "PLM311"),
+        ('latent z: list(int(0..3), 0..2, end="b") ~ a1() factor words(item(z, 0))', "PLM301"),
+        ('factor uniform(0..3)', "PLM318"),
         (f'latent z: list({ITEM}, 1..3, end="b") ~ mix(0.5, a1(), b1())', "PLM311"),
         (f'latent z: list({ITEM}, 1..3, end="b") ~ a1(user("a"))', "PLM311"),
         (f'{LIST} guide z ~ b1()', "PLM409"),

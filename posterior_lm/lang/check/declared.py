@@ -17,6 +17,7 @@ from posterior_lm.lang.diagnostics import meant, nearest
 from posterior_lm.lang.signatures import TOOLS, USED_TOOL, VALUE_TYPES, Constructor, OptionType, value_type
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Constant, Type, Value, joined
+from posterior_lm.lang.values import PlaceSpec
 
 
 def check_type(scope: Scope, type_: ast.TypeExpr, *, place: str) -> tuple[Type, bool]:
@@ -128,22 +129,49 @@ def _table(scope: Scope, type_: ast.TypeExpr) -> None:
 
 MOST_ITEMS = 64
 """Of a list; every place has a latent."""
+ITEMS = ("text", "int", "one_of")
+"""The types of what a list holds: a language model spells them."""
+LISTED = 10_000
+"""Values of an item that are looked at here; the rest is found where data are bound."""
 
 
 def _items(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     """The plain arguments of a list: what an item is, and how many there may be."""
     call, rest = (type_.args[0], type_.args[1:]) if type_.args else (None, ())
-    is_text = isinstance(call, ast.Call) and call.function.id == "text"
-    if not is_text or len(rest) != 1 or not isinstance(rest[0], ast.Range):
+    if (
+        not isinstance(call, ast.Call)
+        or call.function.id not in ITEMS
+        or len(rest) != 1
+        or not isinstance(rest[0], ast.Range)
+    ):
         for arg in type_.args:
-            if not isinstance(arg, ast.Call):
+            if not isinstance(arg, ast.Call) and not (isinstance(arg, ast.Name) and arg.id in VALUE_TYPES):
                 inner(scope, arg)
-        scope.error("PLM322", "a list takes a text and a range", type_.span, "expected text(…), low..high",
+        scope.error("PLM322", "a list takes what an item is, and a range", type_.span,
+                    f"expected {', '.join(VALUE_TYPES[name].form for name in ITEMS)}, then low..high",
                     help=_like(type_))  # fmt: skip
         return
-    assert isinstance(call, ast.Call)
     item = ast.TypeExpr(call.function.id, call.args, call.options, span=call.span)
-    scope.findings.types[id(call)], _ = check_type(scope, item, place=place)
+    typed, known = check_type(scope, item, place=place)
+    scope.findings.types[id(call)] = typed
+    if item.name == "text":
+        _ends_in_stop(scope, call)
+    number_range(scope, rest[0], constants=True, at_least=0)
+    most = scope.written(rest[0])
+    if isinstance(most, tuple) and most[0] <= most[1] and not 1 <= most[1] <= MOST_ITEMS:
+        scope.error(
+            "PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, "too few or too many"
+        )
+    ends = [option.value for option in type_.options if option.name == "end"]
+    if not ends:
+        scope.error("PLM308", "a list needs an end", type_.span, "no end", help=_like(type_))
+    elif known and (values := typed.finite) is not None and not values.checks():
+        end = written(scope, ends[0])
+        if isinstance(end, str) and end and values.size <= LISTED:
+            scope.found += PlaceSpec(values, end).checks(call.span)
+
+
+def _ends_in_stop(scope: Scope, call: ast.Call) -> None:
     given = {option.name: option for option in call.options}
     for name in ("grammar", "json", "end"):
         if name in given:
@@ -152,14 +180,6 @@ def _items(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     if "stop" not in given:
         scope.error("PLM322", "an item of a list ends in a stop", call.span, "no stop",
                     help='name one: text(tokens=1..12, stop="\\n")')  # fmt: skip
-    if "end" not in {option.name for option in type_.options}:
-        scope.error("PLM308", "a list needs an end", type_.span, "no end", help=_like(type_))
-    number_range(scope, rest[0], constants=True, at_least=0)
-    known = scope.written(rest[0])
-    if isinstance(known, tuple) and known[0] <= known[1] and not 1 <= known[1] <= MOST_ITEMS:
-        scope.error(
-            "PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, "too few or too many"
-        )
 
 
 def _choices(scope: Scope, type_: ast.TypeExpr) -> None:

@@ -302,8 +302,8 @@ def fits_part(scope: Scope, owner: str, expr: ast.Expr, kind: str, found: Value)
                     help='name a latent that is one: latent steps: list(text(…), 1..4, end="…") ~ …')  # fmt: skip
 
 
-def within_list(scope: Scope, call: ast.Call) -> None:
-    """Reports a place that a list never has."""
+def within_list(scope: Scope, call: ast.Call) -> str:
+    """The kind of an item; reports a place that a list never has."""
     binding = scope.get(call.args[0].id) if isinstance(call.args[0], ast.Name) else None
     place = scope.findings.values[id(call.args[1])].constant
     if binding is not None and binding.type is not None and binding.type.places is not None:
@@ -311,6 +311,8 @@ def within_list(scope: Scope, call: ast.Call) -> None:
         if isinstance(place, int) and place >= most:
             scope.error("PLM302", f"'{binding.name}' has at most {most} items, counted from 0", call.args[1].span,
                         "never there", secondary=[(binding.type.span, "the type")])  # fmt: skip
+    item = None if binding is None or binding.type is None else binding.type.item
+    return "unknown" if item is None else item.value.kind
 
 
 def is_called(scope: Scope, *exprs: ast.Expr) -> bool:

@@ -315,7 +315,7 @@ class Structure:
         binding = scope.get(statement.table.id) if isinstance(statement.table, ast.Name) else None
         if binding is not None and binding.type is not None and binding.type.item is not None:
             value(scope, statement.table)
-            read = Value("text", binding.read.depends)
+            read = evolve(binding.type.item.value, depends=binding.read.depends)
             with scope.within(
                 id(statement), Binding(row, "row", read, binding.type.item, block=id(statement))
             ):

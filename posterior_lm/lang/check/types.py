@@ -237,11 +237,11 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
     if plate is not None:
         scope.findings.pools[id(expr)] = rows
     depends = joined(*found) - {*rows}
-    if function.name == "item" and right_number:
-        within_list(scope, expr)
     if function.pools and not function.many and right_number:
         return of_rows(scope, expr, function.name, rows, evolve(found[0], depends=depends), found[1])
     result = function.result
+    if function.name == "item" and right_number:
+        result = within_list(scope, expr)
     if result == "number":
         kinds = [f.kind for f in found if isinstance(f, Value)]
         result = "unknown" if "unknown" in kinds else "int" if {*kinds} == {"int"} else "real"
