@@ -130,12 +130,7 @@ class PriorGuide:
         for some in self._chunks(count(values)):
             mine = take(values, some)
             part = self._walk(None, len(some), mine, scored=scored)
-            inside = np.ones(len(some), dtype=bool)
-            for info in self.target.latents:
-                there = self.target.there(info, mine, len(some))
-                here = np.array([v != ABSENT for v in mine[info.name]], dtype=bool)
-                inside &= here == (True if there is None else there)
-                inside &= ~here | [info.support.accepts(v.ids) for v in mine[info.name]]
+            inside = inside_supports(self.target, mine, len(some))
             parts.append(evolve(part, log_prob=np.where(inside, part.log_prob, -np.inf)))
         return joined(parts, self.target.names)
 
@@ -296,6 +291,17 @@ class PriorGuide:
         # Not a number is for the target to report; a proposal only has to go on until then.
         column = np.where(np.isneginf(column) | np.isnan(column), -np.inf, exponent * column)
         return column.reshape(len(first), size), np.array(where, dtype=np.int64)
+
+
+def inside_supports(target: Target, values: Values, n: int) -> np.ndarray:
+    """(N,) whether draws hold a value that can be drawn of each latent that they have, and none of the others."""
+    inside = np.ones(n, dtype=bool)
+    for info in target.latents:
+        there = target.there(info, values, n)
+        here = np.array([v != ABSENT for v in values[info.name]], dtype=bool)
+        inside &= here == (True if there is None else there)
+        inside &= ~here | [info.support.accepts(v.ids) for v in values[info.name]]
+    return inside
 
 
 def text_walk(found: Drawing, support: Support, **options: Any) -> Walk:

@@ -171,6 +171,14 @@ class Target:
             return None
         return np.array(self.evaluator.node(info.when, drawn, n), dtype=bool)
 
+    def drawn(self, ids: Sequence[tuple[int, ...]]) -> dict[str, Value]:
+        """The draw with these tokens of each latent, in order: nothing of one in a branch that it does not take."""
+        found: dict[str, Value] = {}
+        for info, own in zip(self.latents, ids, strict=True):
+            there = self.there(info, {name: (value,) for name, value in found.items()}, 1)
+            found[info.name] = self.value_of(info.name, own) if there is None or there[0] else ABSENT
+        return found
+
     def made(
         self, info: LatentInfo, ids: Sequence[tuple[int, ...]], there: np.ndarray | None
     ) -> tuple[Value, ...]:
@@ -211,6 +219,28 @@ class Target:
         assert info.lm is not None
         text = self.models[info.lm].tokenizer.decode(ids)
         return Value(ids, text, None if info.mark is not None and text == info.mark else text)
+
+
+def having(
+    targets: Sequence[Target], name: str, drawn: Sequence[dict[str, Value]], members: Sequence[int]
+) -> list[int]:
+    """Those of some draws, each of a target of its own, that have a latent by what is `drawn` of them; the others
+    are told that they have not."""
+    found: list[int] = []
+    of_target: dict[int, list[int]] = {}
+    for d in members:
+        of_target.setdefault(id(targets[d]), []).append(d)
+    for mine in of_target.values():
+        info = targets[mine[0]].latent(name)
+        known = () if info.when is None else drawn[mine[0]]
+        columns = {other: [drawn[d][other] for d in mine] for other in known}
+        there = targets[mine[0]].there(info, columns, len(mine))
+        for k, d in enumerate(mine):
+            if there is None or there[k]:
+                found.append(d)
+            else:
+                drawn[d][name] = ABSENT
+    return sorted(found)
 
 
 def _instead(spec: FiniteSpec | PlaceSpec, given: object) -> str:

@@ -219,7 +219,7 @@ class Balancer:
     ) -> tuple[list[Walked], np.ndarray, np.ndarray, list[np.ndarray], list[Entry], np.ndarray]:
         target, names = slot.target, slot.target.names
         fresh = [*fresh, *([slot.exact] if slot.exact is not None else [])]
-        kept = [{n: target.value_of(n, ids) for n, ids in zip(names, e.ids, strict=True)} for e in old]
+        kept = [target.drawn(e.ids) for e in old]
         columns = {n: [v[n] for v in fresh] for n in names}
         ends: list[np.ndarray] = []
         with in_row(slot.row):

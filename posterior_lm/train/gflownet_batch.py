@@ -16,8 +16,8 @@ from posterior_lm.infer.rollout import finished, roll_out
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
-from posterior_lm.target.target import Target
-from posterior_lm.target.values import Value
+from posterior_lm.target.target import Target, having
+from posterior_lm.target.values import ABSENT, Value
 from posterior_lm.train.guide import Reading, turn_ids
 from posterior_lm.train.memory import LEAST
 from posterior_lm.train.scoring import Path, path_maker, score_paths
@@ -27,7 +27,7 @@ _makers: dict[tuple[int, tuple[int, ...]], tuple[Support, object]] = {}
 
 @frozen(eq=False)
 class Walked:
-    """One draw of every latent: its paths through the adapted model, and log q of what the prior drew, nats."""
+    """One draw: the paths through the adapted model of the latents that it has, and log q of what the prior drew, nats."""
 
     paths: tuple[Path, ...]
     rest: float = 0.0
@@ -46,7 +46,9 @@ def walk(target: Target, readings: Mapping[str, Reading], values: Mapping[str, V
     for info in target.latents:
         reading = readings.get(info.name)
         value = values[info.name]
-        if reading is not None:
+        if value == ABSENT:
+            pass  # nothing was chosen
+        elif reading is not None:
             context = contexts_of(target, reading.lm, reading.segments, drawn, 1)[0][0]
             paths.append(_maker(info.support, turn_ids(target, reading))(context, value.ids))
         else:
@@ -96,8 +98,10 @@ def score_draws(
             owner.append(n)
             place.append(places[key])
     device = model._forward.device
-    scores = score_paths(model, distinct, ends=ends, columns=columns)
     rest = torch.tensor([d.rest for d in draws], dtype=torch.float64, device=device)
+    if not distinct:  # draws of branches without a latent that the guide draws, which no weight moves
+        return Scored(rest.requires_grad_(torch.is_grad_enabled()), None, None)
+    scores = score_paths(model, distinct, ends=ends, columns=columns)
     index = torch.as_tensor(place, device=device)
     log_prob = rest.index_add(0, torch.as_tensor(owner, device=device), scores.log_prob[index])
     if scores.end_log_prob is None or scores.is_end is None:
@@ -109,7 +113,7 @@ def propose(
     model: TransformersModel, targets: Sequence[Target], readings: Sequence[Mapping[str, Reading]],
     rngs: Sequence[np.random.Generator], exponents: Sequence[float],
 ) -> list[dict[str, Value]]:  # fmt: skip
-    """One draw of every latent for each target, many rows side by side; each draw has its own generator.
+    """One draw of what there is in it for each target, many rows side by side; each draw has its own generator.
 
     Each token is drawn in proportion to q to the power of the draw's exponent.
     """
@@ -120,7 +124,10 @@ def propose(
             if k < len(target.latents):
                 info = target.latents[k]
                 groups.setdefault((info.name, id(info.support)), []).append(d)
-        for (name, _), mine in groups.items():
+        for (name, _), members in groups.items():
+            mine = having(targets, name, drawn, members)
+            if not mine:
+                continue
             powers = np.array([exponents[d] for d in mine])
             chooser: Chooser = SampleEach([rngs[d] for d in mine], None if np.all(powers == 1) else powers)
             if name in readings[mine[0]]:

@@ -8,7 +8,7 @@ at everything that its value has to fit. One for many programs reads which one i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from posterior_lm.graph.nodes import ChoiceScore, LmScore, Segments
 from posterior_lm.graph.ops import spelled
 from posterior_lm.infer.choosers import Follow, otherwise_chosen
 from posterior_lm.infer.drawing import Drawing, contexts_of
-from posterior_lm.infer.guide import PriorGuide, check_guide, text_walk
+from posterior_lm.infer.guide import PriorGuide, check_guide, inside_supports, text_walk
 from posterior_lm.infer.rollout import Walk, finished
 from posterior_lm.infer.schedule import prior_of
 from posterior_lm.infer.server_draws import keeps_rows
@@ -30,7 +30,7 @@ from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, Turn, is_chat, join
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Values, count
+from posterior_lm.target.values import ABSENT, Values, count, take
 from posterior_lm.train.observable import observed_scores
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
@@ -235,7 +235,14 @@ class PolicyGuide(PriorGuide):
 
     def _text(self, info: LatentInfo, drawn: Values, n: int, **options: Any) -> Walk:
         reading = self.readings[info.name]
-        contexts, shared = contexts_of(self.target, reading.lm, reading.segments, drawn, n)
+        # What a draw has of another branch may be nothing that this context can be made of.
+        alive = options.get("alive")
+        rows = range(n) if alive is None else np.flatnonzero(alive).tolist()
+        known = drawn if alive is None else take(drawn, rows)
+        some, shared = contexts_of(self.target, reading.lm, reading.segments, known, len(rows))
+        contexts: list[tuple[int, ...]] = [()] * n
+        for d, context in zip(rows, some, strict=True):
+            contexts[d] = context
         ending: Ending = "stop" if info.support.ending == "stop" else "eos"
         if self.exponent != 1.0 and keeps_rows(self.model):
             raise otherwise_chosen()
@@ -253,10 +260,7 @@ class PolicyGuide(PriorGuide):
         # One pass over whole values is for the model itself: another power, or who counts, walks along them.
         if self.exponent != 1.0 or not isinstance(self.model, TransformersModel):
             return PriorGuide.log_prob(self, values)
-        inside = np.ones(n, dtype=bool)
-        for info in self.target.latents:
-            inside &= [info.support.accepts(v.ids) for v in values[info.name]]
-        rows = [int(d) for d in np.flatnonzero(inside)]
+        rows = [int(d) for d in np.flatnonzero(inside_supports(self.target, values, n))]
         total = np.full(n, -np.inf)
         if len(rows):
             kept = {name: [column[d] for d in rows] for name, column in values.items()}
@@ -266,30 +270,25 @@ class PolicyGuide(PriorGuide):
     def _inside(self, values: Values, n: int) -> np.ndarray:
         assert isinstance(self.model, TransformersModel)
         total = np.zeros(n)
-        for info, paths in paths_of(self.target, self.readings, values, n):
-            if paths is None:
-                drawn = {k: values[k] for k in self.target.names[: self.target.names.index(info.name)]}
-                follow = Follow([v.ids for v in values[info.name]])
-                total += finished(PriorGuide._finite(self, info, drawn, n), follow).log_q
+        for info in self.target.latents:
+            there = [d for d, v in enumerate(values[info.name]) if v != ABSENT]
+            if not there:
                 continue
+            mine = take(values, there)
+            if info.name not in self.readings:
+                drawn = {k: mine[k] for k in self.target.names[: self.target.names.index(info.name)]}
+                follow = Follow([v.ids for v in mine[info.name]])
+                total[there] += finished(PriorGuide._finite(self, info, drawn, len(there)), follow).log_q
+                continue
+            paths = paths_of(self.target, self.readings[info.name], info, mine, len(there))
             with torch.inference_mode():
-                total += score_paths(self.model, paths).log_prob.cpu().numpy()
+                total[there] += score_paths(self.model, paths).log_prob.cpu().numpy()
         return total
 
 
-def paths_of(
-    target: Target, readings: Mapping[str, Reading], values: Values, n: int
-) -> list[tuple[LatentInfo, list[Path] | None]]:
-    """For each latent the paths of its N values after what the guide reads; None for one that it does not draw."""
-    found: list[tuple[LatentInfo, list[Path] | None]] = []
-    drawn: dict[str, Sequence] = {}
-    for info in target.latents:
-        reading = readings.get(info.name)
-        if reading is None:
-            found.append((info, None))
-        else:
-            contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, n)
-            make = path_maker(info.support, turn_ids(target, reading))
-            found.append((info, [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]))
-        drawn[info.name] = values[info.name]
-    return found
+def paths_of(target: Target, reading: Reading, info: LatentInfo, values: Values, n: int) -> list[Path]:
+    """The paths of N values of a latent after what its guide reads."""
+    drawn = {name: values[name] for name in target.names[: target.names.index(info.name)]}
+    contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, n)
+    make = path_maker(info.support, turn_ids(target, reading))
+    return [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]

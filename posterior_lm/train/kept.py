@@ -76,8 +76,7 @@ def _sample(rows: Rows, replay: Replay, draws: int) -> tuple[list[Walked], np.nd
         target, readings = rows.target(row), rows.readings(row)
         with in_row(row):
             for entry in entries:
-                values = {n: target.value_of(n, ids) for n, ids in zip(target.names, entry.ids, strict=True)}
-                found.append(walk(target, readings, values))
+                found.append(walk(target, readings, target.drawn(entry.ids)))
         shares.append(normalize(np.array([e.log_reward for e in entries])))
     return found, np.concatenate([np.zeros(0), *shares])
 

@@ -1,7 +1,8 @@
 """Which observed parameters of a program can be simulated, and how: from which scores, in which order.
 
-A parameter (or a column of a table) can be drawn where one observed statement
-says how it is distributed and nothing else of the log reward reads it. In the
+A parameter (or a column of a table) can be drawn where one observed statement, or
+in every draw one of several in branches, says how it is distributed and nothing else
+of the log reward reads it. In the
 simulation's graph it is one more latent, so everything that handles latents
 handles it. Whether a simulation leaves nothing out, so that its draws are exact, is
 said by a bound program.
@@ -10,18 +11,21 @@ said by a bound program.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 from attrs import frozen
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.graph.nodes import (
+    Apply,
     ChoiceScore,
     Constant,
     DistScore,
     Input,
     Latent,
     LmScore,
+    Mix,
     Node,
     PlateSum,
     Power,
@@ -33,7 +37,11 @@ from posterior_lm.infer.schedule import prior_of
 from posterior_lm.support.base import Support
 from posterior_lm.target.segments import Known, Splice
 from posterior_lm.target.target import LatentInfo, Target
+from posterior_lm.target.values import Value
 from posterior_lm.train.simulated_texts import split_lead
+
+Tests = tuple[int, ...]
+"""The nodes that say whether the branches around a place are taken, outermost first."""
 
 LONGEST = 512
 """Tokens of a simulated text at most; the rows say how long one really is."""
@@ -52,8 +60,8 @@ class Observable:
 
 
 def observables(graph: RewardGraph) -> tuple[Observable, ...]:
-    """Every parameter and column that an observed statement can draw."""
-    counted, drawing = graph.ancestors(graph.total), observed_scores(graph)
+    """Every parameter and column that an observed statement can draw, or one of each branch."""
+    counted, drawing = graph.ancestors(graph.total), _observed(graph)
     columns = Counter((table, spec.name) for i, _, spec, table in _parameters(graph) if i in counted)
     readers: dict[int, list[int]] = {}
     for i in counted:
@@ -62,15 +70,17 @@ def observables(graph: RewardGraph) -> tuple[Observable, ...]:
     found: list[Observable] = []
     taken: set[int] = set()
     for i, _node, spec, table in _parameters(graph):
-        places = [j for j in readers.get(i, ()) if i in counted]
         if columns[table, spec.name] > 1:
             continue  # two plates read it, each through a node of its own
-        if len(places) != 1 or (spec.type != "text" and spec.finite is None):
+        if i not in counted or (spec.type != "text" and spec.finite is None):
             continue
-        score = _score(graph, i, places[0], readers, spec)
-        if score not in drawing or score is None or score in taken:
+        scores: set[int] = set()
+        for place in readers.get(i, ()):
+            score = _score(graph, i, place, readers, spec)
+            scores.add(-1 if score is None else score)
+        if not scores <= drawing.keys() or scores & taken or not _one_is_taken(graph, scores, drawing):
             continue
-        taken.add(score)
+        taken |= scores
         name = spec.name if table is None else f"{table}.{spec.name}"
         found.append(Observable(name, spec, table, i))
     return tuple(found)
@@ -116,6 +126,44 @@ def _score(
     return scores[0] if spec.type != "text" or node.inputs[-1] == i else None
 
 
+MOST_TESTS = 8
+"""Tests of the branches that a parameter is observed in; of more it is not known whether one is taken in every draw."""
+
+
+def _one_is_taken(graph: RewardGraph, scores: set[int], drawing: Mapping[int, Sequence[Tests]]) -> bool:
+    """Whether every draw takes one branch that a parameter is observed in, by one model, and no two."""
+    if len({getattr(graph[i], "lm", None) for i in scores}) != 1:
+        return False
+    branches = [tests for i in scores for tests in drawing[i]]
+    atoms = sorted({atom for tests in branches for test in tests for atom in _atoms(graph, test)})
+    if len(atoms) > MOST_TESTS:
+        return False
+    truths = (dict(zip(atoms, truth, strict=True)) for truth in product((True, False), repeat=len(atoms)))
+    return all(
+        sum(all(_holds(graph, test, truth) for test in tests) for tests in branches) == 1 for truth in truths
+    )
+
+
+LOGIC = {"and": all, "or": any}
+
+
+def _atoms(graph: RewardGraph, test: int) -> set[int]:
+    node = graph[test]
+    if isinstance(node, Apply) and (node.op in LOGIC or node.op == "unary not"):
+        return {atom for j in node.inputs for atom in _atoms(graph, j)}
+    return {test}
+
+
+def _holds(graph: RewardGraph, test: int, truth: Mapping[int, bool]) -> bool:
+    """Whether a test is true where its atoms have this truth."""
+    if test in truth:
+        return truth[test]
+    node = graph[test]
+    assert isinstance(node, Apply)
+    parts = [_holds(graph, j, truth) for j in node.inputs]
+    return LOGIC[node.op](parts) if node.op in LOGIC else not parts[0]
+
+
 def simulated(graph: RewardGraph, found: tuple[Observable, ...]) -> RewardGraph:
     """The program in which these parameters are latents; texts have 1 to `LONGEST` tokens and no terminator."""
     nodes = dict(graph.nodes)
@@ -159,46 +207,76 @@ def _model(graph: RewardGraph, one: Observable) -> str | None:
 
 
 def observed_scores(graph: RewardGraph) -> set[int]:
-    """The scores that observed statements add to the log reward, powers and plates seen through."""
-    found: set[int] = set()
+    """The scores that observed statements add to the log reward, powers, plates and branches seen through."""
+    return set(_observed(graph))
+
+
+def _observed(graph: RewardGraph) -> dict[int, list[Tests]]:
+    """The same with the tests of the branches around each place where one is added."""
+    found: dict[int, list[Tests]] = {}
     sink = graph.sink
-    stack = [i for i, info in zip(sink.inputs, sink.terms, strict=True) if info.keyword == "observe"]
+    stack: list[tuple[int, Tests]] = [
+        (i, ()) for i, info in zip(sink.inputs, sink.terms, strict=True) if info.keyword == "observe"
+    ]
     while stack:
-        i = stack.pop()
+        i, tests = stack.pop()
         node = graph[i]
         match node:
             case Sum():
-                stack += node.inputs
+                stack += [(j, tests) for j in node.inputs]
             case Power() | PlateSum():
-                stack.append(node.inputs[1])
+                stack.append((node.inputs[1], tests))
+            case Mix() if (inside := where_taken(graph, i)) is not None:
+                stack.append((inside, (*tests, node.inputs[0])))
             case LmScore() | ChoiceScore() | DistScore():
-                found.add(i)
+                found.setdefault(i, []).append(tests)
     return found
 
 
-def drawing_score(target: Target, info: LatentInfo) -> int:
-    """The score node that says how an observed parameter is distributed."""
+def where_taken(graph: RewardGraph, i: int) -> int | None:
+    """The term that a statement in a branch adds where the branch is taken; None for any other node."""
+    node = graph[i]
+    if not isinstance(node, Mix):
+        return None
+    elsewhere = graph[node.inputs[2]]
+    return node.inputs[1] if isinstance(elsewhere, Constant) and elsewhere.value == 0.0 else None
+
+
+def drawing_score(target: Target, info: LatentInfo, drawn: Mapping[str, Value]) -> int:
+    """The score node that says how an observed parameter is distributed, where branches with scores of their own are
+    known to be taken by what is drawn."""
+    first, *others = drawing_scores(target, info)
+    columns = {name: (value,) for name, value in drawn.items()} if others else {}
+    return next((i for i in others if len(target.evaluator.readers(i, columns, 1))), first)
+
+
+def drawing_scores(target: Target, info: LatentInfo) -> list[int]:
+    """The score nodes that say how an observed parameter is distributed: one, or one of each branch."""
+    found = []
     for i, node in sorted(target.graph.nodes.items()):
         match node:
             case LmScore():
                 text = target.graph[node.inputs[1]]
                 if isinstance(text, Segments) and info.node in text.inputs:
-                    return i
+                    found.append(i)
             case ChoiceScore() if node.inputs[1] == info.node:
-                return i
+                found.append(i)
             case DistScore() if node.inputs[0] == info.node:
-                return i
-    raise KeyError(info.name)
+                found.append(i)
+    return found
 
 
 def order(target: Target, seen: set[str]) -> list[str]:
-    """Names in an order in which each one's distribution reads only earlier ones."""
+    """Names in an order in which each one's distribution, and whether there is one, reads only earlier ones."""
     nodes = {info.node: info.name for info in target.latents}
     needs: dict[str, set[str]] = {}
     for info in target.latents:
-        base = info.name.split("[", 1)[0]
-        score = drawing_score(target, info) if base in seen else prior_of(target, info.name).node
-        needs[info.name] = {nodes[i] for i in target.graph.ancestors(score) if i in nodes} - {info.name}
+        read = [prior_of(target, info.name).node]
+        if info.name.split("[", 1)[0] in seen:
+            read = drawing_scores(target, info)
+            sides = [mix for i in read for mix, _ in target.evaluator.sides.get(i, ())]
+            read += [target.graph[mix].inputs[0] for mix in sides]
+        needs[info.name] = {nodes[i] for i in target.graph.ancestors(*read) if i in nodes} - {info.name}
     order: list[str] = []
     while len(order) < len(needs):
         ready = [n for n in needs if n not in order and needs[n] <= set(order)]
@@ -233,7 +311,7 @@ def is_exact(target: Target, seen: set[str]) -> bool:
     plain, drawn = set(), {}
     for info in target.latents:
         if info.name.split("[", 1)[0] in seen:
-            drawn[drawing_score(target, info)] = info
+            drawn.update(dict.fromkeys(drawing_scores(target, info), info))
         elif info.support.ending == "free" and _lengths(info.support) > 1:
             return False  # how long the draw is was a choice that the program does not score
         else:
@@ -241,7 +319,11 @@ def is_exact(target: Target, seen: set[str]) -> bool:
             if not prior.adds_up or any(part.exponent != 1 for part in prior.parts):
                 return False
             plain.add(prior.node)
-    whole = all(i in plain or (i in drawn and _drawn_whole(target, i, drawn[i])) for i in leaves)
+    scores = [i if (inside := where_taken(target.graph, i)) is None else inside for i in leaves]
+    whole = all(
+        i in plain or (score in drawn and _drawn_whole(target, score, drawn[score]))
+        for i, score in zip(leaves, scores, strict=True)
+    )
     return whole and len(leaves) == len(set(leaves))
 
 

@@ -13,9 +13,9 @@ from posterior_lm.graph.nodes import Input, Total
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, InferenceError, PlmError
 from posterior_lm.target.evaluate import Evaluator
-from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row, refuse_branches
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import ABSENT, Value
 from posterior_lm.train.guide import Reading, Reads, readings_of
 from posterior_lm.train.scoring import has_end_points
 from posterior_lm.train.settings import FitSettings
@@ -129,7 +129,6 @@ def read_inputs(
     `given` are parameters of every row. Raises DataError with what is wrong in any row, InferenceError PLM624.
     """
     graph = program.graph
-    refuse_branches(graph, "a policy")
     check_rows(rows, graph.name)
     latents = {node.name for _, node in graph.latents()}
     found: list[Diagnostic] = []
@@ -167,7 +166,10 @@ def _check_objective(target: Target, settings: FitSettings) -> None:
     if not OBJECTIVES[settings.objective].needs_prefixes:
         return
     why = None
-    if len(target.latents) != 1:
+    info = target.latents[0] if target.latents else None
+    if info is not None and info.mark is not None:
+        why = f"`{info.name.partition('[')[0]}` is a list"
+    elif len(target.latents) != 1:
         why = f"the program has {len(target.latents)} latents"
     elif target.latents[0].lm is None:
         why = f"`{target.names[0]}` is not drawn token by token"
@@ -199,13 +201,29 @@ def _check_supports(rows: BoundRows) -> None:
 
 
 def _known(target: Target, number: int, hint: Mapping[str, object]) -> Mapping[str, Value]:
-    missing = [n for n in target.names if n not in hint]
-    if missing:
-        raise DataError.of(
-            "PLM610",
-            f"rows[{number}] gives some latents and not `{missing[0]}`",
-            where=f"rows[{number}]",
-            help="give a value for every latent, or for none",
-        )
-    with in_row(number):
-        return {n: target.value(n, hint[n]) for n in target.names}  # type: ignore[arg-type]
+    """The values that a row gives; null is the end of a list, or nothing in a branch that is not taken."""
+    drawn: dict[str, Value] = {}
+    for info in target.latents:
+        there = target.there(info, {name: (value,) for name, value in drawn.items()}, 1)
+        given = hint.get(info.name)
+        if there is not None and not there[0]:
+            if given is not None:
+                raise DataError.of(
+                    "PLM610",
+                    f"rows[{number}] gives `{info.name}`, which stands in a branch that its other values do not take",
+                    where=f"rows[{number}]",
+                    help="leave it out, or write null",
+                )
+            drawn[info.name] = ABSENT
+            continue
+        given = info.mark if given is None and info.name in hint else given
+        if given is None:
+            raise DataError.of(
+                "PLM610",
+                f"rows[{number}] gives some latents and not `{info.name}`",
+                where=f"rows[{number}]",
+                help="give a value for every latent, or for none",
+            )
+        with in_row(number):
+            drawn[info.name] = target.value(info.name, given)  # type: ignore[arg-type]
+    return drawn

@@ -25,9 +25,9 @@ from posterior_lm.infer.choosers import SampleEach
 from posterior_lm.infer.drawing import contexts_of, drawing, together
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.infer.schedule import Prior, prior_of
-from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, refuse_branches
+from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram
 from posterior_lm.target.segments import Known, Segment
-from posterior_lm.target.target import Target
+from posterior_lm.target.target import Target, having
 from posterior_lm.target.values import Value
 from posterior_lm.train.observable import drawing_score, is_exact, observables, order, simulated, unsimulated
 from posterior_lm.train.simulated_texts import (
@@ -86,7 +86,6 @@ class Simulator:
         late: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         graph = program.graph
-        refuse_branches(graph, "a simulation")
         self.program, self.rows, self.late = program, rows, late
         self._speed: float | None = None
         self._first = 0
@@ -152,7 +151,9 @@ class Simulator:
         for k in range(max(map(len, plans))):
             here = [d for d in range(len(numbers)) if alive[d] and k < len(plans[d])]
             for name in dict.fromkeys(plans[d][k] for d in here):
-                mine = [d for d in here if plans[d][k] == name]
+                mine = having(targets, name, drawn, [d for d in here if plans[d][k] == name])
+                if not mine:
+                    continue
                 if name.split("[", 1)[0] in seen:
                     self._observe(rngs, name, targets, mine, drawn, log_q, log_mass, alive)
                 else:
@@ -311,15 +312,16 @@ class Simulator:
         self, rngs: Sequence[np.random.Generator], name: str, targets: Sequence[Target], mine: Sequence[int],
         drawn: list[dict[str, Value]], log_q: np.ndarray, log_mass: np.ndarray, alive: np.ndarray,
     ) -> None:  # fmt: skip
+        scores = [drawing_score(targets[d], targets[d].latent(name), drawn[d]) for d in mine]
         if targets[mine[0]].latent(name).type != "text":
-            nodes = [(drawing_score(targets[d], targets[d].latent(name)), 1.0) for d in mine]
+            nodes = [(score, 1.0) for score in scores]
             self._finite(rngs, name, targets, mine, nodes, drawn, log_q, log_mass)
             return
-        score = targets[mine[0]].graph[drawing_score(targets[mine[0]], targets[mine[0]].latent(name))]
+        score = targets[mine[0]].graph[scores[0]]
         assert isinstance(score, LmScore)
         model, contexts, heads, leads = self.program.models[score.lm], [], [], []
-        for d in mine:
-            plan = targets[d].evaluator.plan(drawing_score(targets[d], targets[d].latent(name)))
+        for d, node in zip(mine, scores, strict=True):
+            plan = targets[d].evaluator.plan(node)
             known = plan.text[0].text if isinstance(plan.text[0], Known) else ""
             head, lead = split_lead(known)
             contexts += _contexts(targets[d], plan.lm, plan.context, drawn[d])

@@ -36,7 +36,7 @@ from posterior_lm.infer.request import Request
 from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value, Values
+from posterior_lm.target.values import ABSENT, Value, Values
 
 # ------------------------------------------------------------------------------- test quantities
 
@@ -66,12 +66,16 @@ def quantities(target: Target, values: Values) -> dict[str, np.ndarray]:
 
 def _numbers(info: LatentInfo, column: object) -> np.ndarray:
     values: list[Value] = list(column)  # type: ignore[call-overload]
+    # What a draw does not have is told from every value of most types.
+    out, here = np.full(len(values), -1.0), [d for d, v in enumerate(values) if v != ABSENT]
     if info.type == "text":
-        return np.array([len(v.ids) for v in values], dtype=np.float64)
-    if VALUE_TYPES[info.type].kind in ("int", "real"):
-        return np.array([float(str(v.datum)) for v in values], dtype=np.float64)
-    places = {tuple(ids): k for k, ids in enumerate(info.support.values())}  # type: ignore[attr-defined]
-    return np.array([places[v.ids] for v in values], dtype=np.float64)
+        out[here] = [len(values[d].ids) for d in here]
+    elif VALUE_TYPES[info.type].kind in ("int", "real"):
+        out[here] = [float(str(values[d].datum)) for d in here]
+    else:
+        places = {tuple(ids): k for k, ids in enumerate(info.support.values())}  # type: ignore[attr-defined]
+        out[here] = [places[values[d].ids] for d in here]
+    return out
 
 
 # ------------------------------------------------------------------------------- ranks

@@ -155,8 +155,9 @@ def scene(request: Any, adapter: Adapter, potentials: ModuleType, loaded: Any) -
 
 def test_both_read_the_same_tokens(scene: Scene) -> None:
     value = scene.likeliest(1)[0]
-    ((_, paths),) = paths_of(scene.target, scene.guide.readings, {"middle": value}, 1)
-    assert paths is not None and list(paths[0].context) == scene.policy.prompt_ids
+    info = scene.target.latent("middle")
+    (path,) = paths_of(scene.target, scene.guide.readings["middle"], info, {"middle": value}, 1)
+    assert list(path.context) == scene.policy.prompt_ids
 
 
 def test_next_tokens_have_our_log_probs_with_and_without_the_adapter(scene: Scene, adapter: Adapter) -> None:

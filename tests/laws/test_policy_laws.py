@@ -354,7 +354,8 @@ def mixed_paths(adapter: Adapter) -> list[Path]:
     for info in target.latents:
         every = listed(info.support)
         values[info.name] = [target.value_of(info.name, every[k]) for k in rng.choice(len(every), 40)]
-    paths = [p for _, ps in paths_of(target, guide.readings, values, 40) for p in ps or ()]
+    read = [(info, guide.readings[info.name]) for info in target.latents if info.name in guide.readings]
+    paths = [p for info, own in read for p in paths_of(target, own, info, values, 40)]
     assert len({p.context for p in paths}) > 5 and len({p.ids for p in paths}) > 5
     order = np.random.default_rng(9).permutation(len(paths))
     return [paths[i] for i in order]
