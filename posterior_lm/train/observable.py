@@ -74,10 +74,7 @@ def observables(graph: RewardGraph) -> tuple[Observable, ...]:
             continue  # two plates read it, each through a node of its own
         if i not in counted or (spec.type != "text" and spec.finite is None):
             continue
-        scores: set[int] = set()
-        for place in readers.get(i, ()):
-            score = _score(graph, i, place, readers, spec)
-            scores.add(-1 if score is None else score)
+        scores = {score for place in readers.get(i, ()) for score in _scores(graph, i, place, readers, spec)}
         if not scores <= drawing.keys() or scores & taken or not _one_is_taken(graph, scores, drawing):
             continue
         taken |= scores
@@ -105,25 +102,29 @@ def _parameters(graph: RewardGraph) -> Iterator[tuple[int, Node, ParamSpec, str 
                 yield i, node, next(c for c in spec.columns if c.name == column), tables[plate]
 
 
-def _score(
+NO_SCORE = -1
+"""In place of the number of a score: what reads the parameter draws it from none, or the text is ambiguous."""
+
+
+def _scores(
     graph: RewardGraph, i: int, reader: int, readers: dict[int, list[int]], spec: ParamSpec
-) -> int | None:
-    """The score that draws parameter node `i`, or None where there is none or the text is ambiguous."""
+) -> list[int]:
+    """The scores that draw parameter node `i` through one reader of it, `NO_SCORE` among them where it has another use."""
     node = graph[reader]
     if isinstance(node, ChoiceScore) and node.inputs[1] == i and list(node.inputs).count(i) == 1:
-        return reader
+        return [reader]
     if isinstance(node, DistScore) and node.inputs[0] == i and list(node.inputs).count(i) == 1:
-        return reader
+        return [reader]
     if not isinstance(node, Segments) or list(node.inputs).count(i) != 1:
-        return None
-    scores = readers.get(reader, [])
-    if len(scores) != 1:
-        return None
-    score = graph[scores[0]]
-    if not isinstance(score, LmScore) or score.inputs[1] != reader or score.inputs[0] == reader:
-        return None
+        return [NO_SCORE]
     # A text ends where its rows' texts end, so nothing may follow it.
-    return scores[0] if spec.type != "text" or node.inputs[-1] == i else None
+    whole = spec.type != "text" or node.inputs[-1] == i
+    found = []
+    for j in readers.get(reader, []):
+        score = graph[j]
+        alone = isinstance(score, LmScore) and score.inputs[1] == reader and score.inputs[0] != reader
+        found.append(j if alone and whole else NO_SCORE)
+    return found
 
 
 MOST_TESTS = 8
@@ -131,17 +132,18 @@ MOST_TESTS = 8
 
 
 def _one_is_taken(graph: RewardGraph, scores: set[int], drawing: Mapping[int, Sequence[Tests]]) -> bool:
-    """Whether every draw takes one branch that a parameter is observed in, by one model, and no two."""
+    """Whether in every draw one of the scores of a parameter counts and no two, and one model makes them."""
     if len({getattr(graph[i], "lm", None) for i in scores}) != 1:
         return False
-    branches = [tests for i in scores for tests in drawing[i]]
-    atoms = sorted({atom for tests in branches for test in tests for atom in _atoms(graph, test)})
+    atoms = sorted({atom for i in scores for tests in drawing[i] for t in tests for atom in _atoms(graph, t)})
     if len(atoms) > MOST_TESTS:
         return False
+
+    def read(i: int, truth: Mapping[int, bool]) -> bool:
+        return any(all(_holds(graph, test, truth) for test in tests) for tests in drawing[i])
+
     truths = (dict(zip(atoms, truth, strict=True)) for truth in product((True, False), repeat=len(atoms)))
-    return all(
-        sum(all(_holds(graph, test, truth) for test in tests) for tests in branches) == 1 for truth in truths
-    )
+    return all(sum(read(i, truth) for i in scores) == 1 for truth in truths)
 
 
 LOGIC = {"and": all, "or": any}
@@ -271,11 +273,12 @@ def order(target: Target, seen: set[str]) -> list[str]:
     nodes = {info.node: info.name for info in target.latents}
     needs: dict[str, set[str]] = {}
     for info in target.latents:
-        read = [prior_of(target, info.name).node]
         if info.name.split("[", 1)[0] in seen:
             read = drawing_scores(target, info)
             sides = [mix for i in read for mix, _ in target.evaluator.sides.get(i, ())]
             read += [target.graph[mix].inputs[0] for mix in sides]
+        else:
+            read = [prior_of(target, info.name).node]
         needs[info.name] = {nodes[i] for i in target.graph.ancestors(*read) if i in nodes} - {info.name}
     order: list[str] = []
     while len(order) < len(needs):

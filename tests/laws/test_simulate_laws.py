@@ -19,6 +19,7 @@ from posterior_lm.infer.choosers import Follow
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.protocol import Request
 from posterior_lm.target.prepared import PreparedProgram
+from posterior_lm.target.values import ABSENT
 from posterior_lm.target.validate import validate_data
 from posterior_lm.train.simulate import Pair, Simulator
 from tests.brute import Brute
@@ -63,6 +64,8 @@ SHORT = ({"y": "b"}, {"y": "ab"}, {"y": "ba"})
 DOTS = ({"y": "."},)
 ONE = 'y: one_of("a", "ab", "b.")'
 ONES = ("a", "ab", "b.")
+
+K = 'latent k: one_of("a", "b") ~ categorical([0.3, 0.7]) '
 
 PROGRAMS = {
     "generative": Program(Y, Z + "observe y ~ base(z)", SHORT, ("y",), True),
@@ -151,6 +154,34 @@ PROGRAMS = {
         "x: text, y: text", f"latent z: {STOP} ~ base(x) observe y ~ base(x, z) ^ 0.5",
         ({"x": "a", "y": "b"}, {"x": "b.", "y": "ab"}, {"x": "ab", "y": "ba"}), ("y",), False,
     ),
+    "observed in either branch": Program(
+        Y, K + 'if k == "a" { ' + Z + 'observe y ~ base(z) } else { observe y ~ base("b") ^ 1 }', SHORT, ("y",), True,
+        draws=6000,
+    ),
+    "observed alike in either branch": Program(
+        Y, K + 'if k == "a" { ' + Z + 'observe y ~ base("ab") } else { observe y ~ base("ab") factor 0.7 }',
+        SHORT, ("y",), False,
+    ),
+    "observed in each of three branches": Program(
+        Y, K + 'if k == "a" { ' + Z + 'observe y ~ base(z) } '
+        'else { latent n: int(0..1) ~ categorical([0.2, 0.8]) '
+        'if n == 1 and k == "b" { observe y ~ base("ab") } else { observe y ~ base("b.") } }',
+        SHORT, ("y",), True, draws=6000,
+    ),
+    "observed in one branch": Program(
+        Y, K + 'if k == "a" { ' + Z + 'observe y ~ base(z) }', SHORT, (), False
+    ),
+    "observed behind a branch": Program(
+        Y, K + 'if k == "a" { ' + Z + '} observe y ~ base("a", k)', SHORT, ("y",), True
+    ),
+    "observed in two branches that do not exclude each other": Program(
+        Y, K + Z + 'if k == "a" { observe y ~ base("a") } if contains(z, "b") { observe y ~ base("b") }',
+        SHORT, (), False,
+    ),
+    "a number in either branch": Program(
+        "y: int(0..3)", K + 'if k == "a" { latent n: int(1..3) ~ categorical([0.6, 0.1, 0.3]) observe y ~ poisson(n) }'
+        " else { observe y ~ categorical([0.1, 0.2, 0.3, 0.4]) }", ({"y": 1},), ("y",), True, choices=(0, 1, 2, 3),
+    ),
 }  # fmt: skip
 
 
@@ -204,7 +235,7 @@ def joint(program: Program, row: int) -> dict[Key, float]:
 
 
 def key_of(program: Program, pair: Pair) -> Key:
-    assigned = [v.datum if isinstance(v.datum, int) or "one_of" in _type(program, n) else v.ids
+    assigned = [v.datum if v == ABSENT or isinstance(v.datum, int) or "one_of" in _type(program, n) else v.ids
                 for n, v in pair.values.items()]  # fmt: skip
     return (pair.data["y"], *assigned)
 
