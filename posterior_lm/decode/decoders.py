@@ -24,15 +24,14 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.support.base import Ending, Support
-from posterior_lm.target.prepared import refuse_branches
 from posterior_lm.target.target import LatentInfo, Target
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import ABSENT, Value
 from posterior_lm.train.guide import PolicyGuide, Reading
 
 BATCH = 256
 """Draws by chance that are made at a time."""
 Draw = tuple[dict[str, Value], bool]
-"""A value of every latent so far, and whether all of them are of their types."""
+"""A value of every latent so far that it has, and whether all of them are of their types."""
 
 
 @frozen(eq=False)
@@ -66,7 +65,6 @@ class Decoder:
     batch: int = BATCH
 
     def init(self, rng: np.random.Generator, target: Target, guide: Guide | None) -> State:
-        refuse_branches(target.graph, "a decoder")
         policy: LanguageModel | None = None
         if isinstance(guide, PolicyGuide):
             policy, readings = guide.model, dict(guide.readings)
@@ -100,7 +98,13 @@ class Decoder:
         for k, info in enumerate(target.latents):
             # Beams branch where the first text is decoded; a later one has the best of each.
             keep = n if k == 0 else 1
-            found = self._latent(rng, state, info, draws, keep)
+            columns = {name: [drawn[name] for drawn, _ in draws] for name in draws[0][0]}
+            there = target.there(info, columns, len(draws))
+            having = [draw for d, draw in enumerate(draws) if there is None or there[d]]
+            values_of = iter(self._latent(rng, state, info, having, keep) if having else [])
+            found = [
+                next(values_of) if there is None or there[d] else [(ABSENT, True)] for d in range(len(draws))
+            ]
             draws = [
                 ({**drawn, info.name: value}, alive and fits)
                 for (drawn, alive), values in zip(draws, found, strict=True)
@@ -113,7 +117,7 @@ class Decoder:
     ) -> list[list[tuple[Value, bool]]]:
         """For each draw the values of the next latent, and whether they are of its type."""
         target, reading = state.target, state.readings.get(info.name)
-        columns = {name: [drawn[name] for drawn, _ in draws] for name in (draws[0][0] if draws else ())}
+        columns = {name: [drawn[name] for drawn, _ in draws] for name in draws[0][0]}
         if reading is None:
             candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
             scores = PriorGuide(target).prior_scores(info, candidates, columns, len(draws))

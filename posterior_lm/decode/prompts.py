@@ -16,8 +16,9 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.rows import read_rows
 from posterior_lm.target.segments import Computed, Known, Segment, Special, Splice, Turn, is_chat, join
 from posterior_lm.target.target import Target
-from posterior_lm.target.values import Value
+from posterior_lm.target.values import ABSENT, Value
 from posterior_lm.train.guide import Reading
+from posterior_lm.train.rows import known_draw
 
 BETWEEN = "\n\n"
 """Between one example and the next."""
@@ -59,8 +60,8 @@ def with_examples(
 ) -> dict[str, Reading]:
     """The readings with `shots` solved examples before each, in random order.
 
-    `examples` is a data file or a list of rows; a row with a value in a column for every latent is
-    solved. The row that is asked about is never among its own examples. Raises InferenceError PLM771
+    `examples` is a data file or a list of rows; a row with a column for every latent is
+    solved; one that does not have a latent, which is null there, is no example of it. The row that is asked about is never among its own examples. Raises InferenceError PLM771
     for no examples, DataError PLM774 for too few solved ones, and what the rows of a fit raise.
     """
     rows = _solved(target, examples)
@@ -72,12 +73,16 @@ def with_examples(
             help="add a column named after each latent, or ask for fewer `shots`",
         )
     solved = [_known(target, *rows[int(k)]) for k in rng.permutation(len(rows))[:shots]]
+
+    def having(name: str) -> list[tuple[Target, dict[str, Value]]]:
+        return [(bound, values) for bound, values in solved if values.get(name, ABSENT) != ABSENT]
+
     return {
         name: evolve(
             reading,
-            segments=_conversation(reading.segments, [_turns(*one, name) for one in solved])
+            segments=_conversation(reading.segments, [_turns(*one, name) for one in having(name)])
             if is_chat(reading.segments)
-            else _before(reading, [_shown(*one, name) for one in solved]),
+            else _before(reading, [_shown(*one, name) for one in having(name)]),
         )
         for name, reading in readings.items()
     }
@@ -120,7 +125,7 @@ def _solved(target: Target, examples: object) -> list[tuple[int, Row, Row]]:
 
 def _known(target: Target, number: int, given: Row, latents: Row) -> tuple[Target, dict[str, Value]]:
     bound = target.prepared.bind_valid(target.prepared.validate(given, path=f"rows[{number}]."))
-    return bound, {name: bound.value(name, latents[name]) for name in bound.names}  # type: ignore[arg-type]
+    return bound, known_draw(bound, number, latents)
 
 
 def _shown(target: Target, values: Mapping[str, Value], name: str) -> str:

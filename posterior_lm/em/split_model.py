@@ -24,6 +24,7 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.lang.typed import CheckedModule
 from posterior_lm.target.segments import Known
 from posterior_lm.target.target import Target
+from posterior_lm.train.observable import where_taken
 from posterior_lm.train.rows import Rows
 
 SUFFIX = "_em"
@@ -183,7 +184,7 @@ def check_labels(rows: Rows, numbers: Sequence[int], alias: str) -> None:
 
 
 def trained_scores(graph: RewardGraph, alias: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Each score of the model and the exponents around it, in the order of the statements."""
+    """Each score of the model with the exponents and the tests of branches around it, in the order of the statements."""
     stack: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in reversed(graph.sink.inputs)]
     while stack:
         i, powers = stack.pop()
@@ -195,6 +196,8 @@ def trained_scores(graph: RewardGraph, alias: str) -> Iterator[tuple[int, tuple[
                 stack.append((node.inputs[1], (*powers, node.inputs[0])))
             case LmScore() | ChoiceScore() if node.lm == alias:
                 yield i, powers
+            case Mix() if (inside := where_taken(graph, i)) is not None:
+                stack.append((inside, (*powers, node.inputs[0])))  # whether it is taken is 1 or 0
             case Mix() if any(
                 isinstance(one := graph[j], LmScore | ChoiceScore) and one.lm == alias
                 for j in graph.ancestors(i)

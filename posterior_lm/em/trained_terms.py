@@ -89,6 +89,8 @@ def trained_terms(target: Target, values: Values, alias: str) -> list[Term]:
             power = 1.0
             for exponent in powers:
                 power *= float(columns[exponent][d])
+            if power == 0:
+                continue  # of a branch that is not taken there is nothing to read
             if power < 0:
                 raise _negative(target, i, power)
             parts.append(_part(target, i, power, d, columns, latent, computed))

@@ -17,7 +17,7 @@ from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.ground import ground
 from posterior_lm.graph.nodes import MARK, WHEN, Constant, Latent
 from posterior_lm.graph.passes import optimize
-from posterior_lm.lang.diagnostics import CompileError, InferenceError, InternalError, PlmError
+from posterior_lm.lang.diagnostics import CompileError, InternalError, PlmError
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.values import PlaceSpec, finite_spec
 from posterior_lm.lm.protocol import LanguageModel, MaskedModel, ModelIdentity, Tokenizer, same_tokens
@@ -223,17 +223,6 @@ def _check_used_tools(program: RewardGraph, functions: Mapping[str, object]) -> 
             if tool.kind == "use" and tool.where not in functions:
                 message = f"the tool `{tool.name}` is imported from Python, which is off unless you allow it"
                 raise CompileError.of("PLM541", message, latent.span, "it writes into this", help="pass --allow-use, or call `.allow_use()`")  # fmt: skip
-
-
-def refuse_branches(graph: RewardGraph, who: str) -> None:
-    """Raises InferenceError PLM540 for a latent that not every draw has, where `who` needs all of them."""
-    for _, latent in graph.latents():
-        if latent.when is not None or MARK in latent.options:
-            what = "is a list" if MARK in latent.options else "exists in a branch alone"
-            raise InferenceError.of(
-                "PLM540", f"{who} cannot draw `{latent.name.partition('[')[0]}`, which {what}", latent.span,
-                "not the same in every draw", help="draw with exact, importance, smc or mcmc",
-            )  # fmt: skip
 
 
 def options_of(graph: RewardGraph, latent: Latent) -> dict[str, object]:

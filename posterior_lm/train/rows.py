@@ -148,7 +148,7 @@ def read_inputs(
     bound = BoundRows(program, data)
     _check_objective(bound.target(0), settings)
     _check_supports(bound)
-    known = tuple((n, (_known(bound.target(n), n, h),)) for n, h in hints)
+    known = tuple((n, (known_draw(bound.target(n), n, h),)) for n, h in hints)
     return Inputs(program, tuple(data), known)
 
 
@@ -200,8 +200,11 @@ def _check_supports(rows: BoundRows) -> None:
         raise DataError(_most(found))
 
 
-def _known(target: Target, number: int, hint: Mapping[str, object]) -> Mapping[str, Value]:
-    """The values that a row gives; null is the end of a list, or nothing in a branch that is not taken."""
+def known_draw(target: Target, number: int, hint: Mapping[str, object]) -> dict[str, Value]:
+    """The draw that a row gives, where null is the end of a list, or nothing in a branch that is not taken.
+
+    Raises DataError PLM610.
+    """
     drawn: dict[str, Value] = {}
     for info in target.latents:
         there = target.there(info, {name: (value,) for name, value in drawn.items()}, 1)

@@ -66,12 +66,12 @@ def quantities(target: Target, values: Values) -> dict[str, np.ndarray]:
 
 def _numbers(info: LatentInfo, column: object) -> np.ndarray:
     values: list[Value] = list(column)  # type: ignore[call-overload]
-    # What a draw does not have is told from every value of most types.
+    # What a draw does not have, and the end of a list of numbers, is told from every value of most types.
     out, here = np.full(len(values), -1.0), [d for d, v in enumerate(values) if v != ABSENT]
     if info.type == "text":
         out[here] = [len(values[d].ids) for d in here]
     elif VALUE_TYPES[info.type].kind in ("int", "real"):
-        out[here] = [float(str(values[d].datum)) for d in here]
+        out[here] = [-1.0 if values[d].datum is None else float(str(values[d].datum)) for d in here]
     else:
         places = {tuple(ids): k for k, ids in enumerate(info.support.values())}  # type: ignore[attr-defined]
         out[here] = [places[values[d].ids] for d in here]

@@ -19,8 +19,8 @@ from posterior_lm.infer.choosers import Follow
 from posterior_lm.infer.rollout import roll_out
 from posterior_lm.lm.protocol import Request
 from posterior_lm.target.prepared import PreparedProgram
-from posterior_lm.target.values import ABSENT
 from posterior_lm.target.validate import validate_data
+from posterior_lm.target.values import ABSENT
 from posterior_lm.train.simulate import Pair, Simulator
 from tests.brute import Brute
 from tests.strategies import graph_of, table

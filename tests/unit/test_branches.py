@@ -10,13 +10,14 @@ import pytest
 from hypothesis import assume, given
 
 import posterior_lm as plm
+from posterior_lm.decode.prompts import prior_readings, with_examples
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.prefix_expansion import support_size
 from posterior_lm.lang.diagnostics import DataError, InferenceError
-from posterior_lm.train.simulate import Simulator
+from posterior_lm.target.segments import Known
 from tests.brute import log_sum
-from tests.strategies import Bound, bound_cases, compiled, fingerprint, listed
+from tests.strategies import Bound, bound_cases, compiled, fingerprint, listed, table
 from tests.unit.test_put_together import ALGORITHMS, MODELS, answer, distance, source, target_of
 
 TEXT = 'text(tokens=1..3, stop=".")'
@@ -137,7 +138,7 @@ def test_scores_of_given_values_say_which_latents_there_are() -> None:
         assert found.value.diagnostics[0].code == "PLM601"
 
 
-def test_python_writes_branches_and_refuses_what_cannot_draw_them() -> None:
+def test_python_writes_branches() -> None:
     query = plm.loads(source(TWO)).lm(**MODELS)
     built = (
         plm.loads(source(PLAN)).lm(**MODELS)
@@ -148,7 +149,22 @@ def test_python_writes_branches_and_refuses_what_cannot_draw_them() -> None:
         )
     )  # fmt: skip
     assert built.fingerprint == query.fingerprint and plm.loads(str(built)).fingerprint == query.fingerprint
-    with pytest.raises(InferenceError, match="a branch alone"):
-        query.using("greedy").draw(3)
-    with pytest.raises(InferenceError, match="a branch alone"):
-        Simulator(query.prepared, [{}])
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "top_k"])
+def test_decoders_say_what_a_branch_has(method: str) -> None:
+    posterior = plm.loads(source(TWO)).lm(**MODELS).using(method).draw(40, seed=1)
+    for plan, z, y in zip(posterior["plan"], posterior["z"], posterior["y"], strict=True):
+        assert (z is not None) == (plan == "a") == (y is None)
+    assert np.isfinite(posterior.draws.log_reward).all()
+    assert {*posterior["plan"]} == ({"a"} if method == "greedy" else {"a", "b"})
+
+
+def test_solved_examples_show_the_latents_that_they_have() -> None:
+    model = table(("a", "b", ".", "ab", "\n"), seed=5, order=1, max_tokens=60)
+    target = compiled(source(TWO), {}, {"a1": model, "b1": model})
+    solved = [{"plan": "a", "z": "ab.", "y": None}, {"plan": "b", "z": None, "y": "ab"}]
+    found = with_examples(target, prior_readings(target), solved, 2, np.random.default_rng(0))
+    assert found["z"].segments[0] == Known("aab.\n\n") and found["y"].segments[0] == Known("bab\n\nb")
+    with pytest.raises(DataError, match="PLM610"):
+        with_examples(target, {}, [{**solved[0], "y": "ab"}], 1, np.random.default_rng(0))

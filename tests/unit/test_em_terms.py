@@ -60,12 +60,34 @@ program tooled(question: text, answer: int) {
   observe [" The answer is ", answer, "."] ~ base("Question: ", question, " Answer:", steps)
 }
 """
+BRANCHED = """
+lm base = "tiny"
+program branched(opening: text, ending: text) {
+  latent n: int(0..1) ~ categorical([0.5, 0.5])
+  if n == 1 {
+    latent z: text(tokens=2..4, stop=".") ~ base(opening)
+    observe [" ", ending] ~ base(opening, z) ^ 0.5
+  } else {
+    observe [" ", ending] ~ base(opening)
+  }
+}
+"""
+LISTED = """
+lm base = "tiny"
+program listed(opening: text, ending: text) {
+  latent steps: list(text(tokens=1..3, stop=","), 0..2, end=" so") ~ base(opening) ^ 0.7
+  plate s in steps { observe " yes" ~ base(s) }
+  observe [" ", ending] ~ base(opening, steps)
+}
+"""
 STORY = {"opening": "Mia saw a cat", "ending": "She ran."}
 CASES = {
     "words": (WORDS, STORY, False),
     "chosen": (CHOSEN, {"x": 7, "label": "so so"}, False),
     "free": (FREE, STORY, True),
     "plate": (PLATE, {"rows": [{"a": "cat", "b": "dog"}, {"a": "a", "b": "the end"}]}, False),
+    "branched": (BRANCHED, STORY, False),
+    "listed": (LISTED, STORY, True),
     "rated": (RATED, {"x": 2, "label": "bad"}, False),
 }
 

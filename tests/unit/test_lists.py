@@ -16,11 +16,10 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.mcmc import Mcmc
 from posterior_lm.infer.smc import Smc
-from posterior_lm.lang.diagnostics import CompileError, InferenceError
+from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
-from posterior_lm.target.prepared import refuse_branches
 from tests.brute import Brute, log_sum
 from tests.strategies import compiled, fingerprint, table
 from tests.unit.test_put_together import MODELS, A, B, answer, source, target_of
@@ -328,8 +327,6 @@ def test_questions_and_views_of_a_list(tmp_path: Path) -> None:
     assert found.to_json()["draws"][0]["values"].keys() == {"z[0]", "z[1]", "z[2]"}
     again = plm.Posterior.load(found.save(tmp_path))
     assert again.to_json() == found.to_json()
-    with pytest.raises(InferenceError, match="is a list"):
-        refuse_branches(query.graph, "a policy")
 
 
 @pytest.mark.parametrize(
