@@ -16,7 +16,7 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.mcmc import Mcmc
 from posterior_lm.infer.smc import Smc
-from posterior_lm.lang.diagnostics import CompileError
+from posterior_lm.lang.diagnostics import CompileError, InferenceError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
