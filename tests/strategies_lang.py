@@ -60,9 +60,24 @@ _simple_types = st.builds(
     _tuples(expressions | st.builds(ast.Range, expressions, expressions), high=2),
     _options(expressions),
 )
-types = _simple_types | st.builds(
-    ast.TypeExpr, st.just("table"), columns=_tuples(st.builds(ast.Column, name_nodes, _simple_types), 1, 2)
+_columns = st.builds(ast.Column, name_nodes, _simple_types)
+_ranges = st.builds(ast.Range, _leaves, _leaves)
+_items = st.builds(ast.Call, name_nodes, _tuples(_leaves | _ranges | _columns, high=2), _options(_leaves))
+_literals = st.builds(ast.Literal, texts)
+_made_of = (
+    _simple_types,
+    st.builds(ast.TypeExpr, st.just("table"), columns=_tuples(_columns, 1, 2)),
+    st.builds(ast.TypeExpr, st.just("record"), columns=_tuples(_columns | _literals, 1, 3)),
+    st.builds(ast.TypeExpr, st.just("list"), st.tuples(_items, _ranges), _options(_leaves)),
 )
+
+
+@st.composite
+def _types(draw: st.DrawFn) -> ast.TypeExpr:  # what it is made of would be too long to be shown
+    return draw(st.one_of(*_made_of))
+
+
+types = _types()
 calls = _calls(expressions)
 _flat_statements = st.one_of(
     st.builds(ast.Latent, name_nodes, types, expressions),

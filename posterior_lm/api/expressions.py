@@ -8,8 +8,9 @@ plates are columns of tables, one table for those of equally many rows, which st
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
+import attrs
 from attrs import evolve
 
 from posterior_lm.graph import lower
@@ -36,7 +37,7 @@ def evaluate(
     `types` has the declared type of each latent, `models` the aliases of the program's. Raises CompileError for
     an expression that is wrong, InferenceError PLM540 for one that asks a model.
     """
-    value = parse_fragment(Source("<expression>", text), "expression")
+    value = _by_name(parse_fragment(Source("<expression>", text), "expression"), types)
     statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
     lists = _lists(value, types)
     kinds = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
@@ -81,6 +82,21 @@ def evaluate(
     return [float(x) for x in evaluator.node(root, {**values, **drawn}, count(values))]  # type: ignore[arg-type]
 
 
+def _by_name(value: Any, types: Mapping[str, str]) -> Any:
+    """The expression with the latent's name in place of each field of a record."""
+    match value:
+        case ast.Field(row=row, column=column):
+            name = f"{row.id}.{column}"
+            known = any(one.split("[", 1)[0] == name for one in types)
+            return ast.Name(name, span=value.span) if known else value
+        case ast.Node():
+            fields = (f.name for f in attrs.fields(type(value)) if f.name != "span")
+            return evolve(value, **{name: _by_name(getattr(value, name), types) for name in fields})
+        case tuple():
+            return tuple(_by_name(one, types) for one in value)
+    return value
+
+
 def _lists(value: ast.Expr, types: Mapping[str, str]) -> dict[str, ast.TypeExpr]:
     """The types of those latents that an expression asks for the length of, or for an item."""
     found: dict[str, ast.TypeExpr] = {}
@@ -99,7 +115,7 @@ def _rows_of(names: Iterable[str]) -> dict[str, list[str]]:
     """What the latents of plates are called row by row, `z[0]`, `z[1]`, … (`z[0][0]`, … in nested ones), by name."""
     found: dict[str, list[str]] = {}
     for name in names:
-        if not name.isidentifier():
+        if "[" in name:
             found.setdefault(name.split("[", 1)[0], []).append(name)
     return found
 
@@ -140,7 +156,7 @@ def _of_an_expression(found: Diagnostic, types: Mapping[str, str]) -> Diagnostic
             names = ", ".join(f"`{name}`" for name in types) or "none"
             found = evolve(found, help=f"the latents are {names}")
         case "PLM405":
-            first = next(name for name in types if not name.isidentifier())
+            first = next(name for name in types if "[" in name)
             found = evolve(
                 found, secondary=(), message=found.message.replace("outside it", "outside its rows"),
                 help=f"pool the rows: {POOLS}; a single one is read by a function: lambda row: row[{first!r}]",

@@ -196,27 +196,26 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
     for latent in statements(checked.module.program.body):
         if not isinstance(latent, ast.Latent):
             continue
-        whole = checked.type(latent.type)
-        type_ = whole.item or whole
-        wrong = _language(type_, allowed)
-        found += wrong
-        alias = checked.dist(latent.dist).model
-        if wrong or alias not in models or not type_.is_written:
-            continue
-        if models[alias] == "tiny" and never_empty(type_) and _certainly_ends(whole):
-            continue
-        if alias not in tokenizers:
-            tokenizers[alias] = _tokenizer(models[alias], name)
-        tokenizer = tokenizers[alias]
-        if tokenizer is None:
-            continue
-        from posterior_lm.support.build import build_support
+        whole, alias = checked.type(latent.type), checked.dist(latent.dist).model
+        for type_ in whole.columns.values() or (whole.item or whole,):
+            wrong = _language(type_, allowed)
+            found += wrong
+            if wrong or alias not in models or not type_.is_written:
+                continue
+            if models[alias] == "tiny" and never_empty(type_) and _certainly_ends(whole):
+                continue
+            if alias not in tokenizers:
+                tokenizers[alias] = _tokenizer(models[alias], name)
+            tokenizer = tokenizers[alias]
+            if tokenizer is None:
+                continue
+            from posterior_lm.support.build import build_support
 
-        try:
-            end = None if whole.item is None else str(whole.options["end"])
-            build_support(_spec(type_, allowed, end), tokenizer, span=type_.span)
-        except CompileError as wrong_type:
-            found += wrong_type.diagnostics
+            try:
+                end = None if whole.item is None else str(whole.options["end"])
+                build_support(_spec(type_, allowed, end), tokenizer, span=type_.span)
+            except CompileError as wrong_type:
+                found += wrong_type.diagnostics
     return found
 
 

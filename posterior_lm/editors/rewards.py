@@ -29,7 +29,7 @@ async def log_rewards(document: Document, row: Mapping[str, Any]) -> tuple[float
     for name, value in row.items():
         text = value if isinstance(value, str) else json.dumps(value)
         text = f"@{text}" if text.startswith("@") else text  # no file is meant
-        told += ["--value" if name in latents else "--given", f"{name}={text}"]
+        told += ["--value" if name.split(".", 1)[0] in latents else "--given", f"{name}={text}"]
     folder = Path(document.source.name).parent
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "posterior_lm", "score", "-", "--format", "json", *told),

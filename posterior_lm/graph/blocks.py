@@ -1,7 +1,8 @@
-"""Lowering what is not there in every draw, branches and lists, and the rows of plates that have ended.
+"""Lowering what has parts or is not there in every draw, records, lists and branches, and the rows of plates that have ended.
 
 A list has a latent for each place, which holds an item or the end, or does not exist behind the end. So it is what its program
 with a branch at each place would be, and whoever draws latents one by one, or weighs them in between, knows nothing of lists.
+A record has a latent for each field.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from posterior_lm.lang.typed import Binding, Type
 
 if TYPE_CHECKING:
     from posterior_lm.graph.lower import Lowering
+
+
+Meant = Binding | tuple[Binding, str]
+"""What a node has a name for: a name, or a field of a record."""
 
 
 @frozen
@@ -69,7 +74,60 @@ def _where(lowering: Lowering, test: int | None) -> Iterator[None]:
         lowering.branches.pop()
 
 
-# ---------------------------------------------------------------- lists
+# ---------------------------------------------------------------- latents, lists and records
+
+
+def drawn(
+    lowering: Lowering, name: str, type_: Type, lm: str | None, span: Span, *more: tuple[str, int]
+) -> int:
+    """The node of a latent of a type that has no parts, with `more` options, at the place of the lists around it."""
+    declared = type_.at
+    options, inputs = lowering.options(declared)
+    if "low" in options:
+        lowering.bounds[type_] = inputs[options.index("low")], inputs[options.index("high")]
+    if (taken := taken_here(lowering)) is not None:
+        more = (*more, (WHEN, taken))
+    return lowering.build.add(
+        Latent(
+            name=lowering.placed(name),
+            type=declared.name,
+            options=(*options, *(option for option, _ in more)),
+            inputs=(*inputs, *(value for _, value in more)),
+            choices=type_.choices,
+            lm=lm,
+            plates=lowering.around,
+            tools=tools_of(declared, lowering.tools),
+            spans=(("type", declared.span), *((o.name, o.value.span) for o in declared.options)),
+            span=span,
+        )
+    )
+
+
+def latent_record(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
+    """`latent name: record(field: T, …) ~ d`: a latent and a term for each field, which is drawn after those before it."""
+    build, name = lowering.build, statement.name
+    call, exponents = statement.dist, list[ast.Expr]()
+    while isinstance(call, ast.PowerExpr):
+        exponents.insert(0, call.exponent)
+        call = call.base
+    lm = lowering.model(lowering.checked.spellers[name.id])
+    assert lm is not None and isinstance(call, ast.Call)
+    before: list[int] = []
+    for part in type_.at.columns:
+        if not isinstance(part, ast.Column):
+            before.append(lowering.value(part))
+            continue
+        about = f"{name.id}.{part.name.id}"
+        node = drawn(lowering, about, type_.columns[part.name.id], lm, part.span)
+        context = build.segments([*lowering.context(call), *before], call.span)
+        text = build.segments([node], part.span)
+        term = build.add(LmScore(lm=lm, bare=True, inputs=(context, text), span=call.span))
+        for exponent in exponents:
+            term = build.add(Power(inputs=(lowering.value(exponent), term), span=statement.dist.span))
+        lowering.term("latent", about, term, part)
+        lowering.names[lowering.bound(name), part.name.id] = node
+        before.append(node)
+    lowering.name(name, build.segments(before, name.span))
 
 
 def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
@@ -169,13 +227,13 @@ class Place:
     """One place of a list that a plate goes over: whether it holds an item, and what names mean in the plate."""
 
     holds: int | None
-    names: dict[Binding, int]
+    names: dict[Meant, int]
     plates: dict[Binding, int]
     lists: dict[Binding, Places]
     items: dict[Binding, list[Place]]
 
 
-def _meanings(lowering: Lowering) -> tuple[dict[Binding, Any], ...]:
+def _meanings(lowering: Lowering) -> tuple[dict[Any, Any], ...]:
     return lowering.names, lowering.plates, lowering.lists, lowering.items
 
 

@@ -23,9 +23,8 @@ from posterior_lm.graph.graph import (
     RewardGraph,
     UseSpec,
 )
-from posterior_lm.graph.named_files import FILE_OPTIONS, text_beside, tool_spec, tools_of
+from posterior_lm.graph.named_files import FILE_OPTIONS, text_beside, tool_spec
 from posterior_lm.graph.nodes import (
-    WHEN,
     Apply,
     ChoiceScore,
     DistScore,
@@ -70,8 +69,8 @@ class Lowering:
     base: Path | None = None
     allowed: tuple[Path, ...] = ()
     build: GraphBuilder = field(factory=GraphBuilder)
-    names: dict[Binding, int] = field(factory=dict)
-    """Parameters, latents and lets by node."""
+    names: dict[blocks.Meant, int] = field(factory=dict)
+    """Parameters, latents and lets by node, and the fields of records."""
     bounds: dict[Type, tuple[int, int]] = field(factory=dict)
     """The nodes of the ends of the ints."""
     plates: dict[Binding, int] = field(factory=dict)
@@ -141,7 +140,7 @@ class Lowering:
                 low, high = (self.build.constant(end) for end in declared.range)
                 self.bounds[declared] = (low, high)
         default = None if param.default is None else self.checked.constant(param.default)
-        columns = tuple(ParamSpec.of(c.name.id, type_.columns[c.name.id], c.span) for c in param.type.columns)
+        columns = tuple(ParamSpec.of(c.name.id, type_.columns[c.name.id], c.span) for c in param.type.fields)
         return ParamSpec.of(param.name.id, type_, param.span, columns, default, param.default is None)
 
     def name(self, name: ast.Name, node: int) -> None:
@@ -202,7 +201,7 @@ class Lowering:
         keyword: str,
         about: str,
         node: int,
-        statement: ast.Statement,
+        statement: ast.Node,
         *,
         tempered: bool = True,
         whole: bool = False,
@@ -227,32 +226,15 @@ class Lowering:
         return name + "".join(f"[{k}]" for k in self.index)
 
     def latent(self, statement: ast.Latent) -> None:
-        name, declared = statement.name.id, statement.type
+        name = statement.name.id
         type_ = self.bound(statement.name).type
         assert type_ is not None
-        if type_.item is not None:
-            blocks.latent_list(self, statement, type_)
+        if type_.known.takes in ("items", "fields"):
+            made = blocks.latent_list if type_.item is not None else blocks.latent_record
+            made(self, statement, type_)
             return
-        names, inputs = self.options(declared)
-        if (taken := blocks.taken_here(self)) is not None:
-            names, inputs = (*names, WHEN), (*inputs, taken)
-        node = self.build.add(
-            Latent(
-                name=self.placed(name),
-                type=declared.name,
-                options=names,
-                inputs=inputs,
-                choices=type_.choices,
-                lm=self.model(self.checked.spellers[name]),
-                plates=self.around,
-                tools=tools_of(declared, self.tools),
-                spans=(("type", declared.span), *((o.name, o.value.span) for o in declared.options)),
-                span=statement.name.span,
-            )
-        )
-        self.name(statement.name, node)
-        if "low" in names:
-            self.bounds[type_] = (inputs[names.index("low")], inputs[names.index("high")])
+        lm = self.model(self.checked.spellers[name])
+        self.name(statement.name, blocks.drawn(self, name, type_, lm, statement.name.span))
         self.term("latent", name, self.score(statement.name, statement.dist), statement)
 
     def options(self, declared: ast.TypeExpr) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -445,6 +427,8 @@ class Lowering:
                     return add(Apply(op="list", inputs=found.inputs, span=span))
                 return node
             case ast.Field(row=row, column=column):
+                if (one := self.names.get((self.bound(row), column))) is not None:
+                    return one
                 return add(RowField(plate=self.plates[self.bound(row)], column=column, span=span))
             case ast.Marker(kind=kind):
                 return add(Marker(kind=kind, span=span))

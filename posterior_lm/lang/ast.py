@@ -139,13 +139,17 @@ class TypeExpr(Node):
     """`text(tokens=1..25)`, `int(0..9, lead=" ")`, `one_of("a", "b")`, `table(input: text)`, `real`, `bool`.
 
     `args` holds the range of an `int` (one `Range`) or the choices of a `one_of`
-    (literals); `columns` only those of a `table`.
+    (literals); `columns` those of a `table`, or the fields of a `record` and the literals between them.
     """
 
     name: str
     args: tuple[Expr | Range, ...] = ()
     options: tuple[Option, ...] = ()
-    columns: tuple[Column, ...] = ()
+    columns: tuple[Column | Expr, ...] = ()
+
+    @property
+    def fields(self) -> tuple[Column, ...]:
+        return tuple(part for part in self.columns if isinstance(part, Column))
 
 
 # ---------------------------------------------------------------- statements

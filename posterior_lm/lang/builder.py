@@ -180,8 +180,9 @@ class Builder:
         return ast.Binary(str(op), left, right, span=span)
 
     def _type(self, span: Span, name: Token, items: Any = ()) -> ast.TypeExpr:
-        plain = [item for item in items if not isinstance(item, ast.Column)]
-        columns = tuple(item for item in items if isinstance(item, ast.Column))
+        among = (ast.Column, ast.Literal) if str(name) == "record" else ast.Column
+        plain = [item for item in items if not isinstance(item, among)]
+        columns = tuple(item for item in items if isinstance(item, among))
         args, options = self._arguments(plain)
         return ast.TypeExpr(str(name), args, options, columns, span=span)
 

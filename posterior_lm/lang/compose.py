@@ -24,6 +24,8 @@ def rename(node: N, names: Mapping[str, str]) -> N:
     """The same tree with every `Name` in `names` replaced."""
     if isinstance(node, ast.Name):
         return attrs.evolve(node, id=names.get(node.id, node.id))  # type: ignore[return-value]
+    if isinstance(node, ast.Column):  # it is read as `row.column`
+        return attrs.evolve(node, type=rename(node.type, names))
     if isinstance(node, tuple):
         return tuple(rename(item, names) for item in node)  # type: ignore[return-value]
     if isinstance(node, ast.Node):
@@ -140,8 +142,8 @@ def _observed(
     body: list[ast.Statement] = []
     for statement in statements:
         match statement:
-            case ast.Latent(name=name, dist=dist) if name.id in shared:
-                body.append(ast.Observe(name, dist, span=statement.span))
+            case ast.Latent(name=name) if name.id in shared:
+                body += _scored_again(statement)
             case ast.Guide(name=name) if name.id in guided:
                 continue
             case ast.Infer(method=method) if method.function.id in methods:
@@ -151,6 +153,27 @@ def _observed(
             case _:
                 body.append(statement)
     return tuple(body)
+
+
+def _scored_again(latent: ast.Latent) -> list[ast.Statement]:
+    """The prior of a latent that is drawn already; of a record field by field, each after those before it."""
+    if latent.type.name != "record":
+        return [ast.Observe(latent.name, latent.dist, span=latent.span)]
+    found: list[ast.Statement] = []
+    before: tuple[ast.Expr, ...] = ()
+    for part in latent.type.columns:
+        read = ast.Field(latent.name, part.name.id) if isinstance(part, ast.Column) else part
+        if isinstance(part, ast.Column):
+            found.append(ast.Observe(read, _behind(latent.dist, before), span=latent.span))
+        before = (*before, read)
+    return found
+
+
+def _behind(dist: ast.Expr, before: tuple[ast.Expr, ...]) -> ast.Expr:
+    """The call of a language model, maybe with a power, with more in its context."""
+    if isinstance(dist, ast.PowerExpr):
+        return attrs.evolve(dist, base=_behind(dist.base, before))
+    return attrs.evolve(dist, args=(*dist.args, *before)) if isinstance(dist, ast.Call) else dist
 
 
 def _clash(what: str, here: ast.Name, there: ast.Name) -> Diagnostic:

@@ -146,8 +146,10 @@ def _level(expr: ast.Expr) -> int:
     return _ATOM
 
 
-def _expression(expr: ast.Expr | ast.Range, at_least: int = _IF) -> Pieces:
+def _expression(expr: ast.Expr | ast.Range | ast.Column, at_least: int = _IF) -> Pieces:
     """The pieces of an expression, in parentheses where it binds more loosely than `at_least`."""
+    if isinstance(expr, ast.Column):
+        return (f"{expr.name.id}: ", *_type_(expr.type))
     if isinstance(expr, ast.Range):
         return (*_expression(expr.low), "..", *_expression(expr.high))
     if _level(expr) < at_least:
@@ -217,7 +219,7 @@ def _arguments(
 
 
 def _type_(expr: ast.TypeExpr) -> Pieces:
-    columns = tuple((f"{c.name.id}: ", *_type_(c.type)) for c in expr.columns)
+    columns = tuple(_expression(column) for column in expr.columns)
     group = _arguments(expr.args, expr.options, columns)
     return (expr.name, group) if group.items else (expr.name,)
 

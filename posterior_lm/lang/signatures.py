@@ -259,7 +259,7 @@ class ValueType:
     name: str
     kind = "unknown"
     """What its values are in expressions: text, int, real, bool or table."""
-    takes: Literal["nothing", "range", "choices", "columns", "items"] = "nothing"
+    takes: Literal["nothing", "range", "choices", "columns", "items", "fields"] = "nothing"
     """What stands in its parentheses beside options."""
     options: ClassVar[Mapping[str, OptionType]] = {}
     latent = False
@@ -440,7 +440,7 @@ class Table(ValueType):
 
 
 class List(ValueType):
-    """Its items are checked by `lang.check.declared`, and it is lowered by `graph.blocks`."""
+    """Its items are checked by `lang.check.declared`, and lowered by `graph.blocks`."""
 
     name = kind = "list"
     takes = "items"
@@ -451,9 +451,18 @@ class List(ValueType):
     elsewhere = ("array", "sequence")
 
 
+class Record(ValueType):
+    """Its fields are latents of their own, by the names `record.field`."""
+
+    name, kind, takes, latent = "record", "list", "fields", True
+    form, example = "record(…)", 'record(name: text(tokens=1..4, stop=","), age: int(0..99, lead=" "))'
+    meant = "fields, one after the other"
+    elsewhere = ("struct", "object", "dict", "tuple")
+
+
 VALUE_TYPES: dict[str, ValueType] = {
-    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List())
-}  # fmt: skip
+    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List(), Record())
+}
 
 
 def value_type(name: str) -> ValueType:

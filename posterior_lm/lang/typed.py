@@ -201,6 +201,11 @@ class Binding:
     def columns(self) -> Mapping[str, Type]:
         return {} if self.type is None else self.type.columns
 
+    @property
+    def has_fields(self) -> bool:
+        """Whether its parts are read as `name.part`: a row of a table, or a record."""
+        return self.sort == "row" or (self.type is not None and self.type.name == "record")
+
 
 @frozen
 class Findings:

@@ -145,7 +145,9 @@ def test_it_is_checked() -> None:
     assert found("factor 1", 'k: weekday("mon")') == [("PLM322", "write weekday")]
     assert found("observe seen ~ categorical([0.5, 0.5])")[0][0] == "PLM307"
     assert [code for code, _ in found("observe seen ~ poisson(3)")] == ["PLM311"]
-    assert found("latent x: table(a: text) ~ base()")[0][1].endswith("one_of(…), list(…), weekday or digit")  # type: ignore[union-attr]
+    assert found("latent x: table(a: text) ~ base()")[0][1].endswith(
+        "one_of(…), list(…), record(…), weekday or digit"
+    )  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Declared types and options: which may stand where, what their arguments have to be, what goes together.
 
-Options are those of types, methods and constructors: names, kinds of value, bounds. Of tools this is what
-a declaration needs, and what goes with them in the type of the text that they write into.
+Options are those of types, methods and constructors: names, kinds of value, bounds.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from posterior_lm.lang import ast
-from posterior_lm.lang.check.fits import pattern
+from posterior_lm.lang.check.fits import pattern, tools_of_text
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import value, written
 from posterior_lm.lang.diagnostics import meant, nearest
-from posterior_lm.lang.signatures import TOOLS, USED_TOOL, VALUE_TYPES, Constructor, OptionType, value_type
+from posterior_lm.lang.signatures import VALUE_TYPES, OptionType, value_type
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Constant, Type, Value, joined
 from posterior_lm.lang.values import PlaceSpec
@@ -43,7 +42,7 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
         if known.takes == "items"
         else None,
         columns={
-            c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.columns
+            c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.fields
         },
     )
 
@@ -76,6 +75,10 @@ def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
         scope.error("PLM310", f"a latent cannot be a {name}", name_span(type_), "not a type of a latent",
                     help=f"latents are {', '.join(others)} or {last}")  # fmt: skip
         return False
+    if place != "latent" and known.takes in ("items", "fields"):
+        scope.error("PLM352", f"a {place} cannot be a {name}", name_span(type_), "not of what is given",
+                    help="take a text, or the rows of a table")  # fmt: skip
+        return False
     if place == "column" and name == "table":
         scope.error("PLM322", "a column cannot hold a table", name_span(type_), "a table in a table")
         return True
@@ -89,13 +92,15 @@ def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
 def _shape(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
     """The plain arguments of a type: none, one range, choices, or columns."""
     name, takes = type_.name, VALUE_TYPES[type_.name].takes
-    if type_.columns and takes != "columns":
+    if type_.columns and takes not in ("columns", "fields"):
         scope.error("PLM322", f"{name} has no columns", type_.columns[0].span, "not expected here",
                     help=_like(type_))  # fmt: skip
     if takes == "columns":
         _table(scope, type_)
     elif takes == "items":
-        _items(scope, type_, place)
+        _items(scope, type_)
+    elif takes == "fields":
+        _fields(scope, type_)
     elif takes == "choices":
         _choices(scope, type_)
     elif takes == "range":
@@ -119,7 +124,7 @@ def _table(scope: Scope, type_: ast.TypeExpr) -> None:
         scope.error("PLM322", "a table needs at least one column", type_.span, "no columns",
                     help=_like(type_))  # fmt: skip
     seen: dict[str, Span] = {}
-    for column in type_.columns:
+    for column in type_.fields:
         if column.name.id in seen:
             message = f"the column '{column.name.id}' is declared twice"
             scope.twice("PLM202", message, column.name.span, seen[column.name.id], "declared")
@@ -135,7 +140,7 @@ LISTED = 10_000
 """Values of an item that are looked at here; the rest is found where data are bound."""
 
 
-def _items(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
+def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     """The plain arguments of a list: what an item is, and how many there may be."""
     call, rest = (type_.args[0], type_.args[1:]) if type_.args else (None, ())
     if (
@@ -152,7 +157,7 @@ def _items(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
                     help=_like(type_))  # fmt: skip
         return
     item = ast.TypeExpr(call.function.id, call.args, call.options, span=call.span)
-    typed, known = check_type(scope, item, place=place)
+    typed, known = check_type(scope, item, place="latent")
     scope.findings.types[id(call)] = typed
     if item.name == "text":
         _ends_in_stop(scope, call)
@@ -180,6 +185,33 @@ def _ends_in_stop(scope: Scope, call: ast.Call) -> None:
     if "stop" not in given:
         scope.error("PLM322", "an item of a list ends in a stop", call.span, "no stop",
                     help='name one: text(tokens=1..12, stop="\\n")')  # fmt: skip
+
+
+def _fields(scope: Scope, type_: ast.TypeExpr) -> None:
+    """The fields of a record, and the known texts between them."""
+    seen: dict[str, Span] = {}
+    for part in type_.columns:
+        if not isinstance(part, ast.Column):
+            if not isinstance(value(scope, part).constant, str):
+                scope.error("PLM322", "between the fields of a record stands known text", part.span, "no text",
+                            help='write it as a string: record("name:", name: text(…))')  # fmt: skip
+            continue
+        name = part.name
+        if name.id in seen:
+            message = f"the field '{name.id}' is declared twice"
+            scope.twice("PLM202", message, name.span, seen[name.id], "declared")
+        seen.setdefault(name.id, name.span)
+        check_type(scope, part.type, place="latent")
+        if part.type.name in VALUE_TYPES and part.type.name not in ITEMS:
+            scope.error("PLM351", f"a field of a record cannot be a {part.type.name}", part.type.span, "not of a field",
+                        help=f"fields are {', '.join(VALUE_TYPES[one].form for one in ITEMS)}; write another latent for what else there is")  # fmt: skip
+    for arg in type_.args:
+        inner(scope, arg)
+        scope.error(
+            "PLM322", "a record takes fields with their types", arg.span, "not a field", help=_like(type_)
+        )
+    if not seen:
+        scope.error("PLM322", "a record needs at least one field", type_.span, "no fields", help=_like(type_))
 
 
 def _choices(scope: Scope, type_: ast.TypeExpr) -> None:
@@ -410,84 +442,3 @@ def _tools(scope: Scope, option: ast.Option) -> None:
             how = f'tool t = {item.id}(trigger="=")' if used else how
         scope.error("PLM309", f"{option.name} takes the name of a declared tool", item.span, shown,
                     help=f"declare one: {how}")  # fmt: skip
-
-
-# ---------------------------------------------------------------- tools
-
-_OTHER_LANGUAGES = ("grammar", "json", "canonical")
-"""Options of a text that look at all of its tokens as drawn ones."""
-
-
-def constructor_of(scope: Scope, call: ast.Call) -> Constructor | None:
-    """What a tool is made by: a built-in tool, or a function that `use` imports."""
-    name = call.function.id
-    binding = scope.get(name)
-    if binding is not None and binding.sort == "use":
-        scope.used.add(name)
-        return USED_TOOL
-    return TOOLS.get(name)
-
-
-def needs_trigger(scope: Scope, call: ast.Call, constructor: Constructor) -> None:
-    """PLM341 for a tool that nothing calls."""
-    wanted = constructor.options["trigger"]
-    if wanted.default is None and not any(o.name == "trigger" for o in call.options):
-        scope.error("PLM341", f"{call.function.id}(…) has no trigger, so nothing would call it", call.span,
-                    "no trigger", help='add the text that it writes after: trigger="="')  # fmt: skip
-
-
-def tools_of_text(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
-    """PLM342, PLM343 and PLM345: tools that do not go with each other or with the other options."""
-    given = {option.name: option for option in type_.options}
-    option = given.get("tools")
-    if option is None:
-        return
-    if place != "latent":
-        scope.error("PLM343", f"the text of a {place} is given, so no tool writes into it", option.span,
-                    "not of a latent", help="name the tools in the type of the latent that they write into")  # fmt: skip
-        return
-    for name in _OTHER_LANGUAGES:
-        other = given.get(name)
-        if other is not None and scope.written(other.value) is not False:
-            scope.error("PLM343", f"{name}= and tools= cannot stand together", option.span,
-                        "written by tools", secondary=[(other.span, "read as drawn")],
-                        help="pattern=, chars= and stop= go with tools")  # fmt: skip
-    triggers = _triggers(scope, option)
-    _clashes(scope, triggers)
-    stop, chars = (scope.written(given[name].value) if name in given else None for name in ("stop", "chars"))
-    for trigger, span in triggers:
-        if isinstance(stop, str) and stop and stop in trigger:
-            scope.error("PLM345", f"no text goes on after stop={stop!r}, which trigger={trigger!r} holds", span,
-                        "never called", secondary=[(given["stop"].span, "ends the text")],
-                        help="choose another stop or another trigger")  # fmt: skip
-        elif isinstance(chars, str) and (strange := [c for c in trigger if c not in chars]):
-            scope.error("PLM345", f"no text holds trigger={trigger!r}, since {strange[0]!r} is not among its chars",
-                        span, "never called", secondary=[(given["chars"].span, "the characters")],
-                        help="add the trigger's characters to chars=")  # fmt: skip
-
-
-def _triggers(scope: Scope, option: ast.Option) -> list[tuple[str, Span]]:
-    """The triggers of the tools that an option names, as far as they are known."""
-    items = option.value.items if isinstance(option.value, ast.ListExpr) else (option.value,)
-    found = []
-    for item in items:
-        declared = scope.tools.get(item.id) if isinstance(item, ast.Name) else None
-        if declared is None:
-            continue
-        constructor = constructor_of(scope, declared.tool)
-        given = next((o.value for o in declared.tool.options if o.name == "trigger"), None)
-        default = None if constructor is None else constructor.options["trigger"].default
-        trigger = default if given is None else scope.written(given)
-        if isinstance(trigger, str) and trigger:
-            found.append((trigger, item.span))
-    return found
-
-
-def _clashes(scope: Scope, triggers: list[tuple[str, Span]]) -> None:
-    for k, (trigger, span) in enumerate(triggers):
-        for other, first in triggers[:k]:
-            if trigger.endswith(other) or other.endswith(trigger):
-                scope.error("PLM342", f"two tools write after {max(trigger, other, key=len)!r}", span,
-                            f"writes after {trigger!r}", secondary=[(first, f"writes after {other!r}")],
-                            help="give them triggers of which none ends in another")  # fmt: skip
-                break

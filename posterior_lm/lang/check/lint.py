@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
+from attrs import evolve
+
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, nodes, statements
@@ -68,7 +70,9 @@ def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -
     """
     program = checked.module.program
     known = {p.name.id: p.default and checked.constant(p.default) for p in program.params} | dict(given or {})
-    latents = [s for s in statements(program.body) if isinstance(s, ast.Latent)]
+    latents = [
+        one for s in statements(program.body) if isinstance(s, ast.Latent) for one in _spelled_apart(s)
+    ]
     observed = [_segments(checked, s.value) for s in statements(program.body) if isinstance(s, ast.Observe)]
     lasts = [parts[-1] for parts in observed if parts]
     scored = {id(checked.declared(last)) for last in lasts if isinstance(last, ast.Name | ast.Field)}
@@ -101,6 +105,27 @@ def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -
                 "spelled without an end",
                 notes=["a number scores only its own digits, so the shorter one has the mass of both"],
                 help=_scored_end(checked, latent),
+            )
+
+
+def _fields(statement: ast.Statement) -> tuple[ast.Column | ast.Expr, ...]:
+    """The fields of a record that is drawn, and the known texts between them; of anything else nothing."""
+    match statement:
+        case ast.Latent(type=ast.TypeExpr(name="record", columns=parts)):
+            return parts
+    return ()
+
+
+def _spelled_apart(latent: ast.Latent) -> Iterator[ast.Latent]:
+    """A latent, or those fields of a record that no other one stands right behind."""
+    if not (parts := _fields(latent)):
+        yield latent
+    for part, behind in zip(parts, (*parts[1:], None), strict=False):
+        if isinstance(part, ast.Column) and not isinstance(behind, ast.Column):
+            named = latent.name if behind is None else part.name
+            field = f"{latent.name.id}.{part.name.id}"
+            yield ast.Latent(
+                evolve(named, id=latent.name.id if behind is None else field), part.type, latent.dist
             )
 
 
@@ -263,12 +288,22 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
 # than "is" followed by " true".
 
 
+Segment = ast.Expr | ast.Column
+"""A part of a text; a column is a field of a record."""
+
+
 def _boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
     """Where a latent or an observed text begins: a lone space before it, a word cut in two; each place once."""
     seen: set[tuple[str, Span]] = set()
     for statement in statements(checked.module.program.body):
-        scored: list[tuple[ast.Expr, ast.Expr]] = []
-        if isinstance(statement, (ast.Latent, ast.Guide)) and checked.dist(statement.dist).sort != "masked":
+        scored: list[tuple[Segment, ast.Expr]] = []
+        fields = _fields(statement)
+        meetings: list[tuple[Segment, Segment]] = [
+            (one, other) for one, other in pairwise(fields) if not isinstance(one, ast.Column)
+        ]
+        if isinstance(statement, ast.Latent) and fields:
+            scored += [(first, statement.dist) for first in fields[:1] if isinstance(first, ast.Column)]
+        elif isinstance(statement, (ast.Latent, ast.Guide)) and checked.dist(statement.dist).sort != "masked":
             scored.append((statement.name, statement.dist))
         elif isinstance(statement, ast.Observe):
             scored.append((statement.value, statement.dist))
@@ -276,21 +311,22 @@ def _boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
             if isinstance(node, ast.Call) and node.function.id == "log_prob" and len(node.args) == 2:
                 scored.append((node.args[0], node.args[1]))
         for value, dist in scored:
-            for before, after in _meetings(checked, value, dist):
-                for found in _pair(checked, before, after):
-                    if (place := (found.code, before.span)) not in seen:
-                        seen.add(place)
-                        yield found
+            meetings += _meetings(checked, value, dist)
+        for before, after in meetings:
+            for found in _pair(checked, before, after):
+                if (place := (found.code, before.span)) not in seen:
+                    seen.add(place)
+                    yield found
 
 
-def _meetings(checked: CheckedModule, value: ast.Expr, dist: ast.Expr) -> Iterator[tuple[ast.Expr, ast.Expr]]:
+def _meetings(checked: CheckedModule, value: Segment, dist: ast.Expr) -> Iterator[tuple[Segment, Segment]]:
     """Neighbours in the text of one score of which the second has tokens of its own."""
     for part in checked.dist(dist).leaves:
         if part.lm is not None:
             yield from _called(checked, value, part.lm)
 
 
-def _called(checked: CheckedModule, value: ast.Expr, call: ast.Call) -> Iterator[tuple[ast.Expr, ast.Expr]]:
+def _called(checked: CheckedModule, value: Segment, call: ast.Call) -> Iterator[tuple[Segment, Segment]]:
     model = checked.binding(call.function)
     if model is None or model.sort != "lm":
         return
@@ -304,9 +340,9 @@ def _called(checked: CheckedModule, value: ast.Expr, call: ast.Call) -> Iterator
         yield from ((context[-1], first) for first in _segments(checked, value)[:1])
 
 
-def _segments(checked: CheckedModule, expr: ast.Expr) -> list[ast.Expr]:
+def _segments(checked: CheckedModule, expr: Segment) -> list[Segment]:
     """The segments of an expression, lists and lets opened."""
-    out: list[ast.Expr] = []
+    out: list[Segment] = []
     stack, opened = [expr], 0
     while stack:
         item = stack.pop()
@@ -321,13 +357,14 @@ def _segments(checked: CheckedModule, expr: ast.Expr) -> list[ast.Expr]:
     return out
 
 
-def _pair(checked: CheckedModule, before: ast.Expr, after: ast.Expr) -> Iterator[Diagnostic]:
+def _pair(checked: CheckedModule, before: Segment, after: Segment) -> Iterator[Diagnostic]:
     if not isinstance(before, ast.Literal) or not isinstance(before.value, str) or not before.value:
         return
     if isinstance(after, ast.Literal) and not isinstance(after.value, str):
         return
     text = before.value
-    what = f"'{after.id}'" if isinstance(after, ast.Name) else "the scored text"
+    named = after.name if isinstance(after, ast.Column) else after
+    what = f"'{named.id}'" if isinstance(named, ast.Name) else "the scored text"
     if text[-1] in " \t":
         yield warning(
             "PLM901",
@@ -349,10 +386,10 @@ def _pair(checked: CheckedModule, before: ast.Expr, after: ast.Expr) -> Iterator
         )
 
 
-def _begins_a_word(checked: CheckedModule, after: ast.Expr) -> bool:
+def _begins_a_word(checked: CheckedModule, after: Segment) -> bool:
     if isinstance(after, ast.Literal):
         return str(after.value)[:1].isalnum()
-    type_ = checked.declared(after) if isinstance(after, ast.Name) else None
+    type_ = checked.declared(after) if isinstance(after, ast.Name) else _latent(checked, after)
     if type_ is None:
         return False
     if type_.known.kind == "int":
@@ -360,13 +397,15 @@ def _begins_a_word(checked: CheckedModule, after: ast.Expr) -> bool:
     return any(str(choice)[:1].isalnum() for choice in type_.choices)
 
 
-def _latent(checked: CheckedModule, expr: ast.Expr) -> Type | None:
-    """The type of a latent; None of anything else."""
+def _latent(checked: CheckedModule, expr: Segment) -> Type | None:
+    """The type of a latent or of a field of a record; None of anything else."""
+    if isinstance(expr, ast.Column):
+        return checked.type(expr.type)
     binding = checked.binding(expr)
     return binding.type if binding is not None and binding.sort == "latent" else None
 
 
-def _fix(checked: CheckedModule, after: ast.Expr, *, add: bool = False) -> str:
+def _fix(checked: CheckedModule, after: Segment, *, add: bool = False) -> str:
     drop = "" if add else "drop the space here and "
     if (latent := _latent(checked, after)) is not None:
         if "lead" in latent.known.options:

@@ -338,25 +338,26 @@ class Scope:
         binding = self.resolve(expr.row)
         if binding is None or binding.value.kind == "unknown":
             return UNKNOWN
-        if binding.sort != "row":
+        if not binding.has_fields:
             self.error(
                 "PLM305",
                 f"'{expr.row.id}' is {binding.value.shown} and has no columns",
                 expr.row.span,
-                "not a row of a plate",
+                "not a row of a plate, and no record",
                 secondary=[(binding.span, "declared here")],
             )
             return UNKNOWN
         if expr.column not in binding.columns:
             if not binding.columns:
                 return UNKNOWN
-            listed = f"its columns are {', '.join(binding.columns)}"
+            whole, part = ("record", "field") if binding.sort == "latent" else ("table", "column")
+            listed = f"its {part}s are {', '.join(binding.columns)}"
             self.error(
                 "PLM204",
-                f"the table has no column '{expr.column}'",
+                f"the {whole} has no {part} '{expr.column}'",
                 Span(expr.span.source, max(expr.span.start, expr.span.end - len(expr.column)), expr.span.end),
-                "not a column",
-                secondary=[(binding.span, "a row of the table")],
+                f"not a {part}",
+                secondary=[(binding.span, f"a {'row of the table' if part == 'column' else 'record'}")],
                 help=meant(expr.column, binding.columns, listed, "'"),
             )
             return UNKNOWN

@@ -13,8 +13,15 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, nodes
 from posterior_lm.lang.check import declared
-from posterior_lm.lang.check.declared import constructor_of, needs_trigger, options
-from posterior_lm.lang.check.fits import count, fits_type, fits_value, preference
+from posterior_lm.lang.check.declared import options
+from posterior_lm.lang.check.fits import (
+    constructor_of,
+    count,
+    fits_type,
+    fits_value,
+    needs_trigger,
+    preference,
+)
 from posterior_lm.lang.check.guides import Guided, is_masked, judge
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import distribution, exponent, scored, segments, truth, value, written
@@ -201,8 +208,8 @@ class Structure:
         found = distribution(scope, statement.dist)
         if built_in:
             scope.declare(binding)
-        if known and type_.name == "list":
-            self._list(statement, found)
+        if known and type_.known.takes in ("items", "fields"):
+            self._in_parts(statement, found)
         elif known:
             fits_type(scope, type_, found, f"'{name.id}'", drawn=True)
         if is_new and scope.get(name.id) is binding:
@@ -260,12 +267,12 @@ class Structure:
         if len(scope.found) == before:
             preference(scope, statement, dist)
 
-    def _list(self, statement: ast.Latent, found: Dist) -> None:
-        """A list is drawn item by item from one call of a language model, whose context is no conversation."""
+    def _in_parts(self, statement: ast.Latent, found: Dist) -> None:
+        """Items and fields are drawn one by one from one call of a language model, whose context is no conversation."""
         call = found.lm
         messages = call is not None and any(isinstance(arg, ast.Role) for arg in call.args)
         if found.sort != "unknown" and (found.sort != "lm" or found.parts or messages):
-            self.scope.error("PLM311", "a list comes from one call of a language model", statement.dist.span,
+            self.scope.error("PLM311", f"a {statement.type.name} comes from one call of a language model", statement.dist.span,
                              "a conversation" if messages else f"this is a {found.sort}",
                              help="write base(…), with a power or without; decide between models in a branch")  # fmt: skip
 

@@ -304,6 +304,11 @@ def _range(scope: Scope, expr: ast.Range) -> Value:
     return Value("unknown", depends)
 
 
+def _column(scope: Scope, expr: ast.Column) -> Value:
+    scope.error("PLM318", "a name with its type stands only in a type", expr.span, "not a value")
+    return UNKNOWN
+
+
 _OF: dict[type[ast.Node], Callable[[Scope, Any], Value]] = {
     ast.Literal: _literal,
     ast.Name: _name,
@@ -316,6 +321,7 @@ _OF: dict[type[ast.Node], Callable[[Scope, Any], Value]] = {
     ast.Binary: _binary,
     ast.IfExpr: _if,
     ast.Range: _range,
+    ast.Column: _column,
     ast.Role: lambda scope, expr: _role(scope, expr),
 }
 
