@@ -1,15 +1,17 @@
 """One policy for many programs of a family, beside each program's own policy and beside the prior, on programs it has not seen.
 
-    python -m benchmarks.many_programs --work DIR [--programs 8] [--held-out 8] [--steps 400] [--seed 0] [--out FILE]
+    python -m benchmarks.many_programs --work DIR [--programs 8] [--held-out 8] [--steps 400] [--own N] [--fresh N]
+        [--seed 0] [--out FILE]
 
 The programs are drawn by a generator over `tiny`: infilling, reverse, constrained, tempered and labels, in turn, with
 options, conditions and powers by chance (`program_of`). All rows come from the generator of the model's world. One
-policy is trained on the programs in so many steps together, then each program's own policy in its share of as many. The
-last lines are means:
+policy is trained on the programs in so many steps together, then each program's own policy (of the first `--own`) in its
+share of as many. With `--fresh N` a held-out program gets two policies more: one that begins with the model and has N steps,
+and one that begins with the shared policy and has half as many. The last lines are means:
 
 - of trained programs, the total variation of either policy to the exact posterior of a row that it was not trained on
   (`quality.distance`);
-- of held-out programs, ESS/N of the shared policy's draws, which was never shown them, and of the prior's.
+- of held-out programs, both of the shared policy, which was never shown them, of the prior, and of what `--fresh` adds.
 
 What is in the work folder is not done again, so a run that was ended goes on. The file has one JSON line for each program.
 """
@@ -20,9 +22,10 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from benchmarks.quality import DRAWS, distance, exact_listing
 from benchmarks.targets import Row
@@ -138,6 +141,8 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=8)
     parser.add_argument("--held-out", type=int, default=8)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--own", type=int)
+    parser.add_argument("--fresh", type=int)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/many_programs.jsonl"))
@@ -155,27 +160,38 @@ def main() -> None:
     shared = args.work / "shared"
     programs = {one.name: Asked(one.query.prepared, one.rows) for one in trained}
     fit_many(programs, shared, settings(args.steps), resume=True, say=print)
-    for one in trained:
-        own = args.work / one.name
-        if not (own / MANIFEST).exists() or (own / "checkpoints").exists():
-            fit(one.query.prepared, one.rows, own, settings(args.steps // len(trained)), resume=True)
-    lines = []
-    for one in (*trained, *unseen):
-        prior, both = measured(one, None, args.work), measured(one, shared, args.work)
-        line = {"program": one.name, "seen": one in trained, "prior": prior, "shared": both}
-        if one in trained:
-            line["own"] = measured(one, args.work / one.name, args.work)
+
+    def alone(one: Member, name: str, steps: int, **more: object) -> tuple[float, float]:
+        """Of a policy of this program alone, trained once for so many steps."""
+        folder = args.work / name
+        if not (folder / MANIFEST).exists() or (folder / "checkpoints").exists():
+            fit(one.query.prepared, one.rows, folder, evolve(settings(steps), **more), resume=True)
+        return measured(one, folder, args.work)
+
+    lines: list[dict[str, Any]] = []
+    for k, one in enumerate((*trained, *unseen)):
+        seen = k < len(trained)
+        line: dict[str, Any] = {"program": one.name, "seen": seen}
+        line["prior"], line["shared"] = (measured(one, at, args.work) for at in (None, shared))
+        if seen and (args.own is None or k < args.own):
+            line["own"] = alone(one, one.name, args.steps // len(trained))
+        if not seen and args.fresh:
+            line["fresh"] = alone(one, one.name, args.fresh)
+            line["from it"] = alone(one, f"{one.name}-from", args.fresh // 2, start=str(shared))
         print(json.dumps(line), flush=True)
-        lines.append({**line, "steps": args.steps, "programs": args.programs, "seed": args.seed})
-    args.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        lines.append(line)
+    facts = {"steps": args.steps, "programs": args.programs, "fresh": args.fresh, "seed": args.seed}
+    args.out.write_text("".join(json.dumps({**line, **facts}) + "\n" for line in lines), encoding="utf-8")
     for seen in (True, False):
+        some = [line for line in lines if line["seen"] == seen]
         for name, k in (("total variation", 0), ("ESS/N", 1)):
-            means = {
-                who: np.mean([line[who][k] for line in lines if line["seen"] == seen])  # type: ignore[index]
-                for who in (("prior", "shared", "own") if seen else ("prior", "shared"))
-            }
-            shown = ", ".join(f"{who} {mean:.3f}" for who, mean in means.items())
-            print(f"{'trained' if seen else 'held out'}: mean {name}: {shown}")
+            who = [
+                one
+                for one in ("prior", "shared", "own", "fresh", "from it")
+                if any(one in line for line in some)
+            ]
+            shown = (f"{one} {np.mean([line[one][k] for line in some if one in line]):.3f}" for one in who)
+            print(f"{'trained' if seen else 'held out'}: mean {name}: {', '.join(shown)}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from posterior_lm.train.guide import PolicyGuide, Reads
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
-LATER: Mapping[str, object] = {"templates": [], "threads": {}, "own_contexts": False, "programs": []}
+LATER: Mapping[str, object] = {"templates": [], "threads": {}, "own_contexts": False, "outlined": False, "programs": []}
 """What earlier manifests lack, as it is where there is nothing to state."""
 _LIBRARIES = {
     "posterior_lm": "posterior-lm",
@@ -78,6 +78,8 @@ class Manifest:
     threads: Mapping[str, Mapping[str, int]] = field(factory=dict)
     own_contexts: bool = False
     """Whether its guides read what `readings_of` calls own."""
+    outlined: bool = False
+    """Whether those of a policy for one program read its outline too, as the policy for many that it began from does."""
     programs: tuple[Manifest, ...] = ()
     """Of a policy for many programs the manifest of each; texts, fingerprints and rows above are then those of all together."""
     format: str = FORMAT
@@ -350,7 +352,7 @@ def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
 
 def reads_of(manifest: Manifest) -> Reads:
     """What the guides of a policy read."""
-    return "outline" if manifest.programs else "own" if manifest.own_contexts else "observed"
+    return "outline" if manifest.programs or manifest.outlined else "own" if manifest.own_contexts else "observed"
 
 
 def begun_from(folder: Path, model: LanguageModel) -> tuple[Adapter, Manifest]:

@@ -29,9 +29,9 @@ from posterior_lm.train.forecast import (
     planned,
     too_small,
 )
-from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.guide import PolicyGuide, Reads
 from posterior_lm.train.parallel import World
-from posterior_lm.train.policy import begun_from
+from posterior_lm.train.policy import begun_from, read_manifest, reads_of
 from posterior_lm.train.rows import Inputs, Rows, split
 from posterior_lm.train.settings import FitSettings, Resolved
 from posterior_lm.train.simulate import Simulator
@@ -161,7 +161,7 @@ def setting_up(
 
     One that is `shared` with other programs is theirs too, and stays on it.
     """
-    rows = Rows(inputs.program, inputs.data, "observed" if shared is None else shared.reads)
+    rows = Rows(inputs.program, inputs.data, _reads(settings) if shared is None else shared.reads)
     scope = settings.scope_of(len(rows))
     numbers, held_out = split(len(rows), settings.held_out if scope == "program" else 0, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
@@ -184,7 +184,8 @@ def setting_up(
     if sleeps and settings.listed != 0 and (scope == "program" or settings.listed):
         course.enter(LISTING)
         enumerated = _enumerated(rows, numbers, settings, course, world)
-    if scope == "rows" and enumerated is None and not entry.peer and shared is None and rows.told_apart():
+    observed = rows.reads == "observed"
+    if scope == "rows" and enumerated is None and not entry.peer and observed and rows.told_apart():
         rows.read_own()
     if enumerated is not None:
         held = f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior"
@@ -245,6 +246,12 @@ def adapter_of(model: LanguageModel, settings: FitSettings) -> tuple[Adapter, st
     adapter, before = begun_from(Path(settings.start), model)
     of = f"`{before.name}`, fingerprint {before.fingerprint[:12]}, of rank {adapter.config.r}"
     return adapter, f"it began from a policy of {of}"
+
+
+def _reads(settings: FitSettings) -> Reads:
+    """What guides read to begin with: what those of a policy for many programs read, where it begins from one."""
+    before = None if settings.start is None else reads_of(read_manifest(Path(settings.start)))
+    return "outline" if before == "outline" else "observed"
 
 
 def _alike(data: Sequence[Data], others: bool) -> list[str]:

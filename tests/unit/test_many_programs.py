@@ -75,7 +75,7 @@ def shares(folder: Path, text: str, x: int = 1) -> np.ndarray:
     try:
         target = query.prepared.bind({"x": x})
         values = {"n": [target.value("n", k) for k in range(4)]}
-        return np.exp(found.guide(target).log_prob(values))
+        return np.exp(PolicyGuide.of(target, found.adapter).log_prob(values))
     finally:
         found.adapter.close()
 
@@ -179,6 +179,18 @@ def test_a_budget_is_for_all_of_them_and_weights_are_taken_over(policy: Path, tm
     with pytest.raises(PlmError, match="PLM628") as caught:
         fitted(tmp_path / "none", budget=1e-3)
     assert caught.value.diagnostics[0].notes[-1] == "in the program `up`"
+
+
+def test_one_program_that_begins_from_it_reads_its_outline_too(policy: Path, tmp_path: Path) -> None:
+    """So its first draws are the shared policy's; what it reads is stored, and its own certificate."""
+    short = {**SMALL, "steps": 1, "learning_rate": 1e-9, "certify_draws": 10, "start": str(policy)}
+    loads(DOWN).fit(ROWS, tmp_path / "q", **short)
+    made = read_manifest(tmp_path / "q")
+    assert made.outlined and not made.programs and made.checked is not None
+    assert type(made).from_json(made.to_json()) == made
+    np.testing.assert_allclose(shares(tmp_path / "q", DOWN), shares(policy, DOWN), atol=1e-4)
+    with pytest.raises(DataError, match="PLM625"):
+        load_policy(tmp_path / "q", loads(EVEN).prepared)
 
 
 # ------------------------------------------------------------------------------- what is refused
