@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from posterior_lm.graph.named_files import tools_of
-from posterior_lm.graph.nodes import MARK, WHEN, Apply, Latent, LmScore, Mix, Pool, Power, Previous, Sum
+from posterior_lm.graph.nodes import (
+    MARK,
+    WHEN,
+    Apply,
+    Carried,
+    Latent,
+    LmScore,
+    Mix,
+    Pool,
+    Power,
+    Previous,
+    Running,
+    Sum,
+)
 from posterior_lm.lang import ast
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, Type
@@ -272,6 +285,23 @@ def item_at(lowering: Lowering, places: Places, call: ast.Call) -> int:
 
 
 # ---------------------------------------------------------------- rows of plates that have ended
+
+
+def let(lowering: Lowering, name: ast.Name, expr: ast.Expr) -> int:
+    """The value of a let; where it reads itself in the row before of a table, that is what is carried there."""
+    mine, checked = lowering.bound(name), lowering.checked
+    rows = [
+        row
+        for call in ast.nodes(expr)
+        if isinstance(call, ast.Call) and call.function.id == "previous"
+        if any(isinstance(n, ast.Name) and checked.binding(n) is mine for n in ast.nodes(call.args[0]))
+        for row in checked.pooled(call)
+    ]
+    if not rows or rows[0] in lowering.items:
+        return lowering.value(expr)
+    number = len(lowering.build.nodes)
+    lowering.name(name, lowering.build.add(Carried(number=number, plates=lowering.around, span=name.span)))
+    return lowering.build.add(Running(number=number, inputs=(lowering.value(expr),), span=expr.span))
 
 
 def previous(lowering: Lowering, call: ast.Call, *, listed: bool) -> int:

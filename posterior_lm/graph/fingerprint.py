@@ -14,7 +14,18 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from posterior_lm.graph.nodes import Apply, ChoiceScore, Latent, LmScore, Node, PlateSum, Pool, RowField
+from posterior_lm.graph.nodes import (
+    Apply,
+    Carried,
+    ChoiceScore,
+    Latent,
+    LmScore,
+    Node,
+    PlateSum,
+    Pool,
+    RowField,
+    Running,
+)
 from posterior_lm.tools import ToolSpec
 
 if TYPE_CHECKING:
@@ -28,6 +39,7 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
     number: dict[int, int] = {}
     lms: dict[str, int] = {}
     plates: dict[int, int] = {}
+    running: dict[int, int] = {}
     rows: list[list[object]] = []
     specs = {lm.alias: lm for lm in graph.lms}
 
@@ -51,6 +63,8 @@ def canonical(graph: RewardGraph) -> list[list[object]]:
                 return [alias(node.lm), list(node.choices), node.lead, node.powered]
             case RowField():
                 return [plates.setdefault(node.plate, len(plates)), node.column]
+            case Running(number=own) | Carried(number=own):
+                return [running.setdefault(own, len(running))]
             case Pool():
                 return [plates.setdefault(node.plate, len(plates)), node.op]
             case Apply(op=op, tool=ToolSpec() as tool):

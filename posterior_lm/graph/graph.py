@@ -19,6 +19,7 @@ from posterior_lm.graph.fingerprint import fingerprint
 from posterior_lm.graph.nodes import (
     NODE_KINDS,
     Apply,
+    Carried,
     ChoiceScore,
     Constant,
     DistScore,
@@ -34,6 +35,7 @@ from posterior_lm.graph.nodes import (
     Previous,
     Role,
     RowField,
+    Running,
     Segments,
     Sum,
     Test,
@@ -291,9 +293,10 @@ class GraphBuilder:
 
 # ------------------------------------------------------------- what a legal graph looks like
 
-VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Previous, Apply)
+OF_ROWS = (Pool, Previous, Running, Carried)
+VALUES = (Input, Constant, Marker, Role, RowField, Latent, Segments, *OF_ROWS, Apply)
 LOGS = (LmScore, ChoiceScore, DistScore, Test, Power, Mix, PlateSum, Sum)
-TERMS = (*LOGS, Pool, Previous, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
+TERMS = (*LOGS, *OF_ROWS, Apply, Constant, Input, RowField, Latent)  # a `factor` may be any number
 
 SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     # kind -> the kinds its inputs may have; None stands for "any value or log", last one repeats
@@ -303,9 +306,11 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     Role: (),
     RowField: (),
     Latent: (VALUES,),
-    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, Pool, Previous, Segments),),
+    Segments: ((Constant, Input, RowField, Latent, Marker, Role, Apply, *OF_ROWS, Segments),),
     Pool: ((Input,), None),
     Previous: (None,),
+    Running: (None,),
+    Carried: (),
     Apply: (None,),
     LmScore: ((Segments,), (Segments,)),
     ChoiceScore: ((Segments,), VALUES),
@@ -318,7 +323,7 @@ SHAPES: dict[type[Node], tuple[tuple[type[Node], ...] | None, ...]] = {
     Total: (TERMS,),
 }
 
-FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, Mix: 3, PlateSum: 2, Previous: 2}
+FIXED_ARITY = {LmScore: 2, Test: 1, Power: 2, Mix: 3, PlateSum: 2, Previous: 2, Running: 1}
 
 
 def verify(graph: RewardGraph) -> RewardGraph:

@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 from posterior_lm.graph.graph import GraphBuilder, RewardGraph
 from posterior_lm.graph.nodes import (
     Apply,
+    Carried,
     Constant,
     Input,
     Latent,
@@ -23,6 +24,7 @@ from posterior_lm.graph.nodes import (
     Pool,
     Previous,
     RowField,
+    Running,
     Segments,
     Sum,
 )
@@ -40,10 +42,13 @@ class _Grounding:
     plates_of: dict[int, frozenset[int]] = field(factory=dict)
     tables: dict[int, Sequence[Row]] = field(factory=dict)  # plate -> its rows
     homes: dict[str, tuple[str, Env]] = field(factory=dict)  # ground name -> (name, rows)
+    running: dict[int, int] = field(factory=dict)  # number of a running value -> its node
 
     def run(self) -> RewardGraph:
         for i in self.graph.order():
             self.plates_of[i] = self._plates(self.graph[i])
+            if isinstance(node := self.graph[i], Running):
+                self.running[node.number] = i
         total = self.place(self.graph.total, {})
         guides = {}
         for ground, (name, env) in self.homes.items():
@@ -60,7 +65,7 @@ class _Grounding:
         match node:
             case RowField(plate=plate) | Previous(plate=plate):
                 return inside | {plate}
-            case Latent(plates=plates):
+            case Latent(plates=plates) | Carried(plates=plates):
                 return inside | set(plates)
             case PlateSum(plate=plate) | Pool(plate=plate):
                 return inside - {plate}
@@ -75,6 +80,10 @@ class _Grounding:
                 self.memo[i, rows] = self.pool(node, env)
             elif isinstance(node, Previous):
                 self.memo[i, rows] = self.previous(node, env)
+            elif isinstance(node, Running):
+                self.memo[i, rows] = self.place(node.inputs[0], env)
+            elif isinstance(node, Carried):
+                self.memo[i, rows] = self.place(self.running[node.number], env)
             elif isinstance(node, Segments):  # which stay flat where rows are joined in one
                 inputs = [self.place(j, env) for j in node.inputs]
                 self.memo[i, rows] = self.build.segments(inputs, node.span)

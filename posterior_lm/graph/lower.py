@@ -188,7 +188,7 @@ class Lowering:
                 other = self.build.add(Apply(op="unary not", inputs=(self.test,), span=statement.span))
                 blocks.branch(self, other, body)
             case ast.Let(name=name, value=value):
-                self.name(name, self.value(value))
+                self.name(name, blocks.let(self, name, value))
             case ast.Guide(name=name, dist=dist):
                 self.guide(name, dist, statement)
             case ast.Infer(method=method):

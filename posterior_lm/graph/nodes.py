@@ -160,6 +160,25 @@ class Previous(Node):
 
 
 @frozen(kw_only=True)
+class Running(Node):
+    """A value that reads itself, as `Carried`, in the row before. Input (value,)."""
+
+    KIND = "running"
+    DETAIL = "{0.number}"
+    number: int
+
+
+@frozen(kw_only=True)
+class Carried(Node):
+    """What a running value is in the current row of these plates; it has no inputs, as a graph has no circles."""
+
+    KIND = "carried"
+    DETAIL = "{0.number}"
+    number: int
+    plates: tuple[int, ...]
+
+
+@frozen(kw_only=True)
 class Apply(Node):
     """A function or operator on values."""
 
@@ -296,6 +315,6 @@ class Total(Node):
 
 
 NODE_KINDS: tuple[type[Node], ...] = (
-    Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Previous, Apply,
+    Input, Constant, Marker, Role, RowField, Latent, Segments, Pool, Previous, Running, Carried, Apply,
     LmScore, ChoiceScore, DistScore, Test, Power, Mix, PlateSum, Sum, Total,
 )  # fmt: skip

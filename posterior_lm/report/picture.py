@@ -12,6 +12,7 @@ from attrs import frozen
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import (
     Apply,
+    Carried,
     ChoiceScore,
     Constant,
     DistScore,
@@ -27,6 +28,7 @@ from posterior_lm.graph.nodes import (
     Previous,
     Role,
     RowField,
+    Running,
     Segments,
     Sum,
     Test,
@@ -228,6 +230,10 @@ def spelled(graph: RewardGraph, i: int) -> str:
             return f"{inside[1]} where {inside[0]}"
         case Previous():
             return f"previous({', '.join(inside)})"
+        case Running():
+            return inside[0]
+        case Carried():
+            return "itself"
         case Mix():
             return f"log mix({', '.join(inside)})"
         case Sum():

@@ -35,7 +35,13 @@ from posterior_lm.train.guide import PolicyGuide, Reads
 
 FORMAT = "plm-policy-1"
 MANIFEST = "manifest.json"
-LATER: Mapping[str, object] = {"templates": [], "threads": {}, "own_contexts": False, "outlined": False, "programs": []}
+LATER: Mapping[str, object] = {
+    "templates": [],
+    "threads": {},
+    "own_contexts": False,
+    "outlined": False,
+    "programs": [],
+}
 """What earlier manifests lack, as it is where there is nothing to state."""
 _LIBRARIES = {
     "posterior_lm": "posterior-lm",
@@ -352,7 +358,13 @@ def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
 
 def reads_of(manifest: Manifest) -> Reads:
     """What the guides of a policy read."""
-    return "outline" if manifest.programs or manifest.outlined else "own" if manifest.own_contexts else "observed"
+    return (
+        "outline"
+        if manifest.programs or manifest.outlined
+        else "own"
+        if manifest.own_contexts
+        else "observed"
+    )
 
 
 def begun_from(folder: Path, model: LanguageModel) -> tuple[Adapter, Manifest]:

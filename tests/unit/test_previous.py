@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,18 @@ LATER = """plate r in rows {
              if moved { latent z: one_of("a", "b") ~ a1(r.t) observe previous(r.t, "ab") ~ b1(z) }
              condition n == 1 or previous(n, 1) == 1
            }"""
-BODIES = {"hidden": HIDDEN, "texts": TEXTS, "later": LATER}
+RUNS = """plate r in rows {
+            latent n: int(0..1) ~ binomial(1, 0.7)
+            let left = previous(left, 2) - (if n == 1 then chars(r.t) else 0)
+            let said = [previous(said, ["b"]), r.t]
+            plate s in rows {
+              let twice = 2 * previous(twice, left) - n
+              factor 0.05 * twice
+            }
+            observe r.t ~ a1(said)
+            condition left + n > 0
+          }"""
+BODIES = {"hidden": HIDDEN, "texts": TEXTS, "later": LATER, "runs": RUNS}
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -68,9 +81,37 @@ def test_it_reads_the_row_before_and_nothing_of_one_row() -> None:
     assert answer(HIDDEN, **one)[1] == pytest.approx(answer(spelled.split("latent l")[0])[1], abs=1e-12)
     rows = "rows: table(t: text)"
     assert fingerprint(source(HIDDEN, rows)) == fingerprint(source(HIDDEN.replace("k", "state"), rows))
+    assert fingerprint(source(RUNS, rows)) == fingerprint(source(RUNS.replace("left", "rest"), rows))
+    assert fingerprint(source(RUNS, rows)) != fingerprint(
+        source(RUNS.replace("(left, 2)", "(left, 3)"), rows)
+    )
     assert fingerprint(source(HIDDEN, rows)) != fingerprint(
         source(HIDDEN.replace('previous(k, "a")', 'previous(k, "b")'), rows)
     )
+
+
+def test_a_running_value_is_pooled_behind_its_plate() -> None:
+    """A list of all choices, added up by hand; nothing is carried into a first row or out of no rows."""
+    text = """program p(rows: table(gain: int)) {
+      plate r in rows {
+        latent kept: int(0..1) ~ categorical([0.3, 0.7])
+        let total = previous(total, 1) + (if kept == 1 then r.gain else 0 - 1)
+        condition total >= 0
+      }
+      factor 0.1 * sum(total) - 0.5 * last(total, 4)
+    }"""
+    gains = (1, 2, 0)
+    found = 0.0
+    for kept in itertools.product((0, 1), repeat=3):
+        steps = [gain if k else -1 for k, gain in zip(kept, gains, strict=True)]
+        totals = list(itertools.accumulate(steps, initial=1))[1:]
+        if min(totals) >= 0:
+            prior = 0.7 ** sum(kept) * 0.3 ** (3 - sum(kept))
+            found += prior * np.exp(0.1 * sum(totals) - 0.5 * totals[-1])
+    query = plm.loads(text)
+    posterior = query.given(rows=[{"gain": gain} for gain in gains]).draw()
+    assert posterior.log_evidence == pytest.approx(np.log(found), abs=1e-12)
+    assert query.given(rows=[]).draw().log_evidence == pytest.approx(-2.0)
 
 
 def test_questions_over_draws_may_read_the_row_before() -> None:

@@ -217,7 +217,7 @@ class Structure:
             self.spellers[name.id] = found.model
 
     def _let(self, statement: ast.Let) -> None:
-        """A name for an expression; in a plate over a list it may read what it was at the item before."""
+        """A name for an expression; in a plate it may read what it was in the row before."""
         scope, name, expr = self.scope, statement.name, statement.value
         running = [call for call in nodes(expr) if isinstance(call, ast.Call) and call.function.id == "previous"
                    and len(call.args) == 2 and any(used.id == name.id for used in names(call.args[0]))]  # fmt: skip
@@ -226,10 +226,6 @@ class Structure:
             found = evolve(value(scope, expr), written=False)
             scope.declare(Binding(name, "let", found, definition=expr, block=self._block))
             return
-        if row.type is None or row.type.name == "table":
-            scope.error("PLM417", f"'{name.id}' reads what it was in the row before, and its rows are those of a table",
-                        running[0].span, "what it was itself",
-                        help="a let over the items of a list can; over a table, read a latent or a column of the row before")  # fmt: skip
         known = [scope.get(used.id) for used in names(expr) if used.id != name.id]
         depends = joined(*(one.read for one in known if one is not None))
         first = evolve(value(scope, running[0].args[1]), constant=None, written=False)
