@@ -8,9 +8,8 @@ plates are columns of tables, one table for those of equally many rows, which st
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import attrs
 from attrs import evolve
 
 from posterior_lm.graph import lower
@@ -37,9 +36,11 @@ def evaluate(
     `types` has the declared type of each latent, `models` the aliases of the program's. Raises CompileError for
     an expression that is wrong, InferenceError PLM540 for one that asks a model.
     """
-    value = _by_name(parse_fragment(Source("<expression>", text), "expression"), types)
+    parsed = parse_fragment(Source("<expression>", text), "expression")
+    value = ast.changed(parsed, lambda node: _by_name(node, types))
+    lists = _lists(value, types, values)
+    value = ast.changed(value, lambda node: _as_whole(node, lists))
     statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
-    lists = _lists(value, types)
     kinds = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
     kinds = {name: kind for name, kind in kinds.items() if name not in lists}
     places = {name: each for name, each in _rows_of(types).items() if name not in lists}
@@ -47,7 +48,7 @@ def evaluate(
     for name, each in places.items():
         tables.setdefault(len(each), []).append(name)
     params = [ast.Param(ast.Name(name), ast.TypeExpr(kinds[name])) for name in kinds if name not in places]
-    plates = []
+    plates: list[ast.Statement] = []
     for n, columns in tables.items():
         table, row = (f"{what}_of_{n}_{'_'.join(kinds)}" for what in ("rows", "row"))  # nobody's names
         typed = tuple(ast.Column(ast.Name(name), ast.TypeExpr(kinds[name])) for name in columns)
@@ -56,11 +57,11 @@ def evaluate(
         plates.append(ast.Plate(ast.Name(row), ast.Name(table), body))
     declared = tuple(ast.LmDecl(ast.Name(alias), ast.Literal("tiny")) for alias in models)
     # A list is what it was, so that its places are read as they were drawn; nobody asks the model.
-    latents = (
-        ast.Latent(ast.Name(name), declared_list, ast.Call(ast.Name(next(iter(models)))))
-        for name, declared_list in lists.items()
-    )
-    program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, *latents, statement))
+    for name, declared_list in lists.items():
+        whole, row = ast.Name(_WHOLE + name), ast.Name(f"item_of_{name}")
+        plates.append(ast.Latent(whole, declared_list, ast.Call(ast.Name(next(iter(models))))))
+        plates.append(ast.Plate(row, whole, (ast.Let(ast.Name(name), row),)))
+    program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, statement))
     checked = check(ast.Module(declared, program, span=NOWHERE))
     if checked.errors:
         raise CompileError([_of_an_expression(d, types) for d in checked.errors])
@@ -82,33 +83,47 @@ def evaluate(
     return [float(x) for x in evaluator.node(root, {**values, **drawn}, count(values))]  # type: ignore[arg-type]
 
 
-def _by_name(value: Any, types: Mapping[str, str]) -> Any:
-    """The expression with the latent's name in place of each field of a record."""
-    match value:
-        case ast.Field(row=row, column=column):
-            name = f"{row.id}.{column}"
-            known = any(one.split("[", 1)[0] == name for one in types)
-            return ast.Name(name, span=value.span) if known else value
-        case ast.Node():
-            fields = (f.name for f in attrs.fields(type(value)) if f.name != "span")
-            return evolve(value, **{name: _by_name(getattr(value, name), types) for name in fields})
-        case tuple():
-            return tuple(_by_name(one, types) for one in value)
-    return value
+def _by_name(node: ast.Node, types: Mapping[str, str]) -> ast.Node:
+    """The latent's name in place of the field of a record."""
+    if isinstance(node, ast.Field):
+        name = f"{node.row.id}.{node.column}"
+        if any(one.split("[", 1)[0] == name for one in types):
+            return ast.Name(name, span=node.span)
+    return node
 
 
-def _lists(value: ast.Expr, types: Mapping[str, str]) -> dict[str, ast.TypeExpr]:
-    """The types of those latents that an expression asks for the length of, or for an item."""
+_WHOLE = "whole_"
+"""Before the name of a list that `len` or `item` reads; by itself the name is one of its items."""
+
+
+def _lists(value: ast.Expr, types: Mapping[str, str], values: Values) -> dict[str, ast.TypeExpr]:
+    """The types of those latents that are lists: asked for their length or an item, or with an end in some draw."""
     found: dict[str, ast.TypeExpr] = {}
-    for call in ast.nodes(value):
-        if isinstance(call, ast.Call) and call.function.id in ("len", "item") and call.args:
-            name = call.args[0].id if isinstance(call.args[0], ast.Name) else ""
-            places = [one for one in types if one.split("[", 1)[0] == name and one.count("[") == 1]
-            if places:
-                number = value_type(types[places[0]]).kind == "int"
-                item = "int(0..1)" if number else 'text(tokens=1..1, stop=".")'
-                found[name] = parse_fragment(f'list({item}, 0..{len(places)}, end=".")', "type")
+    asked = {call.args[0].id for call in ast.nodes(value) if _of_a_list(call)}  # type: ignore[attr-defined]
+    for name in {used.id for used in ast.names(value)} & {one.split("[", 1)[0] for one in types}:
+        places = [one for one in types if one.split("[", 1)[0] == name and "[" in one]
+        top = sum(one.count("[") == 1 for one in places)  # none is where each row of a plate has its own
+        ends = name in asked or any(v.datum is None and v.ids for one in places for v in values[one])
+        if top and ends:
+            depth = max(one.count("[") for one in places)
+            number = value_type(types[places[0]]).kind == "int"
+            item = "int(0..1)" if number else 'text(tokens=1..1, stop=".")'
+            found[name] = parse_fragment(f'list({item}, 0..{top}, depth={depth}, end=".")', "type")
     return found
+
+
+def _of_a_list(node: ast.Node) -> bool:
+    asks = isinstance(node, ast.Call) and node.function.id in ("len", "item") and bool(node.args)
+    return asks and isinstance(node.args[0], ast.Name)  # type: ignore[attr-defined]
+
+
+def _as_whole(node: ast.Node, lists: Mapping[str, ast.TypeExpr]) -> ast.Node:
+    """What `len` and `item` read of these lists is the list as a whole."""
+    if isinstance(node, ast.Call) and _of_a_list(node):
+        first, *rest = node.args
+        if isinstance(first, ast.Name) and first.id in lists:
+            return evolve(node, args=(evolve(first, id=_WHOLE + first.id), *rest))
+    return node
 
 
 def _rows_of(names: Iterable[str]) -> dict[str, list[str]]:
@@ -132,10 +147,12 @@ def refuse_nan(text: str, found: Iterable[float]) -> None:
 
 
 def _of_draws(node: Node, kinds: Mapping[str, str]) -> Node:
-    """A latent in place of the parameter or the column that stands for it."""
+    """A latent in place of the parameter or the column that stands for it; a list's have their own names again."""
     match node:
         case Input(name=name) if name in kinds:
             return Latent(name=name, type=kinds[name], span=node.span)
+        case Latent(name=name):
+            return evolve(node, name=name.removeprefix(_WHOLE))
         case RowField(plate=plate, column=name):
             return Latent(name=name, type=kinds[name], plates=(plate,), span=node.span)
     return node

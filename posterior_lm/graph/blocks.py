@@ -29,6 +29,7 @@ from posterior_lm.graph.nodes import (
     Sum,
 )
 from posterior_lm.lang import ast
+from posterior_lm.lang.signatures import BEFORE
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, Type
 
@@ -42,10 +43,20 @@ Meant = Binding | tuple[Binding, str]
 
 @frozen
 class Places:
-    """The nodes of a list: a latent for each place, and whether it holds an item; None where it certainly does."""
+    """The nodes of a list: a latent for each place, and whether it holds an item; None where it certainly does.
+
+    In a list of some depth the places of what is below an item follow it; `paths` says which item of which it is.
+    """
 
     latents: tuple[int, ...]
     holds: tuple[int | None, ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    def beside(self, place: int, function: str) -> int | None:
+        """Which place is `previous` in the same list, or the `parent`; None where there is none."""
+        *above, k = self.paths[place]
+        path = (*above, k - 1) if function == "previous" else tuple(above)
+        return self.paths.index(path) if path in self.paths else None
 
 
 # ---------------------------------------------------------------- branches
@@ -157,8 +168,9 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     if "low" in options:
         lowering.bounds[item] = inputs[options.index("low")], inputs[options.index("high")]
     low, high = type_.places
+    depth = int(type_.options.get("depth") or 1)  # type: ignore[arg-type]
 
-    def scored(before: list[int], value: int, *, bare: bool) -> int:
+    def scored(value: int, *, bare: bool) -> None:
         text = build.segments([value], call.span)
         node = build.add(
             LmScore(
@@ -170,45 +182,53 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
         )
         for exponent in exponents:
             node = build.add(Power(inputs=(lowering.value(exponent), node), span=statement.dist.span))
-        return where_taken(lowering, node)
+        terms.append(where_taken(lowering, node))
 
-    latents: list[int] = []
-    holds: list[int | None] = []
-    terms: list[int] = []
-    for k in range(high):
-        with _where(lowering, holds[-1] if holds else None):
-            taken = taken_here(lowering)
-            when = () if taken is None else ((WHEN, taken),)
-            mine = (
-                *zip(options, inputs, strict=True),
-                (MARK, mark),
-                ("may_end", build.constant(k >= low)),
-                *when,
-            )
-            node = build.add(
-                Latent(
-                    name=lowering.placed(name.id) + f"[{k}]",
-                    type=item.name,
-                    options=tuple(option for option, _ in mine),
-                    inputs=tuple(value for _, value in mine),
-                    choices=item.choices,
-                    lm=lm,
-                    plates=lowering.around,
-                    tools=tools_of(item.at, lowering.tools),
-                    spans=(("type", item.span), *((o.name, o.value.span) for o in item.at.options)),
-                    span=name.span,
+    def items(above: tuple[int, ...], there: int | None) -> None:
+        """A list below the item at `above`, where that is `there`, None: certainly; each item is followed by its own list."""
+        for k in range(high):
+            path = (*above, k)
+            with _where(lowering, there):
+                taken = taken_here(lowering)
+                when = () if taken is None else ((WHEN, taken),)
+                mine = (
+                    *zip(options, inputs, strict=True),
+                    (MARK, mark),
+                    ("may_end", build.constant(k >= low)),
+                    *when,
                 )
-            )
-            terms.append(scored(latents, node, bare=True))
-        latents.append(node)
-        holds.append(None if k < low else build.add(Apply(op="holds", inputs=(node,), span=name.span)))
-    full = holds[-1]
-    with _where(lowering, full):
-        terms.append(scored(latents, mark, bare=False))
-    if full is not None:
-        mark = build.add(Apply(op="if", inputs=(full, mark, build.constant("")), span=name.span))
-    lowering.name(name, build.segments([*latents, mark], name.span))
-    lowering.lists[lowering.bound(name)] = Places(tuple(latents), tuple(holds))
+                node = build.add(
+                    Latent(
+                        name=lowering.placed(name.id) + "".join(f"[{one}]" for one in path),
+                        type=item.name,
+                        options=tuple(option for option, _ in mine),
+                        inputs=tuple(value for _, value in mine),
+                        choices=item.choices,
+                        lm=lm,
+                        plates=lowering.around,
+                        tools=tools_of(item.at, lowering.tools),
+                        spans=(("type", item.span), *((o.name, o.value.span) for o in item.at.options)),
+                        span=name.span,
+                    )
+                )
+                scored(node, bare=True)
+            before.append(node)
+            if k >= low:
+                there = build.add(Apply(op="holds", inputs=(node,), span=name.span))
+            places[path] = node, there
+            if len(path) < depth:
+                items(path, there)
+        with _where(lowering, there):
+            scored(mark, bare=False)
+        end = (there, mark, build.constant(""))
+        before.append(mark if there is None else build.add(Apply(op="if", inputs=end, span=name.span)))
+
+    before: list[int] = []
+    places: dict[tuple[int, ...], tuple[int, int | None]] = {}
+    terms: list[int] = []
+    items((), None)
+    lowering.name(name, build.segments(before, name.span))
+    lowering.lists[lowering.bound(name)] = Places(*zip(*places.values(), strict=True), tuple(places))
     lowering.term(
         "latent", name.id, build.add(Sum(inputs=tuple(terms), span=statement.span)), statement, whole=True
     )
@@ -217,6 +237,7 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
 def over_list(lowering: Lowering, statement: ast.Plate, places: Places) -> None:
     """`plate item in list { … }`: what stands inside for every place that holds an item, a term for each statement."""
     row = lowering.bound(statement.row)
+    lowering.lists[row] = places
     outside, columns = (lowering.terms, lowering.infos), []
     lowering.items[row] = mine = []
     for k, (latent, holds) in enumerate(zip(places.latents, places.holds, strict=True)):
@@ -275,7 +296,8 @@ def item_at(lowering: Lowering, places: Places, call: ast.Call) -> int:
     """The item at a place, as its tokens where it certainly is there; else its text, or number, where it is."""
     build, k = lowering.build, lowering.checked.constant(call.args[1])
     assert isinstance(k, int)
-    latent, holds = places.latents[k], places.holds[k]
+    place = places.paths.index((k,))
+    latent, holds = places.latents[place], places.holds[place]
     if holds is None:
         return latent
     none = build.constant("")
@@ -293,7 +315,7 @@ def let(lowering: Lowering, name: ast.Name, expr: ast.Expr) -> int:
     rows = [
         row
         for call in ast.nodes(expr)
-        if isinstance(call, ast.Call) and call.function.id == "previous"
+        if isinstance(call, ast.Call) and call.function.id in BEFORE
         if any(isinstance(n, ast.Name) and checked.binding(n) is mine for n in ast.nodes(call.args[0]))
         for row in checked.pooled(call)
     ]
@@ -305,15 +327,16 @@ def let(lowering: Lowering, name: ast.Name, expr: ast.Expr) -> int:
 
 
 def previous(lowering: Lowering, call: ast.Call, *, listed: bool) -> int:
-    """What a value is in the row before of a plate, or at the place before of a list."""
+    """What a value is in the row before of a plate, at the place before of a list, or at the item above."""
     (row,) = lowering.checked.pooled(call)
     value, first = call.args
     if row not in lowering.items:
         both = lowering.value(value, listed=listed), lowering.value(first, listed=listed)
         return lowering.build.add(Previous(plate=lowering.plates[row], inputs=both, span=call.span))
-    if not lowering.items[row]:
+    place = lowering.lists[row].beside(len(lowering.items[row]), call.function.id)
+    if place is None:
         return lowering.value(first, listed=listed)
-    with _at(lowering, lowering.items[row][-1]):
+    with _at(lowering, lowering.items[row][place]):
         return lowering.value(value, listed=listed)
 
 

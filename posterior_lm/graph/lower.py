@@ -46,7 +46,7 @@ from posterior_lm.graph.nodes import (
 from posterior_lm.lang import ast
 from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.diagnostics import InternalError, shortened
-from posterior_lm.lang.signatures import FUNCTIONS
+from posterior_lm.lang.signatures import BEFORE, FUNCTIONS
 from posterior_lm.lang.typed import Binding, CheckedModule, Type
 from posterior_lm.tools import ToolSpec
 
@@ -452,7 +452,7 @@ class Lowering:
                     made = blocks.length if function.id == "len" else blocks.item_at
                     assert isinstance(args[0], ast.Name)
                     return made(self, self.lists[self.bound(args[0])], expr)
-                if function.id == "previous" and function.id not in self.uses:
+                if function.id in BEFORE and function.id not in self.uses:
                     return blocks.previous(self, expr, listed=listed)
                 if known is not None and known.pools and function.id not in self.uses:
                     return blocks.pooled(self, expr, known.name, known.pools, listed=listed)

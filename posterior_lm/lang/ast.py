@@ -7,8 +7,9 @@ law. Nothing here knows what a name refers to; `check` finds that out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import attrs
 from attrs import field, frozen
@@ -322,6 +323,16 @@ def nodes(root: object) -> Iterator[Node]:
             stack += [getattr(item, name) for name in _fields(type(item))]  # type: ignore[arg-type]
         elif isinstance(item, tuple):
             stack += item[::-1]
+
+
+def changed(part: Any, change: Callable[[Node], Node]) -> Any:
+    """The same tree with what `change` makes of each node, the parts of a node first."""
+    if isinstance(part, tuple):
+        return tuple(changed(one, change) for one in part)
+    if not isinstance(part, Node):
+        return part
+    made = {name: changed(getattr(part, name), change) for name in _fields(type(part))}
+    return change(attrs.evolve(part, **made))
 
 
 def names(root: object) -> Iterator[Name]:

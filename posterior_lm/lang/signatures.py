@@ -86,6 +86,9 @@ class Constructor:
 _TEXT, _NUMBER = ("text", "text"), ("value", "number")
 _PART = ("part", "text")
 
+BEFORE = ("previous", "parent")
+"""The functions of what a value was elsewhere in its plate, earlier."""
+
 FUNCTIONS: dict[str, Function] = {
     f.name: f
     for f in (
@@ -125,6 +128,8 @@ FUNCTIONS: dict[str, Function] = {
                  "the value in the last row of a plate, and where there is no row the other one", reserved=False, pools="last"),
         Function("previous", (("value", "any"), ("first", "any")), "unknown",
                  "the value in the row before of the plate, and of the first row the other one", reserved=False),
+        Function("parent", (("value", "any"), ("first", "any")), "unknown",
+                 "the value at the item above in a list of some depth, and at the top the other one", reserved=False),
         Function("len", (("list", "items"),), "int", "how many items a list has", reserved=False),
         Function("item", (("list", "items"), ("place", "place")), "text",
                  "the item at a place, counted from 0; empty, or not a number, where there is none", reserved=False),
@@ -444,7 +449,12 @@ class List(ValueType):
 
     name = kind = "list"
     takes = "items"
-    options: ClassVar = {"end": OptionType(kind="nonempty", about="what stands behind the last item")}
+    options: ClassVar = {
+        "end": OptionType(kind="nonempty", about="what stands behind the last item"),
+        "depth": OptionType(
+            kind="int", low=1, high=8, about="how deep lists stand in lists: each item above has its own"
+        ),
+    }
     latent = True
     form, example = "list(…)", 'list(text(tokens=1..12, stop="\\n"), 1..4, end="Answer:")'
     meant = "items with an end"

@@ -181,6 +181,8 @@ class Binding:
     """The plate it lives in; 0 is the program itself."""
     order: int = 0
     """Latents count from 1 in the order they are drawn."""
+    deep: bool = False
+    """Of a row: whether it is an item of a list of some depth."""
 
     @property
     def name(self) -> str:

@@ -163,10 +163,12 @@ def _items(scope: Scope, type_: ast.TypeExpr) -> None:
         _ends_in_stop(scope, call)
     number_range(scope, rest[0], constants=True, at_least=0)
     most = scope.written(rest[0])
-    if isinstance(most, tuple) and most[0] <= most[1] and not 1 <= most[1] <= MOST_ITEMS:
-        scope.error(
-            "PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, "too few or too many"
-        )
+    deep = next((written(scope, option.value) for option in type_.options if option.name == "depth"), 1)
+    if isinstance(most, tuple) and most[0] <= most[1] and isinstance(deep, int) and 1 <= deep <= MOST_ITEMS:
+        items = sum(most[1] ** level for level in range(1, deep + 1))
+        if not 1 <= items <= MOST_ITEMS:
+            found = "too few or too many" if deep == 1 else f"{items:,} over {deep} depths"
+            scope.error("PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, found)
     ends = [option.value for option in type_.options if option.name == "end"]
     if not ends:
         scope.error("PLM308", "a list needs an end", type_.span, "no end", help=_like(type_))

@@ -255,14 +255,21 @@ def preference(scope: Scope, statement: ast.Prefer, dist: Dist) -> None:
 
 
 def previous(scope: Scope, call: ast.Call, then: Value, first: Value) -> Value:
-    """What an expression was in the row before of the innermost plate; both arguments are of one kind."""
-    row = next((row for row in reversed(scope.rows) if row is not None), None)
+    """What an expression was in the row before of the innermost plate, or at the item above; both arguments are of one kind."""
+    row, name = next((row for row in reversed(scope.rows) if row is not None), None), call.function.id
+    where, first_of = (
+        ("the row before", "in the first row") if name == "previous" else ("the item above", "at the top")
+    )
     if row is None:
-        scope.error("PLM414", "previous reads the row before, and this stands in no plate", call.span,
+        scope.error("PLM414", f"{name} reads {where}, and this stands in no plate", call.span,
                     "not in a plate", help="put this statement into the plate")  # fmt: skip
         return Value("unknown", joined(then, first))
+    if name == "parent" and not row.deep:
+        scope.error("PLM425", "parent reads the item above, and this plate goes over no list of some depth", call.span,
+                    "no item above", secondary=[(row.at.span, "what it goes over")],
+                    help='say how deep: list(…, 1..2, depth=3, end="…"); previous reads the row before')  # fmt: skip
     scope.findings.pools[id(call)] = (row,)
-    either = _either(scope, call, "the row before and what stands for it in the first row", then, first)
+    either = _either(scope, call, f"{where} and what stands for it {first_of}", then, first)
     return evolve(either, depends=either.depends | row.value.depends)
 
 

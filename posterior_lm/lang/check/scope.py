@@ -11,7 +11,7 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, nodes, statements
 from posterior_lm.lang.diagnostics import Diagnostic, error, meant, nearest
 from posterior_lm.lang.elsewhere import ELSEWHERE
-from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, ROLES
+from posterior_lm.lang.signatures import BEFORE, BUILT_IN, DISTRIBUTIONS, FUNCTIONS, ROLES
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
@@ -399,7 +399,7 @@ def report_cycles(scope: Scope, program: ast.Program) -> None:
 
 def _reads_before(node: ast.Node) -> bool:
     """Whether what stands in it is read of the row before, which closes no circle."""
-    return isinstance(node, ast.Call) and node.function.id == "previous"
+    return isinstance(node, ast.Call) and node.function.id in BEFORE
 
 
 def _report(

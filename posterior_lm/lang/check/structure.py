@@ -26,7 +26,7 @@ from posterior_lm.lang.check.guides import Guided, is_masked, judge
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import distribution, exponent, scored, segments, truth, value, written
 from posterior_lm.lang.diagnostics import meant
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, LMS, TOOLS, Constructor
+from posterior_lm.lang.signatures import BEFORE, DISTRIBUTIONS, FUNCTIONS, IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value, joined
 
@@ -219,7 +219,7 @@ class Structure:
     def _let(self, statement: ast.Let) -> None:
         """A name for an expression; in a plate it may read what it was in the row before."""
         scope, name, expr = self.scope, statement.name, statement.value
-        running = [call for call in nodes(expr) if isinstance(call, ast.Call) and call.function.id == "previous"
+        running = [call for call in nodes(expr) if isinstance(call, ast.Call) and call.function.id in BEFORE
                    and len(call.args) == 2 and any(used.id == name.id for used in names(call.args[0]))]  # fmt: skip
         row = next((row for row in reversed(scope.rows) if row is not None), None)
         if not running or scope.get(name.id) is not None or row is None:
@@ -234,7 +234,8 @@ class Structure:
         )
         scope.declare(mine)
         found = value(scope, expr)
-        if {found.kind, first.kind} - {"unknown"} > {first.kind}:
+        kinds = {found.kind, first.kind} - {"unknown"}
+        if kinds > {first.kind} and not kinds <= {"text", "list", "marker"}:
             scope.error("PLM319", f"'{name.id}' is {first.shown} in the first row and {found.shown} behind it", expr.span,
                         secondary=[(running[0].args[1].span, first.shown)])  # fmt: skip
 
@@ -319,9 +320,9 @@ class Structure:
         if binding is not None and binding.type is not None and binding.type.item is not None:
             value(scope, statement.table)
             read = evolve(binding.type.item.value, depends=binding.read.depends)
-            with scope.within(
-                id(statement), Binding(row, "row", read, binding.type.item, block=id(statement))
-            ):
+            deep = binding.type.options.get("depth", 1) != 1
+            own = Binding(row, "row", read, binding.type.item, block=id(statement), deep=deep)
+            with scope.within(id(statement), own):
                 self._body(statement.body)
             return
         type_, depends = self._table(statement.table)

@@ -34,7 +34,7 @@ from posterior_lm.lang.check.fits import (
 )
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import nearest
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, ROLES, Distribution, Function
+from posterior_lm.lang.signatures import BEFORE, DISTRIBUTIONS, FUNCTIONS, ROLES, Distribution, Function
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)",
@@ -224,7 +224,7 @@ def _function(scope: Scope, function: Function, expr: ast.Call) -> Value:
     for option in expr.options:
         value(scope, option.value)
         scope.error("PLM206", f"{function.name} takes no option '{option.name}'", option.span, "drop it")
-    if function.name == "previous" and len(expr.args) == 2:
+    if function.name in BEFORE and len(expr.args) == 2:
         return previous(scope, expr, *(value(scope, arg) for arg in expr.args))
     arguments = function.arguments * (max(1, len(expr.args)) if function.many else 1)
     right_number = count(scope, expr, arguments, (len(arguments),))
