@@ -314,11 +314,16 @@ def room_of(module: str) -> str:
     return prefixes[max(fitting, key=len)]
 
 
-def imports(module: str, path: Path, inside: bool | None = None) -> Iterator[tuple[int, str]]:
+@cache
+def imports(module: str, path: Path, inside: bool | None = None) -> tuple[tuple[int, str], ...]:
     """Line and dotted name of every import that runs, relative ones made absolute.
 
     Those inside functions alone, or those outside alone, as `inside` says.
     """
+    return tuple(_imports(module, path, inside))
+
+
+def _imports(module: str, path: Path, inside: bool | None) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     within = {id(inner) for function in functions for inner in ast.walk(function)}

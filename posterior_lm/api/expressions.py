@@ -58,9 +58,9 @@ def evaluate(
     declared = tuple(ast.LmDecl(ast.Name(alias), ast.Literal("tiny")) for alias in models)
     # A list is what it was, so that its places are read as they were drawn; nobody asks the model.
     for name, declared_list in lists.items():
-        whole, row = ast.Name(_WHOLE + name), ast.Name(f"item_of_{name}")
+        whole, item = ast.Name(_WHOLE + name), ast.Name(f"item_of_{name}")
         plates.append(ast.Latent(whole, declared_list, ast.Call(ast.Name(next(iter(models))))))
-        plates.append(ast.Plate(row, whole, (ast.Let(ast.Name(name), row),)))
+        plates.append(ast.Plate(item, whole, (ast.Let(ast.Name(name), item),)))
     program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, statement))
     checked = check(ast.Module(declared, program, span=NOWHERE))
     if checked.errors:

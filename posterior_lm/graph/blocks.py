@@ -220,15 +220,20 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
                 items(path, there)
         with _where(lowering, there):
             scored(mark, bare=False)
-        end = (there, mark, build.constant(""))
-        before.append(mark if there is None else build.add(Apply(op="if", inputs=end, span=name.span)))
+        if there is None:
+            before.append(mark)
+        else:
+            end = (there, mark, build.constant(""))
+            before.append(build.add(Apply(op="if", inputs=end, span=name.span)))
 
     before: list[int] = []
     places: dict[tuple[int, ...], tuple[int, int | None]] = {}
     terms: list[int] = []
     items((), None)
     lowering.name(name, build.segments(before, name.span))
-    lowering.lists[lowering.bound(name)] = Places(*zip(*places.values(), strict=True), tuple(places))
+    lowering.lists[lowering.bound(name)] = Places(
+        tuple(latent for latent, _ in places.values()), tuple(holds for _, holds in places.values()), tuple(places)
+    )  # fmt: skip
     lowering.term(
         "latent", name.id, build.add(Sum(inputs=tuple(terms), span=statement.span)), statement, whole=True
     )
