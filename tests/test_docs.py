@@ -21,8 +21,9 @@ from posterior_lm.infer.methods import METHODS, OBJECTIVES, losses
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.format import format_module
 from posterior_lm.lang.parser import parse
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, VALUE_TYPES
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES
 from tests.conftest import ROOT
 
 

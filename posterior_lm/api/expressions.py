@@ -20,8 +20,8 @@ from posterior_lm.lang.check.scope import POOLS
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic, InferenceError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse_fragment
-from posterior_lm.lang.signatures import value_type
 from posterior_lm.lang.source import NOWHERE, Source, Span
+from posterior_lm.lang.value_types import value_type
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.functions import is_nan
 from posterior_lm.target.values import Values, count

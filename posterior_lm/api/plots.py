@@ -9,7 +9,7 @@ import numpy as np
 
 from posterior_lm.api.tables import optional
 from posterior_lm.lang.diagnostics import DataError, either, shortened
-from posterior_lm.lang.signatures import value_type
+from posterior_lm.lang.value_types import value_type
 from posterior_lm.target.values import spelled_datum
 from posterior_lm.validate.plots import BLUE, GREY, difference, reliability_curve, selective_curve
 

@@ -18,7 +18,7 @@ from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.verdict import level, verdict
 from posterior_lm.infer.weights import Z90, logsumexp, wilson
 from posterior_lm.lang.diagnostics import DataError, refuse_unknown
-from posterior_lm.lang.signatures import value_type
+from posterior_lm.lang.value_types import value_type
 from posterior_lm.lang.values import number_text
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.shown import Shown

@@ -27,7 +27,7 @@ from posterior_lm.infer.draws import (
     Spread,
 )
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.lang.signatures import value_type
+from posterior_lm.lang.value_types import value_type
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.storage import Stored, plain, read_object, refusing, structured, write_whole, writing_into
 from posterior_lm.target.values import Value

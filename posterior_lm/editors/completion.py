@@ -12,19 +12,11 @@ from posterior_lm.editors.hover import builtin, option_text
 from posterior_lm.infer.methods import METHODS, OptionType
 from posterior_lm.lang import ast
 from posterior_lm.lang.lexer import STRAY, extent, tokenize
-from posterior_lm.lang.signatures import (
-    DISTRIBUTIONS,
-    FUNCTIONS,
-    IT,
-    LMS,
-    ROLES,
-    TOOLS,
-    USED_TOOL,
-    VALUE_TYPES,
-)
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, IT, LMS, ROLES, TOOLS, USED_TOOL
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.syntax_errors import BEGINNINGS
 from posterior_lm.lang.typed import Binding
+from posterior_lm.lang.value_types import VALUE_TYPES
 
 
 @frozen

@@ -11,8 +11,9 @@ from posterior_lm.graph.conditions import conjuncts
 from posterior_lm.infer.methods import METHODS, OptionType
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import PlmError
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, USED_TOOL, VALUE_TYPES
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, USED_TOOL
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.value_types import VALUE_TYPES
 
 _SORTS = {"lm": "a language model", "tool": "a tool", "use": "an imported function", "row": "a row of a table",
           "parameter": "a parameter", "latent": "a latent", "let": "a name for a value",

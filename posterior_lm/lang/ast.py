@@ -331,7 +331,7 @@ def changed(part: Any, change: Callable[[Node], Node]) -> Any:
         return tuple(changed(one, change) for one in part)
     if not isinstance(part, Node):
         return part
-    made = {name: changed(getattr(part, name), change) for name in _fields(type(part))}
+    made = {name: changed(getattr(part, name), change) for name in _fields(type(part))}  # type: ignore[arg-type]
     return change(attrs.evolve(part, **made))
 
 

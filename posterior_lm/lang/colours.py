@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang.lexer import KEYWORDS, STRAY, extent, tokenize
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, ROLES, TOOLS, VALUE_TYPES
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, ROLES, TOOLS
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES
 
 KINDS = ("comment", "keyword", "string", "number", "type", "name", "function", "call", "option", "error")
 """The kinds that `pieces` tells apart; "error" is what begins no token."""

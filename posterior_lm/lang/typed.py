@@ -14,8 +14,8 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import CompileError, Diagnostic
-from posterior_lm.lang.signatures import ValueType, value_type
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.value_types import ValueType, value_type
 from posterior_lm.lang.values import FiniteSpec, finite_spec
 
 Constant = str | int | float | bool | tuple[float, float]

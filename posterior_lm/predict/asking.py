@@ -25,7 +25,7 @@ from posterior_lm.infer.request import Request, seed_of_row
 from posterior_lm.infer.verdict import level
 from posterior_lm.infer.weights import logsumexp, normalize
 from posterior_lm.lang.diagnostics import DataError, InferenceError, either, meant
-from posterior_lm.lang.signatures import VALUE_TYPES
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.predict.by_draws import by_draws, entropy, intervals, marginal, nothing_possible
 from posterior_lm.predict.open_answers import by_drawn_answers
 from posterior_lm.predict.prediction import Datum, Prediction, Predictions, Vote

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_lm.lang.signatures import VALUE_TYPES
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.lang.values import GridSpec
 from posterior_lm.report.markup import Html, el, join, number, plural, share, table, text_span
 from posterior_lm.report.plots import Axes, bars, drawing

@@ -19,8 +19,8 @@ from typing import Any
 from posterior_lm.graph.graph import ParamSpec
 from posterior_lm.installed import need
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, meant, readable
-from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Source, Span
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.storage import LARGEST, read_most
 from posterior_lm.target.rows_json import json_lines, json_list, parse
 

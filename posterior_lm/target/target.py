@@ -16,8 +16,8 @@ from attrs import frozen
 from posterior_lm.graph.graph import RewardGraph
 from posterior_lm.graph.nodes import TermInfo
 from posterior_lm.lang.diagnostics import DataError, shown
-from posterior_lm.lang.signatures import VALUE_TYPES
 from posterior_lm.lang.source import Span
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.lang.values import FiniteSpec, GridSpec, PlaceSpec, is_number
 from posterior_lm.lm.protocol import LanguageModel, MaskedModel
 from posterior_lm.support.base import Support

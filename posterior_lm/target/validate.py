@@ -11,7 +11,7 @@ import numpy as np
 
 from posterior_lm.graph.graph import ParamSpec, RewardGraph
 from posterior_lm.lang.diagnostics import DataError, Diagnostic, error, meant
-from posterior_lm.lang.signatures import VALUE_TYPES, mistyped
+from posterior_lm.lang.value_types import VALUE_TYPES, mistyped
 
 
 def validate_data(

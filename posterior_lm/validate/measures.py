@@ -33,7 +33,7 @@ from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.methods import AUTO, METHODS
 from posterior_lm.infer.parts import listed_parts
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.signatures import VALUE_TYPES
+from posterior_lm.lang.value_types import VALUE_TYPES
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import LatentInfo, Target
 from posterior_lm.target.values import ABSENT, Value, Values

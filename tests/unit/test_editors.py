@@ -25,9 +25,10 @@ from posterior_lm.lang.colours import pieces
 from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.lang.lexer import KEYWORDS
 from posterior_lm.lang.parser import parse
-from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, ROLES, TOOLS, VALUE_TYPES
+from posterior_lm.lang.signatures import DISTRIBUTIONS, FUNCTIONS, LMS, ROLES, TOOLS
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import Binding
+from posterior_lm.lang.value_types import VALUE_TYPES
 from tests.conftest import ROOT
 
 PROGRAMS = sorted([*(ROOT / "programs").glob("*.plm"), *(ROOT / "posteriors").rglob("*.plm")])

@@ -8,8 +8,9 @@ from posterior_lm.infer.methods import METHODS
 from posterior_lm.lang import ast
 from posterior_lm.lang.diagnostics import nearest
 from posterior_lm.lang.driver import check, compile_source
-from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS, VALUE_TYPES
+from posterior_lm.lang.signatures import BUILT_IN, DISTRIBUTIONS, FUNCTIONS, LMS, TOOLS
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES
 
 PARAMS = (
     'a: text, k: int, x: real, ok: bool, l: one_of("yes", "no"), m: int(0..9), '

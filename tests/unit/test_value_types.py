@@ -12,8 +12,8 @@ import posterior_lm as plm
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.format import format_module
-from posterior_lm.lang.signatures import VALUE_TYPES, Constants, Int, OneOf
 from posterior_lm.lang.source import Source
+from posterior_lm.lang.value_types import VALUE_TYPES, Constants, Int, OneOf
 from posterior_lm.report.facts import gather
 from posterior_lm.report.page import page
 from posterior_lm.train.observable import observables

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from posterior_lm.infer.methods import OptionType
 from posterior_lm.lang import ast
 from posterior_lm.lang.check.fits import pattern, tools_of_text
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.check.types import value, written
 from posterior_lm.lang.diagnostics import meant, nearest
-from posterior_lm.lang.signatures import VALUE_TYPES, OptionType, value_type
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Constant, Type, Value, joined
+from posterior_lm.lang.value_types import VALUE_TYPES, value_type
 from posterior_lm.lang.values import PlaceSpec
 
 

@@ -18,10 +18,10 @@ from posterior_lm.lang.signatures import (
     USED_TOOL,
     Constructor,
     Distribution,
-    finite_forms,
 )
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Binding, Dist, Type, Value, joined
+from posterior_lm.lang.value_types import finite_forms
 
 
 def operand(scope: Scope, op: str, wanted: str, expr: ast.Expr, found: Value) -> None:

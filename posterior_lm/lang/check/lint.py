@@ -12,9 +12,9 @@ from posterior_lm.lang import ast
 from posterior_lm.lang.ast import names, nodes, statements
 from posterior_lm.lang.check.declared import name_span
 from posterior_lm.lang.diagnostics import Diagnostic, in_order, warning
-from posterior_lm.lang.signatures import value_type
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import CheckedModule, Type
+from posterior_lm.lang.value_types import value_type
 
 
 def warnings(checked: CheckedModule) -> list[Diagnostic]:
