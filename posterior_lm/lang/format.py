@@ -323,7 +323,9 @@ def layout(pieces: Pieces, indent: int, *, tail: int = 0) -> list[str]:
         return [line]
     opened = _open(pieces, indent, {groups[-1]}, tail)
     if len(opened[0]) > WIDTH and len(groups) > 1:
-        return _open(pieces, indent, set(groups), tail)
+        first = _open(pieces, indent, {groups[0]}, tail)
+        fits = all(len(line) + tail <= WIDTH for line in first)
+        return first if fits else _open(pieces, indent, set(groups), tail)
     return opened
 
 

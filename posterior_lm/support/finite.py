@@ -132,8 +132,8 @@ class FiniteSupport(Stepwise):
             place = keep(self._places, ids, int(self.order[row]), _PLACES)
         return place
 
-    def ids_of(self, datum: float | str) -> tuple[int, ...]:
-        """The tokens of a value; ValueError for what is no value of this type."""
+    def ids_of(self, datum: float | str | None) -> tuple[int, ...]:
+        """The tokens of a value, of a list's end for None; ValueError for what is no value of this type."""
         number = self.spec.number(datum)
         if number is None:
             raise ValueError(f"{datum!r} is no value of this type")
@@ -150,7 +150,7 @@ class FiniteSupport(Stepwise):
 class KeptSupport(FiniteSupport):
     """Some values of a finite type, each with the tokens and the place that it has there."""
 
-    def ids_of(self, datum: float | str) -> tuple[int, ...]:
+    def ids_of(self, datum: float | str | None) -> tuple[int, ...]:
         """The tokens of a value; ValueError for what was taken, and for no value of the type."""
         ids = super().ids_of(datum)
         if not self.accepts(ids):

@@ -192,7 +192,7 @@ def bind_program(prepared: PreparedProgram, data: Mapping[str, object]) -> Targe
     supports = {n.name: support_of(grounded, n, models) for _, n in grounded.latents()}
     specs = {n.name: spec_of(grounded, n) for _, n in grounded.latents()}
     narrow = narrowed(program, grounded, specs, supports, models)
-    marks = {name: spec.mark for name, spec in specs.items() if isinstance(spec, TextSpec)}
+    marks = {name: spec.mark for name, spec in specs.items() if isinstance(spec, TextSpec | PlaceSpec)}
     latents = tuple(
         LatentInfo(n.name, n.type, narrow[n.name], n.lm, i, n.span, n.when, marks.get(n.name))
         for i, n in grounded.latents()

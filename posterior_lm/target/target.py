@@ -143,7 +143,8 @@ class Target:
         ids: tuple[int, ...] | None
         try:
             if isinstance(support, FiniteSupport):
-                ids = support.ids_of(VALUE_TYPES[info.type].read(text) if isinstance(text, str) else text)  # type: ignore[arg-type]
+                given = VALUE_TYPES[info.type].read(text) if isinstance(text, str) else text
+                ids = support.ids_of(None if info.mark is not None and text == info.mark else given)  # type: ignore[arg-type]
             else:
                 ids = self._read(info, support, str(text))
         except ValueError:  # of the support, or a whole number that is too long to be spelled

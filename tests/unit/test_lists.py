@@ -16,10 +16,11 @@ from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.mcmc import Mcmc
 from posterior_lm.infer.smc import Smc
-from posterior_lm.lang.diagnostics import CompileError, InferenceError
+from posterior_lm.lang.diagnostics import CompileError, DataError, InferenceError
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
+from posterior_lm.train.rows import known_draw
 from tests.brute import Brute, log_sum
 from tests.strategies import compiled, fingerprint, table
 from tests.unit.test_put_together import MODELS, A, B, answer, source, target_of
@@ -288,6 +289,16 @@ def test_questions_and_views_of_a_list_of_numbers(tmp_path: Path) -> None:
     assert dict(query.predict("z[1]").probs)[0] == pytest.approx(dict(found.marginal("z[1]"))[0])
     assert plm.Posterior.load(found.save(tmp_path)).to_json() == found.to_json()
     assert "z[1]" in found._repr_html_()
+    target = query.prepared.bind({})
+    for row, ends in (({"z[0]": 1, "z[1]": None}, True), ({"z[0]": 0, "z[1]": 1}, False)):
+        known = known_draw(target, 0, row)
+        assert (known["z[1]"].datum is None) == ends
+        drawn = next(d for d in found if all(d[name] == value for name, value in row.items()))
+        assert target.log_reward({name: (v,) for name, v in known.items()})[0] == pytest.approx(
+            drawn.log_reward
+        )
+    with pytest.raises(DataError, match="is no value"):
+        target.value("z[0]", "ab")
 
 
 def test_the_range_of_a_list_of_numbers_may_be_computed() -> None:
