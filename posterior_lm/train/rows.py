@@ -61,11 +61,11 @@ class Rows(BoundRows):
     def reader(self, number: int, data: Data) -> Target:
         """A target that can only be read by guides: that of `data`, which differs from the row in what is observed.
 
-        Where every reading is a `guide` statement this binds the statements alone,
+        Where every latent is read by a `guide` statement this binds the statements alone,
         which is several times faster than the whole program.
         """
-        target = self.target(number)
-        if not all(r.stated for r in self.readings(number).values()):
+        target, readings = self.target(number), self.readings(number)
+        if not all(info.name in readings and readings[info.name].stated for info in target.latents):
             return self.program.bind_valid(data)
         if self._guides is None:
             self._guides = guides_alone(self.program.graph)

@@ -29,8 +29,9 @@ from posterior_lm.train.fit import fit
 from posterior_lm.train.gflownet_batch import propose, score_draws, walk
 from posterior_lm.train.guide import PolicyGuide, readings_of
 from posterior_lm.train.policy import load_policy
-from posterior_lm.train.rows import read_inputs
+from posterior_lm.train.rows import Rows, read_inputs
 from posterior_lm.train.settings import settings_of
+from posterior_lm.train.simulate import Simulator
 from tests.laws.test_policy_laws import by_hand, program, stirred
 
 ITEM = 'text(tokens=1..2, stop="b", chars="at")'
@@ -189,6 +190,31 @@ SEVERAL = {
   if k == "a" {{ latent z: {ITEM} ~ base(t) ^ 0.3 factor 2.0 * chars(z) }} else {{ factor 2.5 }}""",
     "list": f'latent z: list({ITEM}, 0..2, end="he") ~ base(t) ^ 0.1 factor 3.0 * len(z)',
 }
+
+
+GUIDED = {
+    "every latent": 'latent k: one_of("he", "a") ~ choice(base(t)) guide k ~ base(y) if k == "a"',
+    "some latents": "latent k: int(0..1) ~ binomial(1, 0.4) if k == 1",
+}
+
+
+@pytest.mark.parametrize("guided", GUIDED)
+def test_simulated_rows_are_read_as_rows_are(guided: str, scratch: Path) -> None:
+    """Where guides are stated for every latent they are bound without the rest of the program."""
+    model = stirred("gpt2", scratch).base
+    body = f"{GUIDED[guided]} {{ latent z: {ITEM} ~ base(t) guide z ~ base(y, k) }} observe y ~ choice(base(t, k))"
+    program = loads(SOURCE.format(more=', y: one_of("at", "ta")', body=body)).lm(base=model).prepared
+    rows = Rows(program, [{"t": "he", "y": "at"}, {"t": "b", "y": "ta"}])
+    pairs = Simulator(program, rows.data).draw(np.random.default_rng(1).spawn(20), [0, 1] * 10)
+    assert {pair.values["z"] == ABSENT for pair in pairs} == {True, False}
+    for pair in pairs:
+        with_reader, whole = (
+            walk(target, readings_of(target), pair.values)
+            for target in (rows.reader(pair.row, pair.data), program.bind_valid(pair.data))
+        )
+        assert [(p.context, p.ids) for p in with_reader.paths] == [(p.context, p.ids) for p in whole.paths]
+        assert with_reader.rest == whole.rest
+        assert len(whole.paths) == (guided == "every latent") + (pair.values["z"] != ABSENT)
 
 
 @pytest.mark.parametrize(("name", "objective"), [("branch", "vargrad"), ("list", "vargrad"), ("list", "tb")])
