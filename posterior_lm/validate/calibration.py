@@ -446,7 +446,7 @@ class Calibration(Shown):
     def lines(self) -> list[str]:
         """The result as plain text for people."""
         head = f"{self.method}: {self.rows} simulated rows, {self.draws} draws each, seed {self.seed}"
-        return [head, *(f"  {name:<24}{text}" for name, text in self.figures()), self.verdict]
+        return [head, *(f"  {name:<23} {text}" for name, text in self.figures()), self.verdict]
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `plm calibrate --format json`; what is not finite is None."""
