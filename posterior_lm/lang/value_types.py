@@ -225,6 +225,19 @@ class List(ValueType):
     form, example = "list(…)", 'list(text(tokens=1..12, stop="\\n"), 1..4, end="Answer:")'
     meant = "items with an end"
     elsewhere = ("array", "sequence")
+    places: tuple[int, int] | None = None
+    """How many items there are where the type says so itself."""
+
+
+class Optional(List):
+    """A list of one item or none."""
+
+    name = "optional"
+    options: ClassVar = {"end": List.options["end"]}
+    form, example = "optional(…)", 'optional(text(tokens=1..12, stop="\\n"), end="Answer:")'
+    meant = "nothing or an item, with an end"
+    elsewhere = ("maybe", "option")
+    places = (0, 1)
 
 
 class Record(ValueType):
@@ -237,7 +250,7 @@ class Record(ValueType):
 
 
 VALUE_TYPES: dict[str, ValueType] = {
-    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List(), Record())
+    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List(), Optional(), Record())
 }
 
 

@@ -312,6 +312,25 @@ def test_the_range_of_a_list_of_numbers_may_be_computed() -> None:
         compiled(source(body.replace('"b") ~', '"1") ~'), "most: int"), {"most": 1}, {"a1": C, "b1": C})
 
 
+def test_an_optional_is_a_list_of_one_item_or_none() -> None:
+    for item, end in ((ITEM, END), ('one_of("a", " 1")', "b")):
+        body = (
+            'latent z: TYPE ~ a1("b") plate s in z { factor chars(s) } factor if len(z) == 1 then -1 else 0'
+        )
+        types = f'optional({item}, end="{end}")', f'list({item}, 0..1, end="{end}")'
+        texts = [source(body.replace("TYPE", type_)) for type_ in types]
+        assert fingerprint(texts[0]) == fingerprint(texts[1])
+        assert types[0] in str(plm.loads(texts[0])) and plm.loads(str(plm.loads(texts[0]))).fingerprint
+        found, wanted = (
+            plm.loads(one).lm(a1=C, b1=C) if item != ITEM else plm.loads(one).lm(**MODELS) for one in texts
+        )
+        draws = found.using("exact", mass=1.0).draw()
+        assert draws.log_evidence == wanted.using("exact", mass=1.0).draw().log_evidence
+        assert draws.prob("len(z) == 1").value == pytest.approx(
+            1 - sum(p for value, p in draws.marginal("z[0]") if value is None)
+        )
+
+
 def test_fingerprints_and_text() -> None:
     assert fingerprint(source(LIST)) == fingerprint(source(LIST.replace("z:", "steps:")))
     assert fingerprint(source(CHOICES)) != fingerprint(source(CHOICES.replace('" 1"', '"1"')))
@@ -352,6 +371,10 @@ def test_questions_and_views_of_a_list(tmp_path: Path) -> None:
         ('latent z: list(int, 0..2, end="b") ~ a1()', "PLM322"),
         ('latent z: list(int(3..1), 0..2, end="b") ~ a1()', "PLM302"),
         ('latent z: list(one_of("a", "ba"), 0..2, end="b") ~ a1()', "PLM418"),
+        (f'latent z: optional({ITEM}, 0..1, end="b") ~ a1()', "PLM322"),
+        (f"latent z: optional({ITEM}) ~ a1()", "PLM308"),
+        (f'latent z: optional({ITEM}, depth=2, end="b") ~ a1()', "PLM206"),
+        ('latent z: optional(end="b") ~ a1()', "PLM322"),
         ('latent z: list(int(0..20, lead=" "), 0..2, end=" 1") ~ a1()', "PLM418"),
         ('latent z: list(int(0..3), 0..2, end="b") ~ uniform()', "PLM311"),
         ('latent z: list(int(0..3), 0..2, end="b") ~ a1() factor words(item(z, 0))', "PLM301"),

@@ -16,7 +16,7 @@ from posterior_lm.lang.check.types import value, written
 from posterior_lm.lang.diagnostics import meant, nearest
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import KIND_NAMES, Constant, Type, Value, joined
-from posterior_lm.lang.value_types import VALUE_TYPES, value_type
+from posterior_lm.lang.value_types import VALUE_TYPES, List, value_type
 from posterior_lm.lang.values import PlaceSpec
 
 
@@ -39,8 +39,8 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
         range=known.range(constants),
         options={option.name: scope.written(option.value) for option in type_.options},
         item=_item(scope, type_),
-        places=next(((int(c[0]), int(c[1])) for c in constants if isinstance(c, tuple)), None)
-        if known.takes == "items"
+        places=known.places or next(((int(c[0]), int(c[1])) for c in constants if isinstance(c, tuple)), None)
+        if isinstance(known, List)
         else None,
         columns={
             c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.fields
@@ -50,7 +50,7 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
 
 def _item(scope: Scope, type_: ast.TypeExpr) -> Type | None:
     """The type of a list's items, where it was found to be one."""
-    call = type_.args[0] if type_.name == "list" and type_.args else None
+    call = type_.args[0] if value_type(type_.name).takes == "items" and type_.args else None
     return scope.findings.types.get(id(call)) if isinstance(call, ast.Call) else None
 
 
@@ -144,17 +144,18 @@ LISTED = 10_000
 def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     """The plain arguments of a list: what an item is, and how many there may be."""
     call, rest = (type_.args[0], type_.args[1:]) if type_.args else (None, ())
+    is_list, a = type_.name == "list", f"a{'n' * (type_.name == 'optional')} {type_.name}"
+    ranges = [arg for arg in rest if isinstance(arg, ast.Range)]
     if (
         not isinstance(call, ast.Call)
         or call.function.id not in ITEMS
-        or len(rest) != 1
-        or not isinstance(rest[0], ast.Range)
+        or not len(ranges) == len(rest) == is_list
     ):
         for arg in type_.args:
             if not isinstance(arg, ast.Call) and not (isinstance(arg, ast.Name) and arg.id in VALUE_TYPES):
                 inner(scope, arg)
-        scope.error("PLM322", "a list takes what an item is, and a range", type_.span,
-                    f"expected {', '.join(VALUE_TYPES[name].form for name in ITEMS)}, then low..high",
+        scope.error("PLM322", f"{a} takes what an item is{', and a range' * is_list}", type_.span,
+                    f"expected {', '.join(VALUE_TYPES[name].form for name in ITEMS)}{', then low..high' * is_list}",
                     help=_like(type_))  # fmt: skip
         return
     item = ast.TypeExpr(call.function.id, call.args, call.options, span=call.span)
@@ -162,17 +163,23 @@ def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     scope.findings.types[id(call)] = typed
     if item.name == "text":
         _ends_in_stop(scope, call)
-    number_range(scope, rest[0], constants=True, at_least=0)
-    most = scope.written(rest[0])
-    deep = next((written(scope, option.value) for option in type_.options if option.name == "depth"), 1)
-    if isinstance(most, tuple) and most[0] <= most[1] and isinstance(deep, int) and 1 <= deep <= MOST_ITEMS:
-        items = sum(most[1] ** level for level in range(1, deep + 1))
-        if not 1 <= items <= MOST_ITEMS:
-            found = "too few or too many" if deep == 1 else f"{items:,} over {deep} depths"
-            scope.error("PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", rest[0].span, found)
+    for range_ in ranges:
+        number_range(scope, range_, constants=True, at_least=0)
+        most = scope.written(range_)
+        deep = next((written(scope, option.value) for option in type_.options if option.name == "depth"), 1)
+        if (
+            isinstance(most, tuple)
+            and most[0] <= most[1]
+            and isinstance(deep, int)
+            and 1 <= deep <= MOST_ITEMS
+        ):
+            items = sum(most[1] ** level for level in range(1, deep + 1))
+            if not 1 <= items <= MOST_ITEMS:
+                found = "too few or too many" if deep == 1 else f"{items:,} over {deep} depths"
+                scope.error("PLM302", f"a list has from 1 to {MOST_ITEMS} items at most", range_.span, found)
     ends = [option.value for option in type_.options if option.name == "end"]
     if not ends:
-        scope.error("PLM308", "a list needs an end", type_.span, "no end", help=_like(type_))
+        scope.error("PLM308", f"{a} needs an end", type_.span, "no end", help=_like(type_))
     elif known and (values := typed.finite) is not None and not values.checks():
         end = written(scope, ends[0])
         if isinstance(end, str) and end and values.size <= LISTED:
