@@ -75,7 +75,7 @@ program branched(opening: text, ending: text) {
 LISTED = """
 lm base = "tiny"
 program listed(opening: text, ending: text) {
-  latent steps: list(text(tokens=1..3, stop=","), 0..2, end=" so") ~ base(opening) ^ 0.7
+  latent steps: list(text(tokens=1..3, stop=","), 0..2, end=".") ~ base(opening) ^ 0.7
   plate s in steps { observe " yes" ~ base(s) }
   observe [" ", ending] ~ base(opening, steps)
 }
