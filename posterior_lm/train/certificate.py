@@ -219,6 +219,16 @@ class PolicyReport:
         return self.ess < self.prior_ess and self.gain < 0
 
     @property
+    def alone(self) -> str:
+        """What to say of a policy that is nearer to the posterior than the prior is, and whose own draws are worth less; else ""."""
+        if self.ess >= self.prior_ess or self.gain <= 0:
+            return ""
+        return (
+            f"KL(posterior‖policy) is {_nats(self.gain)} below the prior's all the same, so mix the two, as `auto` does: "
+            "by itself (`--method gflownet`) a draw of the policy is worth less than one of the prior."
+        )
+
+    @property
     def replaced(self) -> tuple[float, float, float] | None:
         """How many draws of the prior one of the policy is worth, and the 90 % interval of that.
 
@@ -401,7 +411,7 @@ class PolicyReport:
                 ("uniform ranks", p),
             ):
                 out.append(f"  {name:<24}{text:>8}")
-        return [*out, *filter(None, [self.worth]), self.verdict.words]
+        return [*out, *filter(None, [self.worth]), self.verdict.words, *filter(None, [self.alone])]
 
     # ------------------------------------------------------------- as JSON
 

@@ -160,6 +160,9 @@ def _fit(
         for note in notes:
             tell(note)
         interrupted = train(turns, folder, settings, identity, course, after, watch, world)
+        if not interrupted and (kept := turns.settle()):
+            notes.append(kept)
+            tell(kept)
         manifests = []
         for k, (name, setup) in enumerate(setups.items()):
             own = course.part(name, 1 / (len(setups) - k))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.storage import plain
 from posterior_lm.target.prepared import Data, PreparedProgram
@@ -100,9 +100,16 @@ def rehearse(
         before = [n for n in (LOADING, LOOKING, LISTING) if n in course.spent]
         phases = [Phase(n, course.spent[n], memory[n]) for n in before]
         allotted = setup.allot(course, World())
+        looks, setup.trainer.looks = setup.trainer.looks, None
         sleep = _tried(setup, "sleep", course)
         course.enter(BALANCE)
-        phases += _stages(setup, sleep, _tried(setup, "balance", course), allotted.training)
+        balance, looking = _tried(setup, "balance", course), 0.0
+        if looks is not None:
+            looks.worse(setup.trainer.steps_done, [setup.trainer.replay], setup.trainer.columns)
+            looking = looks.foretold(settings.budget)
+        stages = _stages(setup, sleep, balance, allotted.training - looking)
+        whole = max(1e-9, sum(phase.seconds for phase in stages))
+        phases += [evolve(phase, seconds=phase.seconds * (1 + looking / whole)) for phase in stages]
         plan = allotted.plan
         phases.append(Phase(CERTIFYING, 0.0 if plan is None else plan.seconds, peak_memory()))
         phases.append(Phase(SAVING, SAVED * (settings.budget or 0.0), None))

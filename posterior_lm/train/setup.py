@@ -30,6 +30,7 @@ from posterior_lm.train.forecast import (
     too_small,
 )
 from posterior_lm.train.guide import PolicyGuide, Reads
+from posterior_lm.train.judge import Judge
 from posterior_lm.train.parallel import World
 from posterior_lm.train.policy import begun_from, read_manifest, reads_of
 from posterior_lm.train.rows import Inputs, Rows, split
@@ -121,11 +122,11 @@ class Setup:
             raise too_small(budget, spent, needed)
         self.trainer.budget = self.trainer.seconds + left - after
         self.late(course, after)
+        each = world.broadcast(0.0 if pace is None else pace.each)
+        if self.trainer.looks is not None:
+            self.trainer.looks.sized(each, left - after)
         if s.scope == "rows":
-            each = world.broadcast(
-                0.0 if pace is None else pace.each / 2
-            )  # of the policy's draws or the prior's
-            self._sized(each, left - after)
+            self._sized(each / 2, left - after)  # of the policy's draws or the prior's
         return Allotment(pace, plan, left - after, after)
 
     def late(self, course: Course, seconds: float) -> None:
@@ -216,7 +217,10 @@ def setting_up(
         if entry.peer:
             trainer = entry.load()(inputs, rows, numbers, adapter, chosen, world)
         else:
-            trainer = Trainer(rows, numbers, adapter, chosen, sleep_phase, world, simulator, enumerated)
+            judge = Judge(rows, held_out or numbers, chosen.seed, world)
+            trainer = Trainer(
+                rows, numbers, adapter, chosen, sleep_phase, world, simulator, enumerated, judge
+            )
             for row, values in inputs.known:
                 trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, values, pinned=True))
         certified = tuple(held_out or numbers[: settings.held_out or 8])

@@ -32,7 +32,7 @@ from posterior_lm.train.gflownet_batch import (
     micro_batches,
     score_draws,
 )
-from posterior_lm.train.kept import KEEP, best_of
+from posterior_lm.train.judge import Judge, Looks
 from posterior_lm.train.memory import Fit, fitting, recomputing
 from posterior_lm.train.objectives import Objective, Trajectories, moved, objective_of, row_log_z
 from posterior_lm.train.parallel import World
@@ -49,6 +49,8 @@ NAMED = 5
 """Rows without a reward that are named."""
 HOPELESS = 1024
 """Draws without a reward, of all rows together, after which a fit is given up."""
+LOWER = 3.0
+"""What the rate is divided by where the weights became worse."""
 
 
 class Trainer:
@@ -57,7 +59,7 @@ class Trainer:
     def __init__(
         self, rows: Rows, numbers: Sequence[int], adapter: Adapter, settings: Resolved,
         sleep_phase: SleepPhase | None, world: World, simulator: Simulator | None = None,
-        enumerated: EnumeratedRows | None = None,
+        enumerated: EnumeratedRows | None = None, judge: Judge | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
         self.sleep_phase, self.enumerated = sleep_phase, enumerated
@@ -80,8 +82,13 @@ class Trainer:
         self.seconds = 0.0 if enumerated is None else float(world.broadcast(enumerated.seconds))
         self.budget = settings.budget
         """Seconds after which training ends."""
-        self.kept: dict[int, dict[str, Tensor]] = {0: adapter.tensors()}
-        """Weights of earlier steps, on the CPU, by the number of steps before them; the best of all is saved."""
+        self.looks = None if judge is None else Looks(adapter, [judge])
+        self.lowered = 1.0
+        """What the rate is divided by."""
+        self.asleep = settings.sleep if self.sleeps else 0.0
+        """Share of the training after which its first stage ends."""
+        self.returns: list[str] = []
+        """What to say of where the training went back."""
         self._costs: dict[tuple[str, bool], float] = {}
         self._last: float | None = None
 
@@ -95,13 +102,14 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or the next one would end after the budget by what the last of its kind took."""
+        """Whether all steps are done, or the next one and a last look would end after the budget by what such took."""
         if self.progress() >= 1.0:
             return True
         if self.budget is None or not self._costs:
             return False
         cost = self._costs.get(self._kind(), max(self._costs.values()))
-        return self.seconds + cost > self.budget
+        last_look = 0.0 if self.looks is None else self.looks.seconds
+        return self.seconds + cost + last_look > self.budget
 
     def _kind(self) -> tuple[str, bool]:
         """The stage of the next step, and whether it has to simulate first."""
@@ -112,11 +120,11 @@ class Trainer:
 
     def stage_share(self) -> float:
         """Share of the stage of the next step that is behind."""
-        return self.progress() / self.settings.sleep if self.stage() == "sleep" else self._balanced_share()
+        return self.progress() / self.asleep if self.stage() == "sleep" else self._balanced_share()
 
     def stage(self) -> str:
         """Which stage the next step belongs to."""
-        return "sleep" if self.sleeps and self.progress() < self.settings.sleep else "balance"
+        return "sleep" if self.progress() < self.asleep else "balance"
 
     @property
     def sleeps(self) -> bool:
@@ -130,7 +138,7 @@ class Trainer:
         if stage == "sleep":
             high, share, step = s.learning_rate, self.progress() / s.sleep, self.steps_done
         warm = min(1.0, (step + 1) / (s.warmup + 1))
-        return high * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        return high / self.lowered * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
     # ------------------------------------------------------------- a step
 
@@ -141,6 +149,7 @@ class Trainer:
         """
         began = time.monotonic() if self._last is None else self._last  # what came between steps, too
         kind = self._kind()
+        before = self.progress()
         stage = self.world.broadcast(stage or self.stage())
         rate = self.rate(stage)
         for group in self.optimizer.param_groups:
@@ -150,13 +159,12 @@ class Trainer:
         norm = self._move()
         self.steps_done += 1
         self.balanced += stage == "balance"
-        before = self.progress()
         self._last = time.monotonic()
         seconds = self.world.broadcast(self._last - began)
         self.seconds += seconds
         self._costs[kind] = seconds
-        if any(before < share <= self.progress() < 1 for share in KEEP):
-            self.kept[self.steps_done] = self.adapter.tensors()
+        if self.looks is not None and self.looks.due(before, self.progress(), self.budget):
+            self._look(self.looks, stage)
         return Progress(
             step=self.steps_done,
             stage=stage,
@@ -172,24 +180,31 @@ class Trainer:
             done=self.progress(),
         )
 
+    @property
+    def columns(self) -> int:
+        """Token columns of a pass that fit in memory, as far as is known."""
+        return self.settings.max_batch_tokens if self.fit is None else self.fit.columns
+
+    def _look(self, looks: Looks, stage: str) -> None:
+        if looks.worse(self.steps_done, [self.replay], self.columns):
+            self.fall_back(stage)
+        self.seconds += self.world.broadcast(looks.seconds)
+        self._last = time.monotonic()
+
+    def fall_back(self, stage: str) -> None:
+        """Go on from better weights than those that a stage has led to: in the first one to end it, in the second with a lower rate."""
+        self.optimizer.state.clear()
+        worse = f"after step {self.steps_done} the policy was worse than before, so the training went back"
+        if stage == "sleep":
+            self.asleep = self.progress()
+            self.returns.append(f"{worse} and left the simulated and listed rows")
+        else:
+            self.lowered *= LOWER
+            self.returns.append(f"{worse} and on with a third of the rate")
+
     def settle(self) -> str:
-        """Take the best of the weights that were kept and those of now; what to say of it, where that matters."""
-        self.kept[self.steps_done] = self.adapter.tensors()
-        columns = self.fit.columns if self.fit is not None else self.settings.max_batch_tokens
-        best = best_of(
-            self.kept,
-            self.adapter,
-            self.rows,
-            self.replay,
-            self._rows() * self.balancer.draws,
-            columns,
-            self.world,
-        )
-        if best is None or best == self.steps_done:
-            return ""
-        if best == 0:
-            return "no step made the policy better than it began, so it is saved as it began"
-        return f"the weights after step {best} are saved, which were better than those after step {self.steps_done}"
+        """Take the best of the weights that were looked at; what to say of it, where that matters."""
+        return "" if self.looks is None else self.looks.settled(self.steps_done, [self.replay], self.columns)
 
     def _move(self) -> float:
         """One move of the optimiser by the gradient of all processes; the norm of that."""
@@ -290,10 +305,9 @@ class Trainer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the memory made of the fit."""
-        if self.fit is None or not self.fit.recomputed:
-            return ()
-        return ("memory is short: every layer is computed again in the backward pass",)
+        """What the looks and the memory made of the fit."""
+        short = "memory is short: every layer is computed again in the backward pass"
+        return tuple(self.returns + [short] * (self.fit is not None and self.fit.recomputed))
 
     def _drawn(self, replay: Replay) -> tuple[Behaved, Replay]:
         """The draws of a step, of this process's share of its rows, and the buffer with them."""
@@ -363,8 +377,7 @@ class Trainer:
         return lost
 
     def _balanced_share(self) -> float:
-        start = self.settings.sleep if self.sleeps else 0.0
-        return min(1.0, max(0.0, (self.progress() - start) / max(1e-9, 1.0 - start)))
+        return min(1.0, max(0.0, (self.progress() - self.asleep) / max(1e-9, 1.0 - self.asleep)))
 
     def _objective(
         self, behaved: Behaved, index: list[int], scored: Scored, temperature: float, log_q: np.ndarray
@@ -428,7 +441,7 @@ class Trainer:
         """Weights, optimiser state and log evidences, by name."""
         found = {f"adapter.{k}": v for k, v in self.adapter.tensors().items()}
         found |= optimizer_tensors(self.optimizer, self.names)
-        found |= {f"kept.{step}.{k}": v for step, some in self.kept.items() for k, v in some.items()}
+        found |= {} if self.looks is None else self.looks.tensors()
         return found | {"log_z": self.log_z.detach().cpu().clone()}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -438,6 +451,8 @@ class Trainer:
     def state(self) -> dict[str, object]:
         return {
             "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
+            "best": 0 if self.looks is None else self.looks.steps, "lowered": self.lowered, "asleep": self.asleep,
+            "returns": self.returns,
             "columns": None if self.fit is None else self.fit.columns,
             "recomputed": self.fit is not None and self.fit.recomputed,
             "threads": self.adapter.base.threads,
@@ -454,11 +469,10 @@ class Trainer:
         adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
         self.adapter.restore(adapter)
         restore_optimizer(self.optimizer, tensors, self.names)
-        self.kept = {}
-        for name, value in tensors.items():
-            if name.startswith("kept."):
-                _, step, key = name.split(".", 2)
-                self.kept.setdefault(int(step), {})[key] = value
+        if self.looks is not None:
+            self.looks.restore(tensors, int(str(state["best"])))
+        self.lowered, self.asleep = float(str(state["lowered"])), float(str(state["asleep"]))
+        self.returns = [*map(str, state["returns"])]  # type: ignore[call-overload]
         if tensors["log_z"].shape != self.log_z.shape:
             raise ValueError("it was trained on another number of rows")
         self.log_z = tensors["log_z"].to(self.log_z.device)
@@ -472,5 +486,7 @@ class Trainer:
         """Drop what is remembered, so that a resumed fit and this one go on alike."""
         self.rows.forget()
         self.balancer.forget()
+        if self.looks is not None:
+            self.looks.forget()
         if self.sleep_phase is not None:
             self.sleep_phase.forget()

@@ -14,7 +14,9 @@ from attrs import evolve
 from torch import Tensor
 
 from posterior_lm.lang.diagnostics import PlmError
+from posterior_lm.train.judge import Looks
 from posterior_lm.train.progress import Progress
+from posterior_lm.train.replay import Replay
 from posterior_lm.train.trainer import Trainer
 
 
@@ -35,13 +37,26 @@ class Turns:
     def __init__(self, trainers: Mapping[str, Trainer]) -> None:
         self.trainers = dict(trainers)
         self.adapter = next(iter(trainers.values())).adapter
+        self.looks = Looks(
+            self.adapter, [judge for one in self._all if one.looks for judge in one.looks.judges]
+        )
         for trainer in trainers.values():
             trainer.optimizer = self._all[0].optimizer
-            trainer.kept.clear()  # whose best ones are of one program
+            trainer.looks = None  # whose best weights would be of one program
 
     @property
     def _all(self) -> Sequence[Trainer]:
         return list(self.trainers.values())
+
+    @property
+    def _replays(self) -> Sequence[Replay]:
+        return [one.replay for one in self._all]
+
+    @property
+    def budget(self) -> float | None:
+        """Seconds of all of them together."""
+        found = [one.budget for one in self._all]
+        return None if None in found else sum(map(float, found))  # type: ignore[arg-type]
 
     @property
     def _next(self) -> str:
@@ -77,16 +92,26 @@ class Turns:
         name = self._next
         trainer = self.trainers[name]
         trainer.pause()
+        before = self.progress()
         with in_program(name):
             found = trainer.step()
-        trainer.kept.clear()
+        if self.looks.due(before, self.progress(), self.budget):
+            if self.looks.worse(self.steps_done, self._replays, trainer.columns):
+                for one in self._all:
+                    one.fall_back(one.stage())
+            trainer.seconds += trainer.world.broadcast(self.looks.seconds)
         return evolve(found, step=self.steps_done, seconds=self.seconds, done=self.progress())
+
+    def settle(self) -> str:
+        """Take the best of the weights that were looked at, by all programs; what to say of it, where that matters."""
+        return self.looks.settled(self.steps_done, self._replays, self._all[0].columns)
 
     # ------------------------------------------------------------- the state
 
     def tensors(self) -> dict[str, Tensor]:
         """Adapter and optimiser once, and the log evidences of each program."""
         found = {k: v for k, v in self._all[0].tensors().items() if k != "log_z"}
+        found |= self.looks.tensors()
         return found | {f"log_z.{k}": one.tensors()["log_z"] for k, one in enumerate(self._all)}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -94,7 +119,10 @@ class Turns:
         return {f"{k}.{n}": v for k, one in enumerate(self._all) for n, v in one.arrays().items()}
 
     def state(self) -> dict[str, object]:
-        return {"programs": [one.state() for one in self._all], "threads": self.adapter.base.threads}
+        return {
+            "programs": [one.state() for one in self._all], "best": self.looks.steps,
+            "threads": self.adapter.base.threads,
+        }  # fmt: skip
 
     def restore(
         self, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], state: Mapping[str, object]
@@ -104,8 +132,10 @@ class Turns:
         for k, (one, known) in enumerate(zip(self._all, state["programs"], strict=True)):  # type: ignore[call-overload]
             own = {n.removeprefix(f"{k}."): v for n, v in arrays.items() if n.startswith(f"{k}.")}
             one.restore({**common, "log_z": tensors[f"log_z.{k}"]}, own, known)
+        self.looks.restore(tensors, int(str(state["best"])))
 
     def forget(self) -> None:
         """Drop what is remembered, so that a resumed fit and this one go on alike."""
         for one in self._all:
             one.forget()
+        self.looks.forget()

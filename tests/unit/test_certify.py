@@ -391,7 +391,11 @@ def test_the_prior_is_better_where_its_own_draws_and_those_of_both_say_so() -> N
     assert report(prior / 2, -0.5).is_worse and report(prior / 2, -0.5).gain == pytest.approx(-0.5)
     words = report(prior / 2, -0.5).verdict.words
     assert words.startswith("Poor") and "KL(posterior‖policy) is 0.50 nats above the prior's" in words
-    assert not report(prior / 2, 0.5).is_worse, "it covers more than the prior does"
+    covers = report(prior / 2, 0.5)
+    assert not covers.is_worse, "it covers more than the prior does"
+    assert "KL(posterior‖policy) is 0.50 nats below the prior's all the same" in covers.alone
+    assert covers.lines()[-1] == covers.alone and "`--method gflownet`" in covers.alone
+    assert not report(prior / 2, -0.5).alone and not report(prior * 2, 0.5).alone
     assert not report(prior * 2, -0.5).is_worse, "its draws are worth more, whatever they miss"
     assert not FINE.is_worse and FINE.gain == 0, "nothing was measured"
     lost = report(prior / 2, -math.inf)

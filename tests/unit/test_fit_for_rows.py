@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +15,18 @@ import torch
 
 from posterior_lm.api.query import loads
 from posterior_lm.infer.guide import PriorGuide
+from posterior_lm.infer.weights import normalize
 from posterior_lm.lang.diagnostics import DataError, InferenceError
+from posterior_lm.target.target import Target
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train import judge as judge_module
 from posterior_lm.train.adapter import Adapter, drawing_model
 from posterior_lm.train.balancing import Balancer
 from posterior_lm.train.fit import fit
 from posterior_lm.train.forecast import Pace
 from posterior_lm.train.gflownet_batch import Trajectories
 from posterior_lm.train.guide import PolicyGuide
-from posterior_lm.train.kept import best_of
+from posterior_lm.train.judge import Judge, Looks
 from posterior_lm.train.own_draws import Rloo, Wake
 from posterior_lm.train.parallel import World
 from posterior_lm.train.policy import load_policy
@@ -170,35 +174,124 @@ def test_the_likelihood_of_the_buffer_weighs_by_rewards_and_fades() -> None:
 # ------------------------------------------------------------------------------- which weights are kept
 
 
-def test_the_best_weights_are_taken_by_the_draws_of_the_buffer() -> None:
+@pytest.fixture
+def judged() -> Iterator[tuple[Adapter, Judge, Target]]:
+    """An adapter of the prior, and a judge of two rows whose posteriors a list gives."""
     query = loads(WORD.replace("1..3", "3..12"))
     rows = Rows(query.prepared, [validate_data(query.graph, row) for row in ROWS])
     rows.read_own()
-    target = rows.target(0)
-    values = PriorGuide(target).sample(np.random.default_rng(0), 40).values["z"]
-    rewards = target.log_reward({"z": values})
-    replay = Replay(64, 64).add(0, [Entry((v.ids,), float(r)) for v, r in zip(values, rewards, strict=True)])
-    assert len(replay) >= 4
     adapter = Adapter.new(query.prepared.models["base"], rank=2, seed=0)
     adapter.reads = "own"
     try:
-        start = adapter.tensors()
-        random = torch.Generator().manual_seed(3)
-        worse = {k: v + 0.5 * torch.randn(v.shape, generator=random) for k, v in start.items()}
-        adapter.restore(worse)
-        assert best_of({0: start, 5: worse}, adapter, rows, replay, 64, 4096, World()) == 0
-        now = adapter.tensors()
-        assert all(torch.equal(now[k], start[k]) for k in start)
-        assert best_of({0: worse, 5: start}, adapter, rows, replay, 64, 4096, World()) == 5
-        assert best_of({0: start}, adapter, rows, Replay(64, 64), 64, 4096, World()) is None
+        yield adapter, Judge(rows, [0, 1], 0, World()), rows.target(0)
     finally:
         adapter.close()
+
+
+def moved(weights: Mapping[str, torch.Tensor], size: float) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(3)
+    return {k: v + size * torch.randn(v.shape, generator=random) for k, v in weights.items()}
+
+
+def test_weights_are_compared_by_fresh_draws_of_both(
+    judged: tuple[Adapter, Judge, Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, judge, target = judged
+    monkeypatch.setattr(judge_module, "DRAWS", 1600)
+    start = adapter.tensors()
+    ruined, other = moved(start, 0.5), moved(start, 0.05)
+    rise, error = judge.rise(adapter, (0, start), (1, ruined), Replay(64, 64), 4096)  # type: ignore[misc]
+    assert rise < -20 * error < 0
+    back, _ = judge.rise(adapter, (1, ruined), (2, start), Replay(64, 64), 4096)  # type: ignore[misc]
+    assert back == pytest.approx(-rise, rel=0.5)
+    one = Judge(judge.rows, [0], 0, World())
+    rise, error = one.rise(adapter, (0, start), (1, other), Replay(64, 64), 4096)  # type: ignore[misc]
+    one.forget()
+    again, _ = one.rise(adapter, (0, start), (1, other), Replay(64, 64), 4096)  # type: ignore[misc]
+    assert rise == again != one.rise(adapter, (0, start), (2, other), Replay(64, 64), 4096)[0]  # type: ignore[index]
+    # What a buffer holds counts by its reward.
+    values = PriorGuide(target).sample(np.random.default_rng(1), 40).values["z"]
+    rewards = target.log_reward({"z": values})
+    replay = Replay(64, 64).add(0, [Entry((v.ids,), float(r)) for v, r in zip(values, rewards, strict=True)])
+    one.forget()
+    exact, smaller = one.rise(adapter, (0, start), (1, other), replay, 4096)  # type: ignore[misc]
+    assert smaller < 1.2 * error and exact != rise and abs(exact - rise) < 3 * error
+    # Against many draws of the prior, which is the policy that has learnt nothing.
+    adapter.restore(other)
+    values = PriorGuide(target).sample(np.random.default_rng(0), 6000)  # type: ignore[assignment]
+    share = normalize(target.log_reward(values.values) - values.log_prob)
+    known = float(share @ (PolicyGuide.of(target, adapter).log_prob(values.values) - values.log_prob))
+    assert abs(rise - known) < 4 * error + 0.05 and abs(rise) > 0.1
+
+
+def test_a_row_of_which_no_draw_tells_is_not_counted(judged: tuple[Adapter, Judge, Target]) -> None:
+    adapter, judge, _ = judged
+    start = adapter.tensors()
+    heavy = SimpleNamespace(
+        log_reward=lambda values: np.where(np.arange(len(values["z"])) == 0, 0.0, -np.inf)
+    )
+    dead = SimpleNamespace(log_reward=lambda values: np.full(len(values["z"]), -np.inf))
+    for fake in (heavy, dead):
+        rows = SimpleNamespace(
+            readings=judge.rows.readings,
+            target=lambda row, fake=fake: _Rewarded(judge.rows.target(row), fake.log_reward),
+        )
+        silent = Judge(rows, [0, 1], 0, World())  # type: ignore[arg-type]
+        assert silent.rise(adapter, (0, start), (1, start), Replay(64, 64), 4096) is None
+
+
+class _Rewarded:
+    """A target with another log reward."""
+
+    def __init__(self, target: Target, log_reward: Callable[[Mapping[str, Sequence]], np.ndarray]) -> None:
+        self._target, self.log_reward = target, log_reward
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._target, name)
+
+
+def test_a_fit_goes_back_where_it_became_worse_by_more_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"a": torch.zeros(1)}
+    adapter = SimpleNamespace(tensors=lambda: dict(weights), restore=weights.update)
+    said = iter([(0.5, 0.1), (-0.1, 0.2), (-0.3, 0.1), None, (0.2, 0.3), (-0.01, 0.3)])
+    monkeypatch.setattr(Judge, "rise", lambda self, *given: next(said))
+    looks = Looks(adapter, [Judge(None, [0], 0, World())])  # type: ignore[arg-type]
+    found = []
+    for step in (1, 2, 3, 4, 5):
+        weights["a"] = torch.full((1,), float(step))
+        found.append((looks.worse(step, [Replay(1, 1)], 64), looks.steps, float(weights["a"])))
+    assert found == [(False, 1, 1.0), (False, 1, 2.0), (True, 1, 1.0), (False, 1, 4.0), (False, 5, 5.0)]
+    weights["a"] = torch.full((1,), 9.0)
+    assert (
+        looks.settled(9, [Replay(1, 1)], 64).startswith("the weights after step 5")
+        and float(weights["a"]) == 5.0
+    )
+
+
+def test_what_made_it_worse_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of simulated pairs there are no more, and of a row's own draws the rate is lower."""
+    monkeypatch.setattr(
+        Judge,
+        "rise",
+        lambda self, adapter, before, after, replay, columns: (-1.0 if after[0] < 7 else 1.0, 0.1),
+    )
+    query = loads(WORD)
+    settings = {**SMALL, "steps": 12, "sleep": 0.5, "pairs": 4, "seeds": 0, "certify_rows": 0, "warmup": 0}
+    fitted = fit(query.prepared, ROWS * 4, tmp_path / "p", settings_of(settings))
+    lines = [json.loads(line) for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["sleep"] * 2 + ["balance"] * 10
+    high = settings_of({}).balance_learning_rate
+    assert [round(line["rate"] / high, 3) for line in lines[2:5]] == [1.0, 0.976, 0.302]
+    assert 0 < lines[6]["rate"] / high < 0.1
+    note = "after step {} the policy was worse than before, so the training went back and {}"
+    assert note.format(2, "left the simulated and listed rows") in fitted.manifest.note
+    assert note.format(6, "on with a third of the rate") in fitted.manifest.note
 
 
 def test_a_fit_that_is_ruined_is_saved_as_it_began(tmp_path: Path) -> None:
     query = loads(WORD)
     settings = settings_of(
-        {**SMALL, "steps": 4, "balance_learning_rate": 30.0, "warmup": 0, "gradient_norm": 1e3}
+        {**SMALL, "steps": 1, "balance_learning_rate": 30.0, "warmup": 0, "gradient_norm": 1e3}
     )
     fitted = fit(query.prepared, ROWS, tmp_path / "ruined", settings)
     assert "saved as it began" in fitted.manifest.note
