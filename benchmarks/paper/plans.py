@@ -133,7 +133,7 @@ SMALL = Plan(
             more={"listed": 600, "chain": 100, "reverse": {}},
         ),
         "subjectivity": Size(
-            train=50, test=40, draws=8, steps=20, rates=(0.001,),
+            train=50, test=200, draws=8, steps=20, rates=(0.001,),
             fit={"pairs": 10, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
             more={"labels": [10], "rounds": 1},
