@@ -15,6 +15,7 @@ from posterior_lm.lang.ast import nodes
 from posterior_lm.lang.check import types
 from posterior_lm.lang.diagnostics import CompileError
 from posterior_lm.lang.driver import check, compile_source, load_module
+from posterior_lm.lang.signatures import BEFORE
 from posterior_lm.lang.source import Source
 from posterior_lm.lang.typed import CheckedModule, Dist, Value
 from posterior_lm.lang.values import ChoiceSpec
@@ -161,7 +162,7 @@ def test_every_expression_is_looked_at_once(text: str, monkeypatch: pytest.Monke
     checked = compiled(text)
     # What a running state is in the first row is read for its kind before.
     first = [
-        n.args[1] for n in nodes(checked.module) if isinstance(n, ast.Call) and n.function.id == "previous"
+        n.args[1] for n in nodes(checked.module) if isinstance(n, ast.Call) and n.function.id in BEFORE
     ]
     twice = {id(part) for one in first for part in nodes(one)}
     assert {count for one, count in looked.items() if one not in twice} == {1}
