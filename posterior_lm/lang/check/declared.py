@@ -83,8 +83,8 @@ def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
     if place == "column" and name == "table":
         scope.error("PLM322", "a column cannot hold a table", name_span(type_), "a table in a table")
         return True
-    _shape(scope, type_, place)
     options(scope, type_.options, known.options, f"the type {name}", name_span(type_))
+    _shape(scope, type_, place)
     if name == "text":
         _text(scope, type_, place)
     return not (known.takes == "range" and place == "latent" and not type_.args)
@@ -166,7 +166,7 @@ def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     for range_ in ranges:
         number_range(scope, range_, constants=True, at_least=0)
         most = scope.written(range_)
-        deep = next((written(scope, option.value) for option in type_.options if option.name == "depth"), 1)
+        deep = next((scope.written(option.value) for option in type_.options if option.name == "depth"), 1)
         if (
             isinstance(most, tuple)
             and most[0] <= most[1]
@@ -181,7 +181,7 @@ def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     if not ends:
         scope.error("PLM308", f"{a} needs an end", type_.span, "no end", help=_like(type_))
     elif known and (values := typed.finite) is not None and not values.checks():
-        end = written(scope, ends[0])
+        end = scope.written(ends[0])
         if isinstance(end, str) and end and values.size <= LISTED:
             scope.found += PlaceSpec(values, end).checks(call.span)
 
