@@ -314,16 +314,18 @@ def room_of(module: str) -> str:
     return prefixes[max(fitting, key=len)]
 
 
-@cache
-def imports(module: str, path: Path, inside: bool | None = None) -> tuple[tuple[int, str], ...]:
+def imports(module: str, path: Path, inside: bool | None = None) -> Iterator[tuple[int, str]]:
     """Line and dotted name of every import that runs, relative ones made absolute.
 
     Those inside functions alone, or those outside alone, as `inside` says.
     """
-    return tuple(_imports(module, path, inside))
+    for line, name, is_inside in _imports(module, path):
+        if inside is None or inside == is_inside:
+            yield line, name
 
 
-def _imports(module: str, path: Path, inside: bool | None) -> Iterator[tuple[int, str]]:
+@cache
+def _imports(module: str, path: Path) -> list[tuple[int, str, bool]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     within = {id(inner) for function in functions for inner in ast.walk(function)}
@@ -337,18 +339,19 @@ def _imports(module: str, path: Path, inside: bool | None) -> Iterator[tuple[int
     package = ["posterior_lm", *module.split(".")] if module else ["posterior_lm"]
     if path.name != "__init__.py":
         package = package[:-1]
+    found: list[tuple[int, str, bool]] = []
     for node in ast.walk(tree):
-        if id(node) in skipped or (inside is not None and (id(node) in within) != inside):
+        if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
+            found += [(node.lineno, alias.name, id(node) in within) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             start = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 longer = f"{start}.{alias.name}"
-                yield node.lineno, longer if _is_module(longer) else start
+                found.append((node.lineno, longer if _is_module(longer) else start, id(node) in within))
+    return found
 
 
 def _is_module(name: str) -> bool:
