@@ -102,9 +102,11 @@ def _where(lowering: Lowering, test: int | None) -> Iterator[None]:
 
 
 def drawn(
-    lowering: Lowering, name: str, type_: Type, lm: str | None, span: Span, *more: tuple[str, int]
-) -> int:
-    """The node of a latent of a type that has no parts, with `more` options, at the place of the lists around it."""
+    lowering: Lowering, name: str, type_: Type, lm: str | None, span: Span, *more: tuple[str, int],
+    path: tuple[int, ...] = (),
+) -> int:  # fmt: skip
+    """The node of a latent of a type that has no parts, with `more` options, at the place of the lists around it and at
+    a `path` in its own."""
     declared = type_.at
     options, inputs = lowering.options(declared)
     if "low" in options:
@@ -113,7 +115,7 @@ def drawn(
         more = (*more, (WHEN, taken))
     return lowering.build.add(
         Latent(
-            name=lowering.placed(name),
+            name=lowering.placed(name) + "".join(f"[{k}]" for k in path),
             type=declared.name,
             options=(*options, *(option for option, _ in more)),
             inputs=(*inputs, *(value for _, value in more)),
@@ -127,91 +129,68 @@ def drawn(
     )
 
 
+@frozen
+class _Spoken:
+    """The distribution of what is drawn piece by piece: a call of a language model, and the powers around it."""
+
+    lowering: Lowering
+    lm: str
+    call: ast.Call
+    exponents: tuple[ast.Expr, ...]
+    span: Span
+
+    @classmethod
+    def of(cls, lowering: Lowering, statement: ast.Latent) -> _Spoken:
+        call, exponents = statement.dist, tuple[ast.Expr, ...]()
+        while isinstance(call, ast.PowerExpr):
+            exponents = (call.exponent, *exponents)
+            call = call.base
+        lm = lowering.model(lowering.checked.spellers[statement.name.id])
+        assert lm is not None and isinstance(call, ast.Call)
+        return cls(lowering, lm, call, exponents, statement.dist.span)
+
+    def score(self, before: Sequence[int], value: int, *, bare: bool = True) -> int:
+        """Of a piece, after the context and the pieces before it."""
+        build, span = self.lowering.build, self.call.span
+        context = build.segments([*self.lowering.context(self.call), *before], span)
+        inputs = (context, build.segments([value], span))
+        node = build.add(LmScore(lm=self.lm, bare=bare, inputs=inputs, span=span))
+        for exponent in self.exponents:
+            node = build.add(Power(inputs=(self.lowering.value(exponent), node), span=self.span))
+        return node
+
+
 def latent_record(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     """`latent name: record(field: T, …) ~ d`: a latent and a term for each field, which is drawn after those before it."""
-    build, name = lowering.build, statement.name
-    call, exponents = statement.dist, list[ast.Expr]()
-    while isinstance(call, ast.PowerExpr):
-        exponents.insert(0, call.exponent)
-        call = call.base
-    lm = lowering.model(lowering.checked.spellers[name.id])
-    assert lm is not None and isinstance(call, ast.Call)
-    before: list[int] = []
+    name, spoken, before = statement.name, _Spoken.of(lowering, statement), list[int]()
     for part in type_.at.columns:
         if not isinstance(part, ast.Column):
             before.append(lowering.value(part))
             continue
         about = f"{name.id}.{part.name.id}"
-        node = drawn(lowering, about, type_.columns[part.name.id], lm, part.span)
-        context = build.segments([*lowering.context(call), *before], call.span)
-        text = build.segments([node], part.span)
-        term = build.add(LmScore(lm=lm, bare=True, inputs=(context, text), span=call.span))
-        for exponent in exponents:
-            term = build.add(Power(inputs=(lowering.value(exponent), term), span=statement.dist.span))
-        lowering.term("latent", about, term, part)
+        node = drawn(lowering, about, type_.columns[part.name.id], spoken.lm, part.span)
+        lowering.term("latent", about, spoken.score(before, node), part)
         lowering.names[lowering.bound(name), part.name.id] = node
         before.append(node)
-    lowering.name(name, build.segments(before, name.span))
+    lowering.name(name, lowering.build.segments(before, name.span))
 
 
 def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     """`latent name: list(T, low..high, end="…") ~ d`: one term, the score of every item and of the end."""
     build, name, item = lowering.build, statement.name, type_.item
-    call, exponents = statement.dist, list[ast.Expr]()
-    while isinstance(call, ast.PowerExpr):
-        exponents.insert(0, call.exponent)
-        call = call.base
-    lm = lowering.model(lowering.checked.spellers[name.id])
-    assert item is not None and type_.places is not None and lm is not None and isinstance(call, ast.Call)
-    context, mark = lowering.context(call), build.constant(str(type_.options["end"]))
-    options, inputs = lowering.options(item.at)
-    if "low" in options:
-        lowering.bounds[item] = inputs[options.index("low")], inputs[options.index("high")]
+    assert item is not None and type_.places is not None
+    spoken, mark = _Spoken.of(lowering, statement), build.constant(str(type_.options["end"]))
     low, high = type_.places
     depth = int(type_.options.get("depth") or 1)  # type: ignore[arg-type]
-
-    def scored(value: int, *, bare: bool) -> None:
-        text = build.segments([value], call.span)
-        node = build.add(
-            LmScore(
-                lm=lm,
-                bare=bare,
-                inputs=(build.segments([*context, *before], call.span), text),
-                span=call.span,
-            )
-        )
-        for exponent in exponents:
-            node = build.add(Power(inputs=(lowering.value(exponent), node), span=statement.dist.span))
-        terms.append(where_taken(lowering, node))
 
     def items(above: tuple[int, ...], there: int | None) -> None:
         """A list below the item at `above`, where that is `there`, None: certainly; each item is followed by its own list."""
         for k in range(high):
             path = (*above, k)
             with _where(lowering, there):
-                taken = taken_here(lowering)
-                when = () if taken is None else ((WHEN, taken),)
-                mine = (
-                    *zip(options, inputs, strict=True),
-                    (MARK, mark),
-                    ("may_end", build.constant(k >= low)),
-                    *when,
-                )
-                node = build.add(
-                    Latent(
-                        name=lowering.placed(name.id) + "".join(f"[{one}]" for one in path),
-                        type=item.name,
-                        options=tuple(option for option, _ in mine),
-                        inputs=tuple(value for _, value in mine),
-                        choices=item.choices,
-                        lm=lm,
-                        plates=lowering.around,
-                        tools=tools_of(item.at, lowering.tools),
-                        spans=(("type", item.span), *((o.name, o.value.span) for o in item.at.options)),
-                        span=name.span,
-                    )
-                )
-                scored(node, bare=True)
+                may_end = ("may_end", build.constant(k >= low))
+                node = drawn(lowering, name.id, item, spoken.lm, name.span, (MARK, mark), may_end, path=path)
+                terms.append(where_taken(lowering, spoken.score(before, node)))
             before.append(node)
             if k >= low:
                 there = build.add(Apply(op="holds", inputs=(node,), span=name.span))
@@ -219,7 +198,7 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
             if len(path) < depth:
                 items(path, there)
         with _where(lowering, there):
-            scored(mark, bare=False)
+            terms.append(where_taken(lowering, spoken.score(before, mark, bare=False)))
         if there is None:
             before.append(mark)
         else:

@@ -161,9 +161,7 @@ def test_every_expression_is_looked_at_once(text: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(types, "_distribution", counted_too)
     checked = compiled(text)
     # What a running state is in the first row is read for its kind before.
-    first = [
-        n.args[1] for n in nodes(checked.module) if isinstance(n, ast.Call) and n.function.id in BEFORE
-    ]
+    first = [n.args[1] for n in nodes(checked.module) if isinstance(n, ast.Call) and n.function.id in BEFORE]
     twice = {id(part) for one in first for part in nodes(one)}
     assert {count for one, count in looked.items() if one not in twice} == {1}
     before = dict(looked)
