@@ -224,7 +224,7 @@ class List(ValueType):
     latent = True
     form, example = "list(…)", 'list(text(tokens=1..12, stop="\\n"), 1..4, end="Answer:")'
     meant = "items with an end"
-    elsewhere = ("array", "sequence", "tree")
+    elsewhere: tuple[str, ...] = ("array", "sequence", "tree")
     places: tuple[int, int] | None = None
     """How many items there are where the type says so itself."""
 

@@ -58,7 +58,8 @@ def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
     name = type_.name
     if name not in VALUE_TYPES:
         for part in (*type_.args, *(o.value for o in type_.options)):
-            inner(scope, part)
+            if not (isinstance(part, ast.Call) and part.function.id in VALUE_TYPES):
+                inner(scope, part)
         near = nearest(name, VALUE_TYPES) or next(
             (t.name for t in VALUE_TYPES.values() if name in t.elsewhere), None
         )
