@@ -7,7 +7,7 @@ plates are columns of tables, one table for those of equally many rows, which st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from attrs import evolve
@@ -24,7 +24,7 @@ from posterior_lm.lang.source import NOWHERE, Source, Span
 from posterior_lm.lang.value_types import value_type
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.functions import is_nan
-from posterior_lm.target.values import Values, count
+from posterior_lm.target.values import ABSENT, Values, count
 
 
 def evaluate(
@@ -41,9 +41,14 @@ def evaluate(
     lists = _lists(value, types, values)
     value = ast.changed(value, lambda node: _as_whole(node, lists))
     statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
-    kinds = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
-    kinds = {name: kind for name, kind in kinds.items() if name not in lists}
-    places = {name: each for name, each in _rows_of(types).items() if name not in lists}
+    of_all = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
+    every = _rows_of(types)
+    places = {name: each for name, each in every.items() if name not in lists}
+    beside = dict[str, list[str]]()
+    for name in lists:
+        beside[name] = _beside(every[name], places, values)
+        places = {other: each for other, each in places.items() if other not in beside[name]}
+    kinds = {name: kind for name, kind in of_all.items() if name not in every or name in places}
     tables: dict[int, list[str]] = {}
     for name, each in places.items():
         tables.setdefault(len(each), []).append(name)
@@ -60,7 +65,13 @@ def evaluate(
     for name, declared_list in lists.items():
         whole, item = ast.Name(_WHOLE + name), ast.Name(f"item_of_{name}")
         plates.append(ast.Latent(whole, declared_list, ast.Call(ast.Name(next(iter(models))))))
-        plates.append(ast.Plate(item, whole, (ast.Let(ast.Name(name), item),)))
+        drawn_there = (
+            ast.Latent(
+                ast.Name(other), parse_fragment(_TYPES[of_all[other]], "type"), ast.Call(ast.Name("uniform"))
+            )
+            for other in beside[name]
+        )
+        plates.append(ast.Plate(item, whole, (ast.Let(ast.Name(name), item), *drawn_there)))
     program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, statement))
     checked = check(ast.Module(declared, program, span=NOWHERE))
     if checked.errors:
@@ -96,11 +107,23 @@ _WHOLE = "whole_"
 """Before the name of a list that `len` or `item` reads; by itself the name is one of its items."""
 
 
+_TYPES = {"int": "int(0..1)", "real": "real(0..1, grid=2)", "bool": "bool", "text": 'one_of("a", "b")'}
+"""A type of each kind; what values there really are nobody asks."""
+
+
+def _beside(items: Sequence[str], others: Mapping[str, Sequence[str]], values: Values) -> list[str]:
+    """The latents that stand in a plate over a list: there is one for every item, and none where there is no item."""
+    there = [[v.datum is not None for v in values[one]] for one in items]
+    return [
+        name for name, each in others.items() if [[v != ABSENT for v in values[one]] for one in each] == there
+    ]
+
+
 def _lists(value: ast.Expr, types: Mapping[str, str], values: Values) -> dict[str, ast.TypeExpr]:
     """The types of those latents that are lists: asked for their length or an item, or with an end in some draw."""
     found: dict[str, ast.TypeExpr] = {}
     asked = {call.args[0].id for call in ast.nodes(value) if _of_a_list(call)}  # type: ignore[attr-defined]
-    for name in {used.id for used in ast.names(value)} & {one.split("[", 1)[0] for one in types}:
+    for name in sorted({used.id for used in ast.names(value)} & {one.split("[", 1)[0] for one in types}):
         places = [one for one in types if one.split("[", 1)[0] == name and "[" in one]
         top = sum(one.count("[") == 1 for one in places)  # none is where each row of a plate has its own
         ends = name in asked or any(v.datum is None and v.ids for one in places for v in values[one])

@@ -312,6 +312,25 @@ def test_the_range_of_a_list_of_numbers_may_be_computed() -> None:
         compiled(source(body.replace('"b") ~', '"1") ~'), "most: int"), {"most": 1}, {"a1": C, "b1": C})
 
 
+def test_draws_are_asked_about_items_and_what_is_drawn_beside_them() -> None:
+    body = f'{CHOICES} plate s in z {{ latent k: int(0..1) ~ binomial(1, 0.3) latent t: one_of("a", "b") ~ a1(s) }}'
+    draws = plm.loads(source(body)).lm(a1=C).using("exact", mass=1.0).draw()
+
+    def known(value) -> float:
+        total = 0.0
+        for draw in draws:
+            rows = [tuple(draw.values[f"{name}[{k}]"] for name in "zkt") for k in (0, 1)]
+            total += draw.weight * value([row for row in rows if row[0] is not None])
+        return total
+
+    for text, value in {
+        'sum(if z == "a" then k else 0)': lambda rows: sum(k for z, k, _ in rows if z == "a"),
+        "sum(k) + 2 * len(z)": lambda rows: sum(k + 2 for _, k, _ in rows),
+        "if any(t == z and k == 1) then 1 else 0": lambda rows: any(t == z and k for z, k, t in rows),
+    }.items():
+        assert draws.expect(text).value == pytest.approx(known(value), abs=1e-9)
+
+
 def test_an_optional_is_a_list_of_one_item_or_none() -> None:
     for item, end in ((ITEM, END), ('one_of("a", " 1")', "b")):
         body = (
