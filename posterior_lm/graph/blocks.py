@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
+from posterior_lm.graph.graph import GuideSpec
 from posterior_lm.graph.named_files import tools_of
 from posterior_lm.graph.nodes import (
     MARK,
@@ -25,6 +26,7 @@ from posterior_lm.graph.nodes import (
     Pool,
     Power,
     Previous,
+    Role,
     Running,
     Sum,
 )
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 Meant = Binding | tuple[Binding, str]
 """What a node has a name for: a name, or a field of a record."""
+
+
+Piece = tuple[int, tuple[int, ...]]
+"""The latent of an item or a field, and what stands before it in its list or record."""
 
 
 @frozen
@@ -163,6 +169,7 @@ class _Spoken:
 def latent_record(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     """`latent name: record(field: T, …) ~ d`: a latent and a term for each field, which is drawn after those before it."""
     name, spoken, before = statement.name, _Spoken.of(lowering, statement), list[int]()
+    pieces: list[Piece] = []
     for part in type_.at.columns:
         if not isinstance(part, ast.Column):
             before.append(lowering.value(part))
@@ -171,7 +178,9 @@ def latent_record(lowering: Lowering, statement: ast.Latent, type_: Type) -> Non
         node = drawn(lowering, about, type_.columns[part.name.id], spoken.lm, part.span)
         lowering.term("latent", about, spoken.score(before, node), part)
         lowering.names[lowering.bound(name), part.name.id] = node
+        pieces.append((node, tuple(before)))
         before.append(node)
+    lowering.pieces[lowering.placed(name.id)] = tuple(pieces)
     lowering.name(name, lowering.build.segments(before, name.span))
 
 
@@ -191,6 +200,7 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
                 may_end = ("may_end", build.constant(k >= low))
                 node = drawn(lowering, name.id, item, spoken.lm, name.span, (MARK, mark), may_end, path=path)
                 terms.append(where_taken(lowering, spoken.score(before, node)))
+            pieces.append((node, tuple(before)))
             before.append(node)
             if k >= low:
                 there = build.add(Apply(op="holds", inputs=(node,), span=name.span))
@@ -206,9 +216,11 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
             before.append(build.add(Apply(op="if", inputs=end, span=name.span)))
 
     before: list[int] = []
+    pieces: list[Piece] = []
     places: dict[tuple[int, ...], tuple[int, int | None]] = {}
     terms: list[int] = []
     items((), None)
+    lowering.pieces[lowering.placed(name.id)] = tuple(pieces)
     lowering.name(name, build.segments(before, name.span))
     lowering.lists[lowering.bound(name)] = Places(
         tuple(latent for latent, _ in places.values()), tuple(holds for _, holds in places.values()), tuple(places)
@@ -216,6 +228,28 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     lowering.term(
         "latent", name.id, build.add(Sum(inputs=tuple(terms), span=statement.span)), statement, whole=True
     )
+
+
+def guides(lowering: Lowering) -> dict[str, GuideSpec]:
+    """What the proposals of the latents read: those of items and fields what is stated, then what stands before them.
+
+    In a conversation what stands before them is the beginning of the answer.
+    """
+    build, found = lowering.build, dict[str, GuideSpec]()
+    for name, guide in lowering.guides.items():
+        if name not in lowering.pieces:
+            found[name] = guide
+            continue
+        read = build.nodes[guide.context]
+        roles = [node.role for node in map(build.nodes.get, read.inputs) if isinstance(node, Role)]
+        answers = bool(roles) and roles[-1] != "assistant"
+        for latent, before in lowering.pieces[name]:
+            turn = [build.add(Role(role="assistant", span=guide.span))] if answers and before else []
+            context = build.segments([*read.inputs, *turn, *before], read.span)
+            node = build.nodes[latent]
+            assert isinstance(node, Latent)
+            found[node.name] = evolve(guide, context=context)
+    return found
 
 
 def over_list(lowering: Lowering, statement: ast.Plate, places: Places) -> None:

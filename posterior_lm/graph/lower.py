@@ -93,6 +93,8 @@ class Lowering:
     terms: list[int] = field(factory=list)
     infos: list[TermInfo] = field(factory=list)
     guides: dict[str, GuideSpec] = field(factory=dict)
+    pieces: dict[str, tuple[blocks.Piece, ...]] = field(factory=dict)
+    """Of what is drawn piece by piece, by its name."""
     infer: list[InferSpec] = field(factory=list)
 
     # ------------------------------------------------------------- declarations
@@ -122,7 +124,7 @@ class Lowering:
             total=total,
             params=params,
             lms=tuple(self.lms.values()),
-            guides=self.guides,
+            guides=blocks.guides(self),
             infer=tuple(self.infer),
             uses=tuple(self.uses.values()),
         )

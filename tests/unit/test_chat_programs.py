@@ -326,6 +326,37 @@ def test_a_policy_ends_an_answer_as_the_conversation_does(name: str, folders: di
         adapter.close()
 
 
+LISTED = """
+lm base = "MODEL"
+
+program answer(question: text) {
+  latent z: list(text(tokens=1..2, stop=".", chars="ab"), 1..2, end="bb") ~ base("So")
+  guide z ~ base(user("Q: ", question))
+  latent c: record("It is", a: text(tokens=1..1, chars="ab"), b: int(0..1)) ~ base(z)
+  guide c ~ base(user(question), assistant("Well", z))
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma2"])
+def test_a_guided_list_is_the_answer_piece_by_piece(name: str, folders: dict) -> None:
+    oracle = Oracle(folders[name])
+    target = query(folders[name], LISTED).given(question="why").target()
+    drawn = PriorGuide(target, reads="guide").sample(np.random.default_rng(0), 30)
+    asked, readings = oracle.ids(("user", "Q: why")), guide_readings(target)
+    later = oracle.ids(("user", "why"))
+    for d in range(30):
+        mine = {n: (column[d],) for n, column in drawn.values.items()}
+        pieces = [value.ids for (value,) in mine.values()]
+        ended = len(pieces[1]) and pieces[1][-1] == oracle.text(".")[-1]
+        listed = pieces[0] + pieces[1] + (oracle.text("bb") if ended else ())
+        begun = later + oracle.text("Well") + listed + oracle.text("It is")
+        wanted = {"z[0]": asked, "z[1]": asked + pieces[0], "c.a": begun, "c.b": begun + pieces[2]}
+        for latent, context in wanted.items():
+            reading = readings[latent]
+            assert contexts_of(target, reading.lm, reading.segments, mine, 1)[0] == [context]
+
+
 def test_a_default_guide_shows_what_comes_later_inside_the_conversation(folders: dict) -> None:
     target = query(folders["smollm2"], ANSWER).given(question="why", reply="yes").target()
     reading = readings_of(target)["z"]

@@ -13,6 +13,7 @@ import posterior_lm as plm
 from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Draws
 from posterior_lm.infer.exact import Exact
+from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.mcmc import Mcmc
 from posterior_lm.infer.smc import Smc
@@ -122,6 +123,42 @@ def test_a_plate_over_a_list_is_its_statements_for_each_item(method: str) -> Non
         plate s in z {{ observe "b" ~ b1(s) condition chars(s) > 1 }}
         factor -0.4 * len(z) + (if item(z, 1) == "a." then 0.7 else 0)"""
     agrees(body, reward, method)
+
+
+def guided(found: Sequence[Ids], last: Ids) -> float:
+    """log q of items and the end where a guide reads b1 after "a": of the tokens that go on at each place, renormalised."""
+    total, before = 0.0, B.tokenizer.encode("a")
+    for k in range(min(3, len(found) + 1)):
+        ids = found[k] if k < len(found) else last
+        every = [*items(), *(spellings(END) if k else ())]
+        for t, token in enumerate(ids):
+            goes_on = {one[t] for one in every if one[:t] == ids[:t] and len(one) > t}
+            scores = B.next_log_probs((*before, *ids[:t]))
+            total += float(scores[token]) - log_sum([float(scores[v]) for v in goes_on])
+        before = (*before, *ids)
+    return total
+
+
+GUIDED = 'guide z ~ b1("a")'
+
+
+@pytest.mark.parametrize("body", [f"{LIST} {GUIDED}", f"{GUIDED} {LIST}"])
+def test_a_guide_of_a_list_is_read_before_what_stands_before_each_item(body: str) -> None:
+    target, reward = target_of(f"{body} factor 0.6 * len(z)"), {}
+    for found, end in lists():
+        score = log_prob(A, A.tokenizer.encode("b"), tuple(itertools.chain(*found)) + end)
+        places = (*found, end, None, None)[:3] if len(found) < 3 else found
+        reward[places] = score + 0.6 * len(found), guided(found, end)
+    proposal = PriorGuide(target, reads="guide")
+    drawn = run(Importance(20000), target, n=20000, rng=np.random.default_rng(4), guide=proposal)
+    keys = list(zip(*([v.ids or None for v in column] for column in drawn.values.values()), strict=True))
+    assert len(set(keys)) > 30
+    for key, weight in zip(keys, drawn.log_weights.tolist(), strict=True):
+        assert weight == pytest.approx(reward[key][0] - reward[key][1], abs=1e-9)
+    whole = log_sum(score for score, _ in reward.values())
+    assert log_sum(q for _, q in reward.values()) == pytest.approx(0.0, abs=1e-9)
+    assert drawn.log_evidence == pytest.approx(whole, abs=0.03)
+    assert distance(drawn, {key: float(np.exp(r - whole)) for key, (r, _) in reward.items()}) < 0.05
 
 
 def test_a_list_of_one_length_is_the_program_that_spells_it_out() -> None:
@@ -400,7 +437,8 @@ def test_questions_and_views_of_a_list(tmp_path: Path) -> None:
         ('factor uniform(0..3)', "PLM318"),
         (f'latent z: list({ITEM}, 1..3, end="b") ~ mix(0.5, a1(), b1())', "PLM311"),
         (f'latent z: list({ITEM}, 1..3, end="b") ~ a1(user("a"))', "PLM311"),
-        (f'{LIST} guide z ~ b1()', "PLM409"),
+        (f'{LIST} guide z ~ b1(z)', "PLM407"),
+        (f'{LIST} guide z ~ b1() ^ 2', "PLM409"),
         (f'{LIST} factor item(z, 3) == "a"', "PLM302"),
         (f'{LIST} factor len("a")', "PLM301"),
         (f'{LIST} factor words(item(z, len(z)))', "PLM301"),

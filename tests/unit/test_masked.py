@@ -194,6 +194,8 @@ def codes(change: tuple[str, str]) -> list[str]:
         (('stop="."', 'grammar="g.lark"'), ["PLM416"]),
         (('stop="."', "canonical=true"), ["PLM416"]),
         (("text(tokens=1..3, stop=\".\") ~ base(a)", "int(0..3) ~ uniform()"), ["PLM416"]),
+        (("z: text(tokens=1..3, stop=\".\")", "z: list(text(tokens=1..3, stop=\".\"), 0..2, end=\"a\")"), ["PLM416"]),
+        (("z: text(tokens=1..3, stop=\".\")", "z: record(a: text(tokens=1..3, stop=\".\"))"), ["PLM416"]),
         (("  latent z", "  guide z ~ d(z)\n  latent z"), ["PLM401", "PLM406"]),
         (('masked("m.json")', 'masked("m.json", model="x")'), ["PLM206"]),
     ),

@@ -12,6 +12,7 @@ from posterior_lm.infer.base import run
 from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse
 from posterior_lm.lang.source import Source
+from posterior_lm.train.policy import guide_digest
 from posterior_lm.train.simulate import Simulator
 from tests.strategies import compiled, fingerprint
 from tests.unit.test_put_together import ALGORITHMS, MODELS, answer, source
@@ -47,6 +48,19 @@ def test_a_record_is_the_program_with_a_latent_for_each_field(block: str) -> Non
     if block != "branch":
         both = [text.replace('a1("b") ^', 'a1("b", q) ^').replace('"b", "b"', '"b", q, "b"') for text in both]
     assert len({fingerprint(text.replace("let t = r.t", "")) for text in both}) == 1
+
+
+@pytest.mark.parametrize("block", ["alone", "plate", "list", "branch"])
+def test_a_guide_of_a_record_is_that_of_each_field_and_what_stands_before_it(block: str) -> None:
+    read = {"plate": "r.t", "list": "t"}.get(block, "q")
+    stated = f"guide c ~ b1({read})"
+    spelled = f'guide x ~ b1({read}, "b") guide y ~ b1({read}, "b", x, "a")'
+    both = [
+        plm.loads(source(BLOCKS[block].format(body=body, **names), PARAMS)).graph
+        for body, names in ((f"{stated} {BODY}", FIELDS), (f"{PLAIN} {spelled}", LATENTS))
+    ]
+    assert len({guide_digest(graph) for graph in both}) == 1
+    assert all(len(graph.guides) == 2 for graph in both)
 
 
 @pytest.mark.parametrize("method", ALGORITHMS)
@@ -137,7 +151,7 @@ def test_pairs_are_simulated_with_fields() -> None:
         ("latent c: record(a: int(0..1)) ~ uniform()", "PLM311"),
         ("latent c: record(a: int(0..1)) ~ if q == \"a\" then a1() else b1()", "PLM311"),
         ("latent c: record(a: int(0..1)) ~ a1(user(q))", "PLM311"),
-        ("latent c: record(a: int(0..1)) ~ a1() guide c ~ b1()", "PLM409"),
+        ("latent c: record(a: int(0..1)) ~ a1() guide c ~ b1(c.a)", "PLM407"),
         ("latent c: record(a: int(0..1)) ~ a1() factor c.b", "PLM204"),
         ("latent c: record(a: int(0..1)) ~ a1(c.a)", "PLM403"),
         ("factor c.a latent c: record(a: int(0..1)) ~ a1()", "PLM401"),

@@ -46,10 +46,6 @@ def judge(
     scope.bind(name, latent)
     if guided.found.sort != "masked":
         spellers[name.id] = spellers[name.id] or guided.found.model
-    if latent.type is not None and latent.type.known.takes in ("items", "fields"):
-        part = "item" if latent.type.item is not None else "field"
-        scope.error("PLM409", f"'{name.id}' is a {latent.type.name}, which is drawn {part} by {part}", name.span, "not guided",
-                    help="drop the guide: its own distribution is proposed from")  # fmt: skip
     if latent.block != guided.block:
         scope.error(
             "PLM409",
