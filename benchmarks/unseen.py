@@ -2,15 +2,18 @@
 
     python -m benchmarks.unseen [--only NAME …] [--seconds 120] [--slow 600] [--models ../shared/models]
         [--method fit prior rloo vargrad smc] [--seed 0 …] [--particles 16384] [--out FILE]
+        [--folder benchmarks/tried] [--set learning_rate=0.003 …] [--cpu]
 
 The programs and their rows are in `unseen/`, whose README says how the reference of each is
 had. One JSON line per program, method, seed and seconds, appended to the file; what stands
-there is not run again. Programs whose model is absent are left out, with a line that says so.
+there is not run again. Programs whose model is absent are left out, with a line that says so. A change of the recipe is
+tried on the programs in `tried/`, with `--set` or beside another checkout. With `--cpu` seconds are those of the process, which
+other work on the machine does not shorten.
 
 `ess` is the mean over the rows of ESS/N of the draws by their own weights, which a lost mode
 does not show in; `held` of 1 / E[w / Z] over draws of the reference, which is what ESS/N
 tends to with more and more draws, and 0 where a reference draw cannot be proposed (a swarm of smc
-has none); `error` of |log evidence − reference|, nats.
+has none); `kl` of KL(posterior‖policy), nats, of the policy or the prior alone; `error` of |log evidence − reference|, nats.
 """
 
 from __future__ import annotations
@@ -69,16 +72,16 @@ class Reference:
 # ------------------------------------------------------------------------------- programs and references
 
 
-def query_of(name: str, models: Path) -> Query:
+def query_of(name: str, models: Path, folder: Path | None = None) -> Query:
     """The program, with the model that it names taken from the folder of models where it is there."""
-    query = load(FOLDER / f"{name}.plm")
+    query = load((folder or FOLDER) / f"{name}.plm")
     (spec,) = {lm.spec for lm in query.graph.lms}
     here = models / str(spec)
     return query.lm(base=str(here)) if here.is_dir() else query
 
 
-def rows_of(name: str) -> list[dict[str, object]]:
-    text = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
+def rows_of(name: str, folder: Path | None = None) -> list[dict[str, object]]:
+    text = ((folder or FOLDER) / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -135,12 +138,17 @@ def _merged(how: str, se: float, draws: Sequence[Draws]) -> Reference:
 # ------------------------------------------------------------------------------- what draws are worth
 
 
-def worth(target: Target, guide: Guide, reference: Reference) -> float:
-    """ESS/N of endlessly many draws of the guide: 1 / E[w / Z] over the reference's posterior draws."""
+def log_weights(target: Target, guide: Guide, reference: Reference) -> np.ndarray:
+    """(M,) log w / Z of the reference's values where the guide draws them, nats."""
     values = {
         name: [target.value_of(name, ids[k]) for ids in reference.ids] for k, name in enumerate(target.names)
     }
-    log_w = reference.log_reward - guide.log_prob(values) - reference.log_evidence
+    return np.asarray(reference.log_reward - guide.log_prob(values) - reference.log_evidence)
+
+
+def worth(target: Target, guide: Guide, reference: Reference) -> float:
+    """ESS/N of endlessly many draws of the guide: 1 / E[w / Z] over the reference's posterior draws."""
+    log_w = log_weights(target, guide, reference)
     with np.errstate(divide="ignore"):
         return min(1.0, math.exp(-logsumexp(np.log(reference.share) + log_w)))
 
@@ -162,15 +170,15 @@ def held(target: Target, draws: Draws, guide: Guide | None, reference: Reference
 
 def measured(
     name: str, method: str, query: Query, rows: Sequence[Mapping[str, object]], seconds: float, seed: int,
-    cache: Path, particles: int,
+    cache: Path, particles: int, settings: Mapping[str, object],
 ) -> dict[str, object]:  # fmt: skip
-    """One line of the table."""
+    """One line of the table; `settings` are the fit's, over its defaults."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="plm-unseen-") as top:
         folder = Path(top) / "policy"
         adapter, guide_of = None, None
         if method == "fit":
-            query.fit(rows, folder, budget=seconds, seed=seed)
+            query.fit(rows, folder, budget=seconds, seed=seed, **settings)
             policy = load_policy(folder, query.prepared)
             adapter, guide_of = policy.adapter, policy.guide
         elif method in KINDS:
@@ -188,17 +196,18 @@ def measured(
             else:
                 draws = asked.using("smc" if method == "smc" else "importance").draw(DRAWS, seed=seed).draws
             reference = reference_of(name, query, number, row, cache, particles)
-            found.append((draws, held(target, draws, guide, reference), reference))
+            kl = float(np.dot(reference.share, log_weights(target, guide or PriorGuide(target), reference)))
+            found.append((draws, held(target, draws, guide, reference), kl, reference))
         if adapter is not None:
             adapter.close()
-    shown = [value for _, value, _ in found if value is not None]
+    shown = [value for _, value, _, _ in found if value is not None]
     return {
         "program": name, "method": method, "seed": seed, "seconds": seconds, "trained": round(spent, 1),
-        "took": sorted({draws.method for draws, _, _ in found}),
-        "ess": float(np.mean([(draws.independent or 0.0) / len(draws) for draws, _, _ in found])),
-        "held": float(np.mean(shown)) if shown else None,
-        "error": float(np.mean([abs((d.log_evidence or -math.inf) - r.log_evidence) for d, _, r in found])),
-        "reference": sorted({r.how for _, _, r in found}), "reference_se": max(r.se for _, _, r in found),
+        "took": sorted({draws.method for draws, *_ in found}),
+        "ess": float(np.mean([(draws.independent or 0.0) / len(draws) for draws, *_ in found])),
+        "held": float(np.mean(shown)) if shown else None, "kl": float(np.mean([kl for _, _, kl, _ in found])),
+        "error": float(np.mean([abs((d.log_evidence or -math.inf) - r.log_evidence) for d, *_, r in found])),
+        "reference": sorted({r.how for *_, r in found}), "reference_se": max(r.se for *_, r in found),
     }  # fmt: skip
 
 
@@ -209,13 +218,13 @@ def done(out: Path) -> Iterator[tuple[object, ...]]:
     """What stands in the file already."""
     for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
         one = json.loads(line)
-        yield one["program"], one["method"], one["seed"], one["seconds"]
+        yield one["program"], one["method"], one["seed"], one["seconds"], one.get("set", "")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = sorted(path.stem for path in FOLDER.glob("*.plm"))
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of programs and their rows")
+    parser.add_argument("--only", nargs="+", help="programs of the folder")
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seconds", type=float, default=120, help="of training, small models")
     parser.add_argument("--slow", type=float, default=600, help=f"of training, {SLOW}")
@@ -226,22 +235,31 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--particles", type=int, default=PARTICLES, help="of each swarm of a reference")
     parser.add_argument("--out", type=Path, default=Path("unseen.jsonl"))
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the fit")
+    parser.add_argument("--cpu", action="store_true", help="seconds of the process, not of the wall")
     options = parser.parse_args(argv)
+    if options.cpu:
+        time.monotonic = time.perf_counter = time.process_time
+    changed = " ".join(options.set)
+    settings = {name: json.loads(value) for name, value in (one.split("=", 1) for one in options.set)}
     known = set(done(options.out))
-    for name in options.only:
-        query, rows = query_of(name, options.models), rows_of(name)
+    for name in options.only or sorted(path.stem for path in options.folder.glob("*.plm")):
+        query, rows = query_of(name, options.models, options.folder), rows_of(name, options.folder)
         seconds = options.slow if query.graph.lms[0].spec == SLOW else options.seconds
         for method in options.method:
             for seed in options.seed:
-                if (name, method, seed, seconds) in known:
+                of_fit = changed if method == "fit" else ""
+                if (name, method, seed, seconds, of_fit) in known:
                     continue
                 try:
                     line = measured(
-                        name, method, query, rows, seconds, seed, options.cache, options.particles
+                        name, method, query, rows, seconds, seed, options.cache, options.particles, settings
                     )
                 except PlmError as problem:
                     print(f"{name}, {method}: {problem.diagnostics[0].message}", file=sys.stderr)
                     continue
+                line |= {"clock": "cpu"} if options.cpu else {}
+                line |= {"set": of_fit} if of_fit else {}
                 text = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()})
                 print(text, flush=True)
                 with options.out.open("a", encoding="utf-8") as file:

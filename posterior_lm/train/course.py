@@ -48,7 +48,7 @@ class Course:
 
     def __init__(
         self, tick: Callable[[Stand], None] | None = None, *, watched: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: time.monotonic(),
     ) -> None:  # fmt: skip
         self.budget: float | None = None
         self.tick, self.clock, self.watched = tick, clock, watched or tick is not None

@@ -39,7 +39,8 @@ WORSE = 0.1
 LOOKING = 0.2
 """Share of a budget that may pass in looking."""
 ROWS, DRAWS, FEWEST = 8, 128, 32
-"""Rows that are looked at, and draws of each of the three for all of them together, the fewest where a budget is small."""
+"""Rows that are looked at, and draws of each of the three for all of them together, the fewest where a budget is small;
+of many programs each has fewer of both."""
 HEAVY = 128
 """Values of the buffers of all these rows that are looked at."""
 TELLING = 4.0
@@ -69,6 +70,8 @@ class Judge:
     seed: int
     world: World
     draws: int = DRAWS
+    most: int = ROWS
+    """Rows that are looked at."""
     _samples: dict[int, _Sample] = field(init=False, factory=dict)
     _log_prob: dict[tuple[int, int], np.ndarray] = field(init=False, factory=dict)
     """(rows, N) of the draws of the second under the first, nats. Of a policy that is compared again nothing is done twice."""
@@ -81,7 +84,7 @@ class Judge:
         Both are named by a number, from which come their draws; passes have at most `columns` token columns, and the
         adapter then has other weights. None where no row tells. ±∞ where one cannot draw a part that the other can.
         """
-        chosen = self.numbers[:ROWS]
+        chosen = self.numbers[: self.most]
         mine = [chosen[k] for k in self.world.share(len(chosen))]
         each = max(2, self.draws // len(chosen))
         heavy = [
@@ -213,6 +216,10 @@ class Looks:
 
     def __init__(self, adapter: Adapter, judges: Sequence[Judge]) -> None:
         self.adapter, self.judges = adapter, judges
+        self.most = max(FEWEST, DRAWS // max(1, round(math.sqrt(len(judges)))))
+        """Draws of a judge."""
+        for judge in judges:
+            judge.draws, judge.most = min(judge.draws, self.most), max(1, ROWS // len(judges))
         self.weights: Weights = adapter.tensors()
         self.steps = 0
         self._looked = 0
@@ -228,7 +235,7 @@ class Looks:
         """As many draws as a training of so many seconds has time for, where a draw of the policy and one of the frozen
         model, weighed, take `each`; a first look takes twice that, the others half as long."""
         for judge in self.judges:
-            judge.draws = int(min(DRAWS, max(FEWEST, LOOKING * seconds / (4 * max(each, 1e-9)))))
+            judge.draws = int(min(self.most, max(FEWEST, LOOKING * seconds / (4 * max(each, 1e-9)))))
         self._took = [2 * each * max(judge.draws for judge in self.judges)]
 
     def due(self, before: float, now: float, budget: float | None) -> bool:
