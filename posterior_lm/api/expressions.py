@@ -7,7 +7,7 @@ plates are columns of tables, one table for those of equally many rows, which st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from attrs import evolve
@@ -38,14 +38,15 @@ def evaluate(
     """
     parsed = parse_fragment(Source("<expression>", text), "expression")
     value = ast.changed(parsed, lambda node: _by_name(node, types))
-    lists = _lists(value, types, values)
-    value = ast.changed(value, lambda node: _as_whole(node, lists))
-    statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
     of_all = {name.split("[", 1)[0]: value_type(kind).kind for name, kind in types.items()}
+    lists = _lists(value, types, values)
+    value = ast.changed(value, lambda node: _as_whole(node, lists, of_all))
+    statement = ast.Condition(value) if wanted == "truth" else ast.Factor(value)
     every = _rows_of(types)
-    places = {name: each for name, each in every.items() if name not in lists}
+    alone = [name for name in lists if _place_of(name, of_all) == name]
+    places = {name: each for name, each in every.items() if name not in alone}
     beside = dict[str, list[str]]()
-    for name in lists:
+    for name in alone:
         beside[name] = _beside(every[name], places, values)
         places = {other: each for other, each in places.items() if other not in beside[name]}
     kinds = {name: kind for name, kind in of_all.items() if name not in every or name in places}
@@ -62,16 +63,22 @@ def evaluate(
         plates.append(ast.Plate(ast.Name(row), ast.Name(table), body))
     declared = tuple(ast.LmDecl(ast.Name(alias), ast.Literal("tiny")) for alias in models)
     # A list is what it was, so that its places are read as they were drawn; nobody asks the model.
+    asks = ast.Call(ast.Name(next(iter(models), "")))
     for name, declared_list in lists.items():
         whole, item = ast.Name(_WHOLE + name), ast.Name(f"item_of_{name}")
-        plates.append(ast.Latent(whole, declared_list, ast.Call(ast.Name(next(iter(models))))))
+        plates.append(ast.Latent(whole, declared_list, asks))
+        if name not in alone:
+            continue
         drawn_there = (
             ast.Latent(
-                ast.Name(other), parse_fragment(_TYPES[of_all[other]], "type"), ast.Call(ast.Name("uniform"))
+                ast.Name(other),
+                parse_fragment(_TYPES[of_all[other]], "type"),
+                asks if of_all[other] == "text" else ast.Call(ast.Name("uniform")),
             )
             for other in beside[name]
         )
-        plates.append(ast.Plate(item, whole, (ast.Let(ast.Name(name), item), *drawn_there)))
+        read = () if _parts(name, of_all) else (ast.Let(ast.Name(name), item),)
+        plates.append(ast.Plate(item, whole, (*read, *drawn_there)))
     program = ast.Program(ast.Name("posterior"), tuple(params), (*plates, statement))
     checked = check(ast.Module(declared, program, span=NOWHERE))
     if checked.errors:
@@ -90,12 +97,35 @@ def evaluate(
     term = graph.sink.inputs[-1]
     root = graph[term].inputs[0] if wanted == "truth" else term
     drawn = {f"{name}[{k}]": values[place] for name, each in places.items() for k, place in enumerate(each)}
+    drawn |= {
+        f"{_BESIDE}{name}[{k}]": values[place]
+        for names in beside.values()
+        for name in names
+        for k, place in enumerate(every[name])
+    }
     evaluator = Evaluator(graph, {}, {}, {})
     return [float(x) for x in evaluator.node(root, {**values, **drawn}, count(values))]  # type: ignore[arg-type]
 
 
+def _parts(name: str, bases: Iterable[str]) -> list[str]:
+    """The latents that are the fields of a record of that name, in order."""
+    return [one for one in bases if one.startswith(f"{name}.")]
+
+
+def _place_of(name: str, bases: Collection[str]) -> str:
+    """Of the field of a record that an item is the latent that says whether there is one; else the name itself."""
+    record = name.split(".", 1)[0]
+    return record if record in bases else _parts(record, bases)[0]
+
+
 def _by_name(node: ast.Node, types: Mapping[str, str]) -> ast.Node:
-    """The latent's name in place of the field of a record."""
+    """The latent's name in place of the field of a record, and of records whose length is asked for."""
+    if isinstance(node, ast.Call) and _of_a_list(node) and node.function.id == "len":
+        bases = dict.fromkeys(one.split("[", 1)[0] for one in types)
+        whole = node.args[0]
+        assert isinstance(whole, ast.Name)
+        if whole.id not in bases and _parts(whole.id, bases):
+            return evolve(node, args=(evolve(whole, id=_place_of(whole.id, bases)), *node.args[1:]))
     if isinstance(node, ast.Field):
         name = f"{node.row.id}.{node.column}"
         if any(one.split("[", 1)[0] == name for one in types):
@@ -105,9 +135,11 @@ def _by_name(node: ast.Node, types: Mapping[str, str]) -> ast.Node:
 
 _WHOLE = "whole_"
 """Before the name of a list that `len` or `item` reads; by itself the name is one of its items."""
+_BESIDE = "beside "
+"""Before the name of what is drawn for every item of a list."""
 
 
-_TYPES = {"int": "int(0..1)", "real": "real(0..1, grid=2)", "bool": "bool", "text": 'one_of("a", "b")'}
+_TYPES = {"int": "int(0..1)", "real": "real(0..1, grid=2)", "bool": "bool", "text": "text(tokens=1..1)"}
 """A type of each kind; what values there really are nobody asks."""
 
 
@@ -122,8 +154,10 @@ def _beside(items: Sequence[str], others: Mapping[str, Sequence[str]], values: V
 def _lists(value: ast.Expr, types: Mapping[str, str], values: Values) -> dict[str, ast.TypeExpr]:
     """The types of those latents that are lists: asked for their length or an item, or with an end in some draw."""
     found: dict[str, ast.TypeExpr] = {}
+    bases = dict.fromkeys(one.split("[", 1)[0] for one in types)
     asked = {call.args[0].id for call in ast.nodes(value) if _of_a_list(call)}  # type: ignore[attr-defined]
-    for name in sorted({used.id for used in ast.names(value)} & {one.split("[", 1)[0] for one in types}):
+    used = {one.id for one in ast.names(value)} & bases.keys()
+    for name in sorted(used | {_place_of(one, bases) for one in used}):
         places = [one for one in types if one.split("[", 1)[0] == name and "[" in one]
         top = sum(one.count("[") == 1 for one in places)  # none is where each row of a plate has its own
         ends = name in asked or any(v.datum is None and v.ids for one in places for v in values[one])
@@ -140,11 +174,13 @@ def _of_a_list(node: ast.Node) -> bool:
     return asks and isinstance(node.args[0], ast.Name)  # type: ignore[attr-defined]
 
 
-def _as_whole(node: ast.Node, lists: Mapping[str, ast.TypeExpr]) -> ast.Node:
+def _as_whole(node: ast.Node, lists: Mapping[str, ast.TypeExpr], bases: Iterable[str]) -> ast.Node:
     """What `len` and `item` read of these lists is the list as a whole."""
     if isinstance(node, ast.Call) and _of_a_list(node):
         first, *rest = node.args
         if isinstance(first, ast.Name) and first.id in lists:
+            if node.function.id == "item" and _parts(first.id, bases):  # draws hold its fields alone
+                return node
             return evolve(node, args=(evolve(first, id=_WHOLE + first.id), *rest))
     return node
 
@@ -175,7 +211,8 @@ def _of_draws(node: Node, kinds: Mapping[str, str]) -> Node:
         case Input(name=name) if name in kinds:
             return Latent(name=name, type=kinds[name], span=node.span)
         case Latent(name=name):
-            return evolve(node, name=name.removeprefix(_WHOLE))
+            whole = name.startswith(_WHOLE)
+            return evolve(node, name=name.removeprefix(_WHOLE) if whole else _BESIDE + name)
         case RowField(plate=plate, column=name):
             return Latent(name=name, type=kinds[name], plates=(plate,), span=node.span)
     return node

@@ -197,12 +197,16 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
         if not isinstance(latent, ast.Latent):
             continue
         whole, alias = checked.type(latent.type), checked.dist(latent.dist).model
-        for type_ in whole.columns.values() or (whole.item or whole,):
+        item = whole.item or whole
+        ends = None if whole.item is None else item.begins
+        parts = dict.fromkeys(part for part in (ends, *item.columns.values()) if part is not None)
+        for type_ in parts or (item,):
             wrong = _language(type_, allowed)
             found += wrong
             if wrong or alias not in models or not type_.is_written:
                 continue
-            if models[alias] == "tiny" and never_empty(type_) and _certainly_ends(whole):
+            end = str(whole.options["end"]) if type_ is ends else None
+            if models[alias] == "tiny" and never_empty(type_) and _certainly_ends(type_, end):
                 continue
             if alias not in tokenizers:
                 tokenizers[alias] = _tokenizer(models[alias], name)
@@ -212,19 +216,18 @@ def check_supports(checked: CheckedModule, name: str, allowed: tuple[Path, ...] 
             from posterior_lm.support.build import build_support
 
             try:
-                end = None if whole.item is None else str(whole.options["end"])
                 build_support(_spec(type_, allowed, end), tokenizer, span=type_.span)
             except CompileError as wrong_type:
                 found += wrong_type.diagnostics
     return found
 
 
-def _certainly_ends(type_: Type) -> bool:
+def _certainly_ends(type_: Type, end: str | None) -> bool:
     """Whether the end of a list has as many tokens as its items may have, whatever they are: no token is empty."""
-    if type_.item is None or type_.item.name != "text":
+    if end is None or type_.name != "text":
         return True
-    low, high = _ends(type_.item.options["tokens"])
-    return low <= 1 and len(str(type_.options["end"]).encode()) <= high
+    low, high = _ends(type_.options["tokens"])
+    return low <= 1 and len(end.encode()) <= high
 
 
 def _tables(module: ast.Module, allowed: tuple[Path, ...]) -> list[Diagnostic]:

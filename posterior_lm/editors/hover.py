@@ -39,10 +39,10 @@ def hover(document: Document, offset: int) -> tuple[Span, str] | None:
 
 def _of_name(document: Document, named: Named) -> str:
     if isinstance(named, ast.Column):
-        record = any(
-            isinstance(n, ast.TypeExpr) and n.name == "record" and named in n.fields for n in document.nodes
+        table = any(
+            isinstance(n, ast.TypeExpr) and n.name == "table" and named in n.fields for n in document.nodes
         )
-        return f"{_code(named.span.text)}\na {'field of a record' if record else 'column of a table'}"
+        return f"{_code(named.span.text)}\na {'column of a table' if table else 'field of a record'}"
     checked, value = document.checked, named.value
     text = _SORTS[named.sort]
     if named.sort in ("parameter", "latent", "let", "it") and value.kind != "unknown":

@@ -7,8 +7,9 @@ A record has a latent for each field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
@@ -49,12 +50,13 @@ Piece = tuple[int, tuple[int, ...]]
 
 @frozen
 class Places:
-    """The nodes of a list: a latent for each place, and whether it holds an item; None where it certainly does.
+    """The nodes of a list: the item at each place, its fields, and whether there is one; None where there certainly is.
 
     In a list of some depth the places of what is below an item follow it; `paths` says which item of which it is.
     """
 
-    latents: tuple[int, ...]
+    items: tuple[int, ...]
+    fields: tuple[Mapping[str, int], ...]
     holds: tuple[int | None, ...]
     paths: tuple[tuple[int, ...], ...]
 
@@ -114,7 +116,7 @@ def drawn(
     """The node of a latent of a type that has no parts, with `more` options, at the place of the lists around it and at
     a `path` in its own."""
     declared = type_.at
-    options, inputs = lowering.options(declared)
+    options, inputs = lowering.options(type_)
     if "low" in options:
         lowering.bounds[type_] = inputs[options.index("low")], inputs[options.index("high")]
     if (taken := taken_here(lowering)) is not None:
@@ -170,24 +172,54 @@ def latent_record(lowering: Lowering, statement: ast.Latent, type_: Type) -> Non
     """`latent name: record(field: T, …) ~ d`: a latent and a term for each field, which is drawn after those before it."""
     name, spoken, before = statement.name, _Spoken.of(lowering, statement), list[int]()
     pieces: list[Piece] = []
-    for part in type_.at.columns:
-        if not isinstance(part, ast.Column):
-            before.append(lowering.value(part))
-            continue
-        about = f"{name.id}.{part.name.id}"
-        node = drawn(lowering, about, type_.columns[part.name.id], spoken.lm, part.span)
-        lowering.term("latent", about, spoken.score(before, node), part)
+    for part, node in _fields(lowering, name, type_, type_.at.columns, spoken, before):
+        lowering.term("latent", f"{name.id}.{part.name.id}", spoken.score(before, node), part)
         lowering.names[lowering.bound(name), part.name.id] = node
         pieces.append((node, tuple(before)))
-        before.append(node)
     lowering.pieces[lowering.placed(name.id)] = tuple(pieces)
     lowering.name(name, lowering.build.segments(before, name.span))
 
 
+def _fields(
+    lowering: Lowering, name: ast.Name, type_: Type, parts: Sequence[ast.Column | ast.Expr], spoken: _Spoken,
+    before: list[int], there: int | None = None, path: tuple[int, ...] = (),
+) -> Iterator[tuple[ast.Column, int]]:  # fmt: skip
+    """The fields among the parts of a record, drawn one after the other, each added to what stands `before` afterwards;
+    the text between them too, where the record is `there`."""
+    text = ""
+    for part in (*parts, None):
+        if isinstance(part, ast.Literal):
+            text += str(part.value)
+            continue
+        if text:
+            before.append(_if_there(lowering, there, lowering.build.constant(text), name.span))
+            text = ""
+        if isinstance(part, ast.Column):
+            about = f"{name.id}.{part.name.id}"
+            node = drawn(lowering, about, type_.columns[part.name.id], spoken.lm, part.span, path=path)
+            yield part, node
+            before.append(node)
+
+
+def _if_there(lowering: Lowering, there: int | None, node: int, span: Span) -> int:
+    """What stands in a text where something is there, and nothing elsewhere."""
+    if there is None:
+        return node
+    inputs = (there, node, lowering.build.constant(""))
+    return lowering.build.add(Apply(op="if", inputs=inputs, span=span))
+
+
 def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
-    """`latent name: list(T, low..high, end="…") ~ d`: one term, the score of every item and of the end."""
+    """`latent name: list(T, low..high, end="…") ~ d`: one term, the score of every item and of the end.
+
+    A record's fields follow what it begins with, which is its first field where that is no known text.
+    """
     build, name, item = lowering.build, statement.name, type_.item
-    assert item is not None and type_.places is not None
+    assert item is not None and item.begins is not None and type_.places is not None
+    parts = item.at.columns if item.known.takes == "fields" else ()
+    first = parts[0].name.id if parts and isinstance(parts[0], ast.Column) else None
+    rest = parts[1:] if first else tuple(dropwhile(lambda part: isinstance(part, ast.Literal), parts))
+    place = name.id if first is None else f"{name.id}.{first}"
     spoken, mark = _Spoken.of(lowering, statement), build.constant(str(type_.options["end"]))
     low, high = type_.places
     depth = int(type_.options.get("depth") or 1)  # type: ignore[arg-type]
@@ -195,36 +227,39 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     def items(above: tuple[int, ...], there: int | None) -> None:
         """A list below the item at `above`, where that is `there`, None: certainly; each item is followed by its own list."""
         for k in range(high):
-            path = (*above, k)
+            path, begun = (*above, k), len(before)
             with _where(lowering, there):
                 may_end = ("may_end", build.constant(k >= low))
-                node = drawn(lowering, name.id, item, spoken.lm, name.span, (MARK, mark), may_end, path=path)
+                node = drawn(lowering, place, begins, spoken.lm, name.span, (MARK, mark), may_end, path=path)
                 terms.append(where_taken(lowering, spoken.score(before, node)))
             pieces.append((node, tuple(before)))
             before.append(node)
             if k >= low:
                 there = build.add(Apply(op="holds", inputs=(node,), span=name.span))
-            places[path] = node, there
+            fields = {} if first is None else {first: node}
+            with _where(lowering, there):
+                for part, field in _fields(lowering, name, item, rest, spoken, before, there, path):
+                    terms.append(where_taken(lowering, spoken.score(before, field)))
+                    pieces.append((field, tuple(before)))
+                    fields[part.name.id] = field
+            whole = build.segments(before[begun:], name.span) if parts else node
+            places[path] = whole, fields, there
             if len(path) < depth:
                 items(path, there)
         with _where(lowering, there):
             terms.append(where_taken(lowering, spoken.score(before, mark, bare=False)))
-        if there is None:
-            before.append(mark)
-        else:
-            end = (there, mark, build.constant(""))
-            before.append(build.add(Apply(op="if", inputs=end, span=name.span)))
+        before.append(_if_there(lowering, there, mark, name.span))
 
     before: list[int] = []
+    begins = item.begins
     pieces: list[Piece] = []
-    places: dict[tuple[int, ...], tuple[int, int | None]] = {}
+    places: dict[tuple[int, ...], tuple[int, dict[str, int], int | None]] = {}
     terms: list[int] = []
     items((), None)
     lowering.pieces[lowering.placed(name.id)] = tuple(pieces)
     lowering.name(name, build.segments(before, name.span))
-    lowering.lists[lowering.bound(name)] = Places(
-        tuple(latent for latent, _ in places.values()), tuple(holds for _, holds in places.values()), tuple(places)
-    )  # fmt: skip
+    wholes, fields_of, holds = zip(*places.values(), strict=True)
+    lowering.lists[lowering.bound(name)] = Places(wholes, fields_of, holds, tuple(places))
     lowering.term(
         "latent", name.id, build.add(Sum(inputs=tuple(terms), span=statement.span)), statement, whole=True
     )
@@ -258,8 +293,9 @@ def over_list(lowering: Lowering, statement: ast.Plate, places: Places) -> None:
     lowering.lists[row] = places
     outside, columns = (lowering.terms, lowering.infos), []
     lowering.items[row] = mine = []
-    for k, (latent, holds) in enumerate(zip(places.latents, places.holds, strict=True)):
-        lowering.names[row] = latent
+    for k, (item, fields, holds) in enumerate(zip(places.items, places.fields, places.holds, strict=True)):
+        lowering.names[row] = item
+        lowering.names |= {(row, name): node for name, node in fields.items()}
         lowering.terms, lowering.infos = [], []
         lowering.index.append(k)
         with _where(lowering, holds):
@@ -315,13 +351,15 @@ def item_at(lowering: Lowering, places: Places, call: ast.Call) -> int:
     build, k = lowering.build, lowering.checked.constant(call.args[1])
     assert isinstance(k, int)
     place = places.paths.index((k,))
-    latent, holds = places.latents[place], places.holds[place]
+    item, holds, read = places.items[place], places.holds[place], call.args[0]
+    if isinstance(read, ast.Field):
+        item = places.fields[place][read.column]
     if holds is None:
-        return latent
+        return item
     none = build.constant("")
     if lowering.checked.value(call).is_number:
         none = build.add(Apply(op="number", inputs=(none,), span=call.span))
-    return build.add(Apply(op="if", inputs=(holds, latent, none), span=call.span))
+    return build.add(Apply(op="if", inputs=(holds, item, none), span=call.span))
 
 
 # ---------------------------------------------------------------- rows of plates that have ended

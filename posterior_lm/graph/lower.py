@@ -239,16 +239,16 @@ class Lowering:
         self.name(statement.name, blocks.drawn(self, name, type_, lm, statement.name.span))
         self.term("latent", name, self.score(statement.name, statement.dist), statement)
 
-    def options(self, declared: ast.TypeExpr) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    def options(self, type_: Type) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Names and input nodes of a latent's options, ranges split into their two ends, files read.
 
         Raises CompileError as `text_beside` does.
         """
-        parts: list[tuple[str, ast.Expr]] = []
+        declared, parts = type_.at, list[tuple[str, ast.Expr]]()
         for arg in declared.args:
             if isinstance(arg, ast.Range):
                 parts += [("low", blocks.folded(arg.low)), ("high", blocks.folded(arg.high))]
-        if not parts and (ends := self.checked.type(declared).range) is not None:
+        if not parts and (ends := type_.range) is not None:
             parts += [("low", ast.Literal(ends[0])), ("high", ast.Literal(ends[1]))]
         for option in sorted(declared.options, key=lambda o: o.name):
             name, value = option.name, option.value
@@ -452,8 +452,9 @@ class Lowering:
                 known = FUNCTIONS.get(function.id)
                 if function.id in ("len", "item") and function.id not in self.uses:
                     made = blocks.length if function.id == "len" else blocks.item_at
-                    assert isinstance(args[0], ast.Name)
-                    return made(self, self.lists[self.bound(args[0])], expr)
+                    whole = args[0].row if isinstance(args[0], ast.Field) else args[0]
+                    assert isinstance(whole, ast.Name)
+                    return made(self, self.lists[self.bound(whole)], expr)
                 if function.id in BEFORE and function.id not in self.uses:
                     return blocks.previous(self, expr, listed=listed)
                 if known is not None and known.pools and function.id not in self.uses:

@@ -305,6 +305,11 @@ class TermInfo:
     def label(self) -> str:
         return f"{self.keyword} {self.about}".strip()
 
+    def draws(self, latent: str) -> bool:
+        """Whether it is the statement of that latent, or of what the latent is a place or a field of."""
+        base = latent.split("[", 1)[0]
+        return self.keyword == "latent" and self.about in (base, base.split(".", 1)[0])
+
 
 @frozen(kw_only=True)
 class Total(Node):

@@ -86,9 +86,8 @@ def prior_of(target: Target, name: str) -> Prior:
     Raises InferenceError PLM540 where a text is drawn from models of different tokens.
     """
     graph = target.graph
-    base = name.split("[", 1)[0]
     for i, info in zip(graph.sink.inputs, graph.sink.terms, strict=True):
-        if info.keyword == "latent" and info.about == base:
+        if info.draws(name):
             found = _search(target, i, name, 1.0)
             if found is not None:
                 if len(found.parts) > 1:

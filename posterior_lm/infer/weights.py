@@ -137,8 +137,7 @@ def all_dead(target: Target, terms: np.ndarray, *, listed: bool = False) -> Infe
         what = f"every draw has weight zero: `{info.label}` rules out {killed[blamed]} of {n} draws"
         code, label = "PLM702", "this statement killed most"
         help = "draw more with -n, loosen the statement, or make it part of the latent's type"
-        texts = {one.name.split("[", 1)[0] for one in target.latents if one.type == "text"}
-        if info.keyword == "latent" and info.about in texts:
+        if any(one.type == "text" and info.draws(one.name) for one in target.latents):
             help = "no draw came to an end that its type and its model allow: allow more tokens, or bound what repeats, as `.{1,8}` for `.+`"
     return InferenceError.of(code, what, info.span, label, notes=notes, help=help)
 

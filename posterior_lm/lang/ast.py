@@ -148,6 +148,19 @@ class TypeExpr(Node):
     options: tuple[Option, ...] = ()
     columns: tuple[Column | Expr, ...] = ()
 
+    @staticmethod
+    def is_column(name: str, part: Node) -> bool:
+        """Whether what stands in the parentheses of a type is one of its `columns`."""
+        return isinstance(part, Column) or (name == "record" and isinstance(part, Literal))
+
+    @classmethod
+    def of_call(cls, call: Call) -> TypeExpr:
+        """The type of a list's items, which is read as a call."""
+        name = call.function.id
+        columns = tuple(part for part in call.args if cls.is_column(name, part))
+        args = tuple(part for part in call.args if not cls.is_column(name, part))
+        return cls(name, args, call.options, columns, span=call.span)
+
     @property
     def fields(self) -> tuple[Column, ...]:
         return tuple(part for part in self.columns if isinstance(part, Column))

@@ -180,9 +180,8 @@ class Builder:
         return ast.Binary(str(op), left, right, span=span)
 
     def _type(self, span: Span, name: Token, items: Any = ()) -> ast.TypeExpr:
-        among = (ast.Column, ast.Literal) if str(name) == "record" else ast.Column
-        plain = [item for item in items if not isinstance(item, among)]
-        columns = tuple(item for item in items if isinstance(item, among))
+        plain = [item for item in items if not ast.TypeExpr.is_column(name, item)]
+        columns = tuple(item for item in items if ast.TypeExpr.is_column(name, item))
         args, options = self._arguments(plain)
         return ast.TypeExpr(str(name), args, options, columns, span=span)
 

@@ -93,7 +93,7 @@ def _kinds(module: ast.Module) -> dict[str, tuple[str, ast.Name, object]]:
     """What each name of a program is, where it stands, and what must agree to share it.
 
     A latent inside a plate or a branch agrees with nothing, not even its like: which row would
-    belong to which is not said anywhere.
+    belong to which is not said anywhere. Nor does a list of records, of whose text only a part is scored.
     """
     kinds: dict[str, tuple[str, ast.Name, object]] = {
         p.name.id: ("parameter", p.name, (p.type, p.default)) for p in module.program.params
@@ -103,7 +103,9 @@ def _kinds(module: ast.Module) -> dict[str, tuple[str, ast.Name, object]]:
     for statement in ast.statements(module.program.body):
         match statement:
             case ast.Latent(name=name, type=declared):
-                kinds[name.id] = ("latent", name, object() if id(statement) in inside else declared)
+                records = any(isinstance(n, ast.Call) and n.function.id == "record" for n in declared.args)
+                alone = records or id(statement) in inside
+                kinds[name.id] = ("latent", name, object() if alone else declared)
             case ast.Let(name=name) | ast.Plate(row=name):
                 kinds[name.id] = ("bound", name, None)
     return kinds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import takewhile
 
 from attrs import evolve, field, frozen
 
@@ -28,6 +29,7 @@ KIND_NAMES = {
     "number": "a number",
     "bool": "a truth value",
     "list": "a list",
+    "record": "a record",
     "marker": "a special token",
     "table": "a table",
     "row": "a row",
@@ -38,6 +40,9 @@ KIND_NAMES = {
     "distribution": "a distribution",
     "unknown": "unknown",
 }
+
+SPELLED = frozenset(("text", "list", "record", "marker"))
+"""The kinds that are texts, or made of such."""
 
 
 @frozen
@@ -77,7 +82,7 @@ class Value:
 
     @property
     def is_segment(self) -> bool:
-        return self.kind in ("text", "int", "real", "list", "marker", "unknown")
+        return self.kind in SPELLED or self.is_number
 
     @property
     def shown(self) -> str:
@@ -131,6 +136,18 @@ class Type:
     item: Type | None = None
     """Of a list; `places` are its fewest and its most items."""
     places: tuple[int, int] | None = None
+
+    @cached_property
+    def begins(self) -> Type | None:
+        """What stands where a list may end, of its items' type: an item, a record's first field, or its known beginning."""
+        if self.known.takes != "fields":
+            return self
+        known = list(takewhile(lambda part: isinstance(part, ast.Literal), self.at.columns))
+        opening = "".join(str(part.value) for part in known if isinstance(part, ast.Literal))
+        if not opening:
+            return next(iter(self.columns.values()), None)
+        literal = ast.Literal(opening, span=known[0].span)
+        return Type(ast.TypeExpr("one_of", (literal,), span=literal.span), choices=(opening,))
 
     @property
     def name(self) -> str:
@@ -201,12 +218,14 @@ class Binding:
 
     @property
     def columns(self) -> Mapping[str, Type]:
-        return {} if self.type is None else self.type.columns
+        return {} if self.type is None else (self.type.item or self.type).columns
 
     @property
     def has_fields(self) -> bool:
-        """Whether its parts are read as `name.part`: a row of a table, or a record."""
-        return self.sort == "row" or (self.type is not None and self.type.name == "record")
+        """Whether its parts are read as `name.part`: a row of a table, a record, or a list of such."""
+        if self.type is None:
+            return self.sort == "row"
+        return (self.type.item or self.type).known.takes in ("fields", *["columns"] * (self.sort == "row"))
 
 
 @frozen

@@ -241,9 +241,10 @@ class Optional(List):
 
 
 class Record(ValueType):
-    """Its fields are latents of their own, by the names `record.field`."""
+    """Its fields are latents of their own, by the names `record.field`; an item of a list may be one."""
 
-    name, kind, takes, latent = "record", "list", "fields", True
+    name, takes, latent = "record", "fields", True
+    kind = "record"
     form, example = "record(…)", 'record(name: text(tokens=1..4, stop=","), age: int(0..99, lead=" "))'
     meant = "fields, one after the other"
     elsewhere = ("struct", "object", "dict", "tuple")

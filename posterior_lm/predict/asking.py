@@ -226,7 +226,7 @@ def _check_default_guides(
 def _declared(graph: RewardGraph, latent: str) -> Span:
     """Where a latent, or one of a plate's, is declared."""
     base = latent.split("[", 1)[0]
-    return next(node.span for _, node in graph.latents() if node.name == base)
+    return next(node.span for _, node in graph.latents() if node.name.split("[", 1)[0] == base)
 
 
 # ---- each value bound in turn

@@ -169,11 +169,10 @@ class Evaluator:
         for k, i in enumerate(sink.inputs):
             out[:, k] = self._column(columns, i, n)
         for k, info in enumerate(sink.terms):
-            if info.keyword == "latent":
-                for name, support in self.supports.items():
-                    if name.split("[", 1)[0] == info.about:
-                        inside = [v == ABSENT or support.accepts(v.ids) for v in values[name]]
-                        out[~np.array(inside, dtype=bool), k] = -math.inf
+            for name, support in self.supports.items():
+                if info.draws(name):
+                    inside = [v == ABSENT or support.accepts(v.ids) for v in values[name]]
+                    out[~np.array(inside, dtype=bool), k] = -math.inf
         refuse_nonsense(out, sink.terms)
         return out
 

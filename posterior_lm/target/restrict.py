@@ -134,7 +134,7 @@ def _leaves(
 def _whatever_the_data(program: RewardGraph, masked: _Masked) -> bool:
     """Whether neither the latent's type nor its masks read a parameter."""
     base = masked.latent.name.split("[", 1)[0]
-    roots = [i for i, latent in program.latents() if latent.name == base]
+    roots = [i for i, latent in program.latents() if latent.name.split("[", 1)[0] == base]
     roots += [program.sink.inputs[part.term] for part in masked.parts]
     return not any(isinstance(program[i], Input | RowField) for i in program.ancestors(*roots))
 

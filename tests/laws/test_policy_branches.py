@@ -51,9 +51,12 @@ RECORD = f"""latent k: int(0..1) ~ binomial(1, 0.3) if k == 1 {{
     latent z: record("he", a: {ITEM}, n: int(1..3), b: text(tokens=0..1, chars="at")) ~ base("a") ^ 0.1
     factor 0.4 * z.n {STATED}
   }}"""
+RECORDS = f"""latent z: list(record("he", name: {ITEM}, "a", age: int(1..2)), 0..2, end=" the") ~ base("he the") ^ 0.1
+  factor len(z)"""
 BODIES = {
     "branch": BRANCH, "list": LIST, "rows": ROWS, "tree": TREE, "ints": INTS, "guided list": f"{LIST} {STATED}",
     "guided tree": f"{TREE} {STATED}", "guided ints": f"{INTS} {STATED}", "guided record": RECORD,
+    "guided records": f"{RECORDS} {STATED}",
 }  # fmt: skip
 EVERY = pytest.mark.parametrize("name", BODIES)
 METHODS = {
@@ -204,6 +207,7 @@ SEVERAL = {
     "branch": f"""latent k: one_of("he", "a") ~ choice(base(t)) ^ 0.1
   if k == "a" {{ latent z: {ITEM} ~ base(t) ^ 0.3 factor 2.0 * chars(z) }} else {{ factor 2.5 }}""",
     "list": f'latent z: list({ITEM}, 0..2, end="he") ~ base(t) ^ 0.1 factor 3.0 * len(z)',
+    "records": f'latent z: list(record(name: {ITEM}, " the", age: int(1..2)), 0..1, end="he") ~ base(t) ^ 0.1 factor 3.0 * len(z)',
 }
 SEVERAL["guided"] = f"""latent z: list({ITEM}, 0..2, end="he") ~ base("the") ^ 0.1
   factor if (len(z) == 2) == (t == "he") then 4 else 0 guide z ~ base("the", t)"""

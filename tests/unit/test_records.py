@@ -156,7 +156,6 @@ def test_pairs_are_simulated_with_fields() -> None:
         ("latent c: record(a: int(0..1)) ~ a1(c.a)", "PLM403"),
         ("factor c.a latent c: record(a: int(0..1)) ~ a1()", "PLM401"),
         ("latent c: record(a: int(0..1)) ~ a1() plate x in c { factor 1 }", "PLM320"),
-        ("latent c: list(record(a: int(0..1)), 0..1, end=\"b\") ~ a1()", "PLM322"),
         ("latent c: int(0..1) ~ a1() factor c.a", "PLM305"),
         ("latent c: list(int(0..1), 0..1, end=\"b\") ~ a1() factor words(q, a: text)", "PLM318"),
     ],

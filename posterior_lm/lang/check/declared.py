@@ -149,21 +149,21 @@ def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     ranges = [arg for arg in rest if isinstance(arg, ast.Range)]
     if (
         not isinstance(call, ast.Call)
-        or call.function.id not in ITEMS
+        or call.function.id not in (*ITEMS, "record")
         or not len(ranges) == len(rest) == is_list
     ):
         for arg in type_.args:
             if not isinstance(arg, ast.Call) and not (isinstance(arg, ast.Name) and arg.id in VALUE_TYPES):
                 inner(scope, arg)
         scope.error("PLM322", f"{a} takes what an item is{', and a range' * is_list}", type_.span,
-                    f"expected {', '.join(VALUE_TYPES[name].form for name in ITEMS)}{', then low..high' * is_list}",
+                    f"expected {', '.join(VALUE_TYPES[name].form for name in (*ITEMS, 'record'))}{', then low..high' * is_list}",
                     help=_like(type_))  # fmt: skip
         return
-    item = ast.TypeExpr(call.function.id, call.args, call.options, span=call.span)
-    typed, known = check_type(scope, item, place="latent")
+    typed, known = check_type(scope, ast.TypeExpr.of_call(call), place="latent")
     scope.findings.types[id(call)] = typed
-    if item.name == "text":
-        _ends_in_stop(scope, call)
+    begins = typed.begins
+    if begins is not None and begins.name == "text":
+        _ends_in_stop(scope, begins.at)
     for range_ in ranges:
         number_range(scope, range_, constants=True, at_least=0)
         most = scope.written(range_)
@@ -181,20 +181,20 @@ def _items(scope: Scope, type_: ast.TypeExpr) -> None:
     ends = [option.value for option in type_.options if option.name == "end"]
     if not ends:
         scope.error("PLM308", f"{a} needs an end", type_.span, "no end", help=_like(type_))
-    elif known and (values := typed.finite) is not None and not values.checks():
+    elif known and begins and (values := begins.finite) is not None and not values.checks():
         end = scope.written(ends[0])
         if isinstance(end, str) and end and values.size <= LISTED:
-            scope.found += PlaceSpec(values, end).checks(call.span)
+            scope.found += PlaceSpec(values, end).checks(begins.span)
 
 
-def _ends_in_stop(scope: Scope, call: ast.Call) -> None:
-    given = {option.name: option for option in call.options}
+def _ends_in_stop(scope: Scope, type_: ast.TypeExpr) -> None:
+    given = {option.name: option for option in type_.options}
     for name in ("grammar", "json", "end"):
         if name in given:
             scope.error("PLM322", f"an item of a list has no {name}=", given[name].span, "not of an item",
                         help="an item ends in its stop, and the list in its end")  # fmt: skip
     if "stop" not in given:
-        scope.error("PLM322", "an item of a list ends in a stop", call.span, "no stop",
+        scope.error("PLM322", "an item of a list ends in a stop", type_.span, "no stop",
                     help='name one: text(tokens=1..12, stop="\\n")')  # fmt: skip
 
 

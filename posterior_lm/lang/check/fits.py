@@ -20,7 +20,7 @@ from posterior_lm.lang.signatures import (
     Distribution,
 )
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import KIND_NAMES, Binding, Dist, Type, Value, joined
+from posterior_lm.lang.typed import KIND_NAMES, SPELLED, Binding, Dist, Type, Value, joined
 from posterior_lm.lang.value_types import finite_forms
 
 
@@ -36,7 +36,7 @@ def comparison(scope: Scope, expr: ast.Binary, left: Value, right: Value) -> Non
     """Reports sides that cannot be compared, or that never are equal."""
     ordered = expr.op not in ("==", "!=")
     for side, found in ((expr.left, left), (expr.right, right)):
-        if found.kind in ("table", "row", "list", "marker"):
+        if found.kind in ("table", "row", "list", "record", "marker"):
             scope.error("PLM318", f"{found.shown} cannot be compared", side.span, f"this is {found.shown}")
             return
     alike = (
@@ -294,7 +294,7 @@ def _either(scope: Scope, call: ast.Call, what: str, one: Value, other: Value) -
     kinds, special = {one.kind, other.kind} - {"unknown"}, one.special or other.special
     if len(kinds) < 2:
         kind = min(kinds, default="unknown")
-    elif kinds == {"int", "real"} or kinds <= {"text", "list", "marker"}:
+    elif kinds == {"int", "real"} or kinds <= SPELLED:
         kind = "real" if "int" in kinds else "list"
     else:
         scope.error("PLM319", f"{what} differ in kind", call.span,
@@ -312,23 +312,32 @@ def fits_part(scope: Scope, owner: str, expr: ast.Expr, kind: str, found: Value)
                 "PLM301", f"{owner} needs a place that is written out here", expr.span, "not 0, 1, 2, …"
             )
         return
-    binding = scope.get(expr.id) if isinstance(expr, ast.Name) else None
-    if binding is None or binding.sort != "latent" or binding.type is None or binding.type.item is None:
+    if _listed(scope, expr)[1] is None:
         scope.error("PLM301", f"{owner} needs a list here", expr.span, f"this is {found.shown}",
                     help='name a latent that is one: latent steps: list(text(…), 1..4, end="…") ~ …')  # fmt: skip
 
 
+def _listed(scope: Scope, expr: ast.Expr) -> tuple[Binding | None, Type | None]:
+    """The list that is named, by itself or by a field of its items, and the type of what is read of an item."""
+    named = expr.row if isinstance(expr, ast.Field) else expr
+    binding = scope.get(named.id) if isinstance(named, ast.Name) else None
+    if binding is None or binding.sort != "latent" or binding.type is None or binding.type.item is None:
+        return None, None
+    item = binding.type.item
+    return binding, item.columns.get(expr.column) if isinstance(expr, ast.Field) else item
+
+
 def within_list(scope: Scope, call: ast.Call) -> str:
-    """The kind of an item; reports a place that a list never has."""
-    binding = scope.get(call.args[0].id) if isinstance(call.args[0], ast.Name) else None
+    """The kind of an item, or of a field of it; reports a place that a list never has."""
+    binding, item = _listed(scope, call.args[0])
     place = scope.findings.values[id(call.args[1])].constant
     if binding is not None and binding.type is not None and binding.type.places is not None:
         most = binding.type.places[1]
         if isinstance(place, int) and place >= most:
             scope.error("PLM302", f"'{binding.name}' has at most {most} items, counted from 0", call.args[1].span,
                         "never there", secondary=[(binding.type.span, "the type")])  # fmt: skip
-    item = None if binding is None or binding.type is None else binding.type.item
-    return "unknown" if item is None else item.value.kind
+    kind = "unknown" if item is None else item.value.kind
+    return "list" if kind == "record" else kind
 
 
 def is_called(scope: Scope, *exprs: ast.Expr) -> bool:

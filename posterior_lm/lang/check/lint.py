@@ -109,18 +109,21 @@ def unended(checked: CheckedModule, given: Mapping[str, object] | None = None) -
 
 
 def _fields(statement: ast.Statement) -> tuple[ast.Column | ast.Expr, ...]:
-    """The fields of a record that is drawn, and the known texts between them; of anything else nothing."""
+    """The fields of a record that is drawn, or of a list's, and the known texts between them; of anything else nothing."""
     match statement:
         case ast.Latent(type=ast.TypeExpr(name="record", columns=parts)):
             return parts
+        case ast.Latent(type=ast.TypeExpr(args=(ast.Call(function=ast.Name(id="record")) as item, *_))):
+            return ast.TypeExpr.of_call(item).columns
     return ()
 
 
 def _spelled_apart(latent: ast.Latent) -> Iterator[ast.Latent]:
-    """A latent, or those fields of a record that no other one stands right behind."""
+    """A latent, or those fields of a record that no other one stands right behind, nor what is scored behind an item."""
     if not (parts := _fields(latent)):
         yield latent
-    for part, behind in zip(parts, (*parts[1:], None), strict=False):
+    last = parts[-1] if parts and latent.type.name != "record" else None
+    for part, behind in zip(parts, (*parts[1:], last), strict=False):
         if isinstance(part, ast.Column) and not isinstance(behind, ast.Column):
             named = latent.name if behind is None else part.name
             field = f"{latent.name.id}.{part.name.id}"
@@ -256,6 +259,8 @@ def _idle_latents(program: ast.Program) -> Iterator[Diagnostic]:
                 read |= {n.id for n in names((value, dist))}
             case ast.Prefer(items=items, dist=dist):
                 read |= {n.id for n in names((items, dist))}
+            case ast.Plate(table=table):
+                read |= {n.id for n in names(table)}
             case (
                 ast.Factor(value=value)
                 | ast.Condition(value=value)
@@ -302,7 +307,8 @@ def _boundaries(checked: CheckedModule) -> Iterator[Diagnostic]:
             (one, other) for one, other in pairwise(fields) if not isinstance(one, ast.Column)
         ]
         if isinstance(statement, ast.Latent) and fields:
-            scored += [(first, statement.dist) for first in fields[:1] if isinstance(first, ast.Column)]
+            begins = statement.type.name != "record" or isinstance(fields[0], ast.Column)
+            scored += [(first, statement.dist) for first in fields[:1] if begins]
         elif isinstance(statement, (ast.Latent, ast.Guide)) and checked.dist(statement.dist).sort != "masked":
             scored.append((statement.name, statement.dist))
         elif isinstance(statement, ast.Observe):

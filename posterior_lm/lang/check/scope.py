@@ -333,8 +333,8 @@ class Scope:
         self.error("PLM201", f"unknown {what} '{name.id}'", name.span, "not declared", help=help)
         return None
 
-    def field(self, expr: ast.Field) -> Value:
-        """The value of `row.column`."""
+    def field(self, expr: ast.Field, *, items: bool = False) -> Value:
+        """The value of `row.column`, or with `items` of a field of each item of a list."""
         binding = self.resolve(expr.row)
         if binding is None or binding.value.kind == "unknown":
             return UNKNOWN
@@ -343,14 +343,15 @@ class Scope:
                 "PLM305",
                 f"'{expr.row.id}' is {binding.value.shown} and has no columns",
                 expr.row.span,
-                "not a row of a plate, and no record",
+                "not a row of a table, and no record",
                 secondary=[(binding.span, "declared here")],
             )
             return UNKNOWN
         if expr.column not in binding.columns:
             if not binding.columns:
                 return UNKNOWN
-            whole, part = ("record", "field") if binding.sort == "latent" else ("table", "column")
+            of_table = binding.type is not None and binding.type.name == "table"
+            whole, part = ("table", "column") if of_table else ("record", "field")
             listed = f"its {part}s are {', '.join(binding.columns)}"
             self.error(
                 "PLM204",
@@ -360,6 +361,11 @@ class Scope:
                 secondary=[(binding.span, f"a {'row of the table' if part == 'column' else 'record'}")],
                 help=meant(expr.column, binding.columns, listed, "'"),
             )
+            return UNKNOWN
+        if binding.value.kind == "list" and not items:
+            name, part = expr.row.id, expr.column
+            self.error("PLM305", f"'{name}' is a list, and its fields are those of an item", expr.span, "of which item?",
+                       help=f"go through it, plate one in {name} {{ … one.{part} … }}, or read one: item({name}.{part}, 0)")  # fmt: skip
             return UNKNOWN
         # What a row reads is its table.
         return evolve(binding.columns[expr.column].value, depends=binding.value.depends | {binding})

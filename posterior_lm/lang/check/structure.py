@@ -28,7 +28,7 @@ from posterior_lm.lang.check.types import distribution, exponent, scored, segmen
 from posterior_lm.lang.diagnostics import meant
 from posterior_lm.lang.signatures import BEFORE, DISTRIBUTIONS, FUNCTIONS, IT, LMS, TOOLS, Constructor
 from posterior_lm.lang.source import Span
-from posterior_lm.lang.typed import UNKNOWN, Binding, Dist, Type, Value, joined
+from posterior_lm.lang.typed import SPELLED, UNKNOWN, Binding, Dist, Type, Value, joined
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -235,7 +235,7 @@ class Structure:
         scope.declare(mine)
         found = value(scope, expr)
         kinds = {found.kind, first.kind} - {"unknown"}
-        if kinds > {first.kind} and not kinds <= {"text", "list", "marker"}:
+        if kinds > {first.kind} and not kinds <= SPELLED:
             scope.error("PLM319", f"'{name.id}' is {first.shown} in the first row and {found.shown} behind it", expr.span,
                         secondary=[(running[0].args[1].span, first.shown)])  # fmt: skip
 
@@ -244,7 +244,7 @@ class Structure:
         scope = self.scope
         found = [segments(scope, item) for item in statement.items]
         kinds = {one.kind for one in found} - {"unknown"}
-        wider = {"list": {"text", "list", "marker"}, "real": {"int", "real"}}
+        wider = {"list": SPELLED, "real": {"int", "real"}}
         kind = (
             kinds.copy().pop()
             if len(kinds) == 1

@@ -35,7 +35,7 @@ from posterior_lm.lang.check.fits import (
 from posterior_lm.lang.check.scope import Scope
 from posterior_lm.lang.diagnostics import nearest
 from posterior_lm.lang.signatures import BEFORE, DISTRIBUTIONS, FUNCTIONS, ROLES, Distribution, Function
-from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Dist, Value, joined
+from posterior_lm.lang.typed import SPELLED, UNKNOWN, Binding, Constant, Dist, Value, joined
 
 _WANTED = {"text": "text", "number": "a number", "int": "an int", "pattern": "a pattern (text)",
            "some": "a number or a list of numbers", "test": "a truth value"}  # fmt: skip
@@ -185,7 +185,7 @@ def _if(scope: Scope, expr: ast.IfExpr) -> Value:
         return Value(then.kind if orelse.kind == "unknown" else orelse.kind, depends, special=special)
     if kinds == {"int", "real"}:
         return Value("real", depends)
-    if kinds <= {"text", "list", "marker"}:
+    if kinds <= SPELLED:
         return Value("list", depends, special=special)
     scope.error(
         "PLM319",
@@ -267,14 +267,14 @@ def _arguments(
 
 def argument(scope: Scope, expr: ast.Expr, kind: str, owner: str) -> Value:
     """A plain argument checked against the kind that a signature wants."""
-    found = value(scope, expr)
-    if kind == "any" or found.kind == "unknown":
-        return found
-    if kind in ("items", "place"):
+    of_items = isinstance(expr, ast.Field) and kind == "items"
+    found = scope.field(expr, items=True) if of_items else value(scope, expr)  # type: ignore[arg-type]
+    if kind in ("items", "place") and found.kind != "unknown":
         fits_part(scope, owner, expr, kind, found)
+    if kind in ("any", "items", "place") or found.kind == "unknown":
         return found
     fits = {
-        "text": found.kind in ("text", "list") and not found.special,
+        "text": found.kind in SPELLED and not found.special,
         "pattern": found.kind == "text",
         "number": found.is_number,
         "int": found.kind == "int",
