@@ -236,7 +236,6 @@ def test_a_product_does_not_share_a_list_of_records() -> None:
         (f"{BARE} factor item(z.age, 2)", "PLM302"),
         (f"{BARE} factor words(item(z.age, 1))", "PLM301"),
         (f"{BARE} plate s in z {{ factor s }}", "PLM304"),
-        (f"{BARE} guide z ~ b1()", "PLM409"),
         ('latent z: list(int(0..1), 0..1, end=".") ~ a1() plate s in z { factor s.age }', "PLM305"),
     ],
 )  # fmt: skip
