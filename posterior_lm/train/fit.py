@@ -259,7 +259,7 @@ def train(
 
     `ahead` are the seconds that come after the training.
     """
-    path = folder / METRICS
+    path, saved = folder / METRICS, trainer.steps_done
     with Interrupt() as interrupt:
         while not world.broadcast(trainer.finished):
             course.enter(STAGES[trainer.stage()])
@@ -276,8 +276,9 @@ def train(
                 if watch is not None:
                     watch(progress)
             stop = world.all_reduce([float(interrupt.wanted)])[0] > 0
-            if stop or trainer.steps_done % settings.checkpoint_every == 0:
+            if stop or (trainer.steps_done - saved >= settings.checkpoint_every and not trainer.trying):
                 _save(trainer, folder, identity, world)
+                saved = trainer.steps_done
             if stop:
                 return not trainer.finished
     return False

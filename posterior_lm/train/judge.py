@@ -47,6 +47,8 @@ TELLING = 4.0
 """Effective draws with fewer of which nothing is said of a row, if they have half of it."""
 
 Weights = Mapping[str, Tensor]
+Gain = tuple[float, float]
+"""By how many nats weights are nearer to the posteriors than others, and the standard error of that."""
 FROZEN = -1
 """Stands for the frozen model where a policy is named by the number of steps before it."""
 
@@ -242,7 +244,10 @@ class Looks:
         """Whether to look after a step between these shares of the training, of which `settled` looks at the end."""
         if math.floor(before * LOOKS) == math.floor(now * LOOKS) or now >= 1:
             return False
-        # One more after this one, at the end.
+        return self.affords(budget)
+
+    def affords(self, budget: float | None) -> bool:
+        """Whether there is time to look, and once more at the end."""
         spent = budget is not None and sum(self._took[1:]) + 2 * self.seconds > LOOKING * budget
         return not self.judges[0].world.broadcast(spent)
 
@@ -251,18 +256,36 @@ class Looks:
         found = self._took[-1] * (LOOKS + 1) / 2
         return found if budget is None else min(found, LOOKING * budget / 2)
 
-    def worse(self, steps: int, replays: Sequence[Replay], columns: int) -> bool:
-        """Whether the weights after so many steps are worse than the best by more than chance, which the adapter then has;
-        `replays` are the buffers of the judges' rows."""
-        found = self._risen(steps, replays, columns)
-        if found is None or found[0] > -max(WORSE, found[1]):
+    def risen(self, steps: int, replays: Sequence[Replay], columns: int) -> Gain | None:
+        """How much nearer the weights of now are than the best, which they are from now on where that is positive."""
+        began, now = time.monotonic(), self.adapter.tensors()
+        best = (self.steps, self.weights)
+        each = [
+            judge.rise(self.adapter, best, (steps, now), replay, columns)
+            for judge, replay in zip(self.judges, replays, strict=True)
+        ]
+        self.adapter.restore(now)
+        self._took.append(time.monotonic() - began)
+        self._looked = steps
+        known = [one for one in each if one is not None]
+        if not known:
+            return None
+        rise = sum(rise for rise, _ in known) / len(known)
+        error = math.sqrt(sum(error**2 for _, error in known)) / len(known)
+        if rise > 0:
+            self.weights, self.steps = now, steps
+        return rise, error
+
+    def worse(self, gain: Gain | None) -> bool:
+        """Whether weights that gained so much are worse than the best by more than chance, which the adapter then has."""
+        if gain is None or gain[0] > -max(WORSE, gain[1]):
             return False
         self.adapter.restore(self.weights)
         return True
 
     def settled(self, steps: int, replays: Sequence[Replay], columns: int) -> str:
         """Take the best of the weights, those of now among them; what to say of it, where that matters."""
-        if (steps != self._looked and self._risen(steps, replays, columns) is None) or self.steps == steps:
+        if (steps != self._looked and self.risen(steps, replays, columns) is None) or self.steps == steps:
             return ""
         self.adapter.restore(self.weights)
         if not self.steps:
@@ -284,23 +307,3 @@ class Looks:
         """Drop the draws of before."""
         for judge in self.judges:
             judge.forget()
-
-    def _risen(self, steps: int, replays: Sequence[Replay], columns: int) -> tuple[float, float] | None:
-        """How much nearer the weights of now are than the best, which they are from now on where that is positive."""
-        began, now = time.monotonic(), self.adapter.tensors()
-        best = (self.steps, self.weights)
-        each = [
-            judge.rise(self.adapter, best, (steps, now), replay, columns)
-            for judge, replay in zip(self.judges, replays, strict=True)
-        ]
-        self.adapter.restore(now)
-        self._took.append(time.monotonic() - began)
-        self._looked = steps
-        known = [one for one in each if one is not None]
-        if not known:
-            return None
-        rise = sum(rise for rise, _ in known) / len(known)
-        error = math.sqrt(sum(error**2 for _, error in known)) / len(known)
-        if rise > 0:
-            self.weights, self.steps = now, steps
-        return rise, error

@@ -105,7 +105,7 @@ def rehearse(
         course.enter(BALANCE)
         balance, looking = _tried(setup, "balance", course), 0.0
         if looks is not None:
-            looks.worse(setup.trainer.steps_done, [setup.trainer.replay], setup.trainer.columns)
+            looks.risen(setup.trainer.steps_done, [setup.trainer.replay], setup.trainer.columns)
             looking = looks.foretold(settings.budget)
         stages = _stages(setup, sleep, balance, allotted.training - looking)
         whole = max(1e-9, sum(phase.seconds for phase in stages))

@@ -25,6 +25,10 @@ TOGETHER, AT_ONCE = 256, 4
 its evidence is guessed, and the gradient is noise."""
 SEEDS = 256
 """Draws of a row without a policy that its replay buffer begins with, where a policy is for its rows."""
+TRIAL = 1 / 40
+"""Share of the training of one trial."""
+CHOSEN = ("sleep", "learning_rate", "balance_learning_rate")
+"""Settings that nothing is tried for where one of them is stated."""
 ENDLESS = 1_000_000
 """Steps where a budget ends the training."""
 SCOPES = ("rows", "program")
@@ -90,6 +94,9 @@ class FitSettings:
     """Where the temperature of the reward begins; it reaches 1 after `anneal` of the balancing steps.
     None: 1 after an exact sleep phase, which it would undo, else 1.5."""
     anneal: float = field(default=0.3, metadata={"low": 0, "high": 1})
+    trial: float | None = field(default=None, metadata={"low": 0, "high": 0.1})
+    """Share of the training of one trial of a source or a rate (`trials.py`); 0: nothing is tried. None: a fortieth, or 0
+    where `sleep` or a rate is stated."""
     learning_rate: float = field(default=4e-3, metadata={"low": 0, "above": True})
     """Highest learning rate on simulated pairs; AdamW."""
     balance_learning_rate: float = field(default=1e-3, metadata={"low": 0, "above": True})
@@ -143,6 +150,7 @@ class FitSettings:
             "draws": max(2, TOGETHER // min(rows, self.rows or some)) if rows else 16,
             "capacity": 4 * SEEDS if rows else 64,
             "forward": 1.0 if rows else 0.0,
+            "trial": TRIAL,
             "unguided": min(0.25, 1 - self.tempered - self.replayed) if rows else 0.0,
         }
         stated = {f.name: getattr(self, f.name) for f in fields(FitSettings)}
@@ -170,6 +178,7 @@ class Resolved(FitSettings):
     capacity: int
     unguided: float
     forward: float
+    trial: float
 
 
 WHOLE = ("seeds", "steps", "rows", "draws", "capacity")
@@ -207,6 +216,8 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
             found[name] = value
         else:
             found[name] = checked(name, value, known[name])
+    if "trial" not in found and any(found.get(name) is not None for name in CHOSEN):
+        found["trial"] = 0.0
     shares = FitSettings(**found)  # type: ignore[arg-type]
     parts = {"tempered": shares.tempered, "replayed": shares.replayed}
     if shares.unguided:

@@ -32,16 +32,18 @@ from posterior_lm.train.gflownet_batch import (
     micro_batches,
     score_draws,
 )
-from posterior_lm.train.judge import Judge, Looks
+from posterior_lm.train.judge import Gain, Judge, Looks
 from posterior_lm.train.memory import Fit, fitting, recomputing
 from posterior_lm.train.objectives import Objective, Trajectories, moved, objective_of, row_log_z
 from posterior_lm.train.parallel import World
 from posterior_lm.train.progress import Progress, check_finite, measured, not_finite
 from posterior_lm.train.replay import Replay
 from posterior_lm.train.rows import Rows
+from posterior_lm.train.schedule import Schedule
 from posterior_lm.train.settings import Resolved
 from posterior_lm.train.simulate import Simulator
 from posterior_lm.train.sleep_phase import SleepPhase, WeightedBatch
+from posterior_lm.train.trials import Trials
 
 FEW = 4
 """Draws that are tried to see what a column keeps."""
@@ -49,11 +51,9 @@ NAMED = 5
 """Rows without a reward that are named."""
 HOPELESS = 1024
 """Draws without a reward, of all rows together, after which a fit is given up."""
-LOWER = 3.0
-"""What the rate is divided by where the weights became worse."""
 
 
-class Trainer:
+class Trainer(Schedule):
     """The weights, the optimiser and the buffer of one fit; `step` moves all of them on."""
 
     def __init__(
@@ -61,8 +61,9 @@ class Trainer:
         sleep_phase: SleepPhase | None, world: World, simulator: Simulator | None = None,
         enumerated: EnumeratedRows | None = None, judge: Judge | None = None,
     ) -> None:  # fmt: skip
-        self.rows, self.adapter, self.settings, self.world = rows, adapter, settings, world
-        self.sleep_phase, self.enumerated = sleep_phase, enumerated
+        looks = None if judge is None else Looks(adapter, [judge])
+        super().__init__(settings, world, sleep_phase, enumerated, looks)
+        self.rows, self.adapter = rows, adapter
         entry = OBJECTIVES[settings.objective]
         self.prefixes = entry.needs_prefixes
         if not entry.peer:  # which computes a loss of its own
@@ -77,68 +78,10 @@ class Trainer:
         device = self.parameters[0].device
         self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
         self.fit: Fit | None = None
-        self.steps_done = 0
-        self.balanced = 0
-        self.seconds = 0.0 if enumerated is None else float(world.broadcast(enumerated.seconds))
-        self.budget = settings.budget
-        """Seconds after which training ends."""
-        self.looks = None if judge is None else Looks(adapter, [judge])
-        self.lowered = 1.0
-        """What the rate is divided by."""
-        self.asleep = settings.sleep if self.sleeps else 0.0
-        """Share of the training after which its first stage ends."""
-        self.returns: list[str] = []
-        """What to say of where the training went back."""
-        self._costs: dict[tuple[str, bool], float] = {}
+        self.trials = None if self.looks is None or not settings.trial else Trials(self, self.looks)
+        self._looked = 0.0
+        """Share of the training before the last look."""
         self._last: float | None = None
-
-    # ------------------------------------------------------------- the schedule
-
-    def progress(self) -> float:
-        """Share of the training that is behind, by steps or by the budget, whichever is further."""
-        by_steps = self.steps_done / self.settings.steps
-        by_time = self.seconds / self.budget if self.budget else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done, or the next one and a last look would end after the budget by what such took."""
-        if self.progress() >= 1.0:
-            return True
-        if self.budget is None or not self._costs:
-            return False
-        cost = self._costs.get(self._kind(), max(self._costs.values()))
-        last_look = 0.0 if self.looks is None else self.looks.seconds
-        return self.seconds + cost + last_look > self.budget
-
-    def _kind(self) -> tuple[str, bool]:
-        """The stage of the next step, and whether it has to simulate first."""
-        stage, phase = self.stage(), self.sleep_phase
-        if stage == "balance" or phase is None:
-            return stage, False
-        return stage, not phase.ready(self.steps_done, tuple(self.world.share(phase.groups)))
-
-    def stage_share(self) -> float:
-        """Share of the stage of the next step that is behind."""
-        return self.progress() / self.asleep if self.stage() == "sleep" else self._balanced_share()
-
-    def stage(self) -> str:
-        """Which stage the next step belongs to."""
-        return "sleep" if self.progress() < self.asleep else "balance"
-
-    @property
-    def sleeps(self) -> bool:
-        """Whether there is anything to show in a sleep phase."""
-        return self.sleep_phase is not None or self.enumerated is not None
-
-    def rate(self, stage: str) -> float:
-        """The learning rate: in each stage up during the warm-up, then down along a cosine."""
-        s = self.settings
-        high, share, step = s.balance_learning_rate, self._balanced_share(), self.balanced
-        if stage == "sleep":
-            high, share, step = s.learning_rate, self.progress() / s.sleep, self.steps_done
-        warm = min(1.0, (step + 1) / (s.warmup + 1))
-        return high / self.lowered * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
     # ------------------------------------------------------------- a step
 
@@ -147,11 +90,12 @@ class Trainer:
 
         Raises InferenceError PLM626 where a number is not finite, with row and statement.
         """
+        arm = self.trials.due() if self.trials is not None and stage is None else None
         began = time.monotonic() if self._last is None else self._last  # what came between steps, too
-        kind = self._kind()
         before = self.progress()
-        stage = self.world.broadcast(stage or self.stage())
-        rate = self.rate(stage)
+        stage = self.world.broadcast(stage or (self.stage() if arm is None else arm.stage))
+        kind = self._kind(stage)
+        rate = self.rate(stage, arm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,7 +107,7 @@ class Trainer:
         seconds = self.world.broadcast(self._last - began)
         self.seconds += seconds
         self._costs[kind] = seconds
-        if self.looks is not None and self.looks.due(before, self.progress(), self.budget):
+        if arm is None and self.looks is not None and self.looks.due(before, self.progress(), self.budget):
             self._look(self.looks, stage)
         return Progress(
             step=self.steps_done,
@@ -181,26 +125,34 @@ class Trainer:
         )
 
     @property
+    def trying(self) -> bool:
+        """Whether it is tried how to go on, so that the weights may be dropped."""
+        return self.trials is not None and self.trials.running
+
+    @property
     def columns(self) -> int:
         """Token columns of a pass that fit in memory, as far as is known."""
         return self.settings.max_batch_tokens if self.fit is None else self.fit.columns
 
-    def _look(self, looks: Looks, stage: str) -> None:
-        if looks.worse(self.steps_done, [self.replay], self.columns):
-            self.fall_back(stage)
-        self.seconds += self.world.broadcast(looks.seconds)
+    def look(self) -> Gain | None:
+        """What the weights of now gained over the best; the time of that is the training's."""
+        assert self.looks is not None
+        gain = self.looks.risen(self.steps_done, [self.replay], self.columns)
+        self.seconds += self.world.broadcast(self.looks.seconds)
         self._last = time.monotonic()
+        return gain
+
+    def _look(self, looks: Looks, stage: str) -> None:
+        gain, before, self._looked = self.look(), self._looked, self.progress()
+        if looks.worse(gain):
+            self.fall_back(stage)
+        elif self.trials is not None:
+            self.trials.looked(gain, self._looked - before)
 
     def fall_back(self, stage: str) -> None:
-        """Go on from better weights than those that a stage has led to: in the first one to end it, in the second with a lower rate."""
+        """Go on from better weights than those that a stage has led to, without the optimiser's memory of them."""
         self.optimizer.state.clear()
-        worse = f"after step {self.steps_done} the policy was worse than before, so the training went back"
-        if stage == "sleep":
-            self.asleep = self.progress()
-            self.returns.append(f"{worse} and left the simulated and listed rows")
-        else:
-            self.lowered *= LOWER
-            self.returns.append(f"{worse} and on with a third of the rate")
+        super().fall_back(stage)
 
     def settle(self) -> str:
         """Take the best of the weights that were looked at; what to say of it, where that matters."""
@@ -376,9 +328,6 @@ class Trainer:
             )
         return lost
 
-    def _balanced_share(self) -> float:
-        return min(1.0, max(0.0, (self.progress() - self.asleep) / max(1e-9, 1.0 - self.asleep)))
-
     def _objective(
         self, behaved: Behaved, index: list[int], scored: Scored, temperature: float, log_q: np.ndarray
     ) -> float:  # fmt: skip
@@ -452,7 +401,7 @@ class Trainer:
         return {
             "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
             "best": 0 if self.looks is None else self.looks.steps, "lowered": self.lowered, "asleep": self.asleep,
-            "returns": self.returns,
+            "returns": self.returns, "looked": self._looked, "ranged": self.trials is None or self.trials.ranged,
             "columns": None if self.fit is None else self.fit.columns,
             "recomputed": self.fit is not None and self.fit.recomputed,
             "threads": self.adapter.base.threads,
@@ -473,6 +422,10 @@ class Trainer:
             self.looks.restore(tensors, int(str(state["best"])))
         self.lowered, self.asleep = float(str(state["lowered"])), float(str(state["asleep"]))
         self.returns = [*map(str, state["returns"])]  # type: ignore[call-overload]
+        self._looked = float(str(state["looked"]))
+        if self.trials is not None:
+            self.trials.end()
+            self.trials.ranged = bool(state["ranged"])
         if tensors["log_z"].shape != self.log_z.shape:
             raise ValueError("it was trained on another number of rows")
         self.log_z = tensors["log_z"].to(self.log_z.device)
@@ -486,6 +439,8 @@ class Trainer:
         """Drop what is remembered, so that a resumed fit and this one go on alike."""
         self.rows.forget()
         self.balancer.forget()
+        if self.trials is not None:
+            self.trials.end()
         if self.looks is not None:
             self.looks.forget()
         if self.sleep_phase is not None:

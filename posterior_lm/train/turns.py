@@ -42,7 +42,7 @@ class Turns:
         )
         for trainer in trainers.values():
             trainer.optimizer = self._all[0].optimizer
-            trainer.looks = None  # whose best weights would be of one program
+            trainer.looks = trainer.trials = None  # whose best weights would be of one program
 
     @property
     def _all(self) -> Sequence[Trainer]:
@@ -75,6 +75,10 @@ class Turns:
     def finished(self) -> bool:
         return all(one.finished for one in self._all)
 
+    @property
+    def trying(self) -> bool:
+        return any(one.trying for one in self._all)
+
     def progress(self) -> float:
         """Share of the training that is behind."""
         return float(np.mean([one.progress() for one in self._all]))
@@ -96,7 +100,7 @@ class Turns:
         with in_program(name):
             found = trainer.step()
         if self.looks.due(before, self.progress(), self.budget):
-            if self.looks.worse(self.steps_done, self._replays, trainer.columns):
+            if self.looks.worse(self.looks.risen(self.steps_done, self._replays, trainer.columns)):
                 for one in self._all:
                     one.fall_back(one.stage())
             trainer.seconds += trainer.world.broadcast(self.looks.seconds)

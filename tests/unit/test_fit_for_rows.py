@@ -259,7 +259,8 @@ def test_a_fit_goes_back_where_it_became_worse_by_more_than_chance(monkeypatch: 
     found = []
     for step in (1, 2, 3, 4, 5):
         weights["a"] = torch.full((1,), float(step))
-        found.append((looks.worse(step, [Replay(1, 1)], 64), looks.steps, float(weights["a"])))
+        worse = looks.worse(looks.risen(step, [Replay(1, 1)], 64))
+        found.append((worse, looks.steps, float(weights["a"])))
     assert found == [(False, 1, 1.0), (False, 1, 2.0), (True, 1, 1.0), (False, 1, 4.0), (False, 5, 5.0)]
     weights["a"] = torch.full((1,), 9.0)
     assert (
