@@ -1,17 +1,18 @@
 """One policy for many programs of a family, beside each program's own policy and beside the prior, on programs it has not seen.
 
     python -m benchmarks.many_programs --work DIR [--programs 8] [--held-out 8] [--steps 400] [--own N] [--fresh N]
-        [--seed 0] [--out FILE]
+        [--seen N] [--seed 0] [--out FILE]
 
 The programs are drawn by a generator over `tiny`: infilling, reverse, constrained, tempered and labels, in turn, with
 options, conditions and powers by chance (`program_of`). All rows come from the generator of the model's world. One
 policy is trained on the programs in so many steps together, then each program's own policy (of the first `--own`) in its
-share of as many. With `--fresh N` a held-out program gets two policies more: one that begins with the model and has N steps,
-and one that begins with the shared policy and has half as many. The last lines are means:
+share of as many; the first `--seen` are asked about. With `--fresh N` a held-out program gets two policies more: one that
+begins with the model and has N steps, and one that begins with the shared policy and has half as many. The last lines are means:
 
 - of trained programs, the total variation of either policy to the exact posterior of a row that it was not trained on
   (`quality.distance`);
-- of held-out programs, both of the shared policy, which was never shown them, of the prior, and of what `--fresh` adds.
+- of held-out programs, both of the shared policy, which was never shown them, of the prior, and of what `--fresh` adds; and
+  how many times the prior's ESS/N it has.
 
 What is in the work folder is not done again, so a run that was ended goes on. The file has one JSON line for each program.
 """
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=8)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--own", type=int)
+    parser.add_argument("--seen", type=int)
     parser.add_argument("--fresh", type=int)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -169,8 +171,9 @@ def main() -> None:
         return measured(one, folder, args.work)
 
     lines: list[dict[str, Any]] = []
-    for k, one in enumerate((*trained, *unseen)):
-        seen = k < len(trained)
+    asked = trained[: args.seen]
+    for k, one in enumerate((*asked, *unseen)):
+        seen = k < len(asked)
         line: dict[str, Any] = {"program": one.name, "seen": seen}
         line["prior"], line["shared"] = (measured(one, at, args.work) for at in (None, shared))
         if seen and (args.own is None or k < args.own):
@@ -192,6 +195,11 @@ def main() -> None:
             ]
             shown = (f"{one} {np.mean([line[one][k] for line in some if one in line]):.3f}" for one in who)
             print(f"{'trained' if seen else 'held out'}: mean {name}: {', '.join(shown)}")
+    for most in (0.05, 0.2, 1.0):
+        low = [line for line in lines if not line["seen"] and line["prior"][1] <= most]
+        if low:
+            times = np.exp(np.mean([np.log(line["shared"][1] / line["prior"][1]) for line in low]))
+            print(f"held out, {len(low)} where the prior has ESS/N of at most {most}: {times:.2f} times it, geometric mean")
 
 
 if __name__ == "__main__":
