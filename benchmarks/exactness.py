@@ -1,7 +1,7 @@
 """How exact a trained policy is: five targets with known posteriors, every objective.
 
     OMP_WAIT_POLICY=passive python -m benchmarks.exactness [--targets middle,plate] [--objectives vargrad,tb]
-        [--steps N] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
+        [--steps N] [--trial 0.025] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
 
 For each target the policy is trained with the default recipe on rows from the
 world, and compared with the exact posterior of held-out rows. The sleep phase is
@@ -27,8 +27,9 @@ from posterior_lm.target.validate import validate_data
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.enumerated import EnumeratedRows
 from posterior_lm.train.guide import PolicyGuide
+from posterior_lm.train.judge import Judge
 from posterior_lm.train.parallel import World, join_world
-from posterior_lm.train.rows import Rows
+from posterior_lm.train.rows import Rows, split
 from posterior_lm.train.settings import FitSettings, settings_of
 from posterior_lm.train.simulate import Simulator
 from posterior_lm.train.sleep_phase import SleepPhase
@@ -51,18 +52,20 @@ def listed(held_out: HeldOut) -> HeldOut:
 
 
 def trainer_of(
-    rows: Rows, adapter: Adapter, settings: FitSettings, simulator: Simulator, world: World | None = None
-) -> Trainer:
-    """A trainer for all rows, with the stages that `plm fit` would run."""
-    numbers = range(len(rows))
+    rows: Rows, adapter: Adapter, settings: FitSettings, simulator: Simulator, world: World | None = None,
+    *, looks: bool = False,
+) -> Trainer:  # fmt: skip
+    """A trainer for the rows, with the stages that `plm fit` would run, and with its `looks` by rows that are held out."""
+    numbers, held_out = split(len(rows), settings.held_out if looks else 0, settings.seed)
     simulates = settings.sleep != 0 and not simulator.unsimulated
     sleep_phase = SleepPhase(rows, numbers, simulator, settings.pairs, settings.seed) if simulates else None
-    enumerated = None
+    enumerated, world = None, world or World()
     if settings.sleep != 0 and settings.listed != 0:
         enumerated = EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world)
     exact = sleep_phase is not None and simulator.exact
-    settings = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
-    return Trainer(rows, numbers, adapter, settings, sleep_phase, world or World(), simulator, enumerated)
+    resolved = settings.resolved(exact=exact, listed=0 if enumerated is None else len(enumerated.numbers))
+    judge = Judge(rows, held_out or numbers, settings.seed, world) if looks else None
+    return Trainer(rows, numbers, adapter, resolved, sleep_phase, world, simulator, enumerated, judge)
 
 
 def run(
@@ -83,7 +86,7 @@ def run(
         simulator = Simulator(program, data, alike=True)
         lm = next(iter(rows.readings(0).values())).lm
         adapter = Adapter.new(models[lm], rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
-        trainer = trainer_of(rows, adapter, settings, simulator, world)
+        trainer = trainer_of(rows, adapter, settings, simulator, world, looks=True)
         if OBJECTIVES[objective].needs_prefixes and name == "tabular":
             adapter.close()  # a value of a finite type has no prefixes that are values
             continue
@@ -98,6 +101,7 @@ def run(
                 trainer.forget()
                 slept[kind] = (trainer.tensors(), trainer.replay.to_arrays(), trainer.state())
             progress = trainer.step()
+        trainer.settle()
         if held_out is not None:
             report = held_out.measure(lambda target, adapter=adapter: PolicyGuide.of(target, adapter))
             assert progress is not None
@@ -129,13 +133,13 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(PROGRAMS))
     parser.add_argument("--objectives", default=",".join(losses()))
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--trial", type=float, help="share of the training of one trial; 0: nothing is tried")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path(".cache/listings"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     options: dict[str, object] = {"seed": args.seed}
-    if args.steps:
-        options["steps"] = args.steps
+    options |= {name: value for name in ("steps", "trial") if (value := getattr(args, name)) is not None}
     world, results = join_world(), []
     for name in args.targets.split(","):
         results += run(name, args.objectives.split(","), options, args.cache, world)

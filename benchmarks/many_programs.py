@@ -199,7 +199,9 @@ def main() -> None:
         low = [line for line in lines if not line["seen"] and line["prior"][1] <= most]
         if low:
             times = np.exp(np.mean([np.log(line["shared"][1] / line["prior"][1]) for line in low]))
-            print(f"held out, {len(low)} where the prior has ESS/N of at most {most}: {times:.2f} times it, geometric mean")
+            print(
+                f"held out, {len(low)} where the prior has ESS/N of at most {most}: {times:.2f} times it, geometric mean"
+            )
 
 
 if __name__ == "__main__":
