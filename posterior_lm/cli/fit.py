@@ -67,7 +67,11 @@ if TYPE_CHECKING:
     "[default: rows where they are fewer than 32]",
 )
 @click.option(
-    "--from", "start", metavar="DIR", help="Begin with the weights of this policy, of the same model."
+    "--from",
+    "starts",
+    metavar="DIR",
+    multiple=True,
+    help="Begin with the weights of this policy, of the same model.",
 )
 @click.option(
     "--rows",
@@ -88,7 +92,7 @@ if TYPE_CHECKING:
 def command(
     files: tuple[str, ...], data: tuple[str, ...], out: str | None, dry_run: bool, given: tuple[str, ...], lm: tuple[str, ...], allow_use: bool,
     steps: int | None, budget: float | None, objective: str | None, rank: int | None, targets: str | None,
-    scope: str | None, start: str | None, rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
+    scope: str | None, starts: tuple[str, ...], rows: int | None, draws: int | None, learning_rate: float | None, rate: float | None,
     more: tuple[str, ...], seed: int | None, resume: bool, curves: str | None, format: str,
 ) -> int:  # fmt: skip
     """Train a policy that draws from the posterior of a program.
@@ -113,23 +117,26 @@ def command(
             check_folder(out)
         sources = named_data(files, data)
         queries = {file: open_query(file, lm, allow_use=allow_use, method=None) for file in files}
+        flags = {
+            "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
+            "scope": scope, "start": one_of_them("--from", starts),
+            "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
+        }  # fmt: skip
+        (first, query), *others = queries.items()
+        chosen = stated(more, flags)
+        # Said before anything large is imported: what is wrong here is no matter of the program's rows.
+        stated_here = {} if others else query.request.fit_settings(query.prepared)
+        settings = settings_of({**stated_here, **chosen})
         asked = {
             file: [
                 case.data for case in cases(query.graph, given, sources[file], None, extra=_latents(query))
             ]
             for file, query in queries.items()
         }
-        flags = {
-            "steps": steps, "budget": budget, "objective": objective, "rank": rank, "targets": targets,
-            "scope": scope, "start": start,
-            "rows": rows, "draws": draws, "rate": rate, "learning_rate": learning_rate, "seed": seed,
-        }  # fmt: skip
         from posterior_lm.train.checkpoint import METRICS  # imports torch, as the next do
         from posterior_lm.train.fit import fit
         from posterior_lm.train.progress import curves as draw_curves
 
-        (first, query), *others = queries.items()
-        chosen = stated(more, flags)
         if others:
             if out is None or dry_run:
                 misuse(
@@ -141,9 +148,8 @@ def command(
                 if one.request.fit_settings(one.prepared):
                     say(f"{file}: what its `infer gflownet` states is for a policy of its own, and not used")
             programs = {name_of(file): Asked(one.prepared, asked[file]) for file, one in queries.items()}
-            fitted = fit_many(programs, out, settings_of(chosen), resume=resume, say=say, course=course)
+            fitted = fit_many(programs, out, settings, resume=resume, say=say, course=course)
         else:
-            settings = settings_of({**query.request.fit_settings(query.prepared), **chosen})
             if out is None or dry_run:
                 from posterior_lm.train.rehearsal import rehearse
 
@@ -165,6 +171,13 @@ def command(
     else:
         announce(fitted)
     return INTERRUPTED if fitted.interrupted else FINE
+
+
+def one_of_them(option: str, values: Sequence[str]) -> str | None:
+    """The value of an option that stands once or never. Ends the command where it stands twice."""
+    if len(values) > 1:
+        misuse(f"{option} stands twice", "keep one of them")
+    return values[0] if values else None
 
 
 def _latents(query: Query) -> list[str]:

@@ -6,6 +6,7 @@ takes minutes. It only prints.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -31,7 +32,7 @@ def told(stand: Stand) -> str:
     """The phase, its share, what it last said, and the time."""
     share = "" if stand.share is None else f" {stand.share:.0%}"
     note = f": {stand.note}" if stand.note else ""
-    left = "" if stand.left is None else f", {stand.left:.0f} s left"
+    left = "" if stand.left is None else f", {math.ceil(stand.left)} s left"
     return f"{stand.phase}{share}{note}, {stand.seconds:.0f} s{left}"
 
 

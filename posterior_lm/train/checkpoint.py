@@ -290,6 +290,11 @@ def _now(key: str) -> str:
     return f"{head}{dot}{FORMER.get(name, name)}" if head.startswith("settings") else key
 
 
+def _brief(value: object) -> str:
+    """A value of an identity as it is shown: of a digest its beginning."""
+    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
+
+
 def load_same(folder: Path, kind: str, what: str, identity: Mapping[str, object]) -> Checkpoint:
     """The newest checkpoint of the folder, whose state names the same `identity` under `kind`.
 
@@ -308,7 +313,7 @@ def load_same(folder: Path, kind: str, what: str, identity: Mapping[str, object]
     stored = {_now(k): v for k, v in known.items()} if isinstance(known, Mapping) else {}
     odd = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
     if odd:
-        said = ", ".join(f"{k} ({stored.get(k)!r}, now {identity.get(k)!r})" for k in odd[:4])
+        said = ", ".join(f"{k} ({_brief(stored.get(k))}, now {_brief(identity.get(k))})" for k in odd[:4])
         raise DataError.of(
             "PLM625",
             f"the checkpoint in {folder} is of another {what}: it differs in {said}",

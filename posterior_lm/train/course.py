@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 from attrs import evolve, frozen
 
-LOADING, LOOKING, LISTING = "loading", "looking at simulations", "listing"
+LOADING, LOOKING, LISTING, PACING = "loading", "looking at simulations", "listing", "timing a few draws"
 SLEEP, BALANCE, CERTIFYING, SAVING = "compiling", "balancing", "certifying", "saving"
-PHASES = (LOADING, LOOKING, LISTING, SLEEP, BALANCE, CERTIFYING, SAVING)
+PHASES = (LOADING, LOOKING, LISTING, PACING, SLEEP, BALANCE, CERTIFYING, SAVING)
 """What a fit goes through, in this order; some are skipped."""
+MOST = 0.99
+"""Of the whole, as long as it goes on."""
 STAGES = {"sleep": SLEEP, "balance": BALANCE}
 """The phase of a training step, by the step's `stage`."""
 
@@ -25,7 +27,8 @@ STAGES = {"sleep": SLEEP, "balance": BALANCE}
 class Stand:
     """Where a fit is: the phase, its share that is done, and the seconds behind and ahead of the whole.
 
-    `share` is None where a phase cannot tell, `left` where nothing bounds or foretells the end.
+    `share` is None where a phase cannot tell, `left` where nothing bounds or foretells the end, or it has passed;
+    `done` is the share of the whole that is behind, by time, which never falls and is below 1.
     """
 
     phase: str
@@ -33,11 +36,7 @@ class Stand:
     note: str = ""
     seconds: float = 0.0
     left: float | None = None
-
-    @property
-    def done(self) -> float | None:
-        """Share of the whole that is behind, by time."""
-        return None if self.left is None else self.seconds / max(1e-9, self.seconds + self.left)
+    done: float | None = None
 
 
 class Course:
@@ -56,6 +55,7 @@ class Course:
         self.spent: dict[str, float] = {}
         """Seconds of each phase that is over."""
         self._expected: float | None = None
+        self._done: float | None = None
         self._stand = Stand(LOADING)
 
     @property
@@ -110,8 +110,12 @@ class Course:
         """Where the fit is now."""
         elapsed = self.elapsed
         ends = [end for end in (self.budget, self._expected) if end is not None]
-        left = max(0.0, min(ends) - elapsed) if ends else None
-        return evolve(self._stand, seconds=elapsed, left=left)
+        left = min(ends) - elapsed if ends else None
+        if left is not None and left <= 0:  # what is not done by then was foretold wrongly
+            left = None
+        if left is not None:
+            self._done = min(MOST, max(self._done or 0.0, elapsed / (elapsed + left)))
+        return evolve(self._stand, seconds=elapsed, left=left, done=self._done)
 
     def until(self, share: float) -> Callable[[], bool] | None:
         """What says whether this share of the time that is left now has passed; None without a budget."""

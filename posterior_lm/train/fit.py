@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrs import asdict, evolve, frozen
@@ -20,7 +20,7 @@ from attrs import asdict, evolve, frozen
 from posterior_lm.infer.auto import rather_than_a_policy
 from posterior_lm.infer.methods import AUTO, OBJECTIVES
 from posterior_lm.infer.request import Request
-from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
+from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError, PlmError
 from posterior_lm.shown import Shown
 from posterior_lm.storage import Lock, folder_named
 from posterior_lm.target.prepared import Data, PreparedProgram
@@ -119,14 +119,36 @@ def is_whole(folder: Path, resume: bool) -> bool:
 
 @contextmanager
 def opened(folder: Path, resume: bool) -> Iterator[bool]:
-    """The folder of a fit, locked; gives whether there is something to go on from. Raises DataError PLM621."""
+    """The folder of a fit, locked; gives whether there is something to go on from. Raises DataError PLM621.
+
+    A fit that is refused before anything is kept leaves nothing: no measurements, and no folder that was not there.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _locked(folder, resume) as resume:
+            yield resume
+    except BaseException:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _locked(folder: Path, resume: bool) -> Iterator[bool]:
     with Lock(folder):
         checkpoint.clean(folder)
         resume = (
             resume and (folder / checkpoint.ROOM).exists()
         )  # of what was kept; else there is nothing but a beginning
-        checkpoint.check_unused(folder, resume, {MANIFEST: "a policy", checkpoint.ROOM: "an unfinished fit"})
-        yield resume
+        kept = {MANIFEST: "a policy", checkpoint.ROOM: "an unfinished fit"}
+        checkpoint.check_unused(folder, resume, kept)
+        try:
+            yield resume
+        except PlmError:
+            if not any((folder / name).exists() for name in kept):
+                (folder / METRICS).unlink(missing_ok=True)
+            raise
 
 
 def _fit(

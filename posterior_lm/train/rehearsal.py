@@ -96,10 +96,10 @@ def rehearse(
     memory = {LOADING: peak_memory()}
     with setting_up(inputs, settings, World(), course) as setup:
         memory |= dict.fromkeys((LOOKING, LISTING), peak_memory())
+        allotted = setup.allot(course, World())
         course.enter(SLEEP)
         before = [n for n in (LOADING, LOOKING, LISTING) if n in course.spent]
         phases = [Phase(n, course.spent[n], memory[n]) for n in before]
-        allotted = setup.allot(course, World())
         looks, setup.trainer.looks = setup.trainer.looks, None
         sleep = _tried(setup, "sleep", course)
         course.enter(BALANCE)

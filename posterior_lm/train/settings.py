@@ -208,11 +208,17 @@ def settings_of(options: Mapping[str, object]) -> FitSettings:
             found[name] = value
         elif name == "scope":
             if value is not None and value not in SCOPES:
-                raise wrong(f"a policy is for {' or '.join(f'`{s}`' for s in SCOPES)}, not {shown(value)}")
+                raise wrong(
+                    f"a policy is for {' or '.join(f'`{s}`' for s in SCOPES)}, not {shown(value)}",
+                    "say `--for rows` where these rows are all that it is for, else `--for program`",
+                )
             found[name] = value
         elif name == "start":
             if value is not None and not (isinstance(value, str) and value):
-                raise wrong(f"`start` is the folder of a policy, not {shown(value)}")
+                raise wrong(
+                    f"`start` is the folder of a policy, not {shown(value)}",
+                    "give the folder that `plm fit --out` wrote",
+                )
             found[name] = value
         else:
             found[name] = checked(name, value, known[name])
@@ -242,21 +248,23 @@ def checked(name: str, value: object, setting: Any) -> object:
     Numbers are at least `low`, more where they lie `above` it, and at most `high`. Raises InferenceError PLM802.
     """
     default, limits = setting.default, setting.metadata
+    instead = "leave it out, and it is chosen" if default in (None, ()) else f"leave it out for {default}"
     if isinstance(default, tuple):
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise wrong(f"`{name}` is a list of names of layers")
+            raise wrong(f"`{name}` is a list of names of layers", instead)
         return tuple(value)
     if value is None and default is None:
         return None
     whole = isinstance(default, int) or name in WHOLE
     if not is_number(value) or (whole and not float(value).is_integer()):
-        raise wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}")
+        raise wrong(f"`{name}` is a {'whole ' * whole}number, not {shown(value)}", instead)
     low, above, high = limits["low"], limits.get("above", False), limits.get("high")
     if value < low or (above and value == low) or (high is not None and value > high):  # type: ignore[operator]
         bound = f"above {low}" if above else f"at least {low}"
-        raise wrong(f"`{name}` is {bound}{f' and at most {high}' if high is not None else ''}, not {value}")
+        most = "" if high is None else f" and at most {high}"
+        raise wrong(f"`{name}` is {bound}{most}, not {value}", instead)
     return int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
 
 

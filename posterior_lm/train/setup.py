@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve, fields, frozen
 
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError
@@ -15,7 +15,7 @@ from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.prepared import Data
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.certificate import FEWEST
-from posterior_lm.train.course import LISTING, LOOKING, Course
+from posterior_lm.train.course import LISTING, LOOKING, PACING, Course
 from posterior_lm.train.enumerated import EnumeratedRows
 from posterior_lm.train.forecast import (
     CERTIFY,
@@ -104,7 +104,7 @@ class Setup:
             return Allotment(None, None, math.inf, 0.0)
         plan, pace, step, least = None, None, 0.0, 0.0
         if world.is_main and course.left > 0:
-            course.move(None, "timing a few draws")
+            course.enter(PACING)
             pace = self.pace_now(course.left)
             together = min(s.rows, len(self.trainer.balancer.numbers))
             draws = together * (self.stated.draws or fewest_draws(together))
@@ -170,7 +170,8 @@ def setting_up(
     sleeps = not entry.peer and settings.sleep != 0
     simulates = scope == "program" or bool(settings.sleep)
     notes: list[str] = []
-    course.enter(LOOKING)
+    if simulates:
+        course.enter(LOOKING)
     # Several processes look at the same pairs, so that they agree; their clocks would not.
     if world.broadcast(course.left) <= 0:
         raise too_small(course.budget or 0.0, course.elapsed, course.elapsed)
@@ -249,6 +250,8 @@ def adapter_of(model: LanguageModel, settings: FitSettings) -> tuple[Adapter, st
         return Adapter.new(model, rank=s.rank, alpha=s.alpha, targets=s.targets, seed=s.seed), ""
     adapter, before = begun_from(Path(settings.start), model)
     of = f"`{before.name}`, fingerprint {before.fingerprint[:12]}, of rank {adapter.config.r}"
+    if settings.rank not in (adapter.config.r, fields(FitSettings).rank.default):
+        of += f", which it keeps in place of {settings.rank}"
     return adapter, f"it began from a policy of {of}"
 
 

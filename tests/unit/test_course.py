@@ -43,6 +43,11 @@ def test_the_time_left_is_that_of_the_budget_or_less() -> None:
     clock.now += 4
     course.expect(6.0)
     assert course.stand().left == 6.0 and course.stand().done == pytest.approx(0.4)
+    course.expect(36.0)
+    assert course.stand().left == 36.0 and course.stand().done == pytest.approx(0.4), (
+        "what is shown never falls"
+    )
+    course.expect(6.0)
     course.budget = 8.0
     assert course.left == 4.0 and course.stand().left == 4.0
     late, nearly = course.until(0.5), course.late_by(1.0)
@@ -54,7 +59,11 @@ def test_the_time_left_is_that_of_the_budget_or_less() -> None:
     clock.now += 1.0
     assert nearly()
     clock.now += 10
-    assert course.stand().left == 0.0 and course.left < 0
+    assert course.stand().left is None and course.left < 0, "it goes on, and nobody knows how long"
+    assert course.stand().done == 0.5
+    course.budget = None
+    course.expect(0.01)
+    assert course.stand().done == 0.99, "not all of it, as long as it goes on"
 
 
 def test_the_phases_of_a_fit_come_in_order(tmp_path: Path) -> None:
@@ -106,8 +115,9 @@ def test_no_silence_while_one_call_takes_long(
 
 def test_a_line_says_phase_share_and_time() -> None:
     assert told(Stand("loading", seconds=3.2)) == "loading, 3 s"
-    stand = Stand("balancing", 0.25, "step 7, loss 1.5", seconds=30.0, left=90.0)
-    assert told(stand) == "balancing 25%: step 7, loss 1.5, 30 s, 90 s left" and stand.done == 0.25
+    stand = Stand("balancing", 0.25, "step 7, loss 1.5", seconds=30.0, left=89.2)
+    assert told(stand) == "balancing 25%: step 7, loss 1.5, 30 s, 90 s left"
+    assert told(Stand("saving", seconds=30.0, left=0.2)) == "saving, 30 s, 1 s left"
 
 
 # ------------------------------------------------------------------------------- a budget

@@ -21,7 +21,7 @@ from posterior_lm.lang.diagnostics import DataError, PlmError
 from posterior_lm.storage import Lock
 from posterior_lm.train.adapter import WEIGHTS
 from posterior_lm.train.policy import MANIFEST, read_manifest
-from tests.cli import plm
+from tests.cli import plm, process
 from tests.unit.test_fit import DIGIT, DIGITS, SMALL, WORD, WORDS, fitted
 from tests.unit.test_fit_resume import contents
 
@@ -314,6 +314,10 @@ def files(tmp_path: Path) -> Path:
         ("digit.plm --data rows.jsonl --budget 0.001", 1, "PLM628", "a budget of 0.001 s is too small"),
         ("digit.plm --data rows.jsonl --for rows --set simulated=0.5", 2, "PLM802", "is shown no others"),
         ("digit.plm --data rows.jsonl --for all", 2, "PLM802", "`rows` or `program`"),
+        ("digit.plm --data rows.jsonl --set kl=-1", 2, "PLM802", "help: leave it out for 0.05"),
+        ("digit.plm --data rows.jsonl --set steps=x", 2, "PLM802", "help: leave it out, and it is chosen"),
+        ("digit.plm --data rows.jsonl --from a --from b", 2, "PLM802", "--from stands twice"),
+        ("digit.plm --data rows.jsonl --out d/e/p --from absent", 1, "PLM622", "absent is no policy"),
         ("digit.plm --data rows.jsonl --from absent", 1, "PLM622", "absent is no policy that can be read"),
         (
             "digit.plm --data rows.jsonl --objective sft",
@@ -337,8 +341,25 @@ def test_the_command_says_what_is_wrong(
     assert code in result.stderr and said in result.stderr
     assert "Traceback" not in result.stderr and "mistake of posterior_lm" not in result.stderr
     assert result.stdout == ""
-    assert not (files / "p").exists() or not list((files / "p").iterdir())
+    assert not (files / "p").exists() and not (files / "d").exists(), (
+        "nothing is left of what came to nothing"
+    )
     assert (files / "a_file").read_text() == "mine"
+
+
+def test_a_wrong_setting_is_said_before_anything_large_is_imported(files: Path) -> None:
+    asked = ["fit", "digit.plm", "--data", "rows.jsonl", "--out", "p", "--set", "rank=0"]
+    code = "import os, sys\nfrom posterior_lm.cli.main import cli\nos.chdir(sys.argv[1])\ntry: cli(sys.argv[2:])\n"
+    code += "except SystemExit as left: print(left.code, 'torch' in sys.modules)"
+    found = process(files, *asked, code=code)
+    assert found.stdout == "2 False\n" and "PLM802" in found.stderr
+
+
+def test_a_folder_that_was_there_stays(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    (files / "p").mkdir()
+    result = plm("fit", "digit.plm", "--data", "rows.jsonl", "--out", "p", "--from", "absent")
+    assert result.exit_code == 1 and not list((files / "p").iterdir())
 
 
 def test_a_row_without_a_reward_is_named_and_the_others_are_trained_on(
@@ -355,6 +376,7 @@ def test_a_row_without_a_reward_is_named_and_the_others_are_trained_on(
     assert "rows[0]" not in result.stderr and "rows[2]" not in result.stderr
     result = plm("fit", "dead.plm", "--given", "x=0", "--out", "q", *small)
     assert result.exit_code == 1 and "PLM629" in result.stderr and "of 32: its log reward" in result.stderr
+    assert not (files / "q").exists(), "measurements of nothing"
     many = ["--steps", 100, "--rank", 2, "--draws", 256, "--set", "seeds=8"]
     assert "of 1024: its log reward" in plm("fit", "dead.plm", "--given", "x=0", "--out", "r", *many).stderr
 

@@ -346,6 +346,7 @@ def test_a_fit_begins_from_a_policy_of_another_program(tmp_path: Path) -> None:
     settings = settings_of({**SMALL, "start": str(first.folder), "rank": 8, "balance_learning_rate": 1e-9})
     second = fit(other.prepared, ROWS, tmp_path / "second", settings)
     assert "it began from a policy of `word`" in second.manifest.note
+    assert "of rank 2, which it keeps in place of 8" in second.manifest.note
     one = load_policy(first.folder, loads(WORD).prepared).adapter
     two = load_policy(second.folder, other.prepared).adapter
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -313,6 +314,7 @@ def test_another_fit_is_not_resumed(what: dict[str, Any], said: str, half: Path)
     with pytest.raises(DataError) as caught:
         fitted(half, resume=True, **what)
     assert codes(caught.value) == ["PLM625"] and said in str(caught.value)
+    assert not re.search("[0-9a-f]{13}", str(caught.value)), "digests are shown by their beginning"
     assert contents(half) == before
 
 
