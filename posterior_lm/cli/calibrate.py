@@ -20,6 +20,7 @@ from posterior_lm.cli.options import (
     seed_option,
 )
 from posterior_lm.cli.output import json_text, progress
+from posterior_lm.infer.base import Info
 from posterior_lm.infer.methods import AMORTIZED
 from posterior_lm.target.rows import read_rows
 from posterior_lm.validate.calibration import DRAWS, ROWS, calibrate
@@ -67,6 +68,8 @@ def command(
         query = (query if method is not None else query.using(AMORTIZED)).policy(policy)
     query, known = _bound(query, given, data)
     with progress("simulating") as watch:
+        if query.prepared.models is not None and watch is not None:  # they are open now
+            watch(Info(False))
         found = calibrate(
             query.prepared, query.request, known, given=query.data, simulate=rows or ROWS,
             draws=draws or DRAWS, seed=seed, progress=watch,

@@ -13,9 +13,11 @@ import contextlib
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -112,6 +114,50 @@ def _silence() -> None:
         os.close(nothing)
 
 
+# ---- what is said while one waits
+
+FIRST, EVERY = 1.0, 5.0
+"""Seconds after which whoever waits is told what for, and between two such lines."""
+
+
+@contextlib.contextmanager
+def waiting(line: Callable[[], str]) -> Iterator[None]:
+    """Writes a line and the seconds on standard error where it takes long, also while nothing moves: an import, a model
+    that loads, a server that does not answer. A terminal keeps one line, which goes in the end; a stream that is no file gets none."""
+    if not _is_file(sys.stderr):
+        yield
+        return
+    began, ended, shown = time.monotonic(), Event(), False
+    before, after = ("\r", "\x1b[K") if sys.stderr.isatty() else ("", "\n")
+
+    def tell() -> None:
+        nonlocal shown
+        wait = FIRST
+        while not ended.wait(wait):
+            wait, shown = EVERY, True
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                text = f"{before}{line()}, {time.monotonic() - began:.0f} s{after}"
+                click.echo(text, err=True, nl=False, color=True)
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if shown and before:
+            click.echo(f"{before}{after}", err=True, nl=False, color=True)
+
+
+def _is_file(stream: Any) -> bool:
+    """Whether it is a terminal, pipe or file of the process; a closed one is not, nor one in memory."""
+    try:
+        return stream.fileno() >= 0
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 # ---- commands of click
 
 
@@ -137,7 +183,8 @@ class ExitCodes(click.Command):
 class LazyGroup(ExitCodes, click.Group):
     """Command `name` is the object `command` of module `package.name`.
 
-    `moved` says of commands that are gone what stands for them.
+    `moved` says of commands that are gone what stands for them, `large` which import for long: that is said, unless lines of
+    JSON are to stand alone.
     """
 
     def __init__(
@@ -146,10 +193,11 @@ class LazyGroup(ExitCodes, click.Group):
         lines: Mapping[str, str],
         package: str,
         moved: Mapping[str, str],
+        large: Sequence[str] = (),
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
-        self.lines, self.package, self.moved = lines, package, moved
+        self.lines, self.package, self.moved, self.large = lines, package, moved, large
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.lines)
@@ -168,7 +216,9 @@ class LazyGroup(ExitCodes, click.Group):
             hint = meant(args[0], self.lines, f"the commands are {', '.join(self.lines)}", quote="'")
             hint = self.moved.get(args[0], hint)
             ctx.fail(f"no such command '{args[0]}'; {hint}")
-        return super().resolve_command(ctx, args)
+        said = args and args[0] in self.large and "jsonl" not in args
+        with waiting(lambda: "starting") if said else contextlib.nullcontext():
+            return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

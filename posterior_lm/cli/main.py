@@ -37,6 +37,7 @@ COMMANDS = {
 @click.group(
     cls=LazyGroup,
     lines=COMMANDS,
+    large=("score", "run", "report", "fit", "em", "calibrate", "compare", "predict"),
     moved={"bench": "the paper's tasks are run by `python -m benchmarks.paper` in a checkout"},
     package="posterior_lm.cli",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -10,15 +10,15 @@ import json
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from attrs import evolve
 
+from posterior_lm.cli.commands import waiting
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import Diagnostic, render_concise, render_full, to_json
 from posterior_lm.lang.values import number_text as number
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 TELL_EVERY = 2.0
 """Seconds between two lines about how many rows are done."""
-PATIENCE = 5.0
-"""Seconds after which a pipe is told what is waited for, again and again."""
 BAR = 20
 """Characters of a bar that stands for weight 1."""
 
@@ -282,7 +280,7 @@ def _counted(count: int, what: str) -> str:
 
 @contextmanager
 def progress(
-    what: str, *, first: str | None = None, lines: bool = False, piped: bool = True
+    what: str, *, first: str = "opening models", lines: bool = False, piped: bool = True
 ) -> Iterator[Callable[[Info], None] | None]:
     """The callback that `Query.draw` takes, or None where nobody is watching.
 
@@ -290,13 +288,13 @@ def progress(
     pipe a line every few seconds from the first ones on, unless it is not `piped`; with `lines` one at once.
     """
     if sys.stderr.isatty():
-        with live_bar(first or what) as (move, _):
+        with live_bar(first) as (move, _):
             yield lambda info: move(info.fraction, info.note or what)
         return
     if lines:
         yield _line_now_and_then(what)
-    elif piped and _has_file(sys.stderr):
-        with _lines_where_it_takes_long(what, first or what) as watch:
+    elif piped:
+        with _lines_where_it_takes_long(what, first) as watch:
             yield watch
     else:
         yield None
@@ -311,48 +309,26 @@ def _line_now_and_then(what: str) -> Callable[[Info], None]:
         now = time.monotonic()
         if now - told >= TELL_EVERY:
             told = now
-            click.echo(_line(what, info, now - began), err=True)
+            click.echo(f"{_words(what, info)}, {now - began:.0f} s", err=True)
 
     return tell
 
 
-def _line(what: str, info: Info, seconds: float) -> str:
+def _words(what: str, info: Info) -> str:
     share = "" if info.fraction is None else f"{info.fraction:.0%}  "
-    return f"{share}{info.note or what}, {seconds:.0f} s"
-
-
-def _has_file(stream: TextIO) -> bool:
-    """Whether it is a pipe or file of the process; a closed one is not, nor one in memory."""
-    try:
-        return stream.fileno() >= 0
-    except (OSError, ValueError, AttributeError):
-        return False
+    return f"{share}{info.note or what}"
 
 
 @contextmanager
 def _lines_where_it_takes_long(what: str, first: str) -> Iterator[Callable[[Info], None]]:
-    """A line every `PATIENCE` seconds, also while nobody tells anything: a model that loads, a server that does not answer."""
-    began, ended = time.monotonic(), threading.Event()
+    """What was told last, as `waiting` says it; before that `first`."""
     latest: list[Info] = []
-
-    def tell() -> None:
-        while not ended.wait(PATIENCE):
-            with suppress(OSError, ValueError):  # nobody reads it any more
-                seconds = time.monotonic() - began
-                click.echo(
-                    _line(what, latest[0], seconds) if latest else f"{first}, {seconds:.0f} s", err=True
-                )
 
     def watch(info: Info) -> None:
         latest[:] = [info]
 
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
+    with waiting(lambda: _words(what, latest[0]) if latest else first):
         yield watch
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

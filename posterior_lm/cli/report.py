@@ -62,8 +62,8 @@ def command(
     check_result(out, file, given, data)
     facts = []
     for case in asked:
-        target = query.prepared.bind_valid(case.valid)
         with progress("drawing") as watch:
+            target = query.prepared.bind_valid(case.valid)
             posterior = draw(
                 query.prepared, target, query.request, n, seed=case.seed(seed), budget=budget, progress=watch
             )

@@ -88,7 +88,7 @@ def command(
         program, request = query.prepared, query.request
 
         def drawn(case: Case) -> tuple[object, Callable[[], None]]:
-            with progress("drawing", first="opening models", piped=format != "jsonl") as watch:
+            with progress("drawing", piped=format != "jsonl") as watch:
                 target = program.bind_valid(case.valid)
                 posterior = draw(
                     program, target, request, n, seed=case.seed(seed), budget=budget, progress=watch

@@ -9,7 +9,7 @@ from posterior_lm.cli.commands import FINE, Command
 from posterior_lm.cli.given import cases, open_query, texts
 from posterior_lm.cli.many import answer_many, many, many_options
 from posterior_lm.cli.options import data_options, format_option
-from posterior_lm.cli.output import show_each, show_score
+from posterior_lm.cli.output import progress, show_each, show_score
 
 
 @click.command(cls=Command)
@@ -37,8 +37,8 @@ def command(
             found, "score", opening, {"values": values}, given=given, data=data, row=row, format=format
         )
     query = open_query(file, lm, allow_use=allow_use)
-    scores = [
-        (c, score(query.prepared.bind_valid(c.valid), values)) for c in cases(query.graph, given, data, row)
-    ]
+    asked = cases(query.graph, given, data, row)
+    with progress("scoring"):
+        scores = [(c, score(query.prepared.bind_valid(c.valid), values)) for c in asked]
     show_each(scores, format, lambda one: (one[1].to_json(), lambda: show_score(one[1], one[0].row)))
     return FINE

@@ -174,6 +174,8 @@ def infer(
     lack something. Texts of servers that tell no whole rows are drawn by these. With `look`, draws get a second look (`infer/second_look.py`).
     """
     began = time.monotonic()
+    if progress is not None:  # what the target is made of is open by now
+        progress(Info(False))
     worse = (
         policy if method == AUTO and guide is None and policy is not None and policy.level == WORSE else None
     )

@@ -57,11 +57,10 @@ def compare(
         raise ValueError("a comparison needs at least 2 draws")
     data = program.validate(row)
     tell = progress or (lambda info: None)
-    tell(Info(False, EXACT))
     # First, so that what a process does only once is in no method's time.
-    listing, words = exact_posterior(
-        bound_counting(program, data, Count()), request.named(EXACT).of(program)[1], seed, budget
-    )
+    target = bound_counting(program, data, Count())
+    tell(Info(False, EXACT))
+    listing, words = exact_posterior(target, request.named(EXACT).of(program)[1], seed, budget)
     found = []
     names = [
         name

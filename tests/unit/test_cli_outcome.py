@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -108,7 +109,8 @@ except SystemExit as leaving:
 ])  # fmt: skip
 def test_what_is_never_imported(args: tuple[object, ...], banned: str) -> None:
     result = process(banned, *args, code=IMPORTS)
-    assert result.stderr.strip() == "exit 0 imported [] policy passive"
+    said = result.stderr.strip().splitlines()  # on a busy machine that it starts, too
+    assert said[-1] == "exit 0 imported [] policy passive"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,8 @@ def test_a_closed_pipe_is_quiet(args: tuple[str, ...]) -> None:
 def test_closed_streams_are_like_dev_null(args: tuple[str, ...], closed: str, code: int, said: str) -> None:
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "posterior_lm", *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    shown = done.stdout + done.stderr
+    # On a busy machine it may say what it waits for.
+    shown = done.stdout + re.sub(r"^.*, \d+ s\n", "", done.stderr, flags=re.M)
     assert done.returncode == code and (said in shown if said else shown == ""), shown
 
 

@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
 import pytest
 
-from posterior_lm.cli import output
+from posterior_lm.api.query import loads
+from posterior_lm.cli import commands, output
+from posterior_lm.cli.main import cli
 from posterior_lm.infer.base import Info
+from tests.strategies import table
 
 
 @contextmanager
@@ -20,7 +24,8 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        patch.setattr(output, "PATIENCE", 0.05)
+        patch.setattr(commands, "FIRST", 0.05)
+        patch.setattr(commands, "EVERY", 0.05)
         yield reading
     os.close(reading)
 
@@ -36,7 +41,7 @@ def read(end: int) -> str:
 
 def test_a_pipe_is_told_what_is_waited_for_while_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     with piped(monkeypatch) as pipe:
-        with output.progress("drawing", first="opening models") as watch:
+        with output.progress("drawing") as watch:
             time.sleep(0.12)
             assert "opening models, 0 s\n" in read(pipe)
             assert watch is not None
@@ -59,6 +64,55 @@ def test_what_is_quick_says_nothing_and_lines_of_json_stay_alone(monkeypatch: py
         with output.progress("drawing", piped=False) as watch:
             time.sleep(0.12)
         assert watch is None and read(pipe) == ""
+
+
+def test_a_large_command_says_that_it_starts_unless_it_is_quick_or_told_in_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = commands.import_module
+
+    def slow(name: str) -> object:
+        time.sleep(0.12)
+        return real(name)
+
+    monkeypatch.setattr(commands, "import_module", slow)
+    for arguments, said in ((["run"], True), (["run", "--format", "jsonl"], False), (["check"], False)):
+        with piped(monkeypatch) as pipe:
+            assert cli.resolve_command(click.Context(cli), arguments)[0] == arguments[0]
+            assert ("starting, 0 s\n" in read(pipe)) == said
+
+
+def test_a_terminal_keeps_no_line_of_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.openpty()
+    with os.fdopen(writing, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        patch.setattr(commands, "FIRST", 0.02)
+        with commands.waiting(lambda: "starting"):
+            time.sleep(0.1)
+        shown = read(reading)
+        assert shown.startswith("\rstarting, 0 s\x1b[K") and shown.endswith("\r\x1b[K")
+        with commands.waiting(lambda: "starting"):
+            pass
+        assert read(reading) == ""
+    os.close(reading)
+
+
+def test_a_slow_model_that_is_asked_is_not_being_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = table(("a", "b"), seed=1, order=1, max_tokens=3)
+    query = loads('lm base = "b"\nprogram p() { latent z: text(tokens=1..2) ~ base() }').lm(base=model)
+    with piped(monkeypatch) as pipe:
+        asked = type(model).open
+
+        def slow(self: object, *args: object, **more: object) -> object:
+            time.sleep(0.12)
+            shown.append(read(pipe))
+            return asked(self, *args, **more)
+
+        shown: list[str] = []
+        monkeypatch.setattr(type(model), "open", slow)
+        with output.progress("drawing") as watch:
+            query.draw(3, progress=watch)
+    assert shown and all("opening" not in text for text in shown[1:]) and "drawing" in "".join(shown)
 
 
 def test_a_reader_that_has_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
