@@ -283,6 +283,10 @@ class Looks:
         self.adapter.restore(self.weights)
         return True
 
+    def take(self, steps: int) -> None:
+        """Let the weights of now, after so many steps, be the best ones."""
+        self.weights, self.steps = self.adapter.tensors(), steps
+
     def settled(self, steps: int, replays: Sequence[Replay], columns: int) -> str:
         """Take the best of the weights, those of now among them; what to say of it, where that matters."""
         if (steps != self._looked and self.risen(steps, replays, columns) is None) or self.steps == steps:

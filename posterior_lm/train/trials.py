@@ -67,15 +67,14 @@ class Trials:
 
     def due(self) -> Arm | None:
         """The arm of the next step; None where nothing is tried."""
-        if self._running is None and not self.ranged and self.trainer.stage() == "balance":
-            self.ranged, self._running = True, self._rates()
-        while self._running is not None:
-            arm = next(self._running, None)
-            if arm is not None:
+        while True:
+            if self._running is None and not self.ranged and self.trainer.stage() == "balance":
+                self.ranged, self._running = True, self._rates()
+            if self._running is None:
+                return None
+            if (arm := next(self._running, None)) is not None:
                 return arm
             self._running = None
-            return self.due()
-        return None
 
     def looked(self, gain: Gain | None, share: float) -> None:
         """After a slice of the first stage, this share of the training, which gained so much: try to leave it."""
@@ -90,7 +89,7 @@ class Trials:
 
     def _first(self) -> Iterator[Arm]:
         start = self._start()
-        if (yield from self._trial(Arm("sleep"))) is None:
+        if (yield from self._trial(Arm("sleep"), first=True)) is None:
             return
         self._back(*start)
         gain = yield from self._trial(Arm("balance"))
@@ -99,7 +98,8 @@ class Trials:
             self._leave("were better to begin with")
 
     def _leaving(self, before: Gain, share: float) -> Iterator[Arm]:
-        gain = yield from self._trial(Arm("balance"))
+        self._start()
+        gain = yield from self._trial(Arm("balance"), first=True)
         self._best()
         if gain is not None and sooner(gain, self.trainer.settings.trial, before, share):
             self._leave("gained more in their time")
@@ -113,7 +113,7 @@ class Trials:
 
     def _rates(self) -> Iterator[Arm]:
         start, trainer = self._start(), self.trainer
-        if (yield from self._trial(Arm("balance"))) is None:
+        if (yield from self._trial(Arm("balance"), first=True)) is None:
             return
         for factor in (FACTOR, 1 / FACTOR):
             self._back(*start)
@@ -130,8 +130,11 @@ class Trials:
 
     # ------------------------------------------------------------- one trial
 
-    def _trial(self, arm: Arm) -> Generator[Arm, None, Gain | None]:
-        """Its steps; what it gained over the best weights. None where that cannot be said."""
+    def _trial(self, arm: Arm, *, first: bool = False) -> Generator[Arm, None, Gain | None]:
+        """Its steps; what it gained over the best weights. None where that cannot be said.
+
+        What the `first` of several leads to counts as the best, if it is not worse by more than chance.
+        """
         trainer = self.trainer
         end = trainer.progress() + trainer.settings.trial
         while trainer.progress() < end:
@@ -140,6 +143,8 @@ class Trials:
         if arm.step < FEWEST or not self.looks.affords(trainer.budget):
             return None
         gain = trainer.look()
+        if first and not self.looks.worse(gain):
+            self.looks.take(trainer.steps_done)
         if self.looks.steps == trainer.steps_done:
             self._memory = optimizer_tensors(trainer.optimizer, trainer.names)
         return gain
@@ -154,7 +159,6 @@ class Trials:
         restore_optimizer(self.trainer.optimizer, memory, self.trainer.names)
 
     def _best(self) -> None:
-        """Go on from the best weights."""
         if self.looks.steps != self.trainer.steps_done:
             self._back(self.looks.weights, self._memory)
 

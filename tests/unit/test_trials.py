@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from attrs import define
 
 from posterior_lm.api.query import loads
 from posterior_lm.train.fit import fit
-from posterior_lm.train.judge import Gain, Judge
+from posterior_lm.train.judge import Gain, Judge, Looks
+from posterior_lm.train.parallel import World
 from posterior_lm.train.settings import TRIAL, settings_of
 from posterior_lm.train.trials import FEWEST, Arm, Trials, sooner
 
@@ -31,16 +31,6 @@ class _Adapter:
             self.parameter.copy_(tensors["a"])
 
 
-@define
-class _Looks:
-    weights: Mapping[str, torch.Tensor]
-    steps: int = 0
-    time: bool = True
-
-    def affords(self, budget: float | None) -> bool:
-        return self.time
-
-
 class _Trainer:
     """A training of one number, which a step of balancing moves by the factor of its rate and one of sleep by 100."""
 
@@ -48,7 +38,8 @@ class _Trainer:
         self.adapter, self.names, self.budget = _Adapter(), ["a"], None
         self.optimizer = torch.optim.AdamW([self.adapter.parameter], weight_decay=0.0)
         self.settings = settings_of({"trial": trial, "sleep": 0.5}).resolved(exact=True)
-        self.looks = _Looks(self.adapter.tensors())
+        self.looks = Looks(self.adapter, [Judge(None, [0], 0, World())])  # type: ignore[arg-type]
+        self.looks.risen = self.risen  # type: ignore[method-assign]
         self.sleeps, self.asleep = sleeps, 0.5 if sleeps else 0.0
         self.gains = iter(gains)
         self.steps_done, self.lowered = 0, 1.0
@@ -62,11 +53,13 @@ class _Trainer:
     def stage(self) -> str:
         return "sleep" if self.progress() < self.asleep else "balance"
 
-    def look(self) -> Gain | None:
+    def risen(self, *given: object) -> Gain | None:
         gain = next(self.gains)
         if gain is not None and gain[0] > 0:
-            self.looks.weights, self.looks.steps = self.adapter.tensors(), self.steps_done
+            self.looks.take(self.steps_done)
         return gain
+
+    look = risen
 
     def run(self) -> list[tuple[str, float]]:
         """All trials that are due; the arms with how many steps each had, which are the same."""
@@ -96,6 +89,7 @@ LENGTH = STEPS / 16
         ([(0.5, 0.1), (-0.3, 0.1), (-0.2, 0.1)], [1.0, 3.0, 1 / 3], 1.0, LENGTH),
         ([(0.5, 0.1), (0.05, 0.1), (-0.2, 0.1)], [1.0, 3.0, 1 / 3], 1.0, 3 * LENGTH),  # better, and perhaps by chance
         ([(-0.5, 0.1), (-0.9, 0.1), (-0.2, 0.1)], [1.0, 3.0, 1 / 3], 1.0, 0.0),
+        ([(-0.05, 0.1), (-0.9, 0.1), (-0.2, 0.1)], [1.0, 3.0, 1 / 3], 1.0, LENGTH),  # worse, and perhaps by chance
         ([None], [1.0], 1.0, LENGTH),
     ],
 )  # fmt: skip
@@ -141,7 +135,7 @@ def test_what_is_too_short_to_tell_is_not_compared() -> None:
     few = _Trainer([], trial=(FEWEST - 1) / STEPS)
     assert few.run() == [("balance", 1.0)] and few.weight == pytest.approx(FEWEST - 1, rel=1e-4)
     hurried = _Trainer([])
-    hurried.looks.time = False
+    hurried.looks.affords = lambda budget: False  # type: ignore[method-assign]
     assert hurried.run() == [("balance", 1.0)]
     assert Arm("balance").warm < Arm("balance", step=1).warm < Arm("balance", step=FEWEST).warm == 1.0
 
