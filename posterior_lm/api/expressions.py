@@ -8,6 +8,7 @@ plates are columns of tables, one table for those of equally many rows, which st
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Literal
 
 from attrs import evolve
@@ -22,6 +23,7 @@ from posterior_lm.lang.driver import check
 from posterior_lm.lang.parser import parse_fragment
 from posterior_lm.lang.source import NOWHERE, Source, Span
 from posterior_lm.lang.value_types import value_type
+from posterior_lm.lang.values import shares_of
 from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.functions import is_nan
 from posterior_lm.target.values import ABSENT, Values, count
@@ -119,7 +121,7 @@ def _place_of(name: str, bases: Collection[str]) -> str:
 
 
 def _by_name(node: ast.Node, types: Mapping[str, str]) -> ast.Node:
-    """The latent's name in place of the field of a record, and of records whose length is asked for."""
+    """The latent's name in place of the field of a record, what they say of a share, and records whose length is asked for."""
     if isinstance(node, ast.Call) and _of_a_list(node) and node.function.id == "len":
         bases = dict.fromkeys(one.split("[", 1)[0] for one in types)
         whole = node.args[0]
@@ -128,6 +130,11 @@ def _by_name(node: ast.Node, types: Mapping[str, str]) -> ast.Node:
             return evolve(node, args=(evolve(whole, id=_place_of(whole.id, bases)), *node.args[1:]))
     if isinstance(node, ast.Field):
         name = f"{node.row.id}.{node.column}"
+        share = shares_of(dict.fromkeys(one.split("[", 1)[0] for one in types)).get(name)
+        if share is not None:
+            before, own = share
+            left: list[ast.Expr] = [ast.Binary("-", ast.Literal(1), ast.Name(stick)) for stick in before]
+            return reduce(lambda a, b: ast.Binary("*", a, b), [*left, *map(ast.Name, own)])
         if any(one.split("[", 1)[0] == name for one in types):
             return ast.Name(name, span=node.span)
     return node

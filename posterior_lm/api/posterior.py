@@ -19,7 +19,7 @@ from posterior_lm.infer.verdict import level, verdict
 from posterior_lm.infer.weights import Z90, logsumexp, wilson
 from posterior_lm.lang.diagnostics import DataError, refuse_unknown
 from posterior_lm.lang.value_types import value_type
-from posterior_lm.lang.values import number_text
+from posterior_lm.lang.values import number_text, shares_of
 from posterior_lm.lm.protocol import ModelIdentity
 from posterior_lm.shown import Shown
 from posterior_lm.storage import folder_named, plain
@@ -133,8 +133,13 @@ class Posterior(Shown):
         return self._column(item) if isinstance(item, str) else list(self)[item]
 
     def _column(self, latent: str) -> list[Datum]:
-        refuse_unknown(self.program, [latent], list(self.draws.values), "latent", DataError, "PLM602")
-        return [value.datum for value in self.draws.values[latent]]
+        shares, values = shares_of(self.draws.values), self.draws.values
+        refuse_unknown(self.program, [latent], [*values, *shares], "latent", DataError, "PLM602")
+        if latent not in shares:
+            return [value.datum for value in values[latent]]
+        left, own = ([[value.datum for value in values[name]] for name in names] for names in shares[latent])
+        parts = [*([None if x is None else 1 - float(x) for x in column] for column in left), *own]
+        return [None if None in row else math.prod(row) for row in zip(*parts, strict=True)]  # type: ignore[arg-type]
 
     def best(self) -> Merged:
         """The value with the highest log reward among the draws; of equal ones the heaviest."""
@@ -213,11 +218,12 @@ class Posterior(Shown):
         return Estimate(p, estimate.se, low * (1 - missing), high * (1 - missing) + missing)
 
     def spread(self, latent: str) -> Spread:
-        """What there is to say of a latent that is a number, an int or a real, of one row of a plate by `r[3]`.
+        """What there is to say of a latent that is a number, an int or a real, or of a share, of one row of a plate by `r[3]`.
 
         The ends of the middle are values of the latent: for a real, midpoints of cells. Raises DataError PLM602 for any other name.
         """
         numbers = [name for name, kind in self.types.items() if value_type(kind).kind in ("int", "real")]
+        numbers += shares_of(self.draws.values)
         refuse_unknown(self.program, [latent], numbers, "number", DataError, "PLM602")
         values, w = np.array(self._column(latent), dtype=np.float64), self.weights
         mean = self._mean(values)
@@ -230,8 +236,11 @@ class Posterior(Shown):
 
     @property
     def reals(self) -> dict[str, Spread]:
-        """`spread` of every latent that is a real."""
-        return {name: self.spread(name) for name in self.draws.values if self.types.get(name) == "real"}
+        """`spread` of every latent that is a real, and of shares in place of those that they are made of."""
+        shares = shares_of(self.draws.values)
+        sticks = {stick for _, own in shares.values() for stick in own}
+        reals = [name for name in self.draws.values if self.types.get(name) == "real" and name not in sticks]
+        return {name: self.spread(name) for name in (*reals, *shares)}
 
     def _of_each(
         self, f: str | Callable[[Mapping[str, Datum]], float], wanted: Literal["number", "truth"]
@@ -354,11 +363,12 @@ class Posterior(Shown):
         return found
 
     def columns(self) -> dict[str, list[Any]]:
-        """One entry per draw: the latents, `weight`, `log_weight`, `log_reward`.
+        """One entry per draw: the latents, the shares that some of them are made of, `weight`, `log_weight`, `log_reward`.
 
         A statistic that has a latent's name gets an underscore behind its own.
         """
-        found: dict[str, list[Any]] = {name: self._column(name) for name in self.draws.values}
+        names = (*self.draws.values, *shares_of(self.draws.values))
+        found: dict[str, list[Any]] = {name: self._column(name) for name in names}
         stats = (
             ("weight", self.weights),
             ("log_weight", self.draws.log_weights),

@@ -1,8 +1,8 @@
-"""Lowering what has parts or is not there in every draw, records, lists and branches, and the rows of plates that have ended.
+"""Lowering what has parts or is not there in every draw: records, shares, lists and branches.
 
 A list has a latent for each place, which holds an item or the end, or does not exist behind the end. So it is what its program
 with a branch at each place would be, and whoever draws latents one by one, or weighs them in between, knows nothing of lists.
-A record has a latent for each field.
+A record has a latent for each field, and shares one for each but the last. What reads other items or rows is in `pooled`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,18 @@ from posterior_lm.graph.nodes import (
     MARK,
     WHEN,
     Apply,
-    Carried,
+    DistScore,
     Latent,
     LmScore,
     Mix,
-    Pool,
     Power,
-    Previous,
     Role,
-    Running,
     Sum,
 )
 from posterior_lm.lang import ast
-from posterior_lm.lang.signatures import BEFORE
 from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import Binding, Type
+from posterior_lm.lang.values import stick_name
 
 if TYPE_CHECKING:
     from posterior_lm.graph.lower import Lowering
@@ -137,6 +134,15 @@ def drawn(
     )
 
 
+def _raised(dist: ast.Expr) -> tuple[ast.Call, tuple[ast.Expr, ...]]:
+    """What is called, and the powers around it, the inner ones first."""
+    exponents = tuple[ast.Expr, ...]()
+    while isinstance(dist, ast.PowerExpr):
+        exponents, dist = (dist.exponent, *exponents), dist.base
+    assert isinstance(dist, ast.Call)
+    return dist, exponents
+
+
 @frozen
 class _Spoken:
     """The distribution of what is drawn piece by piece: a call of a language model, and the powers around it."""
@@ -149,12 +155,9 @@ class _Spoken:
 
     @classmethod
     def of(cls, lowering: Lowering, statement: ast.Latent) -> _Spoken:
-        call, exponents = statement.dist, tuple[ast.Expr, ...]()
-        while isinstance(call, ast.PowerExpr):
-            exponents = (call.exponent, *exponents)
-            call = call.base
+        call, exponents = _raised(statement.dist)
         lm = lowering.model(lowering.checked.spellers[statement.name.id])
-        assert lm is not None and isinstance(call, ast.Call)
+        assert lm is not None
         return cls(lowering, lm, call, exponents, statement.dist.span)
 
     def score(self, before: Sequence[int], value: int, *, bare: bool = True) -> int:
@@ -163,9 +166,42 @@ class _Spoken:
         context = build.segments([*self.lowering.context(self.call), *before], span)
         inputs = (context, build.segments([value], span))
         node = build.add(LmScore(lm=self.lm, bare=bare, inputs=inputs, span=span))
-        for exponent in self.exponents:
-            node = build.add(Power(inputs=(self.lowering.value(exponent), node), span=self.span))
-        return node
+        return _to_powers(self.lowering, node, self.exponents, self.span)
+
+
+def _to_powers(lowering: Lowering, node: int, exponents: Sequence[ast.Expr], span: Span) -> int:
+    for exponent in exponents:
+        node = lowering.build.add(Power(inputs=(lowering.value(exponent), node), span=span))
+    return node
+
+
+def latent_shares(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
+    """`latent name: shares(a, b, …, grid=n) ~ dirichlet(…)`: each share but the last is a real's part of what is left.
+
+    That part ~ beta(its concentration, the sum of those behind it), independently of the others (Connor and Mosimann 1969).
+    """
+    build, name, (call, exponents) = lowering.build, statement.name, _raised(statement.dist)
+    whole = ast.Range(ast.Literal(0), ast.Literal(1), span=type_.span)
+    real = Type(ast.TypeExpr("real", (whole,), type_.at.options, span=type_.span))
+    shares, of_each = [*type_.columns], [lowering.value(arg) for arg in call.args]
+    one, left, found = build.constant(1), None, list[int]()
+    for k in range(len(shares) - 1):
+        stick = stick_name(name.id, shares[k:])
+        node = drawn(lowering, stick, real, None, name.span)
+        given = (of_each[k], build.reduced("+", of_each[k + 1 :], call.span))
+        score = DistScore(
+            dist="beta", inputs=(node, *given, *lowering.bounds[real]), bounded=True,
+            grid=int(str(type_.options["grid"])), span=call.span,
+        )  # fmt: skip
+        lowering.term(
+            "latent", stick, _to_powers(lowering, build.add(score), exponents, call.span), statement
+        )
+        rest = build.add(Apply(op="-", inputs=(one, node), span=name.span))
+        found.append(node if left is None else build.add(Apply(op="*", inputs=(left, node), span=name.span)))
+        left = rest if left is None else build.add(Apply(op="*", inputs=(left, rest), span=name.span))
+    assert left is not None
+    lowering.names |= {(lowering.bound(name), s): n for s, n in zip(shares, [*found, left], strict=True)}
+    lowering.name(name, build.segments([*found, left], name.span))
 
 
 def latent_record(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
@@ -265,6 +301,14 @@ def latent_list(lowering: Lowering, statement: ast.Latent, type_: Type) -> None:
     )
 
 
+IN_PARTS: Mapping[str, Callable[[Lowering, ast.Latent, Type], None]] = {
+    "items": latent_list,
+    "fields": latent_record,
+    "names": latent_shares,
+}
+"""What draws the latents of a type that has parts, by what the type takes."""
+
+
 def guides(lowering: Lowering) -> dict[str, GuideSpec]:
     """What the proposals of the latents read: those of items and fields what is stated, then what stands before them.
 
@@ -326,7 +370,7 @@ def _meanings(lowering: Lowering) -> tuple[dict[Any, Any], ...]:
 
 
 @contextmanager
-def _at(lowering: Lowering, place: Place) -> Iterator[None]:
+def at(lowering: Lowering, place: Place) -> Iterator[None]:
     """Where names mean what they do at a place of a list."""
     before = _meanings(lowering)
     lowering.names, lowering.plates = place.names, place.plates
@@ -360,106 +404,6 @@ def item_at(lowering: Lowering, places: Places, call: ast.Call) -> int:
     if lowering.checked.value(call).is_number:
         none = build.add(Apply(op="number", inputs=(none,), span=call.span))
     return build.add(Apply(op="if", inputs=(holds, item, none), span=call.span))
-
-
-# ---------------------------------------------------------------- rows of plates that have ended
-
-
-def let(lowering: Lowering, name: ast.Name, expr: ast.Expr) -> int:
-    """The value of a let; where it reads itself in the row before of a table, that is what is carried there."""
-    mine, checked = lowering.bound(name), lowering.checked
-    rows = [
-        row
-        for call in ast.nodes(expr)
-        if isinstance(call, ast.Call) and call.function.id in BEFORE
-        if any(isinstance(n, ast.Name) and checked.binding(n) is mine for n in ast.nodes(call.args[0]))
-        for row in checked.pooled(call)
-    ]
-    if not rows or rows[0] in lowering.items:
-        return lowering.value(expr)
-    number = len(lowering.build.nodes)
-    lowering.name(name, lowering.build.add(Carried(number=number, plates=lowering.around, span=name.span)))
-    return lowering.build.add(Running(number=number, inputs=(lowering.value(expr),), span=expr.span))
-
-
-def previous(lowering: Lowering, call: ast.Call, *, listed: bool) -> int:
-    """What a value is in the row before of a plate, at the place before of a list, or at the item above."""
-    (row,) = lowering.checked.pooled(call)
-    value, first = call.args
-    if row not in lowering.items:
-        both = lowering.value(value, listed=listed), lowering.value(first, listed=listed)
-        return lowering.build.add(Previous(plate=lowering.plates[row], inputs=both, span=call.span))
-    place = lowering.lists[row].beside(len(lowering.items[row]), call.function.id)
-    if place is None:
-        return lowering.value(first, listed=listed)
-    with _at(lowering, lowering.items[row][place]):
-        return lowering.value(value, listed=listed)
-
-
-def pooled(lowering: Lowering, call: ast.Call, name: str, op: str, *, listed: bool) -> int:
-    """A function of many values, or of those of every row of plates and lists that have ended, inner ones first."""
-    add, span, rows = lowering.build.add, call.span, lowering.checked.pooled(call)
-    if op == "mean" and any(
-        row in lowering.items for row in rows
-    ):  # over lists, of which no two are of one length
-        whole, count = (
-            _over(lowering, "+", rows, row, (), span)
-            for row in (lambda: _row(lowering, call, name, op, listed), lambda: lowering.build.constant(1))
-        )
-        return add(Apply(op="/", inputs=(whole, count), span=span))
-    beside = (lowering.value(call.args[1], listed=listed),) if op in ("join", "last") else ()
-    return _over(lowering, op, rows, lambda: _row(lowering, call, name, op, listed), beside, span)
-
-
-def _row(lowering: Lowering, call: ast.Call, name: str, op: str, listed: bool) -> int:
-    """The value of one row."""
-    add, span = lowering.build.add, call.span
-    if op in ("join", "last"):
-        return lowering.value(call.args[0], listed=listed and op == "last")
-    given = [lowering.value(arg, listed=True) for arg in call.args]
-    if name == op:
-        return add(Apply(op=op, inputs=tuple(given), span=span))
-    lists = (lowering.build.nodes[i] for i in given)
-    parts = [j for i, n in zip(given, lists, strict=True)
-             for j in (n.inputs if isinstance(n, Apply) and n.op == "list" else (i,))]  # fmt: skip
-    return lowering.build.reduced(op, parts, span)
-
-
-def _over(
-    lowering: Lowering, op: str, rows: Sequence[Binding], row: Callable[[], int], beside: tuple[int, ...], span: Span,
-) -> int:  # fmt: skip
-    """The value of all these rows, outermost first; `beside` is what `join` puts between, and `last` falls back on."""
-    if not rows:
-        return row()
-    add, first = lowering.build.add, rows[0]
-    if first not in lowering.items:
-        plate = lowering.plates[first]
-        inner = _over(lowering, op, rows[1:], row, beside, span)
-        return add(Pool(op=op, plate=plate, inputs=(lowering.tables[plate], inner, *beside), span=span))
-    values: list[tuple[int | None, int]] = []
-    for place in lowering.items[first]:
-        with _at(lowering, place):
-            values.append((place.holds, _over(lowering, op, rows[1:], row, beside, span)))
-
-    def where(holds: int | None, value: int, otherwise: int) -> int:
-        return value if holds is None else add(Apply(op="if", inputs=(holds, value, otherwise), span=span))
-
-    if op == "last":
-        (found,) = beside
-        for holds, value in values:
-            found = where(holds, value, found)
-        return found
-    if op == "join":
-        parts = [
-            lowering.build.segments([*(beside if k else ()), value], span)
-            for k, (_, value) in enumerate(values)
-        ]
-        none = lowering.build.constant("")
-        return lowering.build.segments(
-            [where(holds, part, none) for (holds, _), part in zip(values, parts, strict=True)], span
-        )
-    none = lowering.build.reduced(op, [], span)
-    return lowering.build.reduced(op, [where(holds, value, none) for holds, value in values], span)
 
 
 def folded(expr: ast.Expr) -> ast.Expr:

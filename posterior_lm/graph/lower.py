@@ -13,7 +13,7 @@ from typing import Literal as OneOf
 
 from attrs import define, field
 
-from posterior_lm.graph import blocks
+from posterior_lm.graph import blocks, pooled
 from posterior_lm.graph.graph import (
     GraphBuilder,
     GuideSpec,
@@ -190,7 +190,7 @@ class Lowering:
                 other = self.build.add(Apply(op="unary not", inputs=(self.test,), span=statement.span))
                 blocks.branch(self, other, body)
             case ast.Let(name=name, value=value):
-                self.name(name, blocks.let(self, name, value))
+                self.name(name, pooled.let(self, name, value))
             case ast.Guide(name=name, dist=dist):
                 self.guide(name, dist, statement)
             case ast.Infer(method=method):
@@ -231,8 +231,7 @@ class Lowering:
         name = statement.name.id
         type_ = self.bound(statement.name).type
         assert type_ is not None
-        if type_.known.takes in ("items", "fields"):
-            made = blocks.latent_list if type_.item is not None else blocks.latent_record
+        if (made := blocks.IN_PARTS.get(type_.known.takes)) is not None:
             made(self, statement, type_)
             return
         lm = self.model(self.checked.spellers[name])
@@ -456,9 +455,9 @@ class Lowering:
                     assert isinstance(whole, ast.Name)
                     return made(self, self.lists[self.bound(whole)], expr)
                 if function.id in BEFORE and function.id not in self.uses:
-                    return blocks.previous(self, expr, listed=listed)
+                    return pooled.previous(self, expr, listed=listed)
                 if known is not None and known.pools and function.id not in self.uses:
-                    return blocks.pooled(self, expr, known.name, known.pools, listed=listed)
+                    return pooled.pooled(self, expr, known.name, known.pools, listed=listed)
                 if function.id in self.tools:
                     text = self.value(args[0])
                     return add(Apply(op="tool", tool=self.tools[function.id], inputs=(text,), span=span))

@@ -351,7 +351,7 @@ def changed(part: Any, change: Callable[[Node], Node]) -> Any:
 def names(root: object) -> Iterator[Name]:
     """Every name that an expression or type uses as a value, in the order of the text.
 
-    Functions and distributions that are called are left out; rows of a plate are in.
+    Functions and distributions that are called are left out, as are shares; rows of a plate are in.
     """
     called: set[int] = set()
     for node in nodes(root):
@@ -359,6 +359,8 @@ def names(root: object) -> Iterator[Name]:
             called.add(id(node.function))
         elif isinstance(node, Column):
             called.add(id(node.name))
+        elif isinstance(node, TypeExpr) and node.name == "shares":
+            called.update(map(id, node.args))  # they are read as `name.share`
         elif isinstance(node, Name) and id(node) not in called:
             yield node
 

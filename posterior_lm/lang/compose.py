@@ -24,6 +24,8 @@ def rename(node: N, names: Mapping[str, str]) -> N:
     """The same tree with every `Name` in `names` replaced."""
     if isinstance(node, ast.Name):
         return attrs.evolve(node, id=names.get(node.id, node.id))  # type: ignore[return-value]
+    if isinstance(node, ast.TypeExpr) and node.name == "shares":
+        return node
     if isinstance(node, ast.Column):  # it is read as `row.column`
         return attrs.evolve(node, type=rename(node.type, names))
     if isinstance(node, tuple):
@@ -93,7 +95,7 @@ def _kinds(module: ast.Module) -> dict[str, tuple[str, ast.Name, object]]:
     """What each name of a program is, where it stands, and what must agree to share it.
 
     A latent inside a plate or a branch agrees with nothing, not even its like: which row would
-    belong to which is not said anywhere. Nor does a list of records, of whose text only a part is scored.
+    belong to which is not said anywhere. Nor does a list of records, of whose text only a part is scored, nor do shares.
     """
     kinds: dict[str, tuple[str, ast.Name, object]] = {
         p.name.id: ("parameter", p.name, (p.type, p.default)) for p in module.program.params
@@ -104,7 +106,7 @@ def _kinds(module: ast.Module) -> dict[str, tuple[str, ast.Name, object]]:
         match statement:
             case ast.Latent(name=name, type=declared):
                 records = any(isinstance(n, ast.Call) and n.function.id == "record" for n in declared.args)
-                alone = records or id(statement) in inside
+                alone = records or declared.name == "shares" or id(statement) in inside
                 kinds[name.id] = ("latent", name, object() if alone else declared)
             case ast.Let(name=name) | ast.Plate(row=name):
                 kinds[name.id] = ("bound", name, None)

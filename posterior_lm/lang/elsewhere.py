@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 _REAL = "reals have normal(mean, sd) and beta(a, b); any other density is a factor, such as: factor -abs(x)"
-_SHARES = (
-    "there are no vectors; break the whole: one share ~ beta(a, b + c), the next of what is left ~ beta(b, c)"
-)
 _POWER = "write exp(b * log(x)) for the power b of x"
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("gaussian", "gamma", "exponential", "laplace", "student_t"), _REAL),
-    "dirichlet": _SHARES,
     **dict.fromkeys(("length", "strlen"), "count with chars(…), words(…) or tokens(…)"),
     **dict.fromkeys(
         ("int", "float", "real", "parse_int", "to_number"), "number(…) reads the number that a text spells"

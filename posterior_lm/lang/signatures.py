@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from posterior_lm.infer.methods import OptionType
 
@@ -48,7 +48,7 @@ class Distribution:
     `arities` are the allowed numbers of arguments; `over` says which declared
     types it is a distribution over: whole numbers ("int"), any type that lists its
     values ("finite"), reals ("real"), truth values and 0 and 1 ("truth"), the orders that
-    `prefer` states ("order"), or all ("any").
+    `prefer` states ("order"), shares of a whole ("shares", which have one argument each), or all ("any").
     `bounds` gives the allowed range of each argument that is a plain number. A name that is not `reserved` may be
     declared, as of a function.
     """
@@ -56,10 +56,14 @@ class Distribution:
     name: str
     arguments: tuple[tuple[str, str], ...]
     arities: tuple[int, ...]
-    over: Literal["int", "finite", "real", "truth", "order", "any"]
+    over: Literal["int", "finite", "real", "truth", "order", "shares", "any"]
     about: str
     bounds: tuple[tuple[float | None, float | None], ...] = ()
     reserved: bool = True
+
+    def of(self, n: int) -> Distribution:
+        """What n arguments are given to: of shares there may be any number."""
+        return evolve(self, arguments=self.arguments * n, arities=(n,)) if self.over == "shares" else self
 
 
 @frozen
@@ -152,6 +156,8 @@ DISTRIBUTIONS: dict[str, Distribution] = {
                      "the normal distribution with this mean and standard deviation", ((None, None), (0.0, None)), reserved=False),
         Distribution("beta", (("a", "number"), ("b", "number")), (2,), "real",
                      "a share between 0 and 1 with mean a / (a + b)", ((0.0, None), (0.0, None)), reserved=False),
+        Distribution("dirichlet", (("concentration", "number"),), (), "shares",
+                     "shares of a whole, one concentration each, with means in proportion to them", reserved=False),
         Distribution("bernoulli", (("p", "number"),), (1,), "truth",
                      "true, or 1, with probability p", ((0.0, 1.0),), reserved=False),
         Distribution("bradley_terry", (("score", "number"), ("beta", "number")), (2,), "order",

@@ -30,6 +30,7 @@ KIND_NAMES = {
     "bool": "a truth value",
     "list": "a list",
     "record": "a record",
+    "shares": "shares",
     "marker": "a special token",
     "table": "a table",
     "row": "a row",
@@ -180,7 +181,7 @@ class Type:
     @property
     def value(self) -> Value:
         """The value of a parameter, column or latent of this type."""
-        return Value(self.known.kind, choices=self.choices or None)
+        return Value(self.known.kind, choices=self.choices or None, numeric=self.known.takes == "names")
 
 
 @frozen(eq=False)
@@ -222,10 +223,11 @@ class Binding:
 
     @property
     def has_fields(self) -> bool:
-        """Whether its parts are read as `name.part`: a row of a table, a record, or a list of such."""
+        """Whether its parts are read as `name.part`: a row of a table, a record, a list of such, or shares."""
         if self.type is None:
             return self.sort == "row"
-        return (self.type.item or self.type).known.takes in ("fields", *["columns"] * (self.sort == "row"))
+        parted = ("fields", "names", *["columns"] * (self.sort == "row"))
+        return (self.type.item or self.type).known.takes in parted
 
 
 @frozen

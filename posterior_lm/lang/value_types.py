@@ -30,7 +30,7 @@ class ValueType:
     name: str
     kind = "unknown"
     """What its values are in expressions: text, int, real, bool or table."""
-    takes: Literal["nothing", "range", "choices", "columns", "items", "fields"] = "nothing"
+    takes: Literal["nothing", "range", "choices", "columns", "items", "fields", "names"] = "nothing"
     """What stands in its parentheses beside options."""
     options: ClassVar[Mapping[str, OptionType]] = {}
     latent = False
@@ -250,8 +250,21 @@ class Record(ValueType):
     elsewhere = ("struct", "object", "dict", "tuple")
 
 
+class Shares(ValueType):
+    """Its latents are the pieces that the whole is broken into, one after the other: `lang.values.shares_of`."""
+
+    name, kind, takes, latent = "shares", "list", "names", True
+    options: ClassVar = {
+        "grid": OptionType(kind="int", low=1, high=MOST_VALUES, about="the number of equal cells for each share of what is left"),
+    }  # fmt: skip
+    form, example = "shares(…, grid=n)", "shares(news, talk, other, grid=20)"
+    meant = "shares of a whole, which sum to 1"
+    elsewhere = ("simplex", "probabilities", "weights")
+
+
 VALUE_TYPES: dict[str, ValueType] = {
-    t.name: t for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List(), Optional(), Record())
+    t.name: t
+    for t in (Text(), Int(), Real(), Bool(), OneOf(), Table(), List(), Optional(), Record(), Shares())
 }
 
 

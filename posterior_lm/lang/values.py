@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeGuard
 
@@ -231,6 +231,29 @@ class GridSpec:
             help = "widen the range, or write a smaller grid"
             return (error("PLM331", f"{what} has cells too narrow for numbers", span, "too fine", help=help),)
         return _too_many(self.size, what, span)
+
+
+def stick_name(shares: str, rest: Sequence[str]) -> str:
+    """What the latent is called that says how much of what is left of a whole goes to the first of the `rest`."""
+    return f"{shares}.{':'.join(rest)}"
+
+
+def shares_of(latents: Iterable[str]) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """By the name of each share among latents, `w.b`, or `w.b[3]` in row 3: those that were broken off before it, and
+    the latent that is its own part of what they leave; none of the last share, which is all that they leave."""
+    found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    before: dict[tuple[str, str], tuple[str, ...]] = {}
+    for latent in latents:
+        base, bracket, place = latent.partition("[")
+        whole, _, rest = base.partition(".")
+        if ":" in rest:
+            share, *others = rest.split(":")
+            broken = before.get((whole, place), ())
+            found[f"{whole}.{share}{bracket}{place}"] = broken, (latent,)
+            before[whole, place] = broken = (*broken, latent)
+            if len(others) == 1:
+                found[f"{whole}.{others[0]}{bracket}{place}"] = broken, ()
+    return found
 
 
 FiniteSpec = IntSpec | ChoiceSpec | GridSpec

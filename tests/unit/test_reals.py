@@ -219,12 +219,6 @@ def test_a_parameter_is_the_number_that_is_given() -> None:
     assert [d.code for d in compile_source(source).errors] == ["PLM322"]
 
 
-def test_a_vector_is_refused_with_what_to_write() -> None:
-    source = Source("t.plm", "program p() { latent x: real(0..1, grid=3) ~ dirichlet([1, 1]) }")
-    (found,) = compile_source(source).errors
-    assert found.code == "PLM201" and "beta(a, b + c)" in str(found.help)
-
-
 def test_a_density_has_no_bound_and_exact_says_so() -> None:
     """What is not listed may be worth anything where a density is a term."""
     source = 'lm base = "b"\nprogram p() {{ latent z: text(tokens=0..3) ~ base() observe words(z) ~ normal(0, {sd}) }}'

@@ -146,7 +146,7 @@ def test_it_is_checked() -> None:
     assert found("observe seen ~ categorical([0.5, 0.5])")[0][0] == "PLM307"
     assert [code for code, _ in found("observe seen ~ poisson(3)")] == ["PLM311"]
     assert found("latent x: table(a: text) ~ base()")[0][1].endswith(
-        "one_of(…), list(…), optional(…), record(…), weekday or digit"
+        "one_of(…), list(…), optional(…), record(…), shares(…, grid=n), weekday or digit"
     )  # type: ignore[union-attr]
 
 

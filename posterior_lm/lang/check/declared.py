@@ -44,6 +44,11 @@ def _typed(scope: Scope, type_: ast.TypeExpr) -> Type:
         else None,
         columns={
             c.name.id: scope.findings.types.get(id(c.type)) or _typed(scope, c.type) for c in type_.fields
+        }
+        | {
+            name.id: Type(_REAL)
+            for name in type_.args
+            if isinstance(name, ast.Name) and known.takes == "names"
         },
     )
 
@@ -77,8 +82,9 @@ def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
         scope.error("PLM310", f"a latent cannot be a {name}", name_span(type_), "not a type of a latent",
                     help=f"latents are {', '.join(others)} or {last}")  # fmt: skip
         return False
-    if place != "latent" and known.takes in ("items", "fields"):
-        scope.error("PLM352", f"a {place} cannot be a {name}", name_span(type_), "not of what is given",
+    if place != "latent" and known.takes in ("items", "fields", "names"):
+        what = name if name == "shares" else f"a {name}"
+        scope.error("PLM352", f"a {place} cannot be {what}", name_span(type_), "not of what is given",
                     help="take a text, or the rows of a table")  # fmt: skip
         return False
     if place == "column" and name == "table":
@@ -103,6 +109,8 @@ def _shape(scope: Scope, type_: ast.TypeExpr, place: str) -> None:
         _items(scope, type_)
     elif takes == "fields":
         _fields(scope, type_)
+    elif takes == "names":
+        _named(scope, type_)
     elif takes == "choices":
         _choices(scope, type_)
     elif takes == "range":
@@ -214,7 +222,8 @@ def _fields(scope: Scope, type_: ast.TypeExpr) -> None:
         seen.setdefault(name.id, name.span)
         check_type(scope, part.type, place="latent")
         if part.type.name in VALUE_TYPES and part.type.name not in ITEMS:
-            scope.error("PLM351", f"a field of a record cannot be a {part.type.name}", part.type.span, "not of a field",
+            what = "a " * (part.type.name != "shares") + part.type.name
+            scope.error("PLM351", f"a field of a record cannot be {what}", part.type.span, "not of a field",
                         help=f"fields are {', '.join(VALUE_TYPES[one].form for one in ITEMS)}; write another latent for what else there is")  # fmt: skip
     for arg in type_.args:
         inner(scope, arg)
@@ -223,6 +232,34 @@ def _fields(scope: Scope, type_: ast.TypeExpr) -> None:
         )
     if not seen:
         scope.error("PLM322", "a record needs at least one field", type_.span, "no fields", help=_like(type_))
+
+
+_REAL = ast.TypeExpr("real")
+
+
+def _named(scope: Scope, type_: ast.TypeExpr) -> None:
+    """The names of shares."""
+    seen: dict[str, Span] = {}
+    for arg in type_.args:
+        if not isinstance(arg, ast.Name):
+            inner(scope, arg)
+            scope.error("PLM322", "shares have names", arg.span, "not a name", help=_like(type_))
+            return
+        if arg.id in seen:
+            scope.twice("PLM202", f"the share '{arg.id}' is named twice", arg.span, seen[arg.id], "named")
+        seen.setdefault(arg.id, arg.span)
+    if len(type_.args) < 2:
+        scope.error(
+            "PLM322", "a whole has two shares or more", type_.span, "what is the rest?", help=_like(type_)
+        )
+    elif not any(option.name == "grid" for option in type_.options):
+        scope.error(
+            "PLM308",
+            "shares need a grid, the number of cells of each",
+            type_.span,
+            "no grid",
+            help=_like(type_),
+        )
 
 
 def _choices(scope: Scope, type_: ast.TypeExpr) -> None:

@@ -150,8 +150,8 @@ def fits_type(scope: Scope, type_: Type, dist: Dist, what: str, *, drawn: bool =
     if dist.sort not in DISTRIBUTIONS:
         return
     over = DISTRIBUTIONS[dist.sort].over
-    if over == "order":
-        no_order(scope, dist)
+    if over in ("order", "shares"):
+        no_order(scope, dist) if over == "order" else no_shares(scope, dist)
         return
     by_numbers = over == "int" or (dist.sort == "uniform" and len(call.args) == 2)
     strange = {
@@ -205,8 +205,8 @@ def fits_value(scope: Scope, expr: ast.Expr, found: Value, dist: Dist) -> None:
         if isinstance(expr, ast.Field):
             type_ = binding.columns.get(expr.column) if binding else None
     over = DISTRIBUTIONS[name].over
-    if over == "order":
-        no_order(scope, dist)
+    if over in ("order", "shares"):
+        no_order(scope, dist) if over == "order" else no_shares(scope, dist)
     elif type_ is not None:
         fits_type(scope, type_, dist, "the value")
     elif over in ("real", "truth"):
@@ -226,6 +226,13 @@ def no_order(scope: Scope, dist: Dist) -> None:
     if dist.call is not None:
         scope.error("PLM350", f"{dist.sort} says what is preferred, not what a value is", dist.call.span,
                     "a distribution of preferences", help=f"write prefer a over b ~ {dist.sort}(…)")  # fmt: skip
+
+
+def no_shares(scope: Scope, dist: Dist) -> None:
+    """Reports a distribution over shares where something else is drawn, or a value is scored."""
+    if dist.call is not None:
+        scope.error("PLM311", f"{dist.sort} draws shares, and nothing else", dist.call.span, "wrong distribution here",
+                    help=f"write latent w: shares(a, b, grid=20) ~ {dist.sort}(2, 1), and read w.a")  # fmt: skip
 
 
 def preference(scope: Scope, statement: ast.Prefer, dist: Dist) -> None:

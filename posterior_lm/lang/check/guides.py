@@ -44,6 +44,10 @@ def judge(
         _not_a_latent(scope, name, latents)
         return
     scope.bind(name, latent)
+    if latent.type is not None and latent.type.name == "shares":
+        scope.error("PLM409", f"'{name.id}' are shares, which no text says", name.span, "not guided",
+                    help="drop the guide: the prior is proposed with as it is")  # fmt: skip
+        return
     if guided.found.sort != "masked":
         spellers[name.id] = spellers[name.id] or guided.found.model
     if latent.block != guided.block:

@@ -16,6 +16,8 @@ from posterior_lm.lang.source import Span
 from posterior_lm.lang.typed import UNKNOWN, Binding, Constant, Findings, Value
 
 POOLS = ", ".join(f"{f.name}(…)" for f in FUNCTIONS.values() if f.pools)
+_PARTED = {"table": ("table", "column"), "shares": ("whole", "share")}
+"""What has parts, and what one is called, by the type; of any other type it is a record and its field."""
 _SUGGESTIONS = 50  # unknown names that get one; looking for near ones takes time
 
 
@@ -350,19 +352,24 @@ class Scope:
         if expr.column not in binding.columns:
             if not binding.columns:
                 return UNKNOWN
-            of_table = binding.type is not None and binding.type.name == "table"
-            whole, part = ("table", "column") if of_table else ("record", "field")
+            kind = "record" if binding.type is None or binding.type.item else binding.type.name
+            whole, part = _PARTED.get(kind, ("record", "field"))
             listed = f"its {part}s are {', '.join(binding.columns)}"
             self.error(
                 "PLM204",
                 f"the {whole} has no {part} '{expr.column}'",
                 Span(expr.span.source, max(expr.span.start, expr.span.end - len(expr.column)), expr.span.end),
                 f"not a {part}",
-                secondary=[(binding.span, f"a {'row of the table' if part == 'column' else 'record'}")],
+                secondary=[(binding.span, f"a {'row of the table' if part == 'column' else whole}")],
                 help=meant(expr.column, binding.columns, listed, "'"),
             )
             return UNKNOWN
-        if binding.value.kind == "list" and not items:
+        if (
+            binding.sort == "latent"
+            and binding.type is not None
+            and binding.type.item is not None
+            and not items
+        ):
             name, part = expr.row.id, expr.column
             self.error("PLM305", f"'{name}' is a list, and its fields are those of an item", expr.span, "of which item?",
                        help=f"go through it, plate one in {name} {{ … one.{part} … }}, or read one: item({name}.{part}, 0)")  # fmt: skip

@@ -210,6 +210,8 @@ class Structure:
             scope.declare(binding)
         if known and type_.known.takes in ("items", "fields"):
             self._in_parts(statement, found)
+        elif known and type_.known.takes == "names":
+            self._broken(statement, found)
         elif known:
             fits_type(scope, type_, found, f"'{name.id}'", drawn=True)
         if is_new and scope.get(name.id) is binding:
@@ -272,6 +274,27 @@ class Structure:
             self.scope.error("PLM311", f"a {statement.type.name} comes from one call of a language model", statement.dist.span,
                              "a conversation" if messages else f"this is a {found.sort}",
                              help="write base(…), with a power or without; decide between models in a branch")  # fmt: skip
+
+    def _broken(self, statement: ast.Latent, found: Dist) -> None:
+        """Shares come from a dirichlet, with a concentration above 0 for each."""
+        type_, call, n = statement.type, found.call, len(statement.type.args)
+        if call is None or found.sort != "dirichlet":
+            if found.sort != "unknown":
+                this = "this is " + (
+                    "a language model" if found.sort == "lm" else "a " * bool(found.parts) + found.sort
+                )
+                self.scope.error("PLM311", "shares come from one dirichlet", statement.dist.span, this,
+                                 secondary=type_.span.said("the type"), help=f"equal ones: dirichlet({', '.join(['1'] * n)})")  # fmt: skip
+            return
+        if len(call.args) != n > 1 and not any(isinstance(arg, ast.ListExpr) for arg in call.args):
+            self.scope.error("PLM307", f"dirichlet takes a concentration for each of the {n} shares, not {len(call.args)}", call.span,
+                             f"{len(call.args)} given", secondary=type_.span.said("the shares"))  # fmt: skip
+        for arg in call.args:
+            known = self.scope.written(arg)
+            if isinstance(known, int | float) and known <= 0:
+                self.scope.error(
+                    "PLM313", "a concentration of dirichlet has to be above 0", arg.span, "out of range"
+                )
 
     def _factor(self, statement: ast.Factor) -> None:
         found = value(self.scope, statement.value)

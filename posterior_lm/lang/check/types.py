@@ -458,11 +458,11 @@ def arguments_of(scope: Scope, expr: ast.Call) -> frozenset[Binding]:
 
 
 def _built_in(scope: Scope, dist: Distribution, expr: ast.Call) -> Dist:
+    dist = dist.of(len(expr.args))
     for option in expr.options:
         if not isinstance(option.value, ast.Range):
             value(scope, option.value)
-        names = [name for name, _ in dist.arguments]
-        wanted = f"{dist.name}({', '.join(names)})"
+        wanted = f"{dist.name}({', '.join(name for name, _ in dist.arguments)})"
         scope.error("PLM206", f"{dist.name} takes no option '{option.name}'", option.span,
                     "not an option", help=f"its arguments are plain: {wanted}")  # fmt: skip
     if "dist" in dict(dist.arguments).values():
