@@ -175,15 +175,15 @@ def test_text_python_and_composition() -> None:
         "w", "shares(a, b, c, grid=6)", "dirichlet(2, n, 1)"
     )
     assert built.fingerprint == plm.loads(source(f"factor 1 {WHOLE}", "n: int = 3")).fingerprint
-    # A name of its own stands beside a share of that name, in a product too.
-    for a in (
-        source(f"latent a: bool ~ bernoulli(0.4) {WHOLE} factor if a then w.a else 0"),
-        source("let a = 1 factor a"),
-    ):
-        both = plm.loads(a) * plm.loads(
-            source(f"latent b: bool ~ bernoulli(0.4) {WHOLE.replace('w:', 'v:')} factor v.a * v.b")
-        )
-        assert plm.loads(str(both)).fingerprint == both.fingerprint
+    # A name of its own stands beside a share of that name, and is renamed without it.
+    one = plm.loads(source("let a = 1 factor a"))
+    other = plm.loads(
+        source(f"let a = 2 {WHOLE} latent b: bool ~ bernoulli(w.b) factor if b then w.a * a else 0")
+    )
+    alone = plm.loads(
+        source(f"factor 1 {WHOLE} latent m: bool ~ bernoulli(w.b) factor if m then w.a * 2 else 0")
+    )
+    assert (one * other).fingerprint == alone.fingerprint
     with pytest.raises(CompileError, match="PLM490"):
         asked * plm.loads(source(f"{WHOLE} factor w.b"))
 
