@@ -1,7 +1,7 @@
 """How exact a trained policy is: five targets with known posteriors, every objective.
 
     OMP_WAIT_POLICY=passive python -m benchmarks.exactness [--targets middle,plate] [--objectives vargrad,tb]
-        [--steps N] [--trial 0.025] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
+        [--steps N] [--trial 0.02] [--seed S] [--cache DIR] [--out benchmarks/results/exactness.json]
 
 For each target the policy is trained with the default recipe on rows from the
 world, and compared with the exact posterior of held-out rows. The sleep phase is

@@ -25,7 +25,7 @@ TOGETHER, AT_ONCE = 256, 4
 its evidence is guessed, and the gradient is noise."""
 SEEDS = 256
 """Draws of a row without a policy that its replay buffer begins with, where a policy is for its rows."""
-TRIAL = 1 / 40
+TRIAL = 1 / 50
 """Share of the training of one trial."""
 CHOSEN = ("sleep", "learning_rate", "balance_learning_rate")
 """Settings that nothing is tried for where one of them is stated."""
@@ -95,7 +95,7 @@ class FitSettings:
     None: 1 after an exact sleep phase, which it would undo, else 1.5."""
     anneal: float = field(default=0.3, metadata={"low": 0, "high": 1})
     trial: float | None = field(default=None, metadata={"low": 0, "high": 0.1})
-    """Share of the training of one trial of a source or a rate (`trials.py`); 0: nothing is tried. None: a fortieth, or 0
+    """Share of the training of one trial of a source or a rate (`trials.py`); 0: nothing is tried. None: a fiftieth, or 0
     where `sleep` or a rate is stated."""
     learning_rate: float = field(default=4e-3, metadata={"low": 0, "above": True})
     """Highest learning rate on simulated pairs; AdamW."""

@@ -6,8 +6,8 @@ where steps are what is given.
 
 - A fit with simulated or listed rows tries these and its rows' own draws, from the same start. Where the latter are better by
   more than the standard error, the former are left out.
-- On each look within that stage the rows' own draws are tried again; where they gain more in a second than the slice before
-  them, by more than the errors of both, the stage ends.
+- On a look within that stage by which the slice before it gained nothing measurable, the rows' own draws are tried again; where
+  they gain more in a second than that slice, by more than the errors of both, the stage ends.
 - A stage of the rows' own draws begins with a range test: three times the rate, and a third of it where that is not better.
 
 The best trial is where the fit goes on, so it is no cost. Where a trial has fewer than `FEWEST` steps nothing more is tried.
@@ -77,8 +77,8 @@ class Trials:
             self._running = None
 
     def looked(self, gain: Gain | None, share: float) -> None:
-        """After a slice of the first stage, this share of the training, which gained so much: try to leave it."""
-        if gain is not None and self.trainer.stage() == "sleep":
+        """After a slice of the first stage, this share of the training: try to leave it, if it gained nothing measurable."""
+        if gain is not None and gain[0] <= gain[1] and self.trainer.stage() == "sleep":
             self._running = self._leaving(gain, share)
 
     def end(self) -> None:

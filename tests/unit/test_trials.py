@@ -116,12 +116,15 @@ def test_rows_are_left_out_that_teach_less_than_its_own(monkeypatch: pytest.Monk
     assert worse.stage() == "sleep" and worse.asleep == 0.5 and not worse.returns
     assert worse.weight == pytest.approx(100 * LENGTH, rel=1e-4)
     worse.gains = iter([(0.3, 0.1)])
-    worse.trials.looked((0.5, 0.1), 1 / 4)  # at least 3.2 nats a unit; the slice before had at most 2.4
+    worse.trials.looked((0.5, 0.1), 1 / 4)
+    worse.run()
+    assert worse.stage() == "sleep" and len(worse.taken) == 2 * LENGTH, "what gains is left alone"
+    worse.trials.looked((0.2, 0.2), 1 / 4)  # at most 1.6 nats a unit, and the trial at least 3.2
     worse.run()
     assert worse.stage() == "balance" and "gained more in their time" in worse.returns[0]
     kept = _Trainer([(1.0, 0.1), (-0.5, 0.1), (0.1, 0.1)], sleeps=True)
     kept.run()
-    kept.trials.looked((0.5, 0.1), 1 / 4)
+    kept.trials.looked((0.2, 0.2), 1 / 4)
     kept.run()
     assert kept.stage() == "sleep" and kept.weight == pytest.approx(101 * LENGTH, rel=1e-4), "no step is lost"
 
