@@ -341,7 +341,7 @@ class Brute:
                 return ln(numbers[0] if v == 1 else 1 - numbers[0]) if v in (0, 1) else LN0
             case "normal" | "beta":
                 declared = self._latent(value, env)
-                if declared is None:
+                if declared is None or declared.kind != "real":
                     return ln(density(name, *numbers, v))
                 half = declared.width / 2
                 return ln(below(name, *numbers, v + half) - below(name, *numbers, v - half))
