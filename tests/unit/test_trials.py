@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from posterior_lm.api.query import loads
 from posterior_lm.train.fit import fit
 from posterior_lm.train.judge import Gain, Judge, Looks
 from posterior_lm.train.parallel import World
+from posterior_lm.train.progress import Progress
 from posterior_lm.train.settings import TRIAL, settings_of
 from posterior_lm.train.trials import FEWEST, Arm, Trials, sooner
 
@@ -193,3 +195,21 @@ def test_a_fit_looks_for_its_rate(tmp_path: Path, gains: list[tuple[int, int]]) 
     assert rates[3] == pytest.approx(1.0, abs=0.1) and rates[9] == pytest.approx(3.0, abs=0.3)
     assert rates[12] > 2.4 and "a rate of 0.003 on rows was better than 0.001" in fitted.manifest.note
     assert len(lines) == 60, "what is tried is of the steps"
+
+
+def test_what_is_interrupted_is_not_tried_again(tmp_path: Path, gains: list[tuple[int, int]]) -> None:
+    query = loads(WORD)
+    rows = [{"opening": "Mia saw a cat", "ending": "She ran."}]
+    few = settings_of({"steps": 60, "rank": 2, "draws": 4, "seeds": 4, "certify_draws": 10, "trial": 0.1})
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 9:  # in the middle of the second trial
+            signal.raise_signal(signal.SIGINT)
+
+    assert fit(query.prepared, rows, tmp_path / "p", few, watch=stop).interrupted
+    assert gains == [(0, 6)]
+    fitted = fit(query.prepared, rows, tmp_path / "p", few, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61)) and fitted.manifest.steps == 60
+    assert lines[8]["rate"] > 2e-3 and lines[9]["rate"] < 1e-3, "at its own rate again"
+    assert "was better than" not in fitted.manifest.note
