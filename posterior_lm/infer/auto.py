@@ -12,12 +12,14 @@ from attrs import evolve
 
 from posterior_lm.infer.base import WORSE, Backend, InferenceAlgorithm, Info, Offer, run
 from posterior_lm.infer.draws import Draws
-from posterior_lm.infer.exact import is_whole, listed_early
+from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.listing import is_whole, listed_early, listed_within
 from posterior_lm.infer.methods import AUTO, EXACT, METHODS, MIXTURE, Method
 from posterior_lm.infer.mixture import FLOOR, Mixture, mixture_of
 from posterior_lm.infer.parts import listed_parts
+from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.second_look import looked, respelled
 from posterior_lm.infer.server_draws import cost
 from posterior_lm.infer.verdict import FEW, MANY
@@ -47,8 +49,10 @@ def asked() -> list[Method]:
     return sorted((one for one in METHODS.values() if one.auto), key=lambda one: one.auto)
 
 
-def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[str, str]:
-    """The method to run and why.
+def choose(
+    target: Target, method: str, policy: Offer | None = None, *, listed: bool = True
+) -> tuple[str, str]:
+    """The method to run and why; not `listed`, where a list would take too long.
 
     Raises InferenceError PLM627 for a method that needs a policy without one.
     """
@@ -70,7 +74,9 @@ def choose(target: Target, method: str, policy: Offer | None = None) -> tuple[st
     if method != AUTO:
         return method, f"{method} was asked for"
     chosen, why = next(
-        (one, why) for one in asked() if (why := one.load().applies(target, policy)) is not None
+        (one, why)
+        for one in asked()
+        if (listed or one.name != EXACT) and (why := one.load().applies(target, policy)) is not None
     )
     return chosen.name, f"{chosen.name}: {why}"
 
@@ -81,12 +87,14 @@ def rather_than_a_policy(target: Target) -> bool:
     return any(one.load().applies(target, None) is not None for one in before)
 
 
-def doubt(target: Target, policy: Guide, rng: np.random.Generator, n: int = CHECK) -> str | None:
+def doubt(
+    target: Target, policy: Guide, rng: np.random.Generator, n: int = CHECK, *, listed: bool = True
+) -> str | None:
     """Why the mixture with the policy is worse on this row than what `auto` takes without it; None if it is not.
 
-    By n draws of each. Importance sampling from the prior is a part of the mixture, and not tried.
+    By n draws of each; `listed` as for `choose`. Importance sampling from the prior is a part of the mixture, and not tried.
     """
-    rival = choose(target, AUTO)[0]
+    rival = choose(target, AUTO, listed=listed)[0]
     if rival == asked()[-1].name:
         return None
     own_ess, own_evidence = _trial(target, MIXTURE, policy, rng, n)
@@ -126,6 +134,8 @@ def _helped(draws: Draws, second: Draws) -> bool:
 
 LISTING = 0.25
 """The most of a budget that a list may take before draws are made."""
+WHOLE, MINUTE = 0.8, 60.0
+"""The part of a budget that the list of a whole small support may take, and the seconds without one."""
 LOOKING = 0.5
 """Of the seconds that draws took: what a second look at them may take, which has to be left of a budget."""
 
@@ -184,6 +194,21 @@ def infer(
         name, reason = method, f"{method} was asked for"
     else:
         name, reason = choose(target, method, policy if guide is None else None)
+    whole = early = parts = foretold = None
+    if method == AUTO and name == EXACT and guide is None and not PriorGuide(target).by_server():
+        most = MINUTE if budget is None else WHOLE * budget
+        algorithm = backend_of(EXACT).build(target, options, n, None)
+        assert isinstance(algorithm, Exact)
+        listing, foretold = listed_within(target, algorithm, most, budget, rng, progress)
+        if foretold is None:
+            whole = listing
+        else:
+            early = listing
+            name, reason = choose(target, AUTO, policy, listed=False)
+            reason = reason.replace(
+                LARGE, f"to list every value would take about {foretold:.0f} s, above {most:.0f}"
+            )
+    in_time = foretold is None
     if worse is not None:
         reason = (
             f"{reason}; {worse.name} is not used, since by its certificate the prior is the better proposal"
@@ -210,6 +235,8 @@ def infer(
         return None if budget is None else max(0.0, budget - (time.monotonic() - began))
 
     def ran(algorithm: InferenceAlgorithm[Any], guide: Guide | None, rng: np.random.Generator) -> Draws:
+        if progress is not None:
+            progress(Info(False))
         return run(algorithm, target, n=n, rng=rng, guide=guide, budget=left(), progress=progress)
 
     def drawn(name: str, guide: Guide | None) -> Draws:
@@ -217,25 +244,26 @@ def infer(
 
     # What is tried beside the draws has streams of its own: they are those that would have come without it.
     alone = method == AUTO and policy is None and guide is None and not by_server
-    early = parts = None
     if alone and name != EXACT:
         if progress is not None:
             progress(Info(False, "listing"))
         parts = listed_parts(target, n)
-    if alone and name != EXACT and parts is None:
+    if alone and name != EXACT and parts is None and in_time:
         early = listed_early(target, n, None if budget is None else LISTING * budget)
     if method == AUTO and name == MIXTURE and policy is not None and guide is not None:
         try:
-            why = doubt(target, guide, rng.spawn(1)[0])
+            why = doubt(target, guide, rng.spawn(1)[0], listed=in_time)
             draws = None if why else drawn(name, guide)
         except ModelError as problem:
             if any(d.code != "PLM520" for d in problem.diagnostics):
                 raise
             why, draws = "what it reads of this row does not fit into the model's window", None
         if draws is None:
-            name, reason = choose(target, AUTO)
+            name, reason = choose(target, AUTO, listed=in_time)
             reason = f"{reason}; {policy.name} is not used, since {why}"
             draws = drawn(name, None)
+    elif whole is not None:
+        draws = whole
     elif parts is not None:
         count = len(parts.lists)
         name, draws = Importance().name, evolve(ran(Importance(n, batch), parts, rng), parts=count)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -39,7 +38,6 @@ from posterior_lm.infer.prefix_expansion import (
     Family,
     Partial,
     is_model_free,
-    is_wide,
     support_size,
 )
 from posterior_lm.infer.weights import all_dead, logsumexp, normalize
@@ -50,6 +48,8 @@ from posterior_lm.target.values import Value
 
 BATCH = 256
 """Prefixes opened per model call."""
+BETWEEN = 1024
+"""Texts that models may score between two looks at the clock."""
 
 
 @define(eq=False)
@@ -100,6 +100,10 @@ class State:
     n_dead: int = 0
     idle: int = 0
     """Beginnings opened since the last value was listed."""
+    begun: int = 0
+    """Beginnings opened, and values listed."""
+    scored: int = 0
+    """What was asked of models so far, in texts: `Branching.cost` of what was opened."""
 
 
 @frozen
@@ -111,6 +115,10 @@ class Exact:
     patience: float = field()
     """Beginnings that may be opened in a row without a value."""
     batch: int = BATCH
+    most: float = math.inf
+    """Texts that models may score in a step, by `Branching.cost`; but one beginning is opened whatever it costs."""
+    wary: bool = False
+    """Whether the first beginning that costs more than one ends a step, so that it can be timed."""
     name: str = field(default="exact", init=False)
 
     @patience.default
@@ -122,18 +130,27 @@ class Exact:
         frontier = _Frontier()
         exponents = {p.node: p.exponent for p in branching.guide.priors.values()}
         root, finished = branching.open([Partial()])
-        state = State(target, branching, frontier, upper_bound(target, exponents), -math.inf)
+        scored = branching.cost(Partial())
+        state = State(target, branching, frontier, upper_bound(target, exponents), -math.inf, scored=scored)
         return self._take(state, root, finished)
 
     def step(self, rng: np.random.Generator, state: State) -> tuple[State, Info]:
         if not state.frontier.heap:
             return state, Info(done=True)
-        begun = list(state.frontier.pop(self.batch))
+        begun, scored = [], state.scored
+        for partial in state.frontier.pop(self.batch):
+            begun.append(partial)
+            cost = state.branching.cost(partial)
+            scored += cost
+            if scored - state.scored >= self.most or (self.wary and cost > 1):
+                break
         families, finished = state.branching.open(begun)
         idle = 0 if finished else state.idle + len(begun)
-        state = evolve(self._take(state, families, finished), idle=idle)
+        state = evolve(
+            self._take(state, families, finished), idle=idle, scored=scored, begun=state.begun + len(begun)
+        )
         listed = len(state.values) + state.n_dead
-        certificate = self._certificate(state)
+        certificate = self.certificate(state)
         done = not state.frontier.heap or listed >= self.values or state.idle > self.patience
         done = done or (listed > 0 and certificate.missing_share <= 1 - self.mass)
         return state, Info(done, f"{listed} values listed", min(1.0, listed / self.values))
@@ -141,9 +158,9 @@ class Exact:
     def sample(self, rng: np.random.Generator, state: State, n: int) -> Draws:
         if not state.values:
             raise self._nothing(state)
-        return self._listed(state, estimated(rng, state, self._certificate(state)))
+        return self.listed(state, estimated(rng, state, self.certificate(state)))
 
-    def _listed(self, state: State, certificate: EnumerationBound) -> Draws:
+    def listed(self, state: State, certificate: EnumerationBound) -> Draws:
         """The values so far, those of most reward first."""
         log_reward = np.array(state.log_reward)
         order = np.argsort(-log_reward, kind="stable")
@@ -207,7 +224,8 @@ class Exact:
             n_dead=state.n_dead + int((~alive).sum()),
         )
 
-    def _certificate(self, state: State) -> EnumerationBound:
+    def certificate(self, state: State) -> EnumerationBound:
+        """What the values so far are sure to hold."""
         complete = not state.frontier.heap and state.lost == -math.inf
         covered = logsumexp(np.array(state.log_reward))
         if complete:
@@ -375,61 +393,13 @@ class _Exact(Backend):
         size = support_size(target, MANY if is_model_free(target) else SMALL)
         values = int(str(options.get("values") or size or Exact().values))
         patience = IDLE * values if size is None else math.inf
-        return Exact(values, float(str(options.get("mass", Exact().mass))), patience)
+        most = math.inf if batch is None else BETWEEN
+        return Exact(values, float(str(options.get("mass", Exact().mass))), patience, most=most)
 
     def applies(self, target: Target, policy: Offer | None) -> str | None:
         most = MANY if is_model_free(target) else SMALL
         size = support_size(target, most)
         return None if size is None else f"the support has {size} value{'s' * (size != 1)}, at most {most}"
-
-
-# ---------------------------------------------------------------- where it costs no more than draws
-
-FIRST = 16
-"""Beginnings that an attempt opens first; each step opens twice as many as the one before, up to `BATCH`."""
-WORK, WIDTH = 10, 20
-"""For each draw, a thousand at most: beginnings and values that an attempt may open, and children that may stand open."""
-FREE = 50
-"""For each draw: values of finite latents that are listed, each latent counted, where no term asks a model."""
-LEFT_OUT, ENOUGH = 1e-3, 1e-6
-"""A list that may lack more of the posterior than the first is not whole; one that lacks less than the second needs no more."""
-ALWAYS = 0.25
-"""For each draw: beginnings that are opened even where a list cannot be whole, for the likeliest values."""
-
-
-def listed_early(target: Target, n: int, seconds: float | None = None) -> Draws | None:
-    """What is listed, likeliest beginnings first, for about what n draws cost; None where that is not one value.
-
-    Given up as soon as more children stand open than could be listed, but after a few dozen beginnings. What has
-    been found till then are values of great weight, if there are any, and `is_whole` says whether they are all.
-    After `seconds` it ends too.
-    """
-    began = time.monotonic()
-    n = min(n, 1000)
-    most = FREE * n // max(1, len(target.latents))
-    free = is_model_free(target) and support_size(target, most)
-    if not free and is_wide(target, WIDTH * n):
-        return None
-    algorithm = Exact(free or WORK * n, 1.0 if free else 1.0 - ENOUGH, math.inf, BATCH if free else FIRST)
-    opened, rng = 0, np.random.default_rng(0)
-    try:
-        state, done = algorithm.init(rng, target, None), False
-        while not done:
-            wide = not free and sum(len(f) - rank for _, _, f, rank in state.frontier.heap) > WIDTH * n
-            late = seconds is not None and time.monotonic() - began >= seconds
-            if late or (not free and opened + algorithm.batch > (ALWAYS if wide else WORK) * n):
-                break
-            state, info = algorithm.step(rng, state)
-            opened, done = opened + algorithm.batch, info.done
-            algorithm = evolve(algorithm, batch=min(BATCH, 2 * algorithm.batch))
-        return algorithm._listed(state, algorithm._certificate(state)) if state.values else None
-    except InferenceError:  # the draws that follow find out what is wrong, and say it better
-        return None
-
-
-def is_whole(listed: Draws) -> bool:
-    """Whether a list is sure to hold all but `LEFT_OUT` of the posterior."""
-    return listed.certificate is not None and listed.certificate.missing_share <= LEFT_OUT
 
 
 BACKEND = _Exact()

@@ -31,7 +31,6 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, MixtureReport
-from posterior_lm.infer.exact import listed_early
 from posterior_lm.infer.guide import (
     ElsewhereGuide,
     FlatGuide,
@@ -44,6 +43,7 @@ from posterior_lm.infer.guide import (
     joined,
     weighed,
 )  # fmt: skip
+from posterior_lm.infer.listing import listed_early
 from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.weights import all_dead, log_shares
 from posterior_lm.target.target import Target

@@ -15,8 +15,8 @@ from math import prod
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.exact import FREE
 from posterior_lm.infer.guide import ListGuide, Proposal
+from posterior_lm.infer.listing import FREE
 from posterior_lm.infer.prefix_expansion import MANY, is_model_free
 from posterior_lm.infer.schedule import Atom, log_terms, stages
 from posterior_lm.infer.weights import log_shares

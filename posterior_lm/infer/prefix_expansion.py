@@ -28,6 +28,8 @@ MANY = 100_000
 """Values that are listed whole in a few seconds where no term asks a model."""
 LARGE = f"the support has more than {SMALL} values"
 
+SCORED = 1 << 14
+"""Values of a finite latent that are scored at a time, after several beginnings."""
 KEPT = 4096
 """Children kept per prefix; the mass of the rest is added to the certificate's bound."""
 
@@ -155,6 +157,23 @@ class Branching:
         found = {i.name: PrefixTests.of(self.target, i.name) for i in self.target.latents}
         return {n: t for n, t in found.items() if not t.empty}
 
+    costs: tuple[int, ...] = field(init=False)
+    """What it takes to open an assignment at each latent, in texts that a model scores: one, or every value of a finite type."""
+
+    @costs.default
+    def _costs(self) -> tuple[int, ...]:
+        graph, found = self.target.graph, []
+        for info in self.target.latents:
+            below = graph.ancestors(self.guide.priors[info.name].node)
+            asks = any(isinstance(graph[i], LmScore | ChoiceScore) for i in below)
+            finite = asks and hasattr(info.support, "ids_of")
+            found.append((info.support.count_values(MANY) or MANY) if finite else 1)
+        return tuple(found)
+
+    def cost(self, partial: Partial) -> int:
+        """As `costs`; a whole one is scored once."""
+        return self.costs[len(partial.values)] if len(partial.values) < len(self.costs) else 1
+
     @property
     def slack(self) -> float:
         """log of how many completions of a prefix may begin one another: their masses then sum to more than its own."""
@@ -174,15 +193,20 @@ class Branching:
         """The families of children, and the assignments that are complete already or just became so."""
         finished: list[Partial] = []
         texts: dict[int, list[Partial]] = {}
-        families: list[Family] = []
-        for partial in self._there(partials):
+        finite: dict[int, list[tuple[int, Partial]]] = {}
+        for place, partial in enumerate(self._there(partials)):
             k = len(partial.values)
             if k == len(self.target.latents):
                 finished.append(partial)
             elif hasattr(self.target.latents[k].support, "ids_of"):
-                families.append(self._finite(self.target.latents[k], partial))
+                finite.setdefault(k, []).append((place, partial))
             else:
                 texts.setdefault(k, []).append(partial)
+        found: dict[int, Family] = {}
+        for k, placed in finite.items():
+            places, several = zip(*placed, strict=True)
+            found.update(zip(places, self._finite(self.target.latents[k], several), strict=True))
+        families = [found[place] for place in sorted(found)]
         for k, group in texts.items():
             families += self._texts(self.target.latents[k], group)
         return families, finished
@@ -203,13 +227,24 @@ class Branching:
             out += self._there([evolve(one, values=(*one.values, ABSENT)) for one in compress(group, ~there)])
         return out
 
-    def _past(self, partials: list[Partial]) -> dict[str, list[Value]]:
+    def _past(self, partials: Sequence[Partial]) -> dict[str, list[Value]]:
         k = len(partials[0].values)
         return {info.name: [p.values[j] for p in partials] for j, info in enumerate(self.target.latents[:k])}
 
-    def _finite(self, info: LatentInfo, partial: Partial) -> Family:
+    def _finite(self, info: LatentInfo, partials: Sequence[Partial]) -> list[Family]:
         candidates = [self.target.value_of(info.name, ids) for ids in info.support.values()]
-        scores = self.guide.prior_scores(info, candidates, self._past([partial]), 1)[0]
+        many = max(1, SCORED // len(candidates))
+        families: list[Family] = []
+        for start in range(0, len(partials), many):
+            some = partials[start : start + many]
+            scores = self.guide.prior_scores(info, candidates, self._past(some), len(some))
+            families += [
+                self._listed(partial, candidates, row) for partial, row in zip(some, scores, strict=True)
+            ]
+        return families
+
+    @staticmethod
+    def _listed(partial: Partial, candidates: Sequence[Value], scores: np.ndarray) -> Family:
         bounds = partial.bound + scores
         order = np.argsort(-bounds, kind="stable")
         order = order[np.isfinite(bounds[order])] if np.isfinite(bounds).any() else order[:1]

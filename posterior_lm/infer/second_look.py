@@ -28,8 +28,8 @@ import numpy as np
 from attrs import evolve
 
 from posterior_lm.infer.draws import Draws, Respelled, SecondLook, cells
-from posterior_lm.infer.exact import is_whole
 from posterior_lm.infer.guide import Guide, PriorGuide, elsewhere, flatter
+from posterior_lm.infer.listing import is_whole
 from posterior_lm.infer.mixture import MixtureGuide
 from posterior_lm.infer.prefix_expansion import MANY, is_model_free, is_wide, support_size
 from posterior_lm.infer.verdict import FEW

@@ -52,10 +52,10 @@ def certificates(target: Target, *, batch: int = 1, steps: int = 200) -> list:
     slow = evolve(ALL, batch=batch)
     rng = np.random.default_rng(0)
     state = slow.init(rng, target, None)
-    found = [slow._certificate(state)]
+    found = [slow.certificate(state)]
     for _ in range(steps):
         state, info = slow.step(rng, state)
-        found.append(slow._certificate(state))
+        found.append(slow.certificate(state))
         if info.done:
             break
     return found

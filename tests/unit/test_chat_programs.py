@@ -148,7 +148,7 @@ def test_what_is_not_listed_is_bounded_by_the_end_of_the_turn(name: str, folders
     state, rng = some.init(np.random.default_rng(0), target, None), np.random.default_rng(0)
     for _ in range(2):
         state, _ = some.step(rng, state)
-    bound = some._certificate(state)
+    bound = some.certificate(state)
     whole = asking.using("exact").draw(100).log_evidence
     assert not bound.complete and whole is not None
     assert bound.covered < whole <= np.logaddexp(bound.covered, bound.rest) + CLOSE

@@ -122,14 +122,14 @@ def test_a_certificate_bounds_what_it_has_not_listed(output: str) -> None:
     target, truth = target_of(output, base), written_out(base, output)
     rng, algorithm = np.random.default_rng(0), Exact(values=10**6, mass=1.0)
     state = algorithm.init(rng, target, None)
-    certificate = algorithm._certificate(state)
+    certificate = algorithm.certificate(state)
     while state.frontier.heap:
         covered = certificate.covered if math.isfinite(certificate.covered) else -math.inf
         rest = math.log(max(1e-300, math.exp(log_sum(truth)) - math.exp(covered)))
         assert rest <= certificate.rest + 1e-9
         families, finished = state.branching.open(list(state.frontier.pop(1)))
         state = algorithm._take(state, families, finished)
-        certificate = algorithm._certificate(state)
+        certificate = algorithm.certificate(state)
     assert certificate.covered == pytest.approx(log_sum(truth))
 
 
