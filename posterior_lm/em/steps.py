@@ -78,10 +78,10 @@ def e_step(
         sleep_phase, _ = SleepPhase.of(stand.rows, numbers, simulator, settings.pairs, settings.seed)
     exact = sleep_phase is not None and simulator is not None and simulator.exact
     # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
-    settings = settings.resolved(exact=exact or not first)
+    own = settings.resolved(exact=exact or not first).scaled(settings, stand.guide.scale)
     if not first:
-        settings = evolve(settings, sleep=0.0, reward_temperature=1.0)
-    trainer = Trainer(stand.rows, numbers, stand.guide, settings, sleep_phase, World(), simulator)
+        own = evolve(own, sleep=0.0, reward_temperature=1.0)
+    trainer = Trainer(stand.rows, numbers, stand.guide, own, sleep_phase, World(), simulator)
     for row, known in stand.inputs.known:
         trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, known, pinned=True))
     while not trainer.finished:

@@ -13,6 +13,7 @@ out for the time of one call and are back, bit for bit, when it ends.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LAYERS, WIDTH = 28, 128
+"""Linear layers of `tiny`, and their inputs."""
 """The two files of an adapter, as peft names them."""
 
 _wrapped: WeakKeyDictionary[nn.Module, PeftModel] = WeakKeyDictionary()
@@ -81,6 +84,17 @@ class Adapter:
     def names(self) -> list[str]:
         """The names of the parameters as the first adapter of a process has them, so that a checkpoint fits any."""
         return [name.replace(f".{self._name}.", ".plm0.") for name in self.parameters]
+
+    @property
+    def scale(self) -> float:
+        """What learning rates that suit `tiny` are multiplied by here, at most 1.
+
+        A move of Adam changes every entry of B by the rate, whatever the model, and with it each output of a layer by as
+        much (A is drawn by the number of inputs). Layers in a row add that up, and the head adds it over the width, with
+        weights of about 1/√width: logits move by layers · √width times as much.
+        """
+        width = sorted(int(layer.in_features) for layer in self._layers)[len(self._layers) // 2]  # type: ignore[arg-type]
+        return min(1.0, LAYERS / len(self._layers) * math.sqrt(WIDTH / width))
 
     def _settle(self) -> None:
         """Every adapter's weights trainable: peft freezes those of the others when it adds or deletes one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import field, fields, frozen
+from attrs import evolve, field, fields, frozen
 
 from posterior_lm.infer.methods import AMORTIZED, METHODS, OBJECTIVES, renamed
 from posterior_lm.lang.diagnostics import InferenceError, meant, shown
@@ -29,6 +29,8 @@ TRIAL = 1 / 50
 """Share of the training of one trial."""
 CHOSEN = ("sleep", "learning_rate", "balance_learning_rate")
 """Settings that nothing is tried for where one of them is stated."""
+RATES = {"learning_rate": 4e-3, "balance_learning_rate": 1e-3}
+"""Of models as small as `tiny`."""
 ENDLESS = 1_000_000
 """Steps where a budget ends the training."""
 SCOPES = ("rows", "program")
@@ -97,9 +99,10 @@ class FitSettings:
     trial: float | None = field(default=None, metadata={"low": 0, "high": 0.1})
     """Share of the training of one trial of a source or a rate (`trials.py`); 0: nothing is tried. None: a fiftieth, or 0
     where `sleep` or a rate is stated."""
-    learning_rate: float = field(default=4e-3, metadata={"low": 0, "above": True})
-    """Highest learning rate on simulated pairs; AdamW."""
-    balance_learning_rate: float = field(default=1e-3, metadata={"low": 0, "above": True})
+    learning_rate: float | None = field(default=None, metadata={"low": 0, "above": True})
+    """Highest learning rate on simulated pairs; AdamW. None: `RATES`, less for a larger model (`Adapter.scale`)."""
+    balance_learning_rate: float | None = field(default=None, metadata={"low": 0, "above": True})
+    """The same on rows."""
     warmup: int = field(default=10, metadata={"low": 0})
     gradient_norm: float = field(default=1.0, metadata={"low": 0, "above": True})
     """Gradients are scaled down to this norm."""
@@ -151,6 +154,7 @@ class FitSettings:
             "capacity": 4 * SEEDS if rows else 64,
             "forward": 1.0 if rows else 0.0,
             "trial": TRIAL,
+            **RATES,
             "unguided": min(0.25, 1 - self.tempered - self.replayed) if rows else 0.0,
         }
         stated = {f.name: getattr(self, f.name) for f in fields(FitSettings)}
@@ -179,6 +183,18 @@ class Resolved(FitSettings):
     unguided: float
     forward: float
     trial: float
+    learning_rate: float
+    balance_learning_rate: float
+
+    def scaled(self, stated: FitSettings, scale: float) -> Resolved:
+        """With rates for a model whose adapter has this `scale`, where none were `stated`."""
+
+        def rate(name: str) -> float:
+            return float(getattr(self, name)) * (scale if getattr(stated, name) is None else 1.0)
+
+        return evolve(
+            self, learning_rate=rate("learning_rate"), balance_learning_rate=rate("balance_learning_rate")
+        )
 
 
 WHOLE = ("seeds", "steps", "rows", "draws", "capacity")

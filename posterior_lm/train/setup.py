@@ -211,7 +211,7 @@ def setting_up(
         some = f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out"
         notes.append(f"{some}: the certificate is of the rows trained on")
     adapter, begun = (shared, "") if shared is not None else adapter_of(inputs.program.models[lm], settings)
-    chosen = evolve(chosen, rank=adapter.config.r)
+    chosen = evolve(chosen, rank=adapter.config.r).scaled(settings, adapter.scale)
     notes += [begun] if begun else []
     adapter.reads = rows.reads
     try:

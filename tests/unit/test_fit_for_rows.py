@@ -32,7 +32,7 @@ from posterior_lm.train.parallel import World
 from posterior_lm.train.policy import load_policy
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows
-from posterior_lm.train.settings import settings_of
+from posterior_lm.train.settings import RATES, settings_of
 from posterior_lm.train.setup import Setup
 from posterior_lm.train.trainer import Trainer
 from tests.cli import plm as command
@@ -281,7 +281,7 @@ def test_what_made_it_worse_is_changed(tmp_path: Path, monkeypatch: pytest.Monke
     fitted = fit(query.prepared, ROWS * 4, tmp_path / "p", settings_of(settings))
     lines = [json.loads(line) for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["sleep"] * 2 + ["balance"] * 10
-    high = settings_of({}).balance_learning_rate
+    high = RATES["balance_learning_rate"]
     assert [round(line["rate"] / high, 3) for line in lines[2:5]] == [1.0, 0.976, 0.302]
     assert 0 < lines[6]["rate"] / high < 0.1
     note = "after step {} the policy was worse than before, so the training went back and {}"
