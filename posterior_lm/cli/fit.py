@@ -85,7 +85,12 @@ if TYPE_CHECKING:
     metavar="N",
     help="Draws a row and step.  [default: 16; 256 of a step for a policy of its rows]",
 )
-@click.option("--learning-rate", type=float, metavar="X", help="The highest one.  [default: 0.004; less for a model larger than tiny]")
+@click.option(
+    "--learning-rate",
+    type=float,
+    metavar="X",
+    help="The highest one.  [default: 0.004; less for a model larger than tiny]",
+)
 @click.option("--rate", type=float, hidden=True)  # its name in the release before
 @click.option("--curves", metavar="FILE.png", help="Also draw loss, ESS and log evidence over the steps.")
 @training_options("a fit", "from the checkpoint")

@@ -309,6 +309,7 @@ def text_walk(found: Drawing, support: Support, **options: Any) -> Walk:
     if keeps_rows(found.model):
         if options.pop("flat", 0.0):
             raise otherwise_chosen()
+        options.pop("stop", None)  # a server stops by what it says itself
         return ServedWalk.begin(
             found.model,  # type: ignore[arg-type]
             found.contexts,

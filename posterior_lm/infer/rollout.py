@@ -10,6 +10,7 @@ grows with the distinct prefixes, not with the draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -176,7 +177,7 @@ BLOCK = 1 << 22
 
 def step_log_probs(
     log_probs: np.ndarray, eos: np.ndarray, support: Support, states: Sequence[object], drawn: Sequence[int],
-    exponent: float, ending: Ending, flat: float = 0.0,
+    exponent: float, ending: Ending, flat: float = 0.0, stop: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(U, V + 1) log q of each next token and, last, of stopping; and (U,) the log of the mass that it was divided by.
 
@@ -185,7 +186,8 @@ def step_log_probs(
     allowed. A free end has no probability of its own: it stops with 1 / (tokens left + 1). Where
     the model gives everything allowed probability zero, q is uniform over it (the weight of such a draw
     is zero). The mass is 1 of a token that the target does not count. `ending` may replace the
-    support's own: with "eos" a guide stops by the model's end-of-text. A share `flat` of q is `flattened`.
+    support's own: with "eos" a guide stops by the model's end-of-text, of a free end by its log prob + `stop` −
+    log(tokens left) where `stop` is given. A share `flat` of q is `flattened`.
     """
     size = len(support.allowed(states[0]))
     out = np.full((len(states), size + 1), -np.inf)
@@ -206,7 +208,8 @@ def step_log_probs(
             out[rows, allowed] = exponent * log_probs[rows, allowed]
         if support.may_stop(state):
             if ending == "eos":
-                out[points, size] = exponent * eos[points]
+                raised = [raised_by(stop, support, state, drawn[u]) for u in points]
+                out[points, size] = exponent * (eos[points] + raised)
             elif ending == "free":
                 free[points] = True
         dead = np.array(points)[np.isneginf(out[points]).all(axis=1)]
@@ -237,6 +240,13 @@ def step_log_probs(
         out[free, :size] += np.log(left / (left + 1))[:, None]
         out[free, size] = -np.log(left + 1)
     return out, np.where(silent, 0.0, np.where(nothing, -np.inf, mass[:, 0]))
+
+
+def raised_by(stop: float | None, support: Support, state: object, drawn: int) -> float:
+    """By how many nats a guide raises end-of-text after so many tokens, where that is how it stops."""
+    if stop is None or support.ending != "free":
+        return 0.0
+    return stop - math.log(max(1, tokens_left(support, state, drawn)))
 
 
 POWERS = (0.5, 0.1)
@@ -279,6 +289,7 @@ class TextWalk(Walk):
     span: Span | None
     rollout: Rollout | None
     eos_ids: tuple[int, ...]
+    stop: float | None = None
     unread: bool = False
     looked_up: tuple[np.ndarray, np.ndarray] | None = None
     """What `step_log_probs` returns for all rows, where `ahead` has asked for it and it is no more than a block."""
@@ -288,13 +299,13 @@ class TextWalk(Walk):
         cls, model: LanguageModel | MixedModel, contexts: Sequence[tuple[int, ...]], support: Support, *,
         exponent: float = 1.0, flat: float = 0.0, shared: int = 0, begun: Sequence[tuple[int, ...]] | None = None,
         ending: Ending | None = None, eos_ids: tuple[int, ...] = (), late: bool = False,
-        span: Span | None = None, alive: np.ndarray | None = None,
+        span: Span | None = None, alive: np.ndarray | None = None, stop: float | None = None,
     ) -> TextWalk:  # fmt: skip
         """N texts after N contexts.
 
         With a `Follow` chooser the tokens will be the given ones, and a value outside the support gets
         −inf. `begun` holds first tokens that the texts have already; log q is then that of the rest.
-        `ending` and `flat` as in `step_log_probs`; `eos_ids` where others than the model's end a text. Texts that are not `alive` (N,) are left out.
+        `ending`, `flat` and `stop` as in `step_log_probs`; `eos_ids` where others than the model's end a text. Texts that are not `alive` (N,) are left out.
         """
         n, ending = len(contexts), ending or support.ending
         late = late and ending == "eos"
@@ -310,7 +321,7 @@ class TextWalk(Walk):
         return cls(
             values=_filled([()] * n, stand), log_q=np.zeros(n), log_mass=np.zeros(n), last=np.zeros(n),
             stand=stand, rows=np.arange(len(starts)), model=model, support=support, exponent=exponent,
-            flat=flat, ending=ending, late=late, span=span, eos_ids=eos_ids or (model if isinstance(model, MixedModel) else model.tokenizer).eos_ids,
+            flat=flat, stop=stop, ending=ending, late=late, span=span, eos_ids=eos_ids or (model if isinstance(model, MixedModel) else model.tokenizer).eos_ids,
             rollout=model.open(starts, shared=shared) if starts else None,
         )  # fmt: skip
 
@@ -340,7 +351,15 @@ class TextWalk(Walk):
             states, drawn = [p.state for p in part], [len(p.ids) for p in part]
             with self._placed():
                 q, mass = step_log_probs(
-                    log_probs, eos, self.support, states, drawn, self.exponent, self.ending, self.flat
+                    log_probs,
+                    eos,
+                    self.support,
+                    states,
+                    drawn,
+                    self.exponent,
+                    self.ending,
+                    self.flat,
+                    self.stop,
                 )
             yield part, rows, q, mass
 

@@ -70,6 +70,8 @@ class Adapter:
         self.config = config
         self.reads: Literal["observed", "own", "outline"] = "observed"
         """What its guides read, as for `train.guide.readings_of`."""
+        self.stop: float | None = None
+        """How its guides stop where an end is free, as a `Reading` has it."""
         self._wrapped = wrapped
         self._name = name
         layers = (m for m in wrapped.modules() if isinstance(m, BaseTunerLayer))

@@ -29,7 +29,6 @@ from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.gflownet_batch import Walked, walk
-from posterior_lm.train.guide import readings_of
 from posterior_lm.train.parallel import World
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Data, Rows, in_row
@@ -198,7 +197,7 @@ class EnumeratedRows:
             return []
         with in_row(row):
             target = self.rows.reader(row, self.cells.data(cells))
-            readings, name = readings_of(target, self.rows.reads), target.latents[0].name
+            readings, name = self.rows.readings_of(target), target.latents[0].name
             return [
                 (walk(target, readings, {name: target.value_of(name, self.values[k])}), weight)
                 for k, weight in shares(log_reward, rng)

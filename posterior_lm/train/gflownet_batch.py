@@ -22,7 +22,7 @@ from posterior_lm.train.guide import Reading, turn_ids
 from posterior_lm.train.memory import LEAST
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
-_makers: dict[tuple[int, tuple[int, ...]], tuple[Support, object]] = {}
+_makers: dict[tuple[int, tuple[int, ...], float | None], tuple[Support, object]] = {}
 
 
 @frozen(eq=False)
@@ -50,19 +50,19 @@ def walk(target: Target, readings: Mapping[str, Reading], values: Mapping[str, V
             pass  # nothing was chosen
         elif reading is not None:
             context = contexts_of(target, reading.lm, reading.segments, drawn, 1)[0][0]
-            paths.append(_maker(info.support, turn_ids(target, reading))(context, value.ids))
+            paths.append(_maker(info.support, turn_ids(target, reading), reading.stop)(context, value.ids))
         else:
             rest += _prior_log_prob(target, info.name, drawn, value)
         drawn[info.name] = (value,)
     return Walked(tuple(paths), rest)
 
 
-def _maker(support: Support, eos_ids: tuple[int, ...]):
-    known = _makers.get((id(support), eos_ids))
+def _maker(support: Support, eos_ids: tuple[int, ...], stop: float | None):
+    known = _makers.get((id(support), eos_ids, stop))
     if known is None or known[0] is not support:
         if len(_makers) >= 256:
             _makers.clear()
-        known = _makers[id(support), eos_ids] = (support, path_maker(support, eos_ids))
+        known = _makers[id(support), eos_ids, stop] = (support, path_maker(support, eos_ids, stop))
     return known[1]
 
 
@@ -141,8 +141,11 @@ def propose(
                         known[key] = contexts_of(targets[d], reading.lm, reading.segments, columns, 1)[0][0]
                     contexts.append(known[key])
                 support = targets[mine[0]].latents[k].support
-                ends = turn_ids(targets[mine[0]], readings[mine[0]][name])
-                walked = roll_out(model, contexts, support, chooser, ending=ending_of(support), eos_ids=ends)
+                first = readings[mine[0]][name]
+                walked = roll_out(
+                    model, contexts, support, chooser, ending=ending_of(support),
+                    eos_ids=turn_ids(targets[mine[0]], first), stop=first.stop,
+                )  # fmt: skip
                 for d, one in zip(mine, walked.values, strict=True):
                     drawn[d][name] = targets[d].value_of(name, one)
                 continue

@@ -51,6 +51,8 @@ class Reading:
     segments: tuple[Segment, ...]
     stated: bool
     """Whether a `guide` statement says so."""
+    stop: float | None = None
+    """Of a free end the nats by which end-of-text is raised, less the log of the tokens left (`scoring.stop_level`)."""
 
 
 def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
@@ -58,7 +60,9 @@ def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
     return target.evaluator.spellers[reading.lm].turn_ids(reading.segments)
 
 
-def readings_of(target: Target, reads: Reads = "observed") -> Mapping[str, Reading]:
+def readings_of(
+    target: Target, reads: Reads = "observed", stop: float | None = None
+) -> Mapping[str, Reading]:
     """The reading of every latent that a language model can draw; the others keep their prior.
 
     With "own" a latent without a `guide` statement is read after the context of its own distribution alone,
@@ -72,7 +76,7 @@ def readings_of(target: Target, reads: Reads = "observed") -> Mapping[str, Readi
         earlier = frozenset(target.names[:k])
         reading = _stated(target, info) or _default(target, info, earlier, reads == "own")
         if reading is not None:
-            found[info.name] = reading
+            found[info.name] = evolve(reading, stop=stop)
     models = sorted({r.lm for r in found.values()})
     if not models:
         raise InferenceError.of(
@@ -117,10 +121,10 @@ def _stated(target: Target, info: LatentInfo) -> Reading | None:
     return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
 
 
-def own_readings(target: Target) -> Mapping[str, Reading]:
+def own_readings(target: Target, stop: float | None = None) -> Mapping[str, Reading]:
     """For every latent that a language model draws the context of its own distribution, whatever `guide` statements say."""
     found = ((info.name, _own(target, info)) for info in target.latents)
-    return {name: reading for name, reading in found if reading is not None}
+    return {name: evolve(reading, stop=stop) for name, reading in found if reading is not None}
 
 
 def _own(target: Target, info: LatentInfo) -> Reading | None:
@@ -203,6 +207,7 @@ class Adapting(Protocol):
     """What a guide asks of an `Adapter`, or of one that a server has."""
 
     reads: Reads
+    stop: float | None
 
     def model(self) -> LanguageModel: ...
 
@@ -221,7 +226,7 @@ class PolicyGuide(PriorGuide):
 
     @classmethod
     def of(cls, target: Target, adapter: Adapting, *, exponent: float = 1.0) -> PolicyGuide:
-        readings = readings_of(target, adapter.reads)
+        readings = readings_of(target, adapter.reads, adapter.stop)
         return cls(target, model=adapter.model(), readings=readings, exponent=exponent)
 
     @property
@@ -247,7 +252,7 @@ class PolicyGuide(PriorGuide):
         if self.exponent != 1.0 and keeps_rows(self.model):
             raise otherwise_chosen()
         found = Drawing(self.model, contexts, shared, turn_ids(self.target, reading), self.exponent)
-        return text_walk(found, info.support, ending=ending, **options)
+        return text_walk(found, info.support, ending=ending, stop=reading.stop, **options)
 
     def by_server(self) -> list[LatentInfo]:
         served = keeps_rows(self.model)
@@ -290,5 +295,5 @@ def paths_of(target: Target, reading: Reading, info: LatentInfo, values: Values,
     """The paths of N values of a latent after what its guide reads."""
     drawn = {name: values[name] for name in target.names[: target.names.index(info.name)]}
     contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, n)
-    make = path_maker(info.support, turn_ids(target, reading))
+    make = path_maker(info.support, turn_ids(target, reading), reading.stop)
     return [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]

@@ -165,7 +165,7 @@ class Judge:
         """Draws of the frozen model, or of the policy as it stands."""
         targets = [self.rows.target(row) for row in mine]
         readings = [self.rows.readings(row) for row in mine]
-        own = [own_readings(target) for target in targets]
+        own = [own_readings(target, self.rows.stop) for target in targets]
         model, reads = (adapter.base, own) if name == FROZEN else (drawing_model(adapter), readings)
         where = [k for k in range(len(mine)) for _ in range(each)]
         rngs = [g for row in mine for g in np.random.default_rng([self.seed, 11, name + 1, row]).spawn(each)]

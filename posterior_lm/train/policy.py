@@ -40,6 +40,7 @@ LATER: Mapping[str, object] = {
     "threads": {},
     "own_contexts": False,
     "outlined": False,
+    "stop": None,
     "programs": [],
 }
 """What earlier manifests lack, as it is where there is nothing to state."""
@@ -86,6 +87,8 @@ class Manifest:
     """Whether its guides read what `readings_of` calls own."""
     outlined: bool = False
     """Whether those of a policy for one program read its outline too, as the policy for many that it began from does."""
+    stop: float | None = None
+    """How its guides stop where an end is free, as a `Reading` has it; None in manifests that state nothing."""
     programs: tuple[Manifest, ...] = ()
     """Of a policy for many programs the manifest of each; texts, fingerprints and rows above are then those of all together."""
     format: str = FORMAT
@@ -342,6 +345,7 @@ class ServedAdapter:
 
     base: ServedModel
     reads: Reads = "observed"
+    stop: float | None = None
 
     def model(self) -> ServedModel:
         return self.base.adapted()
@@ -352,7 +356,7 @@ class ServedAdapter:
 
 def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
     adapter = ServedAdapter(model) if isinstance(model, ServedModel) else Adapter.load(model, folder)
-    adapter.reads = reads_of(manifest)
+    adapter.reads, adapter.stop = reads_of(manifest), manifest.stop
     return Policy(folder, manifest, adapter)
 
 
@@ -380,7 +384,9 @@ def begun_from(folder: Path, model: LanguageModel) -> tuple[Adapter, Manifest]:
             help="begin from a policy of the model that is adapted here",
         )
     check_files(folder, manifest)
-    return Adapter.load(model, folder), manifest
+    adapter = Adapter.load(model, folder)
+    adapter.stop = manifest.stop
+    return adapter, manifest
 
 
 def held_policy(folder: Path, manifest: Manifest, program: PreparedProgram) -> Policy:

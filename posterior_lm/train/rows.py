@@ -27,6 +27,8 @@ class Rows(BoundRows):
     def __init__(self, program: PreparedProgram, data: Sequence[Data], reads: Reads = "observed") -> None:
         super().__init__(program, data)
         self.reads = reads
+        self.stop: float | None = None
+        """As a `Reading` has it."""
         self._readings: dict[int, tuple[Target, Mapping[str, Reading]]] = {}
         self._guides: RewardGraph | None = None
 
@@ -38,8 +40,12 @@ class Rows(BoundRows):
             if len(self._readings) >= self.HELD:
                 self._readings.clear()
             with in_row(number):
-                found = self._readings[number] = (target, readings_of(target, self.reads))
+                found = self._readings[number] = (target, self.readings_of(target))
         return found[1]
+
+    def readings_of(self, target: Target) -> Mapping[str, Reading]:
+        """What the guide reads in a target of this program."""
+        return readings_of(target, self.reads, self.stop)
 
     def read_own(self) -> None:
         """Let guides read what `readings_of` calls own from now on."""

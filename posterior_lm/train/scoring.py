@@ -14,13 +14,15 @@ log q = 0 exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
+from posterior_lm.infer.rollout import raised_by
 from posterior_lm.lm.hf.choices import STOP, Choices, log_probs_of
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
@@ -40,7 +42,7 @@ class Path:
     `chosen` (T + 1,) the token taken, and at the end `STOP` or `FORCED`;
     `ends` (T + 1,) how the value that stops after t tokens does so: the token of
     the stop string, `STOP`, `FORCED`, or `NEVER` where t is no end point.
-    `eos_ids` are what ends a text there; (): the model's own.
+    `eos_ids` are what ends a text there; (): the model's own. `raised` (T + 1,) are the nats that are added to their log prob.
     """
 
     context: tuple[int, ...]
@@ -50,12 +52,13 @@ class Path:
     chosen: tuple[int, ...] = field(repr=False)
     ends: tuple[int, ...] = field(repr=False)
     eos_ids: tuple[int, ...] = ()
+    raised: tuple[float, ...] = field(default=(), repr=False)
 
 
 def path_maker(
-    support: Support, eos_ids: tuple[int, ...] = ()
+    support: Support, eos_ids: tuple[int, ...] = (), stop: float | None = None
 ) -> Callable[[tuple[int, ...], tuple[int, ...]], Path]:
-    """A function (context, value) -> Path that remembers the values it has walked; `eos_ids` as a Path has them."""
+    """A function (context, value) -> Path that remembers the values it has walked; `eos_ids` as a Path has them, `stop` as a Reading."""
     walked: dict[tuple[int, ...], Path] = {}
 
     def make(context: tuple[int, ...], ids: tuple[int, ...]) -> Path:
@@ -63,19 +66,19 @@ def path_maker(
         if known is None:
             if len(walked) >= 1 << 14:
                 walked.clear()
-            known = walked[ids] = _walk(support, ids)
-        return Path(context, ids, known.masks, known.may_stop, known.chosen, known.ends, eos_ids)
+            known = walked[ids] = _walk(support, ids, stop)
+        return evolve(known, context=context, ids=ids, eos_ids=eos_ids)
 
     return make
 
 
-def _walk(support: Support, ids: Sequence[int]) -> Path:
+def _walk(support: Support, ids: Sequence[int], level: float | None = None) -> Path:
     """The path of a value without its context. Raises ValueError for a value outside the support.
 
     A draw that is lost where nothing may follow (a dead draw) has a path too, and no end point there.
     """
     state = support.start()
-    masks, may_stop, chosen, ends = [], [], [], []
+    masks, may_stop, chosen, ends, raised = [], [], [], [], []
     stop = support.stop_ids
     for t in range(len(ids) + 1):
         allowed = support.allowed(state)
@@ -84,6 +87,7 @@ def _walk(support: Support, ids: Sequence[int]) -> Path:
         by_choice = stops and not forced and support.ending != "stop"
         masks.append(allowed)
         may_stop.append(by_choice)
+        raised.append(raised_by(level, support, state, t) if by_choice else 0.0)
         if t == len(ids):
             if not stops and not forced:
                 raise ValueError(f"the tokens {tuple(ids)} are no value of the support")
@@ -101,7 +105,9 @@ def _walk(support: Support, ids: Sequence[int]) -> Path:
         else:
             ends.append(STOP if stops else NEVER)
         state = support.advance(state, token)
-    return Path((), tuple(ids), tuple(masks), tuple(may_stop), tuple(chosen), tuple(ends))
+    return Path(
+        (), tuple(ids), tuple(masks), tuple(may_stop), tuple(chosen), tuple(ends), raised=tuple(raised)
+    )
 
 
 def has_end_points(support: Support) -> bool:
@@ -163,12 +169,44 @@ def score_paths(
     return PathScores(log_prob, torch.where(is_end, end, 0.0), is_end)
 
 
+def stop_level(model: TransformersModel, paths: Sequence[Path]) -> float | None:
+    """The `stop` of readings by which the model ends these texts, before their last token, as often as a free end does.
+
+    A free end stops with 1 / (tokens left + 1) and has no probability by the model, whose end-of-text may be thirteen nats away. So
+    it is raised until its probability is that on the mean of all places, and a guide that has learnt nothing has about the
+    lengths of the prior. None where no path may stop by choice. `paths` are raised by a level of 0.
+    """
+    odds, left = [], []
+    with torch.inference_mode():
+        for path in paths:
+            picks = tuple(STOP if stops else FORCED for stops in path.may_stop)
+            asked = evolve(path, chosen=picks, raised=(0.0,) * len(picks))
+            for _, places in model.read([(path.context, path.ids, len(picks))], columns=1 << 12):
+                (found,) = log_probs_of(places, _choices([asked], model.tokenizer.eos_ids, False))
+                for log_prob, stops, by in zip(found.tolist(), path.may_stop, path.raised, strict=True):
+                    if stops:
+                        odds.append(log_prob - math.log(max(1e-300, -math.expm1(log_prob))))
+                        left.append(math.exp(-by))
+    if not odds:
+        return None
+    wanted = sum(1 / (tokens + 1) for tokens in left)
+    low, high = -100.0, 100.0
+    for _ in range(60):
+        level = (low + high) / 2
+        share = sum(
+            1 / (1 + math.exp(min(700.0, math.log(n) - o - level))) for o, n in zip(odds, left, strict=True)
+        )
+        low, high = (level, high) if share < wanted else (low, level)
+    return level
+
+
 def _choices(paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool) -> Choices:
     """At every place of these paths: what was chosen, and with `ends` what stopping there would be."""
     return Choices(
         masks=tuple(mask for path in paths for mask in path.masks),
         may_stop=tuple(stops for path in paths for stops in path.may_stop),
         eos_ids=tuple(path.eos_ids or eos_ids for path in paths for _ in path.masks),
+        raised=tuple(by for path in paths for by in path.raised),
         picks=(
             tuple(t for path in paths for t in path.chosen),
             *([tuple(t for path in paths for t in path.ends)] if ends else []),

@@ -16,7 +16,6 @@ from attrs import frozen
 
 from posterior_lm.infer.weights import normalize
 from posterior_lm.train.gflownet_batch import Walked, walk
-from posterior_lm.train.guide import readings_of
 from posterior_lm.train.rows import Rows, in_row
 from posterior_lm.train.simulate import Pair, Simulator
 
@@ -164,7 +163,7 @@ class SleepPhase:
             return walk(self.rows.target(pair.row), self.rows.readings(pair.row), pair.values)
         with in_row(pair.row):
             target = self.rows.reader(pair.row, pair.data)
-            return walk(target, readings_of(target, self.rows.reads), pair.values)
+            return walk(target, self.rows.readings_of(target), pair.values)
 
 
 def in_turn(numbers: Sequence[int], at: int, count: int, seed: Sequence[int]) -> list[int]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from scipy import stats
 
 from posterior_lm.infer.guide import PriorGuide, contexts_of
@@ -23,7 +24,7 @@ from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.guide import PolicyGuide, paths_of, readings_of
-from posterior_lm.train.scoring import Path, PathScores, has_end_points, path_maker, score_paths
+from posterior_lm.train.scoring import Path, PathScores, has_end_points, path_maker, score_paths, stop_level
 from tests.laws.models import MODELS
 from tests.strategies import compiled
 
@@ -103,7 +104,10 @@ def log_sum(numbers: Sequence[float]) -> float:
     return float(np.logaddexp.reduce(numbers)) if len(numbers) else -math.inf
 
 
-def by_hand(adapter: Adapter, context: Ids, support: Support, ids: Ids, exponent: float = 1.0) -> float:
+def by_hand(
+    adapter: Adapter, context: Ids, support: Support, ids: Ids, exponent: float = 1.0,
+    raised: Sequence[float] = (0, 0, 0, 0, 0, 0),
+) -> float:  # fmt: skip
     """log q of a value, one forward pass a token, with nothing but the support's answers."""
     eos = list(adapter.base.tokenizer.eos_ids)
     state, total = support.start(), 0.0
@@ -115,7 +119,7 @@ def by_hand(adapter: Adapter, context: Ids, support: Support, ids: Ids, exponent
         logits = logits - log_sum(logits)
         choices = {int(v): exponent * logits[v] for v in np.flatnonzero(support.allowed(state))}
         if support.may_stop(state) and support.ending != "stop":
-            choices[-1] = exponent * log_sum(logits[eos])
+            choices[-1] = exponent * (log_sum(logits[eos]) + raised[t])
         total += choices[-1 if token is None else token] - log_sum(list(choices.values()))
         state = state if token is None else support.advance(state, token)
     return total
@@ -172,6 +176,60 @@ def test_draws_are_as_likely_as_is_said_of_them(name: str, kind: str, scratch) -
     assert again.values == drawn.values and np.array_equal(again.log_prob, drawn.log_prob)
     base = PriorGuide(target).log_prob(drawn.values)
     assert np.abs(base - drawn.log_prob).max() > 0.1  # it is the adapter that speaks
+
+
+def test_the_end_of_a_free_text_is_raised(scratch) -> None:
+    """By `stop` less the log of how many tokens are left, in one pass, step by step and in draws."""
+    adapter = stirred("gpt2", scratch)
+    target = target_of("free", adapter)
+    support = target.latents[0].support
+    every = listed(support)
+    plain = PolicyGuide.of(target, adapter).log_prob(values_in(target, every))
+    adapter.stop = 2.5
+    try:
+        guide = PolicyGuide.of(target, adapter)
+        log_q = guide.log_prob(values_in(target, every))
+        assert np.exp(log_q).sum() == pytest.approx(1, abs=1e-4) and np.abs(log_q - plain).max() > 0.5
+        raised = [2.5 - math.log(left) for left in (3, 2, 1)]
+        wanted = [by_hand(adapter, context_of(target), support, ids, raised=raised) for ids in every[::3]]
+        np.testing.assert_allclose(log_q[::3], wanted, **CLOSE)
+        for exponent in (1.0, 0.6):
+            drawn = evolve(guide, exponent=exponent).sample(np.random.default_rng(3), 200)
+            said = evolve(guide, exponent=exponent).log_prob(drawn.values)
+            np.testing.assert_allclose(drawn.log_prob, said, **CLOSE)
+        reading = readings_of(target, stop=2.5)["z"]
+        (path,) = paths_of(target, reading, target.latents[0], values_in(target, [every[0]]), 1)
+        assert path.raised[: len(every[0])] == pytest.approx([0.0, *raised[1:]][: len(every[0])])
+    finally:
+        adapter.stop = None
+
+
+def test_a_guide_that_has_learnt_nothing_ends_as_often_as_a_free_end_does(scratch) -> None:
+    """On a model that hardly ever ends a text there, as a real one in the middle of a sentence."""
+    adapter = stirred("gpt2", scratch)
+    target = target_of("free", adapter)
+    info, prior = target.latents[0], PriorGuide(target)
+    every = values_in(target, listed(info.support))
+    reading = readings_of(target, stop=0.0)["z"]
+    paths = paths_of(target, reading, info, prior.sample(np.random.default_rng(0), 8).values, 8)
+
+    def distance(stop: float | None) -> float:
+        read = readings_of(target, stop=stop)["z"]
+        log_q = score_paths(
+            adapter.base, paths_of(target, read, info, every, len(every["z"]))
+        ).log_prob.numpy()
+        log_p = prior.log_prob({"z": tuple(every["z"])})
+        return float(np.exp(log_p) @ (log_p - log_q))
+
+    level = stop_level(adapter.base, paths)
+    assert level is not None
+    best = min(distance(level + by) for by in (-6.0, -3.0, 0.0, 3.0, 6.0))
+    assert distance(level) == best < 0.4 * min(distance(level - 6), distance(level + 6))
+    lone = target_of("free, one length", adapter)
+    path = paths_of(
+        lone, readings_of(lone)["z"], lone.latents[0], values_in(lone, listed(lone.latents[0].support)[:1]), 1
+    )
+    assert stop_level(adapter.base, path) is None, "nothing is chosen"
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_a_row_of_which_no_draw_tells_is_not_counted(judged: tuple[Adapter, Judg
     for fake in (heavy, dead):
         rows = SimpleNamespace(
             readings=judge.rows.readings,
+            stop=None,
             target=lambda row, fake=fake: _Rewarded(judge.rows.target(row), fake.log_reward),
         )
         silent = Judge(rows, [0, 1], 0, World())  # type: ignore[arg-type]

@@ -31,6 +31,8 @@ class Choices:
     may_stop: Sequence[bool] = field(repr=False)
     eos_ids: Sequence[tuple[int, ...]] = field(repr=False)
     picks: Sequence[Sequence[int]] = field(repr=False)
+    raised: Sequence[float] = field(default=(), repr=False)
+    """By how many nats stopping is raised at each place; () for nothing."""
 
 
 def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
@@ -38,9 +40,13 @@ def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
     device = places.states.device
     may_stop = torch.tensor(choices.may_stop, device=device)
     picks = [torch.tensor(column, device=device) for column in choices.picks]
+    raised = torch.tensor(choices.raised, dtype=torch.float32, device=device) if any(choices.raised) else None
 
     def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
-        stop = torch.where(may_stop[part], _ending(logits, choices.eos_ids[part]), -torch.inf)
+        ending = _ending(logits, choices.eos_ids[part])
+        if raised is not None:
+            ending = ending + raised[part]
+        stop = torch.where(may_stop[part], ending, -torch.inf)
         allowed, which = _distinct(choices.masks[part], device)
         masked = logits.masked_fill(~allowed[which], -torch.inf)
         # Where nothing may follow, a row of −inf has no gradient: stopping stands in, and nobody reads it.
