@@ -154,7 +154,8 @@ def worth(target: Target, guide: Guide, reference: Reference) -> float:
 
 
 def held(target: Target, draws: Draws, guide: Guide | None, reference: Reference) -> float | None:
-    """`worth` of what the draws were proposed with; both stages of a mixture together. None for a swarm."""
+    """`worth` of what the draws were proposed with; both stages of a mixture together. None for a swarm, and for proposals of
+    `auto` beside the prior and the policy."""
     if draws.exact:
         return 1.0
     if draws.particles is not None and draws.particles.resampled:
@@ -162,6 +163,8 @@ def held(target: Target, draws: Draws, guide: Guide | None, reference: Reference
     if draws.mixture is None:
         return worth(target, guide or PriorGuide(target), reference)
     mixture = Mixture(1).init(np.random.default_rng(0), target, guide).guide
+    if len(mixture.guides) != len(draws.mixture.shares):
+        return None
     equal = worth(target, mixture, reference)
     late = worth(target, evolve(mixture, shares=np.array(draws.mixture.shares)), reference)
     early = draws.mixture.pilot / len(draws)
