@@ -10,7 +10,6 @@ grows with the distinct prefixes, not with the draws.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -24,7 +23,7 @@ from posterior_lm.infer.mixed_model import MixedModel
 from posterior_lm.infer.weights import log_shares
 from posterior_lm.lang.diagnostics import InferenceError, at
 from posterior_lm.lang.source import Span
-from posterior_lm.lm.protocol import LanguageModel, Rollout, eos_log_probs
+from posterior_lm.lm.protocol import LanguageModel, Rollout, eos_log_probs, stopping
 from posterior_lm.support.base import Ending, Support, tokens_left, uncounted
 
 
@@ -186,8 +185,8 @@ def step_log_probs(
     allowed. A free end has no probability of its own: it stops with 1 / (tokens left + 1). Where
     the model gives everything allowed probability zero, q is uniform over it (the weight of such a draw
     is zero). The mass is 1 of a token that the target does not count. `ending` may replace the
-    support's own: with "eos" a guide stops by the model's end-of-text, of a free end by its log prob + `stop` −
-    log(tokens left) where `stop` is given. A share `flat` of q is `flattened`.
+    support's own: with "eos" a guide stops by the model's end-of-text, and a free end by `stopping` where `stop` is given.
+    A share `flat` of q is `flattened`.
     """
     size = len(support.allowed(states[0]))
     out = np.full((len(states), size + 1), -np.inf)
@@ -208,15 +207,19 @@ def step_log_probs(
             out[rows, allowed] = exponent * log_probs[rows, allowed]
         if support.may_stop(state):
             if ending == "eos":
-                raised = [raised_by(stop, support, state, drawn[u]) for u in points]
-                out[points, size] = exponent * (eos[points] + raised)
+                if support.ending == "free" and stop is not None:
+                    free[points] = True
+                else:
+                    out[points, size] = exponent * eos[points]
             elif ending == "free":
                 free[points] = True
         dead = np.array(points)[np.isneginf(out[points]).all(axis=1)]
         if len(dead):
             nothing[dead] = True
             out[dead[:, None], allowed] = 0.0
-            out[dead, size] = 0.0 if support.may_stop(state) and ending == "eos" else -np.inf
+            out[dead, size] = (
+                0.0 if support.may_stop(state) and ending == "eos" and not free[dead[0]] else -np.inf
+            )
     top = out.max(axis=1, keepdims=True)
     if np.isnan(top).any():
         raise InferenceError.of(
@@ -237,16 +240,13 @@ def step_log_probs(
         left = np.array(
             [tokens_left(support, s, d) for s, d, f in zip(states, drawn, free, strict=True) if f]
         )
-        out[free, :size] += np.log(left / (left + 1))[:, None]
-        out[free, size] = -np.log(left + 1)
+        stops = 1 / (left + 1)
+        if stop is not None:
+            odds = exponent * (eos[free] + stop - np.log(np.maximum(left, 1))) - mass[free, 0]
+            stops = stopping(stops, 1 / (1 + np.exp(-np.clip(odds, -700, 700))))
+        out[free, :size] += np.log1p(-stops)[:, None]
+        out[free, size] = np.log(stops)
     return out, np.where(silent, 0.0, np.where(nothing, -np.inf, mass[:, 0]))
-
-
-def raised_by(stop: float | None, support: Support, state: object, drawn: int) -> float:
-    """By how many nats a guide raises end-of-text after so many tokens, where that is how it stops."""
-    if stop is None or support.ending != "free":
-        return 0.0
-    return stop - math.log(max(1, tokens_left(support, state, drawn)))
 
 
 POWERS = (0.5, 0.1)

@@ -9,7 +9,7 @@ be several ids (`eos_ids`); its log-prob is the log-sum-exp over them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import evolve, frozen
 
@@ -291,6 +291,17 @@ def threads_of(models: Mapping[str, LanguageModel]) -> dict[str, dict[str, int]]
     """By alias, how many threads a model was computed with, phase by phase; without those that state none."""
     found = {alias: getattr(model, "threads", None) for alias, model in models.items()}
     return {alias: numbers for alias, numbers in found.items() if numbers}
+
+
+BY_CHANCE = 0.25
+"""Of a guide's stopping at a free end what is by chance, as the prior's is."""
+
+
+def stopping(chance: Any, said: Any) -> Any:
+    """The probability that a guide stops at a free end, where the prior does by `chance` and the model's end-of-text, raised,
+    has `said` so much beside the tokens: a part of either, so that a guide is never far from the prior and can learn when.
+    """
+    return BY_CHANCE * chance + (1 - BY_CHANCE) * said
 
 
 def eos_log_probs(log_probs: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:

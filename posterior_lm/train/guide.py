@@ -52,7 +52,8 @@ class Reading:
     stated: bool
     """Whether a `guide` statement says so."""
     stop: float | None = None
-    """Of a free end the nats by which end-of-text is raised, less the log of the tokens left (`scoring.stop_level`)."""
+    """Of a free end the nats by which end-of-text is raised, less the log of the tokens left (`scoring.stop_level`); None: it
+    stops by end-of-text as it is."""
 
 
 def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:

@@ -22,10 +22,9 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
-from posterior_lm.infer.rollout import raised_by
 from posterior_lm.lm.hf.choices import STOP, Choices, log_probs_of
 from posterior_lm.lm.hf.transformers import TransformersModel
-from posterior_lm.support.base import Support
+from posterior_lm.support.base import Support, tokens_left
 
 # ------------------------------------------------------------------------------- paths
 
@@ -42,7 +41,8 @@ class Path:
     `chosen` (T + 1,) the token taken, and at the end `STOP` or `FORCED`;
     `ends` (T + 1,) how the value that stops after t tokens does so: the token of
     the stop string, `STOP`, `FORCED`, or `NEVER` where t is no end point.
-    `eos_ids` are what ends a text there; (): the model's own. `raised` (T + 1,) are the nats that are added to their log prob.
+    `eos_ids` are what ends a text there; (): the model's own. `left` (T + 1,) are the
+    tokens that may follow where a free end is chosen, which is then by `stop` (`lm.protocol.stopping`), else 0; () without one.
     """
 
     context: tuple[int, ...]
@@ -52,7 +52,8 @@ class Path:
     chosen: tuple[int, ...] = field(repr=False)
     ends: tuple[int, ...] = field(repr=False)
     eos_ids: tuple[int, ...] = ()
-    raised: tuple[float, ...] = field(default=(), repr=False)
+    left: tuple[float, ...] = field(default=(), repr=False)
+    stop: float | None = None
 
 
 def path_maker(
@@ -66,19 +67,19 @@ def path_maker(
         if known is None:
             if len(walked) >= 1 << 14:
                 walked.clear()
-            known = walked[ids] = _walk(support, ids, stop)
+            known = walked[ids] = evolve(_walk(support, ids), stop=stop)
         return evolve(known, context=context, ids=ids, eos_ids=eos_ids)
 
     return make
 
 
-def _walk(support: Support, ids: Sequence[int], level: float | None = None) -> Path:
+def _walk(support: Support, ids: Sequence[int]) -> Path:
     """The path of a value without its context. Raises ValueError for a value outside the support.
 
     A draw that is lost where nothing may follow (a dead draw) has a path too, and no end point there.
     """
     state = support.start()
-    masks, may_stop, chosen, ends, raised = [], [], [], [], []
+    masks, may_stop, chosen, ends, left = [], [], [], [], []
     stop = support.stop_ids
     for t in range(len(ids) + 1):
         allowed = support.allowed(state)
@@ -87,7 +88,7 @@ def _walk(support: Support, ids: Sequence[int], level: float | None = None) -> P
         by_choice = stops and not forced and support.ending != "stop"
         masks.append(allowed)
         may_stop.append(by_choice)
-        raised.append(raised_by(level, support, state, t) if by_choice else 0.0)
+        left.append(tokens_left(support, state, t) if by_choice and support.ending == "free" else 0)
         if t == len(ids):
             if not stops and not forced:
                 raise ValueError(f"the tokens {tuple(ids)} are no value of the support")
@@ -105,9 +106,7 @@ def _walk(support: Support, ids: Sequence[int], level: float | None = None) -> P
         else:
             ends.append(STOP if stops else NEVER)
         state = support.advance(state, token)
-    return Path(
-        (), tuple(ids), tuple(masks), tuple(may_stop), tuple(chosen), tuple(ends), raised=tuple(raised)
-    )
+    return Path((), tuple(ids), tuple(masks), tuple(may_stop), tuple(chosen), tuple(ends), left=tuple(left))
 
 
 def has_end_points(support: Support) -> bool:
@@ -174,19 +173,19 @@ def stop_level(model: TransformersModel, paths: Sequence[Path]) -> float | None:
 
     A free end stops with 1 / (tokens left + 1) and has no probability by the model, whose end-of-text may be thirteen nats away. So
     it is raised until its probability is that on the mean of all places, and a guide that has learnt nothing has about the
-    lengths of the prior. None where no path may stop by choice. `paths` are raised by a level of 0.
+    lengths of the prior. None where no path may stop by choice.
     """
     odds, left = [], []
     with torch.inference_mode():
         for path in paths:
             picks = tuple(STOP if stops else FORCED for stops in path.may_stop)
-            asked = evolve(path, chosen=picks, raised=(0.0,) * len(picks))
+            asked = evolve(path, chosen=picks, stop=None)
             for _, places in model.read([(path.context, path.ids, len(picks))], columns=1 << 12):
                 (found,) = log_probs_of(places, _choices([asked], model.tokenizer.eos_ids, False))
-                for log_prob, stops, by in zip(found.tolist(), path.may_stop, path.raised, strict=True):
-                    if stops:
+                for log_prob, tokens in zip(found.tolist(), path.left, strict=True):
+                    if tokens:
                         odds.append(log_prob - math.log(max(1e-300, -math.expm1(log_prob))))
-                        left.append(math.exp(-by))
+                        left.append(tokens)
     if not odds:
         return None
     wanted = sum(1 / (tokens + 1) for tokens in left)
@@ -206,7 +205,11 @@ def _choices(paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool) -> Cho
         masks=tuple(mask for path in paths for mask in path.masks),
         may_stop=tuple(stops for path in paths for stops in path.may_stop),
         eos_ids=tuple(path.eos_ids or eos_ids for path in paths for _ in path.masks),
-        raised=tuple(by for path in paths for by in path.raised),
+        free=tuple(
+            (path.stop, left) if path.stop is not None and left else None
+            for path in paths
+            for left in path.left
+        ),
         picks=(
             tuple(t for path in paths for t in path.chosen),
             *([tuple(t for path in paths for t in path.ends)] if ends else []),

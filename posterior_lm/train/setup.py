@@ -172,12 +172,11 @@ def setting_up(
     scope = settings.scope_of(len(rows))
     numbers, held_out = split(len(rows), settings.held_out if scope == "program" else 0, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
-    if settings.start is not None:
-        rows.stop = read_manifest(Path(settings.start)).stop
-    else:
-        rows.stop = (
-            shared.stop if shared is not None else world.broadcast(_stop(rows, numbers[0], lm, settings.seed))
-        )
+    rows.stop = read_manifest(Path(settings.start)).stop if settings.start is not None else None
+    if shared is not None:
+        rows.stop = shared.stop
+    if rows.stop is None:
+        rows.stop = world.broadcast(_stop(rows, numbers[0], lm, settings.seed))
     rows.forget()
     entry = OBJECTIVES[settings.objective]
     sleeps = not entry.peer and settings.sleep != 0
@@ -226,7 +225,8 @@ def setting_up(
     adapter, begun = (shared, "") if shared is not None else adapter_of(inputs.program.models[lm], settings)
     chosen = evolve(chosen, rank=adapter.config.r).scaled(settings, adapter.scale)
     notes += [begun] if begun else []
-    adapter.reads, adapter.stop = rows.reads, rows.stop
+    adapter.reads = rows.reads
+    adapter.stop = adapter.stop if rows.stop is None else rows.stop
     try:
         if entry.peer:
             trainer = entry.load()(inputs, rows, numbers, adapter, chosen, world)

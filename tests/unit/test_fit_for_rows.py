@@ -419,3 +419,31 @@ def test_peers_of_their_own_draws_train(tmp_path: Path, objective: str) -> None:
     assert fitted.manifest.steps == 3
     losses = [json.loads(line)["loss"] for line in (fitted.folder / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 3 and all(map(math.isfinite, losses))
+
+
+def test_a_free_end_is_stored_with_the_policy(tmp_path: Path) -> None:
+    """What has learnt nothing draws lengths about as the prior does, when it is read again too and where another begins from it."""
+    query = loads(WORD.replace('stop="."', 'end="free"'))
+    few = {**SMALL, "steps": 1, "balance_learning_rate": 1e-9}
+    first = fit(query.prepared, ROWS, tmp_path / "a", settings_of(few))
+    assert first.manifest.stop is not None
+    target = query.given(ROWS[0]).target()
+    drawn = PriorGuide(target).sample(np.random.default_rng(0), 300)
+    policy = load_policy(first.folder, query.prepared)
+    try:
+        assert policy.adapter.stop == first.manifest.stop
+        guide = PolicyGuide.of(target, policy.adapter)
+        apart = float(np.mean(drawn.log_prob - guide.log_prob(drawn.values)))
+        policy.adapter.stop = None
+        before = float(
+            np.mean(drawn.log_prob - PolicyGuide.of(target, policy.adapter).log_prob(drawn.values))
+        )
+        assert apart < before / 2
+    finally:
+        policy.adapter.close()
+    second = fit(
+        query.prepared, ROWS, tmp_path / "b", settings_of({**few, "start": str(first.folder), "seed": 3})
+    )
+    assert second.manifest.stop == first.manifest.stop
+    other = fit(loads(WORD).prepared, ROWS, tmp_path / "c", settings_of(few))
+    assert other.manifest.stop is None and "stop" not in json.loads(other.manifest.to_json())

@@ -7,6 +7,7 @@ with l a place's logits and l(stop) the log-sum-exp over the tokens that end a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from posterior_lm.lm.hf.head import Places
+from posterior_lm.lm.protocol import stopping
 
 STOP = -1
 """In place of a token: stopping is chosen. What lies below it is no choice."""
@@ -31,8 +33,8 @@ class Choices:
     may_stop: Sequence[bool] = field(repr=False)
     eos_ids: Sequence[tuple[int, ...]] = field(repr=False)
     picks: Sequence[Sequence[int]] = field(repr=False)
-    raised: Sequence[float] = field(default=(), repr=False)
-    """By how many nats stopping is raised at each place; () for nothing."""
+    free: Sequence[tuple[float, float] | None] = field(default=(), repr=False)
+    """At each place that is a free end by how much end-of-text is raised there and how many tokens are left, else None; () for nowhere."""
 
 
 def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
@@ -40,12 +42,10 @@ def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
     device = places.states.device
     may_stop = torch.tensor(choices.may_stop, device=device)
     picks = [torch.tensor(column, device=device) for column in choices.picks]
-    raised = torch.tensor(choices.raised, dtype=torch.float32, device=device) if any(choices.raised) else None
+    raised, chance = _free_ends(choices.free, device)
 
     def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
         ending = _ending(logits, choices.eos_ids[part])
-        if raised is not None:
-            ending = ending + raised[part]
         stop = torch.where(may_stop[part], ending, -torch.inf)
         allowed, which = _distinct(choices.masks[part], device)
         masked = logits.masked_fill(~allowed[which], -torch.inf)
@@ -53,6 +53,8 @@ def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
         dead = ~(allowed.any(dim=1)[which] | may_stop[part])
         every = torch.cat([masked, torch.where(dead, 0.0, stop)[:, None]], dim=1)
         log_q = torch.log_softmax(every, dim=1)
+        if chance is not None:
+            log_q = _with_free_ends(log_q, masked, ending + raised[part], chance[part])
         last = logits.shape[1]
         return tuple(
             torch.where(t[part] < STOP, 0.0, log_q.gather(1, torch.where(t[part] >= 0, t[part], last)[:, None])[:, 0])
@@ -60,6 +62,26 @@ def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
         )  # fmt: skip
 
     return [column.double() for column in places.read(read)]
+
+
+def _free_ends(
+    free: Sequence[tuple[float, float] | None], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """(P,) by how much end-of-text is raised at free ends, and (P,) how often these stop by chance, 0 elsewhere; None where there are none."""
+    ends = [one or (0.0, 0) for one in free]
+    raised = torch.tensor([level - math.log(max(1, left)) for level, left in ends], device=device)
+    chance = torch.tensor([1 / (left + 1) if left else 0.0 for _, left in ends], device=device)
+    return raised, chance if any(free) else None
+
+
+def _with_free_ends(log_q: Tensor, masked: Tensor, ending: Tensor, chance: Tensor) -> Tensor:
+    """(n, V + 1) the same log-probs, but for free ends those of `stopping` and of the tokens beside it."""
+    here = chance > 0
+    # What is not a free end has no part in the gradient, and must not make it NaN.
+    tokens = torch.where(here, torch.logsumexp(masked, dim=1), 0.0)
+    stops = torch.where(here, stopping(chance, torch.sigmoid(ending - tokens)), 0.5)
+    found = torch.cat([masked + (torch.log1p(-stops) - tokens)[:, None], torch.log(stops)[:, None]], dim=1)
+    return torch.where(here[:, None], found, log_q)
 
 
 def _ending(logits: Tensor, eos_ids: Sequence[tuple[int, ...]]) -> Tensor:
