@@ -17,7 +17,11 @@ import torch
 from attrs import evolve
 from scipy import stats
 
+from posterior_lm.infer.base import run
 from posterior_lm.infer.guide import PriorGuide, contexts_of
+from posterior_lm.infer.importance import Importance
+from posterior_lm.infer.mcmc import Mcmc
+from posterior_lm.infer.smc import Smc
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Support
 from posterior_lm.target.target import Target
@@ -601,3 +605,31 @@ def test_maximum_likelihood_raises_the_given_value(tmp_path) -> None:
     after = PolicyGuide.of(target, adapter).log_prob(values)
     assert before[worst] < -3 and after[worst] > -0.2
     assert np.exp(after).sum() == pytest.approx(1, abs=1e-4)
+
+
+# ------------------------------------------------------------------- weights
+
+
+def test_a_raised_free_end_leaves_every_answer_exact(scratch) -> None:
+    adapter = stirred("gpt2", scratch)
+    body = 'latent z: text(tokens=1..3, end="free", chars="he") ~ base("the end")\n  observe "a" ~ base(z)'
+    target = program(body, adapter.base)
+    every = values_in(target, listed(target.latents[0].support))
+    rewards = target.log_reward({"z": tuple(every["z"])})
+    exact = log_sum(rewards)
+    adapter.stop = 2.0
+    try:
+        guide = PolicyGuide.of(target, adapter)
+        for backend in (Importance(), Smc()):
+            found = [
+                run(backend, target, n=60, rng=np.random.default_rng(k), guide=guide).log_evidence
+                for k in range(30)
+            ]
+            ratios = np.exp(np.array(found) - exact)
+            assert ratios.mean() == pytest.approx(1, abs=4 * ratios.std() / math.sqrt(30)), backend
+        draws = run(Mcmc(), target, n=2000, rng=np.random.default_rng(1), guide=guide)
+        seen = Counter(v.ids for v in draws.values["z"])
+        shares = np.exp(rewards - exact)
+        assert 0.5 * sum(abs(seen[v.ids] / 2000 - p) for v, p in zip(every["z"], shares, strict=True)) < 0.1
+    finally:
+        adapter.stop = None
