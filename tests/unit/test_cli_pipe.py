@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -33,10 +34,12 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def read(end: int) -> str:
     sys.stderr.flush()
     os.set_blocking(end, False)
-    try:
-        return os.read(end, 1 << 16).decode()
-    except BlockingIOError:
-        return ""
+    found = b""
+    for _ in range(3):  # a terminal passes on what was written a part at a time
+        with contextlib.suppress(BlockingIOError):
+            found += os.read(end, 1 << 16)
+        time.sleep(0.02)
+    return found.decode()
 
 
 def test_a_pipe_is_told_what_is_waited_for_while_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
