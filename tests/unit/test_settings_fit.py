@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -17,7 +18,8 @@ from posterior_lm.infer.request import RUNNING
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lang.driver import compile_source
 from posterior_lm.lang.source import Source
-from posterior_lm.train.settings import FEW, SCOPES, FitSettings, settings_of
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.settings import FEW, RATES, SCOPES, FitSettings, settings_of
 from tests.conftest import ROOT
 
 DEFAULTS = FitSettings()
@@ -183,3 +185,14 @@ def test_settings_as_json_are_read_again() -> None:
     settings = settings_of({"targets": "up,down", "rank": 3, "budget": 9.5, "objective": "db"})
     assert settings_of(settings.to_json()) == settings
     assert settings.to_json()["targets"] == ["up", "down"]
+
+
+def test_rates_that_are_not_stated_are_less_for_a_larger_model() -> None:
+    def scale(layers: int, width: int) -> float:
+        return Adapter.scale.fget(SimpleNamespace(_layers=[SimpleNamespace(in_features=width)] * layers))  # type: ignore[attr-defined,no-any-return]
+
+    assert scale(28, 128) == scale(14, 64) == 1.0, "tiny, and what is smaller"
+    assert scale(56, 512) == pytest.approx(0.25) and scale(210, 576) == pytest.approx(0.0629, abs=1e-4)
+    stated = settings_of({"balance_learning_rate": 2e-3})
+    found = stated.resolved(exact=True).scaled(stated, 0.25)
+    assert (found.learning_rate, found.balance_learning_rate) == (0.25 * RATES["learning_rate"], 2e-3)
