@@ -16,16 +16,16 @@ The best trial is where the fit goes on, so it is no cost. Where a trial has few
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from attrs import evolve, frozen
 from torch import Tensor
+from torch.optim import AdamW
 
+from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.checkpoint import optimizer_tensors, restore_optimizer
 from posterior_lm.train.judge import Gain, Looks
-
-if TYPE_CHECKING:
-    from posterior_lm.train.trainer import Trainer
+from posterior_lm.train.settings import Resolved
 
 FEWEST = 6
 """Steps of a trial; the first half of so many are its warm-up."""
@@ -50,10 +50,33 @@ class Arm:
         return min(1.0, (self.step + 1) / (FEWEST / 2 + 1))
 
 
+class Trained(Protocol):
+    """What trials ask of a trainer."""
+
+    settings: Resolved
+    adapter: Adapter
+    optimizer: AdamW
+    names: list[str]
+    steps_done: int
+    budget: float | None
+    lowered: float
+    asleep: float
+    returns: list[str]
+
+    @property
+    def sleeps(self) -> bool: ...
+
+    def progress(self) -> float: ...
+
+    def stage(self) -> str: ...
+
+    def look(self) -> Gain | None: ...
+
+
 class Trials:
     """The trials of one trainer, which asks before every step what is tried."""
 
-    def __init__(self, trainer: Trainer, looks: Looks) -> None:
+    def __init__(self, trainer: Trained, looks: Looks) -> None:
         self.trainer, self.looks = trainer, looks
         self.ranged = False
         """Whether a rate has been looked for."""
