@@ -242,3 +242,18 @@ def test_guides_of_different_models_are_refused(tmp_path: Path) -> None:
     (problem,) = caught.value.diagnostics
     assert problem.message == "the guides of `other` and of `up` read different models"
     assert len(problem.notes) == 3 and not (tmp_path / "p").exists()
+
+
+def test_how_free_ends_are_ended_is_stored(tmp_path: Path) -> None:
+    """By the first program that has one, also where a later one has none."""
+    free = (
+        'lm base = "tiny"\nprogram free(x: int(0..3)) {\n'
+        '  latent z: text(tokens=1..2, end="free") ~ base("Then")\n  factor words(z) * x\n}'
+    )
+    many = fitted(tmp_path / "p", {"free": free, "up": UP}, steps=2)
+    query = loads(free)
+    found = load_policy(many.folder, query.prepared)
+    try:
+        assert found.adapter.stop is not None and found.adapter.stop == read_manifest(many.folder).stop
+    finally:
+        found.adapter.close()
