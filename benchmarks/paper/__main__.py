@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posterior_lm.cli.commands import Command, ExitCodes
+from posterior_lm.cli.given import model_named
 from posterior_lm.cli.main import main
 from posterior_lm.cli.options import format_option, misuse, pairs
 
@@ -39,7 +40,7 @@ class Bench(ExitCodes, Command):
     "--lm",
     multiple=True,
     metavar="ALIAS=MODEL",
-    help="Another model than tiny, as base=NAME; with the paper's settings for its training.",
+    help="Another model than tiny, as base=NAME or base=NAME,dtype=bfloat16; with the paper's settings for its training.",
 )
 @click.option("--quick", is_flag=True, help="One seed, few rows, few steps: tries every path in minutes.")
 @click.option(
@@ -97,14 +98,15 @@ def command(
     from posterior_lm.cli.output import json_text
 
     kept = [TASKS[name] for name in chosen(tasks, tuple(TASKS), "task")]
-    models = dict(pairs("--lm", lm, "ALIAS=MODEL"))
+    named = dict(pairs("--lm", lm, "ALIAS=MODEL"))
+    models = {alias: model_named(text) for alias, text in named.items()}
     if quick and small:
         misuse("--quick and --small are two sizes", "give one of them")
     plan = QUICK if quick else SMALL if small else FULL
     folders = {"subj": subj, "arithmetic": paper_data, "bert": bert}
     with watching() as (watch, say):
         bench = open_bench(
-            Path(out), plan, models=models, settings={} if small else preset(models, quick=quick), say=say,
+            Path(out), plan, models=models, settings={} if small else preset(named, quick=quick), say=say,
             data={name: Path(path).resolve() for name, path in folders.items() if path is not None},
             judge=_judge(judge, judge_model, judge_key),
         )  # fmt: skip
@@ -113,10 +115,10 @@ def command(
         try:
             for cell, later in zip(run(bench, cells, watch), [*cells[1:], None], strict=False):
                 if later is None or later.task != cell.task:
-                    write(bench, cells, models.get("base", "tiny"))
+                    write(bench, cells, named.get("base", "tiny"))
         except KeyboardInterrupt:
             stopped = True
-        paths = write(bench, cells, models.get("base", "tiny"))
+        paths = write(bench, cells, named.get("base", "tiny"))
     results = [bench.store.read(cell) for cell in cells]
     done = sum(r is not None and r.state == "done" for r in results)
     failed = sum(r is not None and r.state == "failed" for r in results)

@@ -139,11 +139,11 @@ SMALL = Plan(
             more={"labels": [10], "rounds": 1},
         ),
         "arithmetic": Size(
-            train=100, test=20, draws=4, steps=20, rates=(0.001,),
+            train=100, test=20, draws=4, steps=40, rates=(0.001,),
             fit={"pairs": 8, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
             more={"demos": 50, "shots": 2},
         ),
     },
 )  # fmt: skip
-"""For a model of a hundred million parameters on a processor: one seed, few rows, the recipe's own rate."""
+"""For a model of a hundred million parameters on a processor: one seed, few rows, one rate for all."""

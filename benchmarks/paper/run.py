@@ -17,6 +17,7 @@ from benchmarks.paper.task import Bench, Task
 from benchmarks.paper.tasks import TASKS
 from benchmarks.paper.tasks.subjectivity import subj_rows
 from posterior_lm.lang.diagnostics import DataError, PlmError, error, nearest
+from posterior_lm.lm.resolve import Asked
 
 if TYPE_CHECKING:
     from posterior_lm.metrics.judge import Judge
@@ -65,7 +66,7 @@ def cells_of(bench: Bench, tasks: Sequence[Task], seeds: int, methods: Sequence[
 
 
 def open_bench(
-    out: Path, plan: Plan, *, models: Mapping[str, str], data: Mapping[str, Path],
+    out: Path, plan: Plan, *, models: Mapping[str, str | Asked], data: Mapping[str, Path],
     settings: Mapping[str, Mapping[str, object]] | None = None, say: Callable[[str], None] | None = None,
     judge: Judge | None = None,
 ) -> Bench:  # fmt: skip
@@ -84,11 +85,13 @@ def open_bench(
     base = query.prepared.models["base"]
     identity, own = base.identity, fitting(base, settings or {})
     check_data(data)
+    asked = models.get("base")
+    options = dict(asked.options) if isinstance(asked, Asked) else {}
     store = Store.open(
         out,
         {
             "plan": plan.to_json(),
-            "model": {"name": identity.name, "digest": identity.digest},
+            "model": {"name": identity.name, "digest": identity.digest, **options},
             "settings": own,
             "data": {name: str(path) for name, path in data.items()},
             **({} if judge is None else {"judge": {"url": judge.url, "model": judge.model}}),

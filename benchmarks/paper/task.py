@@ -14,6 +14,7 @@ from posterior_lm.installed import find
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import Query
+    from posterior_lm.lm.resolve import Asked
     from posterior_lm.metrics.judge import Judge
 
 Row = Mapping[str, object]
@@ -46,7 +47,7 @@ class Bench:
 
     plan: Plan
     store: Store
-    models: Mapping[str, str] = field(factory=dict)
+    models: Mapping[str, str | Asked] = field(factory=dict)
     """Models that replace a declared one, by alias."""
     data: Mapping[str, Path] = field(factory=dict)
     """Folders of real data, by name: `subj`, `arithmetic`, `bert`."""
