@@ -65,6 +65,10 @@ class Bench(ExitCodes, Command):
     "--subj", metavar="DIR", help="SUBJ as train.jsonl and test.jsonl, in place of the world's reviews."
 )
 @click.option(
+    "--stories", metavar="FILE",
+    help="Real stories as JSON lines, for infilling and continuation, in place of the world's.",
+)  # fmt: skip
+@click.option(
     "--paper-data", metavar="DIR", help="The paper's files of sums, which are then asked too, by themselves."
 )
 @click.option("--bert", metavar="DIR", help="The encoder for BERTScore; without it that column is left out.")
@@ -76,8 +80,8 @@ class Bench(ExitCodes, Command):
 @format_option("text", "json")
 def command(
     tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, small: bool, out: str,
-    seeds: int | None, subj: str | None, paper_data: str | None, bert: str | None, judge: str | None,
-    judge_model: str | None, judge_key: str | None, format: str,
+    seeds: int | None, subj: str | None, stories: str | None, paper_data: str | None, bert: str | None,
+    judge: str | None, judge_model: str | None, judge_key: str | None, format: str,
 ) -> int:  # fmt: skip
     """Run every method on the paper's five tasks, and write one table.
 
@@ -103,7 +107,7 @@ def command(
     if quick and small:
         misuse("--quick and --small are two sizes", "give one of them")
     plan = QUICK if quick else SMALL if small else FULL
-    folders = {"subj": subj, "arithmetic": paper_data, "bert": bert}
+    folders = {"subj": subj, "stories": stories, "arithmetic": paper_data, "bert": bert}
     with watching() as (watch, say):
         bench = open_bench(
             Path(out), plan, models=models, settings={} if small else preset(named, quick=quick), say=say,

@@ -38,7 +38,8 @@ FEW = 64
 class Drawn:
     """N draws of the only latent: their tokens and texts, weights (N,) that sum to 1, log rewards (N,), nats.
 
-    `ess_share` is ESS/N where there are importance weights, else None.
+    `ess_share` is ESS/N where there are importance weights, else None, and so is `log_evidence`,
+    the log of their mean, nats: in expectation at most that of the evidence (Jensen).
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -46,6 +47,7 @@ class Drawn:
     weights: np.ndarray
     log_reward: np.ndarray
     ess_share: float | None = None
+    log_evidence: float | None = None
 
     def resampled(self, rng: np.random.Generator, n: int) -> Drawn:
         """n draws with equal weights, by systematic resampling (Kitagawa 1996)."""
@@ -53,7 +55,7 @@ class Drawn:
         rows = [min(int(i), len(self.ids) - 1) for i in at]
         return Drawn(
             tuple(self.ids[i] for i in rows), tuple(self.texts[i] for i in rows), np.full(n, 1 / n),
-            self.log_reward[rows], self.ess_share,
+            self.log_reward[rows], self.ess_share, self.log_evidence,
         )  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def _of(draws: Draws, n: int) -> Drawn:
     share = None if draws.ess is None or draws.chains is not None else draws.ess / len(draws)
     return Drawn(
         tuple(column[i].ids for i in listed), tuple(column[i].text for i in listed), weights,
-        draws.log_reward[listed], share,
+        draws.log_reward[listed], share, None if share is None else draws.log_evidence,
     )  # fmt: skip
 
 
@@ -90,9 +92,10 @@ def proposed(target: Target, guide: Guide, n: int, seed: int, *, corrected: bool
     log_weights = log_reward - proposal.log_prob
     top = log_weights.max()
     weights = np.exp(log_weights - top) if np.isfinite(top) else np.ones(n)
+    log_evidence = float(top + np.log(weights.mean()))
     weights = weights / weights.sum()
     share = float(1 / np.sum(weights**2) / n) if np.isfinite(top) else 0.0
     return Drawn(
         tuple(v.ids for v in column), tuple(v.text for v in column),
-        weights if corrected else np.full(n, 1 / n), log_reward, share,
+        weights if corrected else np.full(n, 1 / n), log_reward, share, log_evidence,
     )  # fmt: skip

@@ -23,10 +23,7 @@ def markdown(found: Sequence[Entry], head: str) -> str:
 
 
 def _claims(found: Sequence[Entry]) -> list[str]:
-    rows = [
-        [c.task, c.said, f"{c.aim:g}", f"{c.value:.3g}", "yes" if c.reached else "**no**"]
-        for c in claims(found)
-    ]
+    rows = [[*c.row()[:-1], "**no**" if c.reached is False else c.row()[-1]] for c in claims(found)]
     return ["## Aims", table(["task", "figure", "aim", "ours", "reached"], rows)] if rows else []
 
 
@@ -85,7 +82,8 @@ def value(entry: Entry, metric: Metric) -> str:
     shown = f"{round(entry.mean * scale, metric.digits) + 0.0:.{metric.digits}f}"
     if entry.seeds > 1 and entry.sd is not None and math.isfinite(entry.sd):
         shown += f" ± {entry.sd * scale:.{metric.digits}f}"
-    return (shown + unit).replace("-", "−")
+    ends = "" if entry.interval is None else " ({:.0f} to {:.0f})".format(*(100 * e for e in entry.interval))
+    return (shown + unit + ends).replace("-", "−")
 
 
 def dominance_rows(found: Sequence[Entry]) -> list[list[str]]:

@@ -44,9 +44,7 @@ def page(found: Sequence[Entry], results: Sequence[tuple[Cell, Result]], head: s
 
 
 def _aims(found: Sequence[Entry]) -> Html | None:
-    rows = [
-        [c.task, c.said, f"{c.aim:g}", f"{c.value:.3g}", "yes" if c.reached else "no"] for c in claims(found)
-    ]
+    rows = [c.row() for c in claims(found)]
     if not rows:
         return None
     return el(

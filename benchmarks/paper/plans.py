@@ -123,13 +123,13 @@ SMALL = Plan(
             rates=(0.001,), fit={"rows": 1, "draws": 64, "certify_rows": 0, "certify_draws": 50},
         ),
         "continuation": Size(
-            train=40, test=4, draws=8, steps=20, rates=(0.001,),
-            fit={"rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10},
+            train=200, test=16, draws=16, steps=40, rates=(0.001,),
+            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "budget": 2400.0},
             more={"betas": [1.5], "chain": 100},
         ),
         "infilling": Size(
-            train=40, test=4, draws=40, steps=20, rates=(0.001,),
-            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10},
+            train=200, test=20, draws=40, steps=40, rates=(0.001,),
+            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "budget": 2400.0},
             more={"listed": 600, "chain": 100, "reverse": {}},
         ),
         "subjectivity": Size(

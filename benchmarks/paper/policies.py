@@ -30,6 +30,11 @@ class Trained:
     seconds: float
     rate: float | None = None
 
+    @property
+    def said(self) -> str:
+        """The rate in words, nothing where the settings state it."""
+        return "" if self.rate is None else f"rate {self.rate:g}"
+
 
 def train(
     bench: Bench, cell: Cell, method: str, query: Query, rows: Sequence[Row],

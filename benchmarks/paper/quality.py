@@ -34,8 +34,13 @@ def of_set(texts: Sequence[str]) -> dict[str, float]:
     }
 
 
-def against_reference(texts: Sequence[str], reference: str, bert: Path | None = None) -> dict[str, float]:
-    """Means over texts of how near they are to one reference; BERTScore where a model's folder is given."""
+def against_reference(
+    texts: Sequence[str], reference: str, bert: Path | None = None, *, similarity: bool = False
+) -> dict[str, float]:
+    """Means over texts of how near they are to one reference; BERTScore where a model's folder is given.
+
+    `similarity` adds the mean cosine of the embeddings that `semantic_diversity` compares.
+    """
     from posterior_lm.metrics.ngrams import bleu4, gleu4
 
     kept, (true,) = cleaned(texts), cleaned([reference])
@@ -47,6 +52,11 @@ def against_reference(texts: Sequence[str], reference: str, bert: Path | None = 
         from posterior_lm.metrics.embeddings import bert_score
 
         found["bert_score"] = float(np.mean(bert_score(kept, [true] * len(kept), model=bert).f1))
+    if similarity:
+        from posterior_lm.metrics.embeddings import load_encoder, packaged_folder
+
+        *others, own = load_encoder(packaged_folder()).sentence_vectors([*kept, true])
+        found["similarity"] = float(np.mean([one @ own for one in others]))
     return found
 
 

@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from benchmarks.paper.cells import Cell, Result, Store
 from benchmarks.paper.plans import Plan
 from benchmarks.paper.presets import fitting
+from benchmarks.paper.stories import read
 from benchmarks.paper.sums_data import PAPER_FILES, paper_rows
 from benchmarks.paper.task import Bench, Task
 from benchmarks.paper.tasks import TASKS
@@ -101,13 +102,15 @@ def open_bench(
 
 
 def check_data(data: Mapping[str, Path]) -> None:
-    """Raises DataError PLM822 where a folder of data does not hold what its task reads."""
+    """Raises DataError PLM822 where a folder or file of data does not hold what its task reads."""
     if "subj" in data:
         for name in ("train.jsonl", "test.jsonl"):
             subj_rows(data["subj"] / name)
     if "arithmetic" in data:
         for setting in PAPER_FILES:
             paper_rows(data["arithmetic"], setting, 1)
+    if "stories" in data:
+        read(data["stories"])
     if "bert" in data and not (data["bert"] / "config.json").is_file():
         help = "--bert takes a folder that holds an encoder, with its config.json"
         raise DataError(error("PLM822", f"{data['bert']} holds no model", where=str(data["bert"]), help=help))

@@ -50,12 +50,22 @@ class Bench:
     models: Mapping[str, str | Asked] = field(factory=dict)
     """Models that replace a declared one, by alias."""
     data: Mapping[str, Path] = field(factory=dict)
-    """Folders of real data, by name: `subj`, `arithmetic`, `bert`."""
+    """Folders of real data, by name: `subj`, `arithmetic`, `bert`; and the file `stories`."""
     settings: Mapping[str, Mapping[str, object]] = field(factory=dict)
     """Settings of a fit by task that stand over the plan's: a preset."""
     say: Callable[[str], None] = lambda text: None
     judge: Judge | None = None
     """Rates infilled texts; none is asked unless one is named."""
+
+    @property
+    def lists(self) -> bool:
+        """Whether posteriors of texts are compared with a list of their values: `tiny` alone, on rows of its own world.
+
+        With another model, or with real stories, no list holds 95 % of them.
+        """
+        base = self.models.get("base", "tiny")
+        name = base if isinstance(base, str) else base.spec
+        return name == "tiny" and "stories" not in self.data
 
     def size(self, task: str) -> Size:
         return self.plan.sizes[task]

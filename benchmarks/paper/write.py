@@ -27,8 +27,10 @@ def write(bench: Bench, cells: Sequence[Cell], model: str) -> list[Path]:
     head = (
         f"Model {model}; sizes of the {bench.plan.name} plan; {done} of {len(cells)} cells done, "
         f"{len(results) - done} failed, {len(cells) - len(results)} not run, {seconds / 60:.0f} minutes. Mean ± "
-        "standard deviation over seeds; rows are those that one seed averages over, seconds those of a cell."
+        "standard deviation over seeds; rows are those that one seed averages over, seconds those of a cell; in brackets Wilson's 95 % interval for the test rows."
     )
+    if "stories" in bench.data:
+        head += f" Stories of {bench.data['stories'].name}."
     if bench.plan.name == "quick":
         head += " The quick plan only tries the paths: its figures are worth nothing."
     whole = {

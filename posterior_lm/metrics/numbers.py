@@ -126,7 +126,7 @@ def accuracy(answers: Sequence[Any], truth: Sequence[Any]) -> Accuracy:
     return Accuracy(correct / n, low, high, correct, n)
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
+def wilson(correct: float, n: int) -> tuple[float, float]:
     """The ends of Wilson's interval at `LEVEL` for `correct` of n."""
     z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     p, grown = correct / n, 1 + z * z / n

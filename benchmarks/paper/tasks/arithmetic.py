@@ -60,7 +60,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     folder, note = None, ""
     if cell.method in ("sft", "ppo", "gflownet"):
         trained = train(bench, _of_policy(cell), cell.method, query, _shown(cell.method, found))
-        folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
+        folder, note = trained.folder, trained.said
     right = np.zeros(3)
     for number, row in enumerate(rows):
         known: dict[str, object] = {"question": row["question"]}

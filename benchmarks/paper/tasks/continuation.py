@@ -13,12 +13,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.paper import data, quality
+from benchmarks.paper import data, quality, stories
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.drawing import Drawn, decoded, proposed, sampled
 from benchmarks.paper.plans import TRAINED
 from benchmarks.paper.policies import guide, train
-from benchmarks.paper.task import Bench, Metric, Outcome, Task
+from benchmarks.paper.task import Bench, Metric, Outcome, Row, Task
 
 PROGRAMS = {"tempered": "tempered_continuation", "contrastive": "contrastive_continuation"}
 BASELINES = (
@@ -52,18 +52,16 @@ def methods(bench: Bench, setting: str) -> tuple[str, ...]:
 def run(bench: Bench, cell: Cell) -> Outcome:
     """One method on the held-out prompts."""
     size = bench.size("continuation")
-    train_rows, test_rows = data.split(
-        data.prompts, train=size.train, test=size.test, seed=cell.seed, names=("prompt",)
-    )
+    train_rows, test_rows, note = rows_of(bench, cell.seed)
     kind, more = parsed(cell.method)
     query = bench.query(PROGRAMS[cell.setting])
     plain = bench.query("tempered_continuation").given(beta=1.0)
-    folder, note = None, ""
+    folder = None
     if kind in TRAINED:
         known = ("prompt", "next") if kind == "sft" else ("prompt",)
         shown_rows = [{k: row[k] for k in known} | more for row in train_rows if set(known) <= set(row)]
         trained = train(bench, _of_policy(cell), kind, query, shown_rows)
-        folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
+        folder, note = trained.folder, "; ".join(filter(None, (trained.said, note)))
     found: list[dict[str, float]] = []
     shown: list[Mapping[str, object]] = []
     for number, whole in enumerate(test_rows):
@@ -89,6 +87,18 @@ def run(bench: Bench, cell: Cell) -> Outcome:
         found.append({**likely, **own, **quality.of_set(drawn.texts), **_weighed(drawn)})
         shown.append({"prompt": row["prompt"], "texts": quality.cleaned(drawn.texts[:3])})
     return Outcome(quality.means(found), rows=len(test_rows), shown={"rows": shown[:2]}, note=note)
+
+
+def rows_of(bench: Bench, seed: int) -> tuple[list[Row], list[Row], str]:
+    """Prompts to train on and to test on, the same for both settings, and what is to be said of them."""
+    size = bench.size("continuation")
+    told = None
+    if "stories" in bench.data:
+        told = stories.of_bench(bench, "continuation", tuple(PROGRAMS.values()), size.test)
+    train_rows, test_rows = data.split(
+        told or data.prompts, train=size.train, test=size.test, seed=seed, names=("prompt",)
+    )
+    return list(train_rows), list(test_rows), "" if told is None else told.said
 
 
 def parsed(method: str) -> tuple[str, dict[str, object]]:

@@ -72,7 +72,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
         rows: list[Row] = list(known_rows(target, row, size.train, cell.seed)) if known else [row]
         trained = train(bench, cell, cell.method, query, rows)
         made = nullcontext(guide(query, target, trained.folder))
-        note = "" if trained.rate is None else f"rate {trained.rate:g}"
+        note = trained.said
     values, log_p = listed(target)
     with made as policy:
         log_q = policy.log_prob({"n": values})

@@ -93,7 +93,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     folder, note = None, ""
     if cell.method == "gflownet":
         trained = train(bench, cell, "gflownet", query, train_rows, searched=_most(bench, cell.seed))
-        folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
+        folder, note = trained.folder, trained.said
     elif cell.method == "gflownet+em":
         from benchmarks.paper.rounds import after_em
 
@@ -128,7 +128,7 @@ def _direct(bench: Bench, cell: Cell, shown: Sequence[Row], rows: Sequence[Row])
         trained = train(
             bench, cell, "sft", query, _spelled(shown), searched=_spelled(_most(bench, cell.seed))
         )
-        folder, note = trained.folder, "" if trained.rate is None else f"rate {trained.rate:g}"
+        folder, note = trained.folder, trained.said
     right, most = 0, 0
     for row in rows:
         known = {"review": row["review"]}
