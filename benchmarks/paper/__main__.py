@@ -35,6 +35,9 @@ class Bench(ExitCodes, Command):
     metavar="NAME",
     help="Only this task: integers, continuation, infilling, subjectivity or arithmetic. Repeatable.",
 )
+@click.option(
+    "--setting", "settings", multiple=True, metavar="NAME", help="Only this setting of a task. Repeatable."
+)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable.")
 @click.option(
     "--lm",
@@ -79,7 +82,7 @@ class Bench(ExitCodes, Command):
 @click.option("--judge-key", metavar="VARIABLE", help="The environment variable that holds the server's key.")
 @format_option("text", "json")
 def command(
-    tasks: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, small: bool, out: str,
+    tasks: tuple[str, ...], settings: tuple[str, ...], methods: tuple[str, ...], lm: tuple[str, ...], quick: bool, small: bool, out: str,
     seeds: int | None, subj: str | None, stories: str | None, paper_data: str | None, bert: str | None,
     judge: str | None, judge_model: str | None, judge_key: str | None, format: str,
 ) -> int:  # fmt: skip
@@ -114,7 +117,7 @@ def command(
             data={name: Path(path).resolve() for name, path in folders.items() if path is not None},
             judge=_judge(judge, judge_model, judge_key),
         )  # fmt: skip
-        cells = cells_of(bench, kept, seeds or plan.seeds, methods)
+        cells = cells_of(bench, kept, seeds or plan.seeds, methods, settings)
         stopped = False
         try:
             for cell, later in zip(run(bench, cells, watch), [*cells[1:], None], strict=False):

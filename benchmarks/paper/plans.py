@@ -124,12 +124,12 @@ SMALL = Plan(
         ),
         "continuation": Size(
             train=200, test=16, draws=16, steps=40, rates=(0.001,),
-            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "budget": 2400.0},
+            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "budget": 1800.0},
             more={"betas": [1.5], "chain": 100},
         ),
         "infilling": Size(
             train=200, test=20, draws=40, steps=40, rates=(0.001,),
-            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "budget": 2400.0},
+            fit={"pairs": 16, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "budget": 1800.0},
             more={"listed": 600, "chain": 100, "reverse": {}},
         ),
         "subjectivity": Size(
@@ -146,4 +146,7 @@ SMALL = Plan(
         ),
     },
 )  # fmt: skip
-"""For a model of a hundred million parameters on a processor: one seed, few rows, one rate for all."""
+"""For a model of a hundred million parameters on a processor: one seed, few rows, one rate for all.
+
+A fit of texts also ends after half an hour, since looks at a policy take longer than its steps; a cell says how many steps that were.
+"""

@@ -24,16 +24,17 @@ ROOM, CHECKPOINTS = "policies", "checkpoints"
 
 @frozen
 class Trained:
-    """Where a policy lies, and how many seconds its training took."""
+    """Where a policy lies, how many seconds and steps its training took, and the rate that was found for it."""
 
     folder: Path
     seconds: float
+    steps: int
     rate: float | None = None
 
     @property
     def said(self) -> str:
-        """The rate in words, nothing where the settings state it."""
-        return "" if self.rate is None else f"rate {self.rate:g}"
+        """The rate, where it is not stated, and the steps, which a budget may have cut short, in words."""
+        return ("" if self.rate is None else f"rate {self.rate:g}, ") + f"{self.steps} steps"
 
 
 def train(
@@ -62,7 +63,8 @@ def train(
         if folder.exists() and not _begun(folder):
             shutil.rmtree(folder)  # a training that was killed before its first checkpoint
         _run(method, query, rows, folder, settings)
-    return Trained(folder, float(read_manifest(folder).seconds), rate)
+    manifest = read_manifest(folder)
+    return Trained(folder, float(manifest.seconds), manifest.steps, rate)
 
 
 def unfinished(folder: Path) -> bool:

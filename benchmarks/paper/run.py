@@ -51,12 +51,17 @@ def chosen(names: Sequence[str], known: Sequence[str], what: str) -> tuple[str, 
     return tuple(name for name in known if not names or name in names)
 
 
-def cells_of(bench: Bench, tasks: Sequence[Task], seeds: int, methods: Sequence[str] = ()) -> list[Cell]:
+def cells_of(
+    bench: Bench, tasks: Sequence[Task], seeds: int, methods: Sequence[str] = (), settings: Sequence[str] = ()
+) -> list[Cell]:
     """Every cell, seed by seed: one seed of everything is a whole table. Raises DataError PLM820."""
+    every_setting = dict.fromkeys(setting for task in tasks for setting in task.settings(bench))
+    kept_settings = chosen(settings, tuple(every_setting), "setting")
     every = [
         (task.name, setting, method)
         for task in tasks
         for setting in task.settings(bench)
+        if setting in kept_settings
         for method in task.methods(bench, setting)
     ]
     known = tuple(dict.fromkeys(method for _, _, method in every))

@@ -180,7 +180,9 @@ def setting_up(
     rows.forget()
     entry = OBJECTIVES[settings.objective]
     sleeps = not entry.peer and settings.sleep != 0
-    shown = settings.certify_rows > 0 or not entry.peer  # a peer trains on no pairs, and may be asked for none
+    shown = (
+        settings.certify_rows > 0 or not entry.peer
+    )  # a peer trains on no pairs, and may be asked for none
     simulates = (scope == "program" and shown) or bool(settings.sleep)
     notes: list[str] = []
     if simulates:

@@ -147,6 +147,11 @@ def test_seeds_come_whole_and_methods_can_be_picked(counted: tuple[Bench, list[C
     bench, _ = counted
     cells = running.cells_of(bench, [TASKS["integers"]], 2, ["stopped", "good"])
     assert [(c.seed, c.method) for c in cells] == [(0, "good"), (0, "stopped"), (1, "good"), (1, "stopped")]
+    assert running.cells_of(bench, [TASKS["integers"]], 2, ["good"], ["uniform"]) == [
+        Cell("integers", "uniform", "good", seed) for seed in (0, 1)
+    ]
+    with pytest.raises(DataError, match="no setting `uniforn`"):
+        running.cells_of(bench, [TASKS["integers"]], 1, (), ["uniforn"])
     for names, hint in ((["god"], "did you mean `good`"), (["x"], "the methods are good, dead")):
         with pytest.raises(DataError) as problem:
             running.cells_of(bench, [TASKS["integers"]], 1, names)
