@@ -99,10 +99,14 @@ def _run(method: str, query: Query, rows: Sequence[Row], folder: Path, settings:
 
 
 def guide(query: Query, target: Target, folder: Path) -> PriorGuide:
-    """The policy in the folder as a proposal for a bound target, loaded once per process."""
+    """The policy in the folder as a proposal for a bound target, loaded once per process.
+
+    It is what was trained, also where its certificate says that the prior proposes better.
+    """
+    from posterior_lm.train.guide import PolicyGuide
     from posterior_lm.train.policy import held_policy, read_manifest
 
-    return held_policy(folder, read_manifest(folder), query.prepared).guide(target)
+    return PolicyGuide.of(target, held_policy(folder, read_manifest(folder), query.prepared).adapter)
 
 
 @contextmanager
