@@ -8,6 +8,9 @@ with every term of the program in place of p(z) p(y | z). So the rows themselves
 fitted by maximum likelihood, with their whole posterior at once and not a draw of it: the
 wake phase of reweighted wake-sleep (Bornschein & Bengio 2015) without its sampling. What the list
 leaves out is made up for while balancing, and by the weights of every answer.
+
+A latent of a short finite type has a list that leaves out nothing, whatever its prior is: a policy for
+its rows is shown that.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ EACH = 5
 """Pairs of a simulated step for each row of a listed one: a row has so many likely values or more."""
 
 LEAST = 1e-4
-"""Values with a smaller share of a row's posterior are left out."""
+"""Values with a smaller share of a row's posterior are left out, if the list leaves out others, too."""
 
 SEEN = 0.01
 """Values that are likelier than this are shown whenever their row is; of the others one stands for all."""
@@ -78,6 +81,21 @@ class EnumeratedRows:
     """The rows of their tables, where the program is a plate."""
     seconds: float = 0.0
     """What making it took: a fit counts them as its own."""
+    seen: float = SEEN
+    """Share of a row's posterior from which on a value is shown whenever its row is."""
+
+    @classmethod
+    def whole(cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int) -> EnumeratedRows | None:
+        """Every value of the only latent, where it is of a finite type of at most `MOST` values, the same ones in every row."""
+        target = rows.target(numbers[0])
+        if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
+            return None
+        values = _finite(target)
+        if values is None or any(_finite(rows.target(n)) != values for n in numbers[1:]):
+            return None
+        groups = min(len(numbers), max(1, pairs // EACH))
+        seen = 0.0 if groups * len(values) <= 2 * pairs else SEEN
+        return cls(rows, tuple(numbers), values, 1.0, groups, seed, seen=seen)
 
     @classmethod
     def of(
@@ -162,7 +180,7 @@ class EnumeratedRows:
         values = [target.value_of(name, ids) for ids in self.values]
         with in_row(row):
             log_reward = target.log_reward({name: values})
-        least = float(np.logaddexp.reduce(log_reward)) + float(np.log(LEAST))
+        least = float(np.logaddexp.reduce(log_reward)) + float(np.log(LEAST)) if self.mass < 1 else -np.inf
         order = np.argsort(-log_reward, kind="stable")
         return [{name: values[int(k)]} for k in order if log_reward[k] > least]
 
@@ -185,7 +203,8 @@ class EnumeratedRows:
         target, entries = self.rows.target(row), replay.entries(row)
         name, readings = target.latents[0].name, self.rows.readings(row)
         values = [target.value_of(name, entry.ids[0]) for entry in entries]
-        found = shares(np.array([entry.log_reward for entry in entries]), rng) if entries else []
+        log_reward = np.array([entry.log_reward for entry in entries])
+        found = shares(log_reward, rng, self.seen) if entries else []
         return [(walk(target, readings, {name: values[k]}), weight) for k, weight in found]
 
     def _exchanged(self, row: int, rng: np.random.Generator) -> list[tuple[Walked, float]]:
@@ -204,20 +223,28 @@ class EnumeratedRows:
             ]
 
 
+def _finite(target: Target) -> tuple[tuple[int, ...], ...] | None:
+    """The token ids of every value of the only latent, where they are few."""
+    support = target.latents[0].support
+    if not hasattr(support, "ids_of") or support.count_values(MOST) is None:
+        return None
+    return tuple(map(tuple, support.values()))
+
+
 def _listed(replay: Replay, row: int) -> bool:
     """Whether the buffer has more of the row than what the user knew."""
     return any(not entry.pinned for entry in replay.entries(row))
 
 
-def shares(log_reward: np.ndarray, rng: np.random.Generator) -> list[tuple[int, float]]:
+def shares(log_reward: np.ndarray, rng: np.random.Generator, seen: float = SEEN) -> list[tuple[int, float]]:
     """Places and weights, which sum to 1, of values with these log rewards (N,), nats.
 
-    Values above `SEEN` have their own share. One of the others, drawn by its share, has that of
+    Values with a share of at least `seen` have it themselves. One of the others, drawn by its share, has that of
     all of them, so the mean of any function of a value is unbiased.
     """
     share = normalize(log_reward)
-    rare = np.flatnonzero(share < SEEN)
-    found = [(int(k), float(share[k])) for k in np.flatnonzero(share >= SEEN)]
+    rare = np.flatnonzero(share < seen)
+    found = [(int(k), float(share[k])) for k in np.flatnonzero(share >= seen)]
     rest = float(share[rare].sum())
     if rest > 0:
         found.append((int(rng.choice(rare, p=share[rare] / rest)), rest))

@@ -69,7 +69,7 @@ class FitSettings:
     listed: float | None = field(default=None, metadata={"low": 0, "high": 1})
     """Share of these steps spent on rows whose posterior can be listed, where a short list holds nearly all of
     the prior; all of them where nothing can be simulated. None: 1, or 0.5 of fewer than `MANY` rows, which
-    alone would be learnt by heart."""
+    alone would be learnt by heart; a policy of its rows is shown a list that leaves nothing out, and no other."""
     pairs: int = field(default=128, metadata={"low": 1})
     """Simulated pairs a step."""
     rows: int | None = field(default=None, metadata={"low": 1})

@@ -198,14 +198,28 @@ def setting_up(
         sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
     enumerated = None
     # What holds nearly all of the prior need not hold the posterior of the very rows that a policy is for.
-    if sleeps and settings.listed != 0 and (scope == "program" or settings.listed):
+    whole = scope == "rows" and not settings.listed
+    if sleeps and settings.listed != 0 and whole:
+        enumerated = EnumeratedRows.whole(rows, numbers, settings.pairs, settings.seed)
+    elif sleeps and settings.listed != 0:
         course.enter(LISTING)
         enumerated = _enumerated(rows, numbers, settings, course, world)
     observed = rows.reads == "observed"
-    if scope == "rows" and enumerated is None and not entry.peer and observed and rows.told_apart():
+    if (
+        scope == "rows"
+        and (enumerated is None or whole)
+        and not entry.peer
+        and observed
+        and rows.told_apart()
+    ):
         rows.read_own()
     if enumerated is not None:
-        held = f"{len(enumerated.values)} values hold {enumerated.mass:.1%} of the prior"
+        count = len(enumerated.values)
+        held = (
+            f"all {count} values are listed"
+            if whole
+            else f"{count} values hold {enumerated.mass:.1%} of the prior"
+        )
         notes.append(f"{held}: rows are shown with them by their shares")
     if why:
         what = "the sleep phase is skipped" if enumerated is None else "nothing is simulated"

@@ -16,6 +16,7 @@ from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.enumerated import EnumeratedRows, shares
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.parallel import World
+from posterior_lm.train.policy import load_policy
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows
 from posterior_lm.train.settings import MANY, settings_of
@@ -94,6 +95,82 @@ def test_other_programs_have_none(program: str, data: list[Any]) -> None:
 def test_a_list_that_is_too_short_is_none(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enumerated, "MOST", 3)
     assert listing_of(rows) is None
+
+
+FINITE = """lm base = "tiny"
+program finite(word: text) {
+  latent n: int(1..6, lead=" ") ~ poisson(2.0)
+  observe word ~ base("Once there were", n)
+  guide n ~ base("Once", word)
+}
+"""
+SAID = [{"word": " cats"}, {"word": " Tom"}]
+
+
+def test_a_short_finite_type_is_listed_whole() -> None:
+    """Whatever its prior is; the shares are the posterior itself, of every value and to the last digit."""
+    rows = bound(FINITE, SAID)
+    found = EnumeratedRows.whole(rows, [0, 1], 30, 0)
+    assert found is not None and found.mass == 1.0 and len(found.values) == 6 and found.groups == 2
+    adapter = Adapter.new(rows.program.models["base"], rank=2, seed=0)
+    settings = settings_of({**SMALL, "scope": "rows"}).resolved(exact=False, listed=2, rows=2)
+    trainer = Trainer(rows, [0, 1], adapter, settings, None, World(), enumerated=found)
+    try:
+        replay = learnt(found, trainer)
+        batch = found.batch(0, [0, 1], replay)
+    finally:
+        adapter.close()
+    assert len(batch.draws) == 12
+    for place, number in enumerate(found.step_rows(0)):
+        exact = loads(FINITE).given(SAID[number]).using("exact").draw(seed=0).draws
+        share = np.exp(exact.log_reward - np.logaddexp.reduce(exact.log_reward))
+        wanted = {v.ids: p for v, p in zip(exact.values["n"], share, strict=True)}
+        own = {
+            d.paths[0].ids: w
+            for d, w in zip(batch.draws[6 * place :][:6], batch.weights[6 * place :][:6], strict=True)
+        }
+        assert own == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+        assert max(wanted.values()) > 0.3 > 0.05 > min(wanted.values()), "it says something"
+
+
+@pytest.mark.parametrize(
+    ("program", "data"),
+    [
+        pytest.param(WORD, WORDS, id="a text"),
+        pytest.param(FINITE.replace("1..6", "1..300"), SAID, id="a long one"),
+        pytest.param(
+            FINITE.replace("(word: text)", "(word: text, most: int)").replace("1..6", "1..most"),
+            [{**SAID[0], "most": 5}, {**SAID[1], "most": 6}],
+            id="another range in each row",
+        ),
+        pytest.param(
+            FINITE.replace("  observe", '  latent m: int(1..2, lead=" ") ~ uniform(1, 2)\n  observe'),
+            SAID,
+            id="two latents",
+        ),
+    ],
+)
+def test_other_types_are_not_listed_whole(program: str, data: list[Any]) -> None:
+    assert EnumeratedRows.whole(bound(program, data), range(len(data)), 30, 0) is None
+
+
+def test_a_policy_of_rows_of_a_finite_type_learns_from_the_whole_list(tmp_path: Path) -> None:
+    """And is nearer to the posterior for it than by as many steps of draws."""
+    kl = {}
+    for listed in (None, 0.0):
+        query = loads(FINITE.replace("1..6", "1..60").replace("poisson(2.0)", "geometric(0.05)"))
+        made = query.fit(SAID, tmp_path / str(listed), steps=20, seed=0, certify_draws=10, listed=listed)
+        assert ("all 60 values are listed" in made.manifest.note) == (listed is None)
+        policy = load_policy(made.folder, query.prepared)
+        each = []
+        for row in SAID:
+            exact = query.given(row).using("exact").draw(seed=0).draws
+            guide = PolicyGuide.of(query.given(row).target(), policy.adapter)
+            share = np.exp(exact.log_reward - np.logaddexp.reduce(exact.log_reward))
+            each.append(float(np.sum(share * (np.log(share) - guide.log_prob(exact.values)))))
+        policy.adapter.close()
+        kl[listed] = float(np.mean(each))
+    assert kl[None] < 0.7 * kl[0.0], kl
 
 
 # ------------------------------------------------------------------------------- what is shown
