@@ -61,6 +61,9 @@ EACH = 5
 LEAST = 1e-4
 """Values with a smaller share of a row's posterior are left out, if the list leaves out others, too."""
 
+TIMED = 8
+"""Values of a whole list that are scored to see what all of them would take."""
+
 SEEN = 0.01
 """Values that are likelier than this are shown whenever their row is; of the others one stands for all."""
 
@@ -85,17 +88,29 @@ class EnumeratedRows:
     """Share of a row's posterior from which on a value is shown whenever its row is."""
 
     @classmethod
-    def whole(cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int) -> EnumeratedRows | None:
-        """Every value of the only latent, where it is of a finite type of at most `MOST` values, the same ones in every row."""
+    def whole(
+        cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int, world: World | None = None,
+        seconds: float | None = None,
+    ) -> EnumeratedRows | None:  # fmt: skip
+        """Every value of the only latent, where it is of a finite type of at most `MOST` values, the same ones in every row.
+
+        None too where scoring them on every row would take more than so many `seconds`.
+        """
         target = rows.target(numbers[0])
         if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
             return None
         values = _finite(target)
         if values is None or any(_finite(rows.target(n)) != values for n in numbers[1:]):
             return None
-        groups = min(len(numbers), max(1, pairs // EACH))
-        seen = 0.0 if groups * len(values) <= 2 * pairs else SEEN
-        return cls(rows, tuple(numbers), values, 1.0, groups, seed, seen=seen)
+        world = world or World()
+        began, name = time.monotonic(), target.latents[0].name
+        if seconds is not None:
+            target.log_reward({name: [target.value_of(name, ids) for ids in values[:TIMED]]})
+        foretold = (time.monotonic() - began) * max(1.0, len(values) / TIMED) * len(numbers)
+        if world.broadcast(seconds is not None and foretold > seconds):
+            return None
+        groups = min(len(numbers), max(1, 2 * pairs // len(values)))
+        return cls(rows, tuple(numbers), values, 1.0, groups, seed, seen=0.0)
 
     @classmethod
     def of(

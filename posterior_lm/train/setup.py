@@ -199,11 +199,9 @@ def setting_up(
     enumerated = None
     # What holds nearly all of the prior need not hold the posterior of the very rows that a policy is for.
     whole = scope == "rows" and not settings.listed
-    if sleeps and settings.listed != 0 and whole:
-        enumerated = EnumeratedRows.whole(rows, numbers, settings.pairs, settings.seed)
-    elif sleeps and settings.listed != 0:
+    if sleeps and settings.listed != 0:
         course.enter(LISTING)
-        enumerated = _enumerated(rows, numbers, settings, course, world)
+        enumerated = _enumerated(rows, numbers, settings, course, world, whole)
     observed = rows.reads == "observed"
     if (
         scope == "rows"
@@ -215,11 +213,8 @@ def setting_up(
         rows.read_own()
     if enumerated is not None:
         count = len(enumerated.values)
-        held = (
-            f"all {count} values are listed"
-            if whole
-            else f"{count} values hold {enumerated.mass:.1%} of the prior"
-        )
+        mass = f"{count} values hold {enumerated.mass:.1%} of the prior"
+        held = f"all {count} values are listed" if whole else mass
         notes.append(f"{held}: rows are shown with them by their shares")
     if why:
         what = "the sleep phase is skipped" if enumerated is None else "nothing is simulated"
@@ -321,8 +316,9 @@ def _alike(data: Sequence[Data], others: bool) -> list[str]:
 
 
 def _enumerated(
-    rows: Rows, numbers: Sequence[int], settings: FitSettings, course: Course, world: World
+    rows: Rows, numbers: Sequence[int], settings: FitSettings, course: Course, world: World, whole: bool
 ) -> EnumeratedRows | None:
-    """What lists the posteriors of rows; None where no short list holds the prior."""
+    """What lists the posteriors of rows; None where no short list holds the prior, or if it has to be the `whole` list, all values."""
     seconds = None if course.budget is None else LISTED * max(0.0, course.left)
-    return EnumeratedRows.of(rows, numbers, settings.pairs, settings.seed, world, seconds)
+    listing = EnumeratedRows.whole if whole else EnumeratedRows.of
+    return listing(rows, numbers, settings.pairs, settings.seed, world, seconds)

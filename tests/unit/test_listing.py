@@ -133,6 +133,13 @@ def test_a_short_finite_type_is_listed_whole() -> None:
         assert max(wanted.values()) > 0.3 > 0.05 > min(wanted.values()), "it says something"
 
 
+def test_a_whole_list_that_takes_too_long_is_none() -> None:
+    """By the time of a few values, for all values of all rows."""
+    rows = bound(FINITE, SAID)
+    assert EnumeratedRows.whole(rows, [0, 1], 30, 0, seconds=60.0) is not None
+    assert EnumeratedRows.whole(rows, [0, 1], 30, 0, seconds=1e-6) is None
+
+
 @pytest.mark.parametrize(
     ("program", "data"),
     [
