@@ -40,17 +40,19 @@ class Trained:
 def train(
     bench: Bench, cell: Cell, method: str, query: Query, rows: Sequence[Row],
     more: Mapping[str, object] | None = None, *, searched: Sequence[Row] | None = None,
+    named: str | None = None,
 ) -> Trained:  # fmt: skip
     """The policy of this cell by `sft`, `ppo` or `gflownet`, trained unless it lies there already.
 
     An unfinished fit goes on from its checkpoint where it can, else begins anew. All methods get
     the same number of steps; the learning rate is the best of the list, searched for each alike,
-    on the rows `searched` where a setting has too few of its own to hold some out.
+    on the rows `searched` where a setting has too few of its own to hold some out. `named` is what the
+    folder is called after, where that is not the method.
     """
     from benchmarks.paper.rates import best_rate
     from posterior_lm.train.policy import read_manifest
 
-    name = "--".join(slug(part) for part in (cell.task, cell.setting, method, str(cell.seed)))
+    name = "--".join(slug(part) for part in (cell.task, cell.setting, named or method, str(cell.seed)))
     folder = bench.store.folder / ROOM / name
     size = bench.size(cell.task)
     settings: dict[str, object] = {

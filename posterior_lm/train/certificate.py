@@ -215,8 +215,11 @@ class PolicyReport:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the prior is the better proposal: by the ESS, which does not see what the policy never draws, and by the gain, which does."""
-        return self.ess < self.prior_ess and self.gain < 0
+        """Whether the prior is the better proposal: by the ESS, which does not see what the policy never draws, and by the gain, which does.
+
+        Not where it is by less than a tenth of the ESS, as of a policy that has learnt to emit what the prior is.
+        """
+        return self.ess < WORSE * self.prior_ess and self.gain < 0
 
     @property
     def alone(self) -> str:

@@ -397,6 +397,9 @@ def test_the_prior_is_better_where_its_own_draws_and_those_of_both_say_so() -> N
     assert covers.lines()[-1] == covers.alone and "`--method gflownet`" in covers.alone
     assert not report(prior / 2, -0.5).alone and not report(prior * 2, 0.5).alone
     assert not report(prior * 2, -0.5).is_worse, "its draws are worth more, whatever they miss"
+    assert not report(0.95 * prior, -0.5).is_worse and report(0.85 * prior, -0.5).is_worse, (
+        "by less than a tenth"
+    )
     assert not FINE.is_worse and FINE.gain == 0, "nothing was measured"
     lost = report(prior / 2, -math.inf)
     assert lost.is_worse and PolicyReport.from_json(json.loads(json.dumps(lost.to_json()))).is_worse

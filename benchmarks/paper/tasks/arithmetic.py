@@ -6,7 +6,8 @@ likeliest answers, and a vote of the last results that the tool wrote. Candidate
 that stand in the draws' steps.
 
 Every trained method gets the same number of steps. A step of ours asks for as many
-log rewards as a step of PPO; supervised training sees the demonstrations alone.
+log rewards as a step of PPO; supervised training sees the demonstrations alone. `gflownet after sft` begins from
+what that has taught, and has half as many steps on top.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
+from attrs import evolve
 
 from benchmarks.paper import sums_data, voting
 from benchmarks.paper.cells import Cell
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from posterior_lm.target.target import Target
     from posterior_lm.target.values import Value
 
-METHODS = ("prompting", "few-shot", "sft", "ppo", "gflownet")
+AFTER = "gflownet after sft"
+METHODS = ("prompting", "few-shot", "sft", "ppo", "gflownet", AFTER)
 _NUMBER = re.compile(r"-?\d+")
 _RESULT = re.compile(r"= ?(-?\d+)")
 
@@ -58,8 +61,14 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     else:
         rows = list(found.test[int(cell.setting.split()[0])])
     folder, note = None, ""
-    if cell.method in ("sft", "ppo", "gflownet"):
-        trained = train(bench, _of_policy(cell), cell.method, query, _shown(cell.method, found))
+    if cell.method in ("sft", "ppo", "gflownet", AFTER):
+        method, begun = cell.method, {}
+        if method == AFTER:
+            before = train(bench, _of_policy(evolve(cell, method="sft")), "sft", query, _shown("sft", found))
+            method, begun = "gflownet", {"start": str(before.folder), "steps": size.steps // 2}
+        trained = train(
+            bench, _of_policy(cell), method, query, _shown(method, found), begun, named=cell.method
+        )
         folder, note = trained.folder, trained.said
     right = np.zeros(3)
     for number, row in enumerate(rows):
