@@ -97,10 +97,10 @@ class EnumeratedRows:
         None too where scoring them on every row would take more than so many `seconds`.
         """
         target = rows.target(numbers[0])
-        if len(target.latents) != 1 or target.latents[0].name not in rows.readings(numbers[0]):
-            return None
         values = _finite(target)
-        if values is None or any(_finite(rows.target(n)) != values for n in numbers[1:]):
+        if values is None or target.latents[0].name not in rows.readings(numbers[0]):
+            return None
+        if any(_finite(rows.target(n)) != values for n in numbers[1:]):
             return None
         world = world or World()
         began, name = time.monotonic(), target.latents[0].name
@@ -239,7 +239,9 @@ class EnumeratedRows:
 
 
 def _finite(target: Target) -> tuple[tuple[int, ...], ...] | None:
-    """The token ids of every value of the only latent, where they are few."""
+    """The token ids of every value of the only latent, where there is one and they are few."""
+    if len(target.latents) != 1:
+        return None
     support = target.latents[0].support
     if not hasattr(support, "ids_of") or support.count_values(MOST) is None:
         return None

@@ -155,6 +155,13 @@ def test_a_whole_list_that_takes_too_long_is_none() -> None:
             SAID,
             id="two latents",
         ),
+        pytest.param(
+            'lm base = "tiny"\nprogram some(word: text, many: bool) {\n  if many {\n'
+            '    latent n: int(1..6, lead=" ") ~ base("There were")\n    observe word ~ base(n)\n'
+            '  } else {\n    observe word ~ base("There was")\n  }\n}\n',
+            [{**SAID[0], "many": True}, {**SAID[1], "many": False}],
+            id="a row without it",
+        ),
     ],
 )
 def test_other_types_are_not_listed_whole(program: str, data: list[Any]) -> None:
