@@ -112,6 +112,8 @@ def test_a_short_finite_type_is_listed_whole() -> None:
     rows = bound(FINITE, SAID)
     found = EnumeratedRows.whole(rows, [0, 1], 30, 0)
     assert found is not None and found.mass == 1.0 and len(found.values) == 6 and found.groups == 2
+    few = EnumeratedRows.whole(rows, [0, 1], 3, 0)
+    assert few is not None and few.groups == 1, "a step shows about as many values as it has draws"
     adapter = Adapter.new(rows.program.models["base"], rank=2, seed=0)
     settings = settings_of({**SMALL, "scope": "rows"}).resolved(exact=False, listed=2, rows=2)
     trainer = Trainer(rows, [0, 1], adapter, settings, None, World(), enumerated=found)
