@@ -1,6 +1,6 @@
 """What the posterior of the sums' steps holds, given the answer: what a policy trained to it would draw.
 
-    python -m benchmarks.sums_posterior [--lm base=smollm2,dtype=bfloat16] [--rows 3] [--particles 192] [--shots 2]
+    python -m benchmarks.sums_posterior [--lm base=smollm2,dtype=bfloat16] [--rows 3] [--particles 192] [--shots 2] [--examples 6]
 
 For the first test questions of each number of operands that `benchmarks.paper` asks: the log reward of the right steps, the log
 evidence by smc, which makes the difference of the two the log probability of the right steps, nats; and the share of the
@@ -15,7 +15,7 @@ import json
 import numpy as np
 
 from benchmarks.paper import sums_data
-from benchmarks.paper.tasks.arithmetic import last_result
+from benchmarks.paper.tasks.arithmetic import demonstrated, last_result
 from posterior_lm.api.query import load
 from posterior_lm.cli.given import model_named
 from posterior_lm.cli.options import pairs
@@ -29,14 +29,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3, help="questions of each number of operands")
     parser.add_argument("--particles", type=int, default=192)
     parser.add_argument("--shots", type=int, default=2, help="sums that the prompt shows worked")
-    options = parser.parse_args()
-    query = load(find("programs", "arithmetic_with_tool.plm")).given(
-        demos=sums_data.worked_prompt(options.shots)
+    parser.add_argument(
+        "--examples", type=int, default=0, help="in their place, so many of three and four operands"
     )
+    options = parser.parse_args()
+    found = sums_data.split(train=100, demos=50, test=options.rows, seed=0)
+    worked = sums_data.worked_prompt(options.shots)
+    worked = demonstrated(found.demos[: options.examples]) if options.examples else worked
+    query = load(find("programs", "arithmetic_with_tool.plm")).given(demos=worked)
     if options.lm:
         named = pairs("--lm", [options.lm], "ALIAS=MODEL")
         query = query.lm(**{alias: model_named(text) for alias, text in named.items()})
-    found = sums_data.split(train=1, demos=1, test=options.rows, seed=0)
     for operands, rows in found.test.items():
         for row in rows:
             asked = query.given(question=row["question"], answer=row["answer"])

@@ -142,7 +142,7 @@ SMALL = Plan(
             train=100, test=20, draws=4, steps=40, rates=(0.001,),
             fit={"pairs": 8, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
-            more={"demos": 50, "shots": 2},
+            more={"demos": 50, "shots": 2, "examples": 6},
         ),
     },
 )  # fmt: skip

@@ -55,7 +55,10 @@ def rows_of(bench: Bench, seed: int) -> sums_data.Split:
 def run(bench: Bench, cell: Cell) -> Outcome:
     """One method on questions of one kind."""
     size, found = bench.size("arithmetic"), rows_of(bench, cell.seed)
-    query = bench.query("arithmetic_with_tool").given(demos=sums_data.worked_prompt(int(size.more["shots"])))
+    # A model that was not trained on such sums has to see some before its posterior holds the right steps of others.
+    examples = found.demos[: int(size.more.get("examples", 0))]
+    worked = demonstrated(examples) if examples else sums_data.worked_prompt(int(size.more["shots"]))
+    query = bench.query("arithmetic_with_tool").given(demos=worked)
     if cell.setting in sums_data.PAPER_FILES:
         rows = sums_data.paper_rows(bench.data["arithmetic"], cell.setting, size.test)
     else:
@@ -74,7 +77,7 @@ def run(bench: Bench, cell: Cell) -> Outcome:
     for number, row in enumerate(rows):
         known: dict[str, object] = {"question": row["question"]}
         if cell.method == "few-shot":
-            known["demos"] = demonstrated(found.demos[: int(size.more["shots"])])
+            known["demos"] = demonstrated(examples or found.demos[: int(size.more["shots"])])
         # The guide reads no answer, so any may be bound while steps are drawn.
         target = query.given({**known, "answer": 0}).target()
         rng = np.random.default_rng([cell.seed, number, 71])
