@@ -226,7 +226,7 @@ class Balancer:
             terms = target.terms(columns) if fresh else np.zeros((0, 1))
             log_reward = terms.sum(axis=1)
             if fresh and np.isneginf(log_reward).all():
-                self.blamed[slot.row] = target.statements[int(np.isneginf(terms).sum(axis=0).argmax())].label
+                self._blame(slot.row, target, terms)
             if self.prefixes and fresh:
                 block = target.log_reward_prefixes(columns)
                 ends = [block[d, : len(v[names[0]].ids) + 1] for d, v in enumerate(fresh)]
@@ -236,6 +236,16 @@ class Balancer:
         rewards = np.concatenate([log_reward, [e.log_reward for e in old]])
         flags = np.arange(len(draws)) < on_policy
         return draws, rewards, flags, ends, entries, np.arange(len(draws)) >= len(fresh)
+
+    def _blame(self, row: int, target: Target, terms: np.ndarray) -> None:
+        self.blamed[row] = target.statements[int(np.isneginf(terms).sum(axis=0).argmax())].label
+
+    def blame(self, row: int, ids: Sequence[tuple[int, ...]]) -> None:
+        """Say what rules out these values of the row's only latent, none of which has a reward."""
+        target = self.rows.target(row)
+        (name,) = target.names
+        with in_row(row):
+            self._blame(row, target, target.terms({name: [target.value_of(name, one) for one in ids]}))
 
     def _entries(
         self, values: Sequence[Mapping[str, Value]], names: Sequence[str], log_reward: np.ndarray,

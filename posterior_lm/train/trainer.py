@@ -79,6 +79,8 @@ class Trainer(Schedule):
         self.log_z = torch.full((len(rows),), math.nan, dtype=torch.float64, device=device)
         self.fit: Fit | None = None
         self.trials = None if self.looks is None or not settings.trial else Trials(self, self.looks)
+        self.shown: set[int] = set()
+        """Rows of which every value was listed."""
         self._looked = 0.0
         """Share of the training before the last look."""
         self._last: float | None = None
@@ -200,7 +202,18 @@ class Trainer(Schedule):
         assert self.enumerated is not None
         slots = self.world.share(self.enumerated.groups)
         self.replay = self.enumerated.learn(before, slots, self.replay, self.world, self.balancer.scored)
+        if self.enumerated.mass == 1.0:
+            self._seen_whole(self.enumerated, before)
         return self.enumerated.batch(before, slots, self.replay)
+
+    def _seen_whole(self, enumerated: EnumeratedRows, step: int) -> None:
+        """Remember which rows were shown with all their values; blame what leaves one without a reward."""
+        new = set(enumerated.step_rows(step)) - self.shown
+        for row in sorted(row for row in new if not self.replay.entries(row)):
+            self.balancer.blame(row, enumerated.values)
+        self.shown |= new
+        if new:
+            self.check_rewards(self.balanced)
 
     def _in_parts(
         self, run: Callable[[list[int], Scored], None], draws: Sequence[Walked],
@@ -299,8 +312,8 @@ class Trainer(Schedule):
         return {**numbers, "loss": self.world.all_reduce([loss[0]])[0]}
 
     def lost(self, steps: int) -> list[int]:
-        """The rows that so many balancing steps drew, of which no draw of any process had a reward."""
-        rows = sorted(self.balancer.drawn_rows(steps))
+        """The rows that so many balancing steps drew, or of which all was listed, where nothing of any process had a reward."""
+        rows = sorted(self.balancer.drawn_rows(steps) | self.shown)
         known = self.world.all_reduce([float(bool(self.replay.entries(row))) for row in rows])
         return [row for row, some in zip(rows, known, strict=True) if not some]
 
@@ -318,6 +331,8 @@ class Trainer(Schedule):
         """The lost rows after so many balancing steps. Raises InferenceError PLM629 where that is all rows, by `least` draws."""
         lost = self.lost(steps)
         numbers, drawn = self.balancer.numbers, steps * self._rows() * self.balancer.draws
+        if self.enumerated is not None:
+            drawn += len(self.shown) * len(self.enumerated.values)
         if lost == sorted(numbers) and drawn >= least:
             rules = {self.balancer.blamed[row] for row in lost if row in self.balancer.blamed}
             raise InferenceError.of(
@@ -401,7 +416,7 @@ class Trainer(Schedule):
         return {
             "steps_done": self.steps_done, "balanced": self.balanced, "seconds": self.seconds,
             "best": 0 if self.looks is None else self.looks.steps, "lowered": self.lowered, "asleep": self.asleep,
-            "returns": self.returns, "looked": self._looked, "ranged": self.trials is None or self.trials.ranged,
+            "returns": self.returns, "shown": sorted(self.shown), "looked": self._looked, "ranged": self.trials is None or self.trials.ranged,
             "columns": None if self.fit is None else self.fit.columns,
             "recomputed": self.fit is not None and self.fit.recomputed,
             "threads": self.adapter.base.threads,
@@ -423,6 +438,7 @@ class Trainer(Schedule):
         self.lowered, self.asleep = float(str(state["lowered"])), float(str(state["asleep"]))
         self.returns = [*map(str, state["returns"])]  # type: ignore[call-overload]
         self._looked = float(str(state["looked"]))
+        self.shown = {int(str(row)) for row in state.get("shown", [])}  # type: ignore[attr-defined]
         if self.trials is not None:
             self.trials.end()
             self.trials.ranged = bool(state["ranged"])

@@ -375,9 +375,14 @@ def test_a_row_without_a_reward_is_named_and_the_others_are_trained_on(
     assert "without a reward        row 1, not counted" in result.stdout
     assert "rows[0]" not in result.stderr and "rows[2]" not in result.stderr
     result = plm("fit", "dead.plm", "--given", "x=0", "--out", "q", *small)
-    assert result.exit_code == 1 and "PLM629" in result.stderr and "of 32: its log reward" in result.stderr
+    assert result.exit_code == 1 and "PLM629" in result.stderr and "of 8: its log reward" in result.stderr
     assert not (files / "q").exists(), "measurements of nothing"
-    many = ["--steps", 100, "--rank", 2, "--draws", 256, "--set", "seeds=8"]
+    drawn = [*small, "--set", "listed=0"]  # by draws, where there is no list
+    result = plm("fit", "dead.plm", "--data", "some.jsonl", "--out", "s", *drawn)
+    assert result.exit_code == 0 and said in result.stderr and "are listed" not in result.stderr
+    result = plm("fit", "dead.plm", "--given", "x=0", "--out", "q", *drawn)
+    assert result.exit_code == 1 and "PLM629" in result.stderr and "of 32: its log reward" in result.stderr
+    many = ["--steps", 100, "--rank", 2, "--draws", 256, "--set", "seeds=8", "--set", "listed=0"]
     assert "of 1024: its log reward" in plm("fit", "dead.plm", "--given", "x=0", "--out", "r", *many).stderr
 
 
