@@ -107,21 +107,25 @@ program finite(word: text) {
 SAID = [{"word": " cats"}, {"word": " Tom"}]
 
 
-def test_a_short_finite_type_is_listed_whole() -> None:
-    """Whatever its prior is; the shares are the posterior itself, of every value and to the last digit."""
+@pytest.fixture
+def whole(request: pytest.FixtureRequest) -> Trainer:
+    """A trainer of two rows that are listed whole."""
     rows = bound(FINITE, SAID)
-    found = EnumeratedRows.whole(rows, [0, 1], 30, 0)
+    adapter = Adapter.new(rows.program.models["base"], rank=2, seed=0)
+    request.addfinalizer(adapter.close)
+    settings = settings_of({**SMALL, "scope": "rows"}).resolved(exact=False, listed=2, rows=2)
+    listing = EnumeratedRows.whole(rows, [0, 1], 30, 0)
+    return Trainer(rows, [0, 1], adapter, settings, None, World(), enumerated=listing)
+
+
+def test_a_short_finite_type_is_listed_whole(whole: Trainer) -> None:
+    """Whatever its prior is; the shares are the posterior itself, of every value and to the last digit."""
+    rows, found = whole.rows, whole.enumerated
     assert found is not None and found.mass == 1.0 and len(found.values) == 6 and found.groups == 2
     few = EnumeratedRows.whole(rows, [0, 1], 3, 0)
     assert few is not None and few.groups == 1, "a step shows about as many values as it has draws"
-    adapter = Adapter.new(rows.program.models["base"], rank=2, seed=0)
-    settings = settings_of({**SMALL, "scope": "rows"}).resolved(exact=False, listed=2, rows=2)
-    trainer = Trainer(rows, [0, 1], adapter, settings, None, World(), enumerated=found)
-    try:
-        replay = learnt(found, trainer)
-        batch = found.batch(0, [0, 1], replay)
-    finally:
-        adapter.close()
+    replay = learnt(found, whole)
+    batch = found.batch(0, [0, 1], replay)
     assert len(batch.draws) == 12
     for place, number in enumerate(found.step_rows(0)):
         exact = loads(FINITE).given(SAID[number]).using("exact").draw(seed=0).draws
@@ -133,6 +137,14 @@ def test_a_short_finite_type_is_listed_whole() -> None:
         }
         assert own == pytest.approx(wanted, rel=1e-6, abs=1e-12)
         assert max(wanted.values()) > 0.3 > 0.05 > min(wanted.values()), "it says something"
+
+
+def test_which_rows_were_listed_whole_is_kept(whole: Trainer) -> None:
+    whole.step("sleep")
+    state = json.loads(json.dumps(whole.state()))
+    whole.shown = set()
+    whole.restore(whole.tensors(), whole.arrays(), state)
+    assert whole.shown == {0, 1}
 
 
 def test_a_whole_list_that_takes_too_long_is_none() -> None:
