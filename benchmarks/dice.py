@@ -188,7 +188,8 @@ def rounded(line: Mapping[str, object]) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", help="programs of the folder")
+    known = sorted(path.stem for path in FOLDER.glob("*.plm"))
+    parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help="programs of the folder")
     parser.add_argument("--lm", action="append", default=[], metavar="ALIAS=MODEL", help="another than tiny")
     parser.add_argument(
         "--steps", type=int, help="of each fit; 300 where neither this nor --seconds is given"
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = {"steps": options.steps, "budget": options.seconds, "seed": options.seed}
     settings |= {name: json.loads(value) for name, value in (one.split("=", 1) for one in options.set)}
     models = {alias: model_named(text) for alias, text in pairs("--lm", options.lm, "ALIAS=MODEL").items()}
-    names = options.only or sorted(path.stem for path in FOLDER.glob("*.plm"))
+    names = options.only or known
     stored = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
     lines = [line for line in map(json.loads, stored) if all(line[k] == v for k, v in asked.items())]
     for name in names:
@@ -225,7 +226,9 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(texts), flush=True)
         with options.out.open("a", encoding="utf-8") as file:
             file.write("".join(f"{text}\n" for text in texts))
-    print(table([line for line in lines if line["program"] in names]))
+    if not (wanted := [line for line in lines if line["program"] in names]):
+        return 1
+    print(table(wanted))
     return 0
 
 

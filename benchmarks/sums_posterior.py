@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from posterior_lm.cli.given import model_named
 from posterior_lm.cli.options import pairs
 from posterior_lm.infer.weights import normalize
 from posterior_lm.installed import find
+from posterior_lm.lang.diagnostics import PlmError
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--lm", default="", metavar="base=MODEL", help="another model than tiny")
     parser.add_argument("--rows", type=int, default=3, help="questions of each number of operands")
@@ -40,6 +42,11 @@ def main() -> None:
     if options.lm:
         named = pairs("--lm", [options.lm], "ALIAS=MODEL")
         query = query.lm(**{alias: model_named(text) for alias, text in named.items()})
+    try:
+        _ = query.prepared.models
+    except PlmError as problem:
+        print(problem.diagnostics[0].message, file=sys.stderr)
+        return 1
     for operands, rows in found.test.items():
         for row in rows:
             asked = query.given(question=row["question"], answer=row["answer"])
@@ -56,7 +63,8 @@ def main() -> None:
                 "heaviest": texts[int(shares.argmax())],
             }  # fmt: skip
             print(json.dumps(line), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
