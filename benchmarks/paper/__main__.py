@@ -96,9 +96,11 @@ def command(
     Example:
       python -m benchmarks.paper --task integers --quick --out results
     """
+    from benchmarks.paper.cells import Store
     from benchmarks.paper.plans import FULL, QUICK, SMALL
     from benchmarks.paper.presets import preset
     from benchmarks.paper.run import cells_of, chosen, open_bench, run
+    from benchmarks.paper.task import Bench as PlannedBench
     from benchmarks.paper.tasks import TASKS
     from benchmarks.paper.write import write
     from posterior_lm.cli.commands import FINE, INTERRUPTED
@@ -111,13 +113,16 @@ def command(
         misuse("--quick and --small are two sizes", "give one of them")
     plan = QUICK if quick else SMALL if small else FULL
     folders = {"subj": subj, "stories": stories, "arithmetic": paper_data, "bert": bert}
+    data = {name: Path(path).resolve() for name, path in folders.items() if path is not None}
+    # Before a folder is begun, so that an unknown name leaves none.
+    cells = cells_of(
+        PlannedBench(plan, Store(Path(out)), models, data), kept, seeds or plan.seeds, methods, settings
+    )
     with watching() as (watch, say):
         bench = open_bench(
             Path(out), plan, models=models, settings={} if small else preset(named, quick=quick), say=say,
-            data={name: Path(path).resolve() for name, path in folders.items() if path is not None},
-            judge=_judge(judge, judge_model, judge_key),
+            data=data, judge=_judge(judge, judge_model, judge_key),
         )  # fmt: skip
-        cells = cells_of(bench, kept, seeds or plan.seeds, methods, settings)
         stopped = False
         try:
             for cell, later in zip(run(bench, cells, watch), [*cells[1:], None], strict=False):

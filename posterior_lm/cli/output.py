@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from attrs import evolve
 
-from posterior_lm.cli.commands import waiting
+from posterior_lm.cli.waiting import waiting
 from posterior_lm.graph.ops import spelled
 from posterior_lm.lang.diagnostics import Diagnostic, render_concise, render_full, to_json
 from posterior_lm.lang.values import number_text as number

@@ -87,20 +87,25 @@ class EnumeratedRows:
     seen: float = SEEN
     """Share of a row's posterior from which on a value is shown whenever its row is."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the list leaves nothing out."""
+        return self.mass == 1.0
+
     @classmethod
     def whole(
         cls, rows: Rows, numbers: Sequence[int], pairs: int, seed: int, world: World | None = None,
-        seconds: float | None = None,
+        seconds: float | None = None, most: int = MOST,
     ) -> EnumeratedRows | None:  # fmt: skip
-        """Every value of the only latent, where it is of a finite type of at most `MOST` values, the same ones in every row.
+        """Every value of the only latent, where it is of a finite type of at most `most` values, the same ones in every row.
 
         None too where scoring them on every row would take more than so many `seconds`.
         """
         target = rows.target(numbers[0])
-        values = _finite(target)
+        values = _finite(target, most)
         if values is None or target.latents[0].name not in rows.readings(numbers[0]):
             return None
-        if any(_finite(rows.target(n)) != values for n in numbers[1:]):
+        if any(_finite(rows.target(n), most) != values for n in numbers[1:]):
             return None
         world = world or World()
         began, name = time.monotonic(), target.latents[0].name
@@ -195,7 +200,9 @@ class EnumeratedRows:
         values = [target.value_of(name, ids) for ids in self.values]
         with in_row(row):
             log_reward = target.log_reward({name: values})
-        least = float(np.logaddexp.reduce(log_reward)) + float(np.log(LEAST)) if self.mass < 1 else -np.inf
+        least = (
+            float(np.logaddexp.reduce(log_reward)) + float(np.log(LEAST)) if not self.complete else -np.inf
+        )
         order = np.argsort(-log_reward, kind="stable")
         return [{name: values[int(k)]} for k in order if log_reward[k] > least]
 
@@ -238,12 +245,12 @@ class EnumeratedRows:
             ]
 
 
-def _finite(target: Target) -> tuple[tuple[int, ...], ...] | None:
+def _finite(target: Target, most: int) -> tuple[tuple[int, ...], ...] | None:
     """The token ids of every value of the only latent, where there is one and they are few."""
     if len(target.latents) != 1:
         return None
     support = target.latents[0].support
-    if not hasattr(support, "ids_of") or support.count_values(MOST) is None:
+    if not hasattr(support, "ids_of") or support.count_values(most) is None:
         return None
     return tuple(map(tuple, support.values()))
 

@@ -19,7 +19,7 @@ from posterior_lm.target.values import ABSENT, take
 from posterior_lm.train.adapter import Adapter, check_model
 from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.course import LISTING, LOOKING, PACING, Course
-from posterior_lm.train.enumerated import EnumeratedRows
+from posterior_lm.train.enumerated import MOST, EnumeratedRows
 from posterior_lm.train.forecast import (
     CERTIFY,
     LEAST_DRAWS,
@@ -180,10 +180,9 @@ def setting_up(
     rows.forget()
     entry = OBJECTIVES[settings.objective]
     sleeps = not entry.peer and settings.sleep != 0
-    shown = (
-        settings.certify_rows > 0 or not entry.peer
-    )  # a peer trains on no pairs, and may be asked for none
-    simulates = (scope == "program" and shown) or bool(settings.sleep)
+    # A peer trains on no pairs, and its certificate may be asked for none.
+    needless = entry.peer and settings.certify_rows == 0
+    simulates = (scope == "program" and not needless) or bool(settings.sleep)
     notes: list[str] = []
     if simulates:
         course.enter(LOOKING)
@@ -320,5 +319,9 @@ def _enumerated(
 ) -> EnumeratedRows | None:
     """What lists the posteriors of rows; None where no short list holds the prior, or if it has to be the `whole` list, all values."""
     seconds = None if course.budget is None else LISTED * max(0.0, course.left)
-    listing = EnumeratedRows.whole if whole else EnumeratedRows.of
-    return listing(rows, numbers, settings.pairs, settings.seed, world, seconds)
+    given = rows, numbers, settings.pairs, settings.seed, world, seconds
+    if not whole:
+        return EnumeratedRows.of(*given)
+    return EnumeratedRows.whole(
+        *given, most=min(MOST, settings.capacity or MOST)
+    )  # a buffer has room for all of them

@@ -202,7 +202,7 @@ class Trainer(Schedule):
         assert self.enumerated is not None
         slots = self.world.share(self.enumerated.groups)
         self.replay = self.enumerated.learn(before, slots, self.replay, self.world, self.balancer.scored)
-        if self.enumerated.mass == 1.0:
+        if self.enumerated.complete:
             self._seen_whole(self.enumerated, before)
         return self.enumerated.batch(before, slots, self.replay)
 

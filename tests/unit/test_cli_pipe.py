@@ -13,7 +13,7 @@ import click
 import pytest
 
 from posterior_lm.api.query import loads
-from posterior_lm.cli import commands, output
+from posterior_lm.cli import commands, output, waiting
 from posterior_lm.cli.main import cli
 from posterior_lm.infer.base import Info
 from tests.strategies import table
@@ -25,8 +25,8 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        patch.setattr(commands, "FIRST", 0.05)
-        patch.setattr(commands, "EVERY", 0.05)
+        patch.setattr(waiting, "FIRST", 0.05)
+        patch.setattr(waiting, "EVERY", 0.05)
         yield reading
     os.close(reading)
 
@@ -89,12 +89,12 @@ def test_a_terminal_keeps_no_line_of_what_was_waited_for(monkeypatch: pytest.Mon
     reading, writing = os.openpty()
     with os.fdopen(writing, "w") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        patch.setattr(commands, "FIRST", 0.02)
-        with commands.waiting(lambda: "starting"):
+        patch.setattr(waiting, "FIRST", 0.02)
+        with waiting.waiting(lambda: "starting"):
             time.sleep(0.1)
         shown = read(reading)
         assert shown.startswith("\rstarting, 0 s\x1b[K") and shown.endswith("\r\x1b[K")
-        with commands.waiting(lambda: "starting"):
+        with waiting.waiting(lambda: "starting"):
             pass
         assert read(reading) == ""
     os.close(reading)

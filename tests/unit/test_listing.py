@@ -154,6 +154,15 @@ def test_a_whole_list_that_takes_too_long_is_none() -> None:
     assert EnumeratedRows.whole(rows, [0, 1], 30, 0, seconds=1e-6) is None
 
 
+def test_a_buffer_without_room_for_a_whole_list_has_none(tmp_path: Path) -> None:
+    """A list of which it kept a part would be another posterior's."""
+    for capacity, listed in ((6, True), (5, False)):
+        made = loads(FINITE).fit(
+            SAID, tmp_path / str(capacity), steps=2, certify_draws=10, draws=8, seeds=4, capacity=capacity
+        )
+        assert ("are listed" in made.manifest.note) == listed
+
+
 @pytest.mark.parametrize(
     ("program", "data"),
     [
