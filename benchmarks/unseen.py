@@ -14,6 +14,10 @@ other work on the machine does not shorten.
 does not show in; `held` of 1 / E[w / Z] over draws of the reference, which is what ESS/N
 tends to with more and more draws, and 0 where a reference draw cannot be proposed (a swarm of smc
 has none); `kl` of KL(posterior‖policy), nats, of the policy or the prior alone; `error` of |log evidence − reference|, nats.
+
+What a method draws is scored, so its values are known from then on: a reference holds the log rewards of all values that
+any method has drawn as they are, and has its swarms say only what is beside them (`Reference.knowing`). `known` is the share of the
+posterior on such values, the least of the rows; `raised` by how much they raise a reference's log evidence, nats, the most of the rows.
 """
 
 from __future__ import annotations
@@ -57,6 +61,10 @@ KEPT = 2_000
 """Values of a reference that are kept, the heaviest."""
 
 
+Ids = tuple[tuple[int, ...], ...]
+"""Token ids of a value of every latent."""
+
+
 @frozen(eq=False)
 class Reference:
     """Of one row: token ids of M values of every latent, their log rewards (M,) and posterior shares (M,); nats."""
@@ -64,9 +72,52 @@ class Reference:
     how: str
     log_evidence: float
     se: float
-    ids: tuple[tuple[tuple[int, ...], ...], ...]
+    ids: tuple[Ids, ...]
     log_reward: np.ndarray
     share: np.ndarray
+    known: float = 0.0
+    """The share of the posterior on values whose log rewards stand in place of what swarms say of them."""
+
+    def knowing(self, values: Mapping[Ids, float]) -> Reference:
+        """This reference, with the log rewards of `values` (nats) as they are, and the swarms for all others alone.
+
+        Z = Σ_{z in values} reward(z) + E[swarm's weights outside of values]: given values that the swarms have not chosen, that
+        is unbiased as the swarms' own evidence is, and a mode that they all missed is in it.
+        """
+        if not values or self.se == 0:
+            return self
+        outside = np.array([key not in values for key in self.ids])
+        rest = self.log_evidence + np.log(
+            self.share, where=self.share > 0, out=np.full(len(outside), -np.inf)
+        )
+        ids = (*(key for key, out in zip(self.ids, outside, strict=True) if out), *values)
+        log_reward = np.concatenate([self.log_reward[outside], list(values.values())])
+        mass = np.concatenate([rest[outside], list(values.values())])
+        total = logsumexp(mass)
+        share = np.exp(mass - total)
+        kept = np.argsort(-share, kind="stable")[:KEPT]
+        known = float(share[int(outside.sum()) :].sum())
+        return evolve(
+            self, log_evidence=total, se=self.se * (1.0 - known), ids=tuple(ids[k] for k in kept),
+            log_reward=log_reward[kept], share=share[kept] / share[kept].sum(), known=known,
+        )  # fmt: skip
+
+
+def known_values(file: Path, draws: Draws | None = None) -> dict[Ids, float]:
+    """The values of a row whose log rewards (nats) are known from draws, the `KEPT` heaviest; those of `draws` are added."""
+    found: dict[Ids, float] = {}
+    if file.exists():
+        for ids, reward in json.loads(file.read_text(encoding="utf-8")):
+            found[tuple(tuple(one) for one in ids)] = reward
+    if draws is None:
+        return found
+    columns = list(draws.values.values())
+    for d in np.flatnonzero(np.isfinite(draws.log_reward)):
+        found[tuple(column[d].ids for column in columns)] = float(draws.log_reward[d])
+    found = {key: found[key] for key in sorted(found, key=lambda key: -found[key])[:KEPT]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(list(found.items())), encoding="utf-8")
+    return found
 
 
 # ------------------------------------------------------------------------------- programs and references
@@ -118,8 +169,8 @@ def reference_of(
 
 def _merged(how: str, se: float, draws: Sequence[Draws]) -> Reference:
     """Distinct values with their shares of all runs together."""
-    mass: dict[tuple[tuple[int, ...], ...], float] = {}
-    reward: dict[tuple[tuple[int, ...], ...], float] = {}
+    mass: dict[Ids, float] = {}
+    reward: dict[Ids, float] = {}
     weights = np.concatenate([one.log_weights for one in draws])
     total = logsumexp(weights)
     shares = iter(np.exp(weights - total).tolist())
@@ -187,7 +238,7 @@ def measured(
         elif method in KINDS:
             adapter = trained = train_peer(query, rows, method, seconds, seed)
             guide_of = lambda target: PolicyGuide.of(target, trained)  # noqa: E731
-        spent, found = time.perf_counter() - began, []
+        spent, found, raised = time.perf_counter() - began, [], []
         for number, row in enumerate(rows):
             asked = query.given(row)
             target = asked.target()
@@ -198,7 +249,9 @@ def measured(
                 draws = asked.using("importance").draw(DRAWS, seed=seed, guide=guide).draws
             else:
                 draws = asked.using("smc" if method == "smc" else "importance").draw(DRAWS, seed=seed).draws
-            reference = reference_of(name, query, number, row, cache, particles)
+            swarms = reference_of(name, query, number, row, cache, particles)
+            reference = swarms.knowing(known_values(cache / f"{name}-{number}-known.json", draws))
+            raised.append(reference.log_evidence - swarms.log_evidence)
             kl = float(np.dot(reference.share, log_weights(target, guide or PriorGuide(target), reference)))
             found.append((draws, held(target, draws, guide, reference), kl, reference))
         if adapter is not None:
@@ -211,6 +264,7 @@ def measured(
         "held": float(np.mean(shown)) if shown else None, "kl": float(np.mean([kl for _, _, kl, _ in found])),
         "error": float(np.mean([abs((d.log_evidence or -math.inf) - r.log_evidence) for d, *_, r in found])),
         "reference": sorted({r.how for *_, r in found}), "reference_se": max(r.se for *_, r in found),
+        "known": min(r.known for *_, r in found), "raised": max(raised),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 
 from benchmarks import unseen
 from benchmarks.unseen import Reference, held, worth
@@ -66,6 +67,7 @@ def test_the_table_has_a_line_for_each_method_once(
     for line in lines:
         assert line["program"] == "toy" and 0 < line["ess"] <= 1 and 0 <= line["error"] < float("inf")
         assert line["held"] is None or 0 <= line["held"] <= 1
+        assert 0 < line["known"] <= 1 and line["reference_se"] < 1
     assert unseen.main(asked) == 0 and not capsys.readouterr().out, "what stands in the file is not run again"
 
 
@@ -79,6 +81,32 @@ def test_what_draws_are_worth_is_the_share_that_endlessly_many_would_keep() -> N
     assert worth(target, PriorGuide(target), reference) == pytest.approx(np.exp(2 * evidence) / second)
     draws = loads(LISTED).using("importance").draw(20_000, seed=1).draws
     assert held(target, draws, None, reference) == pytest.approx((draws.ess or 0) / 20_000, abs=0.02)
+
+
+def test_what_is_known_stands_in_place_of_what_swarms_say(tmp_path: Path) -> None:
+    """Swarms that never drew the third value and are wrong about the second: with both known, only the first is theirs."""
+    target = loads(LISTED).target()
+    reward = np.log([0.7, 0.25, 0.05]) + np.array([-3.0, -0.5, 1.5])
+    ids = [(target.value("n", v).ids,) for v in range(3)]
+    wrong = np.array([reward[0], reward[1] + 0.7])
+    total = float(np.logaddexp(*wrong))
+    swarms = Reference("swarms", total, 0.4, tuple(ids[:2]), reward[:2], np.exp(wrong - total))
+    file = tmp_path / "three-0-known.json"
+    assert unseen.known_values(file) == {} and swarms.knowing({}) is swarms
+    for seed in range(2):
+        draws = loads(LISTED).using("importance").draw(400, seed=seed).draws
+        known = unseen.known_values(file, draws)
+    assert known == unseen.known_values(file) and set(known) == set(ids)
+    del known[ids[0]]
+    found = swarms.knowing(known)
+    evidence = float(np.log(np.exp(reward).sum()))
+    assert found.log_evidence == pytest.approx(evidence)
+    assert dict(zip(found.ids, found.share, strict=True)) == pytest.approx(
+        dict(zip(ids, np.exp(reward - evidence), strict=True))
+    )
+    assert found.known == pytest.approx(1 - np.exp(reward[0] - evidence))
+    assert found.se == pytest.approx(0.4 * np.exp(reward[0] - evidence))
+    assert evolve(swarms, se=0.0).knowing(known).log_evidence == total, "a list has nothing left to know"
 
 
 def test_the_gradient_of_rloo_leaves_one_out() -> None:
