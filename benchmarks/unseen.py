@@ -18,6 +18,8 @@ has none); `kl` of KL(posterior‖policy), nats, of the policy or the prior alon
 What a method draws is scored, so its values are known from then on: a reference holds the log rewards of all values that
 any method has drawn as they are, and has its swarms say only what is beside them (`Reference.knowing`). `known` is the share of the
 posterior on such values, the least of the rows; `raised` by how much they raise a reference's log evidence, nats, the most of the rows.
+A reference whose own standard error is above `RESOLVED` hangs on a particle or two and says nothing of anybody: `held`, `kl` and `error` are means over the
+other rows, of which there are `resolved`; `each` has the numbers of every row, in this order: ESS/N, held, kl, error, the reference's standard error.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ SLOW = "smollm2"
 LISTED = {"missing_words": 300_000}
 """Values to list where enumeration gives the reference; the others have long runs of smc."""
 SWARMS, PARTICLES = 4, 16_384
+RESOLVED = 0.25
+"""The standard error of a reference, relative to the evidence, up to which a row counts in what is held against it."""
 KEPT = 2_000
 """Values of a reference that are kept, the heaviest."""
 
@@ -256,13 +260,19 @@ def measured(
             found.append((draws, held(target, draws, guide, reference), kl, reference))
         if adapter is not None:
             adapter.close()
-    shown = [value for _, value, _, _ in found if value is not None]
+    each = [
+        [(one.independent or 0.0) / len(one), value, kl, abs((one.log_evidence or -math.inf) - ref.log_evidence), ref.se]
+        for one, value, kl, ref in found
+    ]  # fmt: skip
+    resolved = [row for row in each if row[4] <= RESOLVED]
+    shown = [row[1] for row in resolved if row[1] is not None]
     return {
         "program": name, "method": method, "seed": seed, "seconds": seconds, "trained": round(spent, 1),
-        "took": sorted({draws.method for draws, *_ in found}),
-        "ess": float(np.mean([(draws.independent or 0.0) / len(draws) for draws, *_ in found])),
-        "held": float(np.mean(shown)) if shown else None, "kl": float(np.mean([kl for _, _, kl, _ in found])),
-        "error": float(np.mean([abs((d.log_evidence or -math.inf) - r.log_evidence) for d, *_, r in found])),
+        "took": sorted({draws.method for draws, *_ in found}), "ess": float(np.mean([row[0] for row in each])),
+        "held": float(np.mean(shown)) if shown else None,
+        "kl": float(np.mean([row[2] for row in resolved])) if resolved else None,
+        "error": float(np.mean([row[3] for row in resolved])) if resolved else None,
+        "resolved": [len(resolved), len(each)], "each": [[None if x is None else round(x, 5) for x in row] for row in each],
         "reference": sorted({r.how for *_, r in found}), "reference_se": max(r.se for *_, r in found),
         "known": min(r.known for *_, r in found), "raised": max(raised),
     }  # fmt: skip

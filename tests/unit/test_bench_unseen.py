@@ -67,7 +67,14 @@ def test_the_table_has_a_line_for_each_method_once(
     for line in lines:
         assert line["program"] == "toy" and 0 < line["ess"] <= 1 and 0 <= line["error"] < float("inf")
         assert line["held"] is None or 0 <= line["held"] <= 1
-        assert 0 < line["known"] <= 1 and line["reference_se"] < 1
+        assert (
+            0 < line["known"] <= 1 and line["reference_se"] < unseen.RESOLVED and line["resolved"] == [1, 1]
+        )
+        assert line["each"][0][:2] == pytest.approx([line["ess"], line["held"]], abs=1e-5)
+    monkeypatch.setattr(unseen, "RESOLVED", -1.0)
+    assert unseen.main([*asked, "--method", "prior", "--seed", "1"]) == 0
+    vague = json.loads(capsys.readouterr().out)
+    assert vague["resolved"] == [0, 1] and vague["held"] is vague["kl"] is None and vague["ess"] > 0
     assert unseen.main(asked) == 0 and not capsys.readouterr().out, "what stands in the file is not run again"
 
 
