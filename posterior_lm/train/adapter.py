@@ -72,6 +72,8 @@ class Adapter:
         """What its guides read, as for `train.guide.readings_of`."""
         self.stop: float | None = None
         """How its guides stop where an end is free, as a `Reading` has it."""
+        self.powered = False
+        """Whether its guides draw at the powers of the priors."""
         self._wrapped = wrapped
         self._name = name
         layers = (m for m in wrapped.modules() if isinstance(m, BaseTunerLayer))

@@ -21,7 +21,7 @@ from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.adapter import check_model
 from posterior_lm.train.gflownet_batch import Walked, propose, walk
-from posterior_lm.train.guide import Reading, own_readings
+from posterior_lm.train.guide import Reading
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows, in_row
 from posterior_lm.train.settings import Resolved
@@ -161,7 +161,7 @@ class Balancer:
             seeds = [[self.settings.seed, 9, visits[k][0], mine[k].row] for k in new]
             rngs = [g for seed in seeds for g in np.random.default_rng(seed).spawn(many)]
             targets = [mine[k].target for k in new for _ in range(many)]
-            readings = [own for k in new for own in [own_readings(mine[k].target, self.rows.stop)] * many]
+            readings = [own for k in new for own in [self.rows.own_readings_of(mine[k].target)] * many]
             lm = next(iter(mine[new[0]].readings.values())).lm
             found = propose(check_model(targets[0].models[lm]), targets, readings, rngs, [1.0] * len(targets))
             for place, k in enumerate(new):

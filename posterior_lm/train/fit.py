@@ -181,7 +181,7 @@ def _fit(
             settings=settings.to_json(), seed=settings.seed, steps=trainer.steps_done,
             seconds=round(trainer.seconds, 3), certificate=certificate,
             own_contexts=adapter.reads == "own", outlined=adapter.reads == "outline",
-            stop=adapter.stop,
+            stop=adapter.stop, powered=adapter.powered,
             note="; ".join(n for n in (note, *setup.notes, *trainer.notes, *found, left_out) if n),
         )  # fmt: skip
         manifest, said = noted(manifest, setup)

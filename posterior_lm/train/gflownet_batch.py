@@ -22,7 +22,7 @@ from posterior_lm.train.guide import Reading, turn_ids
 from posterior_lm.train.memory import LEAST
 from posterior_lm.train.scoring import Path, path_maker, score_paths
 
-_makers: dict[tuple[int, tuple[int, ...], float | None], tuple[Support, object]] = {}
+_makers: dict[tuple[int, tuple[int, ...], float | None, float], tuple[Support, object]] = {}
 
 
 @frozen(eq=False)
@@ -50,19 +50,21 @@ def walk(target: Target, readings: Mapping[str, Reading], values: Mapping[str, V
             pass  # nothing was chosen
         elif reading is not None:
             context = contexts_of(target, reading.lm, reading.segments, drawn, 1)[0][0]
-            paths.append(_maker(info.support, turn_ids(target, reading), reading.stop)(context, value.ids))
+            make = _maker(info.support, turn_ids(target, reading), reading.stop, reading.power)
+            paths.append(make(context, value.ids))
         else:
             rest += _prior_log_prob(target, info.name, drawn, value)
         drawn[info.name] = (value,)
     return Walked(tuple(paths), rest)
 
 
-def _maker(support: Support, eos_ids: tuple[int, ...], stop: float | None):
-    known = _makers.get((id(support), eos_ids, stop))
+def _maker(support: Support, eos_ids: tuple[int, ...], stop: float | None, power: float):
+    known = _makers.get((id(support), eos_ids, stop, power))
     if known is None or known[0] is not support:
         if len(_makers) >= 256:
             _makers.clear()
-        known = _makers[id(support), eos_ids, stop] = (support, path_maker(support, eos_ids, stop))
+        known = (support, path_maker(support, eos_ids, stop, power))
+        _makers[id(support), eos_ids, stop, power] = known
     return known[1]
 
 
@@ -119,12 +121,13 @@ def propose(
     """
     drawn: list[dict[str, Value]] = [{} for _ in targets]
     for k in range(max((len(t.latents) for t in targets), default=0)):
-        groups: dict[tuple[str, int], list[int]] = {}
+        groups: dict[tuple[str, int, float], list[int]] = {}
         for d, target in enumerate(targets):
             if k < len(target.latents):
                 info = target.latents[k]
-                groups.setdefault((info.name, id(info.support)), []).append(d)
-        for (name, _), members in groups.items():
+                power = readings[d][info.name].power if info.name in readings[d] else 1.0
+                groups.setdefault((info.name, id(info.support), power), []).append(d)
+        for (name, _, power), members in groups.items():
             mine = having(targets, name, drawn, members)
             if not mine:
                 continue
@@ -143,7 +146,7 @@ def propose(
                 support = targets[mine[0]].latents[k].support
                 first = readings[mine[0]][name]
                 walked = roll_out(
-                    model, contexts, support, chooser, ending=ending_of(support),
+                    model, contexts, support, chooser, exponent=power, ending=ending_of(support),
                     eos_ids=turn_ids(targets[mine[0]], first), stop=first.stop,
                 )  # fmt: skip
                 for d, one in zip(mine, walked.values, strict=True):

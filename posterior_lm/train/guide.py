@@ -54,6 +54,9 @@ class Reading:
     stop: float | None = None
     """Of a free end the nats by which end-of-text is raised, less the log of the tokens left (`scoring.stop_level`); None: it
     stops by end-of-text as it is."""
+    power: float = 1.0
+    """Of the model's probabilities at every choice: that which the target puts on the latent's own distribution, so that a guide
+    which has learnt nothing is as flat or as sharp as the prior."""
 
 
 def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
@@ -62,12 +65,13 @@ def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
 
 
 def readings_of(
-    target: Target, reads: Reads = "observed", stop: float | None = None
+    target: Target, reads: Reads = "observed", stop: float | None = None, powered: bool = False
 ) -> Mapping[str, Reading]:
     """The reading of every latent that a language model can draw; the others keep their prior.
 
     With "own" a latent without a `guide` statement is read after the context of its own distribution alone,
-    so that a policy that has learnt nothing is the prior; it cannot see what was observed.
+    so that a policy that has learnt nothing is the prior; it cannot see what was observed. With `powered` readings have
+    the power of the latent's prior, without it 1.
 
     Raises InferenceError PLM540 for a guide over another tokenizer, PLM623 where no
     latent can be drawn by a model, the guides read several models, or there is no program text to outline.
@@ -77,7 +81,7 @@ def readings_of(
         earlier = frozenset(target.names[:k])
         reading = _stated(target, info) or _default(target, info, earlier, reads == "own")
         if reading is not None:
-            found[info.name] = evolve(reading, stop=stop)
+            found[info.name] = evolve(reading, stop=stop, power=_power(target, info.name, powered))
     models = sorted({r.lm for r in found.values()})
     if not models:
         raise InferenceError.of(
@@ -122,10 +126,18 @@ def _stated(target: Target, info: LatentInfo) -> Reading | None:
     return Reading(guide.lm, target.evaluator.segments(guide.context), stated=True)
 
 
-def own_readings(target: Target, stop: float | None = None) -> Mapping[str, Reading]:
+def own_readings(target: Target, stop: float | None = None, powered: bool = False) -> Mapping[str, Reading]:
     """For every latent that a language model draws the context of its own distribution, whatever `guide` statements say."""
     found = ((info.name, _own(target, info)) for info in target.latents)
-    return {name: evolve(reading, stop=stop) for name, reading in found if reading is not None}
+    return {
+        name: evolve(reading, stop=stop, power=_power(target, name, powered))
+        for name, reading in found
+        if reading is not None
+    }
+
+
+def _power(target: Target, name: str, powered: bool) -> float:
+    return prior_of(target, name).power if powered else 1.0
 
 
 def _own(target: Target, info: LatentInfo) -> Reading | None:
@@ -209,6 +221,7 @@ class Adapting(Protocol):
 
     reads: Reads
     stop: float | None
+    powered: bool
 
     def model(self) -> LanguageModel: ...
 
@@ -227,7 +240,7 @@ class PolicyGuide(PriorGuide):
 
     @classmethod
     def of(cls, target: Target, adapter: Adapting, *, exponent: float = 1.0) -> PolicyGuide:
-        readings = readings_of(target, adapter.reads, adapter.stop)
+        readings = readings_of(target, adapter.reads, adapter.stop, adapter.powered)
         return cls(target, model=adapter.model(), readings=readings, exponent=exponent)
 
     @property
@@ -252,7 +265,9 @@ class PolicyGuide(PriorGuide):
         ending: Ending = "stop" if info.support.ending == "stop" else "eos"
         if self.exponent != 1.0 and keeps_rows(self.model):
             raise otherwise_chosen()
-        found = Drawing(self.model, contexts, shared, turn_ids(self.target, reading), self.exponent)
+        # A server that draws by itself draws at the power 1, which is a proposal as well.
+        power = 1.0 if keeps_rows(self.model) else self.exponent * reading.power
+        found = Drawing(self.model, contexts, shared, turn_ids(self.target, reading), power)
         return text_walk(found, info.support, ending=ending, stop=reading.stop, **options)
 
     def by_server(self) -> list[LatentInfo]:
@@ -296,5 +311,5 @@ def paths_of(target: Target, reading: Reading, info: LatentInfo, values: Values,
     """The paths of N values of a latent after what its guide reads."""
     drawn = {name: values[name] for name in target.names[: target.names.index(info.name)]}
     contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, n)
-    make = path_maker(info.support, turn_ids(target, reading), reading.stop)
+    make = path_maker(info.support, turn_ids(target, reading), reading.stop, reading.power)
     return [make(c, v.ids) for c, v in zip(contexts, values[info.name], strict=True)]

@@ -27,7 +27,6 @@ from posterior_lm.infer.weights import normalize
 from posterior_lm.lm.hf.threads import threads
 from posterior_lm.train.adapter import Adapter, drawing_model
 from posterior_lm.train.gflownet_batch import Walked, propose, score_draws, walk
-from posterior_lm.train.guide import own_readings
 from posterior_lm.train.parallel import World
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows, in_row
@@ -165,7 +164,7 @@ class Judge:
         """Draws of the frozen model, or of the policy as it stands."""
         targets = [self.rows.target(row) for row in mine]
         readings = [self.rows.readings(row) for row in mine]
-        own = [own_readings(target, self.rows.stop) for target in targets]
+        own = [self.rows.own_readings_of(target) for target in targets]
         model, reads = (adapter.base, own) if name == FROZEN else (drawing_model(adapter), readings)
         where = [k for k in range(len(mine)) for _ in range(each)]
         rngs = [g for row in mine for g in np.random.default_rng([self.seed, 11, name + 1, row]).spawn(each)]

@@ -185,7 +185,7 @@ def _fit(
                 tell(f"{name}: {note}")
         course.enter(SAVING)
         manifest = Manifest.of_many(
-            manifests, stop=adapter.stop, settings=settings.to_json(), seed=settings.seed, steps=turns.steps_done,
+            manifests, stop=adapter.stop, powered=adapter.powered, settings=settings.to_json(), seed=settings.seed, steps=turns.steps_done,
             seconds=round(turns.seconds, 3),
             note="; ".join([f"interrupted at step {turns.steps_done}"] * interrupted + notes),
         )  # fmt: skip

@@ -41,6 +41,7 @@ LATER: Mapping[str, object] = {
     "own_contexts": False,
     "outlined": False,
     "stop": None,
+    "powered": False,
     "programs": [],
 }
 """What earlier manifests lack, as it is where there is nothing to state."""
@@ -89,6 +90,8 @@ class Manifest:
     """Whether those of a policy for one program read its outline too, as the policy for many that it began from does."""
     stop: float | None = None
     """How its guides stop where an end is free, as a `Reading` has it; None in manifests that state nothing."""
+    powered: bool = False
+    """Whether its guides draw at the powers that the program puts on the priors."""
     programs: tuple[Manifest, ...] = ()
     """Of a policy for many programs the manifest of each; texts, fingerprints and rows above are then those of all together."""
     format: str = FORMAT
@@ -346,6 +349,7 @@ class ServedAdapter:
     base: ServedModel
     reads: Reads = "observed"
     stop: float | None = None
+    powered: bool = False
 
     def model(self) -> ServedModel:
         return self.base.adapted()
@@ -356,7 +360,7 @@ class ServedAdapter:
 
 def _loaded(folder: Path, manifest: Manifest, model: LanguageModel) -> Policy:
     adapter = ServedAdapter(model) if isinstance(model, ServedModel) else Adapter.load(model, folder)
-    adapter.reads, adapter.stop = reads_of(manifest), manifest.stop
+    adapter.reads, adapter.stop, adapter.powered = reads_of(manifest), manifest.stop, manifest.powered
     return Policy(folder, manifest, adapter)
 
 

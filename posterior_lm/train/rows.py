@@ -16,7 +16,7 @@ from posterior_lm.target.evaluate import Evaluator
 from posterior_lm.target.prepared import BoundRows, Data, PreparedProgram, in_row
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import ABSENT, Value
-from posterior_lm.train.guide import Reading, Reads, readings_of
+from posterior_lm.train.guide import Reading, Reads, own_readings, readings_of
 from posterior_lm.train.scoring import has_end_points
 from posterior_lm.train.settings import FitSettings
 
@@ -29,6 +29,8 @@ class Rows(BoundRows):
         self.reads = reads
         self.stop: float | None = None
         """As a `Reading` has it."""
+        self.powered = False
+        """Whether readings have the powers of the priors."""
         self._readings: dict[int, tuple[Target, Mapping[str, Reading]]] = {}
         self._guides: RewardGraph | None = None
 
@@ -45,7 +47,11 @@ class Rows(BoundRows):
 
     def readings_of(self, target: Target) -> Mapping[str, Reading]:
         """What the guide reads in a target of this program."""
-        return readings_of(target, self.reads, self.stop)
+        return readings_of(target, self.reads, self.stop, self.powered)
+
+    def own_readings_of(self, target: Target) -> Mapping[str, Reading]:
+        """What the frozen model reads to draw as the prior does."""
+        return own_readings(target, self.stop, self.powered)
 
     def read_own(self) -> None:
         """Let guides read what `readings_of` calls own from now on."""

@@ -8,7 +8,7 @@ a path, log-softmax over what the support allows:
 
     log q(z | c) = Σ_t [ l_t(z_t) − log( Σ_{v allowed} exp l_t(v) + [may stop] exp l_t(stop) ) ]
 
-with l_t the adapted model's logits after c, z_1..z_t. A forced token or stop has
+with l_t the adapted model's logits after c, z_1..z_t, times the power of the path. A forced token or stop has
 log q = 0 exactly.
 """
 
@@ -54,12 +54,13 @@ class Path:
     eos_ids: tuple[int, ...] = ()
     left: tuple[float, ...] = field(default=(), repr=False)
     stop: float | None = None
+    power: float = 1.0
 
 
 def path_maker(
-    support: Support, eos_ids: tuple[int, ...] = (), stop: float | None = None
+    support: Support, eos_ids: tuple[int, ...] = (), stop: float | None = None, power: float = 1.0
 ) -> Callable[[tuple[int, ...], tuple[int, ...]], Path]:
-    """A function (context, value) -> Path that remembers the values it has walked; `eos_ids` as a Path has them, `stop` as a Reading."""
+    """A function (context, value) -> Path that remembers the values it has walked; `eos_ids` as a Path has them, `stop` and `power` as a Reading."""
     walked: dict[tuple[int, ...], Path] = {}
 
     def make(context: tuple[int, ...], ids: tuple[int, ...]) -> Path:
@@ -67,7 +68,7 @@ def path_maker(
         if known is None:
             if len(walked) >= 1 << 14:
                 walked.clear()
-            known = walked[ids] = evolve(_walk(support, ids), stop=stop)
+            known = walked[ids] = evolve(_walk(support, ids), stop=stop, power=power)
         return evolve(known, context=context, ids=ids, eos_ids=eos_ids)
 
     return make
@@ -175,7 +176,7 @@ def stop_level(model: TransformersModel, paths: Sequence[Path]) -> float | None:
     it is raised until its probability is that on the mean of all places, and a guide that has learnt nothing has about the
     lengths of the prior. None where no path may stop by choice.
     """
-    odds, left = [], []
+    odds, left, powers = [], [], []
     with torch.inference_mode():
         for path in paths:
             picks = tuple(STOP if stops else FORCED for stops in path.may_stop)
@@ -186,6 +187,7 @@ def stop_level(model: TransformersModel, paths: Sequence[Path]) -> float | None:
                     if tokens:
                         odds.append(log_prob - math.log(max(1e-300, -math.expm1(log_prob))))
                         left.append(tokens)
+                        powers.append(path.power)
     if not odds:
         return None
     wanted = sum(1 / (tokens + 1) for tokens in left)
@@ -193,7 +195,8 @@ def stop_level(model: TransformersModel, paths: Sequence[Path]) -> float | None:
     for _ in range(60):
         level = (low + high) / 2
         share = sum(
-            1 / (1 + math.exp(min(700.0, math.log(n) - o - level))) for o, n in zip(odds, left, strict=True)
+            1 / (1 + math.exp(min(700.0, b * (math.log(n) - level) - o)))
+            for o, n, b in zip(odds, left, powers, strict=True)
         )
         low, high = (level, high) if share < wanted else (low, level)
     return level
@@ -210,6 +213,7 @@ def _choices(paths: Sequence[Path], eos_ids: tuple[int, ...], ends: bool) -> Cho
             for path in paths
             for left in path.left
         ),
+        powers=tuple(path.power for path in paths for _ in path.masks),
         picks=(
             tuple(t for path in paths for t in path.chosen),
             *([tuple(t for path in paths for t in path.ends)] if ends else []),

@@ -172,6 +172,8 @@ def setting_up(
     scope = settings.scope_of(len(rows))
     numbers, held_out = split(len(rows), settings.held_out if scope == "program" else 0, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
+    # Peers are compared as they are published, from the model as it is.
+    rows.powered = not OBJECTIVES[settings.objective].peer
     rows.stop = read_manifest(Path(settings.start)).stop if settings.start is not None else None
     if shared is not None:
         rows.stop = shared.stop
@@ -237,7 +239,7 @@ def setting_up(
     chosen = evolve(chosen, rank=adapter.config.r).scaled(settings, adapter.scale)
     notes += [begun] if begun else []
     adapter.reads = rows.reads
-    adapter.stop = adapter.stop if rows.stop is None else rows.stop
+    adapter.stop, adapter.powered = adapter.stop if rows.stop is None else rows.stop, rows.powered
     try:
         if entry.peer:
             trainer = entry.load()(inputs, rows, numbers, adapter, chosen, world)
@@ -282,7 +284,7 @@ def adapter_of(model: LanguageModel, settings: FitSettings) -> tuple[Adapter, st
 def _stop(rows: Rows, number: int, lm: str, seed: int) -> float | None:
     """How guides stop where an end is free, by a few draws of the prior for a row; None where no latent has such an end."""
     target = rows.target(number)
-    read = own_readings(target, 0.0)
+    read = own_readings(target, 0.0, rows.powered)
     free = [info for info in target.latents if info.support.ending == "free" and info.name in read]
     if not free:
         return None

@@ -27,7 +27,8 @@ from posterior_lm.support.base import Support
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.adapter import Adapter
-from posterior_lm.train.guide import PolicyGuide, paths_of, readings_of
+from posterior_lm.train.gflownet_batch import propose
+from posterior_lm.train.guide import PolicyGuide, own_readings, paths_of, readings_of
 from posterior_lm.train.scoring import Path, PathScores, has_end_points, path_maker, score_paths, stop_level
 from tests.laws.models import MODELS
 from tests.strategies import compiled
@@ -224,17 +225,60 @@ def test_the_end_of_a_free_text_is_raised(scratch) -> None:
         assert all(g is None or bool(g.isfinite().all()) for g in gradient)
 
 
-def test_a_guide_that_has_learnt_nothing_ends_as_often_as_a_free_end_does(scratch) -> None:
+@pytest.mark.parametrize("power", [0.5, 2.0])
+@pytest.mark.parametrize(
+    "kind", ["stop in two spellings", "end of text after two tokens", "free", "canonical", "int"]
+)
+def test_a_powered_guide_is_as_flat_or_sharp_as_the_prior(kind: str, power: float, scratch) -> None:
+    """In one pass, step by step and in draws, with free ends raised; without weights of its own it is the prior."""
+    adapter = stirred("gpt2", scratch)
+    target = program(f'latent z: {LATENTS[kind]} ~ base("the end") ^ {power}', adapter.base)
+    info = target.latents[0]
+    every = values_in(target, listed(info.support))
+    stop = 2.5 if info.support.ending == "free" else None
+    plain = PolicyGuide.of(target, adapter).log_prob(every)
+    adapter.powered, adapter.stop = True, stop
+    try:
+        guide = PolicyGuide.of(target, adapter)
+    finally:
+        adapter.powered, adapter.stop = False, None
+    log_q = guide.log_prob(every)
+    assert np.exp(log_q).sum() == pytest.approx(1, abs=1e-4) and np.abs(log_q - plain).max() > 0.2
+    ids = [value.ids for value in every["z"]]
+    some = slice(None, None, max(1, len(ids) // 7))
+    wanted = [by_hand(adapter, context_of(target), info.support, one, power, stop) for one in ids[some]]
+    np.testing.assert_allclose(log_q[some], wanted, **CLOSE)
+    for exponent in (1.0, 0.6):
+        drawn = evolve(guide, exponent=exponent).sample(np.random.default_rng(3), 100)
+        said = evolve(guide, exponent=exponent).log_prob(drawn.values)
+        np.testing.assert_allclose(drawn.log_prob, said, **CLOSE)
+    read = readings_of(target, "own", stop, powered=True)["z"]
+    assert read == own_readings(target, stop, powered=True)["z"] and read.power == power
+    drawn = propose(
+        adapter.base, [target] * 50, [{"z": read}] * 50, np.random.default_rng(5).spawn(50), [1.0] * 50
+    )
+    values = tuple(one["z"] for one in drawn)
+    mine = score_paths(adapter.base, paths_of(target, read, info, {"z": values}, 50)).log_prob
+    walked = PolicyGuide(target, model=adapter.base, readings={"z": read}).log_prob({"z": values})
+    np.testing.assert_allclose(mine.detach().numpy(), walked, **CLOSE)
+    if (
+        info.support.ending != "free" and kind != "int"
+    ):  # a number is one choice of the prior, and several tokens here
+        np.testing.assert_allclose(walked, PriorGuide(target).log_prob({"z": values}), **CLOSE)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
+def test_a_guide_that_has_learnt_nothing_ends_as_often_as_a_free_end_does(power: float, scratch) -> None:
     """On a model that hardly ever ends a text there, as a real one in the middle of a sentence."""
     adapter = stirred("gpt2", scratch)
-    target = target_of("free", adapter)
+    target = program(f'latent z: {LATENTS["free"]} ~ base("the end") ^ {power}', adapter.base)
     info, prior = target.latents[0], PriorGuide(target)
     every = values_in(target, listed(info.support))
-    reading = readings_of(target, stop=0.0)["z"]
+    reading = readings_of(target, stop=0.0, powered=True)["z"]
     paths = paths_of(target, reading, info, prior.sample(np.random.default_rng(0), 8).values, 8)
 
     def distance(stop: float | None) -> float:
-        read = readings_of(target, stop=stop)["z"]
+        read = readings_of(target, stop=stop, powered=True)["z"]
         log_q = score_paths(
             adapter.base, paths_of(target, read, info, every, len(every["z"]))
         ).log_prob.numpy()

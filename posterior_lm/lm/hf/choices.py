@@ -2,7 +2,7 @@
 
     log q(t) = l(t) − log( Σ_{v allowed} exp l(v) + [may stop] exp l(stop) )
 
-with l a place's logits and l(stop) the log-sum-exp over the tokens that end a text.
+with l a place's logits and l(stop) the log-sum-exp over the tokens that end a text, both times the power of the place.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Choices:
     picks: Sequence[Sequence[int]] = field(repr=False)
     free: Sequence[tuple[float, float] | None] = field(default=(), repr=False)
     """At each place that is a free end by how much end-of-text is raised there and how many tokens are left, else None; () for nowhere."""
+    powers: Sequence[float] = field(default=(), repr=False)
+    """Of the model's probabilities, at each place; () where every one is 1."""
 
 
 def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
@@ -43,9 +45,15 @@ def log_probs_of(places: Places, choices: Choices) -> list[Tensor]:
     may_stop = torch.tensor(choices.may_stop, device=device)
     picks = [torch.tensor(column, device=device) for column in choices.picks]
     raised, chance = _free_ends(choices.free, device)
+    powers = None
+    if any(power != 1.0 for power in choices.powers):
+        powers = torch.tensor(choices.powers, device=device)
+        raised = raised * powers if choices.free else raised
 
     def read(logits: Tensor, part: slice) -> tuple[Tensor, ...]:
         ending = _ending(logits, choices.eos_ids[part])
+        if powers is not None:
+            ending, logits = ending * powers[part], logits * powers[part, None]
         stop = torch.where(may_stop[part], ending, -torch.inf)
         allowed, which = _distinct(choices.masks[part], device)
         masked = logits.masked_fill(~allowed[which], -torch.inf)
