@@ -7,16 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from attrs import evolve, fields, frozen
 
-from posterior_lm.infer.guide import PriorGuide
 from posterior_lm.infer.methods import OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.prepared import Data
-from posterior_lm.target.values import ABSENT, take
-from posterior_lm.train.adapter import Adapter, check_model
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.beginning import begin
 from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.course import LISTING, LOOKING, PACING, Course
 from posterior_lm.train.enumerated import MOST, EnumeratedRows
@@ -32,12 +30,11 @@ from posterior_lm.train.forecast import (
     planned,
     too_small,
 )
-from posterior_lm.train.guide import PolicyGuide, Reads, own_readings, paths_of
+from posterior_lm.train.guide import PolicyGuide, Reads
 from posterior_lm.train.judge import Judge
 from posterior_lm.train.parallel import World
-from posterior_lm.train.policy import begun_from, read_manifest, reads_of
+from posterior_lm.train.policy import Manifest, begun_from, read_manifest, reads_of
 from posterior_lm.train.rows import Inputs, Rows, split
-from posterior_lm.train.scoring import stop_level
 from posterior_lm.train.settings import FitSettings, Resolved
 from posterior_lm.train.simulate import Simulator
 from posterior_lm.train.sleep_phase import SleepPhase
@@ -47,8 +44,8 @@ LOOKED, LISTED = 0.15, 0.25
 """Shares of what is left of the budget that may pass in looking at simulations, and in scoring the rows of tables."""
 SEEDED = 0.1
 """Share of the training's seconds that draws without a policy may take, for a policy of its rows."""
-STOPPING = 8
-"""Draws of the prior by which it is found how a free end stops."""
+BEGUN = 0.03
+"""Share of what is left of the budget that may pass in finding what a policy begins as."""
 FULL, FEWEST_DRAWS = 60, 16
 """Steps that a budget should hold before a step has all of its draws, and the fewest of a step."""
 
@@ -172,20 +169,24 @@ def setting_up(
     scope = settings.scope_of(len(rows))
     numbers, held_out = split(len(rows), settings.held_out if scope == "program" else 0, settings.seed)
     lm = next(iter(rows.readings(0).values())).lm
-    # Peers are compared as they are published, from the model as it is.
-    rows.powered = not OBJECTIVES[settings.objective].peer
-    rows.stop = read_manifest(Path(settings.start)).stop if settings.start is not None else None
-    if shared is not None:
-        rows.stop = shared.stop
-    if rows.stop is None:
-        rows.stop = world.broadcast(_stop(rows, numbers[0], lm, settings.seed))
-    rows.forget()
     entry = OBJECTIVES[settings.objective]
+    notes: list[str] = []
+    before: Manifest | Adapter | None = shared
+    if shared is None and settings.start is not None:
+        before = read_manifest(Path(settings.start))
+    if before is not None:
+        rows.stop, rows.powered = before.stop, before.powered
+    if rows.stop is None:
+        # Peers begin with the model as it is, as they are published.
+        late = course.until(BEGUN)
+        said = begin(rows, numbers, lm, settings.seed, late, choose=before is None and not entry.peer)
+        rows.stop, rows.powered, said = world.broadcast([rows.stop, rows.powered, said])
+        notes += [said] if said else []
+    rows.forget()
     sleeps = not entry.peer and settings.sleep != 0
     # A peer trains on no pairs, and its certificate may be asked for none.
     needless = entry.peer and settings.certify_rows == 0
     simulates = (scope == "program" and not needless) or bool(settings.sleep)
-    notes: list[str] = []
     if simulates:
         course.enter(LOOKING)
     # Several processes look at the same pairs, so that they agree; their clocks would not.
@@ -279,21 +280,6 @@ def adapter_of(model: LanguageModel, settings: FitSettings) -> tuple[Adapter, st
     if settings.rank not in (adapter.config.r, fields(FitSettings).rank.default):
         of += f", which it keeps in place of {settings.rank}"
     return adapter, f"it began from a policy of {of}"
-
-
-def _stop(rows: Rows, number: int, lm: str, seed: int) -> float | None:
-    """How guides stop where an end is free, by a few draws of the prior for a row; None where no latent has such an end."""
-    target = rows.target(number)
-    read = own_readings(target, 0.0, rows.powered)
-    free = [info for info in target.latents if info.support.ending == "free" and info.name in read]
-    if not free:
-        return None
-    values = PriorGuide(target).sample(np.random.default_rng([seed, 13]), STOPPING).values
-    paths = []
-    for info in free:
-        there = [d for d, value in enumerate(values[info.name]) if value != ABSENT]
-        paths += paths_of(target, read[info.name], info, take(values, there), len(there))
-    return stop_level(check_model(rows.program.models[lm]), paths)
 
 
 def _reads(settings: FitSettings) -> Reads:

@@ -419,7 +419,7 @@ class Trainer(Schedule):
             "returns": self.returns, "shown": sorted(self.shown), "looked": self._looked, "ranged": self.trials is None or self.trials.ranged,
             "columns": None if self.fit is None else self.fit.columns,
             "recomputed": self.fit is not None and self.fit.recomputed,
-            "threads": self.adapter.base.threads,
+            "threads": self.adapter.base.threads, "stop": self.rows.stop, "powered": self.rows.powered,
         }  # fmt: skip
 
     def pause(self) -> None:
@@ -439,6 +439,11 @@ class Trainer(Schedule):
         self.returns = [*map(str, state["returns"])]  # type: ignore[call-overload]
         self._looked = float(str(state["looked"]))
         self.shown = {int(str(row)) for row in state.get("shown", [])}  # type: ignore[attr-defined]
+        # What guides begin as may have been found by other draws, in less time.
+        if "powered" in state:
+            self.rows.stop, self.rows.powered = state["stop"], bool(state["powered"])  # type: ignore[assignment]
+            self.adapter.stop, self.adapter.powered = self.rows.stop, self.rows.powered
+            self.rows.forget()
         if self.trials is not None:
             self.trials.end()
             self.trials.ranged = bool(state["ranged"])

@@ -86,6 +86,37 @@ def test_a_policy_of_its_rows_begins_as_the_prior_and_keeps_to_them(tmp_path: Pa
         held.adapter.close()
 
 
+def test_a_policy_begins_at_the_power_of_the_prior_and_is_stored_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a rate of next to nothing it is the prior of a flattened text; a peer begins with the model as it is."""
+    monkeypatch.setattr("posterior_lm.train.beginning.NEARER", -math.inf)
+    flat = loads(WORD.replace("base(opening)", "base(opening) ^ 0.5"))
+    target = flat.given(ROWS[0]).target()
+    drawn = PriorGuide(target).sample(np.random.default_rng(0), 20)
+    still = {**SMALL, "learning_rate": 1e-9, "balance_learning_rate": 1e-9}
+    for objective, powered in (("vargrad", True), ("rloo", False)):
+        folder = tmp_path / objective
+        settings = settings_of({**still, "objective": objective, "scope": "rows"})
+        assert fit(flat.prepared, ROWS, folder, settings).manifest.powered is powered
+        held = load_policy(folder, flat.prepared)
+        try:
+            assert held.adapter.powered is powered
+            log_q = PolicyGuide.of(target, held.adapter).log_prob(drawn.values)
+            assert bool(np.abs(log_q - drawn.log_prob).max() < 1e-3) is powered
+        finally:
+            held.adapter.close()
+    manifest = tmp_path / "vargrad" / "manifest.json"
+    before = json.loads(manifest.read_text())
+    del before["powered"]
+    manifest.write_text(json.dumps(before))
+    earlier = load_policy(tmp_path / "vargrad", flat.prepared)
+    try:
+        assert not earlier.adapter.powered, "one of an earlier release was trained at the power 1"
+    finally:
+        earlier.adapter.close()
+
+
 def test_rows_that_look_alike_to_the_prior_are_told_apart_by_what_follows(tmp_path: Path) -> None:
     query = loads(TWO)
     rows = [{"ending": "She ran."}, {"ending": "He went home."}]
@@ -234,7 +265,7 @@ def test_a_row_of_which_no_draw_tells_is_not_counted(judged: tuple[Adapter, Judg
     for fake in (heavy, dead):
         rows = SimpleNamespace(
             readings=judge.rows.readings,
-            stop=None,
+            own_readings_of=judge.rows.own_readings_of,
             target=lambda row, fake=fake: _Rewarded(judge.rows.target(row), fake.log_reward),
         )
         silent = Judge(rows, [0, 1], 0, World())  # type: ignore[arg-type]
