@@ -5,12 +5,13 @@ Both are found from a few draws before the training, so that it begins near the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from posterior_lm.infer.guide import PriorGuide, joined
-from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.weights import log_shares
 from posterior_lm.target.prepared import in_row
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import ABSENT, take
@@ -40,52 +41,58 @@ def begin(
     either way, so it is measured: Δ = KL(posterior‖q_1) − KL(posterior‖q_b) by draws of both, weighed as draws of their mixture.
     """
     rows.stop = _stop(rows, numbers[0], lm, seed, rows.powered)
-    if not choose or not any(_has_power(rows.target(number)) for number in numbers[:FEW]):
+    if not choose or not _has_power(rows.target(numbers[0])):
         return ""
     stops = {False: rows.stop, True: _stop(rows, numbers[0], lm, seed, True)}
-    gains, draws = [], 0
-    for number in numbers[:FEW]:
-        with in_row(number):
-            gain, some = _nearer(rows.target(number), stops, [seed, 14, number], late)
-        draws += some
-        gains += [] if gain is None else [min(FURTHEST, max(-FURTHEST, gain))]
-    if not gains or (gain := float(np.mean(gains))) < NEARER:
+    gain, draws = nearer(rows, numbers[:FEW], stops, seed, late)
+    if gain is None or gain < NEARER:
         return ""
     rows.powered, rows.stop = True, stops[True]
     return f"the policy draws at the power of the prior: {gain:.1f} nats nearer to the posterior, by {draws} draws"
 
 
-def _has_power(target: Target) -> bool:
-    return any(reading.power != 1.0 for reading in own_readings(target, powered=True).values())
+def nearer(
+    rows: Rows, numbers: Sequence[int], stops: Mapping[bool, float | None], seed: int,
+    late: Callable[[], bool] | None,
+) -> tuple[float | None, int]:  # fmt: skip
+    """Δ as `begin` has it, nats, averaged over these rows, None where no draw has a reward; and how many draws were made.
+
+    Row by row in rounds, of which the first row has one whatever `late` says.
+    """
+    found: dict[int, list[np.ndarray]] = {}
+    for some, number in product(range(ROUNDS), numbers):
+        if found and late is not None and late():
+            break
+        with in_row(number):
+            both = _drawn(rows.target(number), stops, [seed, 14, number, some])
+        found.setdefault(number, []).append(both)
+    gains = []
+    for parts in found.values():
+        log_weights, difference = np.concatenate(parts, axis=1)
+        alive = np.isfinite(log_weights)
+        if alive.any():
+            gain = float(np.exp(log_shares(log_weights[alive])) @ difference[alive])
+            gains.append(min(FURTHEST, max(-FURTHEST, gain)))
+    draws = sum(part.shape[1] for parts in found.values() for part in parts)
+    return (float(np.mean(gains)) if gains else None), draws
 
 
-def _nearer(
-    target: Target, stops: dict[bool, float | None], seed: list[int], late: Callable[[], bool] | None
-) -> tuple[float | None, int]:
-    """Δ as above of one row, None where no draw has a reward; and how many draws were made."""
+def _drawn(target: Target, stops: Mapping[bool, float | None], seed: list[int]) -> np.ndarray:
+    """(2, 2 · ROUND) of draws of both beginnings the log of the reward over the sum of both q, and log q_b − log q_1."""
     lm = next(iter(own_readings(target).values())).lm
     model = check_model(target.models[lm])
     guides = [
         PolicyGuide(target, model=model, readings=own_readings(target, stops[powered], powered))
         for powered in (False, True)
     ]
-    log_weights, differences = [], []
-    for some in range(ROUNDS):
-        if some and late is not None and late():
-            break
-        drawn = [
-            guide.sample(np.random.default_rng([*seed, some, k]), ROUND) for k, guide in enumerate(guides)
-        ]
-        values = joined(drawn, target.names).values
-        log_q = np.stack([guide.log_prob(values) for guide in guides])
-        log_weights.append(target.log_reward(values) - np.logaddexp.reduce(log_q, axis=0))
-        differences.append(log_q[1] - log_q[0])
-    log_w, difference = np.concatenate(log_weights), np.concatenate(differences)
-    alive = np.isfinite(log_w)
-    if not alive.any():
-        return None, len(log_w)
-    shares = np.exp(log_w[alive] - logsumexp(log_w[alive]))
-    return float(shares @ difference[alive]), len(log_w)
+    drawn = [guide.sample(np.random.default_rng([*seed, k]), ROUND) for k, guide in enumerate(guides)]
+    values = joined(drawn, target.names).values
+    plain, powered = (guide.log_prob(values) for guide in guides)
+    return np.stack([target.log_reward(values) - np.logaddexp(plain, powered), powered - plain])
+
+
+def _has_power(target: Target) -> bool:
+    return any(reading.power != 1.0 for reading in own_readings(target, powered=True).values())
 
 
 def _stop(rows: Rows, number: int, lm: str, seed: int, powered: bool) -> float | None:

@@ -178,6 +178,7 @@ def setting_up(
         rows.stop, rows.powered = before.stop, before.powered
     if rows.stop is None:
         # Peers begin with the model as it is, as they are published.
+        course.move(None, "what a policy begins as")
         late = course.until(BEGUN)
         said = begin(rows, numbers, lm, settings.seed, late, choose=before is None and not entry.peer)
         rows.stop, rows.powered, said = world.broadcast([rows.stop, rows.powered, said])

@@ -9,7 +9,7 @@ from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.train import beginning
-from posterior_lm.train.beginning import _nearer, begin
+from posterior_lm.train.beginning import begin, nearer
 from posterior_lm.train.guide import PolicyGuide, own_readings
 from posterior_lm.train.rows import Rows
 from tests.laws.models import MODELS
@@ -55,9 +55,11 @@ def test_the_nearer_beginning_is_found_by_draws_of_both(
     wanted = exact(target, stops)
     assert abs(wanted) > 0.02
     monkeypatch.setattr(beginning, "ROUND", 400)
-    found, draws = _nearer(target, stops, [3], None)
+    rows = Rows(target.prepared, [{}, {}])
+    found, draws = nearer(rows, [0], stops, 3, None)
     assert draws == 2 * 400 * beginning.ROUNDS and found == pytest.approx(wanted, abs=0.25 * abs(wanted))
-    assert _nearer(target, stops, [3], lambda: True)[1] == 2 * 400, "late, so one round"
+    assert nearer(rows, [0, 1], stops, 3, None)[1] == 2 * draws
+    assert nearer(rows, [0, 1], stops, 3, lambda: True)[1] == 2 * 400, "late, so one round of one row"
 
 
 def test_it_begins_at_the_power_only_where_that_is_nearer(
@@ -78,6 +80,6 @@ def test_it_begins_at_the_power_only_where_that_is_nearer(
     monkeypatch.setattr(beginning, "NEARER", 50.0)
     far, said = begun("^ 0.3")
     assert not far.powered and not said and far.stop == plain.stop
-    monkeypatch.setattr(beginning, "_nearer", None)
+    monkeypatch.setattr(beginning, "nearer", None)
     one, said = begun("")
     assert not one.powered and not said, "without a power there is nothing to find"
