@@ -16,7 +16,7 @@ from posterior_lm.target.prepared import in_row
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import ABSENT, take
 from posterior_lm.train.adapter import check_model
-from posterior_lm.train.guide import PolicyGuide, own_readings, paths_of
+from posterior_lm.train.guide import PolicyGuide, own_readings, paths_of, readings_of
 from posterior_lm.train.rows import Rows
 from posterior_lm.train.scoring import stop_level
 
@@ -35,13 +35,14 @@ def begin(
 ) -> str:
     """Find how guides of these rows end free ends and, to `choose`, whether they draw at the powers of the priors; what to say of it.
 
-    Where a prior has a power b other than 1, a guide may begin as the model at every choice to the power b, which is what
-    `PriorGuide` is, or as the model. Neither is the power of the whole text: normalised choice by choice a flat one strays from
-    what follows, a sharp one goes where the likeliest beginning leads. Which is nearer to the posterior differs by nats
-    either way, so it is measured: Δ = KL(posterior‖q_1) − KL(posterior‖q_b) by draws of both, weighed as draws of their mixture.
+    To choose is for guides that read the contexts of their priors. Where a prior has a power b other than 1, one may begin as
+    the model at every choice to the power b, which is what `PriorGuide` is, or as the model. Neither is the power of the whole
+    text: normalised choice by choice a flat one strays from what follows, a sharp one goes where the likeliest beginning
+    leads. Which is nearer to the posterior differs by nats either way, so it is measured:
+    Δ = KL(posterior‖q_1) − KL(posterior‖q_b) by draws of both, weighed as draws of their mixture.
     """
     rows.stop = _stop(rows, numbers[0], lm, seed, rows.powered)
-    if not choose or not _has_power(rows.target(numbers[0])):
+    if not choose or not _differ(rows.target(numbers[0])):
         return ""
     stops = {False: rows.stop, True: _stop(rows, numbers[0], lm, seed, True)}
     gain, draws = nearer(rows, numbers[:FEW], stops, seed, late)
@@ -91,8 +92,10 @@ def _drawn(target: Target, stops: Mapping[bool, float | None], seed: list[int]) 
     return np.stack([target.log_reward(values) - np.logaddexp(plain, powered), powered - plain])
 
 
-def _has_power(target: Target) -> bool:
-    return any(reading.power != 1.0 for reading in own_readings(target, powered=True).values())
+def _differ(target: Target) -> bool:
+    """Whether there are powers, and guides that read what their priors do: one that reads something else does not begin as these."""
+    readings = readings_of(target, "own", powered=True).values()
+    return any(one.power != 1.0 for one in readings) and not any(one.stated for one in readings)
 
 
 def _stop(rows: Rows, number: int, lm: str, seed: int, powered: bool) -> float | None:

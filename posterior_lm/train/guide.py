@@ -55,8 +55,8 @@ class Reading:
     """Of a free end the nats by which end-of-text is raised, less the log of the tokens left (`scoring.stop_level`); None: it
     stops by end-of-text as it is."""
     power: float = 1.0
-    """Of the model's probabilities at every choice: that which the target puts on the latent's own distribution, so that a guide
-    which has learnt nothing is as flat or as sharp as the prior."""
+    """Of the model's probabilities at every choice: that which the target puts on the latent's own distribution, within
+    `LEAST_POWER` and `MOST_POWER`, so that a guide which has learnt nothing is about as flat or as sharp as the prior."""
 
 
 def turn_ids(target: Target, reading: Reading) -> tuple[int, ...]:
@@ -136,8 +136,12 @@ def own_readings(target: Target, stop: float | None = None, powered: bool = Fals
     }
 
 
+LEAST_POWER, MOST_POWER = 0.5, 2.0
+"""Of a guide: what is learnt is multiplied by it too."""
+
+
 def _power(target: Target, name: str, powered: bool) -> float:
-    return prior_of(target, name).power if powered else 1.0
+    return max(LEAST_POWER, min(MOST_POWER, prior_of(target, name).power)) if powered else 1.0
 
 
 def _own(target: Target, info: LatentInfo) -> Reading | None:

@@ -176,11 +176,13 @@ def setting_up(
         before = read_manifest(Path(settings.start))
     if before is not None:
         rows.stop, rows.powered = before.stop, before.powered
+    apart = scope == "rows" and not entry.peer and rows.reads == "observed" and rows.told_apart()
+    # What holds nearly all of the prior need not hold the posterior of the very rows that a policy is for.
+    whole = scope == "rows" and not settings.listed
     if rows.stop is None:
-        # Peers begin with the model as it is, as they are published.
         course.move(None, "what a policy begins as")
         late = course.until(BEGUN)
-        said = begin(rows, numbers, lm, settings.seed, late, choose=before is None and not entry.peer)
+        said = begin(rows, numbers, lm, settings.seed, late, choose=before is None and apart and whole)
         rows.stop, rows.powered, said = world.broadcast([rows.stop, rows.powered, said])
         notes += [said] if said else []
     rows.forget()
@@ -200,19 +202,10 @@ def setting_up(
     if sleeps and simulator is not None:
         sleep_phase, why = SleepPhase.of(rows, numbers, simulator, settings.pairs, settings.seed)
     enumerated = None
-    # What holds nearly all of the prior need not hold the posterior of the very rows that a policy is for.
-    whole = scope == "rows" and not settings.listed
     if sleeps and settings.listed != 0:
         course.enter(LISTING)
         enumerated = _enumerated(rows, numbers, settings, course, world, whole)
-    observed = rows.reads == "observed"
-    if (
-        scope == "rows"
-        and (enumerated is None or whole)
-        and not entry.peer
-        and observed
-        and rows.told_apart()
-    ):
+    if apart and (enumerated is None or whole):
         rows.read_own()
     if enumerated is not None:
         count = len(enumerated.values)
