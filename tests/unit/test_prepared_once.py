@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-import posterior_lm.api.engine  # noqa: F401  (what is counted has to be there)
+import posterior_lm.api.engine  # what is counted has to be there
+import posterior_lm.cli.given
+import posterior_lm.cli.many  # noqa: F401
 from posterior_lm.graph.lower import lower
 from posterior_lm.lang.driver import check
 from posterior_lm.target.prepared import bind_program
