@@ -254,16 +254,20 @@ def test_a_powered_guide_is_as_flat_or_sharp_as_the_prior(kind: str, power: floa
         np.testing.assert_allclose(drawn.log_prob, said, **CLOSE)
     read = readings_of(target, "own", stop, powered=True)["z"]
     assert read == own_readings(target, stop, powered=True)["z"] and read.power == power
+    n = 400
     drawn = propose(
-        adapter.base, [target] * 50, [{"z": read}] * 50, np.random.default_rng(5).spawn(50), [1.0] * 50
+        adapter.base, [target] * n, [{"z": read}] * n, np.random.default_rng(5).spawn(n), [1.0] * n
     )
     values = tuple(one["z"] for one in drawn)
-    mine = score_paths(adapter.base, paths_of(target, read, info, {"z": values}, 50)).log_prob
-    walked = PolicyGuide(target, model=adapter.base, readings={"z": read}).log_prob({"z": values})
-    np.testing.assert_allclose(mine.detach().numpy(), walked, **CLOSE)
-    if (
-        info.support.ending != "free" and kind != "int"
-    ):  # a number is one choice of the prior, and several tokens here
+    mine = score_paths(adapter.base, paths_of(target, read, info, {"z": values}, n)).log_prob.detach().numpy()
+    fresh = PolicyGuide(target, model=adapter.base, readings={"z": read})
+    np.testing.assert_allclose(mine, walked := fresh.log_prob({"z": values}), **CLOSE)
+    every_q = fresh.log_prob(every)
+    mean, square = np.exp(every_q) @ every_q, np.exp(every_q) @ every_q**2
+    error = ((square - mean**2) / n) ** 0.5
+    assert abs(mine.mean() - mean) < 4.5 * error, "draws come as often as is said of them"
+    # A number is one choice of the prior, and several tokens here.
+    if info.support.ending != "free" and kind != "int":
         np.testing.assert_allclose(walked, PriorGuide(target).log_prob({"z": values}), **CLOSE)
 
 
