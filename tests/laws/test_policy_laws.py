@@ -293,6 +293,18 @@ def test_a_guide_that_has_learnt_nothing_ends_as_often_as_a_free_end_does(power:
     assert level is not None
     best = min(distance(level + by) for by in (-6.0, -3.0, 0.0, 3.0, 6.0))
     assert distance(level) == best < min(0.3, distance(None) / 2)
+    said, wanted = 0.0, 0.0
+    for path in paths:
+        for t, left in enumerate(path.left):
+            if left:
+                with torch.inference_mode():
+                    ids = torch.tensor([path.context + path.ids[:t]])
+                    logits = adapter.base._forward.module(input_ids=ids).logits[0, -1].double().numpy()
+                ending = log_sum(logits[list(adapter.base.tokenizer.eos_ids)]) + level - math.log(left)
+                tokens = log_sum(power * logits[: len(path.masks[t])][path.masks[t]])
+                said += 1 / (1 + math.exp(tokens - power * ending))
+                wanted += 1 / (left + 1)
+    assert said == pytest.approx(wanted, rel=1e-3)
     lone = target_of("free, one length", adapter)
     path = paths_of(
         lone, readings_of(lone)["z"], lone.latents[0], values_in(lone, listed(lone.latents[0].support)[:1]), 1
