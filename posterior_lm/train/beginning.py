@@ -16,6 +16,7 @@ from posterior_lm.target.prepared import in_row
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import ABSENT, take
 from posterior_lm.train.adapter import check_model
+from posterior_lm.train.course import Course
 from posterior_lm.train.guide import PolicyGuide, own_readings, paths_of, readings_of
 from posterior_lm.train.rows import Rows
 from posterior_lm.train.scoring import stop_level
@@ -24,15 +25,15 @@ STOPPING = 8
 """Draws of the prior by which it is found how often a free end ends."""
 ROUND, ROUNDS, FEW = 32, 8, 4
 """Draws at each power of a row at a time; how often; for how many rows."""
+BEGUN = 0.03
+"""Share of what is left of the budget that may pass in that."""
 NEARER = 0.5
 """Nats by which a guide at the powers of the priors has to be nearer to the posterior to be taken."""
 FURTHEST = 3.0
 """Nats that one row counts for at most: where none of its draws is near, one weight is all there is."""
 
 
-def begin(
-    rows: Rows, numbers: Sequence[int], lm: str, seed: int, late: Callable[[], bool] | None, *, choose: bool
-) -> str:
+def begin(rows: Rows, numbers: Sequence[int], lm: str, seed: int, course: Course, *, choose: bool) -> str:
     """Find how guides of these rows end free ends and, to `choose`, whether they draw at the powers of the priors; what to say of it.
 
     To choose is for guides that read the contexts of their priors. Where a prior has a power b other than 1, one may begin as
@@ -45,7 +46,8 @@ def begin(
     if not choose or not _differ(rows.target(numbers[0])):
         return ""
     stops = {False: rows.stop, True: _stop(rows, numbers[0], lm, seed, True)}
-    gain, draws = nearer(rows, numbers[:FEW], stops, seed, late)
+    course.move(None, "what a policy begins as")
+    gain, draws = nearer(rows, numbers[:FEW], stops, seed, course.until(BEGUN))
     if gain is None or gain < NEARER:
         return ""
     rows.powered, rows.stop = True, stops[True]

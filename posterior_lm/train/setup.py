@@ -44,8 +44,6 @@ LOOKED, LISTED = 0.15, 0.25
 """Shares of what is left of the budget that may pass in looking at simulations, and in scoring the rows of tables."""
 SEEDED = 0.1
 """Share of the training's seconds that draws without a policy may take, for a policy of its rows."""
-BEGUN = 0.03
-"""Share of what is left of the budget that may pass in finding what a policy begins as."""
 FULL, FEWEST_DRAWS = 60, 16
 """Steps that a budget should hold before a step has all of its draws, and the fewest of a step."""
 
@@ -180,9 +178,7 @@ def setting_up(
     # What holds nearly all of the prior need not hold the posterior of the very rows that a policy is for.
     whole = scope == "rows" and not settings.listed
     if rows.stop is None:
-        course.move(None, "what a policy begins as")
-        late = course.until(BEGUN)
-        said = begin(rows, numbers, lm, settings.seed, late, choose=before is None and apart and whole)
+        said = begin(rows, numbers, lm, settings.seed, course, choose=before is None and apart and whole)
         rows.stop, rows.powered, said = world.broadcast([rows.stop, rows.powered, said])
         notes += [said] if said else []
     rows.forget()

@@ -10,6 +10,7 @@ from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.target.target import Target
 from posterior_lm.train import beginning
 from posterior_lm.train.beginning import begin, nearer
+from posterior_lm.train.course import Course
 from posterior_lm.train.guide import PolicyGuide, own_readings
 from posterior_lm.train.rows import Rows
 from tests.laws.models import MODELS
@@ -69,7 +70,7 @@ def test_it_begins_at_the_power_only_where_that_is_nearer(
 
     def begun(power: str, *, choose: bool = True) -> tuple[Rows, str]:
         rows = Rows(PreparedProgram.of(graph_of(source.replace("POWER", power)), {"base": model}), [{}])
-        return rows, begin(rows, [0], "base", 0, None, choose=choose)
+        return rows, begin(rows, [0], "base", 0, Course(), choose=choose)
 
     monkeypatch.setattr(beginning, "NEARER", 0.0)
     flat, said = begun("^ 0.3")
