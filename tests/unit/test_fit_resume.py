@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from posterior_lm.lang.diagnostics import DataError
-from posterior_lm.train import checkpoint
+from posterior_lm.train import beginning, checkpoint
 from posterior_lm.train import progress as metrics
 from posterior_lm.train.adapter import WEIGHTS
 from posterior_lm.train.certificate import PolicyReport
@@ -207,6 +207,24 @@ def test_an_interrupt_leaves_a_checkpoint_and_an_uncertified_policy(tmp_path: Pa
     assert "interrupted" not in whole.manifest.note
     assert not (tmp_path / "p" / "checkpoints").exists()
     assert [line["step"] for line in metrics.read_metrics(tmp_path / "p" / METRICS)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_policy_began_as_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which power is nearer may be told otherwise by the draws that there is time for when a fit goes on."""
+    flat = """lm base = "tiny"
+    program flat(opening: text) { latent z: text(tokens=1..2, end="free") ~ base(opening) ^ 0.5 observe " a" ~ base(opening, z) }"""
+    rows, stops = [{"opening": "Tom was"}], []
+    more: dict[str, Any] = {"program": flat, "data": rows, "scope": "rows", "checkpoint_every": 100}
+    for nearer, powered in ((-1e9, True), (1e9, False)):
+        monkeypatch.setattr(beginning, "NEARER", nearer)
+        begun = fitted(tmp_path / str(powered), watch=interrupting(2), **more)
+        assert begun.interrupted and begun.manifest.powered is powered
+        stops.append(begun.manifest.stop)
+    assert stops[0] != stops[1]
+    for powered, stop in zip((True, False), stops, strict=True):
+        monkeypatch.setattr(beginning, "NEARER", 1e9 if powered else -1e9)
+        whole = fitted(tmp_path / str(powered), resume=True, **more)
+        assert not whole.interrupted and whole.manifest.powered is powered and whole.manifest.stop == stop
 
 
 def test_an_interrupt_in_the_last_step_is_no_interrupt(tmp_path: Path) -> None:
