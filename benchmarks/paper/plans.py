@@ -136,7 +136,7 @@ SMALL = Plan(
             train=50, test=200, draws=8, steps=20, rates=(0.001,),
             fit={"pairs": 10, "rows": 4, "draws": 8, "certify_rows": 0, "certify_draws": 10, "sleep": 0.0,
                  "simulated": 0.0, "held_out": 0},
-            more={"labels": [10], "rounds": 1},
+            more={"labels": [10, 20, 50], "rounds": 1},
         ),
         "arithmetic": Size(
             train=100, test=20, draws=4, steps=40, rates=(0.001,),
