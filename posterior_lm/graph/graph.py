@@ -194,6 +194,23 @@ class RewardGraph:
 
         return is_directed_acyclic_graph(self.dag)
 
+    @cached_property
+    def plates(self) -> Mapping[int, frozenset[int]]:
+        """The plates whose current row each node's value depends on."""
+        found: dict[int, frozenset[int]] = {}
+        for i in self._order:
+            node = self.nodes[i]
+            inside = frozenset().union(*(found[j] for j in node.inputs))
+            match node:
+                case RowField(plate=plate) | Previous(plate=plate):
+                    inside |= {plate}
+                case Latent(plates=plates) | Carried(plates=plates):
+                    inside |= set(plates)
+                case PlateSum(plate=plate) | Pool(plate=plate):
+                    inside -= {plate}
+            found[i] = inside
+        return found
+
     def ancestors(self, *roots: int) -> set[int]:
         """The roots and everything they read, directly or not."""
         found: set[int] = set()

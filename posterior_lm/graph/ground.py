@@ -39,14 +39,12 @@ class _Grounding:
     data: Mapping[str, object]
     build: GraphBuilder = field(factory=GraphBuilder)
     memo: dict[tuple[int, tuple[tuple[int, int], ...]], int] = field(factory=dict)
-    plates_of: dict[int, frozenset[int]] = field(factory=dict)
     tables: dict[int, Sequence[Row]] = field(factory=dict)  # plate -> its rows
     homes: dict[str, tuple[str, Env]] = field(factory=dict)  # ground name -> (name, rows)
     running: dict[int, int] = field(factory=dict)  # number of a running value -> its node
 
     def run(self) -> RewardGraph:
         for i in self.graph.order():
-            self.plates_of[i] = self._plates(self.graph[i])
             if isinstance(node := self.graph[i], Running):
                 self.running[node.number] = i
         total = self.place(self.graph.total, {})
@@ -57,23 +55,9 @@ class _Grounding:
                 guides[ground] = evolve(guide, context=self.place(guide.context, env))
         return self.graph.rebuilt(self.build.nodes, total=total, guides=guides, fixed=frozenset())
 
-    def _plates(self, node: Node) -> frozenset[int]:
-        """The plates whose current row the node's value depends on."""
-        inside: frozenset[int] = frozenset()
-        for i in node.inputs:
-            inside |= self.plates_of[i]
-        match node:
-            case RowField(plate=plate) | Previous(plate=plate):
-                return inside | {plate}
-            case Latent(plates=plates) | Carried(plates=plates):
-                return inside | set(plates)
-            case PlateSum(plate=plate) | Pool(plate=plate):
-                return inside - {plate}
-        return inside
-
     def place(self, i: int, env: Env) -> int:
         """The ground id of node `i` for the rows in `env`."""
-        rows = tuple(sorted((p, env[p][0]) for p in self.plates_of[i]))
+        rows = tuple(sorted((p, env[p][0]) for p in self.graph.plates[i]))
         if (i, rows) not in self.memo:
             node = self.graph[i]
             if isinstance(node, Pool):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import numpy as np
 from attrs import evolve, frozen
@@ -13,7 +12,7 @@ from posterior_lm.infer.mixed_model import Ids, MixedModel, Strand
 from posterior_lm.infer.schedule import Part, Prior
 from posterior_lm.lang.diagnostics import at
 from posterior_lm.lm.protocol import LanguageModel
-from posterior_lm.target.segments import Computed, Segment, is_known
+from posterior_lm.target.segments import Computed, Segment
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values, take
 
@@ -77,16 +76,11 @@ def contexts_of(
     target: Target, lm: str, segments: Sequence[Segment], drawn: Values, n: int
 ) -> tuple[list[Ids], int]:
     """Each draw's context tokens, and how many leading ones are the same known prompt."""
-    speller = target.evaluator.spellers[lm]
+    front = target.evaluator.spellers[lm].front(segments)
+    if n and not front.rest:
+        return [front.context(drawn.__getitem__, str)[0]] * n, front.shared  # reads neither
     columns = {p.node: target.evaluator.node(p.node, drawn, n) for p in segments if isinstance(p, Computed)}
-
-    def read(some: Sequence[Segment], d: int) -> Ids:
-        return speller.context(some, lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
-
-    segments = speller.laid_out(segments)
-    known = [*takewhile(is_known, segments)]
-    if n and len(known) == len(segments):
-        ids = read(known, 0)
-        return [ids] * n, len(ids)
-    shared = read(known, 0) if n and known else speller.tokenizer.start_ids
-    return [read(segments, d) for d in range(n)], len(shared)
+    return [
+        front.context(lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
+        for d in range(n)
+    ], front.shared

@@ -134,7 +134,7 @@ class Branch:
     ids: tuple[int, ...]
 
 
-@frozen
+@frozen(cache_hash=True)
 class Request:
     """One sequence to score: log p(ids[i] | ids[:i]) for every i >= start.
 

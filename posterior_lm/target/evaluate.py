@@ -341,6 +341,7 @@ class Evaluator:
         plans = {i: self.plan(i) for i in nodes if isinstance(self.graph[i], LmScore)}
         longest: dict[str, tuple[int, int]] = dict.fromkeys(batches, (0, -1))  # tokens, score node
         read = {i: {*self._read(i, columns, n)} for i in nodes}
+        spellings: dict[int, Callable[..., Scored]] = {}
         for host, riders in hosts_and_riders(plans):
             speller = self.spellers[host.lm]
             with at(self.graph[host.node].span, "the model reads this"):
@@ -350,8 +351,10 @@ class Evaluator:
                     for plan in (host, *riders):
                         if d not in read[plan.node]:
                             continue
+                        if plan.node not in spellings:
+                            spellings[plan.node] = plan.spelling(speller)
                         try:
-                            spelt.append((plan, plan.spell(speller, *readers)))
+                            spelt.append((plan, spellings[plan.node](*readers)))
                         except Unspellable:
                             out[plan.node][d] = -math.inf
                     if not spelt:

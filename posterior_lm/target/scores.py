@@ -19,8 +19,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lm.protocol import LanguageModel, Request, Scores
-from posterior_lm.target.segments import Computed, Segment, Speller, Splice, is_known
-from posterior_lm.target.values import Value
+from posterior_lm.target.segments import Computed, Computing, Latent, Segment, Speller, Splice, is_known
 
 
 @frozen
@@ -54,32 +53,29 @@ class ScorePlan:
     turn: tuple[int, ...] = ()
     """The token that ends the text in place of end-of-text: that of an answer to a conversation."""
 
-    def spell(
-        self, speller: Speller, latent: Callable[[str], Value], computed: Callable[[int], str]
-    ) -> Scored:
-        context, empty = speller.context(self.context, latent, computed)
-        text = speller.spell(self.text, latent, computed, first=empty)
-        left_out = () if self.left_out is None else (*self.left_out(text), *(False for _ in self.turn))
-        return Scored(context, text + self.turn, self._shared(speller, context, latent, computed), left_out)
+    def spell(self, speller: Speller, latent: Latent, computed: Computing) -> Scored:
+        return self.spelling(speller)(latent, computed)
 
-    def _shared(
-        self,
-        speller: Speller,
-        context: tuple[int, ...],
-        latent: Callable[[str], Value],
-        computed: Callable[[int], str],
-    ) -> int:
-        """How many leading tokens every draw has in common: those before the first unknown."""
-        known: list[Segment] = []
-        for segment in self.context:
-            if not is_known(segment):
-                break
-            known.append(segment)
-        if len(known) == len(self.context):
-            return len(context)
-        if not known:
-            return len(speller.tokenizer.start_ids)
-        return len(speller.context(known, latent, computed)[0])
+    def spelling(self, speller: Speller) -> Callable[[Latent, Computing], Scored]:
+        """What spells the score for one draw after another: what all of them have in common is spelled once."""
+        front = speller.front(self.context)
+        texts: dict[bool, tuple[int, ...]] = {}  # by whether it begins the sequence
+        same = all(map(is_known, self.text))
+
+        def text_of(latent: Latent, computed: Computing, first: bool) -> tuple[int, ...]:
+            if not same:
+                return speller.spell(self.text, latent, computed, first=first)
+            if first not in texts:
+                texts[first] = speller.spell(self.text, latent, computed, first=first)
+            return texts[first]
+
+        def spell(latent: Latent, computed: Computing) -> Scored:
+            context, empty = front.context(latent, computed)
+            text = text_of(latent, computed, empty)
+            left_out = () if self.left_out is None else (*self.left_out(text), *(False for _ in self.turn))
+            return Scored(context, text + self.turn, front.shared, left_out)
+
+        return spell
 
     @property
     def latents(self) -> tuple[str, ...]:

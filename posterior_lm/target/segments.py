@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import takewhile
 
 from attrs import frozen
 
-from posterior_lm.lang.diagnostics import ModelError
+from posterior_lm.lang.diagnostics import InternalError, ModelError
 from posterior_lm.lang.source import Span
 from posterior_lm.lm.protocol import Chat, Message, Tokenizer, no_template
 from posterior_lm.target.values import Value
@@ -64,6 +65,11 @@ class Written:
 
 
 Segment = Known | Splice | Computed | Special | Turn | Written
+
+Latent = Callable[[str], Value]
+"""A draw's value of a latent, by name."""
+Computing = Callable[[int], str]
+"""A draw's text of an expression, by node."""
 
 
 def is_known(segment: Segment) -> bool:
@@ -155,8 +161,8 @@ class Speller:
     def spell(
         self,
         segments: Sequence[Segment],
-        latent: Callable[[str], Value],
-        computed: Callable[[int], str],
+        latent: Latent,
+        computed: Computing,
         *,
         first: bool,
     ) -> tuple[int, ...]:
@@ -183,34 +189,71 @@ class Speller:
         return ids
 
     def context(
-        self, segments: Sequence[Segment], latent: Callable[[str], Value], computed: Callable[[int], str]
+        self, segments: Sequence[Segment], latent: Latent, computed: Computing
     ) -> tuple[tuple[int, ...], bool]:
-        """A context's tokens from the start of the sequence, and whether the sequence is still empty.
+        """A context's tokens from the start of the sequence, and whether the sequence is still empty."""
+        return self.front(segments).context(latent, computed)
+
+    def front(self, segments: Sequence[Segment]) -> Front:
+        """A context as far as it is the same for every draw.
 
         A `bos` by hand at the front stands for the one that the tokenizer adds by
         itself; an empty context is the start token, or end-of-text without one. How a conversation
         begins is for its template to say.
         """
         segments = self.laid_out(segments)
-        start = self.tokenizer.start_ids
-        if segments and isinstance(segments[0], Special) and segments[0].kind == "bos":
-            start = ()
-        if segments and isinstance(segments[0], Written):
-            start = ()
-        ids = start + self.spell(segments, latent, computed, first=True)
-        # A latent begins the sequence even where its value is empty: what follows it has no dummy prefix.
-        empty = all(
-            p.kind == "bos" if isinstance(p, Special) else isinstance(p, Computed) and not computed(p.node)
-            for p in segments
-        )
+        known = tuple(takewhile(is_known, segments))
+        by_hand = bool(known) and (isinstance(known[0], Written) or _is_bos(known[0]))
+        ids = () if by_hand else self.tokenizer.start_ids
+        ids += self.spell(known, _no_latent, _nothing_computed, first=True)
+        return Front(self, ids, all(map(_is_bos, known)), segments[len(known) :])
+
+
+def _is_bos(segment: Segment) -> bool:
+    return isinstance(segment, Special) and segment.kind == "bos"
+
+
+def _no_latent(name: str) -> Value:
+    raise InternalError(f"`{name}` is not known text")
+
+
+def _nothing_computed(node: int) -> str:
+    raise InternalError(f"%{node} is not known text")
+
+
+@frozen(eq=False)
+class Front:
+    """The tokens with which a context begins in every draw, and the segments behind them, the first of which is not known."""
+
+    speller: Speller
+    ids: tuple[int, ...]
+    empty: bool
+    """Whether the sequence is still empty behind them."""
+    rest: tuple[Segment, ...]
+
+    @property
+    def shared(self) -> int:
+        """How many leading tokens every draw has in common."""
+        return len(self.ids) or (0 if self.rest else 1)
+
+    def context(self, latent: Latent, computed: Computing) -> tuple[tuple[int, ...], bool]:
+        """The context of one draw, and whether the sequence is still empty: see `Speller.context`."""
+        ids, empty = self.ids, self.empty
+        if self.rest:
+            ids += self.speller.spell(self.rest, latent, computed, first=empty)
+            # A latent begins the sequence even where its value is empty: what follows it has no dummy prefix.
+            empty = empty and all(
+                _is_bos(p) or (isinstance(p, Computed) and not computed(p.node)) for p in self.rest
+            )
         if not ids:
-            if not self.tokenizer.eos_ids:
+            eos_ids = self.speller.tokenizer.eos_ids
+            if not eos_ids:
                 raise ModelError.of(
                     "PLM513",
                     "the context is empty and the tokenizer has neither a begin- nor an end-of-text token",
                     help="give the context some text",
                 )
-            ids = self.tokenizer.eos_ids[:1]
+            ids = eos_ids[:1]
         return ids, empty
 
 

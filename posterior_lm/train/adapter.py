@@ -42,9 +42,9 @@ from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import LanguageModel
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The two files of an adapter, as peft names them."""
 LAYERS, WIDTH = 28, 128
 """Linear layers of `tiny`, and their inputs."""
-"""The two files of an adapter, as peft names them."""
 
 _wrapped: WeakKeyDictionary[nn.Module, PeftModel] = WeakKeyDictionary()
 _living: WeakKeyDictionary[nn.Module, WeakSet[Adapter]] = WeakKeyDictionary()
@@ -397,20 +397,31 @@ def _like(plain: TransformersModel, forward: Forward) -> TransformersModel:
     return found
 
 
+_places: WeakKeyDictionary[Adapter, dict[str, tuple[Any, nn.Parameter]] | None] = WeakKeyDictionary()
+
+
 def _layers(adapter: Adapter) -> dict[str, tuple[Any, nn.Parameter]] | None:
     """Every adapted layer and its own weight, by the weight's name in the module; None where it cannot be folded."""
+    if adapter not in _places:  # a walk through the whole module, and asked for at every step
+        _places[adapter] = _looked_up(adapter)
+    found = _places[adapter]
+    if found is None or any(w.dtype not in (torch.float32, torch.float64) for _, w in found.values()):
+        return None
+    return found if sum(w.nbytes for _, w in found.values()) <= MOST else None
+
+
+def _looked_up(adapter: Adapter) -> dict[str, tuple[Any, nn.Parameter]] | None:
+    """The plain layers by the names of their weights; None where one is of another kind, or used in more places than one."""
     named = list(adapter.base._forward.module.named_parameters(remove_duplicate=False))
     places = Counter(id(w) for _, w in named)
     names = {id(w): n for n, w in named}
     found: dict[str, tuple[Any, nn.Parameter]] = {}
     for layer in adapter._layers:
         weight = getattr(layer.get_base_layer(), "weight", None)
-        if type(layer) is not Linear or weight is None or weight.dtype not in (torch.float32, torch.float64):
-            return None
-        if places[id(weight)] != 1:
+        if type(layer) is not Linear or weight is None or places[id(weight)] != 1:
             return None
         found[names[id(weight)]] = (layer, weight)
-    return found if sum(w.nbytes for _, w in found.values()) <= MOST else None
+    return found
 
 
 def _folded(adapter: Adapter) -> list[Swap] | None:

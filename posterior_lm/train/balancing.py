@@ -20,7 +20,7 @@ from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
 from posterior_lm.train.adapter import check_model
-from posterior_lm.train.gflownet_batch import Walked, propose, walk
+from posterior_lm.train.gflownet_batch import Walked, propose, walks
 from posterior_lm.train.guide import Reading
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows, in_row
@@ -232,7 +232,7 @@ class Balancer:
                 ends = [block[d, : len(v[names[0]].ids) + 1] for d, v in enumerate(fresh)]
         entries = self._entries(fresh, names, log_reward, ends)
         ends += [np.array(e.end_log_reward or ()) for e in old] if self.prefixes else []
-        draws = [walk(target, slot.readings, v) for v in (*fresh, *kept)]
+        draws = walks(target, slot.readings, [*fresh, *kept])
         rewards = np.concatenate([log_reward, [e.log_reward for e in old]])
         flags = np.arange(len(draws)) < on_policy
         return draws, rewards, flags, ends, entries, np.arange(len(draws)) >= len(fresh)

@@ -31,7 +31,8 @@ from posterior_lm.infer.weights import log_shares, normalize
 from posterior_lm.lang.diagnostics import PlmError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value
-from posterior_lm.train.gflownet_batch import Walked, walk
+from posterior_lm.train.gflownet_batch import Walked, walks
+from posterior_lm.train.guide import Reading
 from posterior_lm.train.parallel import World
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Data, Rows, in_row
@@ -227,7 +228,7 @@ class EnumeratedRows:
         values = [target.value_of(name, entry.ids[0]) for entry in entries]
         log_reward = np.array([entry.log_reward for entry in entries])
         found = shares(log_reward, rng, self.seen) if entries else []
-        return [(walk(target, readings, {name: values[k]}), weight) for k, weight in found]
+        return _weighed(target, readings, name, [(values[k], weight) for k, weight in found])
 
     def _exchanged(self, row: int, rng: np.random.Generator) -> list[tuple[Walked, float]]:
         if self.cells is None:
@@ -239,10 +240,17 @@ class EnumeratedRows:
         with in_row(row):
             target = self.rows.reader(row, self.cells.data(cells))
             readings, name = self.rows.readings_of(target), target.latents[0].name
-            return [
-                (walk(target, readings, {name: target.value_of(name, self.values[k])}), weight)
-                for k, weight in shares(log_reward, rng)
-            ]
+            found = shares(log_reward, rng)
+            return _weighed(
+                target, readings, name, [(target.value_of(name, self.values[k]), weight) for k, weight in found]
+            )
+
+
+def _weighed(
+    target: Target, readings: Mapping[str, Reading], name: str, values: Sequence[tuple[Value, float]]
+) -> list[tuple[Walked, float]]:
+    paths = walks(target, readings, [{name: value} for value, _ in values])
+    return [(path, weight) for path, (_, weight) in zip(paths, values, strict=True)]
 
 
 def _finite(target: Target, most: int) -> tuple[tuple[int, ...], ...] | None:

@@ -40,22 +40,28 @@ def ending_of(support: Support) -> Ending:
 
 def walk(target: Target, readings: Mapping[str, Reading], values: Mapping[str, Value]) -> Walked:
     """The paths of one draw's latents. Raises ValueError for a value outside its support."""
-    paths: list[Path] = []
-    rest = 0.0
-    drawn: dict[str, tuple[Value, ...]] = {}
-    for info in target.latents:
-        reading = readings.get(info.name)
-        value = values[info.name]
-        if value == ABSENT:
-            pass  # nothing was chosen
-        elif reading is not None:
-            context = contexts_of(target, reading.lm, reading.segments, drawn, 1)[0][0]
+    return walks(target, readings, [values])[0]
+
+
+def walks(
+    target: Target, readings: Mapping[str, Reading], draws: Sequence[Mapping[str, Value]]
+) -> list[Walked]:
+    """The paths of each draw's latents; what the draws of a target have in common is looked up once."""
+    paths: list[list[Path]] = [[] for _ in draws]
+    rest = [0.0] * len(draws)
+    for k, info in enumerate(target.latents):
+        mine = [d for d, values in enumerate(draws) if values[info.name] != ABSENT]  # of others nothing was chosen
+        drawn = {name: [draws[d][name] for d in mine] for name in target.names[:k]}
+        if (reading := readings.get(info.name)) is not None:
+            contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, len(mine))
             make = _maker(info.support, turn_ids(target, reading), reading.stop, reading.power)
-            paths.append(make(context, value.ids))
+            for d, context in zip(mine, contexts, strict=True):
+                paths[d].append(make(context, draws[d][info.name].ids))
         else:
-            rest += _prior_log_prob(target, info.name, drawn, value)
-        drawn[info.name] = (value,)
-    return Walked(tuple(paths), rest)
+            for place, d in enumerate(mine):
+                before = {name: (column[place],) for name, column in drawn.items()}
+                rest[d] += _prior_log_prob(target, info.name, before, draws[d][info.name])
+    return [Walked(tuple(found), part) for found, part in zip(paths, rest, strict=True)]
 
 
 def _maker(support: Support, eos_ids: tuple[int, ...], stop: float | None, power: float):

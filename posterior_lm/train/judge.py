@@ -26,7 +26,7 @@ from posterior_lm.infer.mixture import mixed
 from posterior_lm.infer.weights import normalize
 from posterior_lm.lm.hf.threads import threads
 from posterior_lm.train.adapter import Adapter, drawing_model
-from posterior_lm.train.gflownet_batch import Walked, propose, score_draws, walk
+from posterior_lm.train.gflownet_batch import Walked, propose, score_draws, walks
 from posterior_lm.train.parallel import World
 from posterior_lm.train.replay import Entry, Replay
 from posterior_lm.train.rows import Rows, in_row
@@ -158,7 +158,7 @@ class Judge:
     def _walked(self, row: int, entries: Sequence[Entry]) -> list[Walked]:
         target, readings = self.rows.target(row), self.rows.readings(row)
         with in_row(row):
-            return [walk(target, readings, target.drawn(entry.ids)) for entry in entries]
+            return walks(target, readings, [target.drawn(entry.ids) for entry in entries])
 
     def _drawn(self, adapter: Adapter, name: int, mine: Sequence[int], each: int) -> _Sample:
         """Draws of the frozen model, or of the policy as it stands."""
@@ -180,8 +180,8 @@ class Judge:
             with in_row(row):
                 rewards.append(targets[k].log_reward({n: [v[n] for v in values] for n in targets[k].names}))
                 ids += [tuple(v[n].ids for n in targets[k].names) for v in values]
-                walked += [walk(targets[k], readings[k], v) for v in values]
-                frozen += [walk(targets[k], own[k], v) for v in values]
+                walked += walks(targets[k], readings[k], values)
+                frozen += walks(targets[k], own[k], values)
         return _Sample(walked, frozen, ids, np.stack(rewards))
 
 

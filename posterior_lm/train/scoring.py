@@ -68,8 +68,9 @@ def path_maker(
         if known is None:
             if len(walked) >= 1 << 14:
                 walked.clear()
-            known = walked[ids] = evolve(_walk(support, ids), stop=stop, power=power)
-        return evolve(known, context=context, ids=ids, eos_ids=eos_ids)
+            found = _walk(support, ids)
+            known = walked[ids] = evolve(found, context=context, eos_ids=eos_ids, stop=stop, power=power)
+        return known if known.context == context else evolve(known, context=context)
 
     return make
 

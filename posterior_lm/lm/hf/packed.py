@@ -82,6 +82,12 @@ class Row:
 def lay_out(request: Request, past: int) -> Row:
     """The row of a request; `past` tokens are cached and `past < request.start`."""
     trunk = request.ids[past:]
+    if not request.branches:
+        ids = np.asarray(trunk, dtype=np.int64)
+        columns = np.arange(len(trunk) + 1)
+        first = request.start - past
+        span = columns[first - 1 : -1], ids[first:]
+        return Row(request, past, ids, columns[:-1] + past, np.zeros_like(ids), columns[1:], (span,))
     tokens = [np.asarray(trunk, dtype=np.int64)]
     positions = [np.arange(past, len(request.ids))]
     owner = [np.zeros(len(trunk), dtype=np.int64)]
@@ -207,9 +213,10 @@ def _score(
     forward: Forward, rows: Sequence[Row], eos_ids: tuple[int, ...], cache: Cache | None
 ) -> list[Scores]:
     spans = [[columns for columns, _ in row.spans] for row in rows]
-    places = places_at(forward, rows, list(map(np.concatenate, spans)), cache)
+    places = places_at(forward, rows, [np.concatenate(s) if len(s) > 1 else s[0] for s in spans], cache)
     # Place t of a span predicts its token t; after the last one only end-of-text is read.
-    tokens = forward.tensor(np.concatenate([np.append(t, 0) for row in rows for _, t in row.spans]))
+    nothing = np.zeros(1, dtype=np.int64)
+    tokens = forward.tensor(np.concatenate([part for row in rows for _, t in row.spans for part in (t, nothing)]))
     columns = token_log_probs(places, tokens, eos_ids)
     found, eos = (column.double().cpu().numpy() for column in columns)
     at, scores = 0, []
