@@ -77,10 +77,11 @@ def contexts_of(
 ) -> tuple[list[Ids], int]:
     """Each draw's context tokens, and how many leading ones are the same known prompt."""
     front = target.evaluator.spellers[lm].front(segments)
-    if n and not front.rest:
-        return [front.context(drawn.__getitem__, str)[0]] * n, front.shared  # reads neither
     columns = {p.node: target.evaluator.node(p.node, drawn, n) for p in segments if isinstance(p, Computed)}
-    return [
-        front.context(lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
-        for d in range(n)
-    ], front.shared
+
+    def read(d: int) -> Ids:
+        return front.context(lambda name: drawn[name][d], lambda node: spelled(columns[node][d]))[0]
+
+    if n and not front.rest:
+        return [read(0)] * n, front.shared
+    return [read(d) for d in range(n)], front.shared

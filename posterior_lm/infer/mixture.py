@@ -31,21 +31,17 @@ from attrs import evolve, field, frozen
 
 from posterior_lm.infer.base import Backend, Info, Offer
 from posterior_lm.infer.draws import Draws, MixtureReport
-from posterior_lm.infer.guide import (
-    ElsewhereGuide,
-    FlatGuide,
-    Guide,
-    ListGuide,
-    PriorGuide,
-    Proposal,
-    elsewhere,
-    flatter,
-    joined,
-    weighed,
-)  # fmt: skip
+from posterior_lm.infer.guide import Guide, PriorGuide, Proposal, joined, weighed
 from posterior_lm.infer.listing import listed_early
 from posterior_lm.infer.prefix_expansion import LARGE
 from posterior_lm.infer.weights import all_dead, log_shares
+from posterior_lm.infer.wider_guides import (
+    ElsewhereGuide,
+    FlatGuide,
+    ListGuide,
+    elsewhere,
+    flatter,
+)
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Value, Values, distinct, take
 

@@ -15,11 +15,12 @@ from math import prod
 import numpy as np
 from attrs import frozen
 
-from posterior_lm.infer.guide import ListGuide, Proposal
+from posterior_lm.infer.guide import Proposal
 from posterior_lm.infer.listing import FREE
 from posterior_lm.infer.prefix_expansion import MANY, is_model_free
 from posterior_lm.infer.schedule import Atom, log_terms, stages
 from posterior_lm.infer.weights import log_shares
+from posterior_lm.infer.wider_guides import ListGuide
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import Values
 

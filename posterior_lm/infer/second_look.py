@@ -28,12 +28,13 @@ import numpy as np
 from attrs import evolve
 
 from posterior_lm.infer.draws import Draws, Respelled, SecondLook, cells
-from posterior_lm.infer.guide import Guide, PriorGuide, elsewhere, flatter
+from posterior_lm.infer.guide import Guide, PriorGuide
 from posterior_lm.infer.listing import is_whole
 from posterior_lm.infer.mixture import MixtureGuide
 from posterior_lm.infer.prefix_expansion import MANY, is_model_free, is_wide, support_size
 from posterior_lm.infer.verdict import FEW
 from posterior_lm.infer.weights import log_evidence, log_evidence_se, logsumexp
+from posterior_lm.infer.wider_guides import elsewhere, flatter
 from posterior_lm.lang.diagnostics import DataError, InferenceError, ModelError
 from posterior_lm.support.finite import FiniteSupport
 from posterior_lm.target.target import Target

@@ -242,7 +242,10 @@ class EnumeratedRows:
             readings, name = self.rows.readings_of(target), target.latents[0].name
             found = shares(log_reward, rng)
             return _weighed(
-                target, readings, name, [(target.value_of(name, self.values[k]), weight) for k, weight in found]
+                target,
+                readings,
+                name,
+                [(target.value_of(name, self.values[k]), weight) for k, weight in found],
             )
 
 

@@ -16,13 +16,13 @@ from posterior_lm.infer.auto import _helped, affords
 from posterior_lm.infer.base import run
 from posterior_lm.infer.draws import Draws, MixtureReport, SecondLook
 from posterior_lm.infer.exact import Exact
-from posterior_lm.infer.guide import FlatGuide, ListGuide, elsewhere, flatter
 from posterior_lm.infer.importance import Importance
 from posterior_lm.infer.listing import is_whole, listed_early
 from posterior_lm.infer.mixture import FLOOR, Mixture
 from posterior_lm.infer.second_look import SEVERAL, _lacking, looked
 from posterior_lm.infer.verdict import level
 from posterior_lm.infer.weights import logsumexp
+from posterior_lm.infer.wider_guides import FlatGuide, ListGuide, elsewhere, flatter
 from posterior_lm.lm.tabular import TabularModel
 
 RARE = TabularModel.from_dict(

@@ -216,7 +216,9 @@ def _score(
     places = places_at(forward, rows, [np.concatenate(s) if len(s) > 1 else s[0] for s in spans], cache)
     # Place t of a span predicts its token t; after the last one only end-of-text is read.
     nothing = np.zeros(1, dtype=np.int64)
-    tokens = forward.tensor(np.concatenate([part for row in rows for _, t in row.spans for part in (t, nothing)]))
+    tokens = forward.tensor(
+        np.concatenate([part for row in rows for _, t in row.spans for part in (t, nothing)])
+    )
     columns = token_log_probs(places, tokens, eos_ids)
     found, eos = (column.double().cpu().numpy() for column in columns)
     at, scores = 0, []
