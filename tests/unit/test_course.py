@@ -78,6 +78,10 @@ def test_the_phases_of_a_fit_come_in_order(tmp_path: Path) -> None:
     assert any(s.left is not None and "loss" in s.note for s in seen if s.phase == BALANCE)
 
 
+LATE = 2.0
+"""Seconds of a call that blocks, far above the time between two lines on a machine with other work on it."""
+
+
 @pytest.mark.parametrize("slow", ["look", "step"])
 def test_no_silence_while_one_call_takes_long(
     slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -90,7 +94,7 @@ def test_no_silence_while_one_call_takes_long(
     real = getattr(owner, name)
 
     def late(*args: Any, **more: Any) -> Any:
-        time.sleep(1.0)
+        time.sleep(LATE)
         return real(*args, **more)
 
     monkeypatch.setattr(owner, name, late)
@@ -106,9 +110,9 @@ def test_no_silence_while_one_call_takes_long(
         say("done")
     shown = capsys.readouterr().err
     gaps = [b - a for a, b in pairwise(times)]
-    assert max(gaps) < 0.8, (gaps, shown)
+    assert max(gaps) < 0.8 * LATE, (gaps, shown)
     assert re.search(
-        r"^ +looking at simulations, 0 s$" if slow == "look" else r"compiling, [12] s$", shown, re.M
+        r"^ +looking at simulations, 0 s$" if slow == "look" else r"compiling, [1-3] s$", shown, re.M
     )
     assert shown.rstrip().splitlines()[-2].strip().startswith("100%") or "done" in shown
 
