@@ -26,7 +26,7 @@ from posterior_lm.lang.diagnostics import DataError, InferenceError
 from posterior_lm.target.target import Target
 from posterior_lm.target.values import ABSENT, Value, take
 from posterior_lm.train.fit import fit
-from posterior_lm.train.gflownet_batch import propose, score_draws, walk
+from posterior_lm.train.gflownet_batch import propose, score_draws, walk, walks
 from posterior_lm.train.guide import PolicyGuide, readings_of
 from posterior_lm.train.policy import load_policy
 from posterior_lm.train.rows import Rows, read_inputs
@@ -120,7 +120,7 @@ def test_what_is_trained_on_is_what_is_drawn(name: str, scratch: Path) -> None:
     assert guide.log_prob(drawn.values) == pytest.approx(drawn.log_prob, abs=1e-4)
     every = rows_of(exact.values)
     with adapter.on(), torch.inference_mode():
-        scored = score_draws(adapter.model(), [walk(target, readings, one) for one in every], columns=1 << 12)
+        scored = score_draws(adapter.model(), walks(target, readings, every), columns=1 << 12)
     assert scored.log_prob.numpy() == pytest.approx(log_q, abs=1e-4)
     with adapter.on(), torch.inference_mode():
         rngs = np.random.default_rng(2).spawn(400)

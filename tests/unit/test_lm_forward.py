@@ -67,6 +67,21 @@ def test_a_row_lays_branches_beside_the_trunk() -> None:
     assert (seen.sum(dim=2) > 0).all()  # no row of attention scores is empty
 
 
+@pytest.mark.parametrize("past", [0, 1])
+@pytest.mark.parametrize("start", [2, 4])
+def test_a_row_without_branches_is_the_trunk_of_one_with_them(past: int, start: int) -> None:
+    ids = (10, 11, 12, 13)
+    plain = lay_out(Request(ids, start, 2), past)
+    branched = lay_out(Request(ids, start, 2, (Branch(start, (20,)),)), past)
+    width = plain.width
+    assert width == 4 - past and plain.first == branched.first
+    for name in ("tokens", "positions", "owner", "reach"):
+        assert getattr(plain, name).tolist() == getattr(branched, name)[:width].tolist()
+    (columns, targets), *_ = branched.spans
+    ((own_columns, own_targets),) = plain.spans
+    assert own_columns.tolist() == columns.tolist() and own_targets.tolist() == targets.tolist()
+
+
 class Counting:
     """A forward that counts the columns it is given."""
 
