@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from posterior_lm.lm.hf.abilities import Abilities
 from posterior_lm.lm.hf.kv_cache import PrefixStore, common_length, growing, picked, size_in_bytes
@@ -95,9 +97,52 @@ class Counting:
         self.columns += ids.numel()
         return self._forward(ids, **options)
 
+    def fill(self, ids, cache):
+        self.columns += ids.numel()
+        self._forward.fill(ids, cache)
+
     def places(self, ids, at, **options):
         self.columns += ids.numel()
         return self._forward.places(ids, at, **options)
+
+
+class Sizes(TorchDispatchMode):
+    """Of all that is computed inside, how many numbers each result has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.seen.update(x.numel() for x in tree_leaves(found) if isinstance(x, torch.Tensor))
+        return found
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_last_columns_cost_no_copy_of_the_head_for_each_row(name: str, keep: int, scratch: Path) -> None:
+    forward = build(name, scratch)._forward
+    ids = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 3, 4, 5], [3, 3, 3, 4, 4]])
+    whole = forward(ids)
+    head = forward.module.get_output_embeddings().weight.numel()
+    with torch.no_grad(), Sizes() as sizes:  # inference mode would not show what a layer is made of
+        found = forward.logits(ids, keep=keep)
+    assert sizes.seen and len(ids) * head not in sizes.seen
+    torch.testing.assert_close(found, whole[:, -keep:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_is_filled_without_a_look_at_what_comes_next(scratch: Path) -> None:
+    forward = build("llama", scratch)._forward
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    looked, filled = forward.new_cache(), forward.new_cache()
+    forward(ids, cache=looked, keep=1)
+    with Sizes() as sizes:
+        forward.fill(ids, filled)
+    vocabulary = forward.vocabulary_size
+    assert not {size for size in sizes.seen if size in (2 * vocabulary, 6 * vocabulary)}
+    for a, b in zip(filled.layers, looked.layers, strict=True):
+        assert torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
 
 
 def test_the_store_reuses_the_longest_beginning(scratch: Path) -> None:

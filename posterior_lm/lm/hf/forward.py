@@ -85,12 +85,25 @@ class Forward:
         `positions` (B, L) where they are not simply those that follow the cache.
         """
         options = self._options(cache, mask, positions)
+        if keep and ids.shape[1] > keep and (parts := self.split) is not None:
+            states = self.call(parts.trunk, input_ids=ids, **options).last_hidden_state[:, -keep:]
+            # Of rows that do not lie side by side a linear layer multiplies each with a copy of its weights.
+            return _precise(parts.last(inputs_embeds=states.contiguous(), use_cache=False).logits)
         if keep and "logits_to_keep" in self.parameters:
             options["logits_to_keep"] = keep
         logits = self.call(self.module, input_ids=ids, **options).logits
         if keep and logits.shape[1] > keep:
             logits = logits[:, -keep:]
         return _precise(logits)
+
+    @torch.inference_mode()
+    def fill(self, ids: Tensor, cache: Cache) -> None:
+        """Let the cache grow by the columns of `ids` (B, L), without a look at what comes next."""
+        with threads(self, ids.numel()):
+            if (parts := self.split) is None:
+                self.logits(ids, cache=cache, keep=1)
+            else:
+                self.call(parts.trunk, input_ids=ids, **self._options(cache, None, None))
 
     def places(
         self,

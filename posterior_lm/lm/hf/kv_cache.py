@@ -186,7 +186,7 @@ class PrefixStore:
             if length < len(known):
                 cache = cut(cache, length)
         for at in range(length, len(tokens), CHUNK):
-            self._forward(self._forward.tensor([tokens[at : at + CHUNK]]), cache=cache, keep=1)
+            self._forward.fill(self._forward.tensor([tokens[at : at + CHUNK]]), cache)
         self._caches[tokens] = cache
         self._shrink()
         return cache

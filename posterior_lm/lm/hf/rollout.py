@@ -130,7 +130,7 @@ def open_cached(forward: Forward, sequences: Sequence[Ids], prompt: Cache | None
         cache = forward.new_cache() if prompt is None else expanded(prompt, len(part))
         if width:
             padded = [[*h, *[0] * (width - len(h))] for h in part]
-            forward(forward.tensor(padded), cache=cache, keep=1)
+            forward.fill(forward.tensor(padded), cache)
         caches.append(cache)
     filled = None
     if lengths.min() < lengths.max():
