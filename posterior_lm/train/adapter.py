@@ -58,7 +58,12 @@ class AdaptedForward(Forward):
     adapter: Adapter = field(kw_only=True, repr=False)
 
     def call(self, part: nn.Module, **options: object) -> Any:
-        with self.adapter.on():
+        if self.dtype != torch.bfloat16:
+            with self.adapter.on():
+                return part(**options)
+        # The weights stay in single precision and are rounded for their products, whose result is added to
+        # numbers that are rounded alike; in single precision the two thin products cost more than the whole layer.
+        with self.adapter.on(cast=False), torch.autocast(self.device.type, torch.bfloat16):
             return part(**options)
 
 
@@ -188,18 +193,26 @@ class Adapter:
     # ------------------------------------------------------------- switching
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """The adapter is part of the module inside this block, and of nothing outside it."""
+    def on(self, *, cast: bool = True) -> Iterator[None]:
+        """The adapter is part of the module inside this block, and of nothing outside it.
+
+        Without `cast` what its products read is left as precise as it comes: under autocast alone.
+        """
         # peft's own switch also flips requires_grad of every weight, which costs more than a small
         # model's step and must not change between a forward pass and its backward pass.
-        before = [(layer._disable_adapters, layer._active_adapter) for layer in self._layers]
+        before = [
+            (layer._disable_adapters, layer._active_adapter, layer.cast_input_dtype_enabled)
+            for layer in self._layers
+        ]
         for layer in self._layers:
             layer._disable_adapters, layer._active_adapter = False, [self._name]
+            layer.cast_input_dtype_enabled = cast
         try:
             yield
         finally:
-            for layer, (disabled, active) in zip(self._layers, before, strict=True):
+            for layer, (disabled, active, casts) in zip(self._layers, before, strict=True):
                 layer._disable_adapters, layer._active_adapter = disabled, active
+                layer.cast_input_dtype_enabled = casts
 
     def model(self) -> TransformersModel:
         """The adapted model, with no prompt remembered: ask again after the weights have changed."""

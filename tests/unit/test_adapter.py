@@ -20,7 +20,7 @@ from posterior_lm.lang.diagnostics import DataError, ModelError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.lm.protocol import Request
 from posterior_lm.train.adapter import CONFIG, WEIGHTS, Adapter, linear_names
-from tests.laws.models import MODELS, WIDE, byte_level_tokenizer, write_model
+from tests.laws.models import MODELS, TOY, WIDE, byte_level_tokenizer, write_model
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **WIDE}
 LAYERS = {"gpt2": 8, "llama": 14, "neox": 8, "bloom": 8, "sliding": 14}
@@ -314,6 +314,35 @@ def test_alpha_is_twice_the_rank_by_default(base: TransformersModel) -> None:
 
 
 # ------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_products_are_as_precise_as_the_model_and_weights_stay_single(name: str, tmp_path: Path) -> None:
+    shape = GPT2 if name == "gpt2" else {"num_key_value_heads": 2, "intermediate_size": 48, **TOY, **WIDE}
+    write_model(tmp_path / name, name, byte_level_tokenizer(), eos=0, **shape)
+    seen: dict[str, set[torch.dtype]] = {"bfloat16": set(), "float32": set()}
+    found, slopes = {}, {}
+    for dtype, kinds in seen.items():
+        model = TransformersModel.from_folder(tmp_path / name, dtype=dtype)
+        adapter = stir(Adapter.new(model, rank=3, seed=1), size=0.1)
+        layer = adapter._layers[0]
+        layer.lora_A[adapter._name].register_forward_hook(
+            lambda _, __, out, kinds=kinds: kinds.add(out.dtype)
+        )
+        with torch.enable_grad():
+            logits = adapter.model()._forward.logits(torch.tensor([IDS]))
+            torch.log_softmax(logits, dim=-1)[0, :, 7].sum().backward()
+        found[dtype] = torch.log_softmax(logits, dim=-1).detach()
+        slopes[dtype] = {n: p.grad for n, p in zip(adapter.names, adapter.parameters.values(), strict=True)}
+        assert {p.dtype for p in adapter.parameters.values()} == {torch.float32}
+        assert all(one.cast_input_dtype_enabled for one in adapter._layers), "as it was outside"
+        assert logits.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    assert seen == {"bfloat16": {torch.bfloat16}, "float32": {torch.float32}}
+    torch.testing.assert_close(found["bfloat16"], found["float32"], atol=0.1, rtol=0.05)
+    for name, slope in slopes["float32"].items():
+        other = slopes["bfloat16"][name]
+        assert other.dtype == torch.float32
+        assert torch.linalg.norm(other - slope) <= 0.1 * torch.linalg.norm(slope), name
 
 
 @pytest.fixture
