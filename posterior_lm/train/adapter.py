@@ -82,7 +82,9 @@ class Adapter:
         self._wrapped = wrapped
         self._name = name
         layers = (m for m in wrapped.modules() if isinstance(m, BaseTunerLayer))
-        self._layers = [m for m in layers if any(name in getattr(m, n) for n in m.adapter_layer_names)]
+        self._layers: list[Any] = [
+            m for m in layers if any(name in getattr(m, n) for n in m.adapter_layer_names)
+        ]
         self.parameters: Mapping[str, nn.Parameter] = {
             n: p for n, p in sorted(wrapped.named_parameters()) if f".{name}." in n
         }
@@ -102,7 +104,7 @@ class Adapter:
         much (A is drawn by the number of inputs). Layers in a row add that up, and the head adds it over the width, with
         weights of about 1/√width: logits move by layers · √width times as much.
         """
-        width = sorted(int(layer.in_features) for layer in self._layers)[len(self._layers) // 2]  # type: ignore[arg-type]
+        width = sorted(int(layer.in_features) for layer in self._layers)[len(self._layers) // 2]
         return min(1.0, LAYERS / len(self._layers) * math.sqrt(WIDTH / width))
 
     def _settle(self) -> None:
