@@ -112,9 +112,9 @@ def bare_seconds(model: TransformersModel, calls: Sequence[Call], adapter: Adapt
             options["attention_mask"] = full(shape, device=like["device"], dtype=call.mask)
         synchronize(model)
         began = time.perf_counter()
-        on = adapter.on() if adapter is not None and call.adapted else nullcontext()
-        with torch.inference_mode() if not call.gradients else nullcontext(), on:
-            states = trunk(input_ids=ids, **options).last_hidden_state.flatten(0, 1)
+        forward = adapter.model()._forward if adapter is not None and call.adapted else model._forward
+        with torch.inference_mode() if not call.gradients else nullcontext():
+            states = forward.call(trunk, input_ids=ids, **options).last_hidden_state.flatten(0, 1)
             logits = head(states[-call.places :] if call.places else states[:0])
             if call.gradients and call.adapted:
                 picked = torch.log_softmax(logits.float(), dim=-1)[:, 7]

@@ -4,7 +4,7 @@
 
 | row | ratio | aim |
 |---|---|---|
-| importance, smc | seconds over bare calls on the same positions, for each dtype | 1.15 |
+| open, importance, smc | seconds over bare calls on the same positions, for each dtype | 1.15 |
 | importance | draws a second of bfloat16 over float32 | 2.0 |
 | sleep, balance | a training step over bare forward and backward passes of the same tokens, for each dtype | 1.2 |
 | sleep, balance | steps a second of bfloat16 over float32 | 2.0 |
@@ -60,6 +60,8 @@ from posterior_lm.train.simulate import Simulator
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "real.json"
 DTYPES = ("float32", "bfloat16")
+OPENED = 16
+"""Texts that are opened together, of 12 tokens and more."""
 PROGRAM = ROOT / "programs" / "story_infilling.plm"
 DATA = ROOT / "programs" / "data" / "story_infilling.jsonl"
 
@@ -127,6 +129,26 @@ def sampled(job: Job, algorithm: InferenceAlgorithm) -> Figures:
         figures["bfloat16_over_float32"] = statistics.median(
             slow / fast for (slow, _), (fast, _) in zip(found["float32"], found["bfloat16"], strict=True)
         )
+    return figures
+
+
+def opened(job: Job) -> Figures:
+    """Seconds to stand behind several texts, of which no two have the same length, over the same passes."""
+    figures: Figures = {}
+    rng = np.random.default_rng(0)
+    texts = [tuple(rng.integers(100, 10_000, 12 + k).tolist()) for k in range(OPENED)]
+    for dtype in job.dtypes:
+        model, pairs = job.load(dtype), []
+        for turn in range(job.rounds + 1):
+            model.forget()
+            with Recorder().watching(model) as recorder:
+                spent = seconds(lambda model=model: model.open(texts))
+            if turn:
+                pairs.append((spent, bare_seconds(model, recorder.calls)))
+        figures[dtype] = {
+            "seconds": statistics.median(s for s, _ in pairs),
+            "over_floor": statistics.median(s / f for s, f in pairs),
+        }
     return figures
 
 
@@ -204,6 +226,7 @@ def products(job: Job | None = None) -> Figures:
 
 ROWS: dict[str, Callable[[Job], Figures]] = {
     "products": products,
+    "open": opened,
     "importance": lambda job: sampled(job, Importance()),
     "smc": lambda job: sampled(job, Smc()),
     "sleep": lambda job: trained(job, "sleep"),

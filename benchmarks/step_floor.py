@@ -60,6 +60,8 @@ class Clock:
 def timed_passes(clock: Clock) -> Iterator[None]:
     """Forward and backward passes are timed inside this block."""
     logits, places, read, backward = Forward.logits, Forward.places, Places.read, torch.Tensor.backward
+    fill = Forward.fill
+    Forward.fill = clock.timed(fill)  # type: ignore[method-assign]
     Forward.logits = clock.timed(logits)  # type: ignore[method-assign]
     Forward.places = clock.timed(places)  # type: ignore[method-assign]
     Places.read = clock.timed(read)  # type: ignore[method-assign]
@@ -68,6 +70,7 @@ def timed_passes(clock: Clock) -> Iterator[None]:
         yield
     finally:
         Forward.logits, Forward.places, Places.read = logits, places, read  # type: ignore[method-assign]
+        Forward.fill = fill  # type: ignore[method-assign]
         torch.Tensor.backward = backward  # type: ignore[method-assign]
 
 
