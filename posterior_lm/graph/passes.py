@@ -260,15 +260,16 @@ PASSES: tuple[Pass, ...] = (
 
 
 def optimize(graph: RewardGraph, *, until: str | None = None) -> RewardGraph:
-    """Every pass in order, and what came of them verified; `until` names the last one to run.
+    """Every pass in order, verified after each; `until` names the last one to run.
 
     Raises KeyError for an unknown name.
     """
     if until is not None and until not in {p.name for p in PASSES}:
         raise KeyError(until)
-    found = graph
     for step in PASSES:
-        found = step.run(found)
+        found = step.run(graph)
+        if found is not graph:
+            graph = verify(found)
         if step.name == until:
             break
-    return graph if found is graph else verify(found)
+    return graph

@@ -207,7 +207,7 @@ def test_prefix_rewards_are_those_of_the_target_with_one_pass_for_each_prefix(
     mine = middle.query.lm(base=plain).given(middle.held_out[0]).target()
     calls: list[tuple[int, int]] = []
     plain.copies = 5
-    handle = base._forward.module.register_forward_pre_hook(
+    handle = base._forward.module.base_model.register_forward_pre_hook(
         lambda _m, _a, options: calls.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
     ids = [ids_of(base, t) for t in (" She found a coin", " A cat")]
