@@ -19,7 +19,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from posterior_lm.lm.protocol import LanguageModel, Request, Scores
-from posterior_lm.target.segments import Computed, Computing, Latent, Segment, Speller, Splice, is_known
+from posterior_lm.target.segments import Computed, Segment, Speller, Splice, TextOf, ValueOf, is_known
 
 
 @frozen
@@ -53,23 +53,23 @@ class ScorePlan:
     turn: tuple[int, ...] = ()
     """The token that ends the text in place of end-of-text: that of an answer to a conversation."""
 
-    def spell(self, speller: Speller, latent: Latent, computed: Computing) -> Scored:
+    def spell(self, speller: Speller, latent: ValueOf, computed: TextOf) -> Scored:
         return self.spelling(speller)(latent, computed)
 
-    def spelling(self, speller: Speller) -> Callable[[Latent, Computing], Scored]:
+    def spelling(self, speller: Speller) -> Callable[[ValueOf, TextOf], Scored]:
         """What spells the score for one draw after another: what all of them have in common is spelled once."""
         front = speller.front(self.context)
         texts: dict[bool, tuple[int, ...]] = {}  # by whether it begins the sequence
         same = all(map(is_known, self.text))
 
-        def text_of(latent: Latent, computed: Computing, first: bool) -> tuple[int, ...]:
+        def text_of(latent: ValueOf, computed: TextOf, first: bool) -> tuple[int, ...]:
             if not same:
                 return speller.spell(self.text, latent, computed, first=first)
             if first not in texts:
                 texts[first] = speller.spell(self.text, latent, computed, first=first)
             return texts[first]
 
-        def spell(latent: Latent, computed: Computing) -> Scored:
+        def spell(latent: ValueOf, computed: TextOf) -> Scored:
             context, empty = front.context(latent, computed)
             text = text_of(latent, computed, empty)
             left_out = () if self.left_out is None else (*self.left_out(text), *(False for _ in self.turn))

@@ -66,9 +66,9 @@ class Written:
 
 Segment = Known | Splice | Computed | Special | Turn | Written
 
-Latent = Callable[[str], Value]
+ValueOf = Callable[[str], Value]
 """A draw's value of a latent, by name."""
-Computing = Callable[[int], str]
+TextOf = Callable[[int], str]
 """A draw's text of an expression, by node."""
 
 
@@ -161,8 +161,8 @@ class Speller:
     def spell(
         self,
         segments: Sequence[Segment],
-        latent: Latent,
-        computed: Computing,
+        latent: ValueOf,
+        computed: TextOf,
         *,
         first: bool,
     ) -> tuple[int, ...]:
@@ -189,7 +189,7 @@ class Speller:
         return ids
 
     def context(
-        self, segments: Sequence[Segment], latent: Latent, computed: Computing
+        self, segments: Sequence[Segment], latent: ValueOf, computed: TextOf
     ) -> tuple[tuple[int, ...], bool]:
         """A context's tokens from the start of the sequence, and whether the sequence is still empty."""
         return self.front(segments).context(latent, computed)
@@ -236,7 +236,7 @@ class Front:
         """How many leading tokens every draw has in common."""
         return len(self.ids) or (0 if self.rest else 1)
 
-    def context(self, latent: Latent, computed: Computing) -> tuple[tuple[int, ...], bool]:
+    def context(self, latent: ValueOf, computed: TextOf) -> tuple[tuple[int, ...], bool]:
         """The context of one draw, and whether the sequence is still empty: see `Speller.context`."""
         ids, empty = self.ids, self.empty
         if self.rest:

@@ -50,9 +50,9 @@ def walks(
     paths: list[list[Path]] = [[] for _ in draws]
     rest = [0.0] * len(draws)
     for k, info in enumerate(target.latents):
-        mine = [
-            d for d, values in enumerate(draws) if values[info.name] != ABSENT
-        ]  # of others nothing was chosen
+        mine = [d for d, values in enumerate(draws) if values[info.name] != ABSENT]
+        if not mine:  # nothing was chosen
+            continue
         drawn = {name: [draws[d][name] for d in mine] for name in target.names[:k]}
         if (reading := readings.get(info.name)) is not None:
             contexts, _ = contexts_of(target, reading.lm, reading.segments, drawn, len(mine))
