@@ -84,8 +84,14 @@ def paths_of(adapter: Adapter) -> list[Path]:
     return [make(encode("Ending: It hurt.\nMiddle:"), encode(v)) for v in values]
 
 
-def test_layers_computed_again_give_the_same_numbers_and_gradients(adapter: Adapter) -> None:
-    """Though the adapter is off by the time of the backward pass."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_computed_again_give_the_same_numbers_and_gradients(adapter: Adapter, dtype: str) -> None:
+    """Though the adapter is off by the time of the backward pass, and so is autocast."""
+    if dtype == "bfloat16":
+        half = plm.load_model("tiny", dtype=dtype)
+        weights = adapter.tensors()
+        adapter = Adapter.new(half, rank=adapter.config.r)
+        adapter.restore(weights)
     paths = paths_of(adapter)
     plain = score_paths(adapter.model(), paths).log_prob
     plain.sum().backward()
