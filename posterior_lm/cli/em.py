@@ -20,6 +20,7 @@ from posterior_lm.cli.options import (
     training_options,
 )
 from posterior_lm.cli.output import json_text, live_bar
+from posterior_lm.cli.waiting import waiting
 from posterior_lm.target.rows import read_rows
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def command(
         "rounds": rounds, "patience": patience, "budget": budget, "e_steps": e_steps, "m_steps": m_steps,
         "m_rate": m_rate, "train": train, "train_prior": train_prior or None, "seed": seed,
     }  # fmt: skip
-    with _watching(quiet=format == "json") as (watch, tick, say):
+    with _watching() as (watch, tick, say):
         found = query.em(rows, out, resume=resume, watch=watch, tick=tick, say=say, **stated(more, flags))
     if format == "json":
         kept = ("interrupted", "stopped", "best", "notes", "rounds")
@@ -121,18 +122,24 @@ Watchers = tuple["Callable[[Round], None]", "Callable[[int, str, float], None]",
 
 
 @contextmanager
-def _watching(*, quiet: bool) -> Iterator[Watchers]:
-    """What is told of rounds, of steps and of remarks; all write to standard error."""
+def _watching() -> Iterator[Watchers]:
+    """What is told of rounds, of steps and of remarks; all write to standard error, in a pipe from the first second on."""
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    if quiet or not sys.stderr.isatty():
-        yield (lambda found: None), (lambda number, what, share: None), say
+    if sys.stderr.isatty():
+        with live_bar("EM") as (move, tell):
+            yield (
+                lambda found: tell(line(found)),
+                lambda number, what, share: move(share, f"round {number}, {what}"),
+                tell,
+            )
         return
-    with live_bar("EM") as (move, tell):
-        yield (
-            lambda found: tell(line(found)),
-            lambda number, what, share: move(share, f"round {number}, {what}"),
-            tell,
-        )
+    latest = ["starting"]
+
+    def tick(number: int, what: str, share: float) -> None:
+        latest[0] = f"round {number}, {what} {share:.0%}"
+
+    with waiting(lambda: latest[0]):
+        yield (lambda found: say(line(found))), tick, say

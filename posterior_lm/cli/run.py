@@ -17,6 +17,7 @@ from posterior_lm.cli.many import answer_many, many, many_options
 from posterior_lm.cli.options import check_folder, data_options, draw_options, format_option, misuse
 from posterior_lm.cli.output import progress, report, show_each, show_posterior
 from posterior_lm.cli.showing import showing
+from posterior_lm.cli.waiting import waiting
 from posterior_lm.lang.check.lint import unended
 from posterior_lm.train.course import Course
 
@@ -74,8 +75,9 @@ def command(
             check_folder(str(_place(save, case, asked)), NAME)
     with tempfile.TemporaryDirectory(prefix="plm-policy-") as folder:
         rows = [case.data for case in asked]
-        if budget is not None and len(rows) > 1:  # what trains imports torch
-            from posterior_lm.train.fit import trained, worth_training
+        if budget is not None and len(rows) > 1:
+            with waiting(lambda: "starting"):  # what trains imports torch
+                from posterior_lm.train.fit import trained, worth_training
 
             if worth_training(query.prepared, query.request, rows, budget):
                 course = Course(watched=True)

@@ -6,6 +6,7 @@ The language server loads no model: whoever asks for numbers waits for a process
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -53,8 +54,10 @@ async def log_rewards(document: Document, row: Mapping[str, Any]) -> tuple[float
 
 
 def _first(text: str) -> str:
-    """The message of the first diagnostic of a list in JSON, else the first line."""
-    try:
-        return str(json.loads(text)[0]["message"])
-    except (ValueError, LookupError, TypeError):
-        return text.strip().partition("\n")[0] or "no answer came"
+    """The message of the first diagnostic of a list in JSON, which may follow lines about what took long; else the first line."""
+    lines = text.strip().splitlines()
+    for at, line in enumerate(lines):
+        if line.startswith("["):
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                return str(json.loads("\n".join(lines[at:]))[0]["message"])
+    return lines[0] if lines else "no answer came"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from posterior_lm.api.query import loads
-from posterior_lm.cli import commands, output, waiting
+from posterior_lm.cli import commands, em, output, waiting
 from posterior_lm.cli.main import cli
 from posterior_lm.infer.base import Info
 from tests.strategies import table
@@ -57,6 +60,38 @@ def test_a_pipe_is_told_what_is_waited_for_while_nothing_moves(monkeypatch: pyte
         read(pipe)
         time.sleep(0.12)
         assert read(pipe) == ""
+
+
+def test_a_pipe_is_told_of_the_steps_of_em(monkeypatch: pytest.MonkeyPatch) -> None:
+    with piped(monkeypatch) as pipe, em._watching() as (_, tick, say):
+        time.sleep(0.12)
+        assert "starting, 0 s\n" in read(pipe)
+        tick(2, "M-step", 0.25)
+        time.sleep(0.12)
+        assert "round 2, M-step 25%, 0 s\n" in read(pipe)
+        say("a remark")
+        assert "a remark\n" in read(pipe)
+
+
+def test_run_says_that_it_starts_while_what_trains_is_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program, rows = tmp_path / "p.plm", tmp_path / "rows.jsonl"
+    program.write_text('lm base = "tiny"\nprogram p(m: int) { latent n: int(0..m) ~ uniform(0, m) }')
+    rows.write_text('{"m": 2}\n{"m": 3}\n')
+    real, told = builtins.__import__, []
+
+    def slow(name: str, *args: Any, **more: Any) -> object:
+        if name == "posterior_lm.train.fit" and not told:
+            read(pipe)
+            time.sleep(0.12)
+            told.append(read(pipe))
+        return real(name, *args, **more)
+
+    with piped(monkeypatch) as pipe, monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(builtins, "__import__", slow)
+        cli.main(["run", str(program), "--data", str(rows), "--budget", "2"])
+    assert left.value.code == 0 and "starting, 0 s\n" in told[0]
 
 
 def test_what_is_quick_says_nothing_and_lines_of_json_stay_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from posterior_lm.editors.document import Document
 from posterior_lm.editors.hover import hover
 from posterior_lm.editors.mends import Edits, mends
 from posterior_lm.editors.pygments_lexer import PlmLexer
+from posterior_lm.editors.rewards import _first
 from posterior_lm.lang import ast
 from posterior_lm.lang.codes import CODES
 from posterior_lm.lang.colours import pieces
@@ -422,3 +423,17 @@ def test_pygments_finds_the_lexer_by_its_entry_point() -> None:
     module, _, name = project["entry-points"]["pygments.lexers"]["plm"].partition(":")
     assert getattr(import_module(module), name) is PlmLexer
     assert re.fullmatch(r"\*\.plm", PlmLexer.filenames[0]) and "plm" in PlmLexer.aliases
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ('starting, 1 s\n[\n  {"code": "PLM601", "message": "no value"}\n]\n', "no value"),
+        ('[{"code": "PLM601", "message": "no value"}]', "no value"),
+        ("Sorry: a mistake\nof two lines", "Sorry: a mistake"),
+        ("[a line that is no list\n", "[a line that is no list"),
+        ("", "no answer came"),
+    ],
+)
+def test_what_took_long_is_not_why_there_are_no_rewards(told: str, said: str) -> None:
+    assert _first(told) == said

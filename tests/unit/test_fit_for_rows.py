@@ -228,7 +228,7 @@ def test_weights_are_compared_by_fresh_draws_of_both(
     judged: tuple[Adapter, Judge, Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, judge, target = judged
-    monkeypatch.setattr(judge_module, "DRAWS", 1600)
+    monkeypatch.setattr(judge_module, "DRAWS", 800)
     start = adapter.tensors()
     ruined, other = moved(start, 0.5), moved(start, 0.05)
     rise, error = judge.rise(adapter, (0, start), (1, ruined), Replay(64, 64), 4096)  # type: ignore[misc]
@@ -249,7 +249,7 @@ def test_weights_are_compared_by_fresh_draws_of_both(
     assert smaller < 1.2 * error and exact != rise and abs(exact - rise) < 3 * error
     # Against many draws of the prior, which is the policy that has learnt nothing.
     adapter.restore(other)
-    values = PriorGuide(target).sample(np.random.default_rng(0), 6000)  # type: ignore[assignment]
+    values = PriorGuide(target).sample(np.random.default_rng(0), 3000)  # type: ignore[assignment]
     share = normalize(target.log_reward(values.values) - values.log_prob)
     known = float(share @ (PolicyGuide.of(target, adapter).log_prob(values.values) - values.log_prob))
     assert abs(rise - known) < 4 * error + 0.05 and abs(rise) > 0.1

@@ -88,13 +88,18 @@ TASKS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
 }
 
 
+SELDOM = ["learned", "listed", "cells", "sft"]
+OFTEN = [name for name in TASKS if name not in SELDOM]
+
+
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the fits of all tasks, by two processes that torchrun started."""
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the fits of some tasks, by two processes that torchrun started."""
     folder = tmp_path_factory.mktemp("together")
     tasks = {
         name: {"program": program, "rows": rows, "settings": {**SMALL, "warmup": 0, **more}}
         for name, (program, rows, more) in TASKS.items()
+        if name in request.param
     }
     (folder / "script.py").write_text(TOGETHER)
     (folder / "tasks.json").write_text(json.dumps(tasks))
@@ -108,10 +113,25 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [n for n in TASKS if n != "one_row"])
+@pytest.mark.parametrize("together", [OFTEN], indirect=True, ids=["often"], scope="module")
+@pytest.mark.parametrize("name", [n for n in OFTEN if n != "one_row"])
 def test_two_processes_train_as_one(
     name: str, together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    same_training(name, together, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [SELDOM], indirect=True, ids=["seldom"], scope="module")
+@pytest.mark.parametrize("name", SELDOM)
+def test_two_processes_train_others_as_one(
+    name: str, together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_training(name, together, tmp_path, monkeypatch)
+    leads_alone(name, together)
+
+
+def same_training(name: str, together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "settle", lambda self: "")
     monkeypatch.setattr(Looks, "due", lambda self, *given: False)
     program, rows, more = TASKS[name]
@@ -132,8 +152,13 @@ def test_two_processes_train_as_one(
     assert read_manifest(together / name).steps == alone.manifest.steps
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("together", [OFTEN], indirect=True, ids=["often"], scope="module")
+@pytest.mark.parametrize("name", OFTEN)
 def test_only_the_process_that_leads_speaks(name: str, together: Path) -> None:
+    leads_alone(name, together)
+
+
+def leads_alone(name: str, together: Path) -> None:
     leader, other = (json.loads((together / f"{name}.{rank}.json").read_text()) for rank in (0, 1))
     steps = TASKS[name][2]["steps"]
     assert leader == {"shown": list(range(1, steps + 1)), "steps": steps, "size": 2}

@@ -123,7 +123,7 @@ def killed(
     return folder, {**json.loads(ran.stdout.splitlines()[-1]), "errors": ran.stderr[-3000:]}
 
 
-OFTEN = ["vargrad", "simulated"]
+OFTEN = ["vargrad"]
 SELDOM = [name for name in CASES if name not in OFTEN]
 
 
