@@ -142,4 +142,10 @@ def _watching() -> Iterator[Watchers]:
         latest[0] = f"round {number}, {what} {share:.0%}"
 
     with waiting(lambda: latest[0]):
-        yield (lambda found: say(line(found))), tick, say
+        yield (lambda found: say(_brief(found))), tick, say
+
+
+def _brief(found: Round) -> str:
+    """A round in a line that needs no header, since whoever reads a pipe sees it long before the table."""
+    held = "" if found.held_out is None else f", held out {found.held_out.log_evidence:.3f}"
+    return f"round {found.number}: log evidence {found.bound.log_evidence:.3f}{held}"
