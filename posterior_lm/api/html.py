@@ -177,7 +177,7 @@ def fitted(found: Fitted) -> Html:
     title: list[Html | str] = [
         "Policy of ",
         el("b", made.name),
-        f", {made.steps:,} steps in {made.seconds:.0f} s",
+        f", {made.steps:,} step{'s' * (made.steps != 1)} in {made.seconds:.0f} s",
     ]
     where = el("p", f"In {found.folder}.", class_="faint")
     if certificate is None:

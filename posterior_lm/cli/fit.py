@@ -226,7 +226,8 @@ def named_data(files: Sequence[str], data: Sequence[str]) -> dict[str, str | Non
 def announce(fitted: Fitted) -> None:
     """Where the policy is, and what is known of it."""
     manifest = fitted.manifest
-    click.echo(f"{manifest.name}: {manifest.steps} steps in {manifest.seconds:.0f} s, in {fitted.folder}")
+    steps = f"{manifest.steps} step{'s' * (manifest.steps != 1)}"
+    click.echo(f"{manifest.name}: {steps} in {manifest.seconds:.0f} s, in {fitted.folder}")
     if fitted.interrupted:
         click.echo(
             f"Interrupted at step {manifest.steps}. The checkpoint and the policy as it stands are saved, "

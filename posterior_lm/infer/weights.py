@@ -6,6 +6,7 @@ Log weights are (N,) in nats; −inf is a weight of zero.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -98,9 +99,7 @@ def khat(log_weights: np.ndarray) -> float | None:
     tail = min(len(log_weights) // 5, int(3 * math.sqrt(len(log_weights))))  # the size of the fit
     if tail < 5 or len(finite) <= tail or 2 * len(np.unique(np.sort(finite)[-tail:])) < tail:
         return None
-    # It loads scipy, which takes a second that most of what is computed here need not wait for.
-    from arviz_stats.base import array_stats
-
+    array_stats = load_khat()
     # A zero weight lies in no upper tail, but the fit wants numbers, so zeros become
     # weights that are zero for any purpose. psislw takes log likelihoods, whose
     # negatives are the log weights of leave-one-out; hence the sign.
@@ -108,6 +107,14 @@ def khat(log_weights: np.ndarray) -> float | None:
     with np.errstate(all="ignore"):
         shape = float(np.asarray(array_stats.psislw(-filled)[1]))
     return shape if math.isfinite(shape) else None
+
+
+def load_khat() -> Any:
+    """What fits the tail. It loads scipy, which takes seconds that most of what is computed here need not wait for,
+    and that whoever foretells the time of a fit of k-hat spends first."""
+    from arviz_stats.base import array_stats
+
+    return array_stats
 
 
 # ---------------------------------------------------------------- where all are zero

@@ -285,6 +285,8 @@ def _help(token: Token, accepted: set[str], before: Token | None) -> str | None:
         return "comparisons do not chain: write 'a < b and b < c'"
     if kind == "SLASH" and before is not None and before.type == "SLASH":
         return "a comment begins with '#'"
+    if kind == "SLASH" and before is not None and before.type == "EQUAL":
+        return 'a pattern is written as a text: pattern=r"[a-z]+"'
     if kind == "STAR" and before is not None and before.type == "STAR":
         return "a power is written '^'"
     if kind in ("LM", "TOOL", "USE") and accepted & (STATEMENTS | {"$END"}):

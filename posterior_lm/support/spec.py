@@ -212,6 +212,11 @@ def _small(dfa: BytesDfa) -> BytesDfa:
     return dfa
 
 
+def _as_pattern(text: str) -> str:
+    """The pattern of this text alone, with line breaks and tabs as one writes them."""
+    return re.escape(text).replace("\\\n", "\\n").replace("\\\t", "\\t").replace("\\\r", "\\r")
+
+
 def _no_text(spec: TextSpec, span: Span | None) -> Diagnostic:
     """PLM335: no text at all satisfies the options and conditions together."""
     parts = [f"pattern {shown(spec.pattern, 20)}"] if spec.pattern is not None else []
@@ -224,7 +229,7 @@ def _no_text(spec: TextSpec, span: Span | None) -> Diagnostic:
     message = f"no text satisfies {' and '.join(parts)}"
     if spec.pattern is not None and spec.stop is not None:
         help = (
-            f"the stop is a part of the text: let the pattern end in {re.escape(spec.stop)}, and nowhere else"
+            f"the stop is a part of the text: let the pattern end in {_as_pattern(spec.stop)}, and nowhere else"
         )
     else:
         help = "let them have one text in common"

@@ -69,7 +69,8 @@ class Fitted(Shown):
             certificate = one.checked
             verdict = "Interrupted, and not certified." if certificate is None else certificate.verdict.words
             said.append(f"{one.name}: {verdict}" if made.programs else verdict)
-        head = f"<Policy of {made.name} in {self.folder}: {made.steps:,} steps in {made.seconds:.0f} s>"
+        steps = f"{made.steps:,} step{'s' * (made.steps != 1)}"
+        head = f"<Policy of {made.name} in {self.folder}: {steps} in {made.seconds:.0f} s>"
         return "\n".join([head, *said])
 
 
@@ -256,7 +257,7 @@ def noted(manifest: Manifest, setup: Setup) -> tuple[Manifest, str]:
         changes.append("`--for rows`, where these rows are all that it is for")
     changes.append(f"a lower rate (`--set balance_learning_rate={rate:.1g}`)")
     said = (
-        f"after {manifest.steps} steps the policy is a worse proposal than the prior, so that is what draws with it: "
+        f"after {manifest.steps} step{'s' * (manifest.steps != 1)} the policy is a worse proposal than the prior, so that is what draws with it: "
         f"try {'; or '.join(changes)}"
     )
     return evolve(manifest, note="; ".join(filter(None, [manifest.note, said]))), said

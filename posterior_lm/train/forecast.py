@@ -19,6 +19,7 @@ import torch
 from attrs import evolve, frozen
 
 from posterior_lm.infer.guide import Guide
+from posterior_lm.infer.weights import load_khat
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.target import Target
 from posterior_lm.train.certificate import FEWEST
@@ -88,6 +89,7 @@ def pace_of(target: Target, guide: Guide, pair: float, most: float, before: Pace
         Both.of(target, guide, n, np.random.default_rng(n))
         return time.monotonic() - began
 
+    load_khat()  # or the first row would take as long as its imports, and the budget would cut the others
     few, took = TIMED[0], seconds(TIMED[0])
     pace = Pace(0.0, took / few) if before is None else before.scaled(took / max(1e-9, before.row(few)))
     total = took

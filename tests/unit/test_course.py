@@ -286,13 +286,18 @@ def test_what_every_number_of_draws_takes_is_no_draws(monkeypatch: pytest.Monkey
         asked.append(n)
         clock.now += 0.5 + 0.005 * n
 
+    def imports() -> None:
+        clock.now += 2.4 * (not asked)  # loaded once
+
     monkeypatch.setattr(forecast.time, "monotonic", clock)
     monkeypatch.setattr(forecast.Both, "of", weighed)
+    monkeypatch.setattr(forecast, "load_khat", imports)
 
     def paced(most: float, before: Pace | None = None) -> Pace:
         return forecast.pace_of(None, None, 0.25, most, before)  # type: ignore[arg-type]
 
     first = paced(2.0)
+    assert clock.now == pytest.approx(102.4 + 1.12), "the imports of k-hat, or the first row would take them for its own"
     assert asked == [8, 16] and attrs.astuple(first) == pytest.approx((0.5, 0.005, 0.25))
     assert paced(1.0) == Pace(0.0, pytest.approx(0.0675), 0.25), "no time for a second number"
     assert attrs.astuple(paced(1.0, first.scaled(2.0))) == pytest.approx((0.5, 0.005, 0.25))

@@ -213,6 +213,13 @@ def test_what_leaves_no_value_says_so(options: dict, code: str, said: str) -> No
     assert time.perf_counter() - start < 5
 
 
+def test_the_help_writes_the_stop_as_one_writes_it() -> None:
+    toy = ToyTokenizer((None, b"a", b"b", b"\n", b"."))
+    with pytest.raises(CompileError) as caught:
+        build_support(TextSpec(1, 4, pattern="a+", stop=".\n", end="stop"), toy)
+    assert r"let the pattern end in \.\n, and" in str(caught.value.diagnostics[0].help)
+
+
 @pytest.mark.parametrize(
     "pattern", [r" [A-Z][a-z ,']*\.", r"\w{1,12}", r"(\S+\s){1,16}\S+\.", r"\d{4}-\d{2}-\d{2}( \d\d:\d\d)?"]
 )

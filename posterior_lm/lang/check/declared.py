@@ -376,6 +376,11 @@ def number_range(
         scope.error("PLM302", "a number of tokens cannot be negative", range_.low.span, "below 0")
 
 
+_NO_OPTIONS = {
+    "the type one_of": 'it has no options; what stands before a value is a part of it, as in one_of(" yes", " no")'
+}
+
+
 def options(
     scope: Scope, given: tuple[ast.Option, ...], known: Mapping[str, OptionType], owner: str, at: Span,
     former: Mapping[str, str] = MappingProxyType({}),
@@ -386,7 +391,7 @@ def options(
         name = former.get(option.name, option.name)
         if name not in known:
             inner(scope, option.value) if not isinstance(option.value, ast.Name) else None
-            listed = f"its options are {', '.join(known)}" if known else "it has no options"
+            listed = f"its options are {', '.join(known)}" if known else _NO_OPTIONS.get(owner, "it has no options")
             scope.error(
                 "PLM206",
                 f"{owner} has no option '{option.name}'",
