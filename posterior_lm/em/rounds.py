@@ -90,11 +90,12 @@ def bound_of(rows: Sequence[np.ndarray]) -> Bound:
 
 @frozen
 class Raised:
-    """What an M-step did: Q before and after, nats a row, and whether it was kept."""
+    """What an M-step did: Q before and after, nats a row, whether it was kept, and its steps, 0 where nobody counted."""
 
     before: Annotated[float, Stored(null=-math.inf)]
     after: Annotated[float, Stored(null=-math.inf)]
     kept: bool
+    steps: int = 0
 
 
 @frozen

@@ -179,6 +179,7 @@ class Run:
             raise
         self.stand: Stand | None = None
         self.drawn: list[Weighted] = []
+        self.held: list[Weighted] = []
         first = self._stand()
         check_labels(first.rows, range(count), asked.split.trained)
         self.lm = next(iter(first.rows.readings(0).values())).lm
@@ -238,7 +239,9 @@ class Run:
     def _round(self, number: int, stop: Callable[[], bool]) -> Round | None:
         began = time.monotonic()
         settings = self.asked.settings
-        raised = self._m_step(number) if number else None
+        raised = self._m_step(number, stop) if number else None
+        if number and raised is None:
+            return None
         self.stand = stand = self._stand()
         left = None if settings.budget is None else max(1.0, settings.budget - self.seconds)
         fit = evolve(
@@ -252,31 +255,34 @@ class Run:
             return None
         self.tick(number, "bound", 0.0)
         self.drawn = stand.drawn(self._chosen(number), settings.bound_draws, settings.seed)
-        held = stand.drawn(self.held_out, settings.bound_draws, settings.seed)
+        self.held = stand.drawn(self.held_out, settings.bound_draws, settings.seed)
         self.tick(number, "bound", 1.0)
         seconds = time.monotonic() - began
         self.seconds += seconds
         return Round(
             number,
             bound_of([w.log_weights for w in self.drawn]),
-            bound_of([w.log_weights for w in held]) if held else None,
+            bound_of([w.log_weights for w in self.held]) if self.held else None,
             raised,
             stand.program.models[self.asked.split.trained].identity.digest,
             round(seconds, 3),
         )
 
-    def _m_step(self, number: int) -> Raised:
+    def _m_step(self, number: int, stop: Callable[[], bool]) -> Raised | None:
         """Raise the model on the last round's draws, which a resumed run makes once more."""
         settings = self.asked.settings
         if not self.drawn:
             stand = self._stand()
             self.drawn = stand.drawn(self._chosen(number - 1), settings.bound_draws, settings.seed)
-        taught = lessons(self.drawn, self.asked.split.trained)
+            self.held = stand.drawn(self.held_out, settings.bound_draws, settings.seed)
+        alias = self.asked.split.trained
+        taught = lessons(self.drawn, alias)
         if not taught:
             return Raised(0.0, 0.0, False)
         return m_step(
             self.model, taught, steps=settings.m_steps, rate=settings.m_rate, batch=settings.m_rows,
             draws=settings.m_draws, rng=np.random.default_rng([settings.seed, 13, number]),
+            held_out=lessons(self.held, alias), stop=stop,
             tick=lambda step: self.tick(number, "M-step", step / settings.m_steps),
         )  # fmt: skip
 

@@ -86,13 +86,25 @@ def read_record(folder: Path) -> Record:
         whole = read_object(folder / RECORD)
         if whole.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
-        found: Record = structured(Record, whole)
+        found: Record = structured(Record, {**whole, "rounds": _rounds(whole.get("rounds"))})
         if set(found.files) != set(_FILES):
             raise ValueError("it does not list the files of a result")
         for name in _FILES:
             if digest_of(folder / name) != found.files[name]:
                 raise ValueError(f"{name} is not the file that {RECORD} is of: damaged, or of another run")
     return found
+
+
+def _rounds(stored: object) -> object:
+    """Rounds as they were stored, with what those of before lack."""
+    if not isinstance(stored, list):
+        return stored
+    return [
+        {**one, "raised": {"steps": 0, **one["raised"]}}
+        if isinstance(one, Mapping) and isinstance(one.get("raised"), Mapping)
+        else one
+        for one in stored
+    ]
 
 
 @frozen(eq=False)
@@ -179,7 +191,7 @@ def resume_from(
     found = load_same(folder, "em", "run of EM", plain(identity))
     weights: dict[str, dict[str, Tensor]] = {}
     try:
-        rounds = structured(tuple[Round, ...], found.state["rounds"])
+        rounds = structured(tuple[Round, ...], _rounds(found.state["rounds"]))
         for key, tensor in found.tensors.items():
             of, _, name = key.partition("/")
             weights.setdefault(of, {})[name] = tensor

@@ -32,8 +32,8 @@ class EmSettings:
     """Seconds after which no new round begins. None: no limit."""
     e_steps: int = field(default=100, metadata={"low": 1})
     """Steps of each E-step; every one goes on from the guide of the last."""
-    m_steps: int = field(default=20, metadata={"low": 1})
-    """Gradient steps of each M-step."""
+    m_steps: int = field(default=100, metadata={"low": 1})
+    """Gradient steps of each M-step at most; it ends where Q of held-out rows no longer rises."""
     m_rate: float = field(default=1e-3, metadata={"low": 0, "above": True})
     """Learning rate of an M-step; AdamW, without decay."""
     m_rank: int = field(default=8, metadata={"low": 1})
@@ -42,7 +42,7 @@ class EmSettings:
     """Last names of the layers that it adapts; () for every linear layer but the head."""
     m_rows: int = field(default=32, metadata={"low": 1})
     """Rows of one gradient step."""
-    m_draws: int = field(default=16, metadata={"low": 1})
+    m_draws: int = field(default=4, metadata={"low": 1})
     """Draws of each of these rows, drawn anew by their weights from `bound_draws`."""
     bound_rows: int = field(default=256, metadata={"low": 1})
     """Rows of a round at most, for its bound and its M-step: another part of them each round."""

@@ -6,7 +6,9 @@ makes gradient steps on the weighted log-probability of what was observed:
     Q(θ) = mean over rows of Σ_i w_i log p_θ(y | x, z_i),    draws and weights held fixed.
 
 It need not be maximised: any rise of Q raises the evidence bound by as much (generalised EM,
-Dempster et al. 1977, theorem 1). Steps that lower it are taken back.
+Dempster et al. 1977, theorem 1). Steps that lower it are taken back. The first steps mostly learn what every
+row has in common, such as the words before a label; so it goes on until Q of held-out rows no longer rises,
+or where there are too few of these, until its own rise is not worth the steps.
 """
 
 from __future__ import annotations
@@ -97,6 +99,14 @@ GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, as those of a fit."""
 DRAWS = 512
 """Terms of one forward and backward pass at most."""
+LOOK = 10
+"""Steps between two looks at least; so many more that each row is among them."""
+FEW_HELD = 4
+"""Held-out rows below which an M-step is not ended by them: one that is hard to foretell would end it."""
+LOOKS = 2
+"""Looks without a better Q of the held-out rows after which an M-step ends; the best weights are kept."""
+SETTLED = 0.01
+"""Nats a row: from one look to the next Q rises by less where the steps are not worth it."""
 
 
 @frozen(eq=False)
@@ -124,11 +134,14 @@ def surrogate(model: TransformersModel, rows: Sequence[Lesson]) -> float:
 
 def m_step(
     adapter: Adapter, rows: Sequence[Lesson], *, steps: int, rate: float, batch: int, draws: int,
-    rng: np.random.Generator, tick: Callable[[int], None] | None = None,
-) -> Raised:  # fmt: skip
+    rng: np.random.Generator, held_out: Sequence[Lesson] = (), tick: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Raised | None:  # fmt: skip
     """Train the adapter on the rows, `batch` of them a step, and of each `draws` draws by their weights.
 
-    A step's gradient is unbiased for that of Q. Taken back where Q fell.
+    A step's gradient is unbiased for that of Q. At most `steps` of them: it ends with the best weights where Q of
+    `held_out` rows, or with fewer than `FEW_HELD` of them that of its own, no longer rises. Taken back where Q
+    fell, and, with None, where `stop` asked for an end.
 
     Raises InferenceError PLM626 where a gradient is not finite. ValueError without rows.
     """
@@ -139,14 +152,21 @@ def m_step(
     parameters = list(adapter.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
     order: list[int] = []
+    watched = [_drawn(row, draws, rng) for row in held_out] if len(held_out) >= FEW_HELD else []
+    looks = _Looks(adapter, watched, every=max(LOOK, math.ceil(len(rows) / batch)))
     for step in range(steps):
+        if stop():
+            adapter.restore(kept)
+            return None
         while len(order) < min(batch, len(rows)):
             order += rng.permutation(len(rows)).tolist()
         some, order = order[:batch], order[batch:]
         optimizer.zero_grad(set_to_none=True)
+        q = 0.0
         with threads(adapter.base._forward, None):
             for value in _parts(adapter.model(), [_drawn(rows[k], draws, rng) for k in some]):
                 (-value / len(some)).backward()
+                q += float(value.detach()) / len(some)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM))
         if not math.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
@@ -155,12 +175,52 @@ def m_step(
         optimizer.step()
         if tick is not None:
             tick(step + 1)
+        if looks.done(step + 1, q):
+            break
     optimizer.zero_grad(set_to_none=True)
-    after = surrogate(adapter.model(), rows)
-    if after >= before:
-        return Raised(before, after, True)
+    taken = looks.settle(step + 1)
+    after = surrogate(adapter.model(), rows) if taken else before
+    if taken and after >= before:
+        return Raised(before, after, True, taken)
     adapter.restore(kept)
     return Raised(before, before, False)
+
+
+class _Looks:
+    """Whether an M-step has come to its end, by Q of `rows`, held out, or without any by Q of its own steps."""
+
+    def __init__(self, adapter: Adapter, rows: Sequence[Lesson], every: int) -> None:
+        self.adapter, self.rows, self.every = adapter, rows, every
+        self.since: list[float] = []
+        self.last = -math.inf
+        self.best = (surrogate(adapter.model(), rows), 0, adapter.tensors()) if rows else None
+
+    def done(self, step: int, q: float) -> bool:
+        """Whether the step, before which Q of its rows was `q`, was the last."""
+        self.since.append(q)
+        if len(self.since) < self.every:
+            return False
+        mean, self.since = float(np.mean(self.since)), []
+        if self.best is None:
+            settled, self.last = mean - self.last < SETTLED, mean
+            return settled
+        self._look(step)
+        return step - self.best[1] >= LOOKS * self.every
+
+    def _look(self, step: int) -> None:
+        assert self.best is not None
+        found = surrogate(self.adapter.model(), self.rows)
+        if found > self.best[0]:
+            self.best = found, step, self.adapter.tensors()
+
+    def settle(self, step: int) -> int:
+        """The number of steps behind the weights that are kept, which the adapter has from now on."""
+        if self.best is None:
+            return step
+        if self.since:
+            self._look(step)
+        self.adapter.restore(self.best[2])
+        return self.best[1]
 
 
 def _drawn(row: Lesson, n: int, rng: np.random.Generator) -> Lesson:

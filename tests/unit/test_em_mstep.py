@@ -14,7 +14,7 @@ from posterior_lm.api.query import loads
 from posterior_lm.em.rounds import Bound, Raised, Round, best_of, bound_of, weighted_values, why_done
 from posterior_lm.em.saved import adapted
 from posterior_lm.em.split_model import split_model
-from posterior_lm.em.steps import Lesson, _drawn, lessons, m_step, surrogate
+from posterior_lm.em.steps import FEW_HELD, LOOK, LOOKS, SETTLED, Lesson, _drawn, lessons, m_step, surrogate
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.weights import logsumexp, normalize
@@ -99,7 +99,7 @@ def test_a_step_raises_q_and_the_evidence_by_at_least_as_much(
     taught, before = exact_lessons(adapter)
     raised = m_step(adapter, taught, steps=3, rate=1e-3, batch=4, draws=2, rng=rng)
     _, after = exact_lessons(adapter)
-    assert raised.kept and raised.after > raised.before + 0.01
+    assert raised is not None and raised.kept and raised.after > raised.before + 0.01
     assert raised.after == pytest.approx(surrogate(adapter.model(), taught), abs=1e-6)
     assert after - before >= raised.after - raised.before - 1e-4
 
@@ -109,8 +109,52 @@ def test_steps_that_lower_q_are_taken_back(adapter: Adapter, rng: np.random.Gene
     m_step(adapter, taught, steps=30, rate=1e-2, batch=8, draws=8, rng=rng)
     good = adapter.tensors()
     raised = m_step(adapter, taught, steps=2, rate=3.0, batch=1, draws=1, rng=rng)
-    assert not raised.kept and raised.after == raised.before
+    assert raised is not None and not raised.kept and raised.after == raised.before
     assert all(torch.equal(good[k], v) for k, v in adapter.tensors().items())
+
+
+def test_a_step_ends_where_its_own_q_has_settled(adapter: Adapter, rng: np.random.Generator) -> None:
+    taught, _ = exact_lessons(adapter)
+    raised = m_step(adapter, taught, steps=400, rate=1e-2, batch=8, draws=8, rng=rng, held_out=taught[:FEW_HELD - 1])
+    assert raised is not None and raised.kept and 3 * LOOK <= raised.steps <= 200 and raised.steps % LOOK == 0
+    more = m_step(adapter, taught, steps=2 * LOOK, rate=1e-2, batch=8, draws=8, rng=rng)
+    assert more is not None and more.after - raised.after < 20 * SETTLED < raised.after - raised.before
+
+
+def test_a_step_ends_where_rows_that_are_held_out_get_worse(
+    adapter: Adapter, rng: np.random.Generator
+) -> None:
+    """Half of the rows are labelled as the others are not, so what all have in common rises first, and the rest falls."""
+    taught, _ = exact_lessons(adapter)
+    odd = [row for k, row in enumerate(taught) if k % 3 == 0]
+    even = [row for k, row in enumerate(taught) if k % 3]
+    first = adapter.tensors()
+    told: list[int] = []
+    raised = m_step(
+        adapter, odd, steps=200, rate=1e-2, batch=8, draws=8, rng=rng, held_out=even, tick=told.append
+    )
+    assert raised is not None and len(told) - raised.steps == LOOKS * LOOK and len(told) < 200
+    kept = surrogate(adapter.model(), even)
+    if not raised.steps:
+        assert not raised.kept and all(torch.equal(first[k], v) for k, v in adapter.tensors().items())
+    m_step(adapter, odd, steps=LOOKS * LOOK, rate=1e-2, batch=8, draws=8, rng=rng)
+    assert surrogate(adapter.model(), even) < kept - 0.1
+
+
+def test_rows_held_out_that_are_alike_keep_the_last_of_the_steps(
+    adapter: Adapter, rng: np.random.Generator
+) -> None:
+    taught, _ = exact_lessons(adapter)
+    raised = m_step(adapter, taught, steps=13, rate=1e-3, batch=8, draws=8, rng=rng, held_out=taught)
+    assert raised is not None and raised.steps == 13 and raised.kept
+
+
+def test_a_step_that_is_stopped_is_taken_back(adapter: Adapter, rng: np.random.Generator) -> None:
+    taught, _ = exact_lessons(adapter)
+    before, asked = adapter.tensors(), iter((False, False, True))
+    found = m_step(adapter, taught, steps=9, rate=1e-2, batch=8, draws=8, rng=rng, stop=lambda: next(asked))
+    assert found is None
+    assert all(torch.equal(before[k], v) for k, v in adapter.tensors().items())
 
 
 def test_nothing_but_the_adapter_moves(adapter: Adapter, rng: np.random.Generator) -> None:
