@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--e-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an E-step.  [default: 100]"
 )
-@click.option("--m-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an M-step at most.  [default: 100]")
+@click.option(
+    "--m-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an M-step at most.  [default: 100]"
+)
 @click.option("--m-rate", type=float, metavar="X", help="Learning rate of an M-step.  [default: 0.001]")
 @click.option("--train", metavar="ALIAS", help="The model to train, where what is observed uses several.")
 @click.option("--train-prior", is_flag=True, help="Train the latents' own terms too.")

@@ -16,6 +16,8 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.api.engine import prepare
+from posterior_lm.em.e_step import Stand, e_step
+from posterior_lm.em.m_step import lessons, m_step
 from posterior_lm.em.rounds import Raised, Round, Weighted, best_of, bound_of, why_done
 from posterior_lm.em.saved import (
     RECORD,
@@ -29,7 +31,6 @@ from posterior_lm.em.saved import (
 )
 from posterior_lm.em.settings import OWN_OF_FIT, EmSettings, settings_of
 from posterior_lm.em.split_model import SplitModel, check_labels, labelled, one_label, split_model
-from posterior_lm.em.steps import Stand, e_step, lessons, m_step
 from posterior_lm.infer.request import Request
 from posterior_lm.lang.driver import check
 from posterior_lm.lm.hf.transformers import TransformersModel
@@ -282,7 +283,7 @@ class Run:
         return m_step(
             self.model, taught, steps=settings.m_steps, rate=settings.m_rate, batch=settings.m_rows,
             draws=settings.m_draws, rng=np.random.default_rng([settings.seed, 13, number]),
-            held_out=lessons(self.held, alias), stop=stop,
+            held_out=lessons(self.held, alias), columns=settings.fit.max_batch_tokens, stop=stop,
             tick=lambda step: self.tick(number, "M-step", step / settings.m_steps),
         )  # fmt: skip
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from posterior_lm.api.query import Query, loads
+from posterior_lm.em.m_step import lessons, m_step
 from posterior_lm.em.rounds import bound_of, weighted, weighted_values
 from posterior_lm.em.saved import adapted
 from posterior_lm.em.split_model import split_model
-from posterior_lm.em.steps import lessons, m_step
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.guide import PriorGuide

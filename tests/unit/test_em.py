@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
+from safetensors.torch import load_file
 
 from posterior_lm.api.query import EmResult, Query, load_em, loads
 from posterior_lm.em import run as run_module
@@ -203,6 +205,39 @@ def test_nothing_is_kept_of_a_first_round_that_was_stopped(
     with pytest.raises(DataError) as caught:
         done(tmp_path / "out", resume=True)
     assert code_of(caught) == "PLM622"
+
+
+def test_an_m_step_that_is_stopped_leaves_the_round_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run_module.m_step
+
+    def interrupted(*args: Any, stop: Any, **more: Any) -> Raised | None:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        return real(*args, stop=stop, **more)
+
+    monkeypatch.setattr(run_module, "m_step", interrupted)
+    begun = done(tmp_path / "out")
+    begun.close()
+    assert begun.interrupted and [r.number for r in begun.rounds] == [0]
+    assert not any(t.abs().max() > 0 for k, t in begun_weights(tmp_path / "out").items() if "lora_B" in k)
+
+
+def begun_weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / MODEL / WEIGHTS)
+
+
+def test_results_of_before_have_no_steps_of_an_m_step(result: EmResult, tmp_path: Path) -> None:
+    shutil.copytree(result.folder, tmp_path / "old")
+    whole = json.loads((tmp_path / "old" / RECORD).read_text())
+    for one in whole["rounds"]:
+        if one["raised"]:
+            assert one["raised"].pop("steps") == 2
+    (tmp_path / "old" / RECORD).write_text(json.dumps(whole))
+    found = read_record(tmp_path / "old").rounds
+    assert [r.raised and r.raised.steps for r in found] == [None, 0, 0]
+    assert [r.bound for r in found] == [r.bound for r in result.rounds]
 
 
 def test_a_spent_budget_begins_no_round(tmp_path: Path) -> None:

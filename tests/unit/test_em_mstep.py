@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 
 import attrs
@@ -11,10 +12,25 @@ import pytest
 import torch
 
 from posterior_lm.api.query import loads
+from posterior_lm.em.m_step import (
+    FEW_HELD,
+    LOOK,
+    LOOKS,
+    SETTLED,
+    Lesson,
+    _backward,
+    _drawn,
+    _fitting,
+    columns_of,
+    divided,
+    lessons,
+    m_step,
+    surrogate,
+)
 from posterior_lm.em.rounds import Bound, Raised, Round, best_of, bound_of, weighted_values, why_done
 from posterior_lm.em.saved import adapted
 from posterior_lm.em.split_model import split_model
-from posterior_lm.em.steps import FEW_HELD, LOOK, LOOKS, SETTLED, Lesson, _drawn, lessons, m_step, surrogate
+from posterior_lm.em.trained_terms import Line, Part
 from posterior_lm.infer.base import run
 from posterior_lm.infer.exact import Exact
 from posterior_lm.infer.weights import logsumexp, normalize
@@ -23,8 +39,10 @@ from posterior_lm.lm.protocol import Request
 from posterior_lm.storage import plain, structured
 from posterior_lm.target.target import Target
 from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.memory import Fit
 from tests.unit.test_em_split_model import RATED
 
+m_step_module = sys.modules["posterior_lm.em.m_step"]
 ROWS = [{"x": k, "label": "good" if k % 3 == 0 else "bad"} for k in range(6)]
 
 
@@ -115,7 +133,9 @@ def test_steps_that_lower_q_are_taken_back(adapter: Adapter, rng: np.random.Gene
 
 def test_a_step_ends_where_its_own_q_has_settled(adapter: Adapter, rng: np.random.Generator) -> None:
     taught, _ = exact_lessons(adapter)
-    raised = m_step(adapter, taught, steps=400, rate=1e-2, batch=8, draws=8, rng=rng, held_out=taught[:FEW_HELD - 1])
+    raised = m_step(
+        adapter, taught, steps=400, rate=1e-2, batch=8, draws=8, rng=rng, held_out=taught[: FEW_HELD - 1]
+    )
     assert raised is not None and raised.kept and 3 * LOOK <= raised.steps <= 200 and raised.steps % LOOK == 0
     more = m_step(adapter, taught, steps=2 * LOOK, rate=1e-2, batch=8, draws=8, rng=rng)
     assert more is not None and more.after - raised.after < 20 * SETTLED < raised.after - raised.before
@@ -155,6 +175,57 @@ def test_a_step_that_is_stopped_is_taken_back(adapter: Adapter, rng: np.random.G
     found = m_step(adapter, taught, steps=9, rate=1e-2, batch=8, draws=8, rng=rng, stop=lambda: next(asked))
     assert found is None
     assert all(torch.equal(before[k], v) for k, v in adapter.tensors().items())
+
+
+# ------------------------------------------------------------------------------- in memory
+
+
+def test_parts_hold_so_many_columns_where_beginnings_are_shared() -> None:
+    def term(*context: int) -> tuple[Part, ...]:
+        return (Part(1.0, (Line(context, (8, 9), ends=True),)),)
+
+    terms = [term(1, 2, 3, 4), term(1, 2, 3, 5), term(1, 2, 6), term(7)]
+    assert columns_of(terms) == 7 + 4 + 4 + 4 and columns_of(terms[1:2]) == 7
+    assert divided(terms, 11) == [[0, 1], [2, 3]] and divided(terms, 18) == [[0, 1, 2], [3]]
+    assert divided(terms, 1) == [[0], [1], [2], [3]] and divided(terms, 99) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_small_parts_have_the_gradient_of_the_whole(adapter: Adapter, recomputed: bool) -> None:
+    taught, _ = exact_lessons(adapter)
+    with torch.no_grad():
+        for name, parameter in adapter.parameters.items():
+            if "lora_B" in name:
+                parameter.add_(0.05)
+
+    def gradient(fit: Fit) -> tuple[float, dict[str, torch.Tensor]]:
+        for parameter in adapter.parameters.values():
+            parameter.grad = None
+        q, found = _backward(adapter, taught, fit)
+        assert found == fit
+        return q, {k: p.grad.clone() for k, p in adapter.parameters.items() if p.grad is not None}
+
+    whole, wanted = gradient(Fit(1 << 14))
+    q, found = gradient(Fit(20, recomputed))
+    assert q == pytest.approx(whole, abs=1e-5) and q == pytest.approx(
+        surrogate(adapter.model(), taught), abs=1e-4
+    )
+    assert set(found) == set(wanted) and any(g.abs().max() > 1e-3 for g in wanted.values())
+    for name, g in wanted.items():
+        torch.testing.assert_close(found[name], g, atol=2e-4, rtol=1e-3)
+
+
+def test_a_pass_is_as_large_as_memory_allows(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught, _ = exact_lessons(adapter)
+    found = []
+    for free in (1 << 40, 24 << 20):
+        monkeypatch.setattr(m_step_module, "free_memory", lambda device, free=free: free)
+        found.append(_fitting(adapter, taught, 1 << 14).columns)
+    assert found[0] == 1 << 14 and 64 <= found[1] < found[0]
+    monkeypatch.setattr(m_step_module, "free_memory", lambda device: 1 << 10)
+    with pytest.raises(InferenceError) as caught:
+        m_step(adapter, taught, steps=1, rate=1e-2, batch=8, draws=8, rng=np.random.default_rng(0))
+    assert caught.value.diagnostics[0].code == "PLM626"
 
 
 def test_nothing_but_the_adapter_moves(adapter: Adapter, rng: np.random.Generator) -> None:

@@ -1,7 +1,4 @@
-"""The two steps of a round.
-
-The E-step trains the guide on the posterior of the program as its model now stands. The M-step
-makes gradient steps on the weighted log-probability of what was observed:
+"""The M-step of a round: gradient steps on the weighted log-probability of what was observed,
 
     Q(θ) = mean over rows of Σ_i w_i log p_θ(y | x, z_i),    draws and weights held fixed.
 
@@ -15,90 +12,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
-from posterior_lm.em.rounds import Raised, Weighted, weighted
+from posterior_lm.em.rounds import Raised, Weighted
 from posterior_lm.em.trained_terms import Term, log_probs, trained_terms
+from posterior_lm.lm.hf.placement import free_memory
 from posterior_lm.lm.hf.threads import threads
 from posterior_lm.lm.hf.transformers import TransformersModel
-from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.train.adapter import Adapter
-from posterior_lm.train.guide import PolicyGuide
-from posterior_lm.train.parallel import World
-from posterior_lm.train.progress import Progress, not_finite
-from posterior_lm.train.rows import Inputs, Rows
-from posterior_lm.train.settings import FitSettings
-from posterior_lm.train.simulate import Simulator
-from posterior_lm.train.sleep_phase import SleepPhase
-from posterior_lm.train.trainer import Trainer
-
-# ------------------------------------------------------------------------------- E-step
-
-
-@frozen(eq=False)
-class Stand:
-    """The program bound to its rows with the model as it is in one round, and the guide's adapter."""
-
-    program: PreparedProgram
-    inputs: Inputs
-    rows: Rows
-    guide: Adapter
-
-    def simulator(self) -> Simulator:
-        """Simulated rows of the program as it stands. Looking at what they are like takes a while."""
-        return Simulator(self.program, self.inputs.data, alike=True)
-
-    def drawn(self, numbers: Sequence[int], n: int, seed: int) -> list[Weighted]:
-        """n weighted draws of the guide for each row, with random numbers of the row's own.
-
-        They are the same in every round, so that two rounds' bounds differ by less than two samples' do.
-        """
-        found = []
-        for number in numbers:
-            target = self.rows.target(number)
-            rng = np.random.default_rng([seed, 11, number])
-            found.append(weighted(target, PolicyGuide.of(target, self.guide), n, rng))
-        return found
-
-
-def e_step(
-    stand: Stand, numbers: Sequence[int], settings: FitSettings, *, first: bool,
-    tick: Callable[[Progress], None], stop: Callable[[], bool],
-) -> bool:  # fmt: skip
-    """Train the guide on these rows. Returns whether it was finished, not stopped.
-
-    The first E-step is a whole fit: simulated pairs where the program can be simulated, then
-    the rows. Later ones go on from a guide that is nearly right, on the rows alone.
-    """
-    sleep_phase = simulator = None
-    if first and settings.sleep != 0:
-        simulator = stand.simulator()
-        sleep_phase, _ = SleepPhase.of(stand.rows, numbers, simulator, settings.pairs, settings.seed)
-    exact = sleep_phase is not None and simulator is not None and simulator.exact
-    # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
-    own = settings.resolved(exact=exact or not first).scaled(settings, stand.guide.scale)
-    if not first:
-        own = evolve(own, sleep=0.0, reward_temperature=1.0)
-    trainer = Trainer(stand.rows, numbers, stand.guide, own, sleep_phase, World(), simulator)
-    for row, known in stand.inputs.known:
-        trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, known, pinned=True))
-    while not trainer.finished:
-        tick(trainer.step())
-        if stop() and not trainer.finished:
-            return False
-    return True
-
-
-# ------------------------------------------------------------------------------- M-step
+from posterior_lm.train.gflownet_batch import halving
+from posterior_lm.train.memory import Fit, fitting, recomputing
+from posterior_lm.train.progress import not_finite
 
 GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, as those of a fit."""
-DRAWS = 512
-"""Terms of one forward and backward pass at most."""
+DRAWS, FEW = 512, 4
+"""Terms of one pass without gradients; and those tried to see what a pass with them keeps."""
 LOOK = 10
 """Steps between two looks at least; so many more that each row is among them."""
 FEW_HELD = 4
@@ -134,16 +68,17 @@ def surrogate(model: TransformersModel, rows: Sequence[Lesson]) -> float:
 
 def m_step(
     adapter: Adapter, rows: Sequence[Lesson], *, steps: int, rate: float, batch: int, draws: int,
-    rng: np.random.Generator, held_out: Sequence[Lesson] = (), tick: Callable[[int], None] | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    rng: np.random.Generator, held_out: Sequence[Lesson] = (), columns: int = 1 << 14,
+    tick: Callable[[int], None] | None = None, stop: Callable[[], bool] = lambda: False,
 ) -> Raised | None:  # fmt: skip
     """Train the adapter on the rows, `batch` of them a step, and of each `draws` draws by their weights.
 
     A step's gradient is unbiased for that of Q. At most `steps` of them: it ends with the best weights where Q of
     `held_out` rows, or with fewer than `FEW_HELD` of them that of its own, no longer rises. Taken back where Q
-    fell, and, with None, where `stop` asked for an end.
+    fell, and, with None, where `stop` asked for an end. A pass has at most `columns` tokens, and fewer where these
+    do not fit in memory.
 
-    Raises InferenceError PLM626 where a gradient is not finite. ValueError without rows.
+    Raises InferenceError PLM626 where a gradient is not finite or one draw does not fit in memory. ValueError without rows.
     """
     if not rows:
         raise ValueError("an M-step needs a row")
@@ -152,6 +87,7 @@ def m_step(
     parameters = list(adapter.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
     order: list[int] = []
+    fit: Fit | None = None
     watched = [_drawn(row, draws, rng) for row in held_out] if len(held_out) >= FEW_HELD else []
     looks = _Looks(adapter, watched, every=max(LOOK, math.ceil(len(rows) / batch)))
     for step in range(steps):
@@ -162,11 +98,9 @@ def m_step(
             order += rng.permutation(len(rows)).tolist()
         some, order = order[:batch], order[batch:]
         optimizer.zero_grad(set_to_none=True)
-        q = 0.0
-        with threads(adapter.base._forward, None):
-            for value in _parts(adapter.model(), [_drawn(rows[k], draws, rng) for k in some]):
-                (-value / len(some)).backward()
-                q += float(value.detach()) / len(some)
+        drawn = [_drawn(rows[k], draws, rng) for k in some]
+        fit = _fitting(adapter, drawn, columns) if fit is None else fit
+        q, fit = _backward(adapter, drawn, fit)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM))
         if not math.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
@@ -232,11 +166,81 @@ def _drawn(row: Lesson, n: int, rng: np.random.Generator) -> Lesson:
     return Lesson(tuple(row.terms[int(k)] for k in kept), counts[kept] / n)
 
 
+def _flat(rows: Sequence[Lesson]) -> tuple[list[Term], np.ndarray]:
+    return [t for row in rows for t in row.terms], np.concatenate([row.weights for row in rows])
+
+
 def _parts(model: TransformersModel, rows: Sequence[Lesson]) -> Iterator[Tensor]:
     """Σ w log p of at most `DRAWS` draws at a time, nats."""
-    terms = [t for row in rows for t in row.terms]
-    weights = np.concatenate([row.weights for row in rows])
+    terms, weights = _flat(rows)
     for at in range(0, len(terms), DRAWS):
         found = log_probs(model, terms[at : at + DRAWS])
         share = torch.as_tensor(weights[at : at + DRAWS], dtype=torch.float64, device=found.device)
         yield (share * found).sum()
+
+
+# ------------------------------------------------------------------------------- passes with gradients
+
+
+def _backward(adapter: Adapter, rows: Sequence[Lesson], fit: Fit) -> tuple[float, Fit]:
+    """Adds the gradient of −Q of these rows to those of the adapter, which are none yet; Q, and what fitted in memory."""
+    terms, weights = _flat(rows)
+    q = [0.0]
+
+    def run(part: Sequence[int], columns: int) -> None:
+        found = _scored(adapter, [terms[k] for k in part], columns, fit.recomputed)
+        share = torch.as_tensor(weights[list(part)], dtype=torch.float64, device=found.device)
+        value = (share * found).sum() / len(rows)
+        (-value).backward()
+        q[0] += float(value.detach())
+
+    def restart() -> None:
+        q[0] = 0.0
+        for parameter in adapter.parameters.values():
+            parameter.grad = None
+
+    with threads(adapter.base._forward, None):
+        columns = halving(run, lambda most: divided(terms, most), fit.columns, restart)
+    return q[0], Fit(columns, fit.recomputed)
+
+
+def _fitting(adapter: Adapter, rows: Sequence[Lesson], most: int) -> Fit:
+    """What fits in memory, tried on a few draws."""
+    terms, _ = _flat(rows)
+    widest = max(columns_of([t]) for t in terms)
+    return fitting(
+        lambda some, recomputed: _scored(adapter, [terms[k] for k in some], most, recomputed),
+        [0], range(min(FEW, len(terms))), lambda some: columns_of([terms[k] for k in some]), widest, most,
+        free_memory(next(iter(adapter.parameters.values())).device),
+    )  # fmt: skip
+
+
+def _scored(adapter: Adapter, terms: Sequence[Term], columns: int, recomputed: bool) -> Tensor:
+    with recomputing(adapter) if recomputed else nullcontext():
+        return log_probs(adapter.model(), terms, columns=columns)
+
+
+def columns_of(terms: Sequence[Term], after: tuple[int, ...] = ()) -> int:
+    """Token columns of these terms, where a context begins with what it shares with the line before it; `after` is the first one's."""
+    total, before = 0, after
+    for line in (line for term in terms for part in term for line in part.lines):
+        shared = next((k for k, (a, b) in enumerate(zip(before, line.context, strict=False)) if a != b), None)
+        shared = min(len(before), len(line.context)) if shared is None else shared
+        total += len(line.context) - shared + len(line.ids) + line.ends
+        before = line.context
+    return total
+
+
+def divided(terms: Sequence[Term], most: int) -> list[list[int]]:
+    """The terms by number, in their order, in parts of at most so many columns; one that is larger has a part of its own."""
+    parts: list[list[int]] = []
+    used, before = 0, ()
+    for k, term in enumerate(terms):
+        own = columns_of([term], before)
+        if not parts or used + own > most:
+            parts.append([])
+            used, own = 0, columns_of([term])
+        parts[-1].append(k)
+        used += own
+        before = term[-1].lines[-1].context if term else ()
+    return parts
