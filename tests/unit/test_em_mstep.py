@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import attrs
 import numpy as np
@@ -39,7 +40,7 @@ from posterior_lm.lm.protocol import Request
 from posterior_lm.storage import plain, structured
 from posterior_lm.target.target import Target
 from posterior_lm.train.adapter import Adapter
-from posterior_lm.train.memory import Fit
+from posterior_lm.train.memory import Fit, recomputing
 from tests.unit.test_em_split_model import RATED
 
 m_step_module = sys.modules["posterior_lm.em.m_step"]
@@ -154,9 +155,14 @@ def test_a_step_ends_where_rows_that_are_held_out_get_worse(
         adapter, odd, steps=200, rate=1e-2, batch=8, draws=8, rng=rng, held_out=even, tick=told.append
     )
     assert raised is not None and len(told) - raised.steps == LOOKS * LOOK and len(told) < 200
-    kept = surrogate(adapter.model(), even)
-    if not raised.steps:
-        assert not raised.kept and all(torch.equal(first[k], v) for k, v in adapter.tensors().items())
+    kept, weights = surrogate(adapter.model(), even), adapter.tensors()
+    adapter.restore(first)
+    m_step(
+        adapter, odd, steps=raised.steps, rate=1e-2, batch=8, draws=8, rng=rng
+    )  # all rows, all draws: no chance in it
+    assert raised.kept and raised.steps
+    for name, t in adapter.tensors().items():
+        torch.testing.assert_close(weights[name], t, atol=1e-4, rtol=1e-3)
     m_step(adapter, odd, steps=LOOKS * LOOK, rate=1e-2, batch=8, draws=8, rng=rng)
     assert surrogate(adapter.model(), even) < kept - 0.1
 
@@ -191,7 +197,16 @@ def test_parts_hold_so_many_columns_where_beginnings_are_shared() -> None:
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_small_parts_have_the_gradient_of_the_whole(adapter: Adapter, recomputed: bool) -> None:
+def test_small_parts_have_the_gradient_of_the_whole(
+    adapter: Adapter, recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[Adapter] = []
+
+    def watched(of: Adapter) -> AbstractContextManager[None]:
+        entered.append(of)
+        return recomputing(of)
+
+    monkeypatch.setattr(m_step_module, "recomputing", watched)
     taught, _ = exact_lessons(adapter)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():
@@ -210,6 +225,7 @@ def test_small_parts_have_the_gradient_of_the_whole(adapter: Adapter, recomputed
     assert q == pytest.approx(whole, abs=1e-5) and q == pytest.approx(
         surrogate(adapter.model(), taught), abs=1e-4
     )
+    assert bool(entered) is recomputed
     assert set(found) == set(wanted) and any(g.abs().max() > 1e-3 for g in wanted.values())
     for name, g in wanted.items():
         torch.testing.assert_close(found[name], g, atol=2e-4, rtol=1e-3)
