@@ -234,7 +234,8 @@ def columns_of(terms: Sequence[Term], after: tuple[int, ...] = ()) -> int:
 def divided(terms: Sequence[Term], most: int) -> list[list[int]]:
     """The terms by number, in their order, in parts of at most so many columns; one that is larger has a part of its own."""
     parts: list[list[int]] = []
-    used, before = 0, ()
+    used = 0
+    before: tuple[int, ...] = ()
     for k, term in enumerate(terms):
         own = columns_of([term], before)
         if not parts or used + own > most:

@@ -260,7 +260,7 @@ def infer(
             why, draws = "what it reads of this row does not fit into the model's window", None
         if draws is None:
             name, reason = choose(target, AUTO, listed=in_time)
-            reason = f"{reason}; {policy.name} is not used, since {why}"
+            reason, guide = f"{reason}; {policy.name} is not used, since {why}", None
             draws = drawn(name, None)
     elif whole is not None:
         draws = whole

@@ -9,6 +9,7 @@ import pytest
 from attrs import frozen
 
 from posterior_lm.api.query import loads
+from posterior_lm.infer import auto
 from posterior_lm.infer.auto import choose, doubt, infer
 from posterior_lm.infer.base import Offer
 from posterior_lm.infer.draws import Draws
@@ -196,10 +197,12 @@ def test_where_smc_would_be_taken_the_two_are_tried_on_the_row() -> None:
     )
 
 
-def test_a_row_that_the_policy_cannot_read_falls_back() -> None:
-    at = target(50)
+def test_a_row_that_the_policy_cannot_read_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, seen = target(50), list[Draws]()
+    monkeypatch.setattr(auto, "looked", lambda at, made, *rest: seen.append(made) or made)
     made = draws(at, offer(Near(at, 50, fails=True)))
     assert made.method == "importance" and "window" in made.reason
+    assert len(seen) == 1, "they get a second look, as draws do where there is no policy"
     with pytest.raises(ModelError):
         draws(at, offer(Near(at, 50, fails=True)), "gflownet")
 
