@@ -228,9 +228,7 @@ def _no_text(spec: TextSpec, span: Span | None) -> Diagnostic:
         parts.append("the conditions")
     message = f"no text satisfies {' and '.join(parts)}"
     if spec.pattern is not None and spec.stop is not None:
-        help = (
-            f"the stop is a part of the text: let the pattern end in {_as_pattern(spec.stop)}, and nowhere else"
-        )
+        help = f"the stop is a part of the text: let the pattern end in {_as_pattern(spec.stop)}, and nowhere else"
     else:
         help = "let them have one text in common"
     return error("PLM335", message, span, "no text is left", help=help)

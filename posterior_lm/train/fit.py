@@ -232,20 +232,25 @@ def certificate_of(
     pace = allotted.pace
     if pace is None or pace.row(LEAST_DRAWS) < TIMING * (course.left - saving):
         pace = setup.pace_now(course.left - saving, pace)  # the policy may draw longer texts by now
-    plan, before = setup.planned(pace, course.left - saving), 0.0
-    if plan is None:
-        return None, "the budget left no time to certify the policy"
-    while plan is not None and plan.draws >= AGAIN * before:
+    plan, before, kept, full = setup.planned(pace, course.left - saving), 0.0, None, False
+    while plan is not None and plan.size >= AGAIN * before:
         course.expect(plan.seconds + saving)
-        began, before = course.elapsed, plan.draws
+        began = course.elapsed
         report = _certified(setup, course, plan.draws, plan.rows, plan.simulated)
-        found = (plan.draws, len(report.rows), plan.simulated)
-        if found == whole:
-            return report.to_json(), ""
-        pace = pace.scaled((course.elapsed - began) / plan.seconds)
+        shown = 0 if report.simulated is None else report.simulated.rows
+        made = evolve(plan, rows=len(report.rows), simulated=shown)
+        if made.size > before:
+            before, kept = made.size, report
+        full = (plan.draws, made.rows, plan.simulated) == whole
+        if full:
+            break
+        # A row that took longer than it was given time for has left out those behind it.
+        pace = pace.scaled((course.elapsed - began) / pace.certificate(made.draws, made.rows, made.simulated))
         plan = setup.planned(pace, course.left - saving)
+    if kept is None:
+        return None, "the budget left no time to certify the policy"
     wanted = "{} draws, {} rows and {} simulated ones".format(*whole)
-    return report.to_json(), f"the budget cut the certificate, which was to be of {wanted}"
+    return kept.to_json(), "" if full else f"the budget cut the certificate, which was to be of {wanted}"
 
 
 def noted(manifest: Manifest, setup: Setup) -> tuple[Manifest, str]:

@@ -43,7 +43,7 @@ CERTIFY = 0.25
 """Share of what is left of a budget after looking and listing that a certificate may take."""
 
 AGAIN = 1.5
-"""How many times more draws are worth another certificate, where the first left the time for it."""
+"""How many times more draws, of all rows together, are worth another certificate, where the first left the time for it."""
 
 SAVED = 0.02
 """Share of a budget that is kept for writing the policy."""
@@ -111,6 +111,11 @@ class Plan:
     rows: int
     simulated: int
     seconds: float
+
+    @property
+    def size(self) -> float:
+        """Draws of all rows; a simulated one has half as many."""
+        return self.draws * (self.rows + self.simulated / 2)
 
 
 def planned(pace: Pace, *, draws: int, rows: int, simulated: int, seconds: float) -> Plan | None:

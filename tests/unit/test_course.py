@@ -13,18 +13,22 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from attrs import field, frozen
 
 from posterior_lm.api.query import loads
 from posterior_lm.cli import showing as display
 from posterior_lm.cli.showing import showing, told
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.target.validate import validate_data
+from posterior_lm.train import fit as fit_module
 from posterior_lm.train import forecast, setup, simulate
+from posterior_lm.train.certificate import PolicyReport, RowCheck
 from posterior_lm.train.course import BALANCE, PHASES, SLEEP, Course, Stand
 from posterior_lm.train.fit import fit
 from posterior_lm.train.forecast import Pace, planned
 from posterior_lm.train.rehearsal import rehearse
-from posterior_lm.train.settings import settings_of
+from posterior_lm.train.settings import FitSettings, settings_of
+from posterior_lm.train.setup import Allotment
 from posterior_lm.train.simulate import Simulator
 from tests.unit.test_fit import RULE, RULES, SMALL, WORD, WORDS, codes, fitted
 
@@ -297,7 +301,9 @@ def test_what_every_number_of_draws_takes_is_no_draws(monkeypatch: pytest.Monkey
         return forecast.pace_of(None, None, 0.25, most, before)  # type: ignore[arg-type]
 
     first = paced(2.0)
-    assert clock.now == pytest.approx(102.4 + 1.12), "the imports of k-hat, or the first row would take them for its own"
+    assert clock.now == pytest.approx(102.4 + 1.12), (
+        "the imports of k-hat, or the first row would take them for its own"
+    )
     assert asked == [8, 16] and attrs.astuple(first) == pytest.approx((0.5, 0.005, 0.25))
     assert paced(1.0) == Pace(0.0, pytest.approx(0.0675), 0.25), "no time for a second number"
     assert attrs.astuple(paced(1.0, first.scaled(2.0))) == pytest.approx((0.5, 0.005, 0.25))
@@ -329,6 +335,57 @@ def test_it_is_cut_to_the_time(seconds: float, size: tuple[int, int, int] | None
         assert plan.seconds <= seconds
         more = PACE.certificate(plan.draws + 1, plan.rows, plan.simulated)
         assert more > seconds or plan.draws == 200
+
+
+@frozen
+class Certifying:
+    """What a certificate is made for: five rows, of which a draw is foretold to take 0.25 s."""
+
+    settings: FitSettings = field(factory=lambda: FitSettings(certify_draws=200, certify_rows=0))
+    certified: tuple[int, ...] = (0, 1, 2, 3, 4)
+    shown: int = 0
+
+    def late(self, *_: object) -> None: ...
+
+    def pace_now(self, *_: object) -> Pace:
+        return Pace(0.0, 0.25)
+
+    def planned(self, pace: Pace, seconds: float) -> forecast.Plan | None:
+        return planned(pace, draws=200, rows=5, simulated=0, seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("slow", "sizes", "kept"),
+    [
+        (0.08, [(64, 2), (54, 5)], (54, 5)),  # sooner than foretold, so there is time for the others
+        (0.02, [(64, 2), (200, 5)], (200, 5)),
+        (0.25, [(64, 2)], (64, 2)),
+        (0.4, [(64, 2)], (64, 1)),  # the first took so long that the second was left out
+    ],
+)
+def test_a_certificate_is_made_again_where_there_is_time_for_more_rows(
+    slow: float, sizes: list[tuple[int, int]], kept: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked = Clock(), list[tuple[int, int]]()
+    course = Course(clock=clock)
+    course.budget = 34.0
+    clock.now += 1.3
+
+    def certified(_: object, course: Course, draws: int, rows: int, simulated: int) -> PolicyReport:
+        asked.append((draws, rows))
+        made = []
+        for number in range(rows):
+            if made and course.left - 0.02 * 34 < slow * draws - 1e-6:
+                break
+            clock.now += slow * draws
+            made.append(RowCheck(number, 0.5, None, -2.0, -1.0, 0.0, 0.1))
+        return PolicyReport(draws, tuple(made), None, "")
+
+    monkeypatch.setattr(fit_module, "_certified", certified)
+    found, said = fit_module.certificate_of(Certifying(), course, Allotment(None, None, 0.0, 0.0))  # type: ignore[arg-type]
+    assert asked == sizes and found is not None
+    assert (found["draws"], len(found["rows"])) == kept  # type: ignore[arg-type]
+    assert bool(said) is (kept != (200, 5))
 
 
 def test_fewer_draws_than_the_least_are_asked_for() -> None:

@@ -391,7 +391,11 @@ def options(
         name = former.get(option.name, option.name)
         if name not in known:
             inner(scope, option.value) if not isinstance(option.value, ast.Name) else None
-            listed = f"its options are {', '.join(known)}" if known else _NO_OPTIONS.get(owner, "it has no options")
+            listed = (
+                f"its options are {', '.join(known)}"
+                if known
+                else _NO_OPTIONS.get(owner, "it has no options")
+            )
             scope.error(
                 "PLM206",
                 f"{owner} has no option '{option.name}'",
