@@ -357,14 +357,18 @@ class Certifying:
 @pytest.mark.parametrize(
     ("slow", "sizes", "kept"),
     [
-        (0.08, [(64, 2), (54, 5)], (54, 5)),  # sooner than foretold, so there is time for the others
-        (0.02, [(64, 2), (200, 5)], (200, 5)),
-        (0.25, [(64, 2)], (64, 2)),
-        (0.4, [(64, 2)], (64, 1)),  # the first took so long that the second was left out
+        ((0.08, 0.08), [(64, 2), (54, 5)], (54, 5)),  # sooner than foretold, so there is time for the others
+        ((0.02, 0.02), [(64, 2), (200, 5)], (200, 5)),
+        ((0.25,), [(64, 2)], (64, 2)),
+        ((0.4,), [(64, 2)], (64, 1)),  # the first took so long that the second was left out
+        ((0.08, 0.3), [(64, 2), (54, 5)], (64, 2)),  # a second one that got no further is not kept
     ],
 )
 def test_a_certificate_is_made_again_where_there_is_time_for_more_rows(
-    slow: float, sizes: list[tuple[int, int]], kept: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    slow: tuple[float, ...],
+    sizes: list[tuple[int, int]],
+    kept: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, asked = Clock(), list[tuple[int, int]]()
     course = Course(clock=clock)
@@ -372,12 +376,12 @@ def test_a_certificate_is_made_again_where_there_is_time_for_more_rows(
     clock.now += 1.3
 
     def certified(_: object, course: Course, draws: int, rows: int, simulated: int) -> PolicyReport:
+        made, each = [], slow[len(asked)] * draws
         asked.append((draws, rows))
-        made = []
         for number in range(rows):
-            if made and course.left - 0.02 * 34 < slow * draws - 1e-6:
+            if made and course.left - 0.02 * 34 < each - 1e-6:
                 break
-            clock.now += slow * draws
+            clock.now += each
             made.append(RowCheck(number, 0.5, None, -2.0, -1.0, 0.0, 0.1))
         return PolicyReport(draws, tuple(made), None, "")
 

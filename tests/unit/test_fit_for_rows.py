@@ -344,7 +344,7 @@ def test_a_policy_that_ends_below_the_prior_draws_as_the_prior_and_says_what_to_
     fitted = fit(query.prepared, ROWS, tmp_path / "p", settings_of(settings), say=said.append)
     certificate = fitted.manifest.checked
     assert certificate is not None and certificate.ess < certificate.prior_ess and certificate.gain < -1
-    assert said[-1].startswith("after 1 steps the policy is a worse proposal than the prior")
+    assert said[-1].startswith("after 1 step the policy is a worse proposal than the prior")
     assert "`--for rows`" in said[-1] and said[-1] in fitted.manifest.note
     target = query.given(ROWS[0]).target()
     policy = load_policy(fitted.folder, query.prepared)
