@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Rounds without a better held-out bound after which it ends.  [default: 2]",
 )
-@budget_option("Begin no round after so many seconds.")
+@budget_option("End, certified and saved, within so many seconds.")
 @click.option(
     "--e-steps", type=click.IntRange(min=1), metavar="N", help="Steps of an E-step.  [default: 100]"
 )
@@ -69,6 +70,7 @@ def command(
     Example:
       plm em programs/latent_rationale.plm --data rows.jsonl --out em
     """
+    began = time.monotonic()
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use)
     query = query.given(given_values(query.graph, texts("--given", given)))
@@ -78,7 +80,9 @@ def command(
         "m_rate": m_rate, "train": train, "train_prior": train_prior or None, "seed": seed,
     }  # fmt: skip
     with _watching() as (watch, tick, say):
-        found = query.em(rows, out, resume=resume, watch=watch, tick=tick, say=say, **stated(more, flags))
+        found = query.em(
+            rows, out, resume=resume, watch=watch, tick=tick, say=say, began=began, **stated(more, flags)
+        )
     if format == "json":
         kept = ("interrupted", "stopped", "best", "notes", "rounds")
         whole = {"folder": str(found.folder), "program": str(found.query)}

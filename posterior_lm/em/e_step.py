@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +21,9 @@ from posterior_lm.train.simulate import Simulator
 from posterior_lm.train.sleep_phase import SleepPhase
 from posterior_lm.train.trainer import Trainer
 
+LOOKING = 0.3
+"""Of an E-step's time for looking at what simulated rows are like."""
+
 
 @frozen(eq=False)
 class Stand:
@@ -29,9 +34,9 @@ class Stand:
     rows: Rows
     guide: Adapter
 
-    def simulator(self) -> Simulator:
-        """Simulated rows of the program as it stands. Looking at what they are like takes a while."""
-        return Simulator(self.program, self.inputs.data, alike=True)
+    def simulator(self, late: Callable[[], bool] | None = None) -> Simulator:
+        """Simulated rows of the program as it stands. Looking at what they are like takes a while, and ends where it is `late`."""
+        return Simulator(self.program, self.inputs.data, alike=True, late=late)
 
     def drawn(self, numbers: Sequence[int], n: int, seed: int) -> list[Weighted]:
         """n weighted draws of the guide for each row, with random numbers of the row's own.
@@ -56,14 +61,18 @@ def e_step(
     the rows. Later ones go on from a guide that is nearly right, on the rows alone.
     """
     sleep_phase = simulator = None
+    began = time.monotonic()
     if first and settings.sleep != 0:
-        simulator = stand.simulator()
+        end = math.inf if settings.budget is None else began + LOOKING * settings.budget
+        simulator = stand.simulator(lambda: time.monotonic() >= end)
         sleep_phase, _ = SleepPhase.of(stand.rows, numbers, simulator, settings.pairs, settings.seed)
     exact = sleep_phase is not None and simulator is not None and simulator.exact
     # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
     own = settings.resolved(exact=exact or not first).scaled(settings, stand.guide.scale)
     if not first:
         own = evolve(own, sleep=0.0, reward_temperature=1.0)
+    if own.budget is not None:  # of which looking has taken a part
+        own = evolve(own, budget=max(1.0, own.budget - (time.monotonic() - began)))
     trainer = Trainer(stand.rows, numbers, stand.guide, own, sleep_phase, World(), simulator)
     for row, known in stand.inputs.known:
         trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, known, pinned=True))

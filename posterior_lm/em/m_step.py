@@ -70,12 +70,13 @@ def m_step(
     adapter: Adapter, rows: Sequence[Lesson], *, steps: int, rate: float, batch: int, draws: int,
     rng: np.random.Generator, held_out: Sequence[Lesson] = (), columns: int = 1 << 14,
     tick: Callable[[int], None] | None = None, stop: Callable[[], bool] = lambda: False,
+    late: Callable[[], bool] = lambda: False,
 ) -> Raised | None:  # fmt: skip
     """Train the adapter on the rows, `batch` of them a step, and of each `draws` draws by their weights.
 
     A step's gradient is unbiased for that of Q. At most `steps` of them: it ends with the best weights where Q of
-    `held_out` rows, or with fewer than `FEW_HELD` of them that of its own, no longer rises. Taken back where Q
-    fell, and, with None, where `stop` asked for an end. A pass has at most `columns` tokens, and fewer where these
+    `held_out` rows, or with fewer than `FEW_HELD` of them that of its own, no longer rises, and after the step behind
+    which it is `late`. Taken back where Q fell, and, with None, where `stop` asked for an end. A pass has at most `columns` tokens, and fewer where these
     do not fit in memory.
 
     Raises InferenceError PLM626 where a gradient is not finite or one draw does not fit in memory. ValueError without rows.
@@ -109,7 +110,7 @@ def m_step(
         optimizer.step()
         if tick is not None:
             tick(step + 1)
-        if looks.done(step + 1, q):
+        if looks.done(step + 1, q) or late():
             break
     optimizer.zero_grad(set_to_none=True)
     taken = looks.settle(step + 1)

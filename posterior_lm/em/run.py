@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.api.engine import prepare
+from posterior_lm.em.budget import E_STEP, M_STEP, Purse
 from posterior_lm.em.e_step import Stand, e_step
 from posterior_lm.em.m_step import lessons, m_step
 from posterior_lm.em.rounds import Raised, Round, Weighted, best_of, bound_of, why_done
@@ -36,11 +38,13 @@ from posterior_lm.lang.driver import check
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.storage import Lock, folder_named, plain
 from posterior_lm.target.prepared import Data, PreparedProgram
+from posterior_lm.target.target import Target
 from posterior_lm.train import checkpoint, progress
 from posterior_lm.train.adapter import Adapter, check_model
 from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.checkpoint import METRICS
 from posterior_lm.train.evaluate import certify
+from posterior_lm.train.forecast import SAVED, TIMING, pace_of, planned
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.policy import Manifest, data_digest, guide_digest
 from posterior_lm.train.progress import Interrupt
@@ -67,11 +71,12 @@ class Trained:
 def train(
     program: PreparedProgram, request: Request, rows: Sequence[Data], out: str | Path, /, *,
     given: Data | None = None, resume: bool = False, watch: Callable[[Round], None] | None = None,
-    tick: Tick | None = None, say: Callable[[str], None] | None = None, **options: object,
+    tick: Tick | None = None, say: Callable[[str], None] | None = None, began: float | None = None,
+    **options: object,
 ) -> Trained:  # fmt: skip
     """Train the guide of a program and the model of what it observes on `rows`, and save both in `out`.
 
-    `given` are parameters of every row. Rows without
+    `given` are parameters of every row; a budget is counted from `began`, by `time.monotonic`, or from now. Rows without
     the observed value are left out. An interrupted run leaves a checkpoint and the best round,
     uncertified; before the first round ends it raises KeyboardInterrupt. Raises InferenceError
     PLM790, PLM792 and PLM793 for programs without anything to train; DataError PLM791 and PLM794
@@ -80,6 +85,7 @@ def train(
     """
     stated = {k: v for k, v in request.fit_settings(program).items() if k not in OWN_OF_FIT}
     settings = settings_of({**stated, **options})
+    purse = Purse(settings.budget) if began is None else Purse(settings.budget, began)
     folder, given = folder_named(out), given or {}
     assert program.checked is not None
     split = split_model(program.checked, settings.train, train_prior=settings.train_prior)
@@ -98,7 +104,7 @@ def train(
         checkpoint.clean(folder)
         held = {checkpoint.ROOM: "an unfinished run of EM", RECORD: "a result of EM"}
         checkpoint.check_unused(folder, resume, held)
-        run = Run(Asked(program, split, base, inputs, settings, folder), tell, tick or _silent)
+        run = Run(Asked(program, split, base, inputs, settings, folder), tell, tick or _silent, purse)
         done = False
         try:
             if remark:
@@ -160,12 +166,13 @@ class Asked:
 class Run:
     """`train` does rounds until EM ends; `finish` certifies and saves the best of them."""
 
-    def __init__(self, asked: Asked, say: Callable[[str], None], tick: Tick) -> None:
-        self.asked, self.say, self.tick = asked, say, tick
+    def __init__(self, asked: Asked, say: Callable[[str], None], tick: Tick, purse: Purse) -> None:
+        self.asked, self.say, self.tick, self.purse = asked, say, tick, purse
         self.notes: list[str] = []
         self.rounds: tuple[Round, ...] = ()
         self.best: dict[str, dict[str, Tensor]] = {}
-        self.seconds = 0.0
+        self.draws: int | None = None
+        self.bound_seconds = 0.0
         settings, count = asked.settings, len(asked.inputs.data)
         fit = settings.fit
         self.model = Adapter.new(
@@ -204,7 +211,9 @@ class Run:
 
     def resume(self) -> None:
         """Stand where the newest checkpoint was taken."""
-        self.rounds, weights, self.seconds = resume_from(self.asked.folder, self.asked.identity)
+        self.rounds, weights, self.purse.before, self.draws = resume_from(
+            self.asked.folder, self.asked.identity
+        )
         self.model.restore(weights["model"])
         self.guide.restore(weights["guide"])
         self.best = {"model": weights["best model"], "guide": weights["best guide"]}
@@ -215,9 +224,8 @@ class Run:
         settings = self.asked.settings
         while True:
             reason = why_done(self.rounds, settings.rounds, settings.patience)
-            if reason is None and settings.budget is not None and self.rounds:
-                spent = self.seconds >= settings.budget
-                reason = f"the budget of {settings.budget:g} s is spent" if spent else None
+            if reason is None and self.rounds and self.purse.left <= self.bound_seconds:
+                reason = f"the budget of {settings.budget:g} s is spent"
             if reason is not None:
                 return reason
             found = None if stop() else self._round(len(self.rounds), stop)
@@ -233,7 +241,7 @@ class Run:
                     "model": self.model.tensors(), "guide": self.guide.tensors(),
                     "best model": self.best["model"], "best guide": self.best["guide"],
                 },
-                self.asked.identity, self.seconds,
+                self.asked.identity, self.purse.spent, self.draws,
             )  # fmt: skip
             watch(found)
 
@@ -244,9 +252,11 @@ class Run:
         if number and raised is None:
             return None
         self.stand = stand = self._stand()
-        left = None if settings.budget is None else max(1.0, settings.budget - self.seconds)
         fit = evolve(
-            settings.fit, steps=settings.e_steps, budget=left, seed=settings.seed + 7919 * number
+            settings.fit,
+            steps=settings.e_steps,
+            budget=self.purse.part(E_STEP),
+            seed=settings.seed + 7919 * number,
         )  # another seed each round, or each would see the same draws of the same rows
         whole = e_step(
             stand, self.numbers, fit, first=number == 0,
@@ -254,28 +264,40 @@ class Run:
         )  # fmt: skip
         if not whole:
             return None
-        self.tick(number, "bound", 0.0)
-        self.drawn = stand.drawn(self._chosen(number), settings.bound_draws, settings.seed)
-        self.held = stand.drawn(self.held_out, settings.bound_draws, settings.seed)
-        self.tick(number, "bound", 1.0)
-        seconds = time.monotonic() - began
-        self.seconds += seconds
+        middle = time.monotonic()
+        self._bound(stand, number)
+        self.bound_seconds = time.monotonic() - middle
         return Round(
             number,
             bound_of([w.log_weights for w in self.drawn]),
             bound_of([w.log_weights for w in self.held]) if self.held else None,
             raised,
             stand.program.models[self.asked.split.trained].identity.digest,
-            round(seconds, 3),
+            round(time.monotonic() - began, 3),
         )
+
+    def _bound(self, stand: Stand, number: int) -> None:
+        """Weighted draws of the rows of a round's bound, and of those held out."""
+        settings, chosen = self.asked.settings, self._chosen(number)
+        rows = [*chosen, *self.held_out]
+        self.tick(number, "bound", 0.0)
+        if self.draws is None:
+            self.draws = self.purse.draws(
+                settings.bound_draws, len(rows), lambda n: stand.drawn(rows[:1], n, settings.seed)
+            )
+            if self.draws < settings.bound_draws:
+                self.note(f"the budget left time for {self.draws} draws of a row, not {settings.bound_draws}")
+        found: list[Weighted] = []
+        for k, row in enumerate(rows):
+            found += stand.drawn([row], self.draws, settings.seed)
+            self.tick(number, "bound", (k + 1) / len(rows))
+        self.drawn, self.held = found[: len(chosen)], found[len(chosen) :]
 
     def _m_step(self, number: int, stop: Callable[[], bool]) -> Raised | None:
         """Raise the model on the last round's draws, which a resumed run makes once more."""
         settings = self.asked.settings
         if not self.drawn:
-            stand = self._stand()
-            self.drawn = stand.drawn(self._chosen(number - 1), settings.bound_draws, settings.seed)
-            self.held = stand.drawn(self.held_out, settings.bound_draws, settings.seed)
+            self._bound(self._stand(), number - 1)
         alias = self.asked.split.trained
         taught = lessons(self.drawn, alias)
         if not taught:
@@ -284,6 +306,7 @@ class Run:
             self.model, taught, steps=settings.m_steps, rate=settings.m_rate, batch=settings.m_rows,
             draws=settings.m_draws, rng=np.random.default_rng([settings.seed, 13, number]),
             held_out=lessons(self.held, alias), columns=settings.fit.max_batch_tokens, stop=stop,
+            late=self.purse.until(M_STEP),
             tick=lambda step: self.tick(number, "M-step", step / settings.m_steps),
         )  # fmt: skip
 
@@ -302,33 +325,51 @@ class Run:
 
     # ------------------------------------------------------------- the end
 
+    def _certificate(self, stand: Stand, number: int) -> dict[str, Any] | None:
+        """What is known of the guide, as JSON values; None where the budget has left no time for it."""
+        self.say("certifying")
+        asked, fit = self.asked, self.asked.settings.fit
+        rows, draws = self.held_out or self.numbers[:8], fit.certify_draws
+        simulator, note, left = None, "", None
+
+        def guide_of(target: Target) -> PolicyGuide:
+            return PolicyGuide.of(target, self.guide)
+
+        if asked.settings.budget is not None:
+            purse, note = self.purse, "the budget left no time for them"
+            ahead = purse.whole_left * (1 - SAVED)
+            target = stand.rows.target(rows[0])
+            pace = pace_of(target, guide_of(target), 0.0, TIMING * ahead)
+            plan = planned(pace, draws=draws, rows=len(rows), simulated=0, seconds=(1 - TIMING) * ahead)
+            if plan is None:
+                self.note("the budget left no time to certify the guide")
+                return None
+            rows, draws, left = rows[: plan.rows], plan.draws, lambda: purse.whole_left * (1 - SAVED)
+        elif fit.certify_rows >= FEWEST:
+            # Looking at simulated rows takes a while, and with fewer of them nothing would be said.
+            simulator = stand.simulator()
+        else:
+            note = f"{fit.certify_rows} were asked for, and fewer than {FEWEST} say little"
+        found = certify(
+            stand.program, asked.inputs.data, rows, guide_of, simulator=simulator, draws=draws,
+            simulated=fit.certify_rows, seed=asked.settings.seed, note=note, held_out=bool(self.held_out),
+            move=lambda share: self.tick(number, "certificate", share), left=left,
+        )  # fmt: skip
+        return found.to_json()
+
     def finish(self, interrupted: bool) -> Record:
         """The best round's weights, certified unless interrupted, and saved."""
         asked, best = self.asked, best_of(self.rounds)
         self.model.restore(self.best["model"])
         self.guide.restore(self.best["guide"])
         stand = self._stand()
-        fit, certificate = asked.settings.fit, None
-        if not interrupted:
-            self.say("certifying")
-            # Looking at simulated rows takes a while, and with fewer of them nothing would be said.
-            simulator = stand.simulator() if fit.certify_rows >= FEWEST else None
-            found = certify(
-                stand.program, asked.inputs.data, self.held_out or self.numbers[:8],
-                lambda target: PolicyGuide.of(target, self.guide), simulator=simulator,
-                draws=fit.certify_draws, simulated=fit.certify_rows, seed=asked.settings.seed,
-                held_out=bool(self.held_out),
-            )  # fmt: skip
-            if simulator is None:
-                few = f"{fit.certify_rows} were asked for, and fewer than {FEWEST} say little"
-                found = evolve(found, note=few)
-            certificate = found.to_json()
+        certificate = None if interrupted else self._certificate(stand, best.number)
         settings = asked.settings.to_json()
         note = "; ".join([*["interrupted"] * interrupted, *self.notes])
         manifest = Manifest.new(
             stand.program, self.lm, asked.inputs.data,
             settings=settings, seed=asked.settings.seed,
-            steps=asked.settings.e_steps * (best.number + 1), seconds=round(self.seconds, 3),
+            steps=asked.settings.e_steps * (best.number + 1), seconds=round(self.purse.spent, 3),
             certificate=certificate, note=note,
         )  # fmt: skip
         record = Record(

@@ -165,9 +165,12 @@ Weights = Mapping[str, Tensor]
 
 def save_round(
     folder: Path, rounds: tuple[Round, ...], weights: Mapping[str, Weights], identity: Mapping[str, object],
-    seconds: float,
+    seconds: float, draws: int | None,
 ) -> None:  # fmt: skip
-    """Keep the state after a round: `weights` by what they are of ("model", "guide", and both of the best round)."""
+    """Keep the state after a round: `weights` by what they are of ("model", "guide", and both of the best round).
+
+    `draws` are those of a row in its bounds.
+    """
     checkpoint.save(
         folder,
         step=rounds[-1].number,
@@ -177,14 +180,15 @@ def save_round(
             "rounds": plain(rounds),
             "em": plain(identity),
             "seconds": seconds,
+            "draws": draws,
         },
     )
 
 
 def resume_from(
     folder: Path, identity: Mapping[str, object]
-) -> tuple[tuple[Round, ...], dict[str, dict[str, Tensor]], float]:
-    """The rounds, the weights and the seconds of the newest checkpoint, and cuts the measurements back to it.
+) -> tuple[tuple[Round, ...], dict[str, dict[str, Tensor]], float, int | None]:
+    """The rounds, weights, seconds and draws of a row of the newest checkpoint, and cuts the measurements back to it.
 
     Raises DataError PLM622 where there is none or it is damaged, PLM625 where it is of another run.
     """
@@ -196,6 +200,9 @@ def resume_from(
             of, _, name = key.partition("/")
             weights.setdefault(of, {})[name] = tensor
         seconds = float(str(found.state["seconds"]))
+        draws = found.state.get("draws")
+        if not (draws is None or (type(draws) is int and draws > 0)):
+            raise ValueError("its draws are no number of draws")
         if not rounds or {"model", "guide", "best model", "best guide"} - set(weights):
             raise ValueError("a part of it is missing")
     except (KeyError, ValueError, TypeError) as problem:
@@ -203,7 +210,7 @@ def resume_from(
             "PLM622", f"{found.path} is no checkpoint of EM ({problem})", where=str(found.path)
         ) from None
     progress.cut_metrics(folder / METRICS, rounds[-1].number)
-    return rounds, weights, seconds
+    return rounds, weights, seconds, draws
 
 
 # ------------------------------------------------------------------------------- the adapted model

@@ -29,7 +29,7 @@ class EmSettings:
     patience: int = field(default=2, metadata={"low": 1})
     """Rounds without a better held-out bound after which EM ends."""
     budget: float | None = field(default=None, metadata={"low": 0, "above": True})
-    """Seconds after which no new round begins. None: no limit."""
+    """Seconds of the whole run. None: no limit."""
     e_steps: int = field(default=100, metadata={"low": 1})
     """Steps of each E-step; every one goes on from the guide of the last."""
     m_steps: int = field(default=100, metadata={"low": 1})

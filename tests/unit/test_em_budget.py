@@ -1,0 +1,109 @@
+"""What a budget of EM holds: all of it, and a trained model as soon as there is time for one."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posterior_lm.em import budget as budget_module
+from posterior_lm.em.budget import Purse
+from posterior_lm.em.m_step import m_step
+from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.policy import read_manifest
+from tests.unit.test_em import done
+from tests.unit.test_em_mstep import adapter, exact_lessons  # noqa: F401
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(budget_module.time, "monotonic", made)
+    return made
+
+
+def test_what_is_left_by_hand(clock: Clock) -> None:
+    purse = Purse(200.0, 40.0, before=20.0)
+    assert purse.spent == 30.0 and purse.whole_left == 170.0 and purse.left == pytest.approx(140.0)
+    assert purse.part(0.25) == pytest.approx(35.0)
+    late = purse.until(0.5)
+    clock.now += 69.9
+    assert not late()
+    clock.now += 0.2
+    assert late() and purse.part(0.25) == pytest.approx(0.25 * 69.9)
+    clock.now += 1000.0
+    assert purse.part(0.25) == 1.0 and purse.left < 0
+
+
+def test_without_a_budget_nothing_ends(clock: Clock) -> None:
+    purse = Purse(None)
+    late = purse.until(0.5)
+    clock.now += 1e9
+    assert purse.left == purse.whole_left == math.inf and purse.part(0.5) is None and not late()
+    assert purse.draws(64, 10, lambda n: pytest.fail("nothing is tried")) == 64
+
+
+@pytest.mark.parametrize(("each", "draws"), [(0.01, 64), (0.02, 40), (0.1, 8), (9.0, 4)])
+def test_a_bound_has_the_draws_that_its_time_holds(clock: Clock, each: float, draws: int) -> None:
+    """8 % of 200 s are 16, for twenty rows."""
+
+    def tried(n: int) -> None:
+        assert n == 8
+        clock.now += n * each
+
+    assert Purse(200.0).draws(64, 20, tried) == draws
+
+
+def test_an_m_step_that_is_late_keeps_its_steps(
+    adapter: Adapter,  # noqa: F811
+    rng: np.random.Generator,
+) -> None:
+    taught, _ = exact_lessons(adapter)
+    asked = iter((False, False, True))
+    raised = m_step(
+        adapter,
+        taught,
+        steps=9,
+        rate=1e-3,
+        batch=8,
+        draws=8,
+        rng=rng,
+        late=lambda: next(asked),
+        held_out=taught,
+    )
+    assert raised is not None and raised.kept and raised.steps == 3 and raised.after > raised.before
+
+
+def test_a_budget_is_the_whole_and_holds_an_m_step(tmp_path: Path) -> None:
+    """Each of the four phases alone would take hours."""
+    told: list[str] = []
+    asked: dict[str, Any] = {"e_steps": 10**6, "m_steps": 10**6, "bound_draws": 10**4, "certify_draws": 10**5}
+    began = time.monotonic()
+    found = done(
+        tmp_path / "out",
+        rounds=10**4,
+        budget=8.0,
+        began=began - 1.0,
+        say=told.append,
+        patience=10**4,
+        **asked,
+    )
+    found.close()
+    assert time.monotonic() - began < 10.5, "8 s, one of which was gone, and room for a crowded machine"
+    assert found.stopped == "the budget of 8 s is spent" and len(found.rounds) > 1
+    first = found.rounds[1].raised
+    assert first is not None and first.kept and first.after > first.before
+    assert any("draws of a row, not 10000" in note for note in found.notes)
+    manifest = read_manifest(tmp_path / "out" / "guide")
+    assert manifest.certificate is None or manifest.checked.note == "the budget left no time for them"  # type: ignore[union-attr]
