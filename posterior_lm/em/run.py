@@ -248,9 +248,11 @@ class Run:
     def _round(self, number: int, stop: Callable[[], bool]) -> Round | None:
         began = time.monotonic()
         settings = self.asked.settings
+        self.tick(number, "M-step" if number else "E-step", 0.0)
         raised = self._m_step(number, stop) if number else None
         if number and raised is None:
             return None
+        self.tick(number, "E-step", 0.0)
         self.stand = stand = self._stand()
         fit = evolve(
             settings.fit,
