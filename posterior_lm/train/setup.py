@@ -9,7 +9,8 @@ from pathlib import Path
 
 from attrs import evolve, fields, frozen
 
-from posterior_lm.infer.methods import OBJECTIVES
+from posterior_lm.infer.auto import choose, rather_than_a_policy
+from posterior_lm.infer.methods import AUTO, OBJECTIVES
 from posterior_lm.lang.diagnostics import DataError
 from posterior_lm.lm.protocol import LanguageModel
 from posterior_lm.target.prepared import Data
@@ -226,6 +227,10 @@ def setting_up(
     elif not held_out:
         some = f"of {len(rows)} row{'s' * (len(rows) != 1)} none is held out"
         notes.append(f"{some}: the certificate is of the rows trained on")
+    if rather_than_a_policy(first := rows.target(numbers[0])):
+        # The method's own reason, such as how few values there are.
+        why = choose(first, AUTO)[1].partition(": ")[2]
+        notes.append(f"`plm run` needs no policy here: {why}")
     adapter, begun = (shared, "") if shared is not None else adapter_of(inputs.program.models[lm], settings)
     chosen = evolve(chosen, rank=adapter.config.r).scaled(settings, adapter.scale)
     notes += [begun] if begun else []

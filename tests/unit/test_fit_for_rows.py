@@ -321,6 +321,26 @@ def test_what_made_it_worse_is_changed(tmp_path: Path, monkeypatch: pytest.Monke
     assert note.format(6, "on with a third of the rate") in fitted.manifest.note
 
 
+@pytest.mark.parametrize(("most", "needless"), [(30, True), (300, False)])
+def test_a_fit_says_where_every_value_is_listed_without_a_policy(
+    most: int, needless: bool, tmp_path: Path
+) -> None:
+    query = loads(
+        f"""lm base = "tiny"
+        program p() {{
+          latent a: int(1..{most}, lead=" ") ~ uniform(1, {most})
+          latent b: int(1..{most}, lead=" ") ~ base("From", a, " to")
+          guide a ~ base("A number:")
+        }}"""
+    )
+    settings = settings_of({**SMALL, "steps": 1, "certify_draws": 10, "certify_rows": 0})
+    fitted = fit(query.prepared, [{}], tmp_path / "p", settings)
+    said = "`plm run` needs no policy here: the support has 900 values, at most 20000"
+    assert (said in fitted.notes) is needless and any(
+        "needs no policy" in n for n in fitted.notes
+    ) is needless
+
+
 def test_a_fit_that_is_ruined_is_saved_as_it_began(tmp_path: Path) -> None:
     query = loads(WORD)
     settings = settings_of(
