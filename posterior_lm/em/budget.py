@@ -10,7 +10,9 @@ import math
 import time
 from collections.abc import Callable
 
-from attrs import define, field
+from attrs import define, evolve, field
+
+from posterior_lm.train.settings import FitSettings
 
 END = 0.15
 """Of a budget for the certificate and for saving."""
@@ -20,6 +22,10 @@ BOUND = 0.08
 """Of a budget for the bounds of a round, whose draws are as many as that holds."""
 TRIED, FEWEST = 8, 4
 """Draws of a row that are timed; and of each row at least."""
+STEPS = 24
+"""Steps that an E-step should hold before each has all of its draws."""
+ROWS, DRAWS = 16, 16
+"""Of a step of an E-step, where nobody says how many (`FitSettings.resolved`)."""
 
 
 @define(eq=False)
@@ -29,6 +35,8 @@ class Purse:
     budget: float | None
     began: float = field(factory=time.monotonic)
     before: float = 0.0
+    each: float | None = None
+    """Seconds of a draw, weighed, once that was tried."""
 
     @property
     def spent(self) -> float:
@@ -54,12 +62,31 @@ class Purse:
         end = math.inf if part is None else time.monotonic() + part
         return lambda: time.monotonic() >= end
 
-    def draws(self, most: int, rows: int, tried: Callable[[int], object]) -> int:
-        """Draws of each of so many rows, at most `most`, whose bounds take no more than `BOUND`, after one row was tried."""
-        if self.budget is None or most <= FEWEST:
-            return most
-        few = min(TRIED, most)
+    def time(self, draw: Callable[[int], object]) -> None:
+        """Try what `draw` takes for a number of draws; not without a budget, nor again."""
+        if self.budget is None or self.each is not None:
+            return
         began = time.monotonic()
-        tried(few)
-        each = max(1e-9, time.monotonic() - began) / few
-        return max(FEWEST, min(most, math.floor(min(1e9, BOUND * self.budget / (rows * each)))))
+        draw(TRIED)
+        self.each = max(1e-9, time.monotonic() - began) / TRIED
+
+    def draws(self, most: int, rows: int) -> int:
+        """Draws of each of so many rows, at most `most`, whose bounds take no more than `BOUND`."""
+        if self.budget is None or self.each is None:
+            return most
+        held = math.floor(min(1e9, BOUND * self.budget / (rows * self.each)))
+        return max(min(FEWEST, most), min(most, held))
+
+    def of_e_step(self, fit: FitSettings, rows: int) -> FitSettings:
+        """Settings of an E-step on so many rows with its part of what is left, and draws of which that holds enough steps.
+
+        A step takes about as long again for what it does with its draws, as that of a fit.
+        """
+        part = self.part(E_STEP)
+        fit = evolve(fit, budget=part)
+        if part is None or self.each is None:
+            return fit
+        together = min(rows, fit.rows or ROWS)
+        most = part / (STEPS * 2 * self.each)
+        draws = fit.draws or int(min(DRAWS, max(2, most // together)))
+        return evolve(fit, draws=draws, pairs=int(min(fit.pairs, max(FEWEST, most))))

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from posterior_lm.api.engine import prepare
-from posterior_lm.em.budget import E_STEP, M_STEP, Purse
+from posterior_lm.em.budget import M_STEP, Purse
 from posterior_lm.em.e_step import Stand, e_step
 from posterior_lm.em.m_step import lessons, m_step
 from posterior_lm.em.rounds import Raised, Round, Weighted, best_of, bound_of, why_done
@@ -254,11 +254,10 @@ class Run:
             return None
         self.tick(number, "E-step", 0.0)
         self.stand = stand = self._stand()
-        fit = evolve(
-            settings.fit,
-            steps=settings.e_steps,
-            budget=self.purse.part(E_STEP),
-            seed=settings.seed + 7919 * number,
+        self.purse.time(lambda n: stand.drawn(self.numbers[:1], n, settings.seed))
+        fit = self.purse.of_e_step(
+            evolve(settings.fit, steps=settings.e_steps, seed=settings.seed + 7919 * number),
+            len(self.numbers),
         )  # another seed each round, or each would see the same draws of the same rows
         whole = e_step(
             stand, self.numbers, fit, first=number == 0,
@@ -284,9 +283,7 @@ class Run:
         rows = [*chosen, *self.held_out]
         self.tick(number, "bound", 0.0)
         if self.draws is None:
-            self.draws = self.purse.draws(
-                settings.bound_draws, len(rows), lambda n: stand.drawn(rows[:1], n, settings.seed)
-            )
+            self.draws = self.purse.draws(settings.bound_draws, len(rows))
             if self.draws < settings.bound_draws:
                 self.note(f"the budget left time for {self.draws} draws of a row, not {settings.bound_draws}")
         found: list[Weighted] = []

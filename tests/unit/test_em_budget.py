@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from posterior_lm.em import budget as budget_module
-from posterior_lm.em.budget import Purse
+from posterior_lm.em.budget import DRAWS, ROWS, Purse
 from posterior_lm.em.m_step import m_step
 from posterior_lm.train.adapter import Adapter
 from posterior_lm.train.policy import read_manifest
+from posterior_lm.train.settings import FitSettings
 from tests.unit.test_em import done
 from tests.unit.test_em_mstep import adapter, exact_lessons  # noqa: F401
+
+FIT = FitSettings()
 
 
 class Clock:
@@ -51,7 +55,9 @@ def test_without_a_budget_nothing_ends(clock: Clock) -> None:
     late = purse.until(0.5)
     clock.now += 1e9
     assert purse.left == purse.whole_left == math.inf and purse.part(0.5) is None and not late()
-    assert purse.draws(64, 10, lambda n: pytest.fail("nothing is tried")) == 64
+    purse.time(lambda n: pytest.fail("nothing is tried"))
+    assert purse.draws(64, 10) == 64
+    assert purse.of_e_step(FIT, 10) == FIT
 
 
 @pytest.mark.parametrize(("each", "draws"), [(0.01, 64), (0.02, 40), (0.1, 8), (9.0, 4)])
@@ -62,7 +68,26 @@ def test_a_bound_has_the_draws_that_its_time_holds(clock: Clock, each: float, dr
         assert n == 8
         clock.now += n * each
 
-    assert Purse(200.0).draws(64, 20, tried) == draws
+    purse = Purse(200.0)
+    purse.time(tried)
+    assert purse.draws(64, 20) == draws
+    purse.time(lambda n: pytest.fail("once is enough"))
+
+
+@pytest.mark.parametrize(
+    ("each", "rows", "draws", "pairs"),
+    [(1e-4, 40, 16, 128), (0.02, 40, 2, 44), (0.02, 5, 8, 44), (5.0, 40, 2, 4)],
+)
+def test_a_step_has_the_draws_of_which_its_time_holds_enough(
+    clock: Clock, each: float, rows: int, draws: int, pairs: int
+) -> None:
+    """A quarter of 170 s, 24 steps, each twice its draws."""
+    purse = Purse(200.0, clock(), each=each)
+    found = purse.of_e_step(FIT, rows)
+    assert found.budget == pytest.approx(42.5) and (found.draws, found.pairs) == (draws, pairs)
+    assert purse.of_e_step(evolve(FIT, draws=9), rows).draws == 9
+    usual = FIT.resolved(exact=True)
+    assert (usual.rows, usual.draws) == (ROWS, DRAWS)
 
 
 def test_an_m_step_that_is_late_keeps_its_steps(
