@@ -24,6 +24,8 @@ TRIED, FEWEST = 8, 4
 """Draws of a row that are timed; and of each row at least."""
 STEPS = 24
 """Steps that an E-step should hold before each has all of its draws."""
+SEEDS, SEEDED = 32, 0.1
+"""Draws of smc that a row's buffer begins with at most, and the part of an E-step that those of all rows may take."""
 ROWS, DRAWS = 16, 16
 """Of a step of an E-step, where nobody says how many (`FitSettings.resolved`)."""
 
@@ -89,4 +91,5 @@ class Purse:
         together = min(rows, fit.rows or ROWS)
         most = part / (STEPS * 2 * self.each)
         draws = fit.draws or int(min(DRAWS, max(2, most // together)))
-        return evolve(fit, draws=draws, pairs=int(min(fit.pairs, max(FEWEST, most))))
+        seeds = int(min(SEEDS, SEEDED * part / (self.each * rows))) if fit.seeds is None else fit.seeds
+        return evolve(fit, draws=draws, pairs=int(min(fit.pairs, max(FEWEST, most))), seeds=seeds)

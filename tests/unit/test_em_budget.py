@@ -75,16 +75,17 @@ def test_a_bound_has_the_draws_that_its_time_holds(clock: Clock, each: float, dr
 
 
 @pytest.mark.parametrize(
-    ("each", "rows", "draws", "pairs"),
-    [(1e-4, 40, 16, 128), (0.02, 40, 2, 44), (0.02, 5, 8, 44), (5.0, 40, 2, 4)],
+    ("each", "rows", "draws", "pairs", "seeds"),
+    [(1e-4, 40, 16, 128, 32), (0.02, 40, 2, 44, 5), (0.02, 5, 8, 44, 32), (5.0, 40, 2, 4, 0)],
 )
 def test_a_step_has_the_draws_of_which_its_time_holds_enough(
-    clock: Clock, each: float, rows: int, draws: int, pairs: int
+    clock: Clock, each: float, rows: int, draws: int, pairs: int, seeds: int
 ) -> None:
     """A quarter of 170 s, 24 steps, each twice its draws."""
     purse = Purse(200.0, clock(), each=each)
     found = purse.of_e_step(FIT, rows)
     assert found.budget == pytest.approx(42.5) and (found.draws, found.pairs) == (draws, pairs)
+    assert found.seeds == seeds and purse.of_e_step(evolve(FIT, seeds=7), rows).seeds == 7
     assert purse.of_e_step(evolve(FIT, draws=9), rows).draws == 9
     usual = FIT.resolved(exact=True)
     assert (usual.rows, usual.draws) == (ROWS, DRAWS)
