@@ -16,8 +16,8 @@ from posterior_lm.infer.rollout import finished, roll_out
 from posterior_lm.lang.diagnostics import InferenceError
 from posterior_lm.lm.hf.transformers import TransformersModel
 from posterior_lm.support.base import Ending, Support
-from posterior_lm.target.target import Target, having
-from posterior_lm.target.values import ABSENT, Value
+from posterior_lm.target.target import LatentInfo, Target, having
+from posterior_lm.target.values import ABSENT, Value, Values
 from posterior_lm.train.guide import Reading, turn_ids
 from posterior_lm.train.memory import LEAST
 from posterior_lm.train.scoring import Path, path_maker, score_paths
@@ -60,9 +60,9 @@ def walks(
             for d, context in zip(mine, contexts, strict=True):
                 paths[d].append(make(context, draws[d][info.name].ids))
         else:
-            for place, d in enumerate(mine):
-                before = {name: (column[place],) for name, column in drawn.items()}
-                rest[d] += _prior_log_prob(target, info.name, before, draws[d][info.name])
+            own = _prior_log_prob(target, info, drawn, [draws[d][info.name] for d in mine])
+            for d, log_prob in zip(mine, own.tolist(), strict=True):
+                rest[d] += log_prob
     return [Walked(tuple(found), part) for found, part in zip(paths, rest, strict=True)]
 
 
@@ -76,11 +76,14 @@ def _maker(support: Support, eos_ids: tuple[int, ...], stop: float | None, power
     return known[1]
 
 
-def _prior_log_prob(target: Target, name: str, drawn: Mapping[str, tuple[Value, ...]], value: Value) -> float:
-    info = target.latent(name)
-    candidates = [target.value_of(name, ids) for ids in info.support.values()]
-    row = PriorGuide(target).prior_scores(info, candidates, drawn, 1)[0]
-    return float(row[[c.ids for c in candidates].index(value.ids)] - np.logaddexp.reduce(row))
+def _prior_log_prob(target: Target, info: LatentInfo, drawn: Values, values: Sequence[Value]) -> np.ndarray:
+    """(N,) of a finite latent's values, each after what was drawn before it; nats. All pasts are scored together."""
+    candidates = [target.value_of(info.name, ids) for ids in info.support.values()]
+    known = [c.ids for c in candidates]
+    picked = [known.index(value.ids) for value in values]
+    rows = PriorGuide(target).prior_scores(info, candidates, drawn, len(values))
+    found: np.ndarray = rows[np.arange(len(values)), picked] - np.logaddexp.reduce(rows, axis=1)
+    return found
 
 
 @frozen(eq=False)
@@ -160,11 +163,15 @@ def propose(
                 for d, one in zip(mine, walked.values, strict=True):
                     drawn[d][name] = targets[d].value_of(name, one)
                 continue
-            for place, d in enumerate(mine):
-                lone = SampleEach([rngs[mine[place]]])
-                columns = {n: (v,) for n, v in drawn[d].items()}
-                walk = finished(PriorGuide(targets[d]).begin(targets[d].latents[k], columns, 1), lone)
-                drawn[d][name] = targets[d].value_of(name, walk.values[0])
+            together: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+            for d in mine:
+                together.setdefault((id(targets[d]), tuple(drawn[d])), []).append(d)
+            for some in together.values():
+                target, own = targets[some[0]], SampleEach([rngs[d] for d in some])
+                pasts = {n: tuple(drawn[d][n] for d in some) for n in drawn[some[0]]}
+                walk = finished(PriorGuide(target).begin(target.latents[k], pasts, len(some)), own)
+                for d, one in zip(some, walk.values, strict=True):
+                    drawn[d][name] = target.value_of(name, one)
     return drawn
 
 
