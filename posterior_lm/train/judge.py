@@ -221,6 +221,8 @@ class Looks:
         """Draws of a judge."""
         for judge in judges:
             judge.draws, judge.most = min(judge.draws, self.most), max(1, ROWS // len(judges))
+        self.off = False
+        """Whether no look is afforded, so that the weights at the end are taken."""
         self.weights: Weights = adapter.tensors()
         self.steps = 0
         self._looked = 0
@@ -232,12 +234,16 @@ class Looks:
         """Of a look, by the last one."""
         return self._took[-1]
 
-    def sized(self, each: float, seconds: float) -> None:
+    def sized(self, each: float, seconds: float, *, needed: bool = True) -> None:
         """As many draws as a training of so many seconds has time for, where a draw of the policy and one of the frozen
-        model, weighed, take `each`; a first look takes twice that, the others half as long."""
+        model, weighed, take `each`; a first look takes twice that, the others half as long. Looks that are not `needed`
+        are switched off where one would take more than their share."""
         for judge in self.judges:
             judge.draws = int(min(self.most, max(FEWEST, LOOKING * seconds / (4 * max(each, 1e-9)))))
         self._took = [2 * each * max(judge.draws for judge in self.judges)]
+        self.off = not needed and not self.steps and self.seconds > LOOKING * seconds
+        if self.off:
+            self._took = [0.0]
 
     def due(self, before: float, now: float, budget: float | None) -> bool:
         """Whether to look after a step between these shares of the training, of which `settled` looks at the end."""
@@ -247,7 +253,7 @@ class Looks:
 
     def affords(self, budget: float | None) -> bool:
         """Whether there is time to look, and once more at the end."""
-        spent = budget is not None and sum(self._took[1:]) + 2 * self.seconds > LOOKING * budget
+        spent = self.off or (budget is not None and sum(self._took[1:]) + 2 * self.seconds > LOOKING * budget)
         return not self.judges[0].world.broadcast(spent)
 
     def foretold(self, budget: float | None) -> float:
@@ -288,6 +294,8 @@ class Looks:
 
     def settled(self, steps: int, replays: Sequence[Replay], columns: int) -> str:
         """Take the best of the weights, those of now among them; what to say of it, where that matters."""
+        if self.off:
+            return "the budget left no time to compare the policy with what it began as: only the certificate does"
         if (steps != self._looked and self.risen(steps, replays, columns) is None) or self.steps == steps:
             return ""
         self.adapter.restore(self.weights)

@@ -126,7 +126,8 @@ class Setup:
         self.late(course, after)
         each = world.broadcast(0.0 if pace is None else pace.each)
         if self.trainer.looks is not None:
-            self.trainer.looks.sized(each, left - after)
+            # A policy that began as another one may have lost what no comparison with the prior shows.
+            self.trainer.looks.sized(each, left - after, needed=s.start is not None)
         if s.scope == "rows":
             self._sized(each / 2, left - after)  # of the policy's draws or the prior's
         return Allotment(pace, plan, left - after, after)

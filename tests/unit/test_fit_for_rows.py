@@ -301,6 +301,29 @@ def test_a_fit_goes_back_where_it_became_worse_by_more_than_chance(monkeypatch: 
     )
 
 
+def test_looks_that_would_take_more_than_their_share_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 draws of two kinds take 64 times `each`, of which a fifth of 100 s holds 0.3 s."""
+    adapter = SimpleNamespace(tensors=dict, restore=lambda weights: None)
+    asked: list[int] = []
+
+    def rise(self: Judge, *given: object) -> tuple[float, float]:
+        asked.append(1)
+        return 1.0, 0.1
+
+    monkeypatch.setattr(Judge, "rise", rise)
+    for each, needed, off in [(0.3, False, False), (0.33, False, True), (0.33, True, False)]:
+        looks = Looks(adapter, [Judge(None, [0], 0, World())])  # type: ignore[arg-type]
+        looks.sized(each, 100.0, needed=needed)
+        assert looks.off is off and (looks.seconds == 0) is off
+        asked.clear()
+        assert looks.due(0.1, 0.9, None) is not off
+        assert ("only the certificate" in looks.settled(3, [Replay(1, 1)], 64)) is off
+        assert bool(asked) is not off
+    looks.steps = 7  # of a fit that is gone on with, which has looked
+    looks.sized(9.0, 100.0, needed=False)
+    assert not looks.off
+
+
 def test_what_made_it_worse_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of simulated pairs there are no more, and of a row's own draws the rate is lower."""
     monkeypatch.setattr(
