@@ -357,7 +357,8 @@ class Query(Shown):
         """Train a guide and the model of what the program observes in turns, and save both in `out`.
 
         `options` are the fields of `EmSettings` and, for the E-step, of `FitSettings`, over what
-        `infer gflownet(…)` states. A budget holds the whole, from `began` by `time.monotonic`, or from now; the result's `query` asks with both. Raises what `em.run.train` raises.
+        `infer gflownet(…)` states; the result's `query` asks with both. A budget holds the whole, from `began` by
+        `time.monotonic`, or from now. Raises what `em.run.train` raises.
         """
         from posterior_lm.em.run import train
 

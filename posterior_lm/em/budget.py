@@ -64,7 +64,7 @@ class Purse:
         end = math.inf if part is None else time.monotonic() + part
         return lambda: time.monotonic() >= end
 
-    def time(self, draw: Callable[[int], object]) -> None:
+    def measure(self, draw: Callable[[int], object]) -> None:
         """Try what `draw` takes for a number of draws; not without a budget, nor again."""
         if self.budget is None or self.each is not None:
             return

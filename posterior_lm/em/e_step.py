@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -63,8 +62,10 @@ def e_step(
     sleep_phase = simulator = None
     began = time.monotonic()
     if first and settings.sleep != 0:
-        end = math.inf if settings.budget is None else began + LOOKING * settings.budget
-        simulator = stand.simulator(lambda: time.monotonic() >= end)
+        late = None
+        if (budget := settings.budget) is not None:
+            late = lambda: time.monotonic() >= began + LOOKING * budget  # noqa: E731
+        simulator = stand.simulator(late)
         sleep_phase, _ = SleepPhase.of(stand.rows, numbers, simulator, settings.pairs, settings.seed)
     exact = sleep_phase is not None and simulator is not None and simulator.exact
     # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.

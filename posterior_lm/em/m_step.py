@@ -76,10 +76,11 @@ def m_step(
 
     A step's gradient is unbiased for that of Q. At most `steps` of them: it ends with the best weights where Q of
     `held_out` rows, or with fewer than `FEW_HELD` of them that of its own, no longer rises, and after the step behind
-    which it is `late`. Taken back where Q fell, and, with None, where `stop` asked for an end. A pass has at most `columns` tokens, and fewer where these
-    do not fit in memory.
+    which it is `late`. Taken back where Q fell, and, with None, where `stop` asked for an end. A pass has at most
+    `columns` tokens, and fewer where these do not fit in memory.
 
-    Raises InferenceError PLM626 where a gradient is not finite or one draw does not fit in memory. ValueError without rows.
+    Raises InferenceError PLM626 where a gradient is not finite or one draw does not fit in memory. ValueError
+    without rows.
     """
     if not rows:
         raise ValueError("an M-step needs a row")

@@ -254,7 +254,7 @@ class Run:
             return None
         self.tick(number, "E-step", 0.0)
         self.stand = stand = self._stand()
-        self.purse.time(lambda n: stand.drawn(self.numbers[:1], n, settings.seed))
+        self.purse.measure(lambda n: stand.drawn(self.numbers[:1], n, settings.seed))
         fit = self.purse.of_e_step(
             evolve(settings.fit, steps=settings.e_steps, seed=settings.seed + 7919 * number),
             len(self.numbers),

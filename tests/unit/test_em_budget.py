@@ -55,7 +55,7 @@ def test_without_a_budget_nothing_ends(clock: Clock) -> None:
     late = purse.until(0.5)
     clock.now += 1e9
     assert purse.left == purse.whole_left == math.inf and purse.part(0.5) is None and not late()
-    purse.time(lambda n: pytest.fail("nothing is tried"))
+    purse.measure(lambda n: pytest.fail("nothing is tried"))
     assert purse.draws(64, 10) == 64
     assert purse.of_e_step(FIT, 10) == FIT
 
@@ -69,9 +69,9 @@ def test_a_bound_has_the_draws_that_its_time_holds(clock: Clock, each: float, dr
         clock.now += n * each
 
     purse = Purse(200.0)
-    purse.time(tried)
+    purse.measure(tried)
     assert purse.draws(64, 20) == draws
-    purse.time(lambda n: pytest.fail("once is enough"))
+    purse.measure(lambda n: pytest.fail("once is enough"))
 
 
 @pytest.mark.parametrize(
