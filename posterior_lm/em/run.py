@@ -226,6 +226,8 @@ class Run:
             reason = why_done(self.rounds, settings.rounds, settings.patience)
             if reason is None and self.rounds and self.purse.left <= self.bound_seconds:
                 reason = f"the budget of {settings.budget:g} s is spent"
+                if settings.rounds and self.rounds[-1].number == 0:
+                    self.note("the budget left no time for an M-step, so the model is as it was")
             if reason is not None:
                 return reason
             found = None if stop() else self._round(len(self.rounds), stop)

@@ -244,6 +244,7 @@ def test_a_spent_budget_begins_no_round(tmp_path: Path) -> None:
     found = done(tmp_path / "out", budget=0.01)
     found.close()
     assert len(found.rounds) == 1 and found.stopped == "the budget of 0.01 s is spent"
+    assert "the budget left no time for an M-step, so the model is as it was" in found.notes
 
 
 def test_the_best_round_is_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

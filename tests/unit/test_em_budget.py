@@ -131,5 +131,6 @@ def test_a_budget_is_the_whole_and_holds_an_m_step(tmp_path: Path) -> None:
     first = found.rounds[1].raised
     assert first is not None and first.kept and first.after > first.before
     assert any("draws of a row, not 10000" in note for note in found.notes)
+    assert not any("no time for an M-step" in note for note in found.notes)
     manifest = read_manifest(tmp_path / "out" / "guide")
     assert manifest.certificate is None or manifest.checked.note == "the budget left no time for them"  # type: ignore[union-attr]
