@@ -33,6 +33,8 @@ class ValueType:
     takes: Literal["nothing", "range", "choices", "columns", "items", "fields", "names"] = "nothing"
     """What stands in its parentheses beside options."""
     options: ClassVar[Mapping[str, OptionType]] = {}
+    no_options = "it has no options"
+    """What to say of an option where there is none."""
     latent = False
     """Whether a latent may have it."""
     finite = False
@@ -186,6 +188,7 @@ class OneOf(ValueType):
     takes = "choices"
     latent = finite = True
     form, example = "one_of(…)", 'one_of("yes", "no")'
+    no_options = 'it has no options; what stands before a value is a part of it, as in one_of(" yes", " no")'
     instances = str
     meant = "one of the declared choices"
     elsewhere = ("enum",)

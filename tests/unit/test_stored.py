@@ -129,7 +129,11 @@ def test_a_result_of_em_is_stored_again_to_the_byte(tmp_path: Path) -> None:
     )
     assert attrs.evolve(again, files=record.files) == record
     if check_adapters(tmp_path, folder):
-        assert contents(tmp_path) == {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
+        wanted = {k: v for k, v in contents(folder).items() if k != "metrics.jsonl"}
+        # Nobody counted the steps of an M-step then, and now 0 says so.
+        assert wanted["em.json"].count(b'"kept": true') == 1
+        wanted["em.json"] = wanted["em.json"].replace(b'"kept": true', b'"kept": true,\n        "steps": 0')
+        assert contents(tmp_path) == wanted
     model.close()
     guide.close()
 

@@ -90,7 +90,7 @@ def _check(scope: Scope, type_: ast.TypeExpr, place: str) -> bool:
     if place == "column" and name == "table":
         scope.error("PLM322", "a column cannot hold a table", name_span(type_), "a table in a table")
         return True
-    options(scope, type_.options, known.options, f"the type {name}", name_span(type_))
+    options(scope, type_.options, known.options, f"the type {name}", name_span(type_), none=known.no_options)
     _shape(scope, type_, place)
     if name == "text":
         _text(scope, type_, place)
@@ -376,14 +376,9 @@ def number_range(
         scope.error("PLM302", "a number of tokens cannot be negative", range_.low.span, "below 0")
 
 
-_NO_OPTIONS = {
-    "the type one_of": 'it has no options; what stands before a value is a part of it, as in one_of(" yes", " no")'
-}
-
-
 def options(
     scope: Scope, given: tuple[ast.Option, ...], known: Mapping[str, OptionType], owner: str, at: Span,
-    former: Mapping[str, str] = MappingProxyType({}),
+    former: Mapping[str, str] = MappingProxyType({}), none: str = "it has no options",
 ) -> None:  # fmt: skip
     """Checks options by name, number and kind of value; `former` are old names that still serve."""
     seen: dict[str, ast.Option] = {}
@@ -391,11 +386,7 @@ def options(
         name = former.get(option.name, option.name)
         if name not in known:
             inner(scope, option.value) if not isinstance(option.value, ast.Name) else None
-            listed = (
-                f"its options are {', '.join(known)}"
-                if known
-                else _NO_OPTIONS.get(owner, "it has no options")
-            )
+            listed = f"its options are {', '.join(known)}" if known else none
             scope.error(
                 "PLM206",
                 f"{owner} has no option '{option.name}'",
