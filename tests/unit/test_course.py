@@ -231,6 +231,28 @@ def test_a_budget_too_small_is_said_with_what_was_spent_and_fewer_draws_help(
     assert "about 144.0 s more" in refused(budget=200.0, draws=4)
 
 
+def test_a_short_fit_of_a_slow_model_is_judged_by_its_certificate_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A look of 32 draws of either kind would take 19 s of some 50; one from another policy looks all the same."""
+    monkeypatch.setattr(setup, "pace_of", lambda *_: Pace(0.0, 0.3))
+    left_out = "only the certificate does"
+    asked: dict[str, Any] = {
+        "budget": 60.0,
+        "steps": 2,
+        "scope": "rows",
+        "draws": 2,
+        "rows": 1,
+        "certify_draws": 10,
+    }
+    first = fitted(tmp_path / "p", WORD, WORDS[:1], course=Course(clock=Clock()), **asked)
+    assert left_out in first.manifest.note and first.manifest.checked is not None
+    again = fitted(
+        tmp_path / "q", WORD, WORDS[:1], course=Course(clock=Clock()), start=str(tmp_path / "p"), **asked
+    )
+    assert left_out not in again.manifest.note
+
+
 def test_looking_may_end_early_where_hardly_any_pair_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Simulator._pairs
 
