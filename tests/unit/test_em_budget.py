@@ -12,6 +12,7 @@ import pytest
 from attrs import evolve
 
 from posterior_lm.em import budget as budget_module
+from posterior_lm.em import run as run_module
 from posterior_lm.em.budget import DRAWS, ROWS, Purse
 from posterior_lm.em.m_step import m_step
 from posterior_lm.train.adapter import Adapter
@@ -111,9 +112,17 @@ def test_an_m_step_that_is_late_keeps_its_steps(
     assert raised is not None and raised.kept and raised.steps == 3 and raised.after > raised.before
 
 
-def test_a_budget_is_the_whole_and_holds_an_m_step(tmp_path: Path) -> None:
+def test_a_budget_is_the_whole_and_holds_an_m_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the four phases alone would take hours."""
     told: list[str] = []
+    ends: list[Any] = []
+
+    def watched(*args: Any, late: Any, **more: Any) -> object:
+        assert not late()
+        ends.append(late)
+        return m_step(*args, late=late, **more)
+
+    monkeypatch.setattr(run_module, "m_step", watched)
     asked: dict[str, Any] = {"e_steps": 10**6, "m_steps": 10**6, "bound_draws": 10**4, "certify_draws": 10**5}
     began = time.monotonic()
     found = done(
@@ -130,6 +139,7 @@ def test_a_budget_is_the_whole_and_holds_an_m_step(tmp_path: Path) -> None:
     assert found.stopped == "the budget of 8 s is spent" and len(found.rounds) > 1
     first = found.rounds[1].raised
     assert first is not None and first.kept and first.after > first.before
+    assert ends[0](), "an M-step would have ended in time"
     assert any("draws of a row, not 10000" in note for note in found.notes)
     assert not any("no time for an M-step" in note for note in found.notes)
     manifest = read_manifest(tmp_path / "out" / "guide")
