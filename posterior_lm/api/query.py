@@ -352,13 +352,13 @@ class Query(Shown):
     def em(
         self, rows: Rows, out: str | Path, /, *, resume: bool = False,
         watch: Callable[[Round], None] | None = None, tick: Tick | None = None,
-        say: Callable[[str], None] | None = None, began: float | None = None, **options: object,
+        say: Callable[[str], None] | None = None, course: Course | None = None, **options: object,
     ) -> EmResult:  # fmt: skip
         """Train a guide and the model of what the program observes in turns, and save both in `out`.
 
         `options` are the fields of `EmSettings` and, for the E-step, of `FitSettings`, over what
-        `infer gflownet(…)` states; the result's `query` asks with both. A budget holds the whole, from `began` by
-        `time.monotonic`, or from now. Raises what `em.run.train` raises.
+        `infer gflownet(…)` states; the result's `query` asks with both. A budget holds the whole, from where
+        `course` began, or from now. Raises what `em.run.train` raises.
         """
         from posterior_lm.em.run import train
 
@@ -366,7 +366,7 @@ class Query(Shown):
             trained = train(
                 self.prepared, self.request, records(rows), out, given=self.data, resume=resume, watch=watch,
                 tick=tick or (move and (lambda number, phase, share: move(share, f"round {number}, {phase}"))),
-                say=say, began=began, **options,
+                say=say, course=course, **options,
             )  # fmt: skip
         found = attrs.asdict(trained, recurse=False)
         return EmResult(self._restored(found.pop("restored")), **found)

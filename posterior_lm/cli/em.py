@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from posterior_lm.cli.options import (
 from posterior_lm.cli.output import json_text, live_bar
 from posterior_lm.cli.waiting import waiting
 from posterior_lm.target.rows import read_rows
+from posterior_lm.train.course import Course
 
 if TYPE_CHECKING:
     from posterior_lm.api.query import EmResult
@@ -70,7 +70,7 @@ def command(
     Example:
       plm em programs/latent_rationale.plm --data rows.jsonl --out em
     """
-    began = time.monotonic()
+    course = Course()
     check_folder(out)
     query = open_query(file, lm, allow_use=allow_use)
     query = query.given(given_values(query.graph, texts("--given", given)))
@@ -81,7 +81,7 @@ def command(
     }  # fmt: skip
     with _watching() as (watch, tick, say):
         found = query.em(
-            rows, out, resume=resume, watch=watch, tick=tick, say=say, began=began, **stated(more, flags)
+            rows, out, resume=resume, watch=watch, tick=tick, say=say, course=course, **stated(more, flags)
         )
     if format == "json":
         kept = ("interrupted", "stopped", "best", "notes", "rounds")

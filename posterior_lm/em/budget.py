@@ -7,11 +7,11 @@ the model, and an M-step six tenths, so that there is time for the E-step and th
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
-from attrs import define, evolve, field
+from attrs import define, evolve
 
+from posterior_lm.train.course import Course
 from posterior_lm.train.settings import FitSettings
 
 END = 0.15
@@ -32,27 +32,30 @@ ROWS, DRAWS = 16, 16
 
 @define(eq=False)
 class Purse:
-    """The seconds of a run, `before` of them in a run that this one goes on from; a `budget` of None has no end."""
+    """The seconds of a run, `before` of them in a run that this one goes on from; a course without a budget has no end."""
 
-    budget: float | None
-    began: float = field(factory=time.monotonic)
+    course: Course
     before: float = 0.0
     each: float | None = None
     """Seconds of a draw, weighed, once that was tried."""
 
     @property
     def spent(self) -> float:
-        return self.before + time.monotonic() - self.began
+        return self.before + self.course.elapsed
+
+    @property
+    def budget(self) -> float | None:
+        return self.course.budget
 
     @property
     def left(self) -> float:
         """Seconds until what the end takes begins, below 0 where it should have begun; +∞ without a budget."""
-        return math.inf if self.budget is None else self.budget * (1 - END) - self.spent
+        return math.inf if self.budget is None else self.whole_left - END * self.budget
 
     @property
     def whole_left(self) -> float:
         """Seconds until the budget is spent; +∞ without one."""
-        return math.inf if self.budget is None else self.budget - self.spent
+        return self.course.left - self.before
 
     def part(self, share: float) -> float | None:
         """This share of what is left, a second at least; None without a budget."""
@@ -61,16 +64,17 @@ class Purse:
     def until(self, share: float) -> Callable[[], bool]:
         """What says whether this share of what is left now has passed; never without a budget."""
         part = self.part(share)
-        end = math.inf if part is None else time.monotonic() + part
-        return lambda: time.monotonic() >= end
+        clock = self.course.clock
+        end = math.inf if part is None else clock() + part
+        return lambda: clock() >= end
 
     def measure(self, draw: Callable[[int], object]) -> None:
         """Try what `draw` takes for a number of draws; not without a budget, nor again."""
         if self.budget is None or self.each is not None:
             return
-        began = time.monotonic()
+        began = self.course.elapsed
         draw(TRIED)
-        self.each = max(1e-9, time.monotonic() - began) / TRIED
+        self.each = max(1e-9, self.course.elapsed - began) / TRIED
 
     def draws(self, most: int, rows: int) -> int:
         """Draws of each of so many rows, at most `most`, whose bounds take no more than `BOUND`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from attrs import evolve, frozen
 from posterior_lm.em.rounds import Weighted, weighted
 from posterior_lm.target.prepared import PreparedProgram
 from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.course import Course
 from posterior_lm.train.guide import PolicyGuide
 from posterior_lm.train.parallel import World
 from posterior_lm.train.progress import Progress
@@ -60,12 +60,10 @@ def e_step(
     the rows. Later ones go on from a guide that is nearly right, on the rows alone.
     """
     sleep_phase = simulator = None
-    began = time.monotonic()
+    course = Course()
+    course.budget = settings.budget
     if first and settings.sleep != 0:
-        late = None
-        if (budget := settings.budget) is not None:
-            late = lambda: time.monotonic() >= began + LOOKING * budget  # noqa: E731
-        simulator = stand.simulator(late)
+        simulator = stand.simulator(course.until(LOOKING))
         sleep_phase, _ = SleepPhase.of(stand.rows, numbers, simulator, settings.pairs, settings.seed)
     exact = sleep_phase is not None and simulator is not None and simulator.exact
     # A guide that is nearly right needs neither seeds from elsewhere nor a flattened reward.
@@ -73,7 +71,7 @@ def e_step(
     if not first:
         own = evolve(own, sleep=0.0, reward_temperature=1.0)
     if own.budget is not None:  # of which looking has taken a part
-        own = evolve(own, budget=max(1.0, own.budget - (time.monotonic() - began)))
+        own = evolve(own, budget=max(1.0, course.left))
     trainer = Trainer(stand.rows, numbers, stand.guide, own, sleep_phase, World(), simulator)
     for row, known in stand.inputs.known:
         trainer.replay = trainer.replay.add(row, trainer.balancer.scored(row, known, pinned=True))

@@ -43,6 +43,7 @@ from posterior_lm.train import checkpoint, progress
 from posterior_lm.train.adapter import Adapter, check_model
 from posterior_lm.train.certificate import FEWEST
 from posterior_lm.train.checkpoint import METRICS
+from posterior_lm.train.course import Course
 from posterior_lm.train.evaluate import certify
 from posterior_lm.train.forecast import SAVED, TIMING, pace_of, planned
 from posterior_lm.train.guide import PolicyGuide
@@ -71,12 +72,12 @@ class Trained:
 def train(
     program: PreparedProgram, request: Request, rows: Sequence[Data], out: str | Path, /, *,
     given: Data | None = None, resume: bool = False, watch: Callable[[Round], None] | None = None,
-    tick: Tick | None = None, say: Callable[[str], None] | None = None, began: float | None = None,
+    tick: Tick | None = None, say: Callable[[str], None] | None = None, course: Course | None = None,
     **options: object,
 ) -> Trained:  # fmt: skip
     """Train the guide of a program and the model of what it observes on `rows`, and save both in `out`.
 
-    `given` are parameters of every row; a budget is counted from `began`, by `time.monotonic`, or from now. Rows without
+    `given` are parameters of every row; a budget is counted from where `course` began, or from now. Rows without
     the observed value are left out. An interrupted run leaves a checkpoint and the best round,
     uncertified; before the first round ends it raises KeyboardInterrupt. Raises InferenceError
     PLM790, PLM792 and PLM793 for programs without anything to train; DataError PLM791 and PLM794
@@ -85,7 +86,8 @@ def train(
     """
     stated = {k: v for k, v in request.fit_settings(program).items() if k not in OWN_OF_FIT}
     settings = settings_of({**stated, **options})
-    purse = Purse(settings.budget) if began is None else Purse(settings.budget, began)
+    purse = Purse(course or Course())
+    purse.course.budget = settings.budget
     folder, given = folder_named(out), given or {}
     assert program.checked is not None
     split = split_model(program.checked, settings.train, train_prior=settings.train_prior)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from posterior_lm.em import budget as budget_module
 from posterior_lm.em import run as run_module
 from posterior_lm.em.budget import DRAWS, ROWS, Purse
 from posterior_lm.em.m_step import m_step
 from posterior_lm.train.adapter import Adapter
+from posterior_lm.train.course import Course
 from posterior_lm.train.policy import read_manifest
 from posterior_lm.train.settings import FitSettings
 from tests.unit.test_em import done
@@ -32,14 +32,19 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(budget_module.time, "monotonic", made)
-    return made
+def clock() -> Clock:
+    return Clock()
+
+
+def purse_of(clock: Clock, budget: float | None, **more: float) -> Purse:
+    course = Course(clock=clock)
+    course.budget = budget
+    return Purse(course, **more)
 
 
 def test_what_is_left_by_hand(clock: Clock) -> None:
-    purse = Purse(200.0, 40.0, before=20.0)
+    purse = purse_of(clock, 200.0, before=20.0)
+    clock.now += 10.0
     assert purse.spent == 30.0 and purse.whole_left == 170.0 and purse.left == pytest.approx(140.0)
     assert purse.part(0.25) == pytest.approx(35.0)
     late = purse.until(0.5)
@@ -52,7 +57,7 @@ def test_what_is_left_by_hand(clock: Clock) -> None:
 
 
 def test_without_a_budget_nothing_ends(clock: Clock) -> None:
-    purse = Purse(None)
+    purse = purse_of(clock, None)
     late = purse.until(0.5)
     clock.now += 1e9
     assert purse.left == purse.whole_left == math.inf and purse.part(0.5) is None and not late()
@@ -69,7 +74,7 @@ def test_a_bound_has_the_draws_that_its_time_holds(clock: Clock, each: float, dr
         assert n == 8
         clock.now += n * each
 
-    purse = Purse(200.0)
+    purse = purse_of(clock, 200.0)
     purse.measure(tried)
     assert purse.draws(64, 20) == draws
     purse.measure(lambda n: pytest.fail("once is enough"))
@@ -83,7 +88,7 @@ def test_a_step_has_the_draws_of_which_its_time_holds_enough(
     clock: Clock, each: float, rows: int, draws: int, pairs: int, seeds: int
 ) -> None:
     """A quarter of 170 s, 24 steps, each twice its draws."""
-    purse = Purse(200.0, clock(), each=each)
+    purse = purse_of(clock, 200.0, each=each)
     found = purse.of_e_step(FIT, rows)
     assert found.budget == pytest.approx(42.5) and (found.draws, found.pairs) == (draws, pairs)
     assert found.seeds == seeds and purse.of_e_step(evolve(FIT, seeds=7), rows).seeds == 7
@@ -124,12 +129,13 @@ def test_a_budget_is_the_whole_and_holds_an_m_step(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(run_module, "m_step", watched)
     asked: dict[str, Any] = {"e_steps": 10**6, "m_steps": 10**6, "bound_draws": 10**4, "certify_draws": 10**5}
-    began = time.monotonic()
+    began, course = time.monotonic(), Course()
+    course.began -= 1.0
     found = done(
         tmp_path / "out",
         rounds=10**4,
         budget=8.0,
-        began=began - 1.0,
+        course=course,
         say=told.append,
         patience=10**4,
         **asked,
